@@ -1,0 +1,1 @@
+"""Content pipelines on RunComfy: never pays twice, never loses a result that was paid for."""

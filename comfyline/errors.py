@@ -1,0 +1,152 @@
+"""Every error that a person may see, with what it proves and the exit code it leads to.
+
+    ComfylineError
+    ├── UsageError            64  the command line is wrong
+    ├── InputInvalid          65  the pipeline or an input is wrong; carries every `Problem` found
+    ├── Unreachable           69  RunComfy, the storage or the local stack cannot be reached
+    ├── TryLater              75  rate limit
+    │   └── DeadlinePassed    75  the job's time is over; the request stays collectable
+    ├── TokenRejected         77  no token, or RunComfy refused it
+    └── JobError               1  one job ended without its outputs
+        ├── Refused               RunComfy said no before accepting: not charged
+        ├── OverBudget            not submitted, a cost limit would be passed
+        ├── GenerationFailed      RunComfy accepted it and reports a failure
+        ├── Cancelled             cancelled while queued
+        ├── InDoubt               the POST may have been accepted; its answer never arrived
+        ├── Expired               paid for, and no longer kept by RunComfy
+        └── BrokenOutput          what arrived is not what was asked for; may be fetched again
+
+`kind` is the stable kebab-case name in `--json`. The command line alone renders and exits.
+This module imports nothing of the project.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake of the user's, said so that it can be mended.
+
+    `where` is `file:line:column`, a field path or an item; `hint` says what to write instead.
+    """
+
+    where: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" + (f"; {self.hint}" if self.hint else "")
+
+
+class ComfylineError(Exception):
+    """The base of all errors that are meant for a person: what is wrong and what to do.
+
+    `request_id` names the paid request where there is one.
+    """
+
+    kind: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "", request_id: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        return f"{self.message}. {self.hint}" if self.hint else self.message
+
+
+class UsageError(ComfylineError):
+    """The command line asks for something that does not exist or contradicts itself."""
+
+    kind = "usage"
+    exit_code = 64
+
+
+class InputInvalid(ComfylineError):
+    """The pipeline, a profile or an input is wrong. Nothing was sent, nothing was charged."""
+
+    kind = "input-invalid"
+    exit_code = 65
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class Unreachable(ComfylineError):
+    """A server that the run needs does not answer. What was submitted stays collectable."""
+
+    kind = "unreachable"
+    exit_code = 69
+
+
+class TryLater(ComfylineError):
+    """Nothing is wrong but the moment: RunComfy asks to slow down."""
+
+    kind = "try-later"
+    exit_code = 75
+
+
+class DeadlinePassed(TryLater):
+    """The job's `timeout` is over. The request goes on at RunComfy and stays collectable."""
+
+    kind = "deadline"
+
+
+class TokenRejected(ComfylineError):
+    """There is no token, or RunComfy refused it."""
+
+    kind = "token"
+    exit_code = 77
+
+
+class JobError(ComfylineError):
+    """One job ended without its outputs; the other jobs go on."""
+
+    kind = "job-failed"
+
+
+class Refused(JobError):
+    """RunComfy refused the submission, which proves that it was not accepted or charged."""
+
+    kind = "refused"
+
+
+class OverBudget(JobError):
+    """The job was not submitted because a cost limit would be passed."""
+
+    kind = "over-budget"
+
+
+class GenerationFailed(JobError):
+    """RunComfy accepted the request and later reported that it failed."""
+
+    kind = "generation-failed"
+
+
+class Cancelled(JobError):
+    """The request was cancelled while it was queued."""
+
+    kind = "cancelled"
+
+
+class InDoubt(JobError):
+    """The POST may have been accepted, and its answer never arrived. It is never repeated."""
+
+    kind = "in-doubt"
+
+
+class Expired(JobError):
+    """The result was paid for, and neither a stored copy nor RunComfy has it any more."""
+
+    kind = "expired"
+
+
+class BrokenOutput(JobError):
+    """What arrived is empty, cut short or of another type. Fetching it again costs nothing."""
+
+    kind = "broken-output"

@@ -1,0 +1,79 @@
+"""What a run tells while it works: a few events, and whoever wants to hear them.
+
+The library reports and never prints. The live display and the plain log are two observers; the
+one in force is found by context, because flow parameters must stay plain JSON.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from comfyline.job import JobState, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlanned:
+    """The jobs are known: `jobs` in all, of which `reused` are there already.
+
+    `estimate_usd` is for the jobs still to be made, None when a price is unknown.
+    """
+
+    run_id: str
+    pipeline: str
+    jobs: int
+    reused: int
+    estimate_usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StageEntered:
+    """A job begins a stage; `job` identifies it within the run, `label` is for people."""
+
+    job: str
+    label: str
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """A job left the run in `state`; `message` says why when it is not `persisted`."""
+
+    job: str
+    label: str
+    state: JobState
+    cost_usd: float | None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something worth a line that belongs to no single job."""
+
+    text: str
+
+
+Event = RunPlanned | StageEntered | JobEnded | Note
+Observer = Callable[[Event], None]
+
+
+def _ignore(event: Event) -> None:
+    """The observer of a run that nobody watches."""
+
+
+_observer: ContextVar[Observer] = ContextVar("comfyline_observer", default=_ignore)
+
+
+def tell(event: Event) -> None:
+    """Hands one event to the observer in force; without one it goes nowhere."""
+    _observer.get()(event)
+
+
+@contextmanager
+def observed_by(observer: Observer) -> Iterator[None]:
+    """Makes `observer` hear everything told inside the block, also from tasks started there."""
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
