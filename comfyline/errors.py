@@ -14,6 +14,7 @@
         ├── Cancelled             cancelled while queued
         ├── InDoubt               the POST may have been accepted; its answer never arrived
         ├── Expired               paid for, and no longer kept by RunComfy
+        ├── Defect                a mistake in comfyline itself
         └── BrokenOutput          what arrived is not what was asked for; may be fetched again
 
 `kind` is the stable kebab-case name in `--json`. The command line alone renders and exits.
@@ -150,3 +151,15 @@ class BrokenOutput(JobError):
     """What arrived is empty, cut short or of another type. Fetching it again costs nothing."""
 
     kind = "broken-output"
+
+
+class Defect(JobError):
+    """Something that comfyline did not foresee; the log file holds the stack trace."""
+
+    kind = "defect"
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(
+            f"comfyline failed unexpectedly: {type(cause).__name__}: {cause}",
+            hint="The log file of the run has the details. What was paid for is in the ledger.",
+        )

@@ -55,8 +55,8 @@ ALLOWED: Mapping[JobState, frozenset[JobState]] = {
     # Back to the queue: RunComfy moves a request there when a worker of its own dies.
     JobState.IN_PROGRESS: frozenset({JobState.IN_QUEUE} | _ENDS_THERE),
     JobState.COMPLETED: frozenset({JobState.PERSISTED, JobState.EXPIRED, JobState.FAILED}),
-    # A stored file that is gone is fetched again; when RunComfy has dropped it, it is lost.
-    JobState.PERSISTED: frozenset({JobState.COMPLETED, JobState.EXPIRED}),
+    # A stored file that is gone is brought back; when RunComfy has dropped it too, it is lost.
+    JobState.PERSISTED: frozenset({JobState.EXPIRED}),
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),
     # The human answer: the request id was found, or the submission was lost.

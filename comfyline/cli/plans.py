@@ -1,0 +1,140 @@
+"""plan and check: what would happen, and what is wrong, before anything is spent or written."""
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+
+from cyclopts import App
+from rich.table import Table
+
+from comfyline.checking import identify
+from comfyline.cli.options import Json, Limit, MaxCost, Overrides, Profile, Refresh
+from comfyline.cli.speech import answer, errors, explain, say
+from comfyline.config_files import model_directories
+from comfyline.environment import look
+from comfyline.errors import ComfylineError, InputInvalid, Problem
+from comfyline.models.library import find_model
+from comfyline.pipeline.document import load_pipeline
+from comfyline.pipeline.plan import RunScope, plan_jobs
+from comfyline.pipeline.sources import read_items
+from comfyline.planning import plan_pipeline
+from comfyline.report.words import count, usd
+from comfyline.run import Run
+from comfyline.services import now, open_services
+from comfyline.storage.bucket import Bucket
+from comfyline.storage.origins import Origins
+from comfyline.survey import Survey, estimate, reasons, survey
+
+app = App()
+
+
+@app.command
+def plan(
+    pipeline: Path,
+    /,
+    *,
+    profile: Profile = "sandbox",
+    overrides: Overrides = (),
+    limit: Limit = None,
+    refresh: Refresh = False,
+    max_cost: MaxCost = None,
+    json_output: Json = False,
+) -> int:
+    """Show what `run` would make, what is there already and what it would cost; spends nothing.
+
+    Example: comfyline plan configs/pipelines/office-scenes.yaml --profile production
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline's YAML file.
+    """
+
+    async def work() -> tuple[Survey, float | None, Counter[str]]:
+        async with open_services(look(profile), reading=True) as services:
+            planned = await plan_pipeline(
+                pipeline, overrides, limit, "plan", now(), services.catalogue
+            )
+            limits = planned.pipeline.document.limits
+            run = Run(
+                id="plan",
+                pipeline=planned.pipeline.document.name,
+                in_flight=limits.in_flight,
+                timeout=limits.timeout,
+                max_cost_usd=max_cost,
+                refresh=refresh,
+            )
+            surveyed = await survey(planned.jobs, run, services)
+            why = Counter(await reasons(surveyed.to_make, run, services))
+            return surveyed, await estimate(surveyed.to_make, services), why
+
+    surveyed, cost, why = asyncio.run(work())
+    there, to_make = len(surveyed.there), len(surveyed.to_make)
+    if json_output:
+        answer(
+            json.dumps(
+                {
+                    "pipeline": pipeline.stem,
+                    "jobs": there + to_make,
+                    "reused": there,
+                    "to_make": to_make,
+                    "reasons": dict(why),
+                    "estimate_usd": cost,
+                }
+            )
+        )
+        return 0
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("there already", str(there))
+    table.add_row("to make", str(to_make), ", ".join(f"{why[one]} {one}" for one in why))
+    table.add_row("estimated cost", "unknown" if cost is None else usd(cost))
+    errors.print(table)
+    return 0
+
+
+@app.command
+def check(*pipelines: Path) -> int:
+    """Find every mistake in the files at once, each with its place and what to write instead.
+
+    Example: comfyline check configs/pipelines/*.yaml
+
+    Parameters
+    ----------
+    pipelines
+        The pipeline files.
+    """
+    problems: list[Problem] = []
+    for path in pipelines:
+        try:
+            problems += asyncio.run(_mistakes(path))
+        except InputInvalid as error:
+            problems += error.problems
+    if problems:
+        explain(InputInvalid(dict.fromkeys(problems)))
+        return InputInvalid.exit_code
+    say(f"{count(len(pipelines), 'file')} checked: no mistakes.")
+    return 0
+
+
+async def _mistakes(path: Path) -> list[Problem]:
+    """Every mistake of one file that can be found without RunComfy."""
+    pipeline = load_pipeline(path)
+    planned = plan_jobs(pipeline, read_items(pipeline), RunScope("check", f"{now():%Y-%m-%d}"))
+    problems = list(planned.problems)
+    async with Bucket(None, None, None) as bucket:
+        origins = Origins(bucket)
+        for job in planned.jobs:
+            entry = find_model(job.model_id, model_directories(Path.cwd()))
+            if entry is None:
+                hint = f"`comfyline models pull {job.model_id}` takes its schema from RunComfy"
+                where = job.source or str(path)
+                problems.append(Problem(where, f"{job.model_id} is not in configs/models/", hint))
+                continue
+            try:
+                await identify(job, entry, origins)
+            except InputInvalid as error:
+                problems += error.problems
+            except ComfylineError as error:
+                problems.append(Problem(job.source or str(path), error.message, error.hint))
+    return problems

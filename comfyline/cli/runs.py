@@ -1,0 +1,212 @@
+"""run, generate, reconcile: the commands that make something, each a flow in this process."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from comfyline.cli.live import LiveDisplay, print_summary
+from comfyline.cli.options import Json, Limit, MaxCost, Overrides, Profile, Refresh
+from comfyline.cli.orchestrator import Flow, connect, page, run_flow
+from comfyline.cli.speech import answer, errors, explain
+from comfyline.environment import check_token, needed_services
+from comfyline.errors import ComfylineError, InputInvalid, Problem, UsageError
+from comfyline.pipeline.document import load_pipeline
+from comfyline.pipeline.sources import read_items
+from comfyline.progress import observed_by
+from comfyline.report.summary import ErrorRecord, RunSummary
+
+app = App()
+
+
+@app.command
+def run(
+    pipeline: Path,
+    /,
+    *,
+    profile: Profile = "sandbox",
+    overrides: Overrides = (),
+    limit: Limit = None,
+    refresh: Refresh = False,
+    max_cost: MaxCost = None,
+    json_output: Json = False,
+) -> int:
+    """Run a pipeline to its end with live progress; makes only what is not there yet.
+
+    Example: comfyline run configs/pipelines/office-scenes.yaml --limit 2
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline's YAML file.
+    """
+
+    def check() -> None:
+        read_items(load_pipeline(pipeline, overrides), limit)
+
+    def flow() -> Any:
+        from flows.pipeline import pipeline as pipeline_flow
+
+        return pipeline_flow(
+            path=str(pipeline),
+            profile=profile,
+            overrides=list(overrides),
+            limit=limit,
+            refresh=refresh,
+            max_cost_usd=max_cost,
+            return_state=True,
+        )
+
+    return _carry_out(pipeline.stem, profile, check, flow, json_output=json_output)
+
+
+@app.command
+def generate(
+    model_id: str,
+    /,
+    *,
+    inputs: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name=["--input", "-i"],
+            negative="",
+            help="key=value; @photo.jpg as the value takes a file; repeated keys make a list.",
+        ),
+    ] = (),
+    input_file: Annotated[
+        Path | None, Parameter(help="A JSON file with the inputs; -i overrides it.")
+    ] = None,
+    output: Annotated[
+        str, Parameter(name="--to", help="Where the outputs go: a folder or s3://…")
+    ] = "outputs/generate",
+    profile: Profile = "sandbox",
+    refresh: Refresh = False,
+    max_cost: MaxCost = None,
+    json_output: Json = False,
+) -> int:
+    """Make one ad-hoc request through the same six tasks.
+
+    Example: comfyline generate google/nano-banana/pro/edit -i prompt="at night" -i
+    image_urls=@photo.jpg
+
+    Parameters
+    ----------
+    model_id
+        The model, as the catalogue names it.
+    """
+    asked: dict[str, Any] = {}
+
+    def check() -> None:
+        asked.update(_read_inputs(inputs, input_file))
+
+    def flow() -> Any:
+        from flows.generate import generate as generate_flow
+
+        return generate_flow(
+            model_id=model_id,
+            inputs=asked,
+            profile=profile,
+            output=output,
+            refresh=refresh,
+            max_cost_usd=max_cost,
+            return_state=True,
+        )
+
+    return _carry_out("generate", profile, check, flow, json_output=json_output)
+
+
+@app.command
+def reconcile(*, profile: Profile = "sandbox", json_output: Json = False) -> int:
+    """Finish what an interrupted run left behind: poll, fetch and store what was paid for.
+
+    Example: comfyline reconcile --profile production
+    """
+
+    def flow() -> Any:
+        from flows.reconcile import reconcile as reconcile_flow
+
+        return reconcile_flow(profile=profile, return_state=True)
+
+    return _carry_out("reconcile", profile, lambda: None, flow, json_output=json_output)
+
+
+def _carry_out(name: str, profile: str, check: Any, flow: Flow, *, json_output: bool) -> int:
+    """Checks early, starts what is needed, runs the flow under the display, tells the end."""
+
+    async def work() -> RunSummary:
+        await connect(needed_services(profile))
+        with LiveDisplay(errors) as display, observed_by(display):
+            return await run_flow(flow)
+
+    try:
+        check()
+        check_token(profile)
+        summary = asyncio.run(work())
+    except ComfylineError as error:
+        explain(error)
+        if json_output:
+            answer(_nothing_done(name, error).to_json())
+        return error.exit_code
+    print_summary(errors, summary, page(summary.run_id))
+    if json_output:
+        answer(summary.to_json())
+    return summary.exit_code
+
+
+def _nothing_done(name: str, error: ComfylineError) -> RunSummary:
+    """The JSON of a run that ended before it had any jobs."""
+    problems = error.problems if isinstance(error, InputInvalid) else ()
+    said = [(f"{p.where}: {p.message}", p.hint) for p in problems] or [(error.message, error.hint)]
+    return RunSummary(
+        run_id="",
+        pipeline=name,
+        jobs=0,
+        persisted=0,
+        reused=0,
+        failed=0,
+        cancelled=0,
+        in_doubt=0,
+        submitted=0,
+        cost_usd=0,
+        seconds=0,
+        errors=tuple(
+            ErrorRecord(job="", item="", stage="", kind=error.kind, message=message, hint=hint)
+            for message, hint in said
+        ),
+    )
+
+
+def _read_inputs(pairs: tuple[str, ...], file: Path | None) -> dict[str, Any]:
+    """The inputs of `generate`: a JSON file, then key=value pairs; a repeated key makes a list."""
+    inputs: dict[str, Any] = _from_file(file) if file else {}
+    named: dict[str, list[Any]] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise UsageError(f"-i {pair!r} is no key=value", hint="Write -i prompt='a red door'.")
+        named.setdefault(key, []).append(_value(value))
+    inputs.update({key: many if len(many) > 1 else many[0] for key, many in named.items()})
+    return inputs
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputInvalid([Problem(str(file), f"cannot be read as JSON: {error}")]) from error
+    if not isinstance(content, dict):
+        raise InputInvalid([Problem(str(file), "is not a JSON object", 'write {"prompt": "…"}')])
+    return content
+
+
+def _value(text: str) -> Any:
+    """A file for @path; else numbers, booleans and JSON as what they are; else the text."""
+    if text.startswith("@"):
+        return text.removeprefix("@")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, int | float | bool | list | dict) else text

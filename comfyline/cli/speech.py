@@ -1,0 +1,35 @@
+"""How the command line talks: people on stderr, programs on stdout, errors with what to do."""
+
+import sys
+
+from rich.console import Console
+from rich.text import Text
+
+from comfyline.errors import ComfylineError, InputInvalid
+from comfyline.report.addresses import without_secrets
+
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Everything that a person reads while a command works."""
+
+
+def say(text: str) -> None:
+    """A line for a person."""
+    errors.print(Text(without_secrets(text)))
+
+
+def answer(text: str) -> None:
+    """What a command was asked for, on stdout, where programs and pipes find it."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def explain(error: ComfylineError) -> None:
+    """An error as a person needs it: what is wrong, then what to do."""
+    if isinstance(error, InputInvalid):
+        for problem in error.problems:
+            line = Text(problem.where, style="bold").append(f": {problem.message}", style="red")
+            errors.print(line.append(f"\n    {problem.hint}" if problem.hint else "", style="cyan"))
+        return
+    errors.print(Text(without_secrets(error.message), style="red"))
+    if error.hint:
+        errors.print(Text(f"    {without_secrets(error.hint)}", style="cyan"))

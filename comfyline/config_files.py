@@ -1,0 +1,28 @@
+"""Where configuration files are looked for: the working directory first, then what is built in.
+
+An installed comfyline carries a copy of `configs/` as `comfyline/defaults`; in a checkout the
+folder itself serves. So `comfyline generate` also works in an empty directory.
+"""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+
+
+def config_directories(working_directory: Path) -> tuple[Path, ...]:
+    """The folders that may hold `models/` and `profiles/`, in the order in which they win."""
+    candidates = (
+        working_directory / "configs",
+        _PACKAGE / "defaults",
+        _PACKAGE.parent / "configs",
+    )
+    found: dict[Path, None] = {}
+    for candidate in candidates:
+        if candidate.is_dir():
+            found.setdefault(candidate.resolve())
+    return tuple(found)
+
+
+def model_directories(working_directory: Path) -> tuple[Path, ...]:
+    """The folders with model schemas, in the order in which they win."""
+    return tuple(directory / "models" for directory in config_directories(working_directory))

@@ -1,0 +1,108 @@
+"""From a profile's name to `Settings`, with whatever of the local stack the profile needs running.
+
+The one place that reads the process environment and the working directory.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from comfyline.config_files import model_directories
+from comfyline.settings import (
+    LocalStack,
+    Secret,
+    Settings,
+    find_token,
+    home_directory,
+    ledger_url,
+    local_services,
+    read_profile,
+    resolve,
+)
+from comfyline.stack.control import StackAddresses, addresses, ensure
+from comfyline.stack.services import ServiceName
+
+_NOWHERE = "http://127.0.0.1:9"
+_PORT_VARIABLES: dict[ServiceName, str] = {
+    "prefect": "COMFYLINE_PREFECT_PORT",
+    "storage": "COMFYLINE_STORAGE_PORT",
+    "sandbox": "COMFYLINE_SANDBOX_PORT",
+}
+
+
+def home() -> Path:
+    """Where local state lives, an absolute path."""
+    return home_directory(os.environ, Path.cwd())
+
+
+def asked_ports() -> dict[ServiceName, int]:
+    """The ports that the environment binds services to."""
+    named = {service: os.environ.get(name, "") for service, name in _PORT_VARIABLES.items()}
+    return {service: int(port) for service, port in named.items() if port.isdecimal()}
+
+
+def check_token(profile_name: str) -> None:
+    """Raises `TokenRejected` before anything starts when the profile's token is missing."""
+    find_token(read_profile(profile_name, Path.cwd()), os.environ)
+
+
+def needed_services(profile_name: str) -> tuple[ServiceName, ...]:
+    """What of the local stack a profile needs, besides the orchestrator."""
+    return local_services(read_profile(profile_name, Path.cwd()), os.environ)
+
+
+async def start_services(
+    services: tuple[ServiceName, ...], tell: Callable[[str], None]
+) -> StackAddresses:
+    """Starts what of these services does not run yet."""
+    ports = {name: port for name, port in asked_ports().items() if name in services}
+    return await ensure(
+        home(),
+        services,
+        ports=ports,
+        # The sandbox lets a later folder win.
+        model_dirs=model_directories(Path.cwd())[::-1],
+        tell=tell,
+    )
+
+
+async def prepare(profile_name: str, tell: Callable[[str], None]) -> Settings:
+    """The settings of a profile, after starting the local services that it needs.
+
+    Raises `UsageError`, `InputInvalid`, `TokenRejected` or `Unreachable`, each with what to do.
+    """
+    profile = read_profile(profile_name, Path.cwd())
+    find_token(profile, os.environ)
+    needed = local_services(profile, os.environ)
+    found = await start_services(needed, tell) if needed else StackAddresses()
+    return resolve(profile_name, profile, os.environ, Path.cwd(), _local(found))
+
+
+def look(profile_name: str) -> Settings:
+    """The settings of a profile with the local services as they are; nothing is started.
+
+    Where the sandbox does not run, its address is one at which nothing answers.
+    """
+    profile = read_profile(profile_name, Path.cwd())
+    local = _local(addresses(home()))
+    if local.sandbox_url is None:
+        local = replace(local, sandbox_url=_NOWHERE, sandbox_token=Secret(""))
+    settings = resolve(profile_name, profile, os.environ, Path.cwd(), local)
+    return replace(settings, runcomfy=replace(settings.runcomfy, patience=0))
+
+
+def _local(found: StackAddresses) -> LocalStack:
+    keys = found.storage_credentials
+    return LocalStack(
+        sandbox_url=found.sandbox_url,
+        sandbox_token=Secret(found.sandbox_token) if found.sandbox_token else None,
+        storage_endpoint=found.storage_endpoint,
+        storage_key=Secret(keys.access_key_id) if keys else None,
+        storage_secret=Secret(keys.secret_access_key) if keys else None,
+    )
+
+
+def profile_ledger_url(profile_name: str) -> str:
+    """Where the ledger of a profile lies, without resolving the rest of it."""
+    return ledger_url(read_profile(profile_name, Path.cwd()), os.environ, home())

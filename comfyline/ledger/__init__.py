@@ -1,0 +1,1 @@
+"""The durable record of what was paid for: the only memory that decides about money."""

@@ -1,0 +1,111 @@
+"""Reading attempts: rows → `Attempt` records, in few queries however many keys are asked for."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, select
+
+from comfyline.job import JobState, StoredOutput
+from comfyline.ledger.records import Attempt, unpack
+from comfyline.ledger.tables import attempts, outputs, transitions
+
+_PER_QUERY = 500
+"""Keys in one IN list: below every database's limit on parameters."""
+
+UNFINISHED = (
+    JobState.SUBMITTING,
+    JobState.SUBMITTED,
+    JobState.IN_QUEUE,
+    JobState.IN_PROGRESS,
+    JobState.COMPLETED,
+)
+"""States in which money is, or may be, at stake and a machine can still do something."""
+
+
+def latest_attempts(connection: Connection, keys: Sequence[str]) -> dict[str, Attempt]:
+    """The latest attempt of each key that the ledger knows."""
+    found: dict[str, Attempt] = {}
+    for start in range(0, len(keys), _PER_QUERY):
+        some = keys[start : start + _PER_QUERY]
+        newest = (
+            select(attempts.c.key, func.max(attempts.c.number).label("number"))
+            .where(attempts.c.key.in_(some))
+            .group_by(attempts.c.key)
+            .subquery()
+        )
+        query = select(attempts).join(
+            newest,
+            (attempts.c.key == newest.c.key) & (attempts.c.number == newest.c.number),
+        )
+        found |= {attempt.checked.key: attempt for attempt in read_attempts(connection, query)}
+    return found
+
+
+def list_attempts(
+    connection: Connection, state: JobState | None, pipeline: str | None
+) -> list[Attempt]:
+    """All attempts, newest first, of one state or pipeline when asked."""
+    query = select(attempts).order_by(attempts.c.id.desc())
+    if state:
+        query = query.where(attempts.c.state == state)
+    if pipeline:
+        query = query.where(attempts.c.pipeline == pipeline)
+    return read_attempts(connection, query)
+
+
+def unfinished_attempts(connection: Connection) -> list[Attempt]:
+    """What was paid for and is not stored yet, oldest submission first: it expires first."""
+    query = (
+        select(attempts)
+        .where(attempts.c.state.in_(UNFINISHED), attempts.c.request_id.is_not(None))
+        .order_by(attempts.c.submitted_at, attempts.c.id)
+    )
+    return read_attempts(connection, query)
+
+
+def read_attempts(connection: Connection, query: Select[Any]) -> list[Attempt]:
+    """The attempts that a query over `attempts` selects, in its order."""
+    rows = connection.execute(query).all()
+    files: dict[int, list[StoredOutput]] = defaultdict(list)
+    reached: dict[int, dict[JobState, datetime]] = defaultdict(dict)
+    ids = [row.id for row in rows]
+    for start in range(0, len(ids), _PER_QUERY):
+        some = ids[start : start + _PER_QUERY]
+        stored = (
+            select(outputs, outputs.c.index.label("number"))
+            .where(outputs.c.attempt_id.in_(some))
+            .order_by(outputs.c.id)
+        )
+        for row in connection.execute(stored):
+            files[row.attempt_id].append(
+                StoredOutput(row.number, row.uri, row.sha256, row.bytes, row.media_type)
+            )
+        steps = select(transitions).where(transitions.c.attempt_id.in_(some))
+        for row in connection.execute(steps.order_by(transitions.c.id)):
+            reached[row.attempt_id][JobState(row.state)] = row.at
+    return [_attempt(row, tuple(files[row.id]), reached[row.id]) for row in rows]
+
+
+def _attempt(
+    row: Row[Any], stored: tuple[StoredOutput, ...], reached: dict[JobState, datetime]
+) -> Attempt:
+    return Attempt(
+        id=row.id,
+        number=row.number,
+        state=JobState(row.state),
+        checked=unpack(row.request),
+        run_id=row.run_id,
+        owner=row.owner,
+        lease_until=row.lease_until,
+        request_id=row.request_id,
+        cost_usd=row.cost_usd,
+        error_kind=row.error_kind,
+        error_message=row.error_message,
+        created_at=row.created_at,
+        submitted_at=row.submitted_at,
+        updated_at=row.updated_at,
+        outputs=stored,
+        reached=reached,
+    )

@@ -1,0 +1,100 @@
+"""The ledger's tables. A job is known by its key; each time it is asked for anew is an attempt."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """Points in time, aware and in UTC on both sides (SQLite keeps no time zone)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  # SQLAlchemy's signature
+        """Refuses a naive time: its zone would be a guess."""
+        if value is not None and value.tzinfo is None:
+            raise ValueError("the ledger takes aware times only")
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Gives the zone back that SQLite dropped."""
+        if value is None or value.tzinfo is not None:
+            return value
+        return value.replace(tzinfo=UTC)
+
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("model_id", String, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("key", ForeignKey("jobs.key"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("pipeline", String, nullable=False),
+    Column("item", String, nullable=False),
+    Column("step", String, nullable=False),
+    # What the job asks for and where its outputs go, so that `reconcile` needs no YAML.
+    Column("request", JSON, nullable=False),
+    Column("run_id", String, nullable=False),
+    # Who may POST right now, and until when that is believed.
+    Column("owner", String),
+    Column("lease_until", UtcTime),
+    Column("request_id", String(128)),
+    Column("estimate_usd", Float),
+    Column("cost_usd", Float),
+    Column("error_kind", String),
+    Column("error_message", Text),
+    Column("created_at", UtcTime, nullable=False),
+    Column("submitted_at", UtcTime),
+    Column("updated_at", UtcTime, nullable=False),
+    UniqueConstraint("key", "number"),
+    Index("attempts_by_state", "state"),
+)
+
+transitions = Table(
+    "transitions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("attempt_id", ForeignKey("attempts.id"), nullable=False, index=True),
+    Column("state", String(16), nullable=False),
+    Column("at", UtcTime, nullable=False),
+)
+
+outputs = Table(
+    "outputs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("attempt_id", ForeignKey("attempts.id"), nullable=False, index=True),
+    Column("index", Integer, nullable=False),
+    Column("uri", String, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("media_type", String, nullable=False),
+    UniqueConstraint("attempt_id", "index", "uri"),
+)

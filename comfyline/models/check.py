@@ -1,0 +1,166 @@
+"""Every mistake in a model's inputs at once, in words, before anything is paid for."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from comfyline.errors import Problem
+from comfyline.job import Pointer
+from comfyline.models.dialect import to_json_schema
+from comfyline.models.entry import ModelEntry
+from comfyline.yamlfile import did_you_mean
+
+_LISTED = 16
+_LONGEST = 60
+_TYPES = {
+    "string": "text",
+    "number": "a number",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "null",
+}
+_SENTENCES = {
+    "minimum": "{value} is too small; the least is {rule}",
+    "maximum": "{value} is too large; the most is {rule}",
+    "exclusiveMinimum": "{value} is too small; it has to be more than {rule}",
+    "exclusiveMaximum": "{value} is too large; it has to be less than {rule}",
+    "multipleOf": "{value} is not a multiple of {rule}",
+    "minItems": "holds {count}, which is too few; the least is {rule}",
+    "maxItems": "holds {count}, which is too many; the most is {rule}",
+    "minLength": "is too short; the least is {rule} characters",
+    "maxLength": "is too long with {count} characters; the most is {rule}",
+    "uniqueItems": "holds the same value twice",
+    "pattern": "{value} does not fit the pattern {rule}",
+    "const": "{value} is not {rule}, the only value that is accepted",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One value that the model would not accept: where in the inputs, why, what to write."""
+
+    pointer: Pointer
+    message: str
+    hint: str = ""
+
+
+def check_inputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> list[Problem]:
+    """Gives every mistake in the inputs, each at its field's path; an empty list means it fits.
+
+    A missing required field is a mistake even where the schema has a default: that default is
+    the model page's example, and an example is never submitted and paid for silently.
+    """
+    return [
+        Problem(field_path(mistake.pointer), mistake.message, mistake.hint)
+        for mistake in find_mistakes(entry, inputs)
+    ]
+
+
+def find_mistakes(entry: ModelEntry, inputs: Mapping[str, Any]) -> list[Mistake]:
+    """The same with pointers into the inputs, for who knows where each value was written."""
+    validator = Draft202012Validator(to_json_schema(entry.input_schema))
+    errors = list(validator.iter_errors(dict(inputs)))
+    # Of a value of the wrong type nothing else is worth saying.
+    other_type = {tuple(error.absolute_path) for error in errors if error.validator == "type"}
+    found = (
+        mistake
+        for error in errors
+        if error.validator == "type" or tuple(error.absolute_path) not in other_type
+        for mistake in _mistakes(error)
+    )
+    return sorted(dict.fromkeys(found), key=lambda mistake: [str(key) for key in mistake.pointer])
+
+
+def field_path(pointer: Pointer) -> str:
+    """A field as people write it: `image_urls[0]`, `options.seed`."""
+    parts = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in pointer)
+    return "".join(parts).removeprefix(".") or "input"
+
+
+def _mistakes(error: ValidationError) -> Iterator[Mistake]:
+    pointer = tuple(error.absolute_path)
+    value, rule, schema = cast(
+        "tuple[Any, Any, Any]", (error.instance, error.validator_value, error.schema)
+    )
+    match error.validator:
+        case "required":
+            for name in rule:
+                if name not in value:
+                    yield Mistake((*pointer, name), "is missing; the model requires it")
+        case "additionalProperties":
+            known = list(schema.get("properties", ()))
+            for name in value:
+                if name not in known:
+                    hint = did_you_mean(str(name), known) or "there are: " + _listed(known)
+                    yield Mistake((*pointer, name), "the model has no such field", hint)
+        case "enum":
+            hint = did_you_mean(str(value), [str(choice) for choice in rule])
+            yield Mistake(pointer, f"{_short(value)} is not one of {_listed(rule)}", hint)
+        case "type":
+            wanted = " or ".join(_TYPES[name] for name in rule)
+            hint = "leave the field out" if value is None else ""
+            yield Mistake(pointer, f"should be {wanted}, not {_kind(value)}", hint)
+        case "minLength" if not value:
+            yield Mistake(pointer, "is empty")
+        case "anyOf" | "oneOf":
+            yield from _nearest(error)
+        case name if sentence := _SENTENCES.get(str(name)):
+            count = len(value) if isinstance(value, str | list) else 0
+            yield Mistake(
+                pointer, sentence.format(value=_short(value), rule=_short(rule), count=count)
+            )
+        case _:
+            yield Mistake(pointer, f"{_short(value)} is not accepted")
+
+
+def _nearest(error: ValidationError) -> Iterator[Mistake]:
+    """Of several alternatives, the mistakes in the one that is nearest to fitting."""
+    branches: dict[Any, list[ValidationError]] = {}
+    for inner in error.context or ():
+        branches.setdefault(inner.relative_schema_path[0], []).append(inner)
+    if not branches:
+        message = f"{_short(error.instance)} fits several alternatives at once"
+        yield Mistake(tuple(error.absolute_path), message)
+        return
+    # A branch for another type is further away than one whose type fits.
+    nearest = min(branches.values(), key=lambda found: (_is_other_type(found, error), len(found)))
+    for inner in nearest:
+        yield from _mistakes(inner)
+
+
+def _is_other_type(found: list[ValidationError], error: ValidationError) -> bool:
+    return any(e.validator == "type" and e.absolute_path == error.absolute_path for e in found)
+
+
+def _listed(values: list[Any]) -> str:
+    more = ", …" if len(values) > _LISTED else ""
+    return ", ".join(str(value) for value in values[:_LISTED]) + more
+
+
+def _short(value: Any) -> str:
+    try:
+        written = repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return "the number"
+    return written if len(written) <= _LONGEST else written[:_LONGEST] + "…"
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return f"the number {_short(value)}"
+        case str():
+            return f"the text {_short(value)}"
+        case list():
+            return "a list"
+        case _:
+            return "a mapping"

@@ -1,0 +1,214 @@
+"""RunComfy's own dialect of JSON Schema; nothing else in the project knows of it.
+
+A field is media by its `format` (`image_uri`, `video_uris`, …): the plural stands on an array
+whose items say nothing, the singular may stand on `items`. `float` means `number`. Schemas come
+from several hundred models and are not all well formed, so a rule that makes no sense is passed
+over here rather than refused: RunComfy judges by it, not this project.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from comfyline.job import MediaKind, Pointer
+
+_MEDIA = re.compile(r"(image|video|audio)_uris?")
+_TYPES = {"string", "number", "integer", "boolean", "array", "object", "null"}
+_COMBINING = ("allOf", "anyOf", "oneOf")
+# A schema may refer to itself, and so be endless: a level counts one, a `$ref` many.
+_DEEPEST = 24
+_REFERENCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class MediaField:
+    """One media value in a model's inputs, as it was given."""
+
+    pointer: Pointer
+    kind: MediaKind
+    value: str
+
+
+def to_json_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Translates into plain JSON Schema (draft 2020-12) without `$ref`, formats or defaults.
+
+    An object that lists its properties accepts no others, unless the model says that it does: a
+    field that is not known would be dropped silently, and the job paid for all the same.
+    """
+    return _translated(schema, schema, 0)
+
+
+def media_fields(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[MediaField]:
+    """Finds every media value in the inputs, at any depth, in the order of the inputs."""
+    found: dict[Pointer, MediaField] = {}
+    for field in _media_in(schema, inputs, (), schema, 0):
+        found.setdefault(field.pointer, field)
+    return list(found.values())
+
+
+def media_kind(schema: Mapping[str, Any]) -> MediaKind | None:
+    """What kind of media a field's schema asks for, None when it is no media field."""
+    match = _MEDIA.fullmatch(str(schema.get("format")))
+    return cast("MediaKind", match[1]) if match else None
+
+
+def _media_in(
+    schema: Any, value: Any, pointer: Pointer, root: Mapping[str, Any], depth: int
+) -> Iterator[MediaField]:
+    schema, depth = _resolved(schema, root, depth)
+    if depth > _DEEPEST:
+        return
+    if kind := media_kind(schema):
+        yield from (MediaField(at, kind, text) for at, text in _texts(value, pointer))
+    for key in _COMBINING:
+        for branch in _list(schema.get(key)):
+            yield from _media_in(branch, value, pointer, root, depth + 1)
+    if isinstance(value, Mapping):
+        properties = _mapping(schema.get("properties"))
+        for name, entry in value.items():
+            known = properties.get(name, schema.get("additionalProperties"))
+            yield from _media_in(known, entry, (*pointer, name), root, depth + 1)
+    elif isinstance(value, list):
+        first = _list(schema.get("prefixItems"))
+        for index, entry in enumerate(value):
+            known = first[index] if index < len(first) else schema.get("items")
+            yield from _media_in(known, entry, (*pointer, index), root, depth + 1)
+
+
+def _texts(value: Any, pointer: Pointer) -> Iterator[tuple[Pointer, str]]:
+    if isinstance(value, str):
+        yield pointer, value
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from _texts(entry, (*pointer, index))
+
+
+def _translated(written: Any, root: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    """Keeps of a schema what is a rule; `{}` accepts everything."""
+    schema, depth = _resolved(written, root, depth)
+    if depth > _DEEPEST:
+        return {}
+    kept: dict[str, Any] = {}
+    if types := _types(schema):
+        kept["type"] = types
+    for key, is_rule in _RULES.items():
+        if key in schema and is_rule(schema[key]):
+            kept[key] = schema[key]
+    for key in (*_COMBINING, "prefixItems"):
+        if branches := _list(schema.get(key)):
+            kept[key] = [_translated(branch, root, depth + 1) for branch in branches]
+    if isinstance(schema.get("items"), Mapping):
+        kept["items"] = _translated(schema["items"], root, depth + 1)
+    kept |= _object_rules(schema, root, depth)
+    return _for_media(schema, kept) if media_kind(schema) else kept
+
+
+def _object_rules(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    properties = _mapping(schema.get("properties"))
+    others = schema.get("additionalProperties")
+    rules: dict[str, Any] = {}
+    if properties:
+        rules["properties"] = {
+            str(name): _translated(field, root, depth + 1) for name, field in properties.items()
+        }
+    if isinstance(others, Mapping):
+        rules["additionalProperties"] = _translated(others, root, depth + 1)
+    elif others is False or (others is not True and properties and not _is_open(schema)):
+        rules["additionalProperties"] = False
+    return rules
+
+
+def _is_open(schema: Mapping[str, Any]) -> bool:
+    """Whether more properties may be listed elsewhere than in `properties`."""
+    return any(key in schema for key in (*_COMBINING, "patternProperties", "if", "$ref"))
+
+
+def _for_media(schema: Mapping[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+    """The rules of a media field: how many, but not what the text looks like.
+
+    Before the upload it is a path, so what is said of the URL does not apply yet.
+    """
+    for key in ("pattern", "minLength", "maxLength", "enum", "const"):
+        kept.pop(key, None)
+    one = {"type": ["string"], "minLength": 1}
+    if kept.get("type") == ["string"]:
+        return kept | one
+    is_plural = str(schema["format"]).endswith("s")
+    if kept.get("type") == ["array"] or (is_plural and "type" not in kept):
+        return {"items": one} | kept | {"type": ["array"]}
+    return kept
+
+
+def _resolved(schema: Any, root: Mapping[str, Any], depth: int) -> tuple[Mapping[str, Any], int]:
+    """Follows references within the schema; one that leads nowhere accepts everything."""
+    found = _mapping(schema)
+    while isinstance(reference := found.get("$ref"), str) and depth <= _DEEPEST:
+        target: Any = root
+        for part in reference.removeprefix("#").strip("/").split("/"):
+            key = part.replace("~1", "/").replace("~0", "~")
+            target = (target.get(key) if isinstance(target, Mapping) else None) if part else target
+        beside = {key: value for key, value in found.items() if key != "$ref"}
+        found = {**_mapping(target), **beside}
+        depth += _REFERENCE
+    return found, depth
+
+
+def _types(schema: Mapping[str, Any]) -> list[str]:
+    written = schema.get("type")
+    listed = written if isinstance(written, list) else [written]
+    named = ["number" if name == "float" else name for name in listed]
+    known = [name for name in named if isinstance(name, str) and name in _TYPES]
+    # One unknown type may mean anything, so nothing is known.
+    if not known or len(known) < len(named):
+        return []
+    return known + (["null"] if schema.get("nullable") is True and "null" not in known else [])
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_pattern(value: Any) -> bool:
+    try:
+        re.compile(value)
+    except (TypeError, re.error, RecursionError, OverflowError):
+        return False
+    return isinstance(value, str)
+
+
+_RULES = {
+    "enum": lambda value: isinstance(value, list) and bool(value),
+    "const": lambda _: True,
+    "required": lambda value: (
+        isinstance(value, list) and all(isinstance(name, str) for name in value)
+    ),
+    "minimum": _is_number,
+    "maximum": _is_number,
+    "exclusiveMinimum": _is_number,
+    "exclusiveMaximum": _is_number,
+    # Of a fraction, floating point would refuse what is right: 0.3 is no multiple of 0.1.
+    "multipleOf": lambda value: _is_count(value) and value > 0,
+    "minLength": _is_count,
+    "maxLength": _is_count,
+    "minItems": _is_count,
+    "maxItems": _is_count,
+    "uniqueItems": lambda value: isinstance(value, bool),
+    "pattern": _is_pattern,
+}
+"""The rules that are kept, each with what its value has to be."""

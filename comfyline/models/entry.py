@@ -1,0 +1,48 @@
+"""One model as the catalogue describes it; keys that are not known here are passed over."""
+
+import math
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _price(value: Any) -> float | None:
+    """A price that makes no sense is unknown, and never free."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        price = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return price if math.isfinite(price) and price >= 0 else None
+
+
+def _schema(value: Any) -> dict[str, Any] | None:
+    """A catalogue asked without schemas gives null; then nothing is known of the input."""
+    return value if isinstance(value, dict) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    listed = value if isinstance(value, list | tuple) else ()
+    return tuple(entry for entry in listed if isinstance(entry, str))
+
+
+class ModelEntry(BaseModel):
+    """A catalogue entry. `input_schema` is in RunComfy's dialect, as `dialect` reads it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+    model_id: Annotated[str, Field(min_length=1)]
+    kind: Annotated[str, BeforeValidator(lambda value: _text(value) or "model")] = "model"
+    categories: Annotated[tuple[str, ...], BeforeValidator(_texts)] = ()
+    input_schema: Annotated[
+        dict[str, Any], BeforeValidator(lambda value: _schema(value) or {})
+    ] = {}
+    output_schema: Annotated[dict[str, Any] | None, BeforeValidator(_schema)] = None
+    base_price_usd: Annotated[float | None, BeforeValidator(_price)] = None
+    price_unit: Annotated[str | None, BeforeValidator(_text)] = None
+    pricing_note: Annotated[str | None, BeforeValidator(_text)] = None

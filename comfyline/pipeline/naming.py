@@ -1,0 +1,108 @@
+"""File names for outputs: rendered, made safe for every file system, and told apart."""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from pathlib import PurePosixPath
+
+from pathvalidate import sanitize_filename
+
+from comfyline.errors import InputInvalid, Problem
+from comfyline.job import Job, Placement
+from comfyline.pipeline.template import render_text
+
+# ext4 and S3 allow more; the sidecar's `.json` and a temporary suffix must fit behind the name.
+_MOST_BYTES = 200
+_EXTENSION = re.compile(r"[A-Za-z0-9]{1,16}", re.ASCII)
+
+
+def output_name(placement: Placement, index: int, ext: str) -> str:
+    """The file name of one output; the same for the same placement, index and extension.
+
+    It has no separator, fits every file system and ends with the extension, which is given
+    without its dot. Raises InputInvalid when the template gives no name.
+    """
+    scope = {**placement.scope, "index": index, "ext": ext}
+    text, mistakes = render_text(placement.name, scope)
+    if mistakes:
+        said = [Problem("output.name", mistake.message, mistake.hint) for mistake in mistakes]
+        raise InputInvalid(said)
+    ending = f".{ext.lower()}" if _EXTENSION.fullmatch(ext) else ""
+    stem = text[: -len(ending)] if ending and text.lower().endswith(ending) else text
+    # Making a name portable may add one character to it, as to a reserved word.
+    named = _portable(_shortened(stem, _MOST_BYTES - len(ending) - 1))
+    if not named:
+        problem = Problem("output.name", f"the name is empty once rendered ({text!r})")
+        raise InputInvalid([problem])
+    return named + ending
+
+
+def colliding_names(jobs: Iterable[Job], expected_outputs: Callable[[Job], int]) -> list[Problem]:
+    """Finds outputs that would get the same name in the same folder, before anything is paid for.
+
+    Names are compared as the strictest file system would, without regard to case. What a model
+    makes beyond the expected number of outputs cannot be seen here.
+    """
+    owners: dict[tuple[str, str], Job] = {}
+    broken: dict[Problem, None] = {}
+    collisions: dict[str, list[Problem]] = {}
+    for job in jobs:
+        for index in range(expected_outputs(job)):
+            try:
+                # The extension is known only when the output is; two may turn out the same.
+                name = output_name(job.placement, index, "ext").removesuffix(".ext")
+            except InputInvalid as error:
+                broken.update(dict.fromkeys(error.problems))
+                continue
+            folder = PurePosixPath(job.placement.folder).as_posix()
+            place = (folder.casefold(), name.casefold())
+            if place in owners:
+                problem = _collision(owners[place], job, name)
+                collisions.setdefault(problem.hint, []).append(problem)
+            owners.setdefault(place, job)
+    return [*broken, *(_first_of(problems) for problems in collisions.values())]
+
+
+def _collision(one: Job, other: Job, name: str) -> Problem:
+    if one is other:
+        message = f"two outputs of `{one.label}` would both be called {name!r}"
+        return Problem(one.source, message, "add {{ index }} to output.name")
+    message = f"outputs of `{one.label}` and `{other.label}` would both be called {name!r}"
+    missing = [part for part in _differences(one, other) if part not in one.placement.name]
+    if missing:
+        added = " and ".join(f"{{{{ {part} }}}}" for part in missing)
+        return Problem(other.source, message, f"add {added} to output.name")
+    hint = "they differ only in case or in signs that file names cannot hold"
+    return Problem(other.source, message, hint)
+
+
+def _differences(one: Job, other: Job) -> list[str]:
+    """What templates may use to tell two jobs apart."""
+    parts = [
+        f"matrix.{key}" for key in one.settings if one.settings[key] != other.settings.get(key)
+    ]
+    if one.item != other.item:
+        ours, theirs = one.placement.scope["item"], other.placement.scope["item"]
+        # A stem reads best, where it is enough.
+        tells = "stem" in ours and ours["stem"] != theirs.get("stem")
+        parts.append("item.stem" if tells else "item_name")
+    return parts + (["step"] if one.step != other.step else [])
+
+
+def _first_of(problems: list[Problem]) -> Problem:
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return Problem(problems[0].where, problems[0].message + more, problems[0].hint)
+
+
+def _shortened(name: str, most_bytes: int) -> str:
+    """Cuts a long name, and ends it with a hash of the whole so that names stay different."""
+    encoded = unicodedata.normalize("NFC", name).encode("utf-8", "replace")
+    mark = "-" + hashlib.sha256(encoded).hexdigest()[:8]
+    if len(encoded) > most_bytes:
+        return encoded[: most_bytes - len(mark)].decode("utf-8", "ignore") + mark
+    return encoded.decode()
+
+
+def _portable(name: str) -> str:
+    return sanitize_filename(name, replacement_text="-", platform="universal").strip(". ")

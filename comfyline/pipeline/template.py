@@ -1,0 +1,228 @@
+"""Templates in a pipeline's values: sandboxed Jinja2 that keeps types and names its mistakes.
+
+A value that is one `{{ … }}` and nothing else keeps the type of what stands inside; other text
+becomes text. Nothing random, nothing of Python and no file can be reached from a template: a
+prompt that differs each time would be paid for each time.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateError, Undefined, UndefinedError, nodes
+from jinja2.environment import TemplateExpression
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
+
+from comfyline.errors import Problem
+from comfyline.job import Pointer
+from comfyline.yamlfile import LocatedYaml, did_you_mean
+
+INPUT_NAMES = ("item", "item_name", "matrix", "run", "step")
+"""What every template may use; `item_name` is the unique name that items have in logs."""
+OUTPUT_NAMES = (*INPUT_NAMES, "index", "ext")
+"""What the name of one output may use besides."""
+
+_NUMBER = int | float
+# Between a message and its hint, on their way through one of Jinja2's exceptions.
+_HINT = "\n"
+_A_FUNCTION = ("the template gives a function, not a value", "add brackets to call it: ()")
+_NO_SUCH = re.compile(r"No (filter|test) named '(.*?)'")
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One value that could not be rendered: where in the value, why, and what to write."""
+
+    pointer: Pointer
+    message: str
+    hint: str = ""
+
+    def at(self, located: LocatedYaml, parent: Pointer) -> Problem:
+        """The mistake as a problem of the document in which the value stands at `parent`."""
+        return Problem(located.where((*parent, *self.pointer)), self.message, self.hint)
+
+
+def render(value: Any, scope: Mapping[str, Any]) -> tuple[Any, list[Mistake]]:
+    """Renders every text in a value; gives all mistakes, and None for what has one."""
+    mistakes: list[Mistake] = []
+    return _rendered(value, scope, (), mistakes), mistakes
+
+
+def render_text(text: str, scope: Mapping[str, Any]) -> tuple[str, list[Mistake]]:
+    """Renders a text that has to stay text, such as a folder or a file name."""
+    value, mistakes = render(text, scope)
+    if mistakes:
+        return "", mistakes
+    try:
+        return str(_to_text(value)), []
+    except _NotText as error:
+        return "", [Mistake((), str(error), error.hint)]
+
+
+class _NotText(Exception):
+    """A value that has no place in the middle of a text."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class _NamedUndefined(StrictUndefined):
+    """An undefined name that says which names there are."""
+
+    __slots__ = ()
+
+    @property
+    def _undefined_message(self) -> str:
+        name = str(self._undefined_name)
+        if self._undefined_hint:
+            return str(self._undefined_hint)
+        if isinstance(self._undefined_obj, Mapping):
+            known = [str(key) for key in self._undefined_obj]
+            return f"there is no field `{name}`{_HINT}{suggest(name, known)}"
+        return f"`{name}` is not defined"
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """The sandbox, in which the fields of a mapping are all that a dot can reach."""
+
+    # A few characters could otherwise ask for gigabytes: 'x' * 10 ** 10.
+    intercepted_binops = frozenset({"*", "**"})
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Gives a field even when its name is that of a dict's method, such as `items`."""
+        if isinstance(obj, Mapping):
+            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Gives a field, and nothing else of a mapping."""
+        if isinstance(obj, Mapping):
+            return obj[argument] if argument in obj else self.undefined(obj=obj, name=argument)
+        return super().getitem(obj, argument)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Multiplies numbers, and only those."""
+        if operator == "**" or not (isinstance(left, _NUMBER) and isinstance(right, _NUMBER)):
+            raise SecurityError(f"`{operator}` is for multiplying numbers only")
+        return super().call_binop(context, operator, left, right)
+
+
+def suggest(word: str, choices: Iterable[str]) -> str:
+    """The hint for a name that does not exist: the nearest one, or all there are."""
+    known = list(choices)
+    listed = "there are: " + ", ".join(known) if known else ""
+    return did_you_mean(word, known) or listed
+
+
+def explain(error: TemplateError) -> tuple[str, str]:
+    """What Jinja2 says about a template, as a message and a hint."""
+    said = (error.message or "").rstrip(".")
+    if isinstance(error, UndefinedError | SecurityError):
+        message, _, hint = said.partition(_HINT)
+        return message, hint
+    if match := _NO_SUCH.search(said):
+        environment = template_environment()
+        known = environment.filters if match[1] == "filter" else environment.tests
+        return f"there is no {match[1]} `{match[2]}` in templates", did_you_mean(match[2], [*known])
+    line = getattr(error, "lineno", 1) or 1
+    return f"the template is broken: {said}" + (f" (its line {line})" if line > 1 else ""), ""
+
+
+@lru_cache(maxsize=1)
+def template_environment() -> SandboxedEnvironment:
+    """The one environment that all templates are compiled in."""
+    environment = _Environment(
+        undefined=_NamedUndefined, finalize=_to_text, keep_trailing_newline=True
+    )
+    environment.globals = {"range": environment.globals["range"]}
+    del environment.filters["random"]
+    return environment
+
+
+@lru_cache(maxsize=4096)
+def compile_text(text: str) -> Template | TemplateExpression | None:
+    """Gives the text as an expression or a template; None when nothing is to be rendered in it."""
+    if not any(mark in text for mark in ("{{", "{%", "{#")):
+        return None
+    environment = template_environment()
+    stripped = text.strip()
+    body = environment.parse(stripped).body
+    if len(body) == 1 and isinstance(body[0], nodes.Output) and len(body[0].nodes) == 1:
+        is_expression = not isinstance(body[0].nodes[0], nodes.TemplateData)
+        if is_expression and stripped.startswith("{{") and stripped.endswith("}}"):
+            inner = stripped[2:-2].strip("-+")
+            return environment.compile_expression(inner, undefined_to_none=False)
+    return environment.from_string(text)
+
+
+def _rendered(
+    value: Any, scope: Mapping[str, Any], pointer: Pointer, mistakes: list[Mistake]
+) -> Any:
+    if isinstance(value, str):
+        try:
+            return _rendered_text(value, scope)
+        except _NotText as error:
+            mistakes.append(Mistake(pointer, str(error), error.hint))
+        except TemplateError as error:
+            mistakes.append(Mistake(pointer, *explain(error)))
+        except Exception as error:  # noqa: BLE001 — an expression may raise whatever Python does
+            mistakes.append(Mistake(pointer, f"the template fails: {error}"))
+        return None
+    if isinstance(value, dict):
+        return {k: _rendered(v, scope, (*pointer, k), mistakes) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_rendered(v, scope, (*pointer, i), mistakes) for i, v in enumerate(value)]
+    return value
+
+
+def _rendered_text(text: str, scope: Mapping[str, Any]) -> Any:
+    compiled = compile_text(text)
+    if compiled is None:
+        return text
+    if isinstance(compiled, Template):
+        return compiled.render(scope)
+    return _plain(compiled(scope))
+
+
+def _plain(value: Any) -> Any:
+    """What an expression gives, as JSON can carry it."""
+    match value:
+        case Undefined() | str():
+            # An undefined value raises here, and `Markup` becomes ordinary text.
+            return str.__str__(value) if isinstance(value, str) else str(value)
+        case float() if not math.isfinite(value):
+            raise _NotText(f"the template gives {value}, which is not a number", "")
+        case None | bool() | int() | float():
+            return value
+        case Mapping():
+            return {str(key): _plain(entry) for key, entry in value.items()}
+        case list() | tuple() | range() | Iterator():
+            return [_plain(entry) for entry in value]
+        case _:
+            raise _NotText(*_A_FUNCTION)
+
+
+def _to_text(value: Any) -> Any:
+    """What an expression gives, as it stands in the middle of a text."""
+    match value:
+        case Undefined() | str():
+            return value
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return str(value)
+        case None:
+            hint = "give it a value, or write {{ … | default('', true) }}"
+            raise _NotText("the value is nothing (null), in the middle of a text", hint)
+        case list() | tuple() | Iterator():
+            raise _NotText("the value is a list, in the middle of a text", "| join(', ') joins it")
+        case Mapping():
+            raise _NotText("the value is a mapping, in the middle of a text", "name a field of it")
+        case _:
+            raise _NotText(*_A_FUNCTION)

@@ -1,0 +1,125 @@
+"""From outcomes to what people and programs read: the summary, the gallery's cards."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from comfyline.job import Job, JobState
+from comfyline.report.gallery import Card, GalleryHeader
+from comfyline.report.summary import ErrorRecord, OutputRecord, RunSummary
+from comfyline.run import Outcome, Run
+
+_PROMPT_FIELDS = ("prompt", "text", "tags", "lyrics")
+
+
+def summarise(
+    run: Run, outcomes: Sequence[Outcome], seconds: float, report: str | None
+) -> RunSummary:
+    """The run in numbers, with every output and every error."""
+    states = Counter(outcome.state for outcome in outcomes if not outcome.reused)
+    return RunSummary(
+        run_id=run.id,
+        pipeline=run.pipeline,
+        jobs=len(outcomes),
+        persisted=states[JobState.PERSISTED],
+        reused=sum(outcome.reused for outcome in outcomes),
+        failed=states[JobState.FAILED] + states[JobState.EXPIRED],
+        cancelled=states[JobState.CANCELLED],
+        in_doubt=states[JobState.IN_DOUBT],
+        submitted=run.submitted,
+        cost_usd=sum(outcome.cost_usd or 0.0 for outcome in outcomes if not outcome.reused),
+        seconds=seconds,
+        report=report,
+        outputs=tuple(_output_records(outcomes)),
+        errors=tuple(_error_records(outcomes)),
+    )
+
+
+def header(summary: RunSummary, started: datetime) -> GalleryHeader:
+    """What the gallery says about the run as a whole."""
+    return GalleryHeader(
+        pipeline=summary.pipeline,
+        run_id=summary.run_id,
+        started=started.isoformat(),
+        seconds=summary.seconds,
+        jobs=summary.jobs,
+        persisted=summary.persisted,
+        reused=summary.reused,
+        failed=summary.failed,
+        cancelled=summary.cancelled,
+        in_doubt=summary.in_doubt,
+        submitted=summary.submitted,
+        cost_usd=summary.cost_usd,
+    )
+
+
+def cards(outcomes: Sequence[Outcome], thumbnails: Path) -> Iterator[Card]:
+    """One card a job; `thumbnails` is the folder of small pictures named by SHA-256."""
+    for outcome in outcomes:
+        job, error = outcome.job, outcome.error
+        media = outcome.checked.media if outcome.checked else ()
+        yield Card(
+            title=job.label,
+            item=job.item,
+            step=job.step,
+            model=job.model_id,
+            state=outcome.state,
+            before=tuple(_thumbnail(thumbnails, part.sha256) for part in media),
+            origins=tuple(part.origin.split("?", 1)[0] for part in media),
+            after=tuple(_thumbnail(thumbnails, output.sha256) for output in outcome.outputs),
+            links=tuple(output.uri for output in outcome.outputs),
+            prompt=_prompt(job),
+            settings=_settings(job, {part.pointer[0] for part in media}),
+            cost_usd=outcome.cost_usd,
+            seconds=outcome.seconds,
+            request_id=outcome.request_id,
+            message=error.message if error else "",
+            hint=error.hint if error else "",
+            reused=outcome.reused,
+        )
+
+
+def _output_records(outcomes: Sequence[Outcome]) -> Iterator[OutputRecord]:
+    for outcome in outcomes:
+        for output in outcome.outputs:
+            yield OutputRecord(
+                job=outcome.key,
+                item=outcome.job.item,
+                step=outcome.job.step,
+                index=output.index,
+                uri=output.uri,
+                sha256=output.sha256,
+                bytes=output.bytes,
+                media_type=output.media_type,
+            )
+
+
+def _error_records(outcomes: Sequence[Outcome]) -> Iterator[ErrorRecord]:
+    for outcome in outcomes:
+        if outcome.error is not None:
+            yield ErrorRecord(
+                job=outcome.key or outcome.job.label,
+                item=outcome.job.item,
+                stage=outcome.stage or "",
+                kind=outcome.error.kind,
+                message=outcome.error.message,
+                request_id=outcome.request_id,
+                hint=outcome.error.hint,
+            )
+
+
+def _thumbnail(folder: Path, sha256: str) -> Path | None:
+    path = folder / f"{sha256}.jpg"
+    return path if path.exists() else None
+
+
+def _prompt(job: Job) -> str:
+    found = (job.inputs.get(name) for name in _PROMPT_FIELDS)
+    return next((value for value in found if isinstance(value, str) and value), "")
+
+
+def _settings(job: Job, media_fields: set[str | int]) -> Mapping[str, object]:
+    """The inputs that are neither the prompt nor a picture: what makes two results differ."""
+    left_out = {*_PROMPT_FIELDS, *media_fields}
+    return {name: value for name, value in job.inputs.items() if name not in left_out}

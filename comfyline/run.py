@@ -1,0 +1,83 @@
+"""What one run asks for, and what became of each of its jobs."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+
+from comfyline.errors import ComfylineError
+from comfyline.job import CheckedJob, Job, JobState, Stage, StoredOutput
+
+
+class Run:
+    """One execution of a pipeline: its options, and the slots its jobs share.
+
+    `timeout` is in seconds, for one job from submit to completed; `least_wait` is how long a job
+    is waited for even when that time is over. `in_flight` bounds this run, the profile's bound is
+    over all processes.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,  # noqa: A002  # the run's id
+        pipeline: str,
+        in_flight: int,
+        timeout: float,
+        max_cost_usd: float | None,
+        refresh: bool,
+        least_wait: float = 0,
+    ) -> None:
+        self.id = id
+        self.pipeline = pipeline
+        self.in_flight = in_flight
+        self.timeout = timeout
+        self.max_cost_usd = max_cost_usd
+        self.refresh = refresh
+        self.slots = asyncio.Semaphore(in_flight)
+        self.submitted = 0
+        self._least_wait = least_wait
+
+    def time_left(self, age: float) -> float:
+        """Seconds for which a request of this age is still waited for."""
+        return max(self.timeout - age, self._least_wait)
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """A media input where RunComfy can get at it: an address, not yet presigned."""
+
+    sha256: str
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job that RunComfy has: which attempt, under which request id, since when.
+
+    `copies` are outputs stored before, which spare a download.
+    """
+
+    checked: CheckedJob
+    attempt_id: int
+    attempt: int
+    state: JobState
+    request_id: str
+    submitted_at: datetime
+    copies: tuple[StoredOutput, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one job in this run."""
+
+    job: Job
+    key: str
+    state: JobState
+    checked: CheckedJob | None = None
+    outputs: tuple[StoredOutput, ...] = ()
+    reused: bool = False
+    cost_usd: float | None = None
+    seconds: float | None = None
+    request_id: str | None = None
+    stage: Stage | None = None
+    error: ComfylineError | None = None

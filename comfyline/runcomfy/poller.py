@@ -1,0 +1,151 @@
+"""All waiting for RunComfy, scheduled in one place: one heap, one loop, one policy.
+
+A job hands its request over and waits for a future. What is due is asked, at most `_AT_ONCE`
+calls at a time, so that a thousand waiting jobs cost one sleeping task.
+"""
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from comfyline.errors import DeadlinePassed
+from comfyline.job import JobState
+from comfyline.runcomfy.polling import Observation, PollPolicy
+from comfyline.runcomfy.wire import RequestStatus
+
+_AT_ONCE = 16
+_ENDS = {JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED}
+
+Ask = Callable[[str], Awaitable[RequestStatus]]
+Hear = Callable[[RequestStatus], Awaitable[None]]
+
+
+@dataclass(order=True, slots=True)
+class _Watch:
+    """One request that somebody waits for, ordered by when it is due."""
+
+    due: float
+    turn: int
+    request_id: str = field(compare=False)
+    born: float = field(compare=False)
+    deadline: float = field(compare=False)
+    hear: Hear = field(compare=False)
+    ended: asyncio.Future[RequestStatus] = field(compare=False)
+
+
+class Poller:
+    """Waits for requests to end; used as an async context manager.
+
+    `ask` is the status call, `clock` is monotonic seconds.
+    """
+
+    def __init__(self, ask: Ask, policy: PollPolicy, clock: Callable[[], float]) -> None:
+        self._ask = ask
+        self._policy = policy
+        self._clock = clock
+        self._watches: list[_Watch] = []
+        self._turns = itertools.count()
+        self._changed = asyncio.Event()
+        self._gate = asyncio.Semaphore(_AT_ONCE)
+        self._calls: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Starts the one loop."""
+        self._loop = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends the loop and every call under way; whoever still waits is cancelled."""
+        tasks = [task for task in (self._loop, *self._calls) if task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for watch in self._watches:
+            watch.ended.cancel()
+
+    async def wait(
+        self, request_id: str, *, age: float, time_left: float, hear: Hear
+    ) -> RequestStatus:
+        """Returns the status with which the request ended.
+
+        `age` and `time_left` are in seconds and come from the ledger, so that a restart goes on
+        where the last process stopped. `hear` is told every answer. Raises `DeadlinePassed` when
+        the time is over, and whatever the status call raises.
+        """
+        now = self._clock()
+        watch = _Watch(
+            # The first question is due at once when the request is old, as after a restart.
+            due=now + (0 if age > 1 else self._policy(Observation(age, None, None))),
+            turn=next(self._turns),
+            request_id=request_id,
+            born=now - age,
+            deadline=now + time_left,
+            hear=hear,
+            ended=asyncio.get_running_loop().create_future(),
+        )
+        self._push(watch)
+        return await watch.ended
+
+    def _push(self, watch: _Watch) -> None:
+        heapq.heappush(self._watches, watch)
+        self._changed.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            now = self._clock()
+            while self._watches and self._watches[0].due <= now:
+                call = asyncio.create_task(self._turn(heapq.heappop(self._watches)))
+                self._calls.add(call)
+                call.add_done_callback(self._calls.discard)
+            pause = self._watches[0].due - now if self._watches else None
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), pause)
+
+    async def _turn(self, watch: _Watch) -> None:
+        """Asks once for one request, then ends its wait or puts it back in the heap."""
+        if watch.ended.done():
+            return
+        try:
+            async with self._gate:
+                status = await self._ask(watch.request_id)
+            await watch.hear(status)
+        except asyncio.CancelledError:
+            watch.ended.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001  # it belongs to whoever waits
+            if not watch.ended.done():
+                watch.ended.set_exception(error)
+            return
+        if watch.ended.done():
+            return
+        now = self._clock()
+        if status.state in _ENDS:
+            watch.ended.set_result(status)
+        elif now >= watch.deadline:
+            watch.ended.set_exception(_too_late(watch.request_id))
+        else:
+            age = now - watch.born
+            delay = self._policy(Observation(age, status.state, status.queue_position))
+            watch.due = min(now + delay, watch.deadline)
+            self._push(watch)
+
+
+def _too_late(request_id: str) -> DeadlinePassed:
+    return DeadlinePassed(
+        f"Request {request_id} did not end within the job's timeout",
+        hint="It goes on at RunComfy and is not lost: `comfyline reconcile` or the next run "
+        "collects it.",
+        request_id=request_id,
+    )

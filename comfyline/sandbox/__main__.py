@@ -1,0 +1,40 @@
+"""`python -m comfyline.sandbox`: the sandbox in the foreground."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from comfyline.sandbox.server import SandboxOptions, serve
+
+
+def _options(arguments: list[str]) -> SandboxOptions:
+    # What is not given is left out of the namespace: the defaults stand in one place only.
+    parser = argparse.ArgumentParser(
+        prog="comfyline.sandbox",
+        description="Plays the RunComfy Model API on this machine.",
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--state", type=Path, required=True, help="directory of the state")
+    parser.add_argument(
+        "--models",
+        type=Path,
+        nargs="+",
+        action="extend",
+        required=True,
+        help="directories of catalogue entries; may be repeated",
+    )
+    parser.add_argument("--host", help="address to listen on; default 127.0.0.1")
+    parser.add_argument("--port", type=int, help="port to listen on; default 4272")
+    parser.add_argument("--token", help="the token it accepts; default sandbox-token")
+    parser.add_argument("--slots", type=int, help="requests at a time; default 4")
+    parser.add_argument("--speed", type=float, help="2 is twice as fast; default 1")
+    parser.add_argument("--balance-usd", type=float, help="what may be spent; default 1000")
+    given = vars(parser.parse_args(arguments))
+    options = SandboxOptions(**{**given, "models": tuple(given["models"])})
+    if options.slots < 1 or options.speed <= 0:
+        parser.error("--slots must be at least 1, and --speed greater than 0")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(serve(_options(sys.argv[1:])))

@@ -1,0 +1,139 @@
+"""RunComfy's dialect of JSON Schema: what it adds to the standard, and how an input is checked.
+
+Media fields are recognised by `format`: the singular form stands on a string, the plural form on
+an array whose items may say nothing.
+"""
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from jsonschema import Draft202012Validator
+
+_STANDARD_TYPES = {"string", "number", "integer", "boolean", "array", "object", "null"}
+_MEDIA = {
+    f"{kind}_{form}": kind for kind in ("image", "video", "audio") for form in ("uri", "uris")
+}
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One reason why an input is refused; `path` leads to the field."""
+
+    path: Path
+    message: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class MediaValue:
+    """One media URL in an input, and whether it is an image, a video or audio."""
+
+    path: Path
+    kind: str
+    value: Any
+
+
+def translate(schema: Any) -> Any:
+    """Turns a schema of the dialect into plain JSON Schema."""
+    if isinstance(schema, list):
+        return [translate(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain: dict[str, Any] = {}
+    for key, value in schema.items():
+        match key:
+            case "properties" if isinstance(value, dict):
+                # A property may be called `type` or `format`; its name is no keyword.
+                plain[key] = {name: translate(part) for name, part in value.items()}
+            case "type":
+                words = [value] if isinstance(value, str) else list(value or [])
+                words = ["number" if word == "float" else word for word in words]
+                # A word that the standard does not know cannot be checked, so it forbids nothing.
+                if words and _STANDARD_TYPES.issuperset(words):
+                    plain[key] = words
+            case "format" if value in _MEDIA and value.endswith("s"):
+                plain.setdefault("type", ["array"])
+            case "default" | "enum" | "const":
+                plain[key] = value
+            case "format" | "validations":
+                pass
+            case _:
+                plain[key] = translate(value)
+    return plain
+
+
+def media_values(schema: Any, value: Any, path: Path = ()) -> Iterator[MediaValue]:
+    """Yields every media value of an input, in the order of the schema."""
+    if not isinstance(schema, Mapping):
+        return
+    if kind := _MEDIA.get(str(schema.get("format"))):
+        parts = [((*path, i), v) for i, v in enumerate(value)] if isinstance(value, list) else None
+        for where, one in parts if parts is not None else [(path, value)]:
+            yield MediaValue(where, kind, one)
+    elif isinstance(value, dict):
+        for name, part in (schema.get("properties") or {}).items():
+            if name in value:
+                yield from media_values(part, value[name], (*path, name))
+    elif isinstance(value, list):
+        for number, one in enumerate(value):
+            yield from media_values(schema.get("items"), one, (*path, number))
+
+
+def check(schema: Mapping[str, Any], value: Any) -> list[Fault]:
+    """Says everything that is wrong with an input; an empty list means that it is accepted."""
+    faults = []
+    for error in Draft202012Validator(translate(schema)).iter_errors(value):
+        path = tuple(error.absolute_path)
+        if error.validator == "required":
+            # jsonschema reports the object; the field that is missing is what a caller needs.
+            missing = [n for n in error.validator_value if n not in error.instance]
+            named = [n for n in missing if repr(n) in error.message]
+            path = (*path, *named[:1])
+        faults.append(Fault(path, error.message, str(error.validator)))
+    at_fault = {fault.path for fault in faults}
+    faults.extend(
+        Fault(media.path, reason, "media_url")
+        for media in media_values(schema, value)
+        if media.path not in at_fault and (reason := refuse_url(media.value))
+    )
+    return sorted(faults, key=lambda fault: [str(part) for part in fault.path])
+
+
+def refuse_url(value: Any) -> str | None:
+    """Says why RunComfy's servers could not fetch this URL, or None when they may try."""
+    if not isinstance(value, str):
+        return "a media value must be a URL"
+    try:
+        parts = urlsplit(value)
+        host = parts.hostname or ""
+    except ValueError:
+        return "this is no URL"
+    if parts.scheme == "https" and host:
+        return None
+    if parts.scheme == "http" and _is_loopback(host):
+        # RunComfy demands HTTPS. Object storage on this machine has none.
+        return None
+    return "a media value must be a publicly reachable https:// URL"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def with_defaults(schema: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
+    """Fills in the defaults of missing optional fields; a required field's is only an example."""
+    filled = dict(value)
+    required = schema.get("required") or []
+    for name, part in (schema.get("properties") or {}).items():
+        optional = name not in filled and name not in required
+        if optional and isinstance(part, dict) and "default" in part:
+            filled[name] = part["default"]
+    return filled

@@ -1,0 +1,101 @@
+"""The process around the sandbox: the port, the signals, the log and the exit code."""
+
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+PORT_TAKEN = 69
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxOptions:
+    """How one sandbox runs. `models` are directories; a later one overrides an earlier one."""
+
+    state: Path
+    models: tuple[Path, ...]
+    host: str = "127.0.0.1"
+    port: int = 4272
+    token: str = "sandbox-token"  # noqa: S105 - opens nothing but this sandbox
+    slots: int = 4
+    speed: float = 1.0
+    balance_usd: float = 1000.0
+
+
+def serve(options: SandboxOptions) -> int:
+    """Serves until SIGTERM or SIGINT and returns the exit code: 0, or 69 for a taken port."""
+    try:
+        listener = _listen(options.host, options.port)
+    except OSError as error:
+        sys.stderr.write(
+            f"sandbox: cannot listen on {options.host}:{options.port}: {error.strerror}\n"
+        )
+        return PORT_TAKEN
+    # Imported late: a taken port is said at once, without half a second of imports before.
+    import uvicorn
+
+    from comfyline.sandbox.app import create_app
+
+    _set_up_log()
+    host, port = listener.getsockname()[:2]
+    logging.getLogger("comfyline.sandbox").info("listening on http://%s:%s", host, port)
+    config = uvicorn.Config(
+        create_app(options),
+        # The sandbox writes its own line per request: uvicorn's would show query strings.
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+        http="h11",
+        timeout_graceful_shutdown=3,
+    )
+    with _signals_end_in_peace():
+        uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is named because asyncio switches Nagle's delay of 40 ms off only then.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        # Lets a restart take the port at once although old connections linger.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        # Two sandboxes that start together can both bind; only one of them can listen.
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+@contextmanager
+def _signals_end_in_peace() -> Iterator[None]:
+    """Swallows the signal that uvicorn raises once more after its graceful shutdown."""
+    before = {
+        number: signal.signal(number, lambda _number, _frame: None)
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _set_up_log() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name in ("comfyline.sandbox", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+    logging.getLogger("comfyline.sandbox").setLevel(logging.INFO)
+    # It logs whole URLs, and a presigned URL is a secret.
+    logging.getLogger("httpx").setLevel(logging.WARNING)

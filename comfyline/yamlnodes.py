@@ -1,0 +1,224 @@
+"""Plain Python values out of YAML nodes, with the place and the mistakes of each.
+
+YAML 1.2 whatever a document declares, so `1:1`, `yes` and `2026-01-31` stay text. The values are
+built from ruamel's node graph, because only nodes carry a position for every value, also in
+flow style, behind an anchor and through a merge.
+"""
+
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+
+from comfyline.errors import InputInvalid, Problem
+from comfyline.job import Pointer
+
+_TAG = "tag:yaml.org,2002:"
+_SCALARS = {
+    _TAG + name for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge")
+}
+_INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", re.ASCII)
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.ASCII)
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_WORDS = {"": None, "~": None} | {
+    spelt: value
+    for word, value in (("null", None), ("true", True), ("false", False))
+    for spelt in (word, word.capitalize(), word.upper())
+}
+# Anchors can multiply: a page of text must not become gigabytes.
+_MOST_VALUES = 200_000
+_DEEPEST = 50
+QUOTE_IT = 'put quotes around a text that holds {{ … }}, ": ", # or begins with a special character'
+
+
+def place_in(name: str, text: str, offset: int) -> str:
+    """The place of a character of a text as `name:line:column`, counted from 1."""
+    before = text[:offset].split("\n")
+    return f"{name}:{len(before)}:{len(before[-1]) + 1}"
+
+
+class NodeReader:
+    """Builds plain values out of YAML nodes, and collects positions and mistakes meanwhile."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.positions: dict[Pointer, str] = {}
+        self.problems: list[Problem] = []
+        self._open: set[int] = set()
+        self._values = 0
+
+    def compose(self, text: str) -> Node | None:
+        """Parses the text into nodes; None when it holds nothing."""
+        try:
+            with warnings.catch_warnings():
+                # An anchor that is used anew is allowed by YAML; ruamel warns nonetheless.
+                warnings.simplefilter("ignore")
+                node: Node | None = YAML(typ="safe", pure=True).compose(text)
+                return node
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line, column = (mark.line, mark.column) if mark else (0, 0)
+            said = " ".join(str(error.problem or error.context).split())
+            hint = _syntax_hint(said, text.splitlines()[line : line + 1])
+            problem = Problem(
+                f"{self.name}:{line + 1}:{column + 1}", f"not valid YAML: {said}", hint
+            )
+        except ReaderError as error:
+            place = place_in(self.name, text, error.position)
+            problem = Problem(place, "not valid YAML: a control character")
+        except RecursionError:
+            problem = Problem(f"{self.name}:1:1", "the YAML is nested too deeply")
+        except Exception as error:  # noqa: BLE001 — ruamel has further ones for odd directives
+            said = " ".join(str(error).split())
+            problem = Problem(f"{self.name}:1:1", f"not valid YAML: {said}")
+        raise InputInvalid([problem])
+
+    def place(self, node: Node) -> str:
+        """Where a node begins."""
+        return f"{self.name}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
+
+    def report(self, node: Node, message: str, hint: str = "") -> None:
+        """Notes one mistake; reading goes on, so that all are found."""
+        problem = Problem(self.place(node), message, hint)
+        # What stands behind an anchor is read at each of its uses, and said once.
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def build(self, node: Node, pointer: Pointer) -> Any:
+        """The plain value of a node; what stands below `pointer` gets its position."""
+        self._values += 1
+        if isinstance(node, ScalarNode):
+            return self._scalar(node)
+        if refusal := self._refusal(node, pointer):
+            self.report(node, refusal)
+            return None
+        self._open.add(id(node))
+        value = (
+            self._mapping(node, pointer)
+            if isinstance(node, MappingNode)
+            else self._sequence(node, pointer)
+        )
+        self._open.discard(id(node))
+        return value
+
+    def _refusal(self, node: Node, pointer: Pointer) -> str:
+        """Why a list or mapping is not read, if it is not."""
+        if node.tag not in (_TAG + "map", _TAG + "seq"):
+            return f"the YAML tag {node.tag} is not allowed"
+        if id(node) in self._open:
+            return "the value contains itself through an anchor"
+        if len(pointer) > _DEEPEST:
+            return "the YAML is nested too deeply"
+        if self._values > _MOST_VALUES:
+            return "the document grows too large through its anchors"
+        return ""
+
+    def _sequence(self, node: Node, pointer: Pointer) -> list[Any]:
+        entries = []
+        for index, entry in enumerate(node.value):
+            self.positions[*pointer, index] = self.place(entry)
+            entries.append(self.build(entry, (*pointer, index)))
+        return entries
+
+    def _mapping(self, node: MappingNode, pointer: Pointer) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
+        seen: dict[str, Node] = {}
+        for key_node, value_node in self._entries(node):
+            if not isinstance(key_node, ScalarNode):
+                self.report(key_node, "a key should be text, not a list or a mapping", QUOTE_IT)
+                continue
+            key = str(key_node.value)
+            if key in seen:
+                first = f"line {seen[key].start_mark.line + 1}"
+                self.report(key_node, f"`{key}` stands twice; the first one is in {first}")
+                continue
+            seen[key] = key_node
+            self._scalar(key_node)
+            self.positions[*pointer, key] = self.place(key_node)
+            mapping[key] = self.build(value_node, (*pointer, key))
+        for key_node, value_node in self._merged(node):
+            key = str(key_node.value)
+            if key not in mapping:
+                self.positions[*pointer, key] = self.place(key_node)
+                mapping[key] = self.build(value_node, (*pointer, key))
+        return mapping
+
+    def _entries(self, node: MappingNode) -> Iterator[tuple[Node, Node]]:
+        """What a mapping says itself."""
+        return ((key, value) for key, value in node.value if key.tag != _TAG + "merge")
+
+    def _merged(self, node: MappingNode) -> Iterator[tuple[Node, Node]]:
+        """What a mapping takes over by `<<`, the nearest first."""
+        for key, value in node.value:
+            if key.tag != _TAG + "merge":
+                continue
+            parents = value.value if isinstance(value, SequenceNode) else [value]
+            for parent in parents:
+                if not isinstance(parent, MappingNode) or id(parent) in self._open:
+                    self.report(key, "`<<` takes over a mapping, or a list of mappings")
+                    continue
+                self._open.add(id(parent))
+                yield from (entry for entry in self._entries(parent) if _has_plain_key(entry))
+                yield from self._merged(parent)
+                self._open.discard(id(parent))
+
+    def _scalar(self, node: ScalarNode) -> Any:
+        text = str(node.value)
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            self.report(node, "the text holds half a character (a lone surrogate)")
+        elif node.tag not in _SCALARS:
+            self.report(node, f"the YAML tag {node.tag} is not allowed")
+        elif node.tag != _TAG + "str":
+            try:
+                return _core_value(text)
+            except ValueError:
+                self.report(node, f"{text:.20} is not a number that JSON can carry")
+        return text
+
+
+def _core_value(text: str) -> Any:
+    """Reads a plain scalar as YAML 1.2's core schema does; what is nothing else is text."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INTEGER.fullmatch(text):
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    if _NUMBER.fullmatch(text) or _NOT_FINITE.fullmatch(text):
+        number = float(text.replace(".", "", 1) if text[-1].isalpha() else text)
+        if not math.isfinite(number):
+            raise ValueError(text)
+        return number
+    return text
+
+
+def _has_plain_key(entry: tuple[Node, Node]) -> bool:
+    return isinstance(entry[0], ScalarNode)
+
+
+def _syntax_hint(said: str, line: list[str]) -> str:
+    if r"'\t'" in said:
+        return "indent with spaces, not with tabs"
+    special = ("mapping values are not allowed", "cannot start any token", "undefined alias")
+    return QUOTE_IT if any(word in said for word in special) or "{{" in "".join(line) else ""
+
+
+def in_words(value: Any) -> str:
+    """A value in words: `a number (3)`."""
+    match value:
+        case None:
+            return "nothing (null)"
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return f"a number ({value})" if abs(value) < 1e15 else "a number"  # noqa: PLR2004
+        case str():
+            return f"the text {value!r}" if len(value) <= 40 else "a text"  # noqa: PLR2004
+        case list():
+            return "a list"
+        case _:
+            return "a mapping"

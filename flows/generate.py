@@ -1,0 +1,71 @@
+"""The flow of one ad-hoc request: the same six tasks, without a YAML file."""
+
+import hashlib
+import json
+import time
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from comfyline.errors import ComfylineError
+from comfyline.job import Job, Placement
+from comfyline.report.summary import RunSummary
+from comfyline.run import Run
+from comfyline.services import Services, now
+from flows.execution import execute
+from flows.opening import run_id, with_services
+from flows.report import report
+
+_TIMEOUT = 1800.0
+
+
+@flow(name="generate", flow_run_name="{model_id}", retries=0)
+async def generate(
+    model_id: str,
+    inputs: dict[str, Any],
+    profile: str = "sandbox",
+    output: str = "outputs/generate",
+    refresh: bool = False,  # noqa: FBT001, FBT002  # parameters of a flow go by name
+    max_cost_usd: float | None = None,
+) -> State[RunSummary] | State[ComfylineError]:
+    """Makes one request and stores its outputs.
+
+    Args:
+        model_id: The model, as the catalogue names it: google/nano-banana/pro/edit.
+        inputs: The model's inputs; a media field takes a local path, s3:// or https://.
+        profile: Where it runs: the name of a file in configs/profiles/, or a path to one.
+        output: Where the outputs go: a folder or s3://bucket/prefix.
+        refresh: Make it again although it is there, and pay for it again.
+        max_cost_usd: Do not submit it when it would cost more than so many dollars.
+    """
+    started, began = now(), time.monotonic()
+
+    async def work(services: Services) -> State[RunSummary]:
+        run = Run(
+            id=run_id(),
+            pipeline="generate",
+            in_flight=1,
+            timeout=_TIMEOUT,
+            max_cost_usd=max_cost_usd,
+            refresh=refresh,
+        )
+        outcomes = await execute([ad_hoc_job(model_id, inputs, output)], run, services)
+        return await report(outcomes, run, services, started, began)
+
+    return await with_services(profile, work)
+
+
+def ad_hoc_job(model_id: str, inputs: dict[str, Any], output: str) -> Job:
+    """The job of one request; its name follows from what is asked, so asking again finds it."""
+    asked = json.dumps([model_id, inputs], sort_keys=True, default=str)
+    name = f"{model_id.replace('/', '-')}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+    return Job(
+        pipeline="generate",
+        item=name,
+        step="generate",
+        model_id=model_id,
+        inputs=inputs,
+        placement=Placement(output, "{{ item_name }}-{{ index }}.{{ ext }}", {"item_name": name}),
+        source="generate",
+    )

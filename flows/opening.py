@@ -1,0 +1,40 @@
+"""What every flow does around its work: settings, services, the run's id, errors in words."""
+
+from collections.abc import Awaitable, Callable
+
+from prefect import get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.states import Failed
+
+from comfyline.environment import prepare
+from comfyline.errors import ComfylineError
+from comfyline.progress import Note, tell
+from comfyline.report.summary import RunSummary
+from comfyline.services import Services, open_services
+
+Work = Callable[[Services], Awaitable[State[RunSummary]]]
+
+
+async def with_services(profile: str, work: Work) -> State[RunSummary] | State[ComfylineError]:
+    """Does a flow's work with everything open; an error for a person becomes a Failed state."""
+    try:
+        settings = await prepare(profile, _say)
+        async with open_services(settings) as services:
+            return await work(services)
+    except ComfylineError as error:
+        return Failed(message=str(error), data=error)
+
+
+def run_id() -> str:
+    """The id of this execution: the flow run's, told apart when the flow run is retried."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise RuntimeError("only a flow run has a run id")
+    flow_run = context.flow_run
+    return f"{flow_run.id}" if flow_run.run_count <= 1 else f"{flow_run.id}-{flow_run.run_count}"
+
+
+def _say(text: str) -> None:
+    get_run_logger().info(text)
+    tell(Note(text))

@@ -1,0 +1,64 @@
+"""The flow of a YAML pipeline: plan, make what is not there, report."""
+
+import time
+from pathlib import Path
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+
+from comfyline.errors import ComfylineError
+from comfyline.planning import plan_pipeline
+from comfyline.report.summary import RunSummary
+from comfyline.run import Run
+from comfyline.services import Services, now
+from flows.execution import execute
+from flows.opening import run_id, with_services
+from flows.report import report
+
+
+def _name() -> str:
+    """A run is named after its pipeline, and told apart by its time."""
+    path = Path(str(flow_run.parameters.get("path", "pipeline")))
+    return f"{path.stem} {now():%Y-%m-%d %H:%M:%S}"
+
+
+@flow(name="pipeline", flow_run_name=_name, retries=0)
+async def pipeline(
+    path: str,
+    profile: str = "sandbox",
+    overrides: list[str] | None = None,
+    limit: int | None = None,
+    refresh: bool = False,  # noqa: FBT001, FBT002  # parameters of a flow go by name
+    max_cost_usd: float | None = None,
+) -> State[RunSummary] | State[ComfylineError]:
+    """Runs a pipeline file to its end; makes only what is not there yet.
+
+    Args:
+        path: The pipeline's YAML file, relative to the project's root.
+        profile: Where it runs: the name of a file in configs/profiles/, or a path to one.
+        overrides: Values that replace those of the YAML, each as key.path=value.
+        limit: At most so many items of the source.
+        refresh: Make everything again although it is there, and pay for it again.
+        max_cost_usd: Submit no job that would bring this run's cost above so many dollars.
+    """
+    started, began = now(), time.monotonic()
+
+    async def work(services: Services) -> State[RunSummary]:
+        planned = await plan_pipeline(
+            Path(path), overrides or [], limit, run_id(), started, services.catalogue
+        )
+        limits = planned.pipeline.document.limits
+        caps = [cap for cap in (max_cost_usd, limits.max_cost_usd) if cap is not None]
+        run = Run(
+            id=run_id(),
+            pipeline=planned.pipeline.document.name,
+            in_flight=limits.in_flight,
+            timeout=limits.timeout,
+            max_cost_usd=min(caps, default=None),
+            refresh=refresh,
+        )
+        outcomes = await execute(planned.jobs, run, services)
+        return await report(outcomes, run, services, started, began)
+
+    return await with_services(profile, work)

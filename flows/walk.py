@@ -1,0 +1,146 @@
+"""One job's walk through the six stages, beginning where the ledger says it stands.
+
+A job that was never submitted takes all six; one that RunComfy has already is polled, fetched and
+persisted; one whose stored file is gone is fetched and persisted again.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from prefect.client.schemas.objects import State
+
+from comfyline.errors import (
+    BrokenOutput,
+    Cancelled,
+    ComfylineError,
+    Defect,
+    Expired,
+    InDoubt,
+    TryLater,
+    Unreachable,
+)
+from comfyline.job import CheckedJob, FetchedFile, Job, JobState, Stage
+from comfyline.ledger.decision import Decision, decide
+from comfyline.ledger.refusals import blocked
+from comfyline.report.thumbnails import make_thumbnail
+from comfyline.run import Outcome, Run, Submission
+from comfyline.services import Services, now
+from comfyline.storage.origins import is_remote
+from tasks.failure import unwrap
+from tasks.fetch import fetch
+from tasks.persist import persist
+from tasks.poll import poll
+from tasks.submit import resume, submit
+from tasks.upload_inputs import upload_inputs
+from tasks.validate import validate
+
+T = TypeVar("T")
+
+_AT_RUNCOMFY = {JobState.SUBMITTED, JobState.IN_QUEUE, JobState.IN_PROGRESS}
+
+
+class _Stopped(Exception):  # it stops one walk and never leaves this module
+    """A stage ended with an error."""
+
+    def __init__(self, stage: Stage, error: ComfylineError) -> None:
+        super().__init__(str(error))
+        self.stage = stage
+        self.error = error
+
+
+async def walk(job: Job, checked: CheckedJob | None, run: Run, services: Services) -> Outcome:
+    """Brings one job as far as it gets. Errors are part of the outcome and stop no other job."""
+    started = time.monotonic()
+    outcome = Outcome(job=job, key=checked.key if checked else "", state=JobState.PLANNED)
+    try:
+        outcome = await _walk(job, checked, outcome, run, services)
+    except _Stopped as stopped:
+        error = stopped.error
+        outcome = replace(
+            outcome,
+            state=_state_after(error),
+            stage=stopped.stage,
+            error=error,
+            request_id=error.request_id,
+        )
+    return replace(outcome, seconds=time.monotonic() - started)
+
+
+async def _walk(
+    job: Job, checked: CheckedJob | None, outcome: Outcome, run: Run, services: Services
+) -> Outcome:
+    attempt = (await services.ledger.find([checked.key])).get(checked.key) if checked else None
+    match decide(attempt, refresh=run.refresh, run_id=run.id, now=now()):
+        case Decision.RESUME | Decision.REUSE if attempt and checked:
+            submission = resume(attempt, checked)
+            if submission.state in _AT_RUNCOMFY:
+                async with run.slots:
+                    await _through(Stage.POLL, poll(submission, run, services))
+        case Decision.BLOCKED if attempt:
+            raise _Stopped(Stage.SUBMIT, blocked(attempt))
+        case _:
+            submission = await _make(job, run, services)
+    files = await _through(Stage.FETCH, fetch(submission, services))
+    await asyncio.to_thread(_thumbnails, submission.checked, files, services.thumbnails)
+    stored = await _through(Stage.PERSIST, persist(submission, files, services))
+    key = submission.checked.key
+    paid = (await services.ledger.find([key]))[key]
+    return replace(
+        outcome,
+        key=key,
+        state=JobState.PERSISTED,
+        checked=submission.checked,
+        outputs=stored,
+        cost_usd=paid.cost_usd if paid.run_id == run.id else None,
+        request_id=submission.request_id,
+    )
+
+
+async def _make(job: Job, run: Run, services: Services) -> Submission:
+    """The first four stages; the slot is held for as long as RunComfy has the request."""
+    checked = await _through(Stage.VALIDATE, validate(job, services))
+    uploaded = await _through(Stage.UPLOAD_INPUTS, upload_inputs(checked, services))
+    async with run.slots:
+        submission = await _through(Stage.SUBMIT, submit(checked, uploaded, run, services))
+        if submission.state in _AT_RUNCOMFY:
+            await _through(Stage.POLL, poll(submission, run, services))
+    return submission
+
+
+async def _through(stage: Stage, result: Awaitable[T | State[ComfylineError]]) -> T:
+    try:
+        return await unwrap(await result)
+    except ComfylineError as error:
+        raise _Stopped(stage, error) from error
+    except Exception as error:
+        raise _Stopped(stage, Defect(error)) from error
+
+
+def _state_after(error: ComfylineError) -> JobState:
+    """Where an error leaves its job; `planned` for what is neither made nor failed yet."""
+    match error:
+        case Cancelled():
+            return JobState.CANCELLED
+        case InDoubt():
+            return JobState.IN_DOUBT
+        case Expired():
+            return JobState.EXPIRED
+        case TryLater() | Unreachable() | BrokenOutput():
+            return JobState.SUBMITTED if error.request_id else JobState.PLANNED
+        case _:
+            return JobState.FAILED
+
+
+def _thumbnails(checked: CheckedJob, files: tuple[FetchedFile, ...], directory: Path) -> None:
+    """Small pictures for the gallery while the files are at hand, named by content."""
+    directory.mkdir(parents=True, exist_ok=True)
+    sources = [(Path(file.path), file.sha256) for file in files]
+    sources += [(Path(m.origin), m.sha256) for m in checked.media if not is_remote(m.origin)]
+    for source, sha256 in sources:
+        target = directory / f"{sha256}.jpg"
+        if not target.exists():
+            make_thumbnail(source, target)

@@ -1,0 +1,98 @@
+"""persist: stores the outputs under their final names, each with its sidecar, then says so.
+
+In this order, so that `persisted` is never a promise: file, sidecar, ledger. Every step replaces
+what it wrote before, so repeating it is safe. May fail with `Unreachable` or `OSError`.
+"""
+
+import asyncio
+from pathlib import Path
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+
+from comfyline.errors import Unreachable
+from comfyline.job import FetchedFile, JobState, Stage, StoredOutput
+from comfyline.ledger.records import Attempt
+from comfyline.progress import StageEntered, tell
+from comfyline.report.sidecar import sidecar_text
+from comfyline.run import Submission
+from comfyline.services import Services, now
+from comfyline.targets import target_uris
+from tasks.failure import failing_in_words, is_passing
+
+
+@task(
+    name=Stage.PERSIST,
+    task_run_name="{submission.checked.job.label} · persist",
+    # Whether the files are there is a question for the storage, not for a cache.
+    cache_policy=NO_CACHE,
+    retries=3,
+    retry_delay_seconds=exponential_backoff(1),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=is_passing,
+)
+@failing_in_words
+async def persist(
+    submission: Submission, files: tuple[FetchedFile, ...], services: Services
+) -> tuple[StoredOutput, ...]:
+    """The outputs where the pipeline wants them."""
+    label = submission.checked.job.label
+    tell(StageEntered(label, label, Stage.PERSIST))
+    attempt = (await services.ledger.find([submission.checked.key]))[submission.checked.key]
+    uris = target_uris(submission.checked.job.placement, files)
+    stored = tuple(
+        await asyncio.gather(
+            *(
+                _store(file, uri, submission, attempt, services)
+                for file, uri in zip(files, uris, strict=True)
+            )
+        )
+    )
+    await services.ledger.persisted(submission.attempt_id, stored)
+    await asyncio.to_thread(_clear, services.work_directory(submission.attempt_id), files)
+    get_run_logger().info("request %s: %d stored", submission.request_id, len(stored))
+    return stored
+
+
+async def _store(
+    file: FetchedFile,
+    uri: str,
+    submission: Submission,
+    attempt: Attempt,
+    services: Services,
+) -> StoredOutput:
+    place = services.places.of(uri)
+    try:
+        await place.put(Path(file.path), uri, file.media_type)
+        if await place.size(uri) != file.bytes:
+            raise Unreachable(f"{uri} was written and is not there in full")
+        text = sidecar_text(
+            submission.checked,
+            file,
+            name=uri.rsplit("/", 1)[-1],
+            request_id=submission.request_id,
+            attempt=submission.attempt,
+            cost_usd=attempt.cost_usd,
+            timestamps={
+                **{state.value: at for state, at in attempt.reached.items()},
+                JobState.PERSISTED.value: now(),
+            },
+        )
+        await place.put_text(text, f"{uri}.json", "application/json")
+    except OSError as error:
+        raise Unreachable(
+            f"{uri} cannot be written: {error}",
+            hint="The result is safe in the work directory and at RunComfy: mend the folder, "
+            "then run again.",
+        ) from error
+    return StoredOutput(file.index, uri, file.sha256, file.bytes, file.media_type)
+
+
+def _clear(directory: Path, files: tuple[FetchedFile, ...]) -> None:
+    """Removes what this process fetched; another one may still be using its own."""
+    for file in files:
+        Path(file.path).unlink(missing_ok=True)
+    (directory / "result.json").unlink(missing_ok=True)
+    if directory.is_dir() and not any(directory.iterdir()):
+        directory.rmdir()

@@ -1,0 +1,71 @@
+"""poll: waits until RunComfy has ended a request, however often that takes.
+
+The waiting itself is scheduled in one place for all jobs (`runcomfy.poller`); what it costs is
+questions, so a run that dies simply asks again. May fail with `DeadlinePassed` (the request stays
+collectable), `GenerationFailed`, `Cancelled`, `Expired` or `Unreachable`.
+"""
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from comfyline.errors import Cancelled, Expired, GenerationFailed
+from comfyline.job import JobState, Stage
+from comfyline.progress import Note, StageEntered, tell
+from comfyline.run import Run, Submission
+from comfyline.runcomfy.wire import RequestStatus
+from comfyline.services import Services, now
+from tasks.failure import failing_in_words
+
+
+@task(
+    name=Stage.POLL,
+    task_run_name="{submission.checked.job.label} · poll",
+    # Where a request stands is never the answer of yesterday.
+    cache_policy=NO_CACHE,
+    # The client repeats a failed question for as long as the profile's patience lasts.
+    retries=0,
+)
+@failing_in_words
+async def poll(submission: Submission, run: Run, services: Services) -> None:
+    """Returns when the request is completed."""
+    label = submission.checked.job.label
+    tell(StageEntered(label, label, Stage.POLL))
+    logger = get_run_logger()
+    request_id, attempt_id = submission.request_id, submission.attempt_id
+    age = max(0.0, (now() - submission.submitted_at).total_seconds())
+    seen: set[str] = set()
+
+    async def hear(status: RequestStatus) -> None:
+        if status.word in seen:
+            return
+        seen.add(status.word)
+        logger.info("request %s: %s", request_id, status.word)
+        if status.state is None:
+            tell(Note(f"{label}: RunComfy says {status.word!r}, which is not documented"))
+        elif status.state in {JobState.IN_QUEUE, JobState.IN_PROGRESS}:
+            await services.ledger.observed(attempt_id, status.state)
+
+    try:
+        end = await services.poller.wait(
+            request_id, age=age, time_left=run.time_left(age), hear=hear
+        )
+    except Expired as gone:
+        await services.ledger.ended(attempt_id, JobState.EXPIRED, gone)
+        raise
+    match end.state:
+        case JobState.FAILED:
+            failed = GenerationFailed(
+                f"RunComfy reports a failure: {end.error or 'it gives no reason'}",
+                hint="Run again to ask anew.",
+                request_id=request_id,
+            )
+            await services.ledger.ended(attempt_id, JobState.FAILED, failed)
+            raise failed
+        case JobState.CANCELLED:
+            cancelled = Cancelled(
+                "It was cancelled at RunComfy", hint="Run again to ask anew.", request_id=request_id
+            )
+            await services.ledger.ended(attempt_id, JobState.CANCELLED, cancelled)
+            raise cancelled
+        case _:
+            await services.ledger.completed(attempt_id, None)

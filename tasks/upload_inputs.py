@@ -1,0 +1,37 @@
+"""upload-inputs: puts a job's media where RunComfy can fetch them, each content once.
+
+May fail with `Unreachable`. Named by content hash, so repeating it costs at most a HEAD; the
+addresses it returns are plain, a presigned URL is made only at the moment of submitting.
+"""
+
+import asyncio
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+
+from comfyline.job import CheckedJob, Stage
+from comfyline.progress import StageEntered, tell
+from comfyline.run import Uploaded
+from comfyline.services import Services
+from tasks.failure import failing_in_words, is_passing
+
+
+@task(
+    name=Stage.UPLOAD_INPUTS,
+    task_run_name="{checked.job.label} · upload-inputs",
+    # The object store is asked instead: only it knows what is there.
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=exponential_backoff(1),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=is_passing,
+)
+@failing_in_words
+async def upload_inputs(checked: CheckedJob, services: Services) -> tuple[Uploaded, ...]:
+    """Where each of the job's media lies now, in the order of `checked.media`."""
+    tell(StageEntered(checked.job.label, checked.job.label, Stage.UPLOAD_INPUTS))
+    uris = await asyncio.gather(*(services.uploads.put(media) for media in checked.media))
+    return tuple(
+        Uploaded(media.sha256, uri) for media, uri in zip(checked.media, uris, strict=True)
+    )

@@ -1,0 +1,83 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from comfyline.errors import InputInvalid
+from comfyline.models.entry import ModelEntry
+from comfyline.models.library import check_model_id, find_model, list_models, model_path
+
+
+def put(folder: Path, model_id: str, name: str = "", **more: object) -> Path:
+    path = folder / name if name else model_path(folder, model_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"model_id": model_id, "input_schema": {}, **more}))
+    return path
+
+
+def test_a_model_is_found_at_its_path_or_by_its_id(tmp_path: Path) -> None:
+    put(tmp_path, "a/b/edit")
+    put(tmp_path, "c/d", "any-name.json")
+
+    assert model_path(tmp_path, "a/b/edit") == tmp_path / "a" / "b" / "edit.json"
+    for model_id in ("a/b/edit", "c/d"):
+        found = find_model(model_id, [tmp_path / "missing", tmp_path])
+        assert found is not None
+        assert found.model_id == model_id
+    assert find_model("a/b", [tmp_path]) is None
+
+
+def test_the_first_folder_wins(tmp_path: Path) -> None:
+    put(tmp_path / "one", "a/b", kind="mine")
+    put(tmp_path / "two", "a/b", kind="theirs")
+    put(tmp_path / "two", "a/a")
+
+    listed = list_models([tmp_path / "one", tmp_path / "two"])
+
+    assert [(entry.model_id, entry.kind) for entry in listed] == [("a/a", "model"), ("a/b", "mine")]
+
+
+def test_an_answer_of_the_catalogue_is_read_as_it_is(tmp_path: Path) -> None:
+    entries = [{"model_id": "a", "new_key": 1}, {"model_id": "b", "input_schema": None}]
+    (tmp_path / "all.json").write_text(json.dumps({"models": entries, "total": 2}))
+
+    assert [entry.model_id for entry in list_models([tmp_path])] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", r"x\.json:1:2: not valid JSON"),
+        (b"\xff\xfe\x00", "not JSON text"),
+        (b"[1]", r"x\.json: not a model's catalogue entry"),
+        (b'{"model_id": 3}', "catalogue entry: model_id"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+
+    with pytest.raises(InputInvalid, match=said):
+        list_models([tmp_path])
+    with pytest.raises(InputInvalid, match=said):
+        find_model("x", [tmp_path])
+
+
+@pytest.mark.parametrize(
+    "model_id", ["", "/a", "a/", "a//b", "../a", "a/../b", "a/.", "a b", "a\n", "é"]
+)
+def test_what_is_no_model_id_is_refused(tmp_path: Path, model_id: str) -> None:
+    with pytest.raises(InputInvalid, match="is not a model id"):
+        find_model(model_id, [tmp_path])
+
+
+def test_a_model_id_is_given_back() -> None:
+    assert check_model_id("google/nano-banana/pro/edit") == "google/nano-banana/pro/edit"
+
+
+def test_odd_values_of_an_entry_are_passed_over() -> None:
+    entry = ModelEntry.model_validate(
+        {"model_id": "m", "kind": None, "categories": None, "price_unit": 3, "output_schema": []}
+    )
+
+    assert (entry.kind, entry.categories, entry.price_unit) == ("model", (), None)
+    assert entry.output_schema is None

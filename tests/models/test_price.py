@@ -1,0 +1,64 @@
+from typing import Any
+
+import pytest
+
+from comfyline.models.entry import ModelEntry
+from comfyline.models.price import estimate, expected_outputs
+
+FIELDS = {"num_images": {"default": 2}, "duration": {"default": 5}}
+
+
+def entry(price: Any = 0.5, unit: str | None = "output", **fields: Any) -> ModelEntry:
+    return ModelEntry.model_validate(
+        {
+            "model_id": "m",
+            "base_price_usd": price,
+            "price_unit": unit,
+            "input_schema": {"properties": fields},
+        }
+    )
+
+
+@pytest.mark.parametrize("price", [None, -1, float("nan"), float("inf"), "free", True, [], "1e999"])
+def test_a_price_that_makes_no_sense_is_unknown(price: Any) -> None:
+    assert entry(price).base_price_usd is None
+    assert estimate(entry(price), {}) is None
+
+
+def test_an_unknown_unit_is_an_unknown_price() -> None:
+    assert estimate(entry(unit=None), {}) is None
+    assert estimate(entry(unit="token"), {}) is None
+
+
+def test_a_price_by_output_counts_what_is_asked_for() -> None:
+    assert estimate(entry(), {}) == 0.5
+    assert estimate(entry(**FIELDS), {}) == 1.0
+    assert estimate(entry(**FIELDS), {"num_images": 4}) == 2.0
+    assert estimate(entry(price=0), {}) == 0
+
+
+@pytest.mark.parametrize(
+    ("duration", "cost"),
+    [(10, 5.0), (None, 2.5), ("8", 4.0), ("8s", 4.0), (-1, None), ("auto", None), (True, None)],
+)
+def test_a_price_by_second_takes_the_duration(duration: Any, cost: float | None) -> None:
+    assert estimate(entry(unit="second", **FIELDS), {"duration": duration}) == cost
+
+
+def test_without_a_duration_a_price_by_second_is_unknown() -> None:
+    assert estimate(entry(unit="second"), {}) is None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "count"),
+    [({}, 2), ({"num_images": 3}, 3), ({"num_images": "x"}, 1), ({"num_images": True}, 1)],
+)
+def test_the_number_of_outputs_is_read_from_inputs_and_defaults(
+    inputs: dict[str, Any], count: int
+) -> None:
+    assert expected_outputs(entry(**FIELDS), inputs) == count
+
+
+def test_without_a_count_one_output_is_expected() -> None:
+    assert expected_outputs(ModelEntry(model_id="m"), {}) == 1
+    assert expected_outputs(entry(num_images=None), {}) == 1

@@ -1,0 +1,199 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from comfyline.errors import InputInvalid, UsageError
+from comfyline.pipeline.document import PipelineDocument, load_pipeline
+from comfyline.pipeline.plan import RunScope, plan_jobs
+from comfyline.pipeline.sources import read_items
+
+Write = Callable[..., Path]
+
+
+def mistakes(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(InputInvalid) as caught:
+        load_pipeline(path, overrides)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_a_right_pipeline_is_read_with_its_defaults(write: Write) -> None:
+    document = load_pipeline(write()).document
+
+    assert document.limits.in_flight == 16
+    assert document.limits.timeout == 1800.0
+    assert document.limits.max_cost_usd is None
+    assert document.steps["edit"].variant is None
+
+
+def test_every_mistake_is_told_at_once_with_its_line(write: Write) -> None:
+    path = write(
+        """\
+nmae: x
+source: {files: "*.jpg", items: []}
+matrix:
+  ratio: []
+steps:
+  edit:
+    modell: some/model
+    input:
+      prompt: "{{ item.pth }} {{ itm.x }}"
+      other: "{{ oops"
+output: {to: 3}
+limits: {in_flight: true, timeout: soon, max_cost_usd: -1}
+"""
+    )
+
+    found = mistakes(path)
+
+    assert [line.split("; ")[0].split(", expected")[0] for line in found] == [
+        "p.yaml:1:1: `name` is missing",
+        "p.yaml:2:1: `source` should have exactly one of `files` and `items`",
+        "p.yaml:4:3: `ratio` should have at least 1 entry, and it has 0",
+        "p.yaml:6:3: `model` is missing",
+        "p.yaml:7:5: `modell` is not a key that is known here",
+        "p.yaml:11:10: `to` should be text, not a number (3)",
+        "p.yaml:12:10: `in_flight` should be a whole number, not true",
+        "p.yaml:12:27: `timeout` should be a length of time such as 90s, 30m, 6h or 1h30m",
+        "p.yaml:12:42: `max_cost_usd` should be at least 0, not -1",
+        "p.yaml:1:1: `nmae` is not a key that is known here",
+        "p.yaml:9:7: `itm` is not a name that is known here",
+        "p.yaml:9:7: `item` has no `pth`",
+        "p.yaml:10:7: the template is broken: unexpected end of template",
+    ]
+    assert [line.split("; ")[1] for line in found if "did you mean" in line] == [
+        "did you mean `model`?",
+        "did you mean `name`?",
+        "did you mean `item`?",
+        "did you mean `path`?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("  items:", "  table: x.csv\n  items:", "p.yaml:3:3: `table` is not supported yet"),
+        ("output:", "  two: {model: m, input: {}}\noutput:", "several steps are not supported yet"),
+        ("{{ item.photo }}", "{{ steps.a.images[0] }}", "output of another step is not supported"),
+        ("name: portraits", "name: a/b", "p.yaml:1:1: `name` should be letters, digits"),
+        ("name: portraits", "name: [a]", "p.yaml:1:1: `name` should be text, not a list"),
+        (
+            "  seed: [1",
+            "  seed: [1]\n  bad-name: [1",
+            "p.yaml:9:3: `bad-name` should be letters, digits and `_`",
+        ),
+        ("[1, 2]", "[1, 1]", "p.yaml:8:3: `seed` names a value twice"),
+        ("[1, 2]", "[1, [2]]", "p.yaml:8:13: `seed` should hold texts, numbers, true or false"),
+        ("[1, 2]", "3", "p.yaml:8:3: `seed` should be a list, not a number (3)"),
+        ("model: some/model", 'model: ""', "p.yaml:11:5: `model` should not be empty"),
+        ("{{ item.sku }} in", "{{ sku }} in", "p.yaml:13:7: `sku` is not a name that is known"),
+        ("{{ item.sku }} in", "{{ index }} in", "p.yaml:13:7: `index` is not a name"),
+        (
+            '"{{ matrix.seed }}"',
+            '"{{ matrix.sed }}"',
+            "`matrix` has no `sed`; did you mean `seed`?",
+        ),
+        ("{{ run.date }}", "{{ run.dat }}", "p.yaml:17:3: `run` has no `dat`; did you mean"),
+        ("{{ item.sku }} in", "{{ item.sku|uper }}", "no filter `uper` in templates; did you mean"),
+        ("{{ item.sku }} in", "{% include 'x' %}", "a template cannot load another file"),
+        ("{{ item.sku }} in", "{{ [1]|random }}", "there is no filter `random`"),
+    ],
+)
+def test_a_mistake_says_where_and_what(write: Write, old: str, new: str, expected: str) -> None:
+    [found] = mistakes(write(**{old: new}))
+
+    assert expected in found
+
+
+def test_s3_sources_and_templates_in_a_glob_are_refused(write: Write) -> None:
+    for pattern, said in (("s3://b/*.jpg", "not supported yet"), ("{{ x }}", "not available here")):
+        text = f'name: a\nsource: {{files: "{pattern}"}}\nsteps: {{e: {{model: m, input: {{}}}}}}\n'
+        [found] = mistakes(write(text + "output: {to: o}\n"))
+        assert found.startswith("p.yaml:2:10: `files` should be")
+        assert said in found
+
+
+def test_a_mistake_behind_an_anchor_is_located_where_it_is_written(write: Write) -> None:
+    text = """\
+name: a
+source: {items: [{}]}
+steps:
+  edit:
+    model: m
+    input:
+      first: &text "{{ nope }}"
+      second: *text
+output: {to: o}
+"""
+    assert [line.split(": ")[0] for line in mistakes(write(text))] == ["p.yaml:7:7", "p.yaml:8:7"]
+
+
+def test_an_override_is_checked_like_the_file(write: Write) -> None:
+    path = write()
+
+    assert load_pipeline(path, ["limits.in_flight=4"]).document.limits.in_flight == 4
+    [found] = mistakes(path, "limits.in_flight=0")
+    assert found.startswith("--set limits.in_flight=0: `in_flight` should be at least 1, not 0")
+    with pytest.raises(UsageError):
+        load_pipeline(path, ["limits.in_flight"])
+
+
+def test_every_key_of_the_format_is_described() -> None:
+    schema = PipelineDocument.model_json_schema()
+
+    for part in (schema, *schema["$defs"].values()):
+        assert all("description" in key for key in part["properties"].values())
+
+
+LINES = st.lists(
+    st.sampled_from(
+        """\
+name: a
+source: {items: [{a: 1}]}
+source:
+  files: '*.x'
+  files: x.jpg
+steps:
+  e: {model: m, input: {p: '{{ item.a }}'}}
+output: {to: o}
+limits: 3
+matrix: {a: [1]}
+  <<: *x
+matrix: &x {b: [1, 2]}
+  e: *x
+output:
+  to: ''
+  name: '{{ index }}{{ x'
+limits: {timeout: 1h}
+%YAML 1.1
+---
+  - a
+? [1]
+source: {items: [{a: '{{'}]}
+  e: {model: '{{ 1/0 }}', input: {}}
+output: {to: '..'}
+""".splitlines()
+    ),
+    max_size=9,
+).map("\n".join)
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(text=st.one_of(LINES, st.text(max_size=60)))
+def test_any_text_gives_a_pipeline_or_located_mistakes(write: Write, text: str) -> None:
+    try:
+        path = write(text)
+    except UnicodeEncodeError:
+        return
+    try:
+        pipeline = load_pipeline(path)
+        plan = plan_jobs(pipeline, read_items(pipeline), RunScope("r", "2026-01-31"))
+    except InputInvalid as error:
+        problems = error.problems
+    else:
+        problems = plan.problems
+    assert all(problem.where.startswith("p.yaml:") and problem.message for problem in problems)

@@ -1,0 +1,123 @@
+from collections.abc import Callable
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+
+from comfyline.job import Job
+from comfyline.pipeline.document import load_pipeline
+from comfyline.pipeline.naming import colliding_names, output_name
+from comfyline.pipeline.plan import Plan, RunScope, plan_jobs
+from comfyline.pipeline.sources import read_items
+
+Write = Callable[..., Path]
+RUN = RunScope(id="run-1", date="2026-01-31")
+
+
+def plan_of(path: Path) -> Plan:
+    pipeline = load_pipeline(path)
+    return plan_jobs(pipeline, read_items(pipeline), RUN)
+
+
+def one(job: Job) -> int:  # noqa: ARG001
+    return 1
+
+
+def test_jobs_are_items_times_matrix_and_the_last_name_varies_fastest(write: Write) -> None:
+    plan = plan_of(write())
+
+    assert plan.problems == ()
+    assert [job.label for job in plan.jobs] == [
+        "A1 · edit · 1:1 · 1",
+        "A1 · edit · 1:1 · 2",
+        "A1 · edit · 16:9 · 1",
+        "A1 · edit · 16:9 · 2",
+        "B2 · edit · 1:1 · 1",
+        "B2 · edit · 1:1 · 2",
+        "B2 · edit · 16:9 · 1",
+        "B2 · edit · 16:9 · 2",
+    ]
+
+
+def test_a_job_is_rendered_and_knows_where_it_was_written(write: Write) -> None:
+    job = plan_of(write()).jobs[0]
+
+    assert job.inputs == {"prompt": "a A1 in 1:1", "image_urls": ["a.jpg"], "seed": 1}
+    assert job.settings == {"ratio": "1:1", "seed": 1}
+    assert (job.pipeline, job.model_id, job.source) == ("portraits", "some/model", "p.yaml:10:3")
+    assert job.placement.folder == "out/2026-01-31"
+    assert output_name(job.placement, 0, "png") == "A1-1-1-1-edit-0.png"
+
+
+def test_without_a_matrix_there_is_one_job_an_item(write: Write) -> None:
+    text = (
+        "name: a\nsource: {items: [{}, {}]}\nsteps: {e: {model: m, input: {}}}\noutput: {to: o}\n"
+    )
+
+    assert [job.item for job in plan_of(write(text)).jobs] == ["0", "1"]
+
+
+def test_the_default_name_tells_all_outputs_apart(write: Write, pipeline_text: str) -> None:
+    lines = [line for line in pipeline_text.splitlines() if not line.startswith("  name:")]
+    plan = plan_of(write("\n".join(lines)))
+
+    assert output_name(plan.jobs[2].placement, 1, "png") == "A1-16-9-1-edit-1.png"
+    assert colliding_names(plan.jobs, lambda _: 3) == []
+
+
+def test_a_mistake_in_many_items_is_told_once(write: Write) -> None:
+    plan = plan_of(write(**{"{{ item.photo }}": "{{ item.foto }}"}))
+
+    assert plan.jobs == ()
+    assert [str(problem) for problem in plan.problems] == [
+        "p.yaml:14:20: there is no field `foto` (item A1 and 1 more item); did you mean `photo`?"
+    ]
+
+
+def test_a_mistake_in_the_output_name_is_found_in_the_plan(write: Write) -> None:
+    plan = plan_of(write(**{'"{{ item.sku }}-{{ matrix.ratio }}': '"{{ item.skew }}'}))
+
+    assert str(plan.problems[0]).startswith("p.yaml:18:3: there is no field `skew`")
+
+
+def test_model_and_variant_may_be_templates(write: Write) -> None:
+    text = "some/{{ item.sku|lower }}\n    variant: '{{ matrix.seed }}'"
+    job = plan_of(write(**{"some/model": text})).jobs[1]
+
+    assert (job.model_id, job.variant) == ("some/a1", 2)
+
+
+@pytest.mark.parametrize("value", ["../x", "a/../../x"])
+def test_an_items_value_cannot_lead_out_of_the_folder(write: Write, value: str) -> None:
+    plan = plan_of(write(**{"sku: A1": f"sku: {value}", "{{ run.date }}": "{{ item.sku }}"}))
+
+    assert "leads out of the folder" in plan.problems[0].message
+    assert {job.item for job in plan.jobs} == {"B2"}
+
+
+def test_the_order_of_keys_never_changes_jobs(write: Write, pipeline_text: str) -> None:
+    blocks: list[str] = []
+    for line in pipeline_text.splitlines(keepends=True):
+        if line.startswith(" "):
+            blocks[-1] += line
+        else:
+            blocks.append(line)
+    source = "p.yaml:"
+    expected = plan_of(write()).jobs
+
+    for order in list(permutations(blocks))[::11]:
+        jobs = plan_of(write("".join(order))).jobs
+        assert all(job.source.startswith(source) for job in jobs)
+        assert [(j.inputs, j.placement, j.label) for j in jobs] == [
+            (j.inputs, j.placement, j.label) for j in expected
+        ]
+
+
+def test_the_pipeline_that_comes_along_plans_ten_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+
+    plan = plan_of(Path("configs/pipelines/office-scenes.yaml"))
+
+    assert (len(plan.jobs), plan.problems) == (10, ())
+    assert colliding_names(plan.jobs, one) == []
+    assert output_name(plan.jobs[0].placement, 0, "png") == "astronaut-1-1-edit-0.png"

@@ -1,0 +1,213 @@
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from comfyline.errors import InputInvalid, UsageError
+from comfyline.yamlfile import LocatedYaml, apply_overrides, did_you_mean, load_yaml
+
+
+def read(tmp_path: Path, text: str) -> LocatedYaml:
+    path = tmp_path / "a.yaml"
+    path.write_bytes(text.encode())
+    return load_yaml(path)
+
+
+def mistakes(tmp_path: Path, text: str) -> list[str]:
+    with pytest.raises(InputInvalid) as caught:
+        read(tmp_path, text)
+    prefix = f"{tmp_path / 'a.yaml'}:"
+    return [str(problem).removeprefix(prefix) for problem in caught.value.problems]
+
+
+def place(located: LocatedYaml, *pointer: str | int) -> str:
+    return located.where(pointer).removeprefix(f"{located.path}:")
+
+
+def test_only_what_yaml_1_2_calls_a_number_is_one(tmp_path: Path) -> None:
+    text = "a: 1:1\nb: yes\nc: 2026-01-31\nd: 0x1F\ne: 1e3\nf: ~\ng: True\nh: '3'\ni: 1_000\n"
+
+    values = read(tmp_path, text).data
+
+    assert values == {
+        "a": "1:1",
+        "b": "yes",
+        "c": "2026-01-31",
+        "d": 31,
+        "e": 1000.0,
+        "f": None,
+        "g": True,
+        "h": "3",
+        "i": "1_000",
+    }
+
+
+def test_a_declared_yaml_1_1_is_read_by_the_same_rules(tmp_path: Path) -> None:
+    assert read(tmp_path, "%YAML 1.1\n---\na: 1:1\nb: yes\n").data == {"a": "1:1", "b": "yes"}
+
+
+def test_values_are_plain_python(tmp_path: Path) -> None:
+    values = read(tmp_path, "a: {b: ['x', 1.5]}\n").data
+
+    assert type(values["a"]) is dict
+    assert [type(entry) for entry in values["a"]["b"]] == [str, float]
+
+
+def test_each_value_is_located_in_block_flow_anchored_and_merged_yaml(tmp_path: Path) -> None:
+    text = """\
+a: &x
+  p: 1
+  q: [1, {z: 3}]
+b:
+  <<: *x
+  r: 2
+  p: 5
+c: *x
+d:
+  - one
+  - k: v
+"""
+    located = read(tmp_path, text)
+
+    assert located.data["b"] == {"r": 2, "p": 5, "q": [1, {"z": 3}]}
+    assert place(located, "a", "p") == "2:3"
+    assert place(located, "a", "q", 1) == "3:10"
+    assert place(located, "a", "q", 1, "z") == "3:11"
+    assert place(located, "b", "p") == "7:3"
+    assert place(located, "b", "q", 0) == "3:7"
+    assert place(located, "c") == "8:1"
+    assert place(located, "c", "p") == "2:3"
+    assert place(located, "d", 0) == "10:5"
+    assert place(located, "d", 1, "k") == "11:5"
+
+
+def test_what_was_never_written_is_located_at_its_nearest_parent(tmp_path: Path) -> None:
+    located = read(tmp_path, "x: 1\na:\n  b: 1\n")
+
+    assert place(located, "a", "nope", 3) == "2:1"
+    assert place(located, "nope") == "1:1"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "1:1: the file is empty"),
+        ("# only\n", "1:1: the file is empty"),
+        ("- 1\n", "1:1: the file should be a mapping (key: value), not a list"),
+        ("a: 1\nb: {c: 1, c: 2}\n", "2:11: `c` stands twice; the first one is in line 2"),
+        ("a: 1\na: 2\n", "2:1: `a` stands twice; the first one is in line 1"),
+        ("a: [1\n", "2:1: not valid YAML: expected ',' or ']', but got '<stream end>'"),
+        ("a: *x\n", "1:4: not valid YAML: found undefined alias 'x'"),
+        ("a:\n  b: \x07\n", "2:6: not valid YAML: a control character"),
+        ("a: &x [*x]\n", "1:4: the value contains itself through an anchor"),
+        ("a: !!python/object:os.system x\n", "1:4: the YAML tag tag:yaml.org,2002:python"),
+        ("a: .nan\n", "1:4: .nan is not a number that JSON can carry"),
+        ("a: 1e999\n", "1:4: 1e999 is not a number that JSON can carry"),
+        ("a: {{ item.x }}\n", "1:5: a key should be text, not a list or a mapping; put quotes"),
+        ("a: {{ x }} y\n", "1:12: not valid YAML: expected <block end>"),
+        ('a: "\\ud800"\n', "1:4: the text holds half a character"),
+    ],
+)
+def test_a_mistake_in_the_yaml_is_a_located_sentence(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    [found] = mistakes(tmp_path, text)
+
+    assert found.startswith(expected)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, "a: 1\na: 2\nb: .inf\nc: !x y\n")
+
+    assert [line.split(":")[0] for line in found] == ["2", "3", "4"]
+
+
+def test_tabs_get_a_hint(tmp_path: Path) -> None:
+    [found] = mistakes(tmp_path, "a:\n\tb: 1\n")
+
+    assert "indent with spaces" in found
+
+
+def test_a_file_that_is_not_there_names_the_nearest_one(tmp_path: Path) -> None:
+    (tmp_path / "office.yaml").touch()
+
+    with pytest.raises(InputInvalid, match=r"there is no such file; did you mean `office\.yaml`\?"):
+        load_yaml(tmp_path / "ofice.yaml")
+
+
+def test_a_folder_and_a_file_not_in_utf_8_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputInvalid, match="cannot be read"):
+        load_yaml(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"a: 1\nb: caf\xe9\n")
+    with pytest.raises(InputInvalid, match=r":2:7: the file is not UTF-8 text"):
+        load_yaml(tmp_path / "latin.yaml")
+
+
+def test_a_billion_laughs_end_in_a_mistake(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+
+    assert "too large" in mistakes(tmp_path, "\n".join(lines))[0]
+
+
+def test_deep_nesting_ends_in_a_mistake(tmp_path: Path) -> None:
+    assert "nested too deeply" in mistakes(tmp_path, "a: " + "[" * 900)[0]
+    assert "nested too deeply" in mistakes(tmp_path, "a: " + "[" * 90 + "]" * 90)[0]
+
+
+def test_did_you_mean_is_silent_when_nothing_is_near() -> None:
+    assert did_you_mean("stesp", ["steps", "source"]) == "did you mean `steps`?"
+    assert did_you_mean("zzz", ["steps"]) == ""
+    assert did_you_mean("x", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("4", 4),
+        ("1:1", "1:1"),
+        ("[1:1, 16:9]", ["1:1", "16:9"]),
+        ("{a: true}", {"a": True}),
+        ("", None),
+        ("'4'", "4"),
+        ("Studio: soft light", "Studio: soft light"),
+        ("red #2", "red #2"),
+        ("- a", "- a"),
+        ("{{ item.name }}", "{{ item.name }}"),
+        ("a=b", "a=b"),
+    ],
+)
+def test_an_override_is_a_yaml_scalar_or_flow(
+    tmp_path: Path, written: str, expected: object
+) -> None:
+    located = read(tmp_path, "a: 1\n")
+
+    assert apply_overrides(located, [f"b.c={written}"]).data == {"a": 1, "b": {"c": expected}}
+    assert located.data == {"a": 1}
+
+
+def test_what_an_override_sets_is_located_at_the_override(tmp_path: Path) -> None:
+    located = apply_overrides(read(tmp_path, "a: {b: 1, c: [1, 2]}\n"), ["a.c.1=x", "d.e=2"])
+
+    assert located.data == {"a": {"b": 1, "c": [1, "x"]}, "d": {"e": 2}}
+    assert located.where(("a", "c", 1)) == "--set a.c.1=x"
+    assert located.where(("d", "e")) == "--set d.e=2"
+    assert place(located, "a", "b") == "1:5"
+
+
+@pytest.mark.parametrize("override", ["a", "=1", "a..b=1", "a.b=1", "l.7=1", "l.x=1", "x=[1"])
+def test_an_override_that_cannot_be_applied_is_a_usage_error(tmp_path: Path, override: str) -> None:
+    with pytest.raises(UsageError):
+        apply_overrides(read(tmp_path, "a: 1\nl: [1]\n"), [override])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(st.characters(codec="utf-8"), max_size=20), st.text(max_size=30))
+def test_any_override_is_applied_or_a_usage_error(key: str, value: str) -> None:
+    located = LocatedYaml(Path("a"), {"a": {"b": [1]}})
+    with contextlib.suppress(UsageError):
+        located = apply_overrides(located, [f"{key}={value}"])
+
+    assert located.where()

@@ -1,0 +1,225 @@
+"""A real sandbox process, a file server on loopback, and the few moves every test makes."""
+
+import http.server
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+EDIT = "google/nano-banana/pro/edit"
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Sandbox:
+    """One sandbox process with its state directory; it may be killed and started again."""
+
+    def __init__(self, state: Path, models: list[Path], *, slots: int, speed: float) -> None:
+        self.state, self.log = state, state.with_suffix(".log")
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.command = [sys.executable, "-m", "comfyline.sandbox", "--port", self.url[17:]]
+        self.command += ["--state", str(state)]
+        self.command += [part for path in models for part in ("--models", str(path))]
+        self.command += ["--slots", str(slots), "--speed", str(speed)]
+        headers = {"Authorization": "Bearer sandbox-token"}
+        self.api = httpx.Client(base_url=self.url, headers=headers, trust_env=False)
+        self.open = httpx.Client(base_url=self.url, trust_env=False)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "Sandbox":
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, cwd=ROOT)
+        self.until(self._answers)
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return self.open.get("/health").json() == {"status": "ok"}
+        except httpx.TransportError:
+            return False
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            os.kill(self.process.pid, number)
+        return self.process.wait(10)
+
+    def close(self) -> None:
+        self.end()
+        self.api.close()
+        self.open.close()
+
+    def until(self, condition: Callable[[], Any], seconds: float = 10) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < deadline, "not in time\n" + self.log.read_text()[-3000:]
+            time.sleep(0.03)
+        return found
+
+    def submit(self, prompt: str, *urls: str, model: str = EDIT, **settings: Any) -> str:
+        # The flattest format is painted in the shortest time.
+        settings.setdefault("aspect_ratio", "21:9")
+        body = {"prompt": prompt, "image_urls": list(urls), **settings}
+        answer = self.api.post(f"/v1/models/{model}", json=body)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["request_id"])
+
+    def status(self, request_id: str) -> dict[str, Any]:
+        answer: dict[str, Any] = self.api.get(f"/v1/requests/{request_id}/status").json()
+        return answer
+
+    def result(self, request_id: str) -> dict[str, Any]:
+        path = f"/v1/requests/{request_id}/result"
+        answer: dict[str, Any] = self.api.get(path, params={"include_cost": True}).json()
+        return answer
+
+    def finish(self, request_id: str) -> dict[str, Any]:
+        running = {"in_queue", "in_progress"}
+        self.until(lambda: self.status(request_id)["status"] not in running)
+        return self.result(request_id)
+
+    def download(self, result: dict[str, Any]) -> list[bytes]:
+        return [self.open.get(url).raise_for_status().content for url in result["output"]["images"]]
+
+    def picture(self, prompt: str, *urls: str, **settings: Any) -> bytes:
+        return self.download(self.finish(self.submit(prompt, *urls, **settings)))[0]
+
+    def order(self, **fault: Any) -> None:
+        self.open.post("/sandbox/faults", json=fault).raise_for_status()
+
+    def account(self) -> dict[str, Any]:
+        account: dict[str, Any] = self.open.get("/sandbox/account").json()
+        return account
+
+    def booked(self, request_id: str) -> dict[str, Any]:
+        rows = self.account()["requests"]
+        return next(row for row in rows if row["request_id"] == request_id)
+
+
+class _Files(http.server.BaseHTTPRequestHandler):
+    """Serves `pages`: a path without its query, with the status, the headers and the bytes."""
+
+    pages: dict[str, tuple[int, dict[str, str], bytes]]
+
+    def do_GET(self) -> None:
+        missing: tuple[int, dict[str, str], bytes] = (404, {}, b"")
+        status, headers, body = self.pages.get(self.path.partition("?")[0], missing)
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def jpeg(size: tuple[int, int], exif_orientation: int = 1) -> bytes:
+    """A picture with a red upper half and a blue lower half."""
+    picture = Image.new("RGB", size, (30, 60, 200))
+    picture.paste((200, 40, 30), (0, 0, size[0], size[1] // 2))
+    exif = Image.Exif()
+    exif[0x0112] = exif_orientation
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", exif=exif)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def files() -> Iterator[str]:
+    """The origin of a file server on loopback."""
+    page = {"Content-Type": "image/jpeg"}
+    _Files.pages = {
+        "/cat.jpg": (200, page, (ROOT / "configs/samples/cat.jpg").read_bytes()),
+        "/wide.jpg": (200, page, jpeg((600, 300))),
+        "/turned.jpg": (200, page, jpeg((600, 300), exif_orientation=6)),
+        "/page.jpg": (200, {"Content-Type": "text/html"}, b"<h1>Log in</h1>"),
+        "/secret.jpg": (403, {}, b"no"),
+        "/moved.jpg": (302, {"Location": "/wide.jpg"}, b""),
+        "/circle.jpg": (302, {"Location": "/circle.jpg"}, b""),
+        "/empty.jpg": (200, page, b""),
+    }
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Files)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="session")
+def video_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second directory of models, with one that makes video and two for paging."""
+    directory = tmp_path_factory.mktemp("models")
+    (directory / "acme").mkdir()
+    schema = '"input_schema": {"type": "object", "properties": {"duration": {"type": "float"}}}'
+    (directory / "acme/film.json").write_text(
+        '{"model_id": "acme/film", "categories": ["text-to-video"], "price_unit": "second", '
+        + schema
+        + "}"
+    )
+    for name in ("brush", "chalk"):
+        (directory / f"acme/{name}.json").write_text(
+            f'{{"model_id": "acme/{name}", "categories": ["text-to-image"], '
+            '"input_schema": {"type": "object", "required": ["prompt"], "properties": '
+            '{"prompt": {"type": "string"}}}}'
+        )
+    (directory / "broken.json").write_text("{")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def start_sandbox(
+    tmp_path_factory: pytest.TempPathFactory, video_models: Path
+) -> Iterator[Callable[..., Sandbox]]:
+    """Starts further sandboxes that a test may mistreat."""
+    started = []
+
+    def start(*, slots: int = 4, speed: float = 20) -> Sandbox:
+        state = tmp_path_factory.mktemp("sandbox") / "state"
+        models = [ROOT / "configs/models", video_models]
+        started.append(Sandbox(state, models, slots=slots, speed=speed).start())
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+@pytest.fixture(scope="session")
+def shared_sandbox(
+    tmp_path_factory: pytest.TempPathFactory, video_models: Path
+) -> Iterator[Sandbox]:
+    state = tmp_path_factory.mktemp("sandbox") / "state"
+    models = [ROOT / "configs/models", video_models]
+    shared = Sandbox(state, models, slots=4, speed=20).start()
+    yield shared
+    shared.close()
+    assert "Traceback" not in shared.log.read_text()
+
+
+@pytest.fixture
+def sandbox(shared_sandbox: Sandbox) -> Iterator[Sandbox]:
+    """The sandbox that all tests share; no fault outlives its test."""
+    yield shared_sandbox
+    shared_sandbox.open.delete("/sandbox/faults")

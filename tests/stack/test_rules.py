@@ -1,0 +1,138 @@
+"""The pure parts: which port, which environment, which process."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from comfyline.errors import Unreachable
+from comfyline.stack.credentials import StorageCredentials, read_credentials
+from comfyline.stack.layout import Layout
+from comfyline.stack.ports import candidates, claim, claim_first, is_free, read_ports
+from comfyline.stack.process import Record, birth_of, log_tail, read_record
+from comfyline.stack.services import (
+    inherited,
+    prefect_launch,
+    rclone_path,
+    sandbox_launch,
+    storage_launch,
+)
+
+LAYOUT = Layout(Path("/home-of-a-test"))
+
+
+def test_the_port_used_last_comes_before_the_default_and_the_spare_ones() -> None:
+    assert candidates(4270, 4999)[:3] == [4999, 4270, 4273]
+    assert candidates(4270, None)[:2] == [4270, 4273]
+    assert candidates(4270, 4270).count(4270) == 1
+
+
+def test_the_ports_of_the_other_services_are_left_to_them() -> None:
+    assert candidates(4270, 4999, kept=[4999, 4270, 4273])[0] == 4274
+
+
+def test_a_claimed_port_is_not_claimed_twice_until_it_is_released() -> None:
+    first = claim_first(range(14500, 14600))
+    assert first is not None
+    assert claim(first.port) is None
+    assert is_free(first.port), "a claim must not keep the server itself from listening"
+    first.release()
+    again = claim(first.port)
+    assert again is not None
+    again.release()
+
+
+def test_a_port_that_somebody_listens_on_is_not_claimed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert claim(taken.getsockname()[1]) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"prefect": "4270"}', '{"prefect": 99999999}'])
+def test_a_broken_list_of_ports_costs_only_the_preference(tmp_path: Path, text: str) -> None:
+    (tmp_path / "ports.json").write_text(text)
+    assert read_ports(tmp_path / "ports.json") == {}
+
+
+def test_no_child_inherits_tokens_or_the_settings_of_another_stack() -> None:
+    kept = inherited(
+        {
+            "PATH": "/bin",
+            "PREFECT_API_URL": "x",
+            "PREFECT_PROFILE": "x",
+            "RCLONE_CONFIG": "x",
+            "RUNCOMFY_API_TOKEN": "x",
+            "AWS_SECRET_ACCESS_KEY": "x",
+            "COMFYLINE_HOME": "x",
+        }
+    )
+    assert kept == {"PATH": "/bin"}
+
+
+def test_the_prefect_server_has_its_own_home_a_page_that_finds_it_and_a_batched_recorder() -> None:
+    launch = prefect_launch(LAYOUT, 4280, {"PREFECT_HOME": "/elsewhere"})
+    assert launch.environment["PREFECT_HOME"] == "/home-of-a-test/prefect"
+    assert launch.environment["PREFECT_SERVER_UI_API_URL"] == "http://127.0.0.1:4280/api"
+    assert launch.environment["PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE"] == "200"
+    assert launch.environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert "127.0.0.1" in launch.command
+
+
+def test_the_storage_key_is_in_the_environment_and_in_no_command_line_or_repr() -> None:
+    pair = StorageCredentials("an-access-key-of-a-test", "a-secret-key-of-a-test")
+    launch = storage_launch(LAYOUT, 4281, {}, pair)
+    expected = '"an-access-key-of-a-test,a-secret-key-of-a-test"'
+    assert launch.environment["RCLONE_AUTH_KEY"] == expected
+    assert "a-secret-key-of-a-test" not in " ".join(launch.command) + repr(launch) + repr(pair)
+    assert rclone_path().is_file()
+
+
+def test_the_sandbox_is_told_its_port_state_token_and_models() -> None:
+    launch = sandbox_launch(LAYOUT, 4282, {"PYTHONPATH": "/kept"}, [Path("/one"), Path("/two")])
+    words = " ".join(launch.command)
+    assert "--port 4282 --state /home-of-a-test/sandbox --token sandbox-token" in words
+    assert "--models /one /two" in words
+    assert launch.environment["PYTHONPATH"].endswith(":/kept")
+
+
+def test_a_process_is_recognised_by_more_than_its_number() -> None:
+    me = birth_of(os.getpid())
+    assert me is not None
+    assert me == birth_of(os.getpid())
+    assert Record("storage", os.getpid(), me, 1, "2026-01-01T00:00:00+00:00", "x").is_alive()
+    assert not Record("storage", os.getpid(), "other", 1, "", "x").is_alive()
+    assert birth_of(2**22 + 1) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux names its boot")
+def test_on_linux_the_birth_does_not_follow_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = birth_of(os.getpid())
+    monkeypatch.setattr(psutil, "boot_time", lambda: 0.0)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda _: 12.0)
+    assert birth_of(os.getpid()) == before
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"pid": 1}'])
+def test_a_pid_file_that_makes_no_sense_names_no_process(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    assert read_record(tmp_path / "x.json") is None
+
+
+def test_the_tail_of_a_log_starts_where_this_start_began_and_hides_secrets(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    log.write_text("of the start before\n" + "line\n" * 20 + "key=hush\n")
+    begin = len("of the start before\n")
+    assert log_tail(log, begin, ["hush"], lines=2) == "line\nkey=…"
+    assert "before" not in log_tail(log, begin, lines=100)
+    assert log_tail(tmp_path / "none.log", 0) == ""
+
+
+def test_a_broken_credentials_file_is_an_error_that_does_not_quote_it(tmp_path: Path) -> None:
+    path = tmp_path / "credentials.json"
+    path.write_text('{"access_key_id": "hush')
+    with pytest.raises(Unreachable) as error:
+        read_credentials(path)
+    assert "hush" not in str(error.value)
+    assert error.value.__cause__ is None

@@ -1,0 +1,350 @@
+"""The stack as it really runs: server processes in homes of their own."""
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.parse
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from botocore.config import Config
+from botocore.session import Session
+
+from comfyline.errors import Unreachable, UsageError
+from comfyline.stack.control import StackAddresses, addresses, ensure, inspect, stop
+from comfyline.stack.layout import Layout
+from comfyline.stack.process import birth_of, read_record
+from comfyline.stack.services import SPECS, Launch
+from comfyline.stack.start import Starter
+
+MakeHome = Callable[[str], Path]
+
+
+@pytest.fixture
+async def make_home(tmp_path: Path) -> AsyncIterator[MakeHome]:
+    """Makes homes whose processes end with the test."""
+    homes: list[Path] = []
+
+    def make(name: str) -> Path:
+        homes.append(tmp_path / name)
+        return homes[-1]
+
+    yield make
+    for home in homes:
+        await stop(home)
+
+
+@pytest.fixture
+def home(make_home: MakeHome) -> Path:
+    return make_home("home")
+
+
+@pytest.fixture
+def foreign() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is none of ours."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.communicate(b"\n")
+
+
+async def storage(home: Path, **options: object) -> StackAddresses:
+    return await ensure(home, ("storage",), **options)  # type: ignore[arg-type]
+
+
+def pid_of(home: Path, service: str = "storage") -> int:
+    record = read_record(Layout(home).record(service))
+    assert record is not None
+    return record.pid
+
+
+def port_of(found: StackAddresses) -> int:
+    port = urllib.parse.urlsplit(found.storage_endpoint or "").port
+    assert port is not None
+    return port
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110 (a process tells nobody that it has ended)
+            await asyncio.sleep(0.02)
+
+
+def presigned(found: StackAddresses, key: str, method: str = "get_object") -> str:
+    assert found.storage_credentials is not None
+    client = Session().create_client(
+        "s3",
+        region_name="us-east-1",
+        endpoint_url=found.storage_endpoint,
+        aws_access_key_id=found.storage_credentials.access_key_id,
+        aws_secret_access_key=found.storage_credentials.secret_access_key,
+        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+    )
+    parameters = {"Bucket": "comfyline", "Key": key}
+    url = client.generate_presigned_url(method, Params=parameters, ExpiresIn=60)
+    client.close()
+    return str(url)
+
+
+async def test_starting_what_already_runs_does_nothing(home: Path) -> None:
+    told: list[str] = []
+    first = await storage(home)
+    pid = pid_of(home)
+    assert await storage(home, tell=told.append) == first
+    assert pid_of(home) == pid
+    assert told == [f"storage: already runs at {first.storage_endpoint}"]
+
+
+async def test_two_starts_at_the_same_moment_start_one_process(home: Path) -> None:
+    first, second = await asyncio.gather(storage(home), storage(home))
+    assert first == second
+    command = str(Layout(home).storage)
+    servers = [p for p in psutil.process_iter(["cmdline"]) if command in (p.info["cmdline"] or [])]
+    assert len(servers) == 1
+
+
+async def test_stop_ends_what_start_started_and_says_so(home: Path) -> None:
+    await storage(home)
+    pid = pid_of(home)
+    assert await stop(home) == ["storage"]
+    assert birth_of(pid) is None
+    assert {status.state for status in await inspect(home)} == {"stopped"}
+    assert addresses(home) == StackAddresses()
+    assert await stop(home) == []
+
+
+async def test_a_home_that_never_ran_is_stopped_and_stays_untouched(tmp_path: Path) -> None:
+    assert await stop(tmp_path / "never") == []
+    assert {status.state for status in await inspect(tmp_path / "never")} == {"stopped"}
+    assert not (tmp_path / "never").exists()
+
+
+async def test_a_stale_pid_file_is_replaced_and_the_foreign_process_lives_on(
+    home: Path, foreign: subprocess.Popen[bytes]
+) -> None:
+    await storage(home)
+    await stop(home)
+    record = Layout(home).record("storage")
+    stale = {
+        "service": "storage",
+        "pid": foreign.pid,
+        "birth": "of another process that had this number",
+        "port": 4271,
+        "started_at": "2026-01-01T00:00:00+00:00",
+        "command": "rclone",
+    }
+    record.write_text(json.dumps(stale))
+    assert [s.state for s in await inspect(home) if s.name == "storage"] == ["stale"]
+    assert await stop(home) == []
+    assert not record.exists()
+    record.write_text(json.dumps(stale))
+    await storage(home)
+    assert pid_of(home) != foreign.pid
+    assert await stop(home) == ["storage"]
+    assert foreign.poll() is None
+
+
+async def test_after_kill_9_it_starts_again_at_the_same_port(home: Path) -> None:
+    first = await storage(home)
+    pid = pid_of(home)
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: birth_of(pid) is None)
+    assert [s.state for s in await inspect(home) if s.name == "storage"] == ["stale"]
+    assert await storage(home) == first
+    assert pid_of(home) != pid
+
+
+async def test_a_taken_port_that_nobody_asked_for_is_replaced_by_another(home: Path) -> None:
+    port = port_of(await storage(home))
+    await stop(home)
+    with socket.create_server(("127.0.0.1", port)):
+        assert port_of(await storage(home)) != port
+
+
+async def test_a_taken_port_that_was_asked_for_is_an_error_that_names_it_and_its_holder(
+    home: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(Unreachable) as error:
+            await storage(home, ports={"storage": port})
+    assert str(port) in str(error.value)
+    assert f"(pid {os.getpid()})" in str(error.value)
+    assert "COMFYLINE_STORAGE_PORT" in str(error.value)
+    assert error.value.exit_code == 69
+    assert addresses(home) == StackAddresses()
+
+
+async def test_a_port_that_is_lost_between_look_and_start_is_tried_once_elsewhere(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[socket.socket] = []
+    real = Starter._command
+
+    def take_the_port_first(starter: Starter, name: str, port: int) -> Launch:
+        if not taken:
+            taken.append(socket.create_server(("127.0.0.1", port)))
+        return real(starter, name, port)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Starter, "_command", take_the_port_first)
+    told: list[str] = []
+    found = await storage(home, tell=told.append)
+    with taken[0]:
+        assert port_of(found) != taken[0].getsockname()[1]
+    assert any("taken meanwhile" in line for line in told)
+
+
+async def test_two_homes_run_at_once_and_stop_apart(make_home: MakeHome) -> None:
+    one, two = make_home("one"), make_home("two")
+    first, second = await asyncio.gather(storage(one), storage(two))
+    assert first.storage_endpoint != second.storage_endpoint
+    assert first.storage_credentials != second.storage_credentials
+    await stop(one)
+    assert addresses(two) == second
+
+
+async def test_another_port_for_what_runs_is_said_not_done(home: Path) -> None:
+    first = await storage(home)
+    told: list[str] = []
+    assert await storage(home, ports={"storage": 4399}, tell=told.append) == first
+    assert "not at the port 4399" in told[0]
+
+
+async def test_wrong_names_and_ports_are_usage_errors(home: Path) -> None:
+    with pytest.raises(UsageError):
+        await ensure(home, ("postgres",))  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        await storage(home, ports={"storage": 70000})
+    with pytest.raises(UsageError):
+        await storage(home, ports={"storage": 4300, "prefect": 4300})
+
+
+async def test_a_server_that_ends_at_once_is_named_with_its_log_and_the_others_go_on(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Starter._command
+
+    def broken_sandbox(starter: Starter, name: str, port: int) -> Launch:
+        if name == "sandbox":
+            return Launch((sys.executable, "-c", "raise SystemExit('no such model')"), {})
+        return real(starter, name, port)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Starter, "_command", broken_sandbox)
+    with pytest.raises(Unreachable) as error:
+        await ensure(home, ("storage", "sandbox"))
+    assert "no such model" in str(error.value)
+    assert str(Layout(home).log("sandbox")) in str(error.value)
+    assert addresses(home).storage_endpoint is not None
+
+
+async def test_nothing_listens_beyond_loopback_and_the_server_outlives_its_session(
+    home: Path,
+) -> None:
+    await storage(home)
+    process = psutil.Process(pid_of(home))
+    listening = [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert {connection.laddr[0] for connection in listening} == {"127.0.0.1"}
+    assert os.getsid(process.pid) == process.pid
+
+
+async def test_credentials_are_private_and_in_no_log_or_command_line(home: Path) -> None:
+    found = await storage(home)
+    pair = found.storage_credentials
+    assert pair is not None
+    assert min(len(pair.access_key_id), len(pair.secret_access_key)) >= 17
+    assert Layout(home).credentials.stat().st_mode & 0o777 == 0o600
+    assert Layout(home).record("storage").stat().st_mode & 0o777 == 0o600
+    async with httpx.AsyncClient() as client:
+        await client.get(presigned(found, "not-there"))
+    written = Layout(home).log("storage").read_text()
+    shown = " ".join(psutil.Process(pid_of(home)).cmdline())
+    for secret in (pair.secret_access_key, pair.access_key_id):
+        assert secret not in written + shown + repr(found).replace(pair.access_key_id, "", 1)
+    assert pair.secret_access_key not in repr(found)
+
+
+async def test_a_presigned_url_works_and_a_broken_signature_is_refused(home: Path) -> None:
+    found = await storage(home)
+    async with httpx.AsyncClient() as client:
+        put = await client.put(presigned(found, "a/b.png", "put_object"), content=b"picture")
+        assert put.status_code == 200
+        url = presigned(found, "a/b.png")
+        assert (await client.get(url)).content == b"picture"
+        broken = url[:-1] + ("0" if url[-1] != "0" else "1")
+        assert (await client.get(broken)).status_code == 403
+        assert (await client.get(url.partition("?")[0])).status_code in {400, 403}
+    assert (Layout(home).storage / "comfyline" / "a" / "b.png").read_bytes() == b"picture"
+
+
+async def test_prefect_starts_with_its_page_and_ends(home: Path) -> None:
+    found = await ensure(home, ("prefect",))
+    async with httpx.AsyncClient() as client:
+        page = await client.get(f"{found.prefect_ui_url}/", follow_redirects=True)
+        settings = await client.get(f"{found.prefect_ui_url}/ui-settings")
+    assert "text/html" in page.headers["content-type"]
+    assert settings.json()["api_url"] == found.prefect_api_url
+    process = psutil.Process(pid_of(home, "prefect"))
+    listening = [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert {connection.laddr[0] for connection in listening} == {"127.0.0.1"}
+    assert await stop(home) == ["prefect"]
+    assert birth_of(process.pid) is None
+
+
+async def test_a_server_that_lives_and_does_not_answer_is_named_with_the_end_of_its_log(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await storage(home)
+    pid = pid_of(home)
+    impatient = dataclasses.replace(
+        SPECS["storage"], start_limit=0.3, answers_well=lambda *_: False
+    )
+    monkeypatch.setattr("comfyline.stack.start.SPECS", {"storage": impatient})
+    monkeypatch.setattr("comfyline.stack.control.SPECS", {**SPECS, "storage": impatient})
+    with pytest.raises(Unreachable) as error:
+        await storage(home)
+    assert f"lives (pid {pid}) and does not answer" in str(error.value)
+    assert "Starting s3 server" in str(error.value)
+    assert [s.state for s in await inspect(home) if s.name == "storage"] == ["unhealthy"]
+
+
+async def test_a_dead_starter_leaves_no_lock_and_what_it_started_is_found(home: Path) -> None:
+    """A `kill -9` in the middle of a start: the next one finishes it, with the same process."""
+    program = (
+        "import asyncio, os, pathlib; from comfyline.stack import control, start;"
+        "start.wait_until_well = lambda *_: os.kill(os.getpid(), 9);"
+        f"asyncio.run(control.ensure(pathlib.Path({str(home)!r}), ('storage',)))"
+    )
+    starter = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
+    assert await starter.wait() == -signal.SIGKILL
+    pid = pid_of(home)
+    await storage(home)
+    assert pid_of(home) == pid
+
+
+async def test_a_process_that_will_not_end_is_killed_and_its_children_with_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stubborn = (
+        "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); time.sleep(60)"
+    )
+    launch = Launch((sys.executable, "-c", stubborn), {})
+    impatient = dataclasses.replace(SPECS["storage"], start_limit=0.5)
+    monkeypatch.setattr("comfyline.stack.process.STOP_LIMIT", 0.3)
+    monkeypatch.setattr("comfyline.stack.start.SPECS", {"storage": impatient})
+    monkeypatch.setattr(Starter, "_command", lambda *_: launch)
+    with pytest.raises(Unreachable):
+        await storage(home)
+    process = psutil.Process(pid_of(home))
+    await until(lambda: bool(process.children()))
+    (child,) = process.children()
+    assert await stop(home) == ["storage"]
+    assert birth_of(process.pid) is None
+    assert birth_of(child.pid) is None
