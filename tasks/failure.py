@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import Task, TaskRun
-from prefect.client.schemas.objects import State
+from prefect import Task
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
 
 from comfyline.errors import BrokenOutput, ComfylineError, Unreachable

@@ -19,7 +19,7 @@ from comfyline.stack.layout import Layout
 from comfyline.stack.lock import held
 from comfyline.stack.process import Record, end, read_record
 from comfyline.stack.services import SANDBOX_TOKEN, SERVICES, SPECS, ServiceName, origin
-from comfyline.stack.start import Starter, already_running
+from comfyline.stack.start import Starter, tell_if_elsewhere
 
 Tell = Callable[[str], None]
 
@@ -161,7 +161,7 @@ async def _all_well(
     if any(health is not Health.WELL for health in looks):
         return False
     for name in wanted:
-        tell(already_running(alive[name], asked.get(name)))
+        tell_if_elsewhere(alive[name], asked.get(name), tell)
     return True
 
 

@@ -36,12 +36,13 @@ from comfyline.stack.services import (
 )
 
 
-def already_running(record: Record, asked: int | None) -> str:
-    """What is told about a service that is left as it is."""
-    said = f"{record.service}: already runs at {origin(record.port)}"
-    if asked is None or asked == record.port:
-        return said
-    return f"{said}, not at the port {asked} that was asked for; to move it, stop the stack first"
+def tell_if_elsewhere(record: Record, asked: int | None, tell: Callable[[str], None]) -> None:
+    """Says that a service is left at another port than was asked for; otherwise nothing."""
+    if asked is not None and asked != record.port:
+        tell(
+            f"{record.service}: already runs at {origin(record.port)}, not at the port {asked} "
+            "that was asked for; to move it, stop the stack first"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Starter:
             # Where its part of the log begins was known to whoever started it.
             waited = await self._wait(name, basis, begin=0)
             if waited is None:
-                self.tell(already_running(basis, self.asked.get(name)))
+                tell_if_elsewhere(basis, self.asked.get(name), self.tell)
             return waited
         failure = await self._start(name, basis)
         lost_port = failure is not None and self._living(name) is None and not is_free(basis.port)

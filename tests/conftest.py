@@ -1,5 +1,6 @@
 """A real sandbox process, a file server on loopback, and the few moves every test makes."""
 
+import asyncio
 import http.server
 import io
 import os
@@ -17,8 +18,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from comfyline.stack.control import StackAddresses, ensure, stop
+
 EDIT = "google/nano-banana/pro/edit"
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 def free_port() -> int:
@@ -223,3 +226,23 @@ def sandbox(shared_sandbox: Sandbox) -> Iterator[Sandbox]:
     """The sandbox that all tests share; no fault outlives its test."""
     yield shared_sandbox
     shared_sandbox.open.delete("/sandbox/faults")
+
+
+@pytest.fixture(scope="session")
+def stack_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home of the one local stack of a test run; ended with it."""
+    home = tmp_path_factory.mktemp("stack") / "home"
+    yield home
+    asyncio.run(stop(home))
+
+
+@pytest.fixture(scope="session")
+def storage(stack_home: Path) -> StackAddresses:
+    """The object storage of the shared stack."""
+    return asyncio.run(ensure(stack_home, ("storage",)))
+
+
+@pytest.fixture(scope="session")
+def stack(stack_home: Path) -> StackAddresses:
+    """The whole local stack: Prefect server, object storage, sandbox."""
+    return asyncio.run(ensure(stack_home, model_dirs=[ROOT / "configs/models"]))
