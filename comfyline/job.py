@@ -86,7 +86,7 @@ class Placement:
     scope: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Job:
     """One request to be paid for, as the pipeline asks for it: rendered, not yet checked.
 
@@ -122,7 +122,7 @@ class Media:
     media_type: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class CheckedJob:
     """A job that the model would accept, with the key under which the ledger knows it.
 

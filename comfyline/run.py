@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from comfyline.errors import ComfylineError
-from comfyline.job import CheckedJob, Job, JobState, Stage, StoredOutput
+from comfyline.job import CheckedJob, FetchedFile, Job, JobState, Stage, StoredOutput
 
 
 class Run:
@@ -42,15 +42,24 @@ class Run:
         return max(self.timeout - age, self._least_wait)
 
 
-@dataclass(frozen=True, slots=True)
-class Uploaded:
-    """A media input where RunComfy can get at it: an address, not yet presigned."""
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class UploadedInputs:
+    """Where a job's media lie so that RunComfy can get at them, in the order of `checked.media`.
 
-    sha256: str
-    uri: str
+    Plain addresses: a presigned URL is made only at the moment of submitting.
+    """
+
+    uris: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class FetchedOutputs:
+    """A job's outputs on local disk, in order."""
+
+    files: tuple[FetchedFile, ...]
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Submission:
     """A job that RunComfy has: which attempt, under which request id, since when.
 

@@ -23,15 +23,16 @@ from comfyline.errors import (
     TryLater,
     Unreachable,
 )
-from comfyline.job import CheckedJob, FetchedFile, Job, JobState, Stage
+from comfyline.job import CheckedJob, Job, JobState, Stage
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.refusals import blocked
 from comfyline.report.thumbnails import make_thumbnail
-from comfyline.run import Outcome, Run, Submission
+from comfyline.run import FetchedOutputs, Outcome, Run, Submission
 from comfyline.services import Services, now
 from comfyline.storage.origins import is_remote
 from tasks.failure import unwrap
 from tasks.fetch import fetch
+from tasks.linking import linked
 from tasks.persist import persist
 from tasks.poll import poll
 from tasks.submit import resume, submit
@@ -79,14 +80,14 @@ async def _walk(
             submission = resume(attempt, checked)
             if submission.state in _AT_RUNCOMFY:
                 async with run.slots:
-                    await _through(Stage.POLL, poll(submission, run, services))
+                    submission = await _through(Stage.POLL, poll(submission, run, services))
         case Decision.BLOCKED if attempt:
             raise _Stopped(Stage.SUBMIT, blocked(attempt))
         case _:
             submission = await _make(job, run, services)
-    files = await _through(Stage.FETCH, fetch(submission, services))
-    await asyncio.to_thread(_thumbnails, submission.checked, files, services.thumbnails)
-    stored = await _through(Stage.PERSIST, persist(submission, files, services))
+    fetched = await _through(Stage.FETCH, fetch(linked(submission), services))
+    await asyncio.to_thread(_thumbnails, submission.checked, fetched, services.thumbnails)
+    stored = await _through(Stage.PERSIST, persist(linked(submission), linked(fetched), services))
     key = submission.checked.key
     paid = (await services.ledger.find([key]))[key]
     return replace(
@@ -102,12 +103,14 @@ async def _walk(
 
 async def _make(job: Job, run: Run, services: Services) -> Submission:
     """The first four stages; the slot is held for as long as RunComfy has the request."""
-    checked = await _through(Stage.VALIDATE, validate(job, services))
-    uploaded = await _through(Stage.UPLOAD_INPUTS, upload_inputs(checked, services))
+    checked = await _through(Stage.VALIDATE, validate(linked(job), services))
+    uploaded = await _through(Stage.UPLOAD_INPUTS, upload_inputs(linked(checked), services))
     async with run.slots:
-        submission = await _through(Stage.SUBMIT, submit(checked, uploaded, run, services))
+        submission = await _through(
+            Stage.SUBMIT, submit(linked(checked), linked(uploaded), run, services)
+        )
         if submission.state in _AT_RUNCOMFY:
-            await _through(Stage.POLL, poll(submission, run, services))
+            submission = await _through(Stage.POLL, poll(linked(submission), run, services))
     return submission
 
 
@@ -135,10 +138,10 @@ def _state_after(error: ComfylineError) -> JobState:
             return JobState.FAILED
 
 
-def _thumbnails(checked: CheckedJob, files: tuple[FetchedFile, ...], directory: Path) -> None:
+def _thumbnails(checked: CheckedJob, fetched: FetchedOutputs, directory: Path) -> None:
     """Small pictures for the gallery while the files are at hand, named by content."""
     directory.mkdir(parents=True, exist_ok=True)
-    sources = [(Path(file.path), file.sha256) for file in files]
+    sources = [(Path(file.path), file.sha256) for file in fetched.files]
     sources += [(Path(m.origin), m.sha256) for m in checked.media if not is_remote(m.origin)]
     for source, sha256 in sources:
         target = directory / f"{sha256}.jpg"

@@ -18,7 +18,7 @@ from comfyline.errors import BrokenOutput, ComfylineError, Expired
 from comfyline.job import FetchedFile, JobState, Stage, StoredOutput
 from comfyline.media import HEAD_BYTES, prove_whole
 from comfyline.progress import StageEntered, tell
-from comfyline.run import Submission
+from comfyline.run import FetchedOutputs, Submission
 from comfyline.runcomfy.downloads import output_urls
 from comfyline.services import Services
 from comfyline.storage.origins import read_file
@@ -36,7 +36,7 @@ from tasks.failure import failing_in_words, is_passing
     retry_condition_fn=is_passing,
 )
 @failing_in_words
-async def fetch(submission: Submission, services: Services) -> tuple[FetchedFile, ...]:
+async def fetch(submission: Submission, services: Services) -> FetchedOutputs:
     """The job's outputs on local disk, in order; the charge is in the ledger when it returns."""
     label = submission.checked.job.label
     tell(StageEntered(label, label, Stage.FETCH))
@@ -44,7 +44,7 @@ async def fetch(submission: Submission, services: Services) -> tuple[FetchedFile
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
     copied = await _from_copies(submission, directory, services)
     if copied:
-        return copied
+        return FetchedOutputs(copied)
     try:
         result = await services.client.result(submission.request_id, directory / "result.json")
     except Expired as gone:
@@ -67,7 +67,7 @@ async def fetch(submission: Submission, services: Services) -> tuple[FetchedFile
         error.request_id = submission.request_id
         raise
     get_run_logger().info("request %s: %d fetched", submission.request_id, len(files))
-    return tuple(files)
+    return FetchedOutputs(tuple(files))
 
 
 async def _download(url: str, index: int, directory: Path, services: Services) -> FetchedFile:

@@ -16,7 +16,7 @@ from comfyline.job import FetchedFile, JobState, Stage, StoredOutput
 from comfyline.ledger.records import Attempt
 from comfyline.progress import StageEntered, tell
 from comfyline.report.sidecar import sidecar_text
-from comfyline.run import Submission
+from comfyline.run import FetchedOutputs, Submission
 from comfyline.services import Services, now
 from comfyline.targets import target_uris
 from tasks.failure import failing_in_words, is_passing
@@ -34,23 +34,23 @@ from tasks.failure import failing_in_words, is_passing
 )
 @failing_in_words
 async def persist(
-    submission: Submission, files: tuple[FetchedFile, ...], services: Services
+    submission: Submission, fetched: FetchedOutputs, services: Services
 ) -> tuple[StoredOutput, ...]:
     """The outputs where the pipeline wants them."""
     label = submission.checked.job.label
     tell(StageEntered(label, label, Stage.PERSIST))
     attempt = (await services.ledger.find([submission.checked.key]))[submission.checked.key]
-    uris = target_uris(submission.checked.job.placement, files)
+    uris = target_uris(submission.checked.job.placement, fetched.files)
     stored = tuple(
         await asyncio.gather(
             *(
                 _store(file, uri, submission, attempt, services)
-                for file, uri in zip(files, uris, strict=True)
+                for file, uri in zip(fetched.files, uris, strict=True)
             )
         )
     )
     await services.ledger.persisted(submission.attempt_id, stored)
-    await asyncio.to_thread(_clear, services.work_directory(submission.attempt_id), files)
+    await asyncio.to_thread(_clear, services.work_directory(submission.attempt_id), fetched)
     get_run_logger().info("request %s: %d stored", submission.request_id, len(stored))
     return stored
 
@@ -89,9 +89,9 @@ async def _store(
     return StoredOutput(file.index, uri, file.sha256, file.bytes, file.media_type)
 
 
-def _clear(directory: Path, files: tuple[FetchedFile, ...]) -> None:
+def _clear(directory: Path, fetched: FetchedOutputs) -> None:
     """Removes what this process fetched; another one may still be using its own."""
-    for file in files:
+    for file in fetched.files:
         Path(file.path).unlink(missing_ok=True)
     (directory / "result.json").unlink(missing_ok=True)
     if directory.is_dir() and not any(directory.iterdir()):

@@ -5,6 +5,8 @@ questions, so a run that dies simply asks again. May fail with `DeadlinePassed` 
 collectable), `GenerationFailed`, `Cancelled`, `Expired` or `Unreachable`.
 """
 
+from dataclasses import replace
+
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
@@ -26,8 +28,8 @@ from tasks.failure import failing_in_words
     retries=0,
 )
 @failing_in_words
-async def poll(submission: Submission, run: Run, services: Services) -> None:
-    """Returns when the request is completed."""
+async def poll(submission: Submission, run: Run, services: Services) -> Submission:
+    """The same submission, once RunComfy has completed it."""
     label = submission.checked.job.label
     tell(StageEntered(label, label, Stage.POLL))
     logger = get_run_logger()
@@ -69,3 +71,4 @@ async def poll(submission: Submission, run: Run, services: Services) -> None:
             raise cancelled
         case _:
             await services.ledger.completed(attempt_id, None)
+            return replace(submission, state=JobState.COMPLETED)

@@ -24,7 +24,7 @@ from comfyline.ledger.ledger import Claimed, Limits, NoMoney, NoSlot, NotOurs
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.refusals import blocked, in_doubt, over_budget
 from comfyline.progress import StageEntered, tell
-from comfyline.run import Run, Submission, Uploaded
+from comfyline.run import Run, Submission, UploadedInputs
 from comfyline.runcomfy.outage import backoff
 from comfyline.runcomfy.verdict import Accepted, No, NotSent, SlowDown, Unknown
 from comfyline.services import Services
@@ -44,7 +44,7 @@ _LOOK_AGAIN = 0.5
 )
 @failing_in_words
 async def submit(
-    checked: CheckedJob, uploaded: tuple[Uploaded, ...], run: Run, services: Services
+    checked: CheckedJob, uploaded: UploadedInputs, run: Run, services: Services
 ) -> Submission:
     """The job at RunComfy: submitted now, or found there because somebody else has done it.
 
@@ -87,12 +87,12 @@ async def submit(
 
 
 async def _body(
-    checked: CheckedJob, uploaded: tuple[Uploaded, ...], services: Services
+    checked: CheckedJob, uploaded: UploadedInputs, services: Services
 ) -> Mapping[str, Any]:
     """The request's body. Its presigned URLs are secrets and leave this module only by the POST."""
     urls = {
-        media.pointer: await services.uploads.presign(upload.uri)
-        for media, upload in zip(checked.media, uploaded, strict=True)
+        media.pointer: await services.uploads.presign(uri)
+        for media, uri in zip(checked.media, uploaded.uris, strict=True)
     }
     return replace_values(checked.job.inputs, urls)
 

@@ -12,7 +12,7 @@ from prefect.tasks import exponential_backoff
 
 from comfyline.job import CheckedJob, Stage
 from comfyline.progress import StageEntered, tell
-from comfyline.run import Uploaded
+from comfyline.run import UploadedInputs
 from comfyline.services import Services
 from tasks.failure import failing_in_words, is_passing
 
@@ -28,10 +28,8 @@ from tasks.failure import failing_in_words, is_passing
     retry_condition_fn=is_passing,
 )
 @failing_in_words
-async def upload_inputs(checked: CheckedJob, services: Services) -> tuple[Uploaded, ...]:
+async def upload_inputs(checked: CheckedJob, services: Services) -> UploadedInputs:
     """Where each of the job's media lies now, in the order of `checked.media`."""
     tell(StageEntered(checked.job.label, checked.job.label, Stage.UPLOAD_INPUTS))
     uris = await asyncio.gather(*(services.uploads.put(media) for media in checked.media))
-    return tuple(
-        Uploaded(media.sha256, uri) for media, uri in zip(checked.media, uris, strict=True)
-    )
+    return UploadedInputs(tuple(uris))

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from rich.table import Table
 
 from comfyline.cli.options import Json, Profile
-from comfyline.cli.speech import answer, errors, say
+from comfyline.cli.speech import answer, results, say
 from comfyline.environment import prepare, profile_ledger_url
 from comfyline.errors import Cancelled, ComfylineError, UsageError
 from comfyline.job import JobState
@@ -57,7 +57,7 @@ def jobs(
             attempt.request_id or "",
             f"{attempt.updated_at.astimezone():%Y-%m-%d %H:%M:%S}",
         )
-    errors.print(table)
+    results.print(table)
     return 0
 
 

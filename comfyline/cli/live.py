@@ -95,7 +95,8 @@ class LiveDisplay:
             self._tally.count(event)
             lines = [line] if (line := _permanent(event)) else []
             now = self._clock()
-            if self._live is None and now - self._said_at >= SECONDS_BETWEEN_LINES:
+            known = self._tally.jobs is not None
+            if self._live is None and known and now - self._said_at >= SECONDS_BETWEEN_LINES:
                 self._said_at = now
                 lines.append(self._status())
         # Printing waits for the refreshing thread, which waits for the lock: so not inside it.

@@ -10,7 +10,7 @@ from cyclopts import App
 from rich.table import Table
 
 from comfyline.cli.options import Profile
-from comfyline.cli.speech import errors, say
+from comfyline.cli.speech import results, say
 from comfyline.config_files import model_directories
 from comfyline.environment import prepare
 from comfyline.errors import UsageError
@@ -33,7 +33,7 @@ def list_() -> int:
     table.add_column("makes")
     for entry in list_models(model_directories(Path.cwd())):
         table.add_row(entry.model_id, ", ".join(entry.categories))
-    errors.print(table)
+    results.print(table)
     return 0
 
 
@@ -66,8 +66,8 @@ def show(model_id: str, /) -> int:
             "" if name in required else json.dumps(field.get("default")),
             str(field.get("description") or field.get("title") or ""),
         )
-    errors.print(table)
-    errors.print("* required", style="dim")
+    results.print(table)
+    results.print("* required", style="dim")
     return 0
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from comfyline.checking import identify
 from comfyline.cli.options import Json, Limit, MaxCost, Overrides, Profile, Refresh
-from comfyline.cli.speech import answer, errors, explain, say
+from comfyline.cli.speech import answer, explain, results, say
 from comfyline.config_files import model_directories
 from comfyline.environment import look
 from comfyline.errors import ComfylineError, InputInvalid, Problem
@@ -89,7 +89,7 @@ def plan(
     table.add_row("there already", str(there))
     table.add_row("to make", str(to_make), ", ".join(f"{why[one]} {one}" for one in why))
     table.add_row("estimated cost", "unknown" if cost is None else usd(cost))
-    errors.print(table)
+    results.print(table)
     return 0
 
 

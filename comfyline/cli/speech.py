@@ -12,6 +12,10 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 """Everything that a person reads while a command works."""
 
 
+results = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+"""What a command was asked for, as a table for people; wide where nobody's screen limits it."""
+
+
 def say(text: str) -> None:
     """A line for a person."""
     errors.print(Text(without_secrets(text)))

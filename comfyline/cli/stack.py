@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from rich.table import Table
 
-from comfyline.cli.speech import answer, errors, say
+from comfyline.cli.speech import answer, results, say
 from comfyline.config_files import model_directories
 from comfyline.environment import home, start_services
 from comfyline.stack.control import inspect, stop
@@ -60,7 +60,7 @@ def status() -> int:
             str(service.pid or ""),
             _short(service.log),
         )
-    errors.print(table)
+    results.print(table)
     return 0
 
 

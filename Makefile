@@ -1,0 +1,47 @@
+# One command each; every one sets up .venv first when it is needed and does nothing twice.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+
+.PHONY: help demo test lint fix bench clean
+
+help:  ## Show what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.installed  ## Run the main job: ten pictures from five photographs, and a gallery
+	$(BIN)/comfyline run configs/pipelines/office-scenes.yaml
+
+test: $(VENV)/.installed-dev  ## Run every test against real servers
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev  ## Check style, types, imports and pinned versions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(VENV)/.installed-dev  ## Mend what the linter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-dev  ## Measure against plain clients, side by side
+	$(BIN)/python -m benchmarks
+
+clean:  ## Stop the local stack and remove what was installed and cached; outputs stay
+	@if [ -x $(BIN)/comfyline ]; then $(BIN)/comfyline down; fi
+	rm -rf $(VENV) .comfyline .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV); this takes a minute or two, once."
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	@touch $@
