@@ -7,6 +7,7 @@
     ├── TryLater              75  rate limit
     │   └── DeadlinePassed    75  the job's time is over; the request stays collectable
     ├── TokenRejected         77  no token, or RunComfy refused it
+    ├── Interrupted          130  somebody pressed Ctrl-C
     └── JobError               1  one job ended without its outputs
         ├── Refused               RunComfy said no before accepting: not charged
         ├── OverBudget            not submitted, a cost limit would be passed
@@ -103,6 +104,13 @@ class TokenRejected(ComfylineError):
 
     kind = "token"
     exit_code = 77
+
+
+class Interrupted(ComfylineError):
+    """The user stopped the run. Everything that was paid for is in the ledger."""
+
+    kind = "interrupted"
+    exit_code = 130
 
 
 class JobError(ComfylineError):

@@ -2,24 +2,37 @@
 
 Two requests with the same model, inputs (media by the SHA-256 of their bytes) and variant are the
 same job, whatever pipeline, machine or file name asks for them.
+
+"The same" means: the same JSON goes out. The order of an object's keys is no difference; `true`,
+`1`, `1.0` and `"1"` are four different values, because RunComfy is sent four different texts.
 """
 
 import copy
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from comfyline.errors import InputInvalid, Problem
 from comfyline.job import Media, Pointer
 
 _VERSION = "comfyline-job-1"
 
 
 def job_key(model_id: str, inputs: Mapping[str, Any], media: Iterable[Media], variant: Any) -> str:
-    """The key under which the ledger knows a job: 64 hex digits, stable over versions."""
+    """The key under which the ledger knows a job: 64 hex digits, stable over versions.
+
+    Raises `InputInvalid` for what JSON cannot say: such a request could not be sent either.
+    """
     hashed = replace_values(inputs, {part.pointer: f"sha256:{part.sha256}" for part in media})
     asked = {"model": model_id, "inputs": hashed, "variant": variant}
-    canonical = json.dumps(asked, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    problems = [*_not_json(hashed, ()), *_not_json(variant, ("variant",))]
+    if problems:
+        raise InputInvalid(problems)
+    canonical = json.dumps(
+        asked, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    )
     return hashlib.sha256(f"{_VERSION}\n{canonical}".encode()).hexdigest()
 
 
@@ -32,3 +45,35 @@ def replace_values(inputs: Mapping[str, Any], values: Mapping[Pointer, Any]) -> 
             parent = parent[step]
         parent[pointer[-1]] = value
     return replaced
+
+
+def _not_json(value: Any, pointer: Pointer) -> Iterator[Problem]:
+    where = ".".join(map(str, pointer))
+    match value:
+        case None | bool() | int():
+            return
+        case float():
+            if not math.isfinite(value):
+                yield Problem(where, f"{value} is not a number that can be sent")
+        case str():
+            if not _is_text(value):
+                yield Problem(where, "the text holds bytes that are not UTF-8")
+        case dict():
+            for key, inner in value.items():
+                if not isinstance(key, str) or not _is_text(key):
+                    yield Problem(where, f"the key {key!r} is not text", "write it in quotes")
+                yield from _not_json(inner, (*pointer, str(key)))
+        case list() | tuple():
+            for index, inner in enumerate(value):
+                yield from _not_json(inner, (*pointer, index))
+        case _:
+            kind = type(value).__name__
+            yield Problem(where, f"a {kind} cannot be sent", "write it as text, in quotes")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State
 
 from comfyline.errors import ComfylineError
 from comfyline.job import Job, Placement
+from comfyline.models.fit import fit_inputs
 from comfyline.report.summary import RunSummary
 from comfyline.run import Run
 from comfyline.services import Services, now
@@ -50,7 +51,9 @@ async def generate(
             max_cost_usd=max_cost_usd,
             refresh=refresh,
         )
-        outcomes = await execute([ad_hoc_job(model_id, inputs, output)], run, services)
+        entry = await services.catalogue.entry(model_id)
+        job = ad_hoc_job(model_id, fit_inputs(entry, inputs), output)
+        outcomes = await execute([job], run, services)
         return await report(outcomes, run, services, started, began)
 
     return await with_services(profile, work)
@@ -67,5 +70,4 @@ def ad_hoc_job(model_id: str, inputs: dict[str, Any], output: str) -> Job:
         model_id=model_id,
         inputs=inputs,
         placement=Placement(output, "{{ item_name }}-{{ index }}.{{ ext }}", {"item_name": name}),
-        source="generate",
     )

@@ -73,8 +73,8 @@ async def submit(
             case NoMoney(reserved):
                 raise over_budget(checked, run.max_cost_usd, reserved)
             case Claimed(attempt_id, number):
-                run.submitted += 1
-                sent = await _uninterrupted(_send(checked, body, attempt_id, number, services))
+                sending = _send(checked, body, attempt_id, number, run, services)
+                sent = await _uninterrupted(sending)
         if isinstance(sent, Submission):
             return sent
         give_up = give_up or clock() + services.settings.runcomfy.patience
@@ -98,10 +98,16 @@ async def _body(
 
 
 async def _send(
-    checked: CheckedJob, body: Mapping[str, Any], attempt_id: int, number: int, services: Services
+    checked: CheckedJob,
+    body: Mapping[str, Any],
+    attempt_id: int,
+    number: int,
+    run: Run,
+    services: Services,
 ) -> Submission | NotSent | SlowDown:
     """POSTs under a claim and writes down what is known of it, whatever that is."""
     verdict = await services.client.submit(checked.job.model_id, body)
+    run.submitted += not isinstance(verdict, NotSent)
     match verdict:
         case Accepted(request_id):
             when = await services.ledger.accepted(attempt_id, request_id)

@@ -10,9 +10,7 @@ import comfyline
 from comfyline.cli import jobs, models, plans, runs, stack
 from comfyline.cli.speech import explain, say
 from comfyline.environment import home
-from comfyline.errors import ComfylineError, Defect, UsageError
-
-_INTERRUPTED = 130
+from comfyline.errors import ComfylineError, Defect, Interrupted, UsageError
 
 app = App(
     name="comfyline",
@@ -20,6 +18,7 @@ app = App(
     version="0.1.0",
     help_format="markdown",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 for room in (runs, plans, jobs, stack):
     app.command(room.app, name="*")
@@ -42,8 +41,8 @@ def run(arguments: Sequence[str]) -> int:
         explain(error)
         return error.exit_code
     except KeyboardInterrupt:
-        say("Interrupted. What was paid for is in the ledger: run again, or `comfyline reconcile`.")
-        return _INTERRUPTED
+        say("Interrupted.")
+        return Interrupted.exit_code
     except Exception as error:  # a defect is said in words, and logged whole
         logging.getLogger(comfyline.__name__).exception("defect")
         explain(Defect(error))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from comfyline.cli.options import Json, Limit, MaxCost, Overrides, Profile, Refr
 from comfyline.cli.orchestrator import Flow, connect, page, run_flow
 from comfyline.cli.speech import answer, errors, explain
 from comfyline.environment import check_token, needed_services
-from comfyline.errors import ComfylineError, InputInvalid, Problem, UsageError
+from comfyline.errors import ComfylineError, InputInvalid, Interrupted, Problem, UsageError
 from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.sources import read_items
 from comfyline.progress import observed_by
@@ -132,7 +133,9 @@ def reconcile(*, profile: Profile = "sandbox", json_output: Json = False) -> int
     return _carry_out("reconcile", profile, lambda: None, flow, json_output=json_output)
 
 
-def _carry_out(name: str, profile: str, check: Any, flow: Flow, *, json_output: bool) -> int:
+def _carry_out(
+    name: str, profile: str, check: Callable[[], None], flow: Flow, *, json_output: bool
+) -> int:
     """Checks early, starts what is needed, runs the flow under the display, tells the end."""
 
     async def work() -> RunSummary:
@@ -143,7 +146,7 @@ def _carry_out(name: str, profile: str, check: Any, flow: Flow, *, json_output: 
     try:
         check()
         check_token(profile)
-        summary = asyncio.run(work())
+        summary = _until_interrupted(work())
     except ComfylineError as error:
         explain(error)
         if json_output:
@@ -155,8 +158,20 @@ def _carry_out(name: str, profile: str, check: Any, flow: Flow, *, json_output: 
     return summary.exit_code
 
 
+def _until_interrupted(work: Coroutine[Any, Any, RunSummary]) -> RunSummary:
+    """Runs the work; Ctrl-C cancels it in order and then becomes an error like any other."""
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Interrupted",
+            hint="What was submitted goes on at RunComfy and is in the ledger: run again, or "
+            "`comfyline reconcile`, and nothing is paid twice.",
+        ) from None
+
+
 def _nothing_done(name: str, error: ComfylineError) -> RunSummary:
-    """The JSON of a run that ended before it had any jobs."""
+    """The JSON of a run that ended before it could count its jobs."""
     problems = error.problems if isinstance(error, InputInvalid) else ()
     said = [(f"{p.where}: {p.message}", p.hint) for p in problems] or [(error.message, error.hint)]
     return RunSummary(
@@ -186,7 +201,7 @@ def _read_inputs(pairs: tuple[str, ...], file: Path | None) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not key or not equals:
             raise UsageError(f"-i {pair!r} is no key=value", hint="Write -i prompt='a red door'.")
-        named.setdefault(key, []).append(_value(value))
+        named.setdefault(key, []).append(value)
     inputs.update({key: many if len(many) > 1 else many[0] for key, many in named.items()})
     return inputs
 
@@ -199,14 +214,3 @@ def _from_file(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputInvalid([Problem(str(file), "is not a JSON object", 'write {"prompt": "…"}')])
     return content
-
-
-def _value(text: str) -> Any:
-    """A file for @path; else numbers, booleans and JSON as what they are; else the text."""
-    if text.startswith("@"):
-        return text.removeprefix("@")
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return value if isinstance(value, int | float | bool | list | dict) else text

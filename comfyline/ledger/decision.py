@@ -5,6 +5,7 @@
     submitting, by somebody whose lease still runs    → WAIT for them
     submitted … completed                             → RESUME: it is paid for
     persisted                                         → REUSE
+    persisted, but its files were taken over          → RESUME: it is paid for, store it again
     in doubt, expired, failed but charged             → BLOCKED: only a person may decide
 
 `refresh` turns what has ended into SUBMIT, but never what is in doubt or still under way: asking
@@ -46,7 +47,10 @@ def decide(attempt: Attempt | None, *, refresh: bool, run_id: str, now: datetime
         case JobState.SUBMITTED | JobState.IN_QUEUE | JobState.IN_PROGRESS | JobState.COMPLETED:
             return Decision.RESUME
         case JobState.PERSISTED:
-            return Decision.SUBMIT if again else Decision.REUSE
+            if again:
+                return Decision.SUBMIT
+            # Another job's output lies where its own did: what was paid for is brought back.
+            return Decision.REUSE if attempt.outputs else Decision.RESUME
         case JobState.IN_DOUBT:
             return Decision.BLOCKED
         case JobState.EXPIRED:

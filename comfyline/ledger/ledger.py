@@ -1,8 +1,10 @@
 """The ledger: each method is one transaction, and says which crash it is safe against."""
 
+import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import Connection
 
@@ -12,6 +14,7 @@ from comfyline.ledger import reading, writing
 from comfyline.ledger.connection import LedgerDatabase
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.records import Attempt
+from comfyline.report.addresses import without_secrets
 
 _STORED = frozenset({JobState.PERSISTED})
 _SETTLED = frozenset(JobState) - {JobState.SUBMITTED, JobState.IN_QUEUE, JobState.IN_PROGRESS}
@@ -22,7 +25,8 @@ _SETTLED = frozenset(JobState) - {JobState.SUBMITTED, JobState.IN_QUEUE, JobStat
 class Limits:
     """What a claim must fit into: requests in flight over all processes, dollars of this run.
 
-    `flight_window` is in seconds: an abandoned request holds its slot no longer than that.
+    `flight_window` is in seconds: the request claimed now holds its slot no longer than that,
+    should it be abandoned.
     """
 
     in_flight: int
@@ -78,15 +82,15 @@ class Ledger:
 
     async def find(self, keys: Sequence[str]) -> dict[str, Attempt]:
         """The latest attempt of each known key."""
-        return await self._database.run(lambda c: reading.latest_attempts(c, keys))
+        return await self._database.read(lambda c: reading.latest_attempts(c, keys))
 
     async def list(self, state: JobState | None, pipeline: str | None) -> Sequence[Attempt]:
         """All attempts, newest first."""
-        return await self._database.run(lambda c: reading.list_attempts(c, state, pipeline))
+        return await self._database.read(lambda c: reading.list_attempts(c, state, pipeline))
 
     async def unfinished(self) -> Sequence[Attempt]:
         """What was paid for and is not stored, oldest first."""
-        return await self._database.run(reading.unfinished_attempts)
+        return await self._database.read(reading.unfinished_attempts)
 
     async def end_dead_leases(self) -> int:
         """Puts in doubt what dead processes were submitting; how many those were."""
@@ -108,37 +112,46 @@ class Ledger:
             if decision is not Decision.SUBMIT:
                 assert latest is not None  # noqa: S101  # SUBMIT is the answer to None
                 return NotOurs(decision, latest)
-            since = now - timedelta(seconds=limits.flight_window)
-            if writing.in_flight(connection, since) >= limits.in_flight:
+            if writing.in_flight(connection, now) >= limits.in_flight:
                 return NoSlot()
             if limits.max_cost_usd is not None:
                 reserved = writing.reserved_usd(connection, run_id)
-                estimate = checked.estimate_usd
-                if estimate is None or reserved + estimate > limits.max_cost_usd + 1e-9:
+                if not _affordable(reserved, checked.estimate_usd, limits.max_cost_usd):
                     return NoMoney(reserved)
             attempt_id = writing.open_attempt(connection, checked, run_id, latest, now)
-            writing.lease(connection, attempt_id, self._owner, now)
+            writing.lease(connection, attempt_id, self._owner, now, limits.flight_window)
             opened = writing.latest(connection, checked.key)
             return Claimed(attempt_id, opened.number if opened else 1)
 
-        return await self._database.run(work)
+        claiming = asyncio.ensure_future(self._database.run(work))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            # Nobody hears of this claim, so its POST never leaves: that is not to be doubted.
+            claim = await claiming
+            if isinstance(claim, Claimed):
+                await self.not_sent(claim.attempt_id)
+            raise
 
     async def accepted(self, attempt_id: int, request_id: str) -> datetime:
-        """Writes the request id down right after the POST: from here on nothing can be lost."""
-        now = self._now()
-        await self._move(
-            attempt_id,
-            JobState.SUBMITTED,
-            request_id=request_id,
-            submitted_at=now,
-            owner=None,
-            lease_until=None,
-        )
-        return now
+        """Writes the request id down right after the POST: from here on nothing can be lost.
+
+        Also when the lease is over and the attempt in doubt already: this ends the doubt.
+        """
+        try:
+            return await self._database.run(
+                lambda c: writing.accept(c, attempt_id, request_id, self._now())
+            )
+        except ComfylineError as error:
+            # The only trace of something paid for: the error has to carry it to a person.
+            error.message = f"RunComfy accepted request {request_id}. {error.message}"
+            error.hint = f"Keep the id for `comfyline resolve JOB --request-id {request_id}`."
+            error.request_id = request_id
+            raise
 
     async def not_sent(self, attempt_id: int) -> None:
         """The POST is known not to have been accepted: the attempt may be submitted again."""
-        await self._move(attempt_id, JobState.PLANNED, owner=None, lease_until=None)
+        await self._database.run(lambda c: writing.give_back(c, attempt_id, self._now()))
 
     async def observed(self, attempt_id: int, state: JobState) -> None:
         """RunComfy says where the request waits or runs; an older answer changes nothing."""
@@ -146,8 +159,7 @@ class Ledger:
 
     async def completed(self, attempt_id: int, cost_usd: float | None) -> None:
         """The result is known to be there, and what it cost where RunComfy says."""
-        known = {} if cost_usd is None else {"cost_usd": cost_usd}
-        await self._move(attempt_id, JobState.COMPLETED, unless=_STORED, **known)
+        await self._move(attempt_id, JobState.COMPLETED, unless=_STORED, **_known(cost_usd))
 
     async def persisted(self, attempt_id: int, stored: Sequence[StoredOutput]) -> None:
         """The outputs lie under their final names, verified: written last of all."""
@@ -158,15 +170,27 @@ class Ledger:
 
         await self._database.run(work)
 
-    async def ended(self, attempt_id: int, state: JobState, error: ComfylineError) -> None:
-        """The attempt ends without outputs, for the reason that `error` gives."""
+    async def ended(
+        self,
+        attempt_id: int,
+        state: JobState,
+        error: ComfylineError,
+        *,
+        cost_usd: float | None = None,
+    ) -> None:
+        """The attempt ends without outputs, for the reason that `error` gives.
+
+        `cost_usd` is what it was charged all the same, where RunComfy says so.
+        """
         await self._move(
             attempt_id,
             state,
             owner=None,
             lease_until=None,
             error_kind=error.kind,
-            error_message=str(error),
+            # RunComfy's own words may repeat the presigned URL that it could not read.
+            error_message=without_secrets(str(error)),
+            **_known(cost_usd),
         )
 
     async def _move(
@@ -181,3 +205,16 @@ class Ledger:
             writing.move(connection, attempt_id, to, self._now(), unless=unless, **values)
 
         await self._database.run(work)
+
+
+def _known(cost_usd: float | None) -> dict[str, float]:
+    """A cost as a value to write; one that is not known never overwrites one that is."""
+    return {} if cost_usd is None else {"cost_usd": cost_usd}
+
+
+def _affordable(reserved_usd: float, estimate_usd: float | None, limit_usd: float) -> bool:
+    """Whether a job fits under a limit. What is no amount of money fits under none."""
+    if estimate_usd is None or not math.isfinite(estimate_usd) or estimate_usd < 0:
+        return False
+    # Said this way round, a limit that is no number refuses everything.
+    return reserved_usd + estimate_usd <= limit_usd + 1e-9

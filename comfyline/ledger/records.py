@@ -1,16 +1,22 @@
 """What the ledger answers: frozen records of attempts, and the job inside one of them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from comfyline.job import CheckedJob, Job, JobState, Media, Placement, StoredOutput
+from comfyline.keys import replace_values
+from comfyline.report.addresses import bare_origin, without_secrets
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt of a job, with its outputs and the time of each state."""
+    """One attempt of a job, with its outputs and the time of each state.
+
+    `outputs` are whole or empty: an attempt that lost one of its files to another job has none.
+    """
 
     id: int
     number: int
@@ -29,20 +35,40 @@ class Attempt:
     outputs: tuple[StoredOutput, ...]
     reached: Mapping[JobState, datetime]
 
-    @property
-    def paid(self) -> bool:
-        """Whether money was, or may have been, spent on it."""
-        return self.request_id is not None or self.state is JobState.IN_DOUBT
-
 
 def pack(checked: CheckedJob) -> dict[str, Any]:
-    """A checked job as JSON. Presigned queries of `https://` inputs are secrets and stay out."""
-    packed = asdict(checked)
-    packed["media"] = [
-        asdict(part) | {"origin": part.origin.split("?")[0]} for part in checked.media
-    ]
-    packed["job"]["inputs"] = _without_queries(checked)
-    return packed
+    """A checked job as JSON, without the secrets that addresses carry.
+
+    The query of a presigned `https://` input is one, wherever an item's value was put to use. So
+    what comes out of the ledger is good for naming and showing, and never for submitting again.
+    """
+    job, price = checked.job, checked.estimate_usd
+    origins = {part.pointer: bare_origin(part.origin) for part in checked.media}
+    packed: dict[str, Any] = _shown(
+        {
+            "pipeline": job.pipeline,
+            "item": job.item,
+            "step": job.step,
+            "model_id": job.model_id,
+            "variant": job.variant,
+            "settings": job.settings,
+            "source": job.source,
+        }
+    )
+    # A local path keeps its question mark, which no rule for texts can know.
+    packed["inputs"] = replace_values(_shown(job.inputs), origins)
+    # The folder and the template decide where outputs go, and are kept to the letter.
+    packed["placement"] = {
+        "folder": job.placement.folder,
+        "name": job.placement.name,
+        "scope": _shown(job.placement.scope),
+    }
+    return {
+        "job": packed,
+        "key": checked.key,
+        "media": [asdict(part) | {"origin": origins[part.pointer]} for part in checked.media],
+        "estimate_usd": price if price is not None and math.isfinite(price) else None,
+    }
 
 
 def unpack(packed: Mapping[str, Any]) -> CheckedJob:
@@ -59,8 +85,18 @@ def unpack(packed: Mapping[str, Any]) -> CheckedJob:
     )
 
 
-def _without_queries(checked: CheckedJob) -> dict[str, Any]:
-    from comfyline.keys import replace_values
-
-    shown = {part.pointer: part.origin.split("?")[0] for part in checked.media}
-    return replace_values(checked.job.inputs, shown)
+def _shown(value: Any) -> Any:
+    """The value as JSON that every database takes, each address in it without its query."""
+    match value:
+        case str():
+            return without_secrets(value)
+        case Mapping():
+            return {str(key): _shown(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_shown(inner) for inner in value]
+        case None | bool() | int():
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case _:
+            return str(value)

@@ -42,9 +42,13 @@ def blocked(attempt: Attempt) -> JobError:
                 request_id=request_id,
             )
         case JobState.CANCELLED:
-            return Cancelled(said, hint="Run again to submit it anew.", request_id=request_id)
+            hint = "Run again to submit it anew."
+            if attempt.cost_usd:
+                said += f" It was charged ${attempt.cost_usd:g} all the same."
+                hint = "`--refresh` submits it anew, and may pay again."
+            return Cancelled(said, hint=hint, request_id=request_id)
         case _:
-            charged = f" and was charged ${attempt.cost_usd}" if attempt.cost_usd else ""
+            charged = f" and was charged ${attempt.cost_usd:g}" if attempt.cost_usd else ""
             return GenerationFailed(
                 f"It failed before{charged}: {said}",
                 hint="`--refresh` asks again, and may pay again." if charged else "Run again.",

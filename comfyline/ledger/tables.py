@@ -41,6 +41,17 @@ class UtcTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC)
 
 
+class Words(TypeDecorator[str]):
+    """Text for people. A file name that is not UTF-8 is shown with escapes, and stops nothing."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """Writes what no database takes as an escape."""
+        return value.encode("utf-8", "backslashreplace").decode() if value else value
+
+
 jobs = Table(
     "jobs",
     metadata,
@@ -56,20 +67,22 @@ attempts = Table(
     Column("key", ForeignKey("jobs.key"), nullable=False),
     Column("number", Integer, nullable=False),
     Column("state", String(16), nullable=False),
-    Column("pipeline", String, nullable=False),
-    Column("item", String, nullable=False),
-    Column("step", String, nullable=False),
+    Column("pipeline", Words, nullable=False),
+    Column("item", Words, nullable=False),
+    Column("step", Words, nullable=False),
     # What the job asks for and where its outputs go, so that `reconcile` needs no YAML.
     Column("request", JSON, nullable=False),
     Column("run_id", String, nullable=False),
     # Who may POST right now, and until when that is believed.
     Column("owner", String),
     Column("lease_until", UtcTime),
+    # Until when it holds one of the profile's slots, should nobody see it end.
+    Column("slot_until", UtcTime),
     Column("request_id", String(128)),
     Column("estimate_usd", Float),
     Column("cost_usd", Float),
     Column("error_kind", String),
-    Column("error_message", Text),
+    Column("error_message", Words),
     Column("created_at", UtcTime, nullable=False),
     Column("submitted_at", UtcTime),
     Column("updated_at", UtcTime, nullable=False),
@@ -92,9 +105,9 @@ outputs = Table(
     Column("id", Integer, primary_key=True),
     Column("attempt_id", ForeignKey("attempts.id"), nullable=False, index=True),
     Column("index", Integer, nullable=False),
-    Column("uri", String, nullable=False),
+    # One file is the output of one attempt: of the last that was stored there.
+    Column("uri", String, nullable=False, unique=True),
     Column("sha256", String(64), nullable=False),
     Column("bytes", Integer, nullable=False),
     Column("media_type", String, nullable=False),
-    UniqueConstraint("attempt_id", "index", "uri"),
 )

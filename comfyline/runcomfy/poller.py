@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from comfyline.errors import DeadlinePassed
+from comfyline.errors import DeadlinePassed, Expired
 from comfyline.job import JobState
 from comfyline.runcomfy.polling import Observation, PollPolicy
 from comfyline.runcomfy.wire import RequestStatus
 
 _AT_ONCE = 16
+# What was just accepted may not be known everywhere at RunComfy yet; it is not lost.
+_SETTLING = 5.0
 _ENDS = {JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED}
 
 Ask = Callable[[str], Awaitable[RequestStatus]]
@@ -53,6 +55,7 @@ class Poller:
         self._changed = asyncio.Event()
         self._gate = asyncio.Semaphore(_AT_ONCE)
         self._calls: set[asyncio.Task[None]] = set()
+        self._waiting: set[asyncio.Future[RequestStatus]] = set()
         self._loop: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -71,8 +74,10 @@ class Poller:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for watch in self._watches:
-            watch.ended.cancel()
+        self._loop = None
+        # Not by the calls themselves: one that was cancelled before its first step ran no line.
+        for ended in self._waiting:
+            ended.cancel()
 
     async def wait(
         self, request_id: str, *, age: float, time_left: float, hear: Hear
@@ -83,6 +88,8 @@ class Poller:
         where the last process stopped. `hear` is told every answer. Raises `DeadlinePassed` when
         the time is over, and whatever the status call raises.
         """
+        if self._loop is None:
+            raise RuntimeError("the poller is not open")
         now = self._clock()
         watch = _Watch(
             # The first question is due at once when the request is old, as after a restart.
@@ -94,8 +101,12 @@ class Poller:
             hear=hear,
             ended=asyncio.get_running_loop().create_future(),
         )
+        self._waiting.add(watch.ended)
         self._push(watch)
-        return await watch.ended
+        try:
+            return await watch.ended
+        finally:
+            self._waiting.discard(watch.ended)
 
     def _push(self, watch: _Watch) -> None:
         heapq.heappush(self._watches, watch)
@@ -115,12 +126,14 @@ class Poller:
 
     async def _turn(self, watch: _Watch) -> None:
         """Asks once for one request, then ends its wait or puts it back in the heap."""
-        if watch.ended.done():
-            return
         try:
             async with self._gate:
-                status = await self._ask(watch.request_id)
-            await watch.hear(status)
+                if watch.ended.done():
+                    return
+                status = await self._question(watch)
+            if status:
+                await watch.hear(status)
+            due = self._next_due(watch, status)
         except asyncio.CancelledError:
             watch.ended.cancel()
             raise
@@ -130,16 +143,32 @@ class Poller:
             return
         if watch.ended.done():
             return
-        now = self._clock()
-        if status.state in _ENDS:
-            watch.ended.set_result(status)
-        elif now >= watch.deadline:
-            watch.ended.set_exception(_too_late(watch.request_id))
-        else:
-            age = now - watch.born
-            delay = self._policy(Observation(age, status.state, status.queue_position))
-            watch.due = min(now + delay, watch.deadline)
+        if due is not None:
+            watch.due = due
             self._push(watch)
+        elif status:
+            watch.ended.set_result(status)
+
+    async def _question(self, watch: _Watch) -> RequestStatus | None:
+        """Where the request stands; None while RunComfy does not know it yet."""
+        try:
+            return await self._ask(watch.request_id)
+        except Expired:
+            if self._clock() - watch.born >= _SETTLING:
+                raise
+            return None
+
+    def _next_due(self, watch: _Watch, status: RequestStatus | None) -> float | None:
+        """When to ask again; None at the request's end. Raises `DeadlinePassed`."""
+        state = status.state if status else None
+        if state in _ENDS:
+            return None
+        now = self._clock()
+        if now >= watch.deadline:
+            raise _too_late(watch.request_id)
+        position = status.queue_position if status else None
+        delay = self._policy(Observation(now - watch.born, state, position))
+        return min(now + delay, watch.deadline)
 
 
 def _too_late(request_id: str) -> DeadlinePassed:

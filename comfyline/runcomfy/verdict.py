@@ -65,9 +65,10 @@ _NEVER_SENT = (
 )
 """What httpx raises before a byte of the request has left this machine."""
 
-_TOKEN_CODES = {400004}
+_TOKEN_CODE = 400004
 _NO_BALANCE_CODE = 400002
-_MAYBE_ACCEPTED_STATUS = {408}
+_NOT_YOURS_CODE = 403001
+_MAYBE_ACCEPTED_STATUS = {408, 499}
 """4xx answers that a proxy may give after the server behind it has taken the request."""
 
 
@@ -83,26 +84,36 @@ def judge_answer(http_status: int, answer: Any, retry_after: float | None) -> Ve
         return SlowDown(retry_after)
     error = read_error(answer)
     if httpx.codes.is_success(http_status):
-        if error is not None and error.code is not None:
-            return No(refusal(http_status, error))
-        try:
-            return Accepted(read_request_id(answer if isinstance(answer, dict) else {}))
-        except BrokenAnswer as broken:
-            return Unknown(f"HTTP {http_status}, but {broken}")
+        return _judge_success(http_status, answer, error)
     if httpx.codes.is_client_error(http_status) and http_status not in _MAYBE_ACCEPTED_STATUS:
         return No(refusal(http_status, error))
     return Unknown(f"HTTP {http_status}")
+
+
+def _judge_success(http_status: int, answer: Any, error: ApiError | None) -> Verdict:
+    fields = answer if isinstance(answer, dict) else {}
+    try:
+        request_id = read_request_id(fields)
+    except BrokenAnswer as broken:
+        if error is not None and error.code is not None:
+            return No(refusal(http_status, error))
+        return Unknown(f"HTTP {http_status}, but {broken}")
+    if fields.get("error_code") is None:
+        return Accepted(request_id)
+    # Accepted and refused in one answer: somebody has to look, and is told where.
+    return Unknown(f"HTTP {http_status} names request {request_id} and an error_code")
 
 
 def refusal(http_status: int, error: ApiError | None) -> ComfylineError:
     """The error to show for an answer by which RunComfy refuses a call."""
     code = error.code if error else None
     said = error.message if error else f"HTTP {http_status}"
-    if http_status in {401, 403} or code in _TOKEN_CODES:
+    # The code says more than the HTTP status, so it is asked first.
+    if code == _NO_BALANCE_CODE or (code is None and http_status == httpx.codes.PAYMENT_REQUIRED):
+        return Refused(f"RunComfy reports no balance left: {said}", hint="Top up, then run again.")
+    if code == _TOKEN_CODE or (http_status in {401, 403} and code != _NOT_YOURS_CODE):
         return TokenRejected(
             f"RunComfy rejected the token: {said}",
             hint="Check the token in your RunComfy profile and the variable that holds it.",
         )
-    if http_status == httpx.codes.PAYMENT_REQUIRED or code == _NO_BALANCE_CODE:
-        return Refused(f"RunComfy reports no balance left: {said}", hint="Top up, then run again.")
     return Refused(f"RunComfy refused the request: {said}", hint="Nothing was charged.")

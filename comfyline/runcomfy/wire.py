@@ -9,6 +9,10 @@ from typing import Any
 from comfyline.job import JobState
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+# An error may quote an input, whose signed query is a secret, or a whole data: URI.
+_QUERY = re.compile(r"(https?://[^\s?\"'<>]+)\?[^\s\"'<>]*")
+_LONGEST_TEXT = 1000
+_LONGEST_QUEUE = 1_000_000
 
 _STATES: Mapping[str, JobState] = {
     "in_queue": JobState.IN_QUEUE,
@@ -69,47 +73,75 @@ def read_status(answer: Mapping[str, Any]) -> RequestStatus:
     word = answer.get("status")
     if not isinstance(word, str):
         raise BrokenAnswer("the answer names no status")
-    position = answer.get("queue_position")
     return RequestStatus(
-        word=word,
-        state=_STATES.get(word.lower()),
-        queue_position=position if isinstance(position, int) else None,
-        error=_text(answer.get("error")),
+        word=word[:_LONGEST_TEXT],
+        state=_STATES.get(word.strip().lower()),
+        queue_position=_position(answer.get("queue_position")),
+        error=_sentence(answer.get("error") or answer.get("error_message")),
     )
+
+
+def names_status(answer: Any) -> bool:
+    """Whether an answer says where a request stands, in a word that is known."""
+    word = answer.get("status") if isinstance(answer, Mapping) else None
+    return isinstance(word, str) and word.strip().lower() in _STATES
 
 
 def read_result(answer: Mapping[str, Any]) -> RequestResult:
     """Reads a result answer. A cost that is no amount of money is unknown, never zero."""
-    cost = answer.get("cost")
-    if isinstance(cost, bool) or not isinstance(cost, int | float):
-        cost = math.nan
     return RequestResult(
         status=read_status(answer),
         output=answer.get("output"),
-        cost_usd=float(cost) if math.isfinite(cost) and cost >= 0 else None,
+        cost_usd=_money(answer.get("cost")),
     )
 
 
 def read_error(answer: Any) -> ApiError | None:
     """The error an answer carries, from whichever of its spellings; None when it has none.
 
-    A `failed` request also has an `error` field, so only errors of the call itself count here:
-    those with an `error_code`, or with no status beside them.
+    A `failed` request also has an `error` field, so of an answer with HTTP 200 only an error with
+    a code says that the call itself was refused.
     """
     if not isinstance(answer, Mapping):
         return None
     code = answer.get("error_code")
     named = next(
-        (answer[k] for k in ("error_message", "message", "error", "detail") if k in answer), None
+        (answer[k] for k in ("error_message", "message", "error", "detail") if answer.get(k)), None
     )
-    if code is None and (named is None or "status" in answer):
+    if code is None and named is None:
         return None
-    if code is not None and not isinstance(code, int):
-        code = int(code) if str(code).isdigit() else None
-    detail = _text(answer.get("detail"))
-    message = _text(named)
+    number = _number(code)
+    detail, message = _sentence(answer.get("detail")), _sentence(named)
     text = message if detail in message else f"{message}: {detail}"
-    return ApiError(code=code, message=text or f"error {code}")
+    return ApiError(code=number, message=text or f"error {number or 'without a number'}")
+
+
+def _number(code: Any) -> int | None:
+    if isinstance(code, bool) or not re.fullmatch(r"\d{1,18}", str(code), re.ASCII):
+        return None
+    return int(code)
+
+
+def _position(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 <= value <= _LONGEST_QUEUE else None
+
+
+def _money(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        amount = float(value)
+    except OverflowError:
+        return None
+    return amount if math.isfinite(amount) and amount >= 0 else None
+
+
+def _sentence(value: Any) -> str:
+    """What RunComfy says, fit for a log and a report."""
+    text = _QUERY.sub(r"\1", _text(value))
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
 
 
 def _text(value: Any) -> str:

@@ -1,21 +1,26 @@
 """S3 and what speaks like it, through s3fs: bounded memory, Signature V4, one session a process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+import hashlib
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import s3fs
-from botocore.exceptions import BotoCoreError, ClientError
+from aiobotocore.session import AioSession
 
-from comfyline.errors import Unreachable
+from comfyline.errors import InputInvalid, Problem, Unreachable
+from comfyline.storage.bucket_errors import in_words, no_bucket, shown_endpoint
 
-# s3fs's own defaults hold ten parts of 50 MB, twice: about 1 GB for a large file.
 _PART_BYTES = 8 * 1024 * 1024
 _PARTS_AT_ONCE = 2
+_PUTS_AT_ONCE = 6
+"""Together with the parts of each, this bounds what uploads hold in memory."""
 _READ_BYTES = 1024 * 1024
+_LOOKS_AT_ONCE = 32
+_ATTEMPTS = 3
 
 
 class Bucket:
@@ -25,7 +30,7 @@ class Bucket:
     """
 
     def __init__(self, endpoint_url: str | None, key: str | None, secret: str | None) -> None:
-        self._endpoint = endpoint_url or "AWS"
+        self._endpoint = shown_endpoint(endpoint_url)
         self._fs: Any = s3fs.S3FileSystem(
             asynchronous=True,
             skip_instance_cache=True,
@@ -33,8 +38,19 @@ class Bucket:
             endpoint_url=endpoint_url,
             key=key,
             secret=secret,
+            # Of the two names of the region's variable, botocore knows only the second.
+            session=AioSession(
+                session_vars={
+                    "region": ("region", ["AWS_REGION", "AWS_DEFAULT_REGION"], None, None)
+                }
+            ),
             config_kwargs={
                 "signature_version": "s3v4",
+                # A dead endpoint is told in seconds; who asked decides whether to ask again.
+                "connect_timeout": 10,
+                "read_timeout": 30,
+                "retries": {"mode": "standard", "total_max_attempts": _ATTEMPTS},
+                "max_pool_connections": _LOOKS_AT_ONCE,
                 # Checksums that only AWS knows break MinIO, Ceph, B2 and others of some age.
                 "request_checksum_calculation": "when_required",
                 "response_checksum_validation": "when_required",
@@ -42,8 +58,12 @@ class Bucket:
                 **({"s3": {"addressing_style": "path"}} if endpoint_url else {}),
             },
         )
+        # s3fs repeats what botocore has repeated: once is enough.
+        self._fs.retries = 1
         self._session: Any = None
         self._opening = asyncio.Lock()
+        self._putting = asyncio.Semaphore(_PUTS_AT_ONCE)
+        self._there: set[str] = set()
 
     async def __aenter__(self) -> Self:
         """Opens nothing until the first call: many runs need no bucket at all."""
@@ -61,70 +81,170 @@ class Bucket:
 
     async def size(self, uri: str) -> int | None:
         """The object's size in bytes, None when there is none."""
-        fs = await self._open()
         try:
-            with self._said(uri):
-                return int((await fs._info(uri, refresh=True))["size"])  # noqa: SLF001  # s3fs's async API
+            return int((await self._call("head_object", uri))["ContentLength"])
         except FileNotFoundError:
+            await self._check_bucket(uri)
             return None
 
-    async def put(self, source: Path, uri: str, media_type: str) -> None:
-        """Uploads a file in bounded parts; S3 shows it only when it is complete."""
-        fs = await self._open()
-        with self._said(uri):
-            await fs._put_file(  # noqa: SLF001
-                str(source),
-                uri,
-                chunksize=_PART_BYTES,
-                max_concurrency=_PARTS_AT_ONCE,
-                ContentType=media_type,
-            )
+    async def sizes(self, uris: Sequence[str]) -> list[int | None]:
+        """The same for many objects, in their order."""
+        found: list[int | None] = []
+        for start in range(0, len(uris), _LOOKS_AT_ONCE):
+            some = uris[start : start + _LOOKS_AT_ONCE]
+            found += await asyncio.gather(*(self.size(uri) for uri in some))
+        return found
+
+    async def put(
+        self, source: Path, uri: str, media_type: str, *, sha256: str | None = None
+    ) -> None:
+        """Uploads a file in bounded parts; S3 shows it only when it is complete.
+
+        With `sha256` nothing is shown when the file turns out to be another one: it raises
+        `InputInvalid`. Raises `OSError` when the file itself cannot be read.
+        """
+        async with self._putting:
+            with await asyncio.to_thread(source.open, "rb") as file:
+                parts = _Parts(file)
+                first, second = await parts.next(), await parts.next()
+                if not second:
+                    _prove(parts, sha256, source)
+                    await self._put_bytes(first, uri, media_type)
+                else:
+                    await self._put_parts([first, second], parts, uri, media_type, sha256, source)
 
     async def put_text(self, text: str, uri: str, media_type: str) -> None:
         """Uploads a small text."""
-        fs = await self._open()
-        with self._said(uri):
-            await fs._pipe_file(uri, text.encode(), ContentType=media_type)  # noqa: SLF001
+        await self._put_bytes(text.encode(), uri, media_type)
 
     async def get(self, uri: str, target: Path) -> None:
-        """Downloads an object; one request at a time keeps the memory flat."""
-        fs = await self._open()
-        with self._said(uri):
-            await fs._get_file(uri, str(target), max_concurrency=1)  # noqa: SLF001
+        """Downloads an object, a piece at a time. Raises `FileNotFoundError`."""
+        chunks = self.read(uri)
+        try:
+            first = await anext(chunks, b"")
+            with await asyncio.to_thread(target.open, "wb") as file:
+                await asyncio.to_thread(file.write, first)
+                async for chunk in chunks:
+                    await asyncio.to_thread(file.write, chunk)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise Unreachable(f"{target} cannot be written: {reason}") from error
+        finally:
+            await chunks.aclose()
 
-    async def read(self, uri: str) -> AsyncIterator[bytes]:
+    async def read(self, uri: str) -> AsyncGenerator[bytes, None]:
         """The object's bytes, a piece at a time. Raises `FileNotFoundError`."""
-        fs = await self._open()
-        with self._said(uri):
-            file = await fs.open_async(uri, "rb")
-            try:
-                while chunk := await file.read(_READ_BYTES):
-                    yield chunk
-            finally:
-                await file.close()
+        body = (await self._call("get_object", uri))["Body"]
+        try:
+            while True:
+                with in_words(self._endpoint, uri):
+                    chunk = await body.read(_READ_BYTES)
+                if not chunk:
+                    return
+                yield chunk
+        finally:
+            body.close()
 
     async def presign(self, uri: str, expires: float) -> str:
         """A presigned GET (Signature V4), valid for `expires` seconds. A secret while it lives."""
         fs = await self._open()
-        with self._said(uri):
-            return str(await fs._url(uri, expires=int(expires)))  # noqa: SLF001
+        with in_words(self._endpoint, uri):
+            return str(await fs._url(uri, expires=max(1, int(expires))))  # noqa: SLF001  # s3fs's async API
+
+    async def _put_bytes(self, content: bytes, uri: str, media_type: str) -> None:
+        await self._call("put_object", uri, Body=content, ContentType=_type(media_type))
+
+    async def _put_parts(
+        self,
+        ahead: list[bytes],
+        parts: "_Parts",
+        uri: str,
+        media_type: str,
+        sha256: str | None,
+        source: Path,
+    ) -> None:
+        """Uploads `ahead` and what `parts` still holds as one object, or nothing at all."""
+        opened = await self._call("create_multipart_upload", uri, ContentType=_type(media_type))
+        upload = {"UploadId": opened["UploadId"]}
+        done: list[dict[str, Any]] = []
+        try:
+            while ahead:
+                numbered = list(enumerate(ahead, len(done) + 1))
+                sent = await asyncio.gather(
+                    *(
+                        self._call("upload_part", uri, PartNumber=number, Body=part, **upload)
+                        for number, part in numbered
+                    )
+                )
+                done += [
+                    {"PartNumber": number, "ETag": one["ETag"]}
+                    for (number, _), one in zip(numbered, sent, strict=True)
+                ]
+                ahead = [part for _ in range(_PARTS_AT_ONCE) if (part := await parts.next())]
+            _prove(parts, sha256, source)
+            await self._call(
+                "complete_multipart_upload", uri, MultipartUpload={"Parts": done}, **upload
+            )
+        except BaseException:
+            # Parts that nobody completes are invisible, and are paid for month by month.
+            with suppress(Unreachable):
+                await asyncio.shield(self._call("abort_multipart_upload", uri, **upload))
+            raise
+
+    async def _check_bucket(self, uri: str) -> None:
+        """Tells a missing object from a missing bucket, which a HEAD cannot. Once a bucket."""
+        bucket = uri.split("/")[2]
+        if bucket in self._there:
+            return
+        fs = await self._open()
+        try:
+            await fs._call_s3("head_bucket", Bucket=bucket)  # noqa: SLF001
+        except FileNotFoundError:
+            raise no_bucket(self._endpoint, uri) from None
+        except OSError:
+            pass  # Some may read and write objects but not look at the bucket.
+        self._there.add(bucket)
+
+    async def _call(self, method: str, uri: str, **parameters: Any) -> Any:
+        fs = await self._open()
+        bucket, key, _ = fs.split_path(uri)
+        writing = method not in {"head_object", "get_object"}
+        with in_words(self._endpoint, uri, writing=writing):
+            return await fs._call_s3(method, Bucket=bucket, Key=key, **parameters)  # noqa: SLF001
 
     async def _open(self) -> Any:
         async with self._opening:
             if self._session is None:
-                with self._said(self._endpoint):
+                with in_words(self._endpoint, "this run"):
                     self._session = await self._fs.set_session()
         return self._fs
 
-    @contextmanager
-    def _said(self, uri: str) -> Iterator[None]:
-        """Turns what the driver raises into an error that says where and what to do."""
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except (BotoCoreError, ClientError, OSError) as error:
-            raise Unreachable(
-                f"Object storage ({self._endpoint}) fails at {uri}: {error}",
-                hint="Check the endpoint, the bucket and the AWS_* variables.",
-            ) from error
+
+class _Parts:
+    """A file in parts, and the hash of what has been read of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    async def next(self) -> bytes:
+        """The next part; empty at the end."""
+
+        def read() -> bytes:
+            part = self._file.read(_PART_BYTES)
+            self.digest.update(part)
+            return part
+
+        return await asyncio.to_thread(read)
+
+
+def _prove(parts: _Parts, sha256: str | None, source: Path) -> None:
+    if sha256 is not None and parts.digest.hexdigest() != sha256:
+        message = "the file has changed since it was checked, so it was not uploaded"
+        raise InputInvalid([Problem(str(source), message, "run again")])
+
+
+def _type(media_type: str) -> str:
+    return media_type or "application/octet-stream"

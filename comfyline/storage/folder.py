@@ -1,14 +1,23 @@
 """Local folders: written under a temporary name, synced, renamed. Power loss leaves all or none."""
 
 import asyncio
+import errno
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from comfyline.errors import Unreachable
 from comfyline.storage.place import local_path
+
+_STATS_AT_A_TIME = 500
+"""Files looked up in one go: a hop into a thread costs more than a look."""
+_NOT_HERE = {errno.ENOENT, errno.ENOTDIR}
+_NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES}
+"""How file systems of other machines say that they cannot sync a directory."""
 
 
 class Folder:
@@ -16,10 +25,18 @@ class Folder:
 
     async def size(self, uri: str) -> int | None:
         """The file's size in bytes, None when there is no such file."""
-        return await asyncio.to_thread(_size, local_path(uri))
+        return (await self.sizes([uri]))[0]
+
+    async def sizes(self, uris: Sequence[str]) -> list[int | None]:
+        """The same for many files, in their order."""
+        found: list[int | None] = []
+        for start in range(0, len(uris), _STATS_AT_A_TIME):
+            some = uris[start : start + _STATS_AT_A_TIME]
+            found += await asyncio.to_thread(lambda some=some: [_size(uri) for uri in some])
+        return found
 
     async def put(self, source: Path, uri: str, media_type: str) -> None:  # noqa: ARG002  # a folder keeps none
-        """Copies a file to its final name."""
+        """Copies a file to its final name. Raises `OSError` and leaves no trace of the attempt."""
 
         def copy(target: BinaryIO) -> None:
             with source.open("rb") as file:
@@ -28,31 +45,55 @@ class Folder:
         await asyncio.to_thread(_write, local_path(uri), copy)
 
     async def put_text(self, text: str, uri: str, media_type: str) -> None:  # noqa: ARG002
-        """Writes a small text to its final name."""
+        """Writes a small text to its final name. Raises `OSError`."""
         await asyncio.to_thread(_write, local_path(uri), lambda file: file.write(text.encode()))
 
     async def get(self, uri: str, target: Path) -> None:
         """Copies a stored file."""
-        await asyncio.to_thread(shutil.copyfile, local_path(uri), target)
+        await asyncio.to_thread(_get, uri, target)
 
 
-def _size(path: Path) -> int | None:
+def _size(uri: str) -> int | None:
     try:
-        return path.stat().st_size
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        found = local_path(uri).stat()
+    except OSError as error:
+        if error.errno in _NOT_HERE:
+            return None
+        raise _unreadable(uri, error) from error
+    # A directory of that name is not the file, and the put that follows says so.
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _get(uri: str, target: Path) -> None:
+    source = local_path(uri)
+    if _size(uri) is None:
+        raise FileNotFoundError(errno.ENOENT, "there is no such file", str(source))
+    try:
+        shutil.copyfile(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _unreadable(uri, error) from error
+
+
+def _unreadable(uri: str, error: OSError) -> Unreachable:
+    reason = error.strerror or type(error).__name__
+    return Unreachable(
+        f"{local_path(uri)} cannot be read: {reason}",
+        hint="Check the folder and its permissions.",
+    )
 
 
 def _write(target: Path, fill: Callable[[BinaryIO], object]) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".comfyline-", suffix=".part", dir=target.parent)
-    part = Path(name)
+    _make_directory(target.parent)
+    part = target.parent / f".comfyline-{secrets.token_hex(8)}.part"
+    # Not `mkstemp`, whose files nobody else may read: what is made here follows the umask.
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             fill(file)
             file.flush()
             os.fsync(file.fileno())
-        part.chmod(0o644)
         part.replace(target)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -60,10 +101,24 @@ def _write(target: Path, fill: Callable[[BinaryIO], object]) -> None:
     _sync_directory(target.parent)
 
 
+def _make_directory(directory: Path) -> None:
+    """Makes a directory so that power loss does not take it away with what lies in it."""
+    missing = [one for one in (directory, *directory.parents) if not one.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for one in reversed(missing):
+        _sync_directory(one.parent)
+
+
 def _sync_directory(directory: Path) -> None:
-    """Makes a rename survive power loss."""
-    handle = os.open(directory, os.O_RDONLY)
+    """Makes a rename survive power loss, where the file system can promise that."""
+    try:
+        handle = os.open(directory, os.O_RDONLY)
+    except PermissionError:
+        return  # A folder that may be written but not listed.
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY_SYNC:
+            raise
     finally:
         os.close(handle)

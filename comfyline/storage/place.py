@@ -1,15 +1,23 @@
 """Where files lie: one interface over folders and buckets, chosen by the address."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 
 class Place(Protocol):
-    """A kind of storage. A put is atomic or did not happen; all addresses are URIs."""
+    """A kind of storage. A put is atomic or did not happen; all addresses are URIs.
+
+    What cannot be told, because a server or a permission is in the way, is an `Unreachable`.
+    """
 
     async def size(self, uri: str) -> int | None:
-        """The file's size in bytes, None when there is no such file."""
+        """The file's size in bytes, None only when there is truly no such file."""
+
+    async def sizes(self, uris: Sequence[str]) -> list[int | None]:
+        """The same for many files, in their order."""
 
     async def put(self, source: Path, uri: str, media_type: str) -> None:
         """Stores a file under its final name, replacing what was there."""
@@ -22,12 +30,28 @@ class Place(Protocol):
 
 
 def join(folder: str, name: str) -> str:
-    """The URI of a file in a folder, which is a local path or an `s3://` address."""
+    """The URI of a file in a folder, which is a local path, a `file://` or an `s3://` address."""
+    if folder.startswith("file://"):
+        return (local_path(folder) / name).as_uri()
     if "://" in folder:
         return f"{folder.rstrip('/')}/{name}"
     return (Path(folder).absolute() / name).as_uri()
 
 
 def local_path(uri: str) -> Path:
-    """The path behind a `file://` URI."""
-    return Path(unquote(urlsplit(uri).path))
+    """The path behind a `file://` URI, also where its name is no valid UTF-8."""
+    return Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
+
+
+def folder_mistake(folder: str) -> str:
+    """What is wrong with a folder for outputs, found before anything is paid for; or nothing."""
+    scheme, separator, rest = folder.partition("://")
+    if not separator:
+        return ""
+    if scheme not in {"s3", "file"}:
+        return f"{folder} is no place for outputs"
+    if scheme == "s3" and not rest.split("/", 1)[0]:
+        return f"{folder} names no bucket"
+    if scheme == "file" and not rest.startswith("/"):
+        return f"{folder} names no folder of this machine"
+    return ""

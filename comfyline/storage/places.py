@@ -1,5 +1,8 @@
 """Which place an address belongs to."""
 
+from collections import defaultdict
+from collections.abc import Sequence
+
 from comfyline.errors import InputInvalid, Problem
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.folder import Folder
@@ -20,3 +23,13 @@ class Places:
         if uri.startswith("file://"):
             return self._folder
         raise InputInvalid([Problem(uri, "is no place for outputs", "use a folder or s3://…")])
+
+    async def sizes(self, uris: Sequence[str]) -> dict[str, int | None]:
+        """The size of each of many files, None where there is none, in as few steps as it takes."""
+        by_place: dict[Place, list[str]] = defaultdict(list)
+        for uri in dict.fromkeys(uris):
+            by_place[self.of(uri)].append(uri)
+        found: dict[str, int | None] = {}
+        for place, some in by_place.items():
+            found |= zip(some, await place.sizes(some), strict=True)
+        return found

@@ -1,0 +1,5 @@
+"""`python -m comfyline.cli`, for where the command itself is not on the PATH."""
+
+from comfyline.cli.main import main
+
+main()

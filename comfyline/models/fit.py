@@ -1,0 +1,42 @@
+"""Inputs as people type them → as the model's schema types them.
+
+On a command line everything is text, and one photo for a list of photos is one photo.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from comfyline.keys import replace_values
+from comfyline.models.dialect import media_fields, to_json_schema
+from comfyline.models.entry import ModelEntry
+
+
+def fit_inputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The same inputs with text read as a number, a switch, a list or an object where one is due.
+
+    A medium may be written `@photo.jpg`, as curl has it. What does not fit is left as it is, for the check to complain about.
+    """
+    fields = to_json_schema(entry.input_schema).get("properties", {})
+    fitted = {name: _fit(fields.get(name, {}), value) for name, value in inputs.items()}
+    for media in media_fields(entry.input_schema, fitted):
+        if media.value.startswith("@"):
+            fitted = replace_values(fitted, {media.pointer: media.value.removeprefix("@")})
+    return fitted
+
+
+def _fit(field: Mapping[str, Any], value: Any) -> Any:
+    types = field.get("type", [])
+    types = {types} if isinstance(types, str) else set(types)
+    if isinstance(value, str) and types and "string" not in types:
+        value = _read(value)
+    if "array" in types and not isinstance(value, list):
+        return [value]
+    return value
+
+
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

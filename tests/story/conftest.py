@@ -1,0 +1,128 @@
+"""A project folder as a user has one, the real command line in it, and what must always hold."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from comfyline.stack.control import StackAddresses, addresses
+
+ROOT = Path(__file__).parents[2]
+PIPELINE = "configs/pipelines/office-scenes.yaml"
+NOISE = ("Traceback", "Warning", "WARNING", "prefect.", "Task run", "Flow run")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+class Project:
+    """A working directory with the project's configs, over one home."""
+
+    def __init__(self, directory: Path, home: Path) -> None:
+        self.directory, self.home = directory, home
+        shutil.copytree(ROOT / "configs", directory / "configs")
+        ours = ("PREFECT_", "RUNCOMFY_", "COMFYLINE_", "AWS_")
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+        self.environment["COMFYLINE_HOME"] = str(home)
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "comfyline.cli", *arguments],
+            cwd=self.directory,
+            env=self.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def comfyline(self, *arguments: str, **environment: str) -> Ended:
+        with self.start(*arguments, **environment) as process:
+            stdout, stderr = process.communicate(timeout=180)
+        return Ended(process.returncode, stdout, stderr)
+
+    def run(self, prompt: str, *more: str) -> Ended:
+        """Runs the sample pipeline with a prompt of its own, so that its jobs are its own."""
+        wanted = f"steps.edit.input.prompt={json.dumps(prompt)}"
+        return self.comfyline("run", PIPELINE, "--set", wanted, "--json", *more)
+
+    def jobs(self, prompt: str) -> list[dict[str, Any]]:
+        """The ledger's jobs that asked for a prompt, by way of what the sandbox was asked."""
+        asked = {row["request_id"] for row in self.charges(prompt)}
+        rows = self.comfyline("jobs", "--json").json
+        return [row for row in rows if row["request_id"] in asked]
+
+    @property
+    def addresses(self) -> StackAddresses:
+        return addresses(self.home)
+
+    def sandbox(self, method: str, path: str, **more: Any) -> Any:
+        url = f"{self.addresses.sandbox_url}/sandbox/{path}"
+        return httpx.request(method, url, trust_env=False, **more).raise_for_status().json()
+
+    def charges(self, prompt: str) -> list[dict[str, Any]]:
+        rows = self.sandbox("GET", "account")["requests"]
+        return [row for row in rows if row["input"].get("prompt") == prompt]
+
+    def kill(self, service: str) -> None:
+        record = json.loads((self.home / "stack" / f"{service}.json").read_text())
+        os.kill(record["pid"], signal.SIGKILL)
+
+    def until(self, condition: Callable[[], Any], seconds: float = 60) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < deadline, "not in time"
+            time.sleep(0.05)
+        return found
+
+
+@pytest.fixture
+def project(tmp_path: Path, stack: StackAddresses, stack_home: Path) -> Iterator[Project]:
+    """A fresh folder on the shared stack; afterwards what must always hold is looked at."""
+    project = Project(tmp_path / "project", stack_home)
+    yield project
+    if project.addresses.sandbox_url:
+        project.sandbox("DELETE", "faults")
+    _no_secret_is_written(project, stack)
+    _nothing_was_paid_twice(project)
+
+
+def _no_secret_is_written(project: Project, stack: StackAddresses) -> None:
+    assert stack.storage_credentials is not None
+    secrets = [stack.storage_credentials.secret_access_key, "X-Amz-Signature=", "sandbox-token"]
+    kept = [project.home / "logs", project.home / "runs", project.directory / "outputs"]
+    for folder in kept:
+        for path in folder.rglob("*"):
+            if path.is_file() and path.suffix in {".log", ".json", ".html"}:
+                text = path.read_text(errors="replace")
+                found = [secret for secret in secrets if secret in text]
+                assert found == [], path
+
+
+def _nothing_was_paid_twice(project: Project) -> None:
+    """Every charge of the sandbox belongs to one attempt of one job, and to no other."""
+    rows = project.comfyline("jobs", "--json").json
+    ids = [row["request_id"] for row in rows if row["request_id"]]
+    assert len(ids) == len(set(ids))
+    paid = {r["request_id"] for r in project.sandbox("GET", "account")["requests"] if r["charge_usd"]}
+    doubtful = [row for row in rows if row["state"] in {"in_doubt", "failed"}]
+    assert len(paid - set(ids)) <= len(doubtful)

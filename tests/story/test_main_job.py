@@ -1,0 +1,180 @@
+"""The main job as a new user meets it: five photographs, two formats, ten pictures."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from comfyline.stack.control import StackAddresses
+
+KEYS = [
+    "run_id",
+    "pipeline",
+    "jobs",
+    "persisted",
+    "reused",
+    "failed",
+    "cancelled",
+    "in_doubt",
+    "submitted",
+    "cost_usd",
+    "seconds",
+    "report",
+    "outputs",
+    "errors",
+]
+STAGES = ["validate", "upload-inputs", "submit", "poll", "fetch", "persist"]
+
+
+def local(uri: str) -> Path:
+    return Path(uri.removeprefix("file://"))
+
+
+def prefect(stack: StackAddresses, path: str, **body: Any) -> Any:
+    url = f"{stack.prefect_api_url}/{path}"
+    if body:
+        return httpx.post(url, json=body, trust_env=False).raise_for_status().json()
+    return httpx.get(url, trust_env=False).raise_for_status().json()
+
+
+def test_ten_pictures_come_out_of_five_photographs(project: Any, stack: StackAddresses) -> None:
+    ended = project.run("an office in the first story")
+
+    assert ended.code == 0, ended.stderr
+    summary = ended.json
+    assert list(summary) == KEYS
+    counts = {key: summary[key] for key in ("jobs", "persisted", "reused", "submitted", "failed")}
+    assert counts == {"jobs": 10, "persisted": 10, "reused": 0, "submitted": 10, "failed": 0}
+    assert summary["cost_usd"] == pytest.approx(1.40)
+    assert summary["errors"] == []
+
+    shapes = Counter()
+    for output in summary["outputs"]:
+        path = local(output["uri"])
+        with Image.open(path) as picture:
+            picture.load()
+            shapes[picture.size] += 1
+        assert path.stat().st_size == output["bytes"]
+        sidecar = json.loads(path.with_name(path.name + ".json").read_text())
+        assert sidecar["job"] == output["job"]
+        assert sidecar["output"]["sha256"] == output["sha256"]
+        assert sidecar["cost_usd"] == 0.14
+        assert list(sidecar["timestamps"])[-1] == "persisted"
+    assert sorted(shapes.values()) == [5, 5]
+
+    gallery = Path(summary["report"]).read_text()
+    assert gallery.count("data:image/jpeg;base64,") >= 15
+    assert "an office in the first story" in gallery
+
+    noise = ("Traceback", "Warning", "WARNING", "prefect.", "Task run", "Flow run")
+    assert [word for word in noise if word in ended.stderr] == []
+
+
+def test_the_orchestrator_tells_the_story_of_the_run(project: Any, stack: StackAddresses) -> None:
+    ended = project.run("an office that Prefect tells of")
+    run_id = ended.json["run_id"]
+
+    def task_runs() -> Any:
+        found = prefect(stack, "task_runs/filter", flow_runs={"id": {"any_": [run_id]}})
+        done = [run for run in found if run["state_type"] == "COMPLETED"]
+        return done if len(done) == 60 else None
+
+    runs = project.until(task_runs, seconds=10)
+
+    names = Counter(run["name"] for run in runs)
+    jobs = {output["item"] for output in ended.json["outputs"]}
+    for item in jobs:
+        for ratio in ("1:1", "16:9"):
+            assert [names[f"{item} · edit · {ratio} · {stage}"] for stage in STAGES] == [1] * 6
+    flow_run = prefect(stack, f"flow_runs/{run_id}")
+    assert flow_run["state"]["message"] == "10 jobs: 10 persisted"
+
+    nodes = dict(prefect(stack, f"flow_runs/{run_id}/graph-v2")["nodes"])
+    for node in nodes.values():
+        job = node["label"].rsplit(" · ", 1)[0]
+        parents = [nodes[parent["id"]]["label"] for parent in node["parents"]]
+        assert all(parent.startswith(job) for parent in parents), node
+
+    logs = prefect(stack, "logs/filter", logs={"flow_run_id": {"any_": [run_id]}}, limit=200)
+    said = " ".join(line["message"] for line in logs)
+    assert all(row["request_id"] in said for row in project.jobs("an office that Prefect tells of"))
+
+    server_log = (project.home / "logs" / "prefect.log").read_text()
+    assert "dropping message" not in server_log
+    assert "database is locked" not in server_log
+
+
+def test_what_is_there_is_not_made_again(project: Any) -> None:
+    prompt = "an office that stays"
+    first = project.run(prompt, "--limit", "2").json
+
+    second = project.run(prompt, "--limit", "2").json
+
+    assert (second["jobs"], second["reused"], second["submitted"]) == (4, 4, 0)
+    assert {o["sha256"] for o in second["outputs"]} == {o["sha256"] for o in first["outputs"]}
+
+    local(first["outputs"][0]["uri"]).unlink()
+    third = project.run(prompt, "--limit", "2").json
+
+    assert (third["persisted"], third["reused"], third["submitted"]) == (1, 3, 0)
+    assert third["outputs"] == first["outputs"]
+    assert local(first["outputs"][0]["uri"]).exists()
+    assert len(project.charges(prompt)) == 4
+
+
+def test_another_prompt_is_another_job_and_the_old_one_is_not_forgotten(project: Any) -> None:
+    project.run("an office by day", "--limit", "1")
+
+    changed = project.run("an office by night", "--limit", "1").json
+    back = project.run("an office by day", "--limit", "1").json
+
+    assert (changed["persisted"], changed["submitted"]) == (2, 2)
+    assert (back["persisted"], back["submitted"]) == (2, 0)
+
+
+def test_outputs_may_go_to_object_storage(project: Any) -> None:
+    prompt = "an office in a bucket"
+
+    to = ("--limit", "1", "--set", "output.to=s3://comfyline/scenes/{{ run.date }}")
+    ended = project.run(prompt, *to)
+
+    assert ended.code == 0, ended.stderr
+    kept = project.home / "storage"
+    for output in ended.json["outputs"]:
+        stored = kept / output["uri"].removeprefix("s3://")
+        assert stored.stat().st_size == output["bytes"]
+        assert Path(f"{stored}.json").exists()
+    assert project.run(prompt, *to).json["reused"] == 2
+
+
+def test_one_picture_in_one_line(project: Any) -> None:
+    ended = project.comfyline(
+        "generate",
+        "google/nano-banana/pro/edit",
+        "-i",
+        "prompt=a forest in one line",
+        "-i",
+        "image_urls=@configs/samples/cat.jpg",
+        "--json",
+    )
+
+    assert ended.code == 0, ended.stderr
+    [output] = ended.json["outputs"]
+    assert local(output["uri"]).stat().st_size == output["bytes"]
+
+
+def test_the_plan_spends_and_writes_nothing(project: Any, tmp_path: Path) -> None:
+    prompt = "--set=steps.edit.input.prompt=an office only planned"
+    before = sorted(project.home.rglob("ledger*"))
+
+    ended = project.comfyline("plan", "configs/pipelines/office-scenes.yaml", prompt, "--json")
+
+    assert ended.json["to_make"] == 10
+    assert ended.json["estimate_usd"] == pytest.approx(1.40)
+    assert project.charges("an office only planned") == []
+    assert sorted(project.home.rglob("ledger*")) == before
+    assert not (project.directory / "outputs").exists()
