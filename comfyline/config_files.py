@@ -11,11 +11,10 @@ _PACKAGE = Path(__file__).parent
 
 def config_directories(working_directory: Path) -> tuple[Path, ...]:
     """The folders that may hold `models/` and `profiles/`, in the order in which they win."""
-    candidates = (
-        working_directory / "configs",
-        _PACKAGE / "defaults",
-        _PACKAGE.parent / "configs",
-    )
+    installed = _PACKAGE / "defaults"
+    # Beside an installed package lie other people's packages, and one may be called `configs`.
+    built_in = installed if installed.is_dir() else _PACKAGE.parent / "configs"
+    candidates = (working_directory / "configs", built_in)
     found: dict[Path, None] = {}
     for candidate in candidates:
         if candidate.is_dir():

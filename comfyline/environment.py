@@ -4,11 +4,13 @@ The one place that reads the process environment and the working directory.
 """
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from comfyline.config_files import model_directories
+from comfyline.errors import UsageError
 from comfyline.settings import (
     LocalStack,
     Secret,
@@ -24,6 +26,8 @@ from comfyline.stack.control import StackAddresses, addresses, ensure
 from comfyline.stack.services import ServiceName
 
 _NOWHERE = "http://127.0.0.1:9"
+_PORT = re.compile(r"[0-9]{1,5}")
+_HIGHEST_PORT = 65535
 _PORT_VARIABLES: dict[ServiceName, str] = {
     "prefect": "COMFYLINE_PREFECT_PORT",
     "storage": "COMFYLINE_STORAGE_PORT",
@@ -37,9 +41,20 @@ def home() -> Path:
 
 
 def asked_ports() -> dict[ServiceName, int]:
-    """The ports that the environment binds services to."""
-    named = {service: os.environ.get(name, "") for service, name in _PORT_VARIABLES.items()}
-    return {service: int(port) for service, port in named.items() if port.isdecimal()}
+    """The ports that the environment binds services to. Raises `UsageError` for what is none."""
+    asked: dict[ServiceName, int] = {}
+    for service, name in _PORT_VARIABLES.items():
+        written = os.environ.get(name, "").strip()
+        if not written:
+            continue
+        # A port that is asked for is binding, so a misspelt one must not become any free one.
+        if not _PORT.fullmatch(written) or not 0 < int(written) <= _HIGHEST_PORT:
+            raise UsageError(
+                f"{name} is {written!r}, which is not a port",
+                hint=f"Set it to a number from 1 to {_HIGHEST_PORT}, or unset it.",
+            )
+        asked[service] = int(written)
+    return asked
 
 
 def check_token(profile_name: str) -> None:
@@ -82,12 +97,16 @@ async def prepare(profile_name: str, tell: Callable[[str], None]) -> Settings:
 def look(profile_name: str) -> Settings:
     """The settings of a profile with the local services as they are; nothing is started.
 
-    Where the sandbox does not run, its address is one at which nothing answers.
+    Where the sandbox or the local storage does not run, its address is one at which nothing
+    answers.
     """
     profile = read_profile(profile_name, Path.cwd())
     local = _local(addresses(home()))
+    nobody = Secret("nobody")
     if local.sandbox_url is None:
-        local = replace(local, sandbox_url=_NOWHERE, sandbox_token=Secret(""))
+        local = replace(local, sandbox_url=_NOWHERE, sandbox_token=nobody)
+    if local.storage_endpoint is None:
+        local = replace(local, storage_endpoint=_NOWHERE, storage_key=nobody, storage_secret=nobody)
     settings = resolve(profile_name, profile, os.environ, Path.cwd(), local)
     return replace(settings, runcomfy=replace(settings.runcomfy, patience=0))
 

@@ -5,26 +5,50 @@ variables where the profile leaves `endpoint_url` open, the defaults. Nothing be
 looks at the environment.
 """
 
-import ipaddress
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from comfyline.config_files import config_directories, model_directories
-from comfyline.errors import InputInvalid, Problem, TokenRejected
-from comfyline.profile import LOCAL_SANDBOX, LOCAL_STORAGE, ProfileDocument, load_profile
+from comfyline.errors import InputInvalid, Problem, TokenRejected, Unreachable
+from comfyline.profile import (
+    LOCAL_SANDBOX,
+    LOCAL_STORAGE,
+    ProfileDocument,
+    api_origin,
+    load_profile,
+    storage_endpoint,
+)
 
 
-@dataclass(frozen=True, slots=True)
 class Secret:
-    """A text that no repr, log or error shows."""
+    """A text that no repr, log or error shows. No dataclass: `asdict` would lay it open."""
 
-    value: str = field(repr=False)
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    @property
+    def value(self) -> str:
+        """The text itself, for the one place that needs it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
 
     def __str__(self) -> str:
         return "***"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other.value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +99,7 @@ class Settings:
 
 def home_directory(environ: Mapping[str, str], working_directory: Path) -> Path:
     """Where local state lives: COMFYLINE_HOME, else `.comfyline/` in the working directory."""
-    return (working_directory / environ.get("COMFYLINE_HOME", ".comfyline")).resolve()
+    return (working_directory / (_variable(environ, "COMFYLINE_HOME") or ".comfyline")).resolve()
 
 
 def local_services(
@@ -106,7 +130,13 @@ def find_token(profile: ProfileDocument, environ: Mapping[str, str]) -> Secret |
     if names == ["RUNCOMFY_API_TOKEN"]:
         names.append("RUNCOMFY_TOKEN")
     for name in names:
-        if token := environ.get(name, "").strip():
+        token = _variable(environ, name)
+        if token and not (token.isascii() and token.isprintable() and " " not in token):
+            raise TokenRejected(
+                f"What {name} holds is not a token: there is a space or a strange character in it",
+                hint="Set it to the token alone, without `Bearer` and without a line break.",
+            )
+        if token:
             return Secret(token)
     raise TokenRejected(
         f"There is no RunComfy token: {' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
@@ -124,28 +154,32 @@ def resolve(
 ) -> Settings:
     """Merges everything into `Settings`.
 
-    Raises `TokenRejected` without a token and `InputInvalid` for an origin that must not get one.
+    Raises `TokenRejected` without a token, `InputInvalid` for an origin that must not get one,
+    and `Unreachable` where the profile needs a local service that does not run.
     """
     home = home_directory(environ, working_directory)
-    token = find_token(profile, environ) or local.sandbox_token
-    base_url = _base_url(profile, environ)
+    base_url, token = _base_url(profile, environ), find_token(profile, environ)
+    # Each token goes with its own origin: the sandbox's nowhere else, the user's never to it.
     if base_url == LOCAL_SANDBOX:
-        base_url = local.sandbox_url or ""
+        base_url, token = local.sandbox_url or "", local.sandbox_token
     if token is None or not base_url:
-        raise TokenRejected("The sandbox does not run", hint="Start it with `comfyline up`.")
+        raise Unreachable("The sandbox does not run", hint="Start it with `comfyline up`.")
     endpoint = profile.storage.endpoint_url
     key: Secret | None = None
     secret: Secret | None = None
     if endpoint == LOCAL_STORAGE:
         endpoint, key, secret = local.storage_endpoint, local.storage_key, local.storage_secret
+        if endpoint is None:
+            # Without an address the driver would ask AWS itself.
+            raise Unreachable("The local storage does not run", hint="`comfyline up` starts it.")
     elif endpoint is None:
-        endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
+        endpoint = _aws_endpoint(environ)
     return Settings(
         profile=name,
         home=home,
         model_directories=model_directories(working_directory),
         runcomfy=RuncomfySettings(
-            base_url=_origin(base_url),
+            base_url=base_url,
             token=token,
             download_hosts=profile.runcomfy.download_hosts,
             in_flight=profile.runcomfy.in_flight,
@@ -164,36 +198,47 @@ def resolve(
 
 
 def ledger_url(profile: ProfileDocument | None, environ: Mapping[str, str], home: Path) -> str:
-    """The ledger's SQLAlchemy URL: COMFYLINE_LEDGER_URL, the profile's, else SQLite at home."""
-    named = environ.get("COMFYLINE_LEDGER_URL") or (profile.ledger if profile else None)
-    return named or f"sqlite:///{home / 'ledger.sqlite3'}"
+    """The ledger's SQLAlchemy URL: COMFYLINE_LEDGER_URL, the profile's, else SQLite at home.
+
+    Raises `InputInvalid` for what is no such URL, without repeating it: it may hold a password.
+    """
+    named = _variable(environ, "COMFYLINE_LEDGER_URL")
+    url = named or (profile.ledger if profile else None)
+    if url is None:
+        if "?" in str(home):
+            problem = f"a folder with a question mark in its name cannot hold the ledger: {home}"
+            raise InputInvalid([Problem("COMFYLINE_HOME", problem, "choose another folder")])
+        return f"sqlite:///{home / 'ledger.sqlite3'}"
+    try:
+        make_url(url)
+    except (ArgumentError, ValueError):
+        where = "COMFYLINE_LEDGER_URL" if named else "ledger"
+        hint = "write sqlite:////folder/file.sqlite3 or postgresql://user:password@host/database"
+        raise InputInvalid([Problem(where, "this is not an SQLAlchemy URL", hint)]) from None
+    return url
 
 
 def _base_url(profile: ProfileDocument, environ: Mapping[str, str]) -> str:
-    return environ.get("RUNCOMFY_BASE_URL", "").strip() or profile.runcomfy.base_url
+    named = _variable(environ, "RUNCOMFY_BASE_URL")
+    if not named:
+        return profile.runcomfy.base_url
+    return _checked(api_origin, named, "RUNCOMFY_BASE_URL")
 
 
-def _origin(base_url: str) -> str:
-    """The origin that gets the token: https, or this machine itself."""
-    parts = urlsplit(base_url)
-    if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or "")):
-        return base_url.rstrip("/")
-    raise InputInvalid(
-        [
-            Problem(
-                "runcomfy.base_url",
-                f"{base_url!r} would get the token unencrypted",
-                "use https:// (http:// is for this machine only)",
-            )
-        ]
-    )
+def _aws_endpoint(environ: Mapping[str, str]) -> str | None:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if url := _variable(environ, name):
+            return _checked(storage_endpoint, url, name)
+    return None
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine."""
-    if host == "localhost":
-        return True
+def _checked(check: Callable[[str], str], value: str, name: str) -> str:
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return check(value)
+    except ValueError as error:
+        raise InputInvalid([Problem(name, f"it {error}")]) from None
+
+
+def _variable(environ: Mapping[str, str], name: str) -> str:
+    """A variable of the environment; what is set to nothing, or to blanks, is not set."""
+    return environ.get(name, "").strip()

@@ -29,7 +29,7 @@ async def execute(jobs: Sequence[Job], run: Run, services: Services) -> list[Out
             pipeline=run.pipeline,
             jobs=len(jobs),
             reused=len(surveyed.there),
-            estimate_usd=await estimate(surveyed.to_make, services),
+            estimate_usd=await estimate(surveyed, run, services),
         )
     )
     made = await _walk_all(surveyed.to_make, run, services)

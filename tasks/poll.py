@@ -10,7 +10,7 @@ from dataclasses import replace
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from comfyline.errors import Cancelled, Expired, GenerationFailed
+from comfyline.errors import Cancelled, ComfylineError, Expired, GenerationFailed
 from comfyline.job import JobState, Stage
 from comfyline.progress import Note, StageEntered, tell
 from comfyline.run import Run, Submission
@@ -56,11 +56,7 @@ async def poll(submission: Submission, run: Run, services: Services) -> Submissi
         raise
     match end.state:
         case JobState.FAILED:
-            failed = GenerationFailed(
-                f"RunComfy reports a failure: {end.error or 'it gives no reason'}",
-                hint="Run again to ask anew.",
-                request_id=request_id,
-            )
+            failed = await _failure(end, submission, services)
             await services.ledger.ended(attempt_id, JobState.FAILED, failed)
             raise failed
         case JobState.CANCELLED:
@@ -72,3 +68,22 @@ async def poll(submission: Submission, run: Run, services: Services) -> Submissi
         case _:
             await services.ledger.completed(attempt_id, None)
             return replace(submission, state=JobState.COMPLETED)
+
+
+async def _failure(
+    end: RequestStatus, submission: Submission, services: Services
+) -> GenerationFailed:
+    """Why a request failed: the status seldom says, the result does."""
+    reason = end.error
+    if not reason:
+        try:
+            spool = services.work_directory(submission.attempt_id) / "result.json"
+            reason = (await services.client.result(submission.request_id, spool)).status.error
+        except ComfylineError:
+            # The failure itself is known; only its reason stays unsaid.
+            reason = ""
+    return GenerationFailed(
+        f"RunComfy reports a failure: {reason or 'it gives no reason'}",
+        hint="Run again to ask anew.",
+        request_id=submission.request_id,
+    )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from rich.table import Table
 
 from comfyline.cli.options import Json, Profile
@@ -20,12 +20,9 @@ from comfyline.ledger.refusals import short
 from comfyline.report.words import usd
 from comfyline.services import open_ledger, open_services
 
-app = App()
-
 _QUEUED = {JobState.SUBMITTED, JobState.IN_QUEUE, JobState.IN_PROGRESS}
 
 
-@app.command
 def jobs(
     *,
     state: Annotated[JobState | None, Parameter(help="Only jobs in this state.")] = None,
@@ -61,7 +58,6 @@ def jobs(
     return 0
 
 
-@app.command
 def cancel(*job: str, profile: Profile = "sandbox") -> int:
     """Cancel jobs that are queued; says honestly what can no longer be cancelled.
 
@@ -94,7 +90,6 @@ def cancel(*job: str, profile: Profile = "sandbox") -> int:
     return asyncio.run(work())
 
 
-@app.command
 def resolve(
     job: str,
     /,

@@ -1,4 +1,8 @@
-"""The `comfyline` command: parsing, and the one place where errors become exit codes."""
+"""The `comfyline` command: parsing, and the one place where errors become exit codes.
+
+The commands are named here and imported when they are asked for: `comfyline jobs` need not wait
+for what only `comfyline run` uses.
+"""
 
 import logging
 import sys
@@ -7,22 +11,38 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import comfyline
-from comfyline.cli import jobs, models, plans, runs, stack
 from comfyline.cli.speech import explain, say
-from comfyline.environment import home
 from comfyline.errors import ComfylineError, Defect, Interrupted, UsageError
+
+_COMMANDS = (
+    "runs:run",
+    "plans:plan",
+    "plans:check",
+    "runs:generate",
+    "jobs:jobs",
+    "jobs:cancel",
+    "runs:reconcile",
+    "jobs:resolve",
+    "models:app",
+    "stack:up",
+    "stack:down",
+    "stack:status",
+    "stack:env",
+    "stack:sandbox",
+)
 
 app = App(
     name="comfyline",
     help="Content pipelines on RunComfy: never pays twice, never loses what was paid for.",
-    version="0.1.0",
+    version=comfyline.__version__,
     help_format="markdown",
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for room in (runs, plans, jobs, stack):
-    app.command(room.app, name="*")
-app.command(models.app, name="models")
+for _rank, _place in enumerate(_COMMANDS):
+    _module, _, _name = _place.partition(":")
+    _called = _module if _name == "app" else _name
+    app.command(f"comfyline.cli.{_place}", name=_called, sort_key=_rank)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Runs one command; every error becomes a message and an exit code here, and only here."""
     try:
+        if not arguments or arguments[0] in app.help_flags:
+            # The list of commands shows the first line of each, so this once all are imported.
+            app.resolved_commands()
         result = app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         say(f"{error}\n    `comfyline --help` lists the commands.")
@@ -46,6 +69,5 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:  # a defect is said in words, and logged whole
         logging.getLogger(comfyline.__name__).exception("defect")
         explain(Defect(error))
-        say(f"    {home() / 'logs' / 'comfyline.log'}")
         return Defect.exit_code
     return result if isinstance(result, int) else 0

@@ -19,7 +19,7 @@ from comfyline.report.atomic import appearing_whole
 from comfyline.services import open_services
 from comfyline.yamlfile import did_you_mean
 
-app = App(help="The model schemas in configs/models/.")
+app = App(name="models", help="The model schemas in configs/models/.")
 
 
 @app.command(name="list")

@@ -5,7 +5,6 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from cyclopts import App
 from rich.table import Table
 
 from comfyline.checking import identify
@@ -26,10 +25,7 @@ from comfyline.storage.bucket import Bucket
 from comfyline.storage.origins import Origins
 from comfyline.survey import Survey, estimate, reasons, survey
 
-app = App()
 
-
-@app.command
 def plan(
     pipeline: Path,
     /,
@@ -66,8 +62,8 @@ def plan(
                 refresh=refresh,
             )
             surveyed = await survey(planned.jobs, run, services)
-            why = Counter(await reasons(surveyed.to_make, run, services))
-            return surveyed, await estimate(surveyed.to_make, services), why
+            why = Counter(reasons(surveyed, run))
+            return surveyed, await estimate(surveyed, run, services), why
 
     surveyed, cost, why = asyncio.run(work())
     there, to_make = len(surveyed.there), len(surveyed.to_make)
@@ -93,7 +89,6 @@ def plan(
     return 0
 
 
-@app.command
 def check(*pipelines: Path) -> int:
     """Find every mistake in the files at once, each with its place and what to write instead.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from comfyline.cli.live import LiveDisplay, print_summary
 from comfyline.cli.options import Json, Limit, MaxCost, Overrides, Profile, Refresh
@@ -19,10 +19,7 @@ from comfyline.pipeline.sources import read_items
 from comfyline.progress import observed_by
 from comfyline.report.summary import ErrorRecord, RunSummary
 
-app = App()
 
-
-@app.command
 def run(
     pipeline: Path,
     /,
@@ -63,7 +60,6 @@ def run(
     return _carry_out(pipeline.stem, profile, check, flow, json_output=json_output)
 
 
-@app.command
 def generate(
     model_id: str,
     /,
@@ -118,7 +114,6 @@ def generate(
     return _carry_out("generate", profile, check, flow, json_output=json_output)
 
 
-@app.command
 def reconcile(*, profile: Profile = "sandbox", json_output: Json = False) -> int:
     """Finish what an interrupted run left behind: poll, fetch and store what was paid for.
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from rich.table import Table
 
 from comfyline.cli.speech import answer, results, say
@@ -14,10 +14,7 @@ from comfyline.environment import home, start_services
 from comfyline.stack.control import inspect, stop
 from comfyline.stack.services import SERVICES
 
-app = App()
 
-
-@app.command
 def up() -> int:
     """Start the local stack: Prefect server with its web page, object storage, sandbox.
 
@@ -30,7 +27,6 @@ def up() -> int:
     return status()
 
 
-@app.command
 def down() -> int:
     """Stop what `up` started, and nothing else. Nothing is deleted.
 
@@ -42,7 +38,6 @@ def down() -> int:
     return 0
 
 
-@app.command
 def status() -> int:
     """Show each service of the local stack with its address and state.
 
@@ -64,7 +59,6 @@ def status() -> int:
     return 0
 
 
-@app.command
 def env() -> int:
     """Print the variables that point Prefect's own commands at the local server.
 
@@ -78,7 +72,6 @@ def env() -> int:
     return 0
 
 
-@app.command
 def sandbox(
     *,
     port: Annotated[int, Parameter(help="Port on 127.0.0.1.")] = 4272,

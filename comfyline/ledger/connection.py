@@ -50,7 +50,7 @@ class LedgerDatabase:
         self._engine = _engine(parsed, sqlite=self._sqlite)
         self._reader = self._engine.execution_options(**{_READING: True})
         self._threads = ThreadPoolExecutor(1 if self._sqlite else 4, "ledger")
-        self._ready = False
+        self._ready = self._closed = False
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """Does `work`, which writes, in one transaction, in a thread of the ledger's own."""
@@ -62,8 +62,12 @@ class LedgerDatabase:
 
     def close(self) -> None:
         """Lets the threads end what was asked of them and closes every connection."""
+        if self._closed:
+            return
+        self._closed = True
+        # By the thread that opened it: SQLite lets nobody else close a database in memory.
+        self._threads.submit(self._engine.dispose)
         self._threads.shutdown()
-        self._engine.dispose()
 
     async def _in_thread(self, engine: Engine, work: Callable[[Connection], T]) -> T:
         # What was learnt is written down even when whoever learnt it is being cancelled.

@@ -3,8 +3,10 @@
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -108,7 +110,11 @@ class Ledger:
             now = self._now()
             writing.end_dead_leases(connection, now)
             latest = writing.latest(connection, checked.key)
-            decision = decide(latest, refresh=refresh, run_id=run_id, now=now)
+            seen = latest
+            if latest and writing.has_submitted(connection, checked.key, run_id):
+                # What another run did since then is no reason for this one to submit twice.
+                seen = replace(latest, run_id=run_id)
+            decision = decide(seen, refresh=refresh, run_id=run_id, now=now)
             if decision is not Decision.SUBMIT:
                 assert latest is not None  # noqa: S101  # SUBMIT is the answer to None
                 return NotOurs(decision, latest)
@@ -118,19 +124,19 @@ class Ledger:
                 reserved = writing.reserved_usd(connection, run_id)
                 if not _affordable(reserved, checked.estimate_usd, limits.max_cost_usd):
                     return NoMoney(reserved)
-            attempt_id = writing.open_attempt(connection, checked, run_id, latest, now)
+            attempt_id, number = writing.open_attempt(connection, checked, run_id, now)
             writing.lease(connection, attempt_id, self._owner, now, limits.flight_window)
-            opened = writing.latest(connection, checked.key)
-            return Claimed(attempt_id, opened.number if opened else 1)
+            return Claimed(attempt_id, number)
 
         claiming = asyncio.ensure_future(self._database.run(work))
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
             # Nobody hears of this claim, so its POST never leaves: that is not to be doubted.
-            claim = await claiming
-            if isinstance(claim, Claimed):
-                await self.not_sent(claim.attempt_id)
+            with suppress(ComfylineError):
+                claim = await claiming
+                if isinstance(claim, Claimed):
+                    await self.not_sent(claim.attempt_id)
             raise
 
     async def accepted(self, attempt_id: int, request_id: str) -> datetime:
@@ -207,7 +213,7 @@ class Ledger:
         await self._database.run(work)
 
 
-def _known(cost_usd: float | None) -> dict[str, float]:
+def _known(cost_usd: float | None) -> dict[str, Any]:
     """A cost as a value to write; one that is not known never overwrites one that is."""
     return {} if cost_usd is None else {"cost_usd": cost_usd}
 

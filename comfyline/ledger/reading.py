@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Connection, Row, Select, case, func, select
 
 from comfyline.job import JobState, StoredOutput
 from comfyline.ledger.records import Attempt, unpack
@@ -25,12 +25,18 @@ UNFINISHED = (
 
 
 def latest_attempts(connection: Connection, keys: Sequence[str]) -> dict[str, Attempt]:
-    """The latest attempt of each key that the ledger knows."""
+    """The latest attempt of each key that the ledger knows.
+
+    One that never left does not count beside an earlier one: a refresh that came to nothing must
+    not hide what is stored already, or in doubt.
+    """
+    # What never left and stands alone is number 1; beside others it is the last and counts least.
+    counts = case((attempts.c.state == JobState.PLANNED, 1), else_=attempts.c.number)
     found: dict[str, Attempt] = {}
     for start in range(0, len(keys), _PER_QUERY):
         some = keys[start : start + _PER_QUERY]
         newest = (
-            select(attempts.c.key, func.max(attempts.c.number).label("number"))
+            select(attempts.c.key, func.max(counts).label("number"))
             .where(attempts.c.key.in_(some))
             .group_by(attempts.c.key)
             .subquery()

@@ -24,9 +24,9 @@ _LOOK = "Something else has moved it on meanwhile: `comfyline jobs` shows where 
 
 
 def open_attempt(
-    connection: Connection, checked: CheckedJob, run_id: str, latest: Attempt | None, now: datetime
-) -> int:
-    """A row in `planned` to submit: the latest when it never left, else a new one."""
+    connection: Connection, checked: CheckedJob, run_id: str, now: datetime
+) -> tuple[int, int]:
+    """A row in `planned` to submit: the one that never left, else a new one. Its id and number."""
     packed = pack(checked)
     asked = {
         "run_id": run_id,
@@ -36,16 +36,21 @@ def open_attempt(
         "request": packed,
         "estimate_usd": packed["estimate_usd"],
     }
-    if latest is not None and latest.state is JobState.PLANNED:
-        connection.execute(update(attempts).where(attempts.c.id == latest.id).values(**asked))
-        return latest.id
-    if latest is None:
+    of_key = select(attempts.c.id, attempts.c.number, attempts.c.state).where(
+        attempts.c.key == checked.key
+    )
+    newest = connection.execute(of_key.order_by(attempts.c.number.desc()).limit(1)).one_or_none()
+    if newest is not None and newest.state == JobState.PLANNED:
+        connection.execute(update(attempts).where(attempts.c.id == newest.id).values(**asked))
+        return newest.id, newest.number
+    if newest is None:
         values = {"key": checked.key, "model_id": checked.job.model_id, "created_at": now}
         connection.execute(insert(jobs).values(values))
+    number = newest.number + 1 if newest else 1
     row = connection.execute(
         insert(attempts).values(
             key=checked.key,
-            number=latest.number + 1 if latest else 1,
+            number=number,
             state=JobState.PLANNED,
             created_at=now,
             updated_at=now,
@@ -54,7 +59,17 @@ def open_attempt(
     )
     attempt_id = int(row.inserted_primary_key[0]) if row.inserted_primary_key else 0
     _note(connection, attempt_id, JobState.PLANNED, now)
-    return attempt_id
+    return attempt_id, number
+
+
+def has_submitted(connection: Connection, key: str, run_id: str) -> bool:
+    """Whether a run has sent a job of this key already, whoever came after it."""
+    query = select(func.count()).where(
+        attempts.c.key == key,
+        attempts.c.run_id == run_id,
+        attempts.c.state != JobState.PLANNED,
+    )
+    return connection.execute(query).scalar_one() > 0
 
 
 def move(

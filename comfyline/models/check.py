@@ -9,7 +9,6 @@ from jsonschema.exceptions import ValidationError
 
 from comfyline.errors import Problem
 from comfyline.job import Pointer
-from comfyline.models.dialect import to_json_schema
 from comfyline.models.entry import ModelEntry
 from comfyline.yamlfile import did_you_mean
 
@@ -63,8 +62,7 @@ def check_inputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> list[Problem]:
 
 def find_mistakes(entry: ModelEntry, inputs: Mapping[str, Any]) -> list[Mistake]:
     """The same with pointers into the inputs, for who knows where each value was written."""
-    validator = Draft202012Validator(to_json_schema(entry.input_schema))
-    errors = list(validator.iter_errors(dict(inputs)))
+    errors = list(_validator(entry).iter_errors(dict(inputs)))
     # Of a value of the wrong type nothing else is worth saying.
     other_type = {tuple(error.absolute_path) for error in errors if error.validator == "type"}
     found = (
@@ -74,6 +72,10 @@ def find_mistakes(entry: ModelEntry, inputs: Mapping[str, Any]) -> list[Mistake]
         for mistake in _mistakes(error)
     )
     return sorted(dict.fromkeys(found), key=lambda mistake: [str(key) for key in mistake.pointer])
+
+
+def _validator(entry: ModelEntry) -> Draft202012Validator:
+    return Draft202012Validator(entry.plain_schema)
 
 
 def field_path(pointer: Pointer) -> str:

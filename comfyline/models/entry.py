@@ -1,9 +1,12 @@
 """One model as the catalogue describes it; keys that are not known here are passed over."""
 
 import math
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from comfyline.models.dialect import to_json_schema
 
 
 def _price(value: Any) -> float | None:
@@ -46,3 +49,8 @@ class ModelEntry(BaseModel):
     base_price_usd: Annotated[float | None, BeforeValidator(_price)] = None
     price_unit: Annotated[str | None, BeforeValidator(_text)] = None
     pricing_note: Annotated[str | None, BeforeValidator(_text)] = None
+
+    @cached_property
+    def plain_schema(self) -> dict[str, Any]:
+        """The input schema as plain JSON Schema, translated once for however many jobs."""
+        return to_json_schema(self.input_schema)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from comfyline.keys import replace_values
-from comfyline.models.dialect import media_fields, to_json_schema
+from comfyline.models.dialect import media_fields
 from comfyline.models.entry import ModelEntry
 
 
@@ -17,7 +17,7 @@ def fit_inputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
     A medium may be written `@photo.jpg`, as curl has it. What does not fit is left as it is, for the check to complain about.
     """
-    fields = to_json_schema(entry.input_schema).get("properties", {})
+    fields = entry.plain_schema.get("properties", {})
     fitted = {name: _fit(fields.get(name, {}), value) for name, value in inputs.items()}
     for media in media_fields(entry.input_schema, fitted):
         if media.value.startswith("@"):

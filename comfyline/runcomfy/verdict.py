@@ -109,7 +109,7 @@ def refusal(http_status: int, error: ApiError | None) -> ComfylineError:
     code = error.code if error else None
     said = error.message if error else f"HTTP {http_status}"
     # The code says more than the HTTP status, so it is asked first.
-    if code == _NO_BALANCE_CODE or (code is None and http_status == httpx.codes.PAYMENT_REQUIRED):
+    if code == _NO_BALANCE_CODE or http_status == httpx.codes.PAYMENT_REQUIRED:
         return Refused(f"RunComfy reports no balance left: {said}", hint="Top up, then run again.")
     if code == _TOKEN_CODE or (http_status in {401, 403} and code != _NOT_YOURS_CODE):
         return TokenRejected(

@@ -1,18 +1,18 @@
 """S3 and what speaks like it, through s3fs: bounded memory, Signature V4, one session a process."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import s3fs
 from aiobotocore.session import AioSession
 
-from comfyline.errors import InputInvalid, Problem, Unreachable
+from comfyline.errors import Unreachable
 from comfyline.storage.bucket_errors import in_words, no_bucket, shown_endpoint
+from comfyline.storage.parts import Parts, all_of
 
 _PART_BYTES = 8 * 1024 * 1024
 _PARTS_AT_ONCE = 2
@@ -54,8 +54,9 @@ class Bucket:
                 # Checksums that only AWS knows break MinIO, Ceph, B2 and others of some age.
                 "request_checksum_calculation": "when_required",
                 "response_checksum_validation": "when_required",
-                # Names with dots do not fit a wildcard certificate, and local servers have no DNS.
-                **({"s3": {"addressing_style": "path"}} if endpoint_url else {}),
+                # Local servers have no DNS. At AWS, botocore would presign for a host that
+                # redirects to the bucket's region, which breaks the signature of a new bucket.
+                "s3": {"addressing_style": "path" if endpoint_url else "virtual"},
             },
         )
         # s3fs repeats what botocore has repeated: once is enough.
@@ -92,7 +93,7 @@ class Bucket:
         found: list[int | None] = []
         for start in range(0, len(uris), _LOOKS_AT_ONCE):
             some = uris[start : start + _LOOKS_AT_ONCE]
-            found += await asyncio.gather(*(self.size(uri) for uri in some))
+            found += await all_of(self.size(uri) for uri in some)
         return found
 
     async def put(
@@ -105,10 +106,10 @@ class Bucket:
         """
         async with self._putting:
             with await asyncio.to_thread(source.open, "rb") as file:
-                parts = _Parts(file)
+                parts = Parts(file, _PART_BYTES)
                 first, second = await parts.next(), await parts.next()
                 if not second:
-                    _prove(parts, sha256, source)
+                    parts.prove(sha256, source)
                     await self._put_bytes(first, uri, media_type)
                 else:
                     await self._put_parts([first, second], parts, uri, media_type, sha256, source)
@@ -159,7 +160,7 @@ class Bucket:
     async def _put_parts(
         self,
         ahead: list[bytes],
-        parts: "_Parts",
+        parts: Parts,
         uri: str,
         media_type: str,
         sha256: str | None,
@@ -172,18 +173,16 @@ class Bucket:
         try:
             while ahead:
                 numbered = list(enumerate(ahead, len(done) + 1))
-                sent = await asyncio.gather(
-                    *(
-                        self._call("upload_part", uri, PartNumber=number, Body=part, **upload)
-                        for number, part in numbered
-                    )
+                sent = await all_of(
+                    self._call("upload_part", uri, PartNumber=number, Body=part, **upload)
+                    for number, part in numbered
                 )
                 done += [
                     {"PartNumber": number, "ETag": one["ETag"]}
                     for (number, _), one in zip(numbered, sent, strict=True)
                 ]
                 ahead = [part for _ in range(_PARTS_AT_ONCE) if (part := await parts.next())]
-            _prove(parts, sha256, source)
+            parts.prove(sha256, source)
             await self._call(
                 "complete_multipart_upload", uri, MultipartUpload={"Parts": done}, **upload
             )
@@ -220,30 +219,6 @@ class Bucket:
                 with in_words(self._endpoint, "this run"):
                     self._session = await self._fs.set_session()
         return self._fs
-
-
-class _Parts:
-    """A file in parts, and the hash of what has been read of it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-
-    async def next(self) -> bytes:
-        """The next part; empty at the end."""
-
-        def read() -> bytes:
-            part = self._file.read(_PART_BYTES)
-            self.digest.update(part)
-            return part
-
-        return await asyncio.to_thread(read)
-
-
-def _prove(parts: _Parts, sha256: str | None, source: Path) -> None:
-    if sha256 is not None and parts.digest.hexdigest() != sha256:
-        message = "the file has changed since it was checked, so it was not uploaded"
-        raise InputInvalid([Problem(str(source), message, "run again")])
 
 
 def _type(media_type: str) -> str:

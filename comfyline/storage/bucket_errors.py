@@ -20,22 +20,69 @@ from botocore.exceptions import (
 
 from comfyline.errors import Unreachable
 
-_CREDENTIALS = (
-    NoCredentialsError,
-    PartialCredentialsError,
-    CredentialRetrievalError,
-    ProfileNotFound,
+_ANSWERS: tuple[tuple[frozenset[str], str, str], ...] = (
+    (
+        frozenset(
+            {
+                "ExpiredToken",
+                "InvalidAccessKeyId",
+                "InvalidClientTokenId",
+                "InvalidToken",
+                "SignatureDoesNotMatch",
+                "TokenRefreshRequired",
+            }
+        ),
+        "rejects the credentials for",
+        "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN.",
+    ),
+    (
+        frozenset({"401", "403", "AccessDenied", "AllAccessDisabled", "Forbidden", "Unauthorized"}),
+        "denies access to",
+        "Check the AWS_* variables; these keys must be allowed to list, get and put there.",
+    ),
+    (
+        frozenset(
+            {
+                "301",
+                "307",
+                "AuthorizationHeaderMalformed",
+                "PermanentRedirect",
+                "TemporaryRedirect",
+            }
+        ),
+        "has in another region",
+        "Set AWS_REGION to the region of the bucket.",
+    ),
+    (
+        frozenset({"400", "InvalidBucketName", "InvalidArgument", "InvalidRequest"}),
+        "does not accept",
+        "Check the address and the AWS_* variables.",
+    ),
 )
-_REJECTED = {
-    "ExpiredToken",
-    "InvalidAccessKeyId",
-    "InvalidClientTokenId",
-    "InvalidToken",
-    "SignatureDoesNotMatch",
-    "TokenRefreshRequired",
-}
-_FORBIDDEN = {"401", "403", "AccessDenied", "AllAccessDisabled", "Forbidden", "Unauthorized"}
-_REGION = {"301", "307", "AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect"}
+"""Codes of the server's, what they say of an address, and what to do about it."""
+_DRIVER: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
+    (
+        (
+            NoCredentialsError,
+            PartialCredentialsError,
+            CredentialRetrievalError,
+            ProfileNotFound,
+        ),
+        "needs credentials for",
+        "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with the AWS CLI.",
+    ),
+    (
+        (ParamValidationError, ValueError),
+        "cannot be asked for",
+        "An endpoint is written https://host:port, an address s3://bucket/path.",
+    ),
+    (
+        (BotoCoreError, aiohttp.ClientError, OSError),
+        "does not answer for",
+        "Check the endpoint (the profile's, or AWS_ENDPOINT_URL_S3) and the network.",
+    ),
+)
+"""The same for what the driver raises before there is an answer."""
 
 
 def shown_endpoint(endpoint_url: str | None) -> str:
@@ -81,38 +128,15 @@ def _answer(error: BaseException) -> ClientError | None:
 
 
 def _said(endpoint: str, uri: str, error: Exception, code: str) -> Unreachable:
+    at = f"Object storage ({endpoint})"
     if code in {"NoSuchBucket", "404"}:
         return no_bucket(endpoint, uri)
-    at = f"Object storage ({endpoint})"
-    if isinstance(error, _CREDENTIALS):
-        return Unreachable(
-            f"{at}: no credentials are found for {uri}",
-            hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with the AWS CLI.",
-        )
-    if code in _REJECTED:
-        return Unreachable(
-            f"{at} rejects the credentials for {uri} ({code})",
-            hint="Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN.",
-        )
-    if code in _FORBIDDEN:
-        return Unreachable(
-            f"{at} denies access to {uri} ({code})",
-            hint="Check the AWS_* variables; list, get and put must be allowed there.",
-        )
-    if code in _REGION:
-        return Unreachable(
-            f"{at}: {uri} lies in another region ({code})", hint="Set AWS_REGION to the bucket's."
-        )
+    for codes, what, hint in _ANSWERS:
+        if code in codes:
+            return Unreachable(f"{at} {what} {uri} ({code})", hint=hint)
     if code:
-        return Unreachable(
-            f"{at} fails at {uri} ({code})", hint="Check the endpoint and the bucket."
-        )
-    if isinstance(error, ParamValidationError | ValueError):
-        return Unreachable(
-            f"{at} cannot be asked for {uri}: the address or the endpoint is malformed",
-            hint="An endpoint is written https://host:port, an address s3://bucket/path.",
-        )
-    return Unreachable(
-        f"{at} does not answer for {uri} ({type(error).__name__})",
-        hint="Check the endpoint (AWS_ENDPOINT_URL_S3, or the profile's) and the network.",
-    )
+        return Unreachable(f"{at} fails at {uri} ({code})", hint="Run again later.")
+    for kinds, what, hint in _DRIVER:
+        if isinstance(error, kinds):
+            return Unreachable(f"{at} {what} {uri} ({type(error).__name__})", hint=hint)
+    raise error  # nothing of the driver's: a mistake in comfyline itself

@@ -32,7 +32,7 @@ class Folder:
         found: list[int | None] = []
         for start in range(0, len(uris), _STATS_AT_A_TIME):
             some = uris[start : start + _STATS_AT_A_TIME]
-            found += await asyncio.to_thread(lambda some=some: [_size(uri) for uri in some])
+            found += await asyncio.to_thread(_sizes, some)
         return found
 
     async def put(self, source: Path, uri: str, media_type: str) -> None:  # noqa: ARG002  # a folder keeps none
@@ -51,6 +51,10 @@ class Folder:
     async def get(self, uri: str, target: Path) -> None:
         """Copies a stored file."""
         await asyncio.to_thread(_get, uri, target)
+
+
+def _sizes(uris: Sequence[str]) -> list[int | None]:
+    return [_size(uri) for uri in uris]
 
 
 def _size(uri: str) -> int | None:

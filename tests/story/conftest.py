@@ -123,6 +123,8 @@ def _nothing_was_paid_twice(project: Project) -> None:
     rows = project.comfyline("jobs", "--json").json
     ids = [row["request_id"] for row in rows if row["request_id"]]
     assert len(ids) == len(set(ids))
-    paid = {r["request_id"] for r in project.sandbox("GET", "account")["requests"] if r["charge_usd"]}
+    paid = {
+        r["request_id"] for r in project.sandbox("GET", "account")["requests"] if r["charge_usd"]
+    }
     doubtful = [row for row in rows if row["state"] in {"in_doubt", "failed"}]
     assert len(paid - set(ids)) <= len(doubtful)

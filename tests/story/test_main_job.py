@@ -41,7 +41,7 @@ def prefect(stack: StackAddresses, path: str, **body: Any) -> Any:
     return httpx.get(url, trust_env=False).raise_for_status().json()
 
 
-def test_ten_pictures_come_out_of_five_photographs(project: Any, stack: StackAddresses) -> None:
+def test_ten_pictures_come_out_of_five_photographs(project: Any) -> None:
     ended = project.run("an office in the first story")
 
     assert ended.code == 0, ended.stderr
@@ -167,7 +167,7 @@ def test_one_picture_in_one_line(project: Any) -> None:
     assert local(output["uri"]).stat().st_size == output["bytes"]
 
 
-def test_the_plan_spends_and_writes_nothing(project: Any, tmp_path: Path) -> None:
+def test_the_plan_spends_and_writes_nothing(project: Any) -> None:
     prompt = "--set=steps.edit.input.prompt=an office only planned"
     before = sorted(project.home.rglob("ledger*"))
 

@@ -1,0 +1,63 @@
+"""`python -m benchmarks [NAME …] [--quick]`: the benchmarks one after the other."""
+
+import argparse
+import asyncio
+import importlib
+import os
+import signal
+import sys
+
+from benchmarks.table import say, show
+
+BENCHMARKS = {
+    "polling": "waiting for requests: calls and lag beside loops at a fixed interval",
+    "chain": "the whole flow over small photographs beside a plain asyncio script",
+    "rerun": "a plan whose outputs are all there, beside GNU make",
+    "memory": "one large file to and from S3 beside s3fs's own put_file and get_file",
+}
+_INTERRUPTED = 130
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measures comfyline beside a rival: both run at once, on the same servers on "
+        "this machine, and a ratio is printed. Nothing is paid for and nothing is left behind.",
+        epilog="\n".join(f"  {name:8} {what}" for name, what in BENCHMARKS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="which ones, by the names below; default all"
+    )
+    parser.add_argument("--quick", action="store_true", help="smaller and less exact")
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.names if name not in BENCHMARKS]:
+        parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    return arguments
+
+
+async def _measure(names: list[str], *, quick: bool) -> None:
+    task = asyncio.current_task()
+    if task:
+        # As for Ctrl-C: what was started is ended and the folders are removed.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    say(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    for name in names:
+        # Imported late: each brings only what it needs itself.
+        for table in await importlib.import_module(f"benchmarks.{name}").measure(quick=quick):
+            show(table)
+
+
+def main() -> int:
+    """Runs what was asked for and returns the exit code."""
+    arguments = _arguments()
+    try:
+        asyncio.run(_measure(arguments.names or list(BENCHMARKS), quick=arguments.quick))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        say("interrupted; everything that was started has been ended")
+        return _INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

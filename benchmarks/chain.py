@@ -1,0 +1,113 @@
+"""The whole chain: the pipeline flow as a user runs it beside a plain asyncio script.
+
+Both have the same photographs, S3 server and sandbox, as many requests in flight, and start at the
+same moment, each in a process of its own. The script keeps no ledger, asks no orchestrator and
+checks nothing: what it does not do is what the difference pays for.
+"""
+
+import asyncio
+import time
+from pathlib import Path
+
+import httpx
+from PIL import Image
+
+from benchmarks.race import Figures, Side, race
+from benchmarks.servers import home_of, playground, sandbox, storage_environment
+from benchmarks.table import Table, ratio
+from comfyline.stack.control import addresses
+from comfyline.stack.services import SANDBOX_TOKEN
+
+_PHOTOS, _QUICK = 60, 15
+_SLOTS, _SPEED = 16, 50.0
+_IN_FLIGHT = 16
+_STAGES = 6
+_VISIBLE_LIMIT = 120.0
+
+_PIPELINE = f"""\
+name: chain
+source:
+  files: photos/*.jpg
+steps:
+  edit:
+    model: google/nano-banana/pro/edit
+    input:
+      # In these the sandbox paints fastest, so that the clients are measured and not the painter.
+      prompt: black and white
+      image_urls: ["{{{{ item.path }}}}"]
+      aspect_ratio: "21:9"
+      output_format: jpeg
+output:
+  to: outputs/flow
+  name: "{{{{ item.stem }}}}.{{{{ ext }}}}"
+limits: {{in_flight: {_IN_FLIGHT}, timeout: 10m}}
+"""
+
+
+async def measure(*, quick: bool) -> list[Table]:
+    """One race over the photographs, then the wait for the orchestrator's own books."""
+    photos = _QUICK if quick else _PHOTOS
+    async with playground(("prefect", "storage")) as project:
+        await asyncio.to_thread(_prepare, project, photos)
+        async with sandbox(project, slots=_SLOTS, speed=_SPEED) as origin:
+            runcomfy = {"RUNCOMFY_BASE_URL": origin, "RUNCOMFY_API_TOKEN": SANDBOX_TOKEN}
+            home = {"COMFYLINE_HOME": str(home_of(project))}
+            visible = asyncio.create_task(_until_visible(project, photos * _STAGES))
+            ours, plain = await race(
+                project,
+                Side("flow", ("pipeline.yaml",), runcomfy | home),
+                Side("script", (str(_IN_FLIGHT),), runcomfy | storage_environment(project)),
+            )
+            behind = await visible - ours["ended_at"]
+    return [_table(ours, plain, photos, behind)]
+
+
+def _prepare(project: Path, photos: int) -> None:
+    """The pipeline and photographs of a few kilobytes, no two alike."""
+    (project / "pipeline.yaml").write_text(_PIPELINE)
+    (project / "photos").mkdir()
+    texture = Image.radial_gradient("L").resize((320, 240))
+    for number in range(photos):
+        colour = (number * 37 % 256, number * 91 % 256, number * 53 % 256)
+        photo = Image.composite(
+            Image.new("RGB", texture.size, colour), texture.convert("RGB"), texture
+        )
+        photo.save(project / f"photos/photo-{number}.jpg")
+
+
+async def _until_visible(project: Path, task_runs: int) -> float:
+    """The wall-clock time at which the orchestrator shows all task runs as completed."""
+    wanted = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+    url = f"{addresses(home_of(project)).prefect_api_url}/task_runs/count"
+    deadline = time.monotonic() + _VISIBLE_LIMIT
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
+        while time.monotonic() < deadline:
+            answer = await http.post(url, json=wanted)
+            if answer.raise_for_status().json() >= task_runs:
+                return time.time()
+            await asyncio.sleep(0.5)
+    raise RuntimeError(f"after {_VISIBLE_LIMIT:.0f} s not all of {task_runs} task runs are visible")
+
+
+def _table(ours: Figures, plain: Figures, photos: int, behind: float) -> Table:
+    rows = [
+        (
+            name,
+            f"{one['seconds']:.1f}",
+            f"{photos / one['seconds']:.2f}",
+            f"{one['cpu'] / photos * 1000:.0f}",
+            f"{one['peak_mb']:.0f}",
+        )
+        for name, one in (("comfyline flow", ours), ("plain asyncio + httpx", plain))
+    ]
+    return Table(
+        f"chain: {photos} photographs, {_IN_FLIGHT} in flight, both at once",
+        ("side", "s", "jobs/s", "client CPU ms/job", "peak MB"),
+        rows,
+        [
+            f"comfyline ÷ plain, jobs/s: {ratio(plain['seconds'], ours['seconds'])}"
+            " (1 would be an orchestrator and a ledger for nothing; above 1: comfyline is faster)",
+            f"comfyline ÷ plain, client CPU: {ratio(ours['cpu'], plain['cpu'])} (lower is better)",
+            f"all {photos * _STAGES} task runs visible in Prefect {behind:.1f} s after the flow",
+        ],
+    )

@@ -1,0 +1,1 @@
+"""What races: one side a module, each run as a process of its own (`benchmarks.race`)."""

@@ -1,0 +1,88 @@
+"""Media inputs on the web, read as RunComfy will read them: without login, following redirects.
+
+An address may carry a permission in its query, so no message shows more than its path.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import lru_cache
+from ssl import SSLContext
+
+import httpx
+
+from comfyline.errors import Unreachable
+
+_CHUNK = 1024 * 1024
+_TIMEOUT = httpx.Timeout(30, connect=10)
+_SECONDS = 300
+"""For one file in all, however slowly it trickles in."""
+_MOST_BYTES = 512 * 1024 * 1024
+"""Far more than RunComfy takes: an endless answer ends here."""
+_REDIRECTS = 3
+_GONE = {httpx.codes.NOT_FOUND, httpx.codes.GONE}
+_REFUSED = {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
+
+
+async def read_url(url: str, take: Callable[[bytes], None]) -> None:
+    """Gives the bytes behind an address to `take`, a piece at a time.
+
+    Raises `FileNotFoundError`, or `Unreachable` for everything else that is in the way.
+    """
+    shown = bare_url(url)
+    try:
+        async with asyncio.timeout(_SECONDS), _client() as http, http.stream("GET", url) as answer:
+            _check(answer, shown)
+            size = 0
+            async for chunk in answer.aiter_bytes(_CHUNK):
+                size += len(chunk)
+                if size > _MOST_BYTES:
+                    raise Unreachable(f"{shown} has more than {_MOST_BYTES >> 20} MB")
+                take(chunk)
+    except httpx.TooManyRedirects:
+        raise Unreachable(f"{shown} is redirected more than {_REDIRECTS} times") from None
+    except (httpx.TimeoutException, TimeoutError):
+        raise Unreachable(f"{shown} does not answer in time") from None
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError):
+        raise Unreachable(f"{shown} is no address that can be asked") from None
+    except (httpx.HTTPError, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise Unreachable(f"{shown} cannot be read ({type(error).__name__})") from None
+
+
+def bare_url(url: str) -> str:
+    """An address without user, password, query and fragment, each of which may be a secret."""
+    address = url.split("?", 1)[0].split("#", 1)[0]
+    scheme, _, rest = address.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        timeout=_TIMEOUT, follow_redirects=True, max_redirects=_REDIRECTS, verify=_certificates()
+    )
+
+
+@lru_cache(maxsize=1)
+def _certificates() -> SSLContext:
+    """Loading the certificates takes longer than many a download."""
+    return httpx.create_ssl_context()
+
+
+def _check(answer: httpx.Response, shown: str) -> None:
+    code = answer.status_code
+    if code in _GONE:
+        raise FileNotFoundError(f"{shown} answers HTTP {code}")
+    if code in _REFUSED:
+        raise Unreachable(
+            f"{shown} is not given to everyone (HTTP {code})",
+            hint="RunComfy has no login there: use a presigned address or a local file.",
+        )
+    if code != httpx.codes.OK:
+        raise Unreachable(f"{shown} answers HTTP {code}")
+    if answer.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xht")):
+        raise Unreachable(
+            f"{shown} answers with a web page, not with a file",
+            hint="It may ask for a login; use the address of the file itself.",
+        )

@@ -1,0 +1,129 @@
+"""A server that answers from a script and remembers who asked, and a time that only sleep moves."""
+
+import http.server
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from email.message import Message
+from typing import Any
+
+import pytest
+
+from comfyline.runcomfy.client import RuncomfyClient
+from comfyline.runcomfy.outage import Outage
+
+TOKEN = "rc_the-token-that-nobody-may-see"
+
+
+class FakeTime:
+    """Monotonic seconds that pass only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@dataclass(frozen=True)
+class Call:
+    method: str
+    path: str
+    headers: Message
+    port: int
+
+
+@dataclass
+class Script:
+    """Answers in order, the last one for ever; `body` of an answer may be JSON or bytes."""
+
+    url: str = ""
+    answers: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+
+    def say(self, body: Any = b"", status: int = 200, **headers: str) -> "Script":
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.answers.append((status, named, raw))
+        return self
+
+    def take(self, call: Call) -> tuple[int, dict[str, str], bytes]:
+        self.calls.append(call)
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+def _handler(script: Script) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        # Head and body go out as one packet, and at once.
+        wbufsize = -1
+        disable_nagle_algorithm = True
+
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            call = Call(self.command, self.path, self.headers, self.client_address[1])
+            status, headers, body = script.take(call)
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+            # A promise of more bytes than were sent is broken at once.
+            self.close_connection |= headers.get("Content-Length", str(len(body))) != str(len(body))
+
+        do_GET = do_POST = answer  # noqa: N815  # the names that http.server calls
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    return Handler
+
+
+@pytest.fixture
+def start_script() -> Iterator[Callable[[], Script]]:
+    servers = []
+
+    def start() -> Script:
+        script = Script()
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(script))
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        servers.append((server, thread))
+        script.url = f"http://127.0.0.1:{server.server_port}"
+        return script
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def script(start_script: Callable[[], Script]) -> Script:
+    return start_script()
+
+
+@pytest.fixture
+def time() -> FakeTime:
+    return FakeTime()
+
+
+@pytest.fixture
+async def connect(time: FakeTime) -> AsyncIterator[Callable[..., Any]]:
+    """Opens clients whose patience of 60 s passes in no time."""
+    async with AsyncExitStack() as stack:
+
+        async def connect(url: str, token: str = TOKEN) -> RuncomfyClient:
+            outage = Outage(60, time, time.sleep)
+            return await stack.enter_async_context(RuncomfyClient(url, token, outage))
+
+        yield connect

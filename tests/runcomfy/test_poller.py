@@ -1,0 +1,269 @@
+"""All waiting in one place: one loop, at most sixteen questions at a time, every answer heard."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from comfyline.errors import DeadlinePassed, Expired, Unreachable
+from comfyline.job import JobState
+from comfyline.runcomfy.poller import Poller
+from comfyline.runcomfy.polling import Observation
+from comfyline.runcomfy.wire import RequestStatus, read_status
+from tests.runcomfy.conftest import FakeTime
+
+
+def status(word: str, position: int | None = None) -> RequestStatus:
+    return read_status({"status": word, "queue_position": position})
+
+
+def at_once(_seen: Observation) -> float:
+    return 0
+
+
+async def deaf(_status: RequestStatus) -> None:
+    pass
+
+
+class Runcomfy:
+    """Answers each request from its own list, the last one for ever; time passes meanwhile."""
+
+    def __init__(self, time: FakeTime, **answers: list[Any]) -> None:
+        self.time, self.answers = time, answers
+        self.asked: list[str] = []
+        self.now, self.most = 0, 0
+        self.seconds = 0.0
+        self.gate: asyncio.Event | None = None
+        self.full = asyncio.Event()
+
+    async def __call__(self, request_id: str) -> RequestStatus:
+        self.asked.append(request_id)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        if self.now == 16:
+            self.full.set()
+        self.time.now += self.seconds
+        try:
+            await (self.gate.wait() if self.gate else asyncio.sleep(0))
+        finally:
+            self.now -= 1
+        script = self.answers[request_id]
+        answer = script.pop(0) if len(script) > 1 else script[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return status(answer)
+
+
+@asynccontextmanager
+async def polling(
+    ask: Callable[[str], Awaitable[RequestStatus]],
+    time: FakeTime,
+    policy: Callable[[Observation], float] = at_once,
+) -> AsyncIterator[Poller]:
+    async with asyncio.timeout(10), Poller(ask, policy, time) as poller:
+        yield poller
+
+
+async def test_a_wait_returns_the_end_and_hears_every_answer(time: FakeTime):
+    runcomfy = Runcomfy(time, a=["in_queue", "in_queue", "in_progress", "completed"])
+    heard: list[str] = []
+
+    async def hear(status: RequestStatus) -> None:
+        heard.append(status.word)
+
+    async with polling(runcomfy, time) as poller:
+        end = await poller.wait("a", age=0, time_left=60, hear=hear)
+    assert end.state is JobState.COMPLETED
+    assert heard == ["in_queue", "in_queue", "in_progress", "completed"]
+
+
+@pytest.mark.parametrize("word", ["completed", "succeeded", "failed", "cancelled", "canceled"])
+async def test_each_end_ends_the_wait(time: FakeTime, word: str):
+    runcomfy = Runcomfy(time, a=[word])
+    async with polling(runcomfy, time) as poller:
+        assert (await poller.wait("a", age=0, time_left=60, hear=deaf)).word == word
+    assert runcomfy.asked == ["a"]
+
+
+async def test_an_unknown_word_goes_on(time: FakeTime):
+    runcomfy = Runcomfy(time, a=["paused", "error", "completed"])
+    async with polling(runcomfy, time) as poller:
+        assert (await poller.wait("a", age=0, time_left=60, hear=deaf)).word == "completed"
+    assert len(runcomfy.asked) == 3
+
+
+async def test_many_requests_share_one_loop_and_sixteen_calls(time: FakeTime):
+    runcomfy = Runcomfy(time, **{f"r{n}": ["in_progress", "completed"] for n in range(100)})
+    before = len(asyncio.all_tasks())
+    async with polling(runcomfy, time) as poller:
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == before + 1
+        waits = (poller.wait(f"r{n}", age=0, time_left=60, hear=deaf) for n in range(100))
+        ends = await asyncio.gather(*waits)
+    assert {end.word for end in ends} == {"completed"}
+    assert runcomfy.most == 16
+    assert len(runcomfy.asked) == 200
+
+
+async def test_an_error_belongs_to_the_one_who_waits(time: FakeTime):
+    runcomfy = Runcomfy(time, a=["in_queue", Unreachable("away")], b=["in_queue"] * 9 + ["failed"])
+    async with polling(runcomfy, time) as poller:
+        broken, fine = await asyncio.gather(
+            *(poller.wait(name, age=0, time_left=60, hear=deaf) for name in "ab"),
+            return_exceptions=True,
+        )
+    assert isinstance(broken, Unreachable)
+    assert isinstance(fine, RequestStatus)
+
+
+async def test_whoever_fails_to_hear_gets_his_own_error(time: FakeTime):
+    runcomfy = Runcomfy(time, a=["completed"])
+
+    async def hear(_status: RequestStatus) -> None:
+        raise OSError("the disk is full")
+
+    async with polling(runcomfy, time) as poller:
+        with pytest.raises(OSError, match="disk"):
+            await poller.wait("a", age=0, time_left=60, hear=hear)
+
+
+async def test_a_policy_that_fails_leaves_nobody_waiting(time: FakeTime):
+    runcomfy = Runcomfy(time, a=["in_queue"])
+
+    def policy(seen: Observation) -> float:
+        if seen.state:
+            raise ZeroDivisionError
+        return 0
+
+    async with polling(runcomfy, time, policy) as poller:
+        with pytest.raises(ZeroDivisionError):
+            await poller.wait("a", age=0, time_left=60, hear=deaf)
+
+
+async def test_the_policy_learns_age_state_and_place(time: FakeTime):
+    seen: list[Observation] = []
+
+    async def ask(_request_id: str) -> RequestStatus:
+        time.now += 2
+        return status("in_queue", 7) if time.now < 6 else status("completed")
+
+    def policy(observation: Observation) -> float:
+        seen.append(observation)
+        return 0
+
+    async with polling(ask, time, policy) as poller:
+        await poller.wait("a", age=0.5, time_left=60, hear=deaf)
+    assert seen == [
+        Observation(0.5, None, None),
+        Observation(2.5, JobState.IN_QUEUE, 7),
+        Observation(4.5, JobState.IN_QUEUE, 7),
+    ]
+
+
+async def test_the_deadline_ends_the_wait_and_the_request_stays_collectable(time: FakeTime):
+    runcomfy = Runcomfy(time, a=["in_progress"])
+    runcomfy.seconds = 10
+    async with polling(runcomfy, time) as poller:
+        with pytest.raises(DeadlinePassed, match="reconcile") as raised:
+            await poller.wait("a", age=0, time_left=25, hear=deaf)
+    assert raised.value.request_id == "a"
+    assert len(runcomfy.asked) == 3
+
+
+@pytest.mark.parametrize("time_left", [0, -3600])
+async def test_a_passed_deadline_still_asks_once(time: FakeTime, time_left: float):
+    runcomfy = Runcomfy(time, a=["in_progress"], b=["completed"])
+    async with polling(runcomfy, time) as poller:
+        with pytest.raises(DeadlinePassed):
+            await poller.wait("a", age=7200, time_left=time_left, hear=deaf)
+        assert (await poller.wait("b", age=7200, time_left=time_left, hear=deaf)).word
+    assert runcomfy.asked == ["a", "b"]
+
+
+async def test_a_wait_is_never_longer_than_the_deadline(time: FakeTime):
+    runcomfy = Runcomfy(time, a=["in_progress", "completed"])
+
+    def policy(_seen: Observation) -> float:
+        return 3600
+
+    async with asyncio.timeout(10), Poller(runcomfy, policy, monotonic) as poller:
+        assert (await poller.wait("a", age=7200, time_left=0.01, hear=deaf)).word == "completed"
+
+
+async def test_a_young_request_that_runcomfy_does_not_know_yet_is_asked_about_again(time: FakeTime):
+    runcomfy = Runcomfy(time, a=[Expired("?"), Expired("?"), "in_queue", "completed"])
+    runcomfy.seconds = 2
+    async with polling(runcomfy, time) as poller:
+        assert (await poller.wait("a", age=0, time_left=60, hear=deaf)).word == "completed"
+
+
+async def test_a_request_that_runcomfy_no_longer_knows_is_expired(time: FakeTime):
+    runcomfy = Runcomfy(time, a=[Expired("gone")])
+    async with polling(runcomfy, time) as poller:
+        with pytest.raises(Expired):
+            await poller.wait("a", age=3600, time_left=60, hear=deaf)
+    assert runcomfy.asked == ["a"]
+
+
+async def test_closing_cancels_whoever_waits_wherever_his_call_stands(time: FakeTime):
+    runcomfy = Runcomfy(time, **{f"r{n}": ["in_progress"] for n in range(40)})
+    runcomfy.gate = asyncio.Event()
+
+    def policy(seen: Observation) -> float:
+        return 0 if seen.state is None else 3600
+
+    poller = Poller(runcomfy, policy, time)
+    async with asyncio.timeout(10):
+        async with poller:
+            asked = [
+                asyncio.create_task(poller.wait(f"r{n}", age=0, time_left=9999, hear=deaf))
+                for n in range(40)
+            ]
+            # Sixteen calls are under way and the others stand in line.
+            await runcomfy.full.wait()
+            late = asyncio.create_task(poller.wait("r0", age=0, time_left=9999, hear=deaf))
+            # Its call is made in the very step in which the poller closes.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        ends = await asyncio.gather(*asked, late, return_exceptions=True)
+    assert {type(end) for end in ends} == {asyncio.CancelledError}
+    assert runcomfy.now == 0
+
+
+async def test_closing_cancels_whoever_waits_for_the_next_question(time: FakeTime):
+    runcomfy = Runcomfy(time, a=["in_progress"])
+
+    def policy(seen: Observation) -> float:
+        return 0 if seen.state is None else 3600
+
+    heard = asyncio.Event()
+
+    async def hear(_status: RequestStatus) -> None:
+        heard.set()
+
+    async with polling(runcomfy, time, policy) as poller:
+        wait = asyncio.create_task(poller.wait("a", age=0, time_left=9999, hear=hear))
+        await heard.wait()
+    async with asyncio.timeout(10):
+        with pytest.raises(asyncio.CancelledError):
+            await wait
+
+
+async def test_a_closed_poller_lets_nobody_wait(time: FakeTime):
+    async with polling(Runcomfy(time), time) as poller:
+        pass
+    with pytest.raises(RuntimeError):
+        await poller.wait("a", age=0, time_left=60, hear=deaf)
+
+
+async def test_whoever_stops_waiting_is_not_asked_for(time: FakeTime):
+    runcomfy = Runcomfy(time, a=["in_queue"], b=["in_queue", "in_queue", "in_queue", "completed"])
+    async with polling(runcomfy, time) as poller:
+        gone = asyncio.create_task(poller.wait("a", age=0, time_left=60, hear=deaf))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await poller.wait("b", age=0, time_left=60, hear=deaf)
+    assert runcomfy.asked.count("a") <= 1

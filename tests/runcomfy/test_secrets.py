@@ -1,0 +1,77 @@
+"""The token and what signs a URL are in no text that leaves the room."""
+
+import logging
+import secrets
+import traceback
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from comfyline.errors import BrokenOutput, ComfylineError, TokenRejected, Unreachable
+from comfyline.runcomfy.client import RuncomfyClient
+from comfyline.runcomfy.downloads import Downloads
+from comfyline.runcomfy.outage import Outage
+from comfyline.runcomfy.verdict import No
+from tests.conftest import EDIT, free_port
+from tests.runcomfy.conftest import TOKEN, FakeTime, Script
+
+Connect = Callable[..., Awaitable[RuncomfyClient]]
+
+
+async def test_the_token_is_in_no_repr_error_or_log(
+    connect: Connect, script: Script, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.DEBUG)
+    client = await connect(script.url)
+    told = [repr(client)]
+    for status, body in (
+        (401, {"detail": f"no such token: {TOKEN}"}),
+        (422, {"message": f"Bearer {TOKEN}"}),
+        (200, {"error_code": 400004, "error_message": TOKEN}),
+        (500, {"error": TOKEN}),
+    ):
+        script.answers.clear()
+        script.say(body, status)
+        verdict = await client.submit(EDIT, {"prompt": "an office"})
+        told += [repr(verdict), str(verdict.error) if isinstance(verdict, No) else ""]
+        with pytest.raises(ComfylineError) as raised:
+            await client.status("r")
+        told += traceback.format_exception(raised.value)
+    silent = await connect(f"http://127.0.0.1:{free_port()}")
+    told.append(repr(await silent.submit(EDIT, {})))
+    with pytest.raises(Unreachable) as away:
+        await silent.status("r")
+    told += traceback.format_exception(away.value)
+    assert TOKEN not in "\n".join([*told, caplog.text])
+    assert all(call.headers["Authorization"] == f"Bearer {TOKEN}" for call in script.calls)
+
+
+@pytest.mark.parametrize("token", ["", "two words", "line\nbreak", "naïve", "nul\0", "…"])
+def test_a_token_that_no_header_can_hold_is_rejected_without_being_shown(
+    token: str, time: FakeTime
+):
+    with pytest.raises(TokenRejected) as raised:
+        RuncomfyClient("https://a.test", token, Outage(1, time))
+    shown = "".join(traceback.format_exception(raised.value))
+    assert not token or token not in shown
+
+
+async def test_the_query_of_an_output_is_in_no_error_or_log(
+    script: Script, time: FakeTime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.DEBUG)
+    told = []
+    # Made here, because a traceback quotes the lines of this file.
+    secret = secrets.token_hex()
+    script.say(b"", 403).say(b"", 500).say(b"", 200).say(b"abc", Content_Length="9")
+    gone = f"http://127.0.0.1:{free_port()}"
+    async with Downloads((), script.url, sleep=time.sleep) as downloads:
+        for origin in (script.url, script.url, gone, "http://elsewhere.test"):
+            with pytest.raises((BrokenOutput, Unreachable)) as raised:
+                await downloads.save(f"{origin}/1.png?signature={secret}#{secret}", tmp_path / "a")
+            told += traceback.format_exception(raised.value)
+    shown = "\n".join([*told, caplog.text])
+    assert "/1.png" in shown
+    assert secret not in shown
+    assert script.calls[0].path == f"/1.png?signature={secret}"

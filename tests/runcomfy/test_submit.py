@@ -1,0 +1,198 @@
+"""The one POST that costs money: sent once, and honest about what is known of it."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from comfyline.errors import InputInvalid, Refused, TokenRejected
+from comfyline.runcomfy import client as client_module
+from comfyline.runcomfy.client import RuncomfyClient
+from comfyline.runcomfy.verdict import Accepted, No, NotSent, SlowDown, Unknown
+from tests.conftest import EDIT, Sandbox, free_port
+from tests.runcomfy.conftest import TOKEN, Script
+
+Connect = Callable[..., Awaitable[RuncomfyClient]]
+
+
+@pytest.fixture
+def body(files: str) -> dict[str, Any]:
+    return {"prompt": "an office", "image_urls": [f"{files}/cat.jpg"], "aspect_ratio": "21:9"}
+
+
+@pytest.fixture
+async def client(connect: Connect, sandbox: Sandbox) -> RuncomfyClient:
+    return await connect(sandbox.url, "sandbox-token")
+
+
+def accepted(sandbox: Sandbox) -> list[str]:
+    return [row["request_id"] for row in sandbox.account()["requests"]]
+
+
+async def test_an_accepted_submission_has_the_request_id(
+    client: RuncomfyClient, sandbox: Sandbox, body: dict[str, Any]
+):
+    verdict = await client.submit(EDIT, body)
+    assert verdict == Accepted(accepted(sandbox)[-1])
+
+
+async def test_a_lost_answer_is_unknown_and_was_charged_once(
+    client: RuncomfyClient, sandbox: Sandbox, body: dict[str, Any]
+):
+    before = accepted(sandbox)
+    sandbox.order(on="submit", kind="drop-after")
+    assert isinstance(await client.submit(EDIT, body), Unknown)
+    assert len(accepted(sandbox)) == len(before) + 1
+    await asyncio.to_thread(sandbox.finish, accepted(sandbox)[-1])
+    assert sandbox.booked(accepted(sandbox)[-1])["charge_usd"] == 0.14
+
+
+@pytest.mark.parametrize(
+    ("fault", "more"),
+    [
+        ({"kind": "drop-before"}, 0),
+        ({"kind": "html"}, 1),
+        ({"kind": "status", "code": 502, "accept": True}, 1),
+        ({"kind": "status", "code": 503}, 0),
+        ({"kind": "status", "code": 408, "accept": True}, 1),
+        ({"kind": "status", "code": 307}, 0),
+    ],
+    ids=str,
+)
+async def test_an_answer_that_proves_nothing_is_unknown_and_the_post_is_not_repeated(
+    client: RuncomfyClient, sandbox: Sandbox, body: dict[str, Any], fault: dict[str, Any], more: int
+):
+    before = accepted(sandbox)
+    sandbox.order(on="submit", **fault)
+    assert isinstance(await client.submit(EDIT, body), Unknown)
+    assert len(accepted(sandbox)) == len(before) + more
+
+
+async def test_a_429_is_slow_down_with_the_seconds_that_runcomfy_names(
+    client: RuncomfyClient, sandbox: Sandbox, body: dict[str, Any]
+):
+    sandbox.order(on="submit", kind="status", code=429, headers={"Retry-After": "7"})
+    assert await client.submit(EDIT, body) == SlowDown(7)
+    sandbox.order(on="submit", kind="status", code=429)
+    assert await client.submit(EDIT, body) == SlowDown(None)
+
+
+async def test_input_that_does_not_fit_is_refused_with_the_names_of_its_fields(
+    client: RuncomfyClient, sandbox: Sandbox
+):
+    before = accepted(sandbox)
+    verdict = await client.submit(EDIT, {"aspect_ratio": "7:7"})
+    assert isinstance(verdict, No)
+    assert isinstance(verdict.error, Refused)
+    assert "prompt" in verdict.error.message
+    assert "aspect_ratio" in verdict.error.message
+    assert accepted(sandbox) == before
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(400001, Refused), (400002, Refused), (400004, TokenRejected)]
+)
+async def test_an_error_code_with_http_200_is_a_refusal(
+    client: RuncomfyClient, sandbox: Sandbox, body: dict[str, Any], code: int, kind: type[Exception]
+):
+    sandbox.order(on="submit", kind="error-code-200", error_code=code)
+    verdict = await client.submit(EDIT, body)
+    assert isinstance(verdict, No)
+    assert type(verdict.error) is kind
+
+
+async def test_a_wrong_token_is_rejected(connect: Connect, sandbox: Sandbox, body: dict[str, Any]):
+    verdict = await (await connect(sandbox.url)).submit(EDIT, body)
+    assert isinstance(verdict, No)
+    assert isinstance(verdict.error, TokenRejected)
+
+
+async def test_a_refused_connection_is_not_sent(connect: Connect):
+    client = await connect(f"http://127.0.0.1:{free_port()}")
+    assert isinstance(await client.submit(EDIT, {}), NotSent)
+
+
+@pytest.mark.parametrize("value", [math.nan, object(), "\ud800"])
+async def test_inputs_that_are_no_json_are_a_mistake_and_nothing_is_sent(
+    connect: Connect, script: Script, value: object
+):
+    client = await connect(script.url)
+    verdict = await client.submit(EDIT, {"prompt": value})
+    assert isinstance(verdict, No)
+    assert isinstance(verdict.error, InputInvalid)
+    assert script.calls == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"[" * 100_000, b"\xff\xfe", b'{"request_id": "r-', b"9" * 5000, b'"' + b"x" * 10**6],
+    ids=lambda answer: answer[:8].hex(),
+)
+async def test_no_body_makes_the_submission_raise(connect: Connect, script: Script, answer: bytes):
+    script.say(answer)
+    assert isinstance(await (await connect(script.url)).submit(EDIT, {}), Unknown)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "soon", "Wed, 21 Oct 2099 07:28:00 -0000"])
+async def test_no_retry_after_makes_the_submission_raise(
+    connect: Connect, script: Script, value: str
+):
+    script.say({}, 429, Retry_After=value)
+    assert isinstance(await (await connect(script.url)).submit(EDIT, {}), SlowDown)
+
+
+async def test_a_body_cut_short_or_packed_wrongly_is_unknown(connect: Connect, script: Script):
+    script.say({"request_id": "r-1"}, Content_Length="900")
+    script.say({"request_id": "r-1"}, Content_Encoding="gzip")
+    client = await connect(script.url)
+    assert isinstance(await client.submit(EDIT, {}), Unknown)
+    assert isinstance(await client.submit(EDIT, {}), Unknown)
+
+
+async def test_an_answer_that_takes_too_long_in_all_is_unknown(
+    client: RuncomfyClient,
+    sandbox: Sandbox,
+    body: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    before = accepted(sandbox)
+    monkeypatch.setattr(client_module, "_SUBMIT_SECONDS", 0.5)
+    sandbox.order(on="submit", kind="delay", seconds=1.5)
+    assert await client.submit(EDIT, body) == Unknown("TimeoutError")
+    assert len(accepted(sandbox)) == len(before) + 1
+
+
+async def test_each_post_has_a_connection_of_its_own(connect: Connect, script: Script):
+    script.say({"request_id": "r-1"})
+    client = await connect(script.url)
+    for _ in range(3):
+        assert await client.submit(EDIT, {}) == Accepted("r-1")
+    assert len({call.port for call in script.calls}) == 3
+
+
+async def test_a_redirect_is_never_followed_and_the_token_stays_at_its_origin(
+    connect: Connect, start_script: Callable[[], Script]
+):
+    api, elsewhere = start_script(), start_script()
+    elsewhere.say({"request_id": "r-1"})
+    api.say(b"", 307, Location=f"{elsewhere.url}/v1/models/x")
+    verdict = await (await connect(api.url)).submit(EDIT, {})
+    assert verdict == Unknown("HTTP 307")
+    assert [call.headers["Authorization"] for call in api.calls] == [f"Bearer {TOKEN}"]
+    assert elsewhere.calls == []
+
+
+async def test_a_proxy_of_the_machines_does_not_see_what_goes_to_the_machine_itself(
+    connect: Connect, start_script: Callable[[], Script], monkeypatch: pytest.MonkeyPatch
+):
+    api, proxy = start_script(), start_script()
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    monkeypatch.setenv("http_proxy", proxy.url)
+    for script in (api, proxy):
+        script.say({"request_id": "r-1"})
+    assert await (await connect(api.url)).submit(EDIT, {}) == Accepted("r-1")
+    assert proxy.calls == []

@@ -1,0 +1,148 @@
+"""JSON from RunComfy → values, whatever came."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comfyline.job import JobState
+from comfyline.runcomfy.wire import (
+    BrokenAnswer,
+    names_status,
+    read_error,
+    read_request_id,
+    read_result,
+    read_status,
+)
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+FIELDS = st.sampled_from(
+    ["request_id", "status", "queue_position", "error", "error_code", "message", "detail", "cost"]
+)
+ANSWERS = st.dictionaries(FIELDS, ANY_JSON)
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        ("in_queue", JobState.IN_QUEUE),
+        ("pending", JobState.IN_QUEUE),
+        ("waiting", JobState.IN_QUEUE),
+        ("in_progress", JobState.IN_PROGRESS),
+        ("starting", JobState.IN_PROGRESS),
+        ("processing", JobState.IN_PROGRESS),
+        ("completed", JobState.COMPLETED),
+        ("succeeded", JobState.COMPLETED),
+        ("failed", JobState.FAILED),
+        ("cancelled", JobState.CANCELLED),
+        ("canceled", JobState.CANCELLED),
+        (" COMPLETED ", JobState.COMPLETED),
+    ],
+)
+def test_each_word_of_runcomfys_means_one_state(word: str, state: JobState):
+    assert read_status({"status": word}).state is state
+    assert names_status({"status": word})
+
+
+@pytest.mark.parametrize("word", ["paused", "done", "", "error", "completed!"])
+def test_an_unknown_word_is_a_value_and_no_end(word: str):
+    assert read_status({"status": word}).state is None
+    assert not names_status({"status": word})
+
+
+@pytest.mark.parametrize("answer", [{}, {"status": None}, {"status": 3}, {"status": ["failed"]}])
+def test_an_answer_without_a_status_is_broken(answer: dict[str, object]):
+    with pytest.raises(BrokenAnswer):
+        read_status(answer)
+
+
+@pytest.mark.parametrize(
+    "cost", [None, math.nan, math.inf, -0.01, True, False, "0.14", [], {}, 10**400]
+)
+def test_a_cost_that_is_no_amount_of_money_is_unknown(cost: object):
+    assert read_result({"status": "completed", "cost": cost}).cost_usd is None
+
+
+@pytest.mark.parametrize(("cost", "read"), [(0, 0.0), (0.14, 0.14), (3, 3.0)])
+def test_an_amount_of_money_is_the_cost(cost: float, read: float):
+    assert read_result({"status": "completed", "cost": cost}).cost_usd == read
+
+
+@pytest.mark.parametrize("position", [True, -1, "3", 2.0, None, 10**400])
+def test_a_queue_position_that_is_none_is_unknown(position: object):
+    assert read_status({"status": "in_queue", "queue_position": position}).queue_position is None
+
+
+def test_a_queue_position_counts_from_nought():
+    assert read_status({"status": "in_queue", "queue_position": 0}).queue_position == 0
+
+
+@pytest.mark.parametrize("name", ["a", "A-z_9", "x" * 128])
+def test_a_request_id_is_what_the_api_says(name: str):
+    assert read_request_id({"request_id": name}) == name
+
+
+@pytest.mark.parametrize("name", ["", "x" * 129, "a b", "a/b", "a\n", "ä", None, 7, ["a"]])
+def test_any_other_request_id_is_broken(name: object):
+    with pytest.raises(BrokenAnswer):
+        read_request_id({"request_id": name})
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "message"),
+    [
+        ({"error_code": 400001, "error_message": "bad model"}, 400001, "bad model"),
+        ({"error_code": "400001", "message": "bad model"}, 400001, "bad model"),
+        ({"error": {"message": "no"}}, None, "no"),
+        ({"detail": "no"}, None, "no"),
+        ({"message": "no", "detail": "because"}, None, "no: because"),
+        (
+            {"detail": [{"loc": ["body", "prompt"], "msg": "is missing"}, {"msg": "b"}]},
+            None,
+            "body.prompt: is missing; b",
+        ),
+        ({"error_message": "", "message": "no"}, None, "no"),
+        ({"error_code": 1}, 1, "error 1"),
+        ({"error_code": "E_BAD"}, None, "error without a number"),
+        ({"error_code": "²"}, None, "error without a number"),
+        ({"error_code": True}, None, "error without a number"),
+        ({"status": "error", "message": "too long"}, None, "too long"),
+    ],
+)
+def test_an_error_is_read_from_each_of_its_spellings(
+    answer: dict[str, object], code: int | None, message: str
+):
+    error = read_error(answer)
+    assert error is not None
+    assert (error.code, error.message) == (code, message)
+
+
+@pytest.mark.parametrize("answer", [None, [], "no", 3, {}, {"request_id": "a"}, {"error": None}])
+def test_an_answer_without_an_error_has_none(answer: object):
+    assert read_error(answer) is None
+
+
+def test_an_error_quotes_no_signature_and_no_whole_file():
+    signed = "https://b.s3.test/cat.jpg?X-Amz-Signature=5ecret&b=1"
+    error = read_error({"detail": f"cannot fetch {signed} in time"})
+    assert error is not None
+    assert error.message == "cannot fetch https://b.s3.test/cat.jpg in time"
+    failed = read_status({"status": "failed", "error": f"data:image/png;base64,{'A' * 10**6}"})
+    assert len(failed.error) < 2000
+    assert "5ecret" not in read_status({"status": "failed", "error": {"url": signed}}).error
+
+
+@given(ANY_JSON | ANSWERS)
+def test_no_answer_breaks_the_readers(answer: object):
+    read_error(answer)
+    names_status(answer)
+    if isinstance(answer, dict):
+        try:
+            read_result(answer)
+        except BrokenAnswer:
+            assert not names_status(answer)

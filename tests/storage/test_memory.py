@@ -1,0 +1,66 @@
+"""Large files in a process of its own, whose memory is measured by the system."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from comfyline.stack.control import StackAddresses
+
+MOST_MB = 120
+SCRIPT = """
+import asyncio, json, os, resource, sys
+from pathlib import Path
+from comfyline.storage.bucket import Bucket
+from comfyline.storage.origins import Origins
+
+large, small, folder = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+async def all_ways(bucket, source):
+    await Origins(bucket).facts(str(source))
+    hashed = peak()
+    await bucket.put(source, f"{folder}/{source.name}", "video/mp4")
+    put = peak()
+    await bucket.get(f"{folder}/{source.name}", source.with_suffix(".copy"))
+    await Origins(bucket).facts(f"{folder}/{source.name}")
+    return hashed, put, peak()
+
+async def main():
+    async with Bucket(os.environ["ENDPOINT"], os.environ["KEY"], os.environ["SECRET"]) as bucket:
+        base = (await all_ways(bucket, small))[-1]
+        print(json.dumps([now - base for now in await all_ways(bucket, large)]))
+
+asyncio.run(main())
+"""
+
+
+def test_memory_does_not_follow_the_size_of_a_file(
+    storage: StackAddresses, folder: str, tmp_path: Path
+) -> None:
+    keys = storage.storage_credentials
+    assert keys is not None
+    assert storage.storage_endpoint is not None
+    large, small = tmp_path / "large", tmp_path / "small"
+    large.write_bytes(os.urandom(1 << 20) * 200)
+    small.write_bytes(b"x")
+
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT, large, small, folder],
+        env=os.environ
+        | {
+            "ENDPOINT": storage.storage_endpoint,
+            "KEY": keys.access_key_id,
+            "SECRET": keys.secret_access_key,
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert max(json.loads(done.stdout)) < MOST_MB
+    assert large.with_suffix(".copy").stat().st_size == 200 << 20

@@ -1,0 +1,173 @@
+"""Lost answers, killed processes, servers that go away: nothing is paid twice, nothing is lost."""
+
+import signal
+from collections import Counter
+from typing import Any
+
+
+def settled(project: Any, prompt: str) -> dict[str, int]:
+    """How the run of a prompt ends when it is simply run again."""
+    ended = project.run(prompt, "--limit", "2")
+    assert ended.code == 0, ended.stderr
+    summary = ended.json
+    assert summary["persisted"] + summary["reused"] == summary["jobs"] == 4
+    return {key: summary[key] for key in ("persisted", "reused", "submitted")}
+
+
+def test_a_lost_answer_is_in_doubt_and_never_sent_again(project: Any) -> None:
+    prompt = "an office whose answer is lost"
+    project.sandbox("POST", "faults", json={"on": "submit", "kind": "drop-after"})
+
+    first = project.run(prompt, "--limit", "1")
+
+    assert first.code == 1
+    assert (first.json["persisted"], first.json["in_doubt"]) == (1, 1)
+    [error] = first.json["errors"]
+    assert (error["stage"], error["kind"]) == ("submit", "in-doubt")
+    assert "comfyline resolve" in error["hint"]
+
+    again = project.run(prompt, "--limit", "1")
+    refreshed = project.run(prompt, "--limit", "1", "--set", "matrix.aspect_ratio=[1:1]")
+
+    assert (again.code, again.json["in_doubt"], again.json["submitted"]) == (1, 1, 0)
+    assert refreshed.json["submitted"] == 0
+    assert len(project.charges(prompt)) == 2
+
+
+def test_a_submission_in_doubt_is_adopted_by_its_request_id(project: Any) -> None:
+    prompt = "an office that is found again"
+    project.sandbox("POST", "faults", json={"on": "submit", "kind": "drop-after"})
+    only = ("--limit", "1", "--set", "matrix.aspect_ratio=[1:1]")
+    doubtful = project.run(prompt, *only).json["errors"][0]["job"]
+    [charge] = project.charges(prompt)
+
+    resolved = project.comfyline("resolve", doubtful[:12], "--request-id", charge["request_id"])
+    after = project.run(prompt, *only)
+
+    assert resolved.code == 0, resolved.stderr
+    assert (after.code, after.json["persisted"], after.json["submitted"]) == (0, 1, 0)
+    assert len(project.charges(prompt)) == 1
+
+
+def test_a_submission_that_a_person_calls_lost_is_sent_again(project: Any) -> None:
+    prompt = "an office that never arrived"
+    project.sandbox("POST", "faults", json={"on": "submit", "kind": "drop-before"})
+    only = ("--limit", "1", "--set", "matrix.aspect_ratio=[1:1]")
+    doubtful = project.run(prompt, *only).json["errors"][0]["job"]
+    assert project.charges(prompt) == []
+
+    project.comfyline("resolve", doubtful, "--lost")
+    after = project.run(prompt, *only)
+
+    assert (after.code, after.json["persisted"], after.json["submitted"]) == (0, 1, 1)
+    assert len(project.charges(prompt)) == 1
+
+
+def test_a_refusal_fails_one_job_and_the_rest_is_stored(project: Any) -> None:
+    prompt = "an office that is refused once"
+    project.sandbox("POST", "faults", json={"on": "submit", "kind": "status", "code": 422})
+
+    ended = project.run(prompt, "--limit", "1")
+
+    assert ended.code == 1
+    assert (ended.json["persisted"], ended.json["failed"]) == (1, 1)
+    assert ended.json["errors"][0]["kind"] == "refused"
+    assert project.run(prompt, "--limit", "1").json["submitted"] == 1
+
+
+def test_asked_to_slow_down_it_waits_and_goes_on(project: Any) -> None:
+    prompt = "an office in a rush"
+    slow = {"kind": "status", "code": 429, "headers": {"Retry-After": "1"}, "times": 2}
+    project.sandbox("POST", "faults", json={"on": "submit", **slow})
+
+    ended = project.run(prompt, "--limit", "1")
+
+    assert (ended.code, ended.json["persisted"]) == (0, 2)
+    assert len(project.charges(prompt)) == 2
+
+
+def test_a_generation_that_fails_is_said_and_not_charged(project: Any) -> None:
+    prompt = "an office that cannot be painted"
+    fail = {"on": "generation", "kind": "fail", "message": "the scene is too dark"}
+    project.sandbox("POST", "faults", json=fail)
+
+    ended = project.run(prompt, "--limit", "1")
+
+    assert (ended.code, ended.json["persisted"], ended.json["failed"]) == (1, 1, 1)
+    [error] = ended.json["errors"]
+    assert error["kind"] == "generation-failed"
+    assert "the scene is too dark" in error["message"]
+    assert error["request_id"]
+
+
+def test_a_truncated_download_is_fetched_again_and_not_bought_again(project: Any) -> None:
+    prompt = "an office cut short"
+    project.sandbox("POST", "faults", json={"on": "cdn", "kind": "truncate", "times": 2})
+
+    ended = project.run(prompt, "--limit", "1")
+
+    assert (ended.code, ended.json["persisted"], ended.json["submitted"]) == (0, 2, 2)
+
+
+def test_killed_in_the_middle_a_run_is_finished_by_the_next(project: Any) -> None:
+    prompt = "an office with a power cut"
+    wanted = f"--set=steps.edit.input.prompt={prompt}"
+    with project.start("run", "configs/pipelines/office-scenes.yaml", wanted, "--limit=2") as run:
+        project.until(lambda: len(project.charges(prompt)) >= 2)
+        run.send_signal(signal.SIGKILL)
+
+    # What was being submitted at that moment waits for its lease to end and is then in doubt;
+    # everything else is collected at once.
+    rows = Counter(row["state"] for row in project.comfyline("jobs", "--json").json)
+    ended = project.run(prompt, "--limit", "2")
+
+    summary = ended.json
+    assert summary["persisted"] + summary["in_doubt"] == 4, rows
+    assert len(project.charges(prompt)) == 4
+    assert list(project.home.glob("work/*/*")) == []
+
+
+def test_reconcile_finishes_what_an_interrupted_run_left(project: Any) -> None:
+    prompt = "an office left behind"
+    wanted = f"--set=steps.edit.input.prompt={prompt}"
+    arguments = ("run", "configs/pipelines/office-scenes.yaml", wanted, "--limit=2", "--json")
+    with project.start(*arguments) as run:
+        project.until(lambda: len(project.charges(prompt)) == 4)
+        run.send_signal(signal.SIGINT)
+        stdout, stderr = run.communicate(timeout=60)
+
+    assert run.returncode == 130
+    assert "Traceback" not in stderr
+    assert '"kind":"interrupted"' in stdout
+
+    swept = project.comfyline("reconcile", "--json")
+
+    assert swept.code == 0, swept.stderr
+    assert swept.json["submitted"] == 0
+    assert settled(project, prompt) == {"persisted": 0, "reused": 4, "submitted": 0}
+
+
+def test_the_sandbox_may_die_in_the_middle(project: Any) -> None:
+    prompt = "an office and a server that dies"
+    wanted = f"--set=steps.edit.input.prompt={prompt}"
+    arguments = ("run", "configs/pipelines/office-scenes.yaml", wanted, "--limit=2", "--json")
+    with project.start(*arguments) as run:
+        project.until(lambda: len(project.charges(prompt)) == 4)
+        project.kill("sandbox")
+        _, stderr = run.communicate(timeout=120)
+
+    assert run.returncode in {1, 69}, stderr
+    assert "reconcile" in stderr
+    assert "Traceback" not in stderr
+    assert settled(project, prompt)["submitted"] == 0
+    assert len(project.charges(prompt)) == 4
+
+
+def test_no_job_is_submitted_beyond_the_cost_limit(project: Any) -> None:
+    prompt = "an office on a budget"
+
+    ended = project.run(prompt, "--limit", "2", "--max-cost", "0.30")
+
+    assert (ended.code, ended.json["persisted"], ended.json["failed"]) == (1, 2, 2)
+    assert {error["kind"] for error in ended.json["errors"]} == {"over-budget"}
+    assert len(project.charges(prompt)) == 2

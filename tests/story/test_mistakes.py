@@ -1,0 +1,118 @@
+"""A user's mistake ends in a sentence that says what to do, with the exit code of the contract."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PIPELINE = "configs/pipelines/office-scenes.yaml"
+
+
+def edited(project: Any, old: str, new: str) -> str:
+    path = project.directory / "mine.yaml"
+    text = (project.directory / PIPELINE).read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path.name
+
+
+def test_a_wrong_key_is_named_with_its_place_and_the_right_one(project: Any) -> None:
+    ended = project.comfyline("run", edited(project, "limits:", "limit:"), "--json")
+
+    assert ended.code == 65
+    assert "mine.yaml:" in ended.stderr
+    assert "did you mean `limits`" in ended.stderr
+    assert ended.json["errors"][0]["kind"] == "input-invalid"
+    assert ended.json["submitted"] == 0
+
+
+def test_a_missing_photograph_is_said_before_anything_is_spent(project: Any) -> None:
+    ended = project.comfyline("run", PIPELINE, "--set", "source.files=configs/samples/cart.jpg")
+
+    assert ended.code == 65
+    assert "configs/samples/cart.jpg" in ended.stderr
+    assert "cat.jpg" in ended.stderr
+
+
+def test_a_missing_input_fails_its_job_with_place_and_name(project: Any) -> None:
+    only = ("--set", 'steps.edit.input.image_urls=["gone.jpg"]', "--limit", "1", "--json")
+    ended = project.comfyline("run", PIPELINE, *only)
+
+    assert ended.code == 65
+    assert "gone.jpg" in ended.json["errors"][0]["message"]
+    assert ended.json["errors"][0]["stage"] == "validate"
+
+
+def test_no_token_is_said_before_anything_starts(project: Any) -> None:
+    ended = project.comfyline("run", PIPELINE, "--profile", "production", "--json")
+
+    assert ended.code == 77
+    assert "RUNCOMFY_API_TOKEN" in ended.stderr
+    assert ended.json["errors"][0]["kind"] == "token"
+
+
+def test_another_profile_is_never_replaced_by_the_sandbox(project: Any) -> None:
+    ended = project.comfyline("run", PIPELINE, "--profile", "productoin")
+
+    assert ended.code == 64
+    assert "did you mean `production`" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run"], ["rnu", "x.yaml"], ["run", "x.yaml", "--limt", "2"], ["resolve", "abc"]],
+)
+def test_wrong_arguments_are_64(project: Any, arguments: list[str]) -> None:
+    ended = project.comfyline(*arguments)
+
+    assert ended.code == 64
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_port_that_is_taken_is_named(project: Any, tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = str(holder.getsockname()[1])
+        home = {"COMFYLINE_HOME": str(tmp_path / "other"), "COMFYLINE_STORAGE_PORT": port}
+        ended = project.comfyline("up", **home)
+
+    assert ended.code == 69
+    assert port in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_token_that_is_refused_is_77_and_nothing_is_charged(project: Any) -> None:
+    prompt = "an office without permission"
+    wrong = {
+        "RUNCOMFY_BASE_URL": str(project.addresses.sandbox_url),
+        "RUNCOMFY_API_TOKEN": "not-the-right-one",
+    }
+    wanted = f"--set=steps.edit.input.prompt={prompt}"
+    ended = project.comfyline("run", PIPELINE, wanted, "--limit", "1", "--json", **wrong)
+
+    assert ended.code == 77, ended.stderr
+    assert {error["kind"] for error in ended.json["errors"]} == {"token"}
+    assert "not-the-right-one" not in ended.stdout + ended.stderr
+    assert project.charges(prompt) == []
+
+
+def test_check_finds_the_mistakes_of_all_files(project: Any) -> None:
+    bad = edited(project, 'aspect_ratio: "{{ matrix.aspect_ratio }}"', "aspect_ratio: 16x9")
+    ended = project.comfyline("check", PIPELINE, bad)
+
+    assert ended.code == 65
+    assert "did you mean `16:9`" in ended.stderr
+    assert project.comfyline("check", PIPELINE).code == 0
+
+
+def test_every_command_has_help_with_an_example(project: Any) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    commands = ["run", "plan", "check", "generate", "jobs", "cancel", "reconcile", "resolve"]
+    commands += ["sandbox", "up", "down", "status", "env", "models list", "models show"]
+    for command in [*commands, "models pull"]:
+        ended = project.comfyline(*command.split(), "--help")
+        assert ended.code == 0
+        assert "Example: " in ended.stdout, command
+        assert command.split()[0] in readme

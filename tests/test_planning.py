@@ -1,0 +1,180 @@
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from comfyline import planning
+from comfyline.catalogue import Catalogue
+from comfyline.errors import InputInvalid, Refused, Unreachable
+from comfyline.planning import Planned, plan_pipeline
+
+PIPELINE = """\
+name: cats
+source:
+  items: [{sku: A1}, {sku: B2}]
+matrix:
+  seed: [1, 2]
+steps:
+  edit:
+    model: acme/edit
+    input: {prompt: "{{ item.sku }}", seed: "{{ matrix.seed }}"}
+output:
+  to: out/{{ run.date }}
+  name: "{{ item.sku }}-{{ matrix.seed }}-{{ index }}.{{ ext }}"
+"""
+MODELS = Path("models")
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+Write = Callable[..., Path]
+
+
+class Client:
+    """RunComfy knows no model, or is away."""
+
+    def __init__(self) -> None:
+        self.error: Exception = Refused("unknown model")
+
+    async def catalogue_entry(self, _model_id: str) -> None:
+        raise self.error
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client()
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/acme").mkdir(parents=True)
+    schema = {"properties": {"prompt": {}, "seed": {}, "num_images": {"default": 1}}}
+    (tmp_path / "models/acme/edit.json").write_text(
+        json.dumps({"model_id": "acme/edit", "input_schema": schema})
+    )
+
+    def write_file(**replaced: str) -> Path:
+        text = PIPELINE
+        for old, new in replaced.items():
+            assert old in text
+            text = text.replace(old, new)
+        path = Path("cats.yaml")
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write_file
+
+
+async def plan(path: Path, client: Client, limit: int | None = None, *overrides: str) -> Planned:
+    catalogue = Catalogue((MODELS,), client)  # type: ignore[arg-type]
+    return await plan_pipeline(path, overrides, limit, "run-1", NOON, catalogue)
+
+
+async def mistakes(path: Path, client: Client, *overrides: str) -> list[str]:
+    with pytest.raises(InputInvalid) as caught:
+        await plan(path, client, None, *overrides)
+    return [str(problem) for problem in caught.value.problems]
+
+
+async def test_a_pipeline_becomes_its_jobs(write: Write, client: Client) -> None:
+    planned = await plan(write(), client)
+
+    assert planned.pipeline.name == "cats"
+    assert [job.label for job in planned.jobs] == [
+        "A1 · edit · 1",
+        "A1 · edit · 2",
+        "B2 · edit · 1",
+        "B2 · edit · 2",
+    ]
+    assert planned.jobs[0].placement.folder.startswith("out/2026-01-3")
+
+
+async def test_limit_and_overrides_hold(write: Write, client: Client) -> None:
+    planned = await plan(write(), client, 1, "matrix.seed=[7]")
+
+    assert [job.label for job in planned.jobs] == ["A1 · edit · 7"]
+
+
+@pytest.mark.parametrize("source", ["items: []", "files: none-*.jpg"])
+async def test_no_items_are_no_mistake(write: Write, client: Client, source: str) -> None:
+    path = write(**{"items: [{sku: A1}, {sku: B2}]": source, "item.sku": "item_name"})
+
+    assert (await plan(path, client)).jobs == ()
+
+
+async def test_mistakes_of_templates_and_names_come_with_their_places(
+    write: Write, client: Client
+) -> None:
+    path = write(
+        **{
+            "items: [{sku: A1}, {sku: B2}]": "items: [{sku: A1}, {sku: B2}, {skew: C3}]",
+            "{{ item.sku }}-{{ matrix.seed }}": "{{ item_name }}",
+        }
+    )
+
+    told = await mistakes(path, client)
+
+    assert told[0].startswith("cats.yaml:9:13: there is no field `sku` (item 2)")
+    assert told[1].startswith("cats.yaml:7:3: outputs of `A1 · edit · 1` and `A1 · edit · 2` would")
+    assert told[1].endswith("add {{ matrix.seed }} to output.name")
+
+
+async def test_an_unknown_model_is_told_at_its_step_beside_the_other_mistakes(
+    write: Write, client: Client
+) -> None:
+    path = write(**{"acme/edit": "acme/edti", "{{ item.sku }}-{{ matrix.seed }}": "one"})
+
+    told = await mistakes(path, client)
+
+    assert told[0].startswith("cats.yaml:7:3: acme/edti: there is no schema in configs/models/")
+    assert "would both be called" in told[1]
+
+
+async def test_what_is_no_model_id_is_told_at_its_step(write: Write, client: Client) -> None:
+    told = await mistakes(write(**{"acme/edit": "../etc"}), client)
+
+    assert told[0].startswith("cats.yaml:7:3: model: '../etc' is not a model id")
+
+
+async def test_as_many_outputs_as_the_inputs_ask_for_need_names(
+    write: Write, client: Client
+) -> None:
+    told = await mistakes(
+        write(**{"{prompt:": "{num_images: 2, prompt:", "-{{ index }}": ""}), client
+    )
+
+    assert "two outputs of `A1 · edit · 1` would both be called" in told[0]
+
+
+async def test_without_runcomfy_a_model_without_a_file_cannot_be_planned(
+    write: Write, client: Client
+) -> None:
+    client.error = Unreachable("away")
+
+    with pytest.raises(Unreachable):
+        await plan(write(**{"acme/edit": "acme/other"}), client)
+
+
+async def test_a_slow_file_system_does_not_stop_everything_else(
+    write: Write, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    load = planning.load_pipeline
+
+    def slow(*args: object) -> object:
+        threads.append(threading.current_thread().name)
+        time.sleep(0.2)
+        return load(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(planning, "load_pipeline", slow)
+    task = asyncio.create_task(plan(write(), client))
+    ticks = 0
+    while not task.done():
+        await asyncio.sleep(0.01)
+        ticks += 1
+
+    assert ticks > 5
+    assert threads != [threading.main_thread().name]

@@ -1,0 +1,249 @@
+import math
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfyline.checking import identify
+from comfyline.errors import GenerationFailed, Unreachable
+from comfyline.job import Job, JobState, Placement, StoredOutput
+from comfyline.ledger.ledger import Claimed, Limits
+from comfyline.run import Run
+from comfyline.services import Services, open_services
+from comfyline.settings import RuncomfySettings, Secret, Settings, StorageSettings
+from comfyline.stack.control import StackAddresses
+from comfyline.storage.place import join, local_path
+from comfyline.survey import Survey, estimate, reasons, survey
+from comfyline.targets import target_uris
+
+CAT = Path(__file__).parents[1] / "configs/samples/cat.jpg"
+MODEL = "google/nano-banana/pro/edit"
+LIMITS = Limits(in_flight=10_000, flight_window=60, max_cost_usd=None)
+
+
+@pytest.fixture
+async def services(tmp_path: Path, storage: StackAddresses) -> AsyncIterator[Services]:
+    keys = storage.storage_credentials
+    assert keys is not None
+    settings = Settings(
+        profile="test",
+        home=tmp_path / "home",
+        model_directories=(Path(__file__).parents[1] / "configs/models",),
+        runcomfy=RuncomfySettings("http://127.0.0.1:9", Secret("token"), (), 32, 5, 0),
+        storage=StorageSettings(
+            "s3://comfyline/uploads",
+            storage.storage_endpoint,
+            Secret(keys.access_key_id),
+            Secret(keys.secret_access_key),
+            60,
+        ),
+        ledger_url=Secret(f"sqlite:///{tmp_path / 'ledger.sqlite3'}"),
+    )
+    async with open_services(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> str:
+    return str(tmp_path / "out")
+
+
+def run(run_id: str = "second", *, refresh: bool = False) -> Run:
+    return Run(id=run_id, pipeline="p", in_flight=4, timeout=60, max_cost_usd=None, refresh=refresh)
+
+
+def job(folder: str, item: str = "cat", pipeline: str = "p", **inputs: Any) -> Job:
+    return Job(
+        pipeline=pipeline,
+        item=item,
+        step="edit",
+        model_id=MODEL,
+        inputs={"prompt": f"a {item}", "image_urls": [str(CAT)]} | inputs,
+        placement=Placement(folder, "{{ item_name }}-{{ index }}.{{ ext }}", {"item_name": item}),
+        source="p.yaml:5:3",
+    )
+
+
+async def submitted(services: Services, one: Job) -> int:
+    """An attempt that RunComfy has."""
+    entry = await services.catalogue.entry(one.model_id)
+    checked = await identify(one, entry, services.origins)
+    claim = await services.ledger.claim(checked, run_id="first", refresh=False, limits=LIMITS)
+    assert isinstance(claim, Claimed)
+    await services.ledger.accepted(claim.attempt_id, f"request-{claim.attempt_id}")
+    return claim.attempt_id
+
+
+async def persisted(services: Services, one: Job, outputs: int = 1) -> Sequence[StoredOutput]:
+    """A job's outputs, made and stored by an earlier run."""
+    attempt_id = await submitted(services, one)
+    await services.ledger.completed(attempt_id, 0.5)
+    bare = [StoredOutput(index, "", "0" * 64, 4, "image/png") for index in range(outputs)]
+    uris = target_uris(one.placement, bare)
+    stored = [replace(output, uri=uri) for output, uri in zip(bare, uris, strict=True)]
+    for output in stored:
+        await services.places.of(output.uri).put_text("made", output.uri, "image/png")
+    await services.ledger.persisted(attempt_id, stored)
+    return stored
+
+
+def counted(surveyed: Survey) -> tuple[int, int]:
+    return len(surveyed.there), len(surveyed.to_make)
+
+
+async def test_no_jobs_are_nothing_to_make(services: Services) -> None:
+    surveyed = await survey([], run(), services)
+
+    assert surveyed == Survey(there=(), to_make=())
+    assert reasons(surveyed, run()) == []
+    assert await estimate(surveyed, run(), services) == 0
+
+
+async def test_a_new_job_is_to_be_made(services: Services, out: str) -> None:
+    surveyed = await survey([job(out)], run(), services)
+
+    [(one, checked)] = surveyed.to_make
+    assert checked is not None
+    assert checked.job is one
+    assert reasons(surveyed, run()) == ["new"]
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+async def test_a_job_whose_outputs_are_all_there_is_reused(
+    services: Services, out: str, place: str
+) -> None:
+    folder = out if place == "folder" else f"s3://comfyline/survey{out}"
+    stored = await persisted(services, job(folder), outputs=2)
+
+    [outcome] = (await survey([job(folder)], run(), services)).there
+
+    assert outcome.state is JobState.PERSISTED
+    assert outcome.reused
+    assert outcome.outputs == tuple(stored)
+    assert (outcome.cost_usd, outcome.request_id) == (0.5, "request-1")
+
+
+@pytest.mark.parametrize("damage", ["missing", "shorter", "folder"])
+async def test_an_output_that_is_not_what_was_stored_is_not_reused(
+    services: Services, out: str, damage: str
+) -> None:
+    stored = await persisted(services, job(out), outputs=2)
+    path = local_path(stored[1].uri)
+    path.unlink()
+    if damage == "shorter":
+        path.write_text("mad")
+    elif damage == "folder":
+        path.mkdir()
+
+    surveyed = await survey([job(out)], run(), services)
+
+    assert counted(surveyed) == (0, 1)
+    assert reasons(surveyed, run()) == ["output missing"]
+
+
+async def test_an_output_under_another_pipelines_name_is_to_be_brought_here(
+    services: Services, out: str
+) -> None:
+    await persisted(services, job(out))
+    elsewhere = job(f"{out}-2", pipeline="q")
+
+    surveyed = await survey([job(out), elsewhere], run(), services)
+
+    assert [outcome.job.pipeline for outcome in surveyed.there] == ["p"]
+    assert [one for one, _ in surveyed.to_make] == [elsewhere]
+    assert reasons(surveyed, run()) == ["there under another name"]
+
+
+async def test_a_file_that_only_has_the_right_name_is_not_reused(
+    services: Services, out: str
+) -> None:
+    uri = join(out, "cat-0.png")
+    await services.places.of(uri).put_text("made", uri, "image/png")
+
+    assert counted(await survey([job(out)], run(), services)) == (0, 1)
+
+
+async def test_a_refresh_makes_what_is_there_and_says_so(services: Services, out: str) -> None:
+    await persisted(services, job(out))
+    again = run(refresh=True)
+
+    surveyed = await survey([job(out)], again, services)
+
+    assert counted(surveyed) == (0, 1)
+    assert reasons(surveyed, again) == ["refresh"]
+    assert counted(await survey([job(out)], run("first", refresh=True), services)) == (1, 0)
+
+
+async def test_each_job_to_be_made_has_its_reason(services: Services, out: str) -> None:
+    await submitted(services, job(out, "running"))
+    failed = await submitted(services, job(out, "failed"))
+    await services.ledger.ended(failed, JobState.FAILED, GenerationFailed("no"))
+    lost = await submitted(services, job(out, "lost"))
+    await services.ledger.ended(lost, JobState.EXPIRED, GenerationFailed("gone"))
+    jobs = [job(out, item) for item in ("running", "failed", "lost", "new")]
+    wrong = job(out, "wrong", image_urls=["none.jpg"])
+
+    surveyed = await survey([*jobs, wrong], run(), services)
+
+    assert reasons(surveyed, run()) == [
+        "paid for, to be collected",
+        "to be tried again",
+        "expired",
+        "new",
+        "with mistakes",
+    ]
+
+
+async def test_the_order_of_the_plan_is_kept_and_a_wrong_job_stops_no_other(
+    services: Services, out: str
+) -> None:
+    jobs = [job(out, str(number)) for number in range(6)]
+    jobs[2] = job(out, "2", image_urls=["none.jpg"])
+    jobs[4] = replace(jobs[4], model_id="acme/unknown")
+    await persisted(services, jobs[1])
+
+    surveyed = await survey(jobs, run(), services)
+
+    assert [one.item for one, _ in surveyed.to_make] == ["0", "2", "3", "4", "5"]
+    assert [checked is None for _, checked in surveyed.to_make] == [False, True, False, True, False]
+
+
+async def test_a_survey_writes_nothing_and_spends_nothing(services: Services, out: str) -> None:
+    await survey([job(out)], run(), services)
+
+    assert list(await services.ledger.list(None, None)) == []
+    assert await services.places.of(join(out, "a")).size(Path(out).as_uri()) is None
+
+
+async def test_storage_that_cannot_be_asked_is_no_missing_output(
+    services: Services, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = f"s3://comfyline/survey{out}"
+    await persisted(services, job(folder))
+
+    async def away(_uri: str) -> int:
+        raise Unreachable("away")
+
+    monkeypatch.setattr(services.places.bucket, "size", away)
+    with pytest.raises(Unreachable):
+        await survey([job(folder)], run(), services)
+
+
+async def test_an_unknown_price_is_not_free(services: Services, out: str) -> None:
+    surveyed = await survey([job(out)], run(), services)
+
+    assert await estimate(surveyed, run(), services) is None
+
+
+async def test_many_jobs_take_no_longer_than_their_share(services: Services, out: str) -> None:
+    jobs = [job(out, str(number)) for number in range(1000)]
+    await survey(jobs[:1], run(), services)
+    began = time.monotonic()
+
+    surveyed = await survey(jobs, run(), services)
+
+    assert counted(surveyed) == (0, 1000)
+    assert math.ceil(time.monotonic() - began) <= 2

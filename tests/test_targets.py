@@ -1,0 +1,110 @@
+import hashlib
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comfyline.errors import InputInvalid
+from comfyline.job import Placement, StoredOutput
+from comfyline.targets import target_uris
+
+
+def outputs(*types: str) -> list[StoredOutput]:
+    sha256 = hashlib.sha256(b"").hexdigest()
+    return [StoredOutput(index, "", sha256, 1, kind) for index, kind in enumerate(types)]
+
+
+def names(template: str, made: Sequence[StoredOutput], **scope: object) -> list[str]:
+    placement = Placement("s3://b/out", template, {"item_name": "cat"} | scope)
+    return [uri.removeprefix("s3://b/out/") for uri in target_uris(placement, made)]
+
+
+def test_names_are_as_the_template_says_where_they_differ() -> None:
+    made = outputs("image/png", "image/jpeg")
+
+    assert names("{{ item_name }}-{{ index }}.{{ ext }}", made) == ["cat-0.png", "cat-1.jpg"]
+    assert names("{{ item_name }}.{{ ext }}", made) == ["cat.png", "cat.jpg"]
+
+
+def test_more_outputs_than_the_name_can_tell_apart_each_get_a_name() -> None:
+    made = outputs("image/png", "image/png", "image/png")
+
+    first, second, third = names("{{ item_name }}.{{ ext }}", made)
+
+    assert first == "cat.png"
+    assert second.startswith("cat-")
+    assert second.endswith("-1.png")
+    assert third.endswith("-2.png")
+
+
+def test_an_output_beyond_the_plan_never_gets_another_jobs_name() -> None:
+    made = outputs("image/png", "image/png")
+    cat = names("{{ item_name }}.{{ ext }}", made, item_name="cat")
+    other = names("{{ item_name }}.{{ ext }}", made, item_name="cat-1")
+    again = names("{{ item_name }}.{{ ext }}", made, item_name="cat-1", matrix={"seed": 1})
+
+    assert not set(cat) & set(other)
+    assert other[1] != again[1]
+
+
+def test_an_output_beyond_the_plan_has_one_name_in_every_run() -> None:
+    made = outputs("image/png", "image/png")
+
+    of_runs = {
+        tuple(names("{{ item_name }}.{{ ext }}", made, run={"id": run, "date": "2026-01-31"}))
+        for run in ("one", "two")
+    }
+
+    assert len(of_runs) == 1
+
+
+def test_a_name_that_looks_like_a_told_apart_one_is_left_to_its_output() -> None:
+    made = outputs("image/png", "image/png", "image/png")
+    plain = names("a.{{ ext }}", made)
+    template = f"{{{{ '{plain[1][:-4]}' if index == 0 else 'A' }}}}.{{{{ ext }}}}"
+
+    given = names(template, made)
+
+    assert len({name.casefold() for name in given}) == 3
+
+
+def test_a_template_that_knows_fewer_names_than_outputs_does_not_lose_one() -> None:
+    made = outputs("image/png", "image/png")
+
+    first, second = names("{{ matrix['names'][index] }}.{{ ext }}", made, matrix={"names": ["a"]})
+
+    assert first == "a.png"
+    assert second.startswith("a-")
+
+
+def test_a_template_that_gives_no_name_at_all_is_an_error() -> None:
+    with pytest.raises(InputInvalid):
+        names("{{ nothing }}.{{ ext }}", outputs("image/png"))
+
+
+def test_a_local_folder_gives_file_uris() -> None:
+    placement = Placement("/out x", "ä#{{ index }}.{{ ext }}", {})
+
+    assert target_uris(placement, outputs("image/png")) == ("file:///out%20x/%C3%A4%230.png",)
+
+
+@given(
+    st.lists(st.sampled_from(["image/png", "image/jpeg", "video/mp4", ""]), max_size=6),
+    st.sampled_from(
+        [
+            "{{ item_name }}.{{ ext }}",
+            "a",
+            "{{ 'A' if index else 'a' }}.png",
+            "{{ index // 2 }}.{{ ext }}",
+            "a-{{ index % 2 }}",
+        ]
+    ),
+)
+def test_names_of_one_job_are_unique_and_always_the_same(types: list[str], template: str) -> None:
+    made = outputs(*types)
+
+    given = names(template, made)
+
+    assert len({name.casefold() for name in given}) == len(made)
+    assert names(template, made) == given
