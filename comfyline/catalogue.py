@@ -5,7 +5,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from comfyline.errors import ComfylineError, InputInvalid, Problem, Refused, TokenRejected, Unreachable
+from comfyline.errors import (
+    ComfylineError,
+    InputInvalid,
+    Problem,
+    Refused,
+    TokenRejected,
+    Unreachable,
+)
 from comfyline.models.entry import ModelEntry
 from comfyline.models.library import find_model
 from comfyline.once import Once

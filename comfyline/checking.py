@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from comfyline.addresses import bare_origin
 from comfyline.errors import InputInvalid, Problem, Unreachable
 from comfyline.job import CheckedJob, Job, Media
 from comfyline.keys import job_key
@@ -11,7 +12,6 @@ from comfyline.models.check import check_inputs, field_path
 from comfyline.models.dialect import MediaField, media_fields
 from comfyline.models.entry import ModelEntry
 from comfyline.models.price import estimate
-from comfyline.report.addresses import bare_origin
 from comfyline.storage.origins import Facts, Origins, Trouble
 from comfyline.storage.place import folder_mistake
 

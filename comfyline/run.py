@@ -13,7 +13,7 @@ class Run:
 
     `timeout` is in seconds, for one job from submit to completed; `least_wait` is how long a job
     is waited for even when that time is over. `in_flight` bounds this run, the profile's bound is
-    over all processes.
+    over all processes. With `collects_only` nothing is ever submitted.
     """
 
     def __init__(
@@ -26,6 +26,7 @@ class Run:
         max_cost_usd: float | None,
         refresh: bool,
         least_wait: float = 0,
+        collects_only: bool = False,
     ) -> None:
         self.id = id
         self.pipeline = pipeline
@@ -33,6 +34,7 @@ class Run:
         self.timeout = timeout
         self.max_cost_usd = max_cost_usd
         self.refresh = refresh
+        self.collects_only = collects_only
         self.slots = asyncio.Semaphore(in_flight)
         self.submitted = 0
         self._least_wait = least_wait

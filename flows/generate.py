@@ -44,7 +44,7 @@ async def generate(
 
     async def work(services: Services) -> State[RunSummary]:
         run = Run(
-            id=run_id(),
+            id=run_id(refresh=refresh),
             pipeline="generate",
             in_flight=1,
             timeout=_TIMEOUT,

@@ -26,13 +26,18 @@ async def with_services(profile: str, work: Work) -> State[RunSummary] | State[C
         return Failed(message=str(error), data=error)
 
 
-def run_id() -> str:
-    """The id of this execution: the flow run's, told apart when the flow run is retried."""
+def run_id(*, refresh: bool = False) -> str:
+    """The id of this execution: the flow run's, told apart when the flow run is retried.
+
+    A refresh keeps its id when it is retried: a run does not refresh what it has itself made, and
+    a new id would pay for all of it once more.
+    """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise RuntimeError("only a flow run has a run id")
     flow_run = context.flow_run
-    return f"{flow_run.id}" if flow_run.run_count <= 1 else f"{flow_run.id}-{flow_run.run_count}"
+    first = flow_run.run_count <= 1 or refresh
+    return f"{flow_run.id}" if first else f"{flow_run.id}-{flow_run.run_count}"
 
 
 def _say(text: str) -> None:

@@ -39,6 +39,7 @@ async def reconcile(profile: str = "sandbox") -> State[RunSummary] | State[Comfy
             max_cost_usd=None,
             refresh=False,
             least_wait=_WAIT,
+            collects_only=True,
         )
         tell(RunPlanned(run.id, run.pipeline, len(left), 0, 0.0))
         queue = iter(left)

@@ -83,6 +83,9 @@ async def _walk(
                     submission = await _through(Stage.POLL, poll(submission, run, services))
         case Decision.BLOCKED if attempt:
             raise _Stopped(Stage.SUBMIT, blocked(attempt))
+        case _ if run.collects_only and attempt:
+            # It ended in between; asking anew is for whoever wants the picture.
+            raise _Stopped(Stage.POLL, blocked(attempt))
         case _:
             submission = await _make(job, run, services)
     fetched = await _through(Stage.FETCH, fetch(linked(submission), services))

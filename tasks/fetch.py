@@ -48,7 +48,7 @@ async def fetch(submission: Submission, services: Services) -> FetchedOutputs:
     try:
         result = await services.client.result(submission.request_id, directory / "result.json")
     except Expired as gone:
-        await services.ledger.ended(submission.attempt_id, JobState.EXPIRED, gone)
+        await _expire(submission, gone, services)
         raise
     if result.status.state is not JobState.COMPLETED:
         raise BrokenOutput(
@@ -68,6 +68,14 @@ async def fetch(submission: Submission, services: Services) -> FetchedOutputs:
         raise
     get_run_logger().info("request %s: %d fetched", submission.request_id, len(files))
     return FetchedOutputs(tuple(files))
+
+
+async def _expire(submission: Submission, gone: Expired, services: Services) -> None:
+    """Writes down that the result is lost, unless another process has stored it meanwhile."""
+    key = submission.checked.key
+    stored_now = (await services.ledger.find([key]))[key].state is JobState.PERSISTED
+    if submission.state is JobState.PERSISTED or not stored_now:
+        await services.ledger.ended(submission.attempt_id, JobState.EXPIRED, gone)
 
 
 async def _download(url: str, index: int, directory: Path, services: Services) -> FetchedFile:

@@ -18,6 +18,8 @@ from comfyline.runcomfy.wire import RequestStatus
 from comfyline.services import Services, now
 from tasks.failure import failing_in_words
 
+_AGAIN = "Run again to ask anew."
+
 
 @task(
     name=Stage.POLL,
@@ -54,36 +56,30 @@ async def poll(submission: Submission, run: Run, services: Services) -> Submissi
     except Expired as gone:
         await services.ledger.ended(attempt_id, JobState.EXPIRED, gone)
         raise
-    match end.state:
-        case JobState.FAILED:
-            failed = await _failure(end, submission, services)
-            await services.ledger.ended(attempt_id, JobState.FAILED, failed)
-            raise failed
-        case JobState.CANCELLED:
-            cancelled = Cancelled(
-                "It was cancelled at RunComfy", hint="Run again to ask anew.", request_id=request_id
-            )
-            await services.ledger.ended(attempt_id, JobState.CANCELLED, cancelled)
-            raise cancelled
-        case _:
-            await services.ledger.completed(attempt_id, None)
-            return replace(submission, state=JobState.COMPLETED)
+    if end.state is JobState.COMPLETED:
+        await services.ledger.completed(attempt_id, None)
+        return replace(submission, state=JobState.COMPLETED)
+    reason, cost_usd = await _why(end, submission, services)
+    error: Cancelled | GenerationFailed
+    if end.state is JobState.CANCELLED:
+        state = JobState.CANCELLED
+        error = Cancelled("It was cancelled at RunComfy", hint=_AGAIN, request_id=request_id)
+    else:
+        state = JobState.FAILED
+        said = f"RunComfy reports a failure: {reason or 'it gives no reason'}"
+        error = GenerationFailed(said, hint=_AGAIN, request_id=request_id)
+    await services.ledger.ended(attempt_id, state, error, cost_usd=cost_usd)
+    raise error
 
 
-async def _failure(
+async def _why(
     end: RequestStatus, submission: Submission, services: Services
-) -> GenerationFailed:
-    """Why a request failed: the status seldom says, the result does."""
-    reason = end.error
-    if not reason:
-        try:
-            spool = services.work_directory(submission.attempt_id) / "result.json"
-            reason = (await services.client.result(submission.request_id, spool)).status.error
-        except ComfylineError:
-            # The failure itself is known; only its reason stays unsaid.
-            reason = ""
-    return GenerationFailed(
-        f"RunComfy reports a failure: {reason or 'it gives no reason'}",
-        hint="Run again to ask anew.",
-        request_id=submission.request_id,
-    )
+) -> tuple[str, float | None]:
+    """Why a request ended so, and what it cost: the status seldom says, the result does."""
+    try:
+        spool = services.work_directory(submission.attempt_id) / "result.json"
+        result = await services.client.result(submission.request_id, spool)
+    except ComfylineError:
+        # The end itself is known; its reason and cost stay unsaid.
+        return end.error, None
+    return end.error or result.status.error, result.cost_usd

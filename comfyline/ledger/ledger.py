@@ -10,13 +10,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from comfyline.addresses import without_secrets
 from comfyline.errors import ComfylineError
 from comfyline.job import CheckedJob, JobState, StoredOutput
 from comfyline.ledger import reading, writing
 from comfyline.ledger.connection import LedgerDatabase
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.records import Attempt
-from comfyline.report.addresses import without_secrets
 
 _STORED = frozenset({JobState.PERSISTED})
 _SETTLED = frozenset(JobState) - {JobState.SUBMITTED, JobState.IN_QUEUE, JobState.IN_PROGRESS}

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from comfyline.addresses import bare_origin, without_secrets
 from comfyline.job import CheckedJob, Job, JobState, Media, Placement, StoredOutput
 from comfyline.keys import replace_values
-from comfyline.report.addresses import bare_origin, without_secrets
 
 
 @dataclass(frozen=True, slots=True)

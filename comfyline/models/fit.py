@@ -15,7 +15,8 @@ from comfyline.models.entry import ModelEntry
 def fit_inputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The same inputs with text read as a number, a switch, a list or an object where one is due.
 
-    A medium may be written `@photo.jpg`, as curl has it. What does not fit is left as it is, for the check to complain about.
+    A medium may be written `@photo.jpg`, as curl has it. What does not fit is left as it is, for
+    the check to complain about.
     """
     fields = entry.plain_schema.get("properties", {})
     fitted = {name: _fit(fields.get(name, {}), value) for name, value in inputs.items()}

@@ -16,8 +16,8 @@ from urllib.request import url2pathname
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from comfyline.addresses import bare_origin, without_secrets
 from comfyline.job import JobState
-from comfyline.report.addresses import bare_origin, without_secrets
 from comfyline.report.atomic import appearing_whole
 from comfyline.report.words import count, span, usd
 

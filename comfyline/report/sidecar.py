@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from comfyline.addresses import bare_origin, without_secrets
 from comfyline.job import CheckedJob, FetchedFile, Media, Pointer, StoredOutput
-from comfyline.report.addresses import bare_origin, without_secrets
 
 
 def sidecar_text(

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
+from comfyline.addresses import without_secrets
 from comfyline.errors import Cancelled, ComfylineError, InDoubt
-from comfyline.report.addresses import without_secrets
 from comfyline.report.words import count
 
 

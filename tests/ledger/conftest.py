@@ -95,8 +95,10 @@ def url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def ledger(url: str, clock: Clock) -> Iterator[Ledger]:
-    opened = Ledger(url, "here:1", clock)
+def ledger(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Ledger]:
+    """In memory, which spares the disk; in the file of `url` for a test that names it."""
+    is_file = "url" in request.fixturenames
+    opened = Ledger(request.getfixturevalue("url") if is_file else "sqlite://", "here:1", clock)
     yield opened
     opened.close()
 

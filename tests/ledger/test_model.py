@@ -184,7 +184,7 @@ class LedgerModel(RuleBasedStateMachine):
 
 class TestLedgerModel(LedgerModel.TestCase):
     settings = settings(
-        max_examples=30,
+        max_examples=20,
         # A failing example is told as it is: to shrink one takes minutes.
         phases=[Phase.explicit, Phase.reuse, Phase.generate],
         stateful_step_count=25,

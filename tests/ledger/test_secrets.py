@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from comfyline.addresses import bare_origin, without_secrets
 from comfyline.errors import GenerationFailed
 from comfyline.job import CheckedJob, Job, JobState, Media, Placement
 from comfyline.ledger.ledger import Ledger
@@ -22,7 +23,8 @@ def media(pointer: tuple[str | int, ...], origin: str) -> Media:
     return Media(pointer, origin, "image", "a" * 64, 12, "image/jpeg")
 
 
-def holding(text: bytes, directory: Path) -> Iterator[Path]:
+def holding(text: bytes, url: str) -> Iterator[Path]:
+    directory = Path(url.removeprefix("sqlite:///")).parent
     yield from (path for path in directory.iterdir() if text in path.read_bytes())
 
 
@@ -50,7 +52,7 @@ def with_secrets() -> CheckedJob:
 
 
 async def test_no_presigned_query_reaches_the_database_in_any_field(
-    desk: Desk, ledger: Ledger, tmp_path: Path
+    desk: Desk, ledger: Ledger, url: str
 ):
     attempt_id = await desk.submitted(with_secrets())
     failure = GenerationFailed(f"{SIGNED} cannot be read", hint=f"Look at {SIGNED}")
@@ -60,8 +62,31 @@ async def test_no_presigned_query_reaches_the_database_in_any_field(
         "https://files.example/cat.jpg cannot be read. Look at https://files.example/cat.jpg"
     )
     ledger.close()
-    assert not list(holding(b"SECRET", tmp_path))
-    assert list(holding(b"files.example", tmp_path))
+    assert not list(holding(b"SECRET", url))
+    assert list(holding(b"files.example", url))
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        (SIGNED, "https://files.example/cat.jpg"),
+        (
+            f'see <{SIGNED}>, "{SIGNED}"',
+            'see <https://files.example/cat.jpg>, "https://files.example/cat.jpg"',
+        ),
+        ("HTTPS://me:SECRET@x.y/z#SECRET", "HTTPS://x.y/z"),
+        ("https://x.y/a cat.jpg?X-Amz-Signature=SECRET", "https://x.y/a cat.jpg"),
+        ("https://x.y/z?q=a'SECRET", "https://x.y/z"),
+        ("is it a cat? yes://no", "is it a cat? yes://no"),
+        ("s3://bucket/what?.jpg", "s3://bucket/what?.jpg"),
+        ("in/what?.jpg", "in/what?.jpg"),
+    ],
+)
+def test_an_address_loses_its_query_and_a_name_keeps_its_question_mark(written: str, kept: str):
+    assert "SECRET" not in without_secrets(written)
+    assert without_secrets(written) == kept
+    if written.startswith(("http", "HTTP", "s3", "in/")):
+        assert bare_origin(written) == kept
 
 
 def test_everything_else_comes_back_as_it_went_in():
