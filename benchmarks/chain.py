@@ -22,7 +22,9 @@ _PHOTOS, _QUICK = 60, 15
 _SLOTS, _SPEED = 16, 50.0
 _IN_FLIGHT = 16
 _STAGES = 6
-_VISIBLE_LIMIT = 120.0
+_BETTER = "(below 1: comfyline is better)"
+_LIMIT = 600.0
+"""Seconds after which the orchestrator is given up."""
 
 _PIPELINE = f"""\
 name: chain
@@ -52,13 +54,13 @@ async def measure(*, quick: bool) -> list[Table]:
         async with sandbox(project, slots=_SLOTS, speed=_SPEED) as origin:
             runcomfy = {"RUNCOMFY_BASE_URL": origin, "RUNCOMFY_API_TOKEN": SANDBOX_TOKEN}
             home = {"COMFYLINE_HOME": str(home_of(project))}
-            visible = asyncio.create_task(_until_visible(project, photos * _STAGES))
-            ours, plain = await race(
-                project,
-                Side("flow", ("pipeline.yaml",), runcomfy | home),
-                Side("script", (str(_IN_FLIGHT),), runcomfy | storage_environment(project)),
-            )
-            behind = await visible - ours["ended_at"]
+            flow = Side("flow", ("pipeline.yaml",), runcomfy | home)
+            s3 = storage_environment(project)
+            script = Side("script", (str(_IN_FLIGHT),), runcomfy | s3)
+            async with asyncio.TaskGroup() as both:
+                visible = both.create_task(_until_visible(project, photos * _STAGES))
+                ours, plain = await race(project, flow, script)
+            behind = visible.result() - ours["ended_at"]
     return [_table(ours, plain, photos, behind)]
 
 
@@ -79,14 +81,10 @@ async def _until_visible(project: Path, task_runs: int) -> float:
     """The wall-clock time at which the orchestrator shows all task runs as completed."""
     wanted = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
     url = f"{addresses(home_of(project)).prefect_api_url}/task_runs/count"
-    deadline = time.monotonic() + _VISIBLE_LIMIT
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
-        while time.monotonic() < deadline:
-            answer = await http.post(url, json=wanted)
-            if answer.raise_for_status().json() >= task_runs:
-                return time.time()
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as http, asyncio.timeout(_LIMIT):
+        while (await http.post(url, json=wanted)).raise_for_status().json() < task_runs:  # noqa: ASYNC110
             await asyncio.sleep(0.5)
-    raise RuntimeError(f"after {_VISIBLE_LIMIT:.0f} s not all of {task_runs} task runs are visible")
+    return time.time()
 
 
 def _table(ours: Figures, plain: Figures, photos: int, behind: float) -> Table:
@@ -105,9 +103,8 @@ def _table(ours: Figures, plain: Figures, photos: int, behind: float) -> Table:
         ("side", "s", "jobs/s", "client CPU ms/job", "peak MB"),
         rows,
         [
-            f"comfyline ÷ plain, jobs/s: {ratio(plain['seconds'], ours['seconds'])}"
-            " (1 would be an orchestrator and a ledger for nothing; above 1: comfyline is faster)",
-            f"comfyline ÷ plain, client CPU: {ratio(ours['cpu'], plain['cpu'])} (lower is better)",
+            f"plain ÷ comfyline, jobs/s: {ratio(ours['seconds'], plain['seconds'])} {_BETTER}",
+            f"comfyline ÷ plain, client CPU: {ratio(ours['cpu'], plain['cpu'])} {_BETTER}",
             f"all {photos * _STAGES} task runs visible in Prefect {behind:.1f} s after the flow",
         ],
     )

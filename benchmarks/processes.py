@@ -11,7 +11,7 @@ _STOP_LIMIT = 8.0
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of this process without what would point a benchmark at somebody's servers."""
+    """The environment of this process without what would lead to somebody's servers."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
     return kept | {"PYTHONPATH": str(ROOT), "DO_NOT_TRACK": "1"} | more
 

@@ -15,6 +15,9 @@ from typing import IO
 
 from benchmarks.processes import end, environment
 
+_LIMIT = 600.0
+"""Seconds after which a race is given up."""
+
 Figures = Mapping[str, float]
 """What a side tells at its end: `seconds`, `cpu`, `peak_mb`, and what is its own."""
 
@@ -32,10 +35,11 @@ async def race(folder: Path, *sides: Side) -> list[Figures]:
     """Runs all sides at once in a folder; their figures, in order. Ends them when cancelled."""
     with ExitStack() as stack:
         running = [stack.enter_context(_Running(folder, side)) for side in sides]
-        await asyncio.gather(*(one.ready() for one in running))
-        for one in running:
-            one.start()
-        return await asyncio.gather(*(one.figures() for one in running))
+        async with asyncio.timeout(_LIMIT):
+            await asyncio.gather(*(one.ready() for one in running))
+            for one in running:
+                one.start()
+            return await asyncio.gather(*(one.figures() for one in running))
 
 
 class _Running:

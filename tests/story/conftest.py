@@ -1,5 +1,6 @@
 """A project folder as a user has one, the real command line in it, and what must always hold."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -15,11 +16,13 @@ from typing import Any
 import httpx
 import pytest
 
+from comfyline.job import JobState
+from comfyline.ledger.records import Attempt
+from comfyline.services import open_ledger
 from comfyline.stack.control import StackAddresses, addresses
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = "configs/pipelines/office-scenes.yaml"
-NOISE = ("Traceback", "Warning", "WARNING", "prefect.", "Task run", "Flow run")
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,13 @@ class Project:
         wanted = f"steps.edit.input.prompt={json.dumps(prompt)}"
         return self.comfyline("run", PIPELINE, "--set", wanted, "--json", *more)
 
-    def jobs(self, prompt: str) -> list[dict[str, Any]]:
-        """The ledger's jobs that asked for a prompt, by way of what the sandbox was asked."""
-        asked = {row["request_id"] for row in self.charges(prompt)}
-        rows = self.comfyline("jobs", "--json").json
-        return [row for row in rows if row["request_id"] in asked]
+    def attempts(self) -> list[Attempt]:
+        """Everything that the ledger knows."""
+        ledger = open_ledger(f"sqlite:///{self.home / 'ledger.sqlite3'}", reading=True)
+        try:
+            return list(asyncio.run(ledger.list(None, None)))
+        finally:
+            ledger.close()
 
     @property
     def addresses(self) -> StackAddresses:
@@ -120,11 +125,12 @@ def _no_secret_is_written(project: Project, stack: StackAddresses) -> None:
 
 def _nothing_was_paid_twice(project: Project) -> None:
     """Every charge of the sandbox belongs to one attempt of one job, and to no other."""
-    rows = project.comfyline("jobs", "--json").json
-    ids = [row["request_id"] for row in rows if row["request_id"]]
+    attempts = project.attempts()
+    ids = [attempt.request_id for attempt in attempts if attempt.request_id]
     assert len(ids) == len(set(ids))
     paid = {
         r["request_id"] for r in project.sandbox("GET", "account")["requests"] if r["charge_usd"]
     }
-    doubtful = [row for row in rows if row["state"] in {"in_doubt", "failed"}]
+    unsure = {JobState.IN_DOUBT, JobState.FAILED, JobState.SUBMITTING}
+    doubtful = [attempt for attempt in attempts if attempt.state in unsure]
     assert len(paid - set(ids)) <= len(doubtful)

@@ -118,11 +118,11 @@ def test_killed_in_the_middle_a_run_is_finished_by_the_next(project: Any) -> Non
 
     # What was being submitted at that moment waits for its lease to end and is then in doubt;
     # everything else is collected at once.
-    rows = Counter(row["state"] for row in project.comfyline("jobs", "--json").json)
+    states = Counter(attempt.state for attempt in project.attempts())
     ended = project.run(prompt, "--limit", "2")
 
     summary = ended.json
-    assert summary["persisted"] + summary["in_doubt"] == 4, rows
+    assert summary["persisted"] + summary["in_doubt"] == 4, states
     assert len(project.charges(prompt)) == 4
     assert list(project.home.glob("work/*/*")) == []
 

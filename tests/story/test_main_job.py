@@ -101,7 +101,8 @@ def test_the_orchestrator_tells_the_story_of_the_run(project: Any, stack: StackA
 
     logs = prefect(stack, "logs/filter", logs={"flow_run_id": {"any_": [run_id]}}, limit=200)
     said = " ".join(line["message"] for line in logs)
-    assert all(row["request_id"] in said for row in project.jobs("an office that Prefect tells of"))
+    charges = project.charges("an office that Prefect tells of")
+    assert all(charge["request_id"] in said for charge in charges)
 
     server_log = (project.home / "logs" / "prefect.log").read_text()
     assert "dropping message" not in server_log
