@@ -97,7 +97,7 @@ def counted(surveyed: Survey) -> tuple[int, int]:
 async def test_no_jobs_are_nothing_to_make(services: Services) -> None:
     surveyed = await survey([], run(), services)
 
-    assert surveyed == Survey(there=(), to_make=())
+    assert surveyed == Survey(there=(), to_make=(), known={})
     assert reasons(surveyed, run()) == []
     assert await estimate(surveyed, run(), services) == 0
 

@@ -19,6 +19,8 @@ from comfyline.stack.services import ServiceName
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
+_LINE = "%(asctime)s | %(process)d | %(levelname)-7s | {} | %(message)s"
+
 Flow = Callable[[], Awaitable["State[Any]"]]
 
 
@@ -60,13 +62,25 @@ def page(run_id: str) -> str | None:
 
 
 def _log_to_file(path: Path) -> None:
-    """Prefect's lines go to its UI and this file; a handler at the root keeps them off stderr."""
+    """Prefect's lines go to its UI and this file; a handler at the root keeps them off stderr.
+
+    The handler has to be there before Prefect is imported, and its lines are named after the runs
+    they belong to only afterwards.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
-    pattern = "%(asctime)s | %(process)d | %(levelname)-7s | %(name)s - %(message)s"
-    handler.setFormatter(logging.Formatter(pattern))
+    handler.setFormatter(logging.Formatter(_LINE.format("%(name)s")))
     root = logging.getLogger()
     root.addHandler(handler)
+    from prefect.logging.formatters import PrefectFormatter
+
+    handler.setFormatter(
+        PrefectFormatter(
+            _LINE.format("%(name)s"),
+            flow_run_fmt=_LINE.format("%(flow_run_name)s"),
+            task_run_fmt=_LINE.format("%(task_run_name)s"),
+        )
+    )
     root.setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
     # At INFO these write whole URLs, with every signature in them.

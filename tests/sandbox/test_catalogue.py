@@ -2,7 +2,7 @@
 
 import httpx
 
-from tests.sandbox.conftest import Sandbox
+from tests.conftest import Sandbox
 
 
 def ids(answer: httpx.Response):

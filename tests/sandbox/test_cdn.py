@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.sandbox.conftest import Sandbox
+from tests.conftest import Sandbox
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.sandbox.conftest import Sandbox
+from tests.conftest import Sandbox
 
 EDIT = "/v1/models/google/nano-banana/pro/edit"
 LOST = (httpx.RemoteProtocolError, httpx.ReadError)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.sandbox.conftest import Sandbox
+from tests.conftest import Sandbox
 
 EDIT = "google/nano-banana/pro/edit"
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-from tests.sandbox.conftest import Sandbox
+from tests.conftest import Sandbox
 
 OFFICE = "Change the scene to a modern office, soft daylight, background only."
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sandbox.conftest import Sandbox
+from tests.conftest import Sandbox
 
 
 def test_a_kill_loses_nothing_and_charges_once(start_sandbox: Callable[..., Sandbox], files: str):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.sandbox.conftest import Sandbox
+from tests.conftest import Sandbox
 
 EDIT = "/v1/models/google/nano-banana/pro/edit"
 GOOD = {"prompt": "an office", "image_urls": ["https://example.com/a.png"]}

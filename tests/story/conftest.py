@@ -76,6 +76,14 @@ class Project:
         finally:
             ledger.close()
 
+    def accepted(self, prompt: str) -> list[Attempt]:
+        """What the ledger knows of a prompt under a request id."""
+        return [
+            attempt
+            for attempt in self.attempts()
+            if attempt.request_id and attempt.checked.job.inputs["prompt"] == prompt
+        ]
+
     @property
     def addresses(self) -> StackAddresses:
         return addresses(self.home)

@@ -10,13 +10,15 @@ import httpx
 import psutil
 import pytest
 
+from tests.story.conftest import Project
+
 ROOT = Path(__file__).parents[2]
 
 
 class Prefect:
     """Prefect's command line and API against the shared server."""
 
-    def __init__(self, project: Any) -> None:
+    def __init__(self, project: Project) -> None:
         self.api = project.addresses.prefect_api_url
         self.directory = project.directory
         self.environment = project.environment | {
@@ -48,7 +50,7 @@ class Prefect:
 
 
 @pytest.fixture
-def prefect(project: Any) -> Iterator[Prefect]:
+def prefect(project: Project) -> Iterator[Prefect]:
     for name in ("flows", "tasks", "prefect.yaml"):
         (project.directory / name).symlink_to(ROOT / name)
     prefect = Prefect(project)
@@ -74,7 +76,7 @@ def prefect(project: Any) -> Iterator[Prefect]:
 
 
 def test_a_worker_runs_deployments_on_schedule_and_by_parameter(
-    project: Any, prefect: Prefect
+    project: Project, prefect: Prefect
 ) -> None:
     wanted = ["--param", "path=configs/pipelines/office-scenes.yaml", "--param", "limit=1"]
     prompt = "an office that a worker makes"

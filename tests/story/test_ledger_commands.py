@@ -1,6 +1,6 @@
 """What `jobs` and `cancel` say of the ledger, as programs and people read it."""
 
-from typing import Any
+from tests.story.conftest import Project
 
 PIPELINE = "configs/pipelines/office-scenes.yaml"
 FIELDS = {
@@ -19,7 +19,7 @@ FIELDS = {
 }
 
 
-def test_jobs_lists_what_the_contract_names(project: Any) -> None:
+def test_jobs_lists_what_the_contract_names(project: Project) -> None:
     made = project.run("an office in the ledger", "--limit", "1").json
 
     listed = project.comfyline(
@@ -35,9 +35,9 @@ def test_jobs_lists_what_the_contract_names(project: Any) -> None:
     assert project.comfyline("jobs", "--pipeline", "no-such-pipeline", "--json").json == []
 
 
-def test_cancel_says_what_it_could_and_could_not_do(project: Any) -> None:
+def test_cancel_says_what_it_could_and_could_not_do(project: Project) -> None:
     prompt = "an office that is called off"
-    slow = {"on": "generation", "kind": "delay", "seconds": 20, "times": 4}
+    slow = {"on": "generation", "kind": "delay", "seconds": 12, "times": 4}
     project.sandbox("POST", "faults", json=slow)
     wanted = f"--set=steps.edit.input.prompt={prompt}"
     with project.start("run", PIPELINE, wanted, "--limit=3", "--json") as run:

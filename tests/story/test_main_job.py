@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from comfyline.stack.control import StackAddresses
+from tests.story.conftest import Project
 
 KEYS = [
     "run_id",
@@ -41,7 +42,7 @@ def prefect(stack: StackAddresses, path: str, **body: Any) -> Any:
     return httpx.get(url, trust_env=False).raise_for_status().json()
 
 
-def test_ten_pictures_come_out_of_five_photographs(project: Any) -> None:
+def test_ten_pictures_come_out_of_five_photographs(project: Project) -> None:
     ended = project.run("an office in the first story")
 
     assert ended.code == 0, ended.stderr
@@ -74,7 +75,9 @@ def test_ten_pictures_come_out_of_five_photographs(project: Any) -> None:
     assert [word for word in noise if word in ended.stderr] == []
 
 
-def test_the_orchestrator_tells_the_story_of_the_run(project: Any, stack: StackAddresses) -> None:
+def test_the_orchestrator_tells_the_story_of_the_run(
+    project: Project, stack: StackAddresses
+) -> None:
     ended = project.run("an office that Prefect tells of")
     run_id = ended.json["run_id"]
 
@@ -109,7 +112,7 @@ def test_the_orchestrator_tells_the_story_of_the_run(project: Any, stack: StackA
     assert "database is locked" not in server_log
 
 
-def test_what_is_there_is_not_made_again(project: Any) -> None:
+def test_what_is_there_is_not_made_again(project: Project) -> None:
     prompt = "an office that stays"
     first = project.run(prompt, "--limit", "2").json
 
@@ -127,7 +130,7 @@ def test_what_is_there_is_not_made_again(project: Any) -> None:
     assert len(project.charges(prompt)) == 4
 
 
-def test_another_prompt_is_another_job_and_the_old_one_is_not_forgotten(project: Any) -> None:
+def test_another_prompt_is_another_job_and_the_old_one_is_not_forgotten(project: Project) -> None:
     project.run("an office by day", "--limit", "1")
 
     changed = project.run("an office by night", "--limit", "1").json
@@ -137,7 +140,7 @@ def test_another_prompt_is_another_job_and_the_old_one_is_not_forgotten(project:
     assert (back["persisted"], back["submitted"]) == (2, 0)
 
 
-def test_outputs_may_go_to_object_storage(project: Any) -> None:
+def test_outputs_may_go_to_object_storage(project: Project) -> None:
     prompt = "an office in a bucket"
 
     to = ("--limit", "1", "--set", "output.to=s3://comfyline/scenes/{{ run.date }}")
@@ -152,7 +155,7 @@ def test_outputs_may_go_to_object_storage(project: Any) -> None:
     assert project.run(prompt, *to).json["reused"] == 2
 
 
-def test_one_picture_in_one_line(project: Any) -> None:
+def test_one_picture_in_one_line(project: Project) -> None:
     ended = project.comfyline(
         "generate",
         "google/nano-banana/pro/edit",
@@ -168,7 +171,7 @@ def test_one_picture_in_one_line(project: Any) -> None:
     assert local(output["uri"]).stat().st_size == output["bytes"]
 
 
-def test_the_plan_spends_and_writes_nothing(project: Any) -> None:
+def test_the_plan_spends_and_writes_nothing(project: Project) -> None:
     prompt = "--set=steps.edit.input.prompt=an office only planned"
     before = sorted(project.home.rglob("ledger*"))
 

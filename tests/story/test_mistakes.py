@@ -2,14 +2,16 @@
 
 import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from comfyline.cli.main import run
+from tests.story.conftest import Project
 
 PIPELINE = "configs/pipelines/office-scenes.yaml"
 
 
-def edited(project: Any, old: str, new: str) -> str:
+def edited(project: Project, old: str, new: str) -> str:
     path = project.directory / "mine.yaml"
     text = (project.directory / PIPELINE).read_text()
     assert old in text
@@ -17,7 +19,7 @@ def edited(project: Any, old: str, new: str) -> str:
     return path.name
 
 
-def test_a_wrong_key_is_named_with_its_place_and_the_right_one(project: Any) -> None:
+def test_a_wrong_key_is_named_with_its_place_and_the_right_one(project: Project) -> None:
     ended = project.comfyline("run", edited(project, "limits:", "limit:"), "--json")
 
     assert ended.code == 65
@@ -27,7 +29,7 @@ def test_a_wrong_key_is_named_with_its_place_and_the_right_one(project: Any) -> 
     assert ended.json["submitted"] == 0
 
 
-def test_a_missing_photograph_is_said_before_anything_is_spent(project: Any) -> None:
+def test_a_missing_photograph_is_said_before_anything_is_spent(project: Project) -> None:
     ended = project.comfyline("run", PIPELINE, "--set", "source.files=configs/samples/cart.jpg")
 
     assert ended.code == 65
@@ -35,7 +37,7 @@ def test_a_missing_photograph_is_said_before_anything_is_spent(project: Any) -> 
     assert "cat.jpg" in ended.stderr
 
 
-def test_a_missing_input_fails_its_job_with_place_and_name(project: Any) -> None:
+def test_a_missing_input_fails_its_job_with_place_and_name(project: Project) -> None:
     only = ("--set", 'steps.edit.input.image_urls=["gone.jpg"]', "--limit", "1", "--json")
     ended = project.comfyline("run", PIPELINE, *only)
 
@@ -44,7 +46,7 @@ def test_a_missing_input_fails_its_job_with_place_and_name(project: Any) -> None
     assert ended.json["errors"][0]["stage"] == "validate"
 
 
-def test_no_token_is_said_before_anything_starts(project: Any) -> None:
+def test_no_token_is_said_before_anything_starts(project: Project) -> None:
     ended = project.comfyline("run", PIPELINE, "--profile", "production", "--json")
 
     assert ended.code == 77
@@ -52,7 +54,7 @@ def test_no_token_is_said_before_anything_starts(project: Any) -> None:
     assert ended.json["errors"][0]["kind"] == "token"
 
 
-def test_another_profile_is_never_replaced_by_the_sandbox(project: Any) -> None:
+def test_another_profile_is_never_replaced_by_the_sandbox(project: Project) -> None:
     ended = project.comfyline("run", PIPELINE, "--profile", "productoin")
 
     assert ended.code == 64
@@ -63,14 +65,14 @@ def test_another_profile_is_never_replaced_by_the_sandbox(project: Any) -> None:
     "arguments",
     [["run"], ["rnu", "x.yaml"], ["run", "x.yaml", "--limt", "2"], ["resolve", "abc"]],
 )
-def test_wrong_arguments_are_64(project: Any, arguments: list[str]) -> None:
+def test_wrong_arguments_are_64(project: Project, arguments: list[str]) -> None:
     ended = project.comfyline(*arguments)
 
     assert ended.code == 64
     assert "Traceback" not in ended.stderr
 
 
-def test_a_port_that_is_taken_is_named(project: Any, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_named(project: Project, tmp_path: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -83,7 +85,7 @@ def test_a_port_that_is_taken_is_named(project: Any, tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_token_that_is_refused_is_77_and_nothing_is_charged(project: Any) -> None:
+def test_a_token_that_is_refused_is_77_and_nothing_is_charged(project: Project) -> None:
     prompt = "an office without permission"
     wrong = {
         "RUNCOMFY_BASE_URL": str(project.addresses.sandbox_url),
@@ -98,7 +100,7 @@ def test_a_token_that_is_refused_is_77_and_nothing_is_charged(project: Any) -> N
     assert project.charges(prompt) == []
 
 
-def test_check_finds_the_mistakes_of_all_files(project: Any) -> None:
+def test_check_finds_the_mistakes_of_all_files(project: Project) -> None:
     bad = edited(project, 'aspect_ratio: "{{ matrix.aspect_ratio }}"', "aspect_ratio: 16x9")
     ended = project.comfyline("check", PIPELINE, bad)
 
@@ -107,12 +109,11 @@ def test_check_finds_the_mistakes_of_all_files(project: Any) -> None:
     assert project.comfyline("check", PIPELINE).code == 0
 
 
-def test_every_command_has_help_with_an_example(project: Any) -> None:
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     commands = ["run", "plan", "check", "generate", "jobs", "cancel", "reconcile", "resolve"]
     commands += ["sandbox", "up", "down", "status", "env", "models list", "models show"]
     for command in [*commands, "models pull"]:
-        ended = project.comfyline(*command.split(), "--help")
-        assert ended.code == 0
-        assert "Example: " in ended.stdout, command
+        assert run([*command.split(), "--help"]) == 0
+        assert "Example: " in capsys.readouterr().out, command
         assert command.split()[0] in readme
