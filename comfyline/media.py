@@ -63,8 +63,15 @@ _EXTENSIONS: Mapping[str, str] = {
 _KNOWN_TYPES = mimetypes.MimeTypes()
 
 
-def media_type_of(head: bytes) -> str:
+_COMMON = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
+"""Nearly all inputs: known at a glance, where the library's full look takes a millisecond."""
+
+
+def media_type_of(head: bytes) -> str:  # noqa: PLR0911  # a table of beginnings
     """The media type that the first bytes of a file show; empty when they show none."""
+    for signature, media_type in _COMMON:
+        if head.startswith(signature):
+            return media_type
     if head.startswith(b"RIFF"):
         return _RIFF.get(head[8:12], "")
     if head[4:8] == b"ftyp":
