@@ -4,10 +4,13 @@ Prefect reads its environment when it is imported, and the import alone takes a 
 commands that need no flow never come here.
 """
 
+import atexit
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from comfyline.cli.speech import say
@@ -64,23 +67,28 @@ def page(run_id: str) -> str | None:
 def _log_to_file(path: Path) -> None:
     """Prefect's lines go to its UI and this file; a handler at the root keeps them off stderr.
 
-    The handler has to be there before Prefect is imported, and its lines are named after the runs
-    they belong to only afterwards.
+    The handler has to be there before Prefect is imported, or Prefect adds one that prints.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(_LINE.format("%(name)s")))
+    # The file is written by a thread of its own: a slow disk must not hold the event loop.
+    lines: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    handler = QueueHandler(lines)
+    handler.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     from prefect.logging.formatters import PrefectFormatter
 
-    handler.setFormatter(
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(
         PrefectFormatter(
             _LINE.format("%(name)s"),
             flow_run_fmt=_LINE.format("%(flow_run_name)s"),
             task_run_fmt=_LINE.format("%(task_run_name)s"),
         )
     )
+    listener = QueueListener(lines, file)
+    listener.start()
+    atexit.register(listener.stop)
     root.setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
     # At INFO these write whole URLs, with every signature in them.
