@@ -116,9 +116,13 @@ def _near(path: Path) -> str:
     return did_you_mean(path.name, names)
 
 
+_NOT_MEANT = ("*", "&", "!", "%", "@", "`")
+"""What YAML reads as an alias, a tag and the like, and a person types as a pattern or a word."""
+
+
 def _override_value(written: str, label: str) -> Any:
     """Reads the right side of `--set`; text that only looks like YAML stays what was typed."""
-    if written.startswith("{{"):
+    if written.startswith(("{{", *_NOT_MEANT)):
         return written
     reader = NodeReader(label)
     try:

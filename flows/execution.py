@@ -32,14 +32,15 @@ async def execute(jobs: Sequence[Job], run: Run, services: Services) -> list[Out
             estimate_usd=await estimate(surveyed, run, services),
         )
     )
-    made = await _walk_all(surveyed.to_make, run, services)
+    made = await walk_all(surveyed.to_make, run, services)
     of_job = {id(outcome.job): outcome for outcome in (*surveyed.there, *made)}
     return [of_job[id(job)] for job in jobs]
 
 
-async def _walk_all(
+async def walk_all(
     to_make: Sequence[tuple[Job, CheckedJob | None]], run: Run, services: Services
 ) -> list[Outcome]:
+    """Brings these jobs to an end, begun in their order, and returns what became of them."""
     outcomes: list[Outcome] = []
     groups = _by_key(to_make)
 

@@ -1,19 +1,18 @@
 """The flow that finishes what interrupted runs left behind, oldest paid first."""
 
-import asyncio
 import time
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 
 from comfyline.errors import ComfylineError
-from comfyline.progress import JobEnded, RunPlanned, tell
+from comfyline.progress import RunPlanned, tell
 from comfyline.report.summary import RunSummary
-from comfyline.run import Outcome, Run
+from comfyline.run import Run
 from comfyline.services import Services, now
+from flows.execution import walk_all
 from flows.opening import run_id, with_services
 from flows.report import report
-from flows.walk import walk
 
 _WAIT = 240.0
 """Seconds to wait for what still runs: the next sweep comes in minutes, and nothing is lost."""
@@ -42,20 +41,8 @@ async def reconcile(profile: str = "sandbox") -> State[RunSummary] | State[Comfy
             collects_only=True,
         )
         tell(RunPlanned(run.id, run.pipeline, len(left), 0, 0.0))
-        queue = iter(left)
-        outcomes: list[Outcome] = []
-
-        async def sweep() -> None:
-            for attempt in queue:
-                outcome = await walk(attempt.checked.job, attempt.checked, run, services)
-                outcomes.append(outcome)
-                label = attempt.checked.job.label
-                message = str(outcome.error) if outcome.error else ""
-                tell(JobEnded(label, label, outcome.state, outcome.cost_usd, message))
-
-        async with asyncio.TaskGroup() as sweepers:
-            for _ in range(min(len(left), run.in_flight)):
-                sweepers.create_task(sweep())
+        found = [(attempt.checked.job, attempt.checked) for attempt in left]
+        outcomes = await walk_all(found, run, services)
         return await report(outcomes, run, services, started, began)
 
     return await with_services(profile, work)

@@ -7,6 +7,7 @@ persisted; one whose stored file is gone is fetched and persisted again.
 import asyncio
 import time
 from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -45,9 +46,9 @@ _AT_RUNCOMFY = {JobState.SUBMITTED, JobState.IN_QUEUE, JobState.IN_PROGRESS}
 
 
 class _Stopped(Exception):  # it stops one walk and never leaves this module
-    """A stage ended with an error."""
+    """A job can go no further; `stage` is None where it stopped between two stages."""
 
-    def __init__(self, stage: Stage, error: ComfylineError) -> None:
+    def __init__(self, stage: Stage | None, error: ComfylineError) -> None:
         super().__init__(str(error))
         self.stage = stage
         self.error = error
@@ -58,7 +59,7 @@ async def walk(job: Job, checked: CheckedJob | None, run: Run, services: Service
     started = time.monotonic()
     outcome = Outcome(job=job, key=checked.key if checked else "", state=JobState.PLANNED)
     try:
-        outcome = await _walk(job, checked, outcome, run, services)
+        outcome = await _through(None, _walk(job, checked, outcome, run, services))
     except _Stopped as stopped:
         error = stopped.error
         outcome = replace(
@@ -80,7 +81,7 @@ async def _walk(
             submission = resume(attempt, checked)
             if submission.state in _AT_RUNCOMFY:
                 async with run.slots:
-                    submission = await _through(Stage.POLL, poll(submission, run, services))
+                    submission = await _through(Stage.POLL, poll(linked(submission), run, services))
         case Decision.BLOCKED if attempt:
             raise _Stopped(Stage.SUBMIT, blocked(attempt))
         case _ if run.collects_only and attempt:
@@ -93,13 +94,15 @@ async def _walk(
     stored = await _through(Stage.PERSIST, persist(linked(submission), linked(fetched), services))
     key = submission.checked.key
     paid = (await services.ledger.find([key]))[key]
+    # What another run has paid, or another job of this one, is not paid by this job.
+    paid_here = paid.run_id == run.id and not submission.copies
     return replace(
         outcome,
         key=key,
         state=JobState.PERSISTED,
         checked=submission.checked,
         outputs=stored,
-        cost_usd=paid.cost_usd if paid.run_id == run.id else None,
+        cost_usd=paid.cost_usd if paid_here else None,
         request_id=submission.request_id,
     )
 
@@ -117,9 +120,11 @@ async def _make(job: Job, run: Run, services: Services) -> Submission:
     return submission
 
 
-async def _through(stage: Stage, result: Awaitable[T | State[ComfylineError]]) -> T:
+async def _through(stage: Stage | None, result: Awaitable[T | State[ComfylineError]]) -> T:
     try:
         return await unwrap(await result)
+    except _Stopped:
+        raise
     except ComfylineError as error:
         raise _Stopped(stage, error) from error
     except Exception as error:
@@ -142,11 +147,15 @@ def _state_after(error: ComfylineError) -> JobState:
 
 
 def _thumbnails(checked: CheckedJob, fetched: FetchedOutputs, directory: Path) -> None:
-    """Small pictures for the gallery while the files are at hand, named by content."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Small pictures for the gallery while the files are at hand, named by content.
+
+    A gallery without one is still a gallery: a full disk must not keep a result from being stored.
+    """
     sources = [(Path(file.path), file.sha256) for file in fetched.files]
     sources += [(Path(m.origin), m.sha256) for m in checked.media if not is_remote(m.origin)]
-    for source, sha256 in sources:
-        target = directory / f"{sha256}.jpg"
-        if not target.exists():
-            make_thumbnail(source, target)
+    with suppress(OSError):
+        directory.mkdir(parents=True, exist_ok=True)
+        for source, sha256 in sources:
+            target = directory / f"{sha256}.jpg"
+            if not target.exists():
+                make_thumbnail(source, target)

@@ -177,6 +177,8 @@ def test_did_you_mean_is_silent_when_nothing_is_near() -> None:
         ("- a", "- a"),
         ("{{ item.name }}", "{{ item.name }}"),
         ("a=b", "a=b"),
+        ("*.jpg", "*.jpg"),
+        ("@photo.jpg", "@photo.jpg"),
     ],
 )
 def test_an_override_is_a_yaml_scalar_or_flow(

@@ -109,6 +109,28 @@ def test_a_truncated_download_is_fetched_again_and_not_bought_again(project: Pro
     assert (ended.code, ended.json["persisted"], ended.json["submitted"]) == (0, 2, 2)
 
 
+def test_a_place_that_cannot_be_written_loses_nothing(project: Project) -> None:
+    prompt = "an office with no room on the shelf"
+    shelf = project.directory / "outputs/office-scenes/astronaut-1-1-edit-0.png"
+    (shelf / "something").mkdir(parents=True)
+
+    first = project.run(prompt, "--limit", "1")
+
+    assert first.code != 0
+    assert first.json["persisted"] == 1
+    [error] = first.json["errors"]
+    assert error["stage"] == "persist"
+    assert "astronaut-1-1-edit-0.png" in error["message"]
+
+    (shelf / "something").rmdir()
+    shelf.rmdir()
+    second = project.run(prompt, "--limit", "1")
+
+    assert (second.code, second.json["persisted"], second.json["submitted"]) == (0, 1, 0)
+    assert shelf.is_file()
+    assert len(project.charges(prompt)) == 2
+
+
 def test_killed_in_the_middle_a_run_is_finished_by_the_next(project: Project) -> None:
     prompt = "an office with a power cut"
     wanted = f"--set=steps.edit.input.prompt={prompt}"

@@ -140,6 +140,22 @@ def test_another_prompt_is_another_job_and_the_old_one_is_not_forgotten(project:
     assert (back["persisted"], back["submitted"]) == (2, 0)
 
 
+def test_the_same_photograph_under_two_names_is_paid_for_once(project: Project) -> None:
+    prompt = "an office for a cat and its double"
+    photo = (project.directory / "configs/samples/cat.jpg").read_bytes()
+    for name in ("cat", "double"):
+        (project.directory / f"{name}.jpg").write_bytes(photo)
+
+    ended = project.run(prompt, "--set", "source.files=*.jpg")
+
+    assert ended.code == 0, ended.stderr
+    assert (ended.json["jobs"], ended.json["persisted"], ended.json["submitted"]) == (4, 4, 2)
+    assert ended.json["cost_usd"] == pytest.approx(0.28)
+    assert len({output["uri"] for output in ended.json["outputs"]}) == 4
+    assert len({output["sha256"] for output in ended.json["outputs"]}) == 2
+    assert len(project.charges(prompt)) == 2
+
+
 def test_outputs_may_go_to_object_storage(project: Project) -> None:
     prompt = "an office in a bucket"
 
