@@ -127,10 +127,10 @@ def test_only_what_a_profile_names_of_the_local_stack_is_needed(profile: Write):
 @pytest.mark.parametrize(
     ("written", "home"),
     [
-        (None, "/work/.comfyline"),
-        ("", "/work/.comfyline"),
-        (" ", "/work/.comfyline"),
-        ("state", "/work/state"),
+        (None, "/somewhere/.comfyline"),
+        ("", "/somewhere/.comfyline"),
+        (" ", "/somewhere/.comfyline"),
+        ("state", "/somewhere/state"),
         ("../state", "/state"),
         ("/var/state", "/var/state"),
     ],
@@ -139,7 +139,7 @@ def test_local_state_lies_in_the_working_directory_unless_said_otherwise(
     written: str | None, home: str
 ):
     environ = {} if written is None else {"COMFYLINE_HOME": written}
-    assert home_directory(environ, Path("/work")) == Path(home)
+    assert home_directory(environ, Path("/somewhere")) == Path(home)
 
 
 def test_the_ledger_is_the_environments_else_the_profiles_else_a_file_at_home(profile: Write):
