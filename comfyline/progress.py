@@ -53,7 +53,14 @@ class Note:
     text: str
 
 
-Event = RunPlanned | StageEntered | JobEnded | Note
+@dataclass(frozen=True, slots=True)
+class RunReported:
+    """Everything is written down: `summary` is the path of the run's JSON."""
+
+    summary: str
+
+
+Event = RunPlanned | StageEntered | JobEnded | Note | RunReported
 Observer = Callable[[Event], None]
 
 

@@ -6,10 +6,14 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
+import httpx
+from prefect import get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectException
 from prefect.states import Completed, Failed
 
+from comfyline.progress import RunReported, tell
 from comfyline.report.atomic import appearing_whole
 from comfyline.report.gallery import write_gallery
 from comfyline.report.outcomes import cards, header, summarise
@@ -39,9 +43,14 @@ async def report(
             part.write_text(summary.to_json(), encoding="utf-8")
 
     await asyncio.to_thread(write)
-    await acreate_markdown_artifact(
-        _markdown(summary), key=_key(run.pipeline), description=headline(summary)
-    )
+    tell(RunReported(str(folder / "summary.json")))
+    try:
+        await acreate_markdown_artifact(
+            _markdown(summary), key=_key(run.pipeline), description=headline(summary)
+        )
+    except (httpx.HTTPError, PrefectException) as error:
+        # What was made is stored and written down; only a page about it is missing.
+        get_run_logger().warning("no artifact: %s", error)
     return ended(summary)
 
 

@@ -7,15 +7,18 @@ commands that need no flow never come here.
 import atexit
 import logging
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import httpx
 
 from comfyline.cli.speech import say
 from comfyline.environment import home, start_services
-from comfyline.errors import ComfylineError, Defect
+from comfyline.errors import ComfylineError, Defect, Unreachable
 from comfyline.report.summary import RunSummary
 from comfyline.stack.services import ServiceName
 
@@ -24,30 +27,55 @@ if TYPE_CHECKING:
 
 _LINE = "%(asctime)s | %(process)d | %(levelname)-7s | {} | %(message)s"
 
+_PREFECT_IS_AWAY = "Failed to reach API"
+"""How Prefect's client says, in a plain RuntimeError, that its server does not answer."""
+
 Flow = Callable[[], Awaitable["State[Any]"]]
+
+
+class PrefectIsGone(Unreachable):
+    """The Prefect server went away in the middle of a run."""
 
 
 async def connect(needed: tuple[ServiceName, ...]) -> None:
     """Starts what is needed and points Prefect at its server: PREFECT_API_URL, else the local one.
 
-    Must be called before anything imports Prefect.
+    Must be called before anything imports Prefect. Raises `Unreachable` for a server that does not
+    answer.
     """
     own = "PREFECT_API_URL" not in os.environ
+    # Prefect's inner workings print by a handler of their own, whole events at a time.
+    os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")
     started: tuple[ServiceName, ...] = ("prefect", *needed) if own else needed
     found = await start_services(started, say)
     if own and found.prefect_api_url:
         os.environ["PREFECT_API_URL"] = found.prefect_api_url
         os.environ["PREFECT_HOME"] = str(home() / "prefect-client")
         os.environ["DO_NOT_TRACK"] = "1"
+        # The pictures matter more than their page: with the default a run whose server is gone
+        # waits for minutes at its end.
+        os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "3")
+    else:
+        await _must_answer(os.environ["PREFECT_API_URL"])
     _log_to_file(home() / "logs" / "comfyline.log")
 
 
 async def run_flow(flow: Flow) -> RunSummary:
     """Runs a flow in this process and returns its summary.
 
-    Raises the `ComfylineError` with which the flow ended before it had any jobs.
+    Raises the `ComfylineError` with which the flow ended before it had any jobs, and
+    `PrefectIsGone`, which says nothing about the jobs.
     """
-    state = await flow()
+    try:
+        state = await flow()
+    except (httpx.TransportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and _PREFECT_IS_AWAY not in str(error):
+            raise
+        raise PrefectIsGone(
+            f"The Prefect server does not answer any more ({type(error).__name__})",
+            hint="What was paid for is in the ledger: start the server with `comfyline up`, then "
+            "run again or `comfyline reconcile`.",
+        ) from error
     result = await state.aresult(raise_on_failure=False)
     if isinstance(result, RunSummary):
         return result
@@ -56,12 +84,35 @@ async def run_flow(flow: Flow) -> RunSummary:
     raise Defect(result if isinstance(result, Exception) else RuntimeError(state.message))
 
 
+def leave_at_once(code: int) -> NoReturn:
+    """Ends the process without waiting for Prefect, whose server is gone.
+
+    At exit its client would try to deliver each event for seconds, minutes in all, in vain.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def page(run_id: str) -> str | None:
     """The flow run's page in the Prefect UI, where its address is known."""
     from prefect.settings import PREFECT_UI_URL
 
     base = PREFECT_UI_URL.value()
     return f"{base}/runs/flow-run/{run_id}" if base else None
+
+
+async def _must_answer(api_url: str) -> None:
+    """Says at once what Prefect would say with a stack trace, after minutes of trying."""
+    try:
+        async with httpx.AsyncClient(timeout=10) as http:
+            await http.get(f"{api_url.rstrip('/')}/health")
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise Unreachable(
+            f"The Prefect server at {api_url} does not answer ({type(error).__name__})",
+            hint="Start it, or unset PREFECT_API_URL to use the local one.",
+        ) from error
 
 
 def _log_to_file(path: Path) -> None:
@@ -89,6 +140,8 @@ def _log_to_file(path: Path) -> None:
     listener = QueueListener(lines, file)
     listener.start()
     atexit.register(listener.stop)
+    # A log handler that fails prints; Prefect's own does so for each line that it cannot deliver.
+    logging.raiseExceptions = False
     root.setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
     # At INFO these write whole URLs, with every signature in them.

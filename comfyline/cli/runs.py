@@ -10,13 +10,19 @@ from cyclopts import Parameter
 
 from comfyline.cli.live import LiveDisplay, print_summary
 from comfyline.cli.options import Json, Limit, MaxCost, Overrides, Profile, Refresh
-from comfyline.cli.orchestrator import Flow, connect, page, run_flow
-from comfyline.cli.speech import answer, errors, explain
+from comfyline.cli.orchestrator import Flow, PrefectIsGone, connect, leave_at_once, page, run_flow
+from comfyline.cli.speech import answer, errors, explain, say
 from comfyline.environment import check_token, needed_services
-from comfyline.errors import ComfylineError, InputInvalid, Interrupted, Problem, UsageError
+from comfyline.errors import (
+    ComfylineError,
+    InputInvalid,
+    Interrupted,
+    Problem,
+    UsageError,
+)
 from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.sources import read_items
-from comfyline.progress import observed_by
+from comfyline.progress import Event, Observer, RunReported, observed_by
 from comfyline.report.summary import ErrorRecord, RunSummary
 
 
@@ -132,11 +138,21 @@ def _carry_out(
     name: str, profile: str, check: Callable[[], None], flow: Flow, *, json_output: bool
 ) -> int:
     """Checks early, starts what is needed, runs the flow under the display, tells the end."""
+    reported: list[RunReported] = []
+    server_is_gone = False
 
     async def work() -> RunSummary:
+        nonlocal server_is_gone
         await connect(needed_services(profile))
-        with LiveDisplay(errors) as display, observed_by(display):
-            return await run_flow(flow)
+        with LiveDisplay(errors) as display, observed_by(_keeping(reported, display)):
+            try:
+                return await run_flow(flow)
+            except PrefectIsGone as gone:
+                server_is_gone = True
+                if not reported:
+                    raise
+                say(f"{gone.message}: its page of this run is incomplete, the run is not.")
+                return _written(reported[0])
 
     try:
         check()
@@ -144,13 +160,31 @@ def _carry_out(
         summary = _until_interrupted(work())
     except ComfylineError as error:
         explain(error)
+        code = error.exit_code
         if json_output:
             answer(_nothing_done(name, error).to_json())
-        return error.exit_code
-    print_summary(errors, summary, page(summary.run_id))
-    if json_output:
-        answer(summary.to_json())
-    return summary.exit_code
+    else:
+        code = summary.exit_code
+        print_summary(errors, summary, page(summary.run_id))
+        if json_output:
+            answer(summary.to_json())
+    return leave_at_once(code) if server_is_gone else code
+
+
+def _keeping(reported: list[RunReported], display: Observer) -> Observer:
+    """The display's observer, which also keeps where the run was written down."""
+
+    def observe(event: Event) -> None:
+        if isinstance(event, RunReported):
+            reported.append(event)
+        else:
+            display(event)
+
+    return observe
+
+
+def _written(reported: RunReported) -> RunSummary:
+    return RunSummary.model_validate_json(Path(reported.summary).read_bytes())
 
 
 def _until_interrupted(work: Coroutine[Any, Any, RunSummary]) -> RunSummary:

@@ -33,6 +33,8 @@ _NOT_INHERITED = ("PREFECT_", "RCLONE_", "RUNCOMFY_", "COMFYLINE_", "AWS_")
 # With its defaults the server writes one task run a transaction, at about 28 ms of CPU, falls a
 # minute behind a run of 300 items, and then drops events. In batches it costs a third of that.
 _BATCHED = {
+    # How long a writer waits for another one, in seconds: SQLite knows only one at a time.
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",

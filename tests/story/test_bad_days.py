@@ -5,6 +5,12 @@ import signal
 from tests.story.conftest import Project
 
 
+def slow_down(project: Project) -> None:
+    """Holds the next requests in progress, so that a run is still waiting when something ends."""
+    slow = {"on": "generation", "kind": "delay", "seconds": 8, "times": 4}
+    project.sandbox("POST", "faults", json=slow)
+
+
 def settled(project: Project, prompt: str) -> dict[str, int]:
     """How the run of a prompt ends when it is simply run again."""
     ended = project.run(prompt, "--limit", "2")
@@ -133,6 +139,7 @@ def test_a_place_that_cannot_be_written_loses_nothing(project: Project) -> None:
 
 def test_killed_in_the_middle_a_run_is_finished_by_the_next(project: Project) -> None:
     prompt = "an office with a power cut"
+    slow_down(project)
     wanted = f"--set=steps.edit.input.prompt={prompt}"
     with project.start("run", "configs/pipelines/office-scenes.yaml", wanted, "--limit=2") as run:
         project.until(lambda: len(project.accepted(prompt)) == 4)
@@ -145,6 +152,7 @@ def test_killed_in_the_middle_a_run_is_finished_by_the_next(project: Project) ->
 
 def test_reconcile_finishes_what_an_interrupted_run_left(project: Project) -> None:
     prompt = "an office left behind"
+    slow_down(project)
     wanted = f"--set=steps.edit.input.prompt={prompt}"
     arguments = ("run", "configs/pipelines/office-scenes.yaml", wanted, "--limit=2", "--json")
     with project.start(*arguments) as run:
@@ -165,6 +173,7 @@ def test_reconcile_finishes_what_an_interrupted_run_left(project: Project) -> No
 
 def test_the_sandbox_may_die_in_the_middle(project: Project) -> None:
     prompt = "an office and a server that dies"
+    slow_down(project)
     wanted = f"--set=steps.edit.input.prompt={prompt}"
     hasty = project.directory / "configs/profiles/hasty.yaml"
     sandbox = hasty.with_name("sandbox.yaml").read_text()
