@@ -100,7 +100,7 @@ class Project:
         record = json.loads((self.home / "stack" / f"{service}.json").read_text())
         os.kill(record["pid"], signal.SIGKILL)
 
-    def until(self, condition: Callable[[], Any], seconds: float = 60) -> Any:
+    def until(self, condition: Callable[[], Any], seconds: float = 120) -> Any:
         deadline = time.monotonic() + seconds
         while not (found := condition()):
             assert time.monotonic() < deadline, "not in time"

@@ -88,7 +88,7 @@ def test_the_orchestrator_tells_the_story_of_the_run(
         done = [run for run in found if run["state_type"] == "COMPLETED"]
         return done if len(done) == 60 else None
 
-    runs = project.until(task_runs, seconds=10)
+    runs = project.until(task_runs)
 
     names = Counter(run["name"] for run in runs)
     jobs = {output["item"] for output in ended.json["outputs"]}
