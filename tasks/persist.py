@@ -5,8 +5,10 @@ what it wrote before, so repeating it is safe. May fail with `Unreachable` or `O
 """
 
 import asyncio
+import os
 from pathlib import Path
 
+import psutil
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
@@ -50,7 +52,7 @@ async def persist(
         )
     )
     await services.ledger.persisted(submission.attempt_id, stored)
-    await asyncio.to_thread(_clear, services.work_directory(submission.attempt_id), fetched)
+    await asyncio.to_thread(_clear, services.work_directory(submission.attempt_id))
     get_run_logger().info("request %s: %d stored", submission.request_id, len(stored))
     return stored
 
@@ -89,10 +91,14 @@ async def _store(
     return StoredOutput(file.index, uri, file.sha256, file.bytes, file.media_type)
 
 
-def _clear(directory: Path, fetched: FetchedOutputs) -> None:
-    """Removes what this process fetched; another one may still be using its own."""
-    for file in fetched.files:
-        Path(file.path).unlink(missing_ok=True)
-    (directory / "result.json").unlink(missing_ok=True)
-    if directory.is_dir() and not any(directory.iterdir()):
+def _clear(directory: Path) -> None:
+    """Removes what this process fetched and what dead ones left; a living one may use its own."""
+    if not directory.is_dir():
+        return
+    for path in directory.iterdir():
+        owner = path.name.partition("-")[0]
+        in_use = owner.isdecimal() and int(owner) != os.getpid() and psutil.pid_exists(int(owner))
+        if not in_use:
+            path.unlink(missing_ok=True)
+    if not any(directory.iterdir()):
         directory.rmdir()
