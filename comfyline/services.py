@@ -48,11 +48,16 @@ class Services:
         self.uploads = Uploads(bucket, settings.storage.uploads, settings.storage.url_expires)
         self.catalogue = Catalogue(settings.model_directories, client)
         self.thumbnails = settings.home / "thumbnails"
-        self.submits = AsyncLimiter(max(1, settings.runcomfy.submits_per_second), 1)
+        self.submits = submit_limiter(settings.runcomfy.submits_per_second)
 
     def work_directory(self, attempt_id: int) -> Path:
         """Where an attempt's outputs lie between fetch and persist, on this machine."""
         return self.settings.home / "work" / str(attempt_id)
+
+
+def submit_limiter(per_second: float) -> AsyncLimiter:
+    """Lets so many submissions through in a second; below one, each has to wait for its turn."""
+    return AsyncLimiter(max(1, per_second), max(1, 1 / per_second))
 
 
 def now() -> datetime:

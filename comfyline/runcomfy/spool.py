@@ -21,7 +21,8 @@ def read_spool(spool: Path) -> RequestResult | None:
 def write_spool(spool: Path, answer: Mapping[str, Any]) -> None:
     """Writes an answer down so that neither a killed process nor a power cut loses it."""
     spool.parent.mkdir(parents=True, exist_ok=True)
-    part = spool.with_suffix(".part")
+    # Another process may be fetching the same result: each writes a part of its own.
+    part = spool.with_name(f"{os.getpid()}-{spool.name}.part")
     with part.open("w", encoding="utf-8") as file:
         json.dump(answer, file)
         file.flush()
