@@ -4,12 +4,15 @@
     ├── UsageError            64  the command line is wrong
     ├── InputInvalid          65  the pipeline or an input is wrong; carries every `Problem` found
     ├── Unreachable           69  RunComfy, the storage or the local stack cannot be reached
-    ├── TryLater              75  rate limit
+    │   ├── BrokenAnswer      69  what answers there does not speak as the API is described
+    │   └── Redirected        69  what answers there sends elsewhere, where the token must not go
+    ├── TryLater              75  rate limit: refused for now
     │   └── DeadlinePassed    75  the job's time is over; the request stays collectable
     ├── TokenRejected         77  no token, or RunComfy refused it
     ├── Interrupted          130  somebody pressed Ctrl-C
     └── JobError               1  one job ended without its outputs
         ├── Refused               RunComfy said no before accepting: not charged
+        │   └── NoBalance         the same, because the account holds no money
         ├── OverBudget            not submitted, a cost limit would be passed
         ├── GenerationFailed      RunComfy accepted it and reports a failure
         ├── Cancelled             cancelled while queued
@@ -19,6 +22,10 @@
         └── BrokenOutput          what arrived is not what was asked for; may be fetched again
 
 `kind` is the stable kebab-case name in `--json`. The command line alone renders and exits.
+
+Whoever may repeat something asks the error, and nothing else: `passing` says whether the same may
+succeed if it is done again, `retry_after` how long to wait at least, `may_be_charged` whether
+money may have been spent. No other place concludes any of this from a status code.
 This module imports nothing of the project.
 """
 
@@ -45,17 +52,37 @@ class Problem:
 class ComfylineError(Exception):
     """The base of all errors that are meant for a person: what is wrong and what to do.
 
-    `request_id` names the paid request where there is one.
+    `request_id` names the paid request where there is one. `passing`: the same question may be
+    answered the next time. `retry_after`: seconds that RunComfy asks to wait, None when it does
+    not say.
     """
 
     kind: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
+    passing: ClassVar[bool] = False
+    _leaves_doubt: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, hint: str = "", request_id: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.request_id = request_id
+        self.retry_after = retry_after
+
+    @property
+    def may_be_charged(self) -> bool:
+        """Whether money may have been spent on what this error is about.
+
+        A request with an id was accepted, so it may be charged whatever became of it later.
+        """
+        return self._leaves_doubt or self.request_id is not None
 
     def __str__(self) -> str:
         return f"{self.message}. {self.hint}" if self.hint else self.message
@@ -84,6 +111,20 @@ class Unreachable(ComfylineError):
 
     kind = "unreachable"
     exit_code = 69
+    passing = True
+
+
+class BrokenAnswer(Unreachable):
+    """An answer that the API does not describe: HTML, cut short, without a status."""
+
+    kind = "broken-answer"
+
+
+class Redirected(Unreachable):
+    """The API's address sends elsewhere. Nobody follows: the token goes to its origin alone."""
+
+    kind = "redirected"
+    passing = False
 
 
 class TryLater(ComfylineError):
@@ -91,12 +132,14 @@ class TryLater(ComfylineError):
 
     kind = "try-later"
     exit_code = 75
+    passing = True
 
 
 class DeadlinePassed(TryLater):
     """The job's `timeout` is over. The request goes on at RunComfy and stays collectable."""
 
     kind = "deadline"
+    passing = False
 
 
 class TokenRejected(ComfylineError):
@@ -125,6 +168,12 @@ class Refused(JobError):
     kind = "refused"
 
 
+class NoBalance(Refused):
+    """RunComfy refused the submission because the account holds no money."""
+
+    kind = "balance"
+
+
 class OverBudget(JobError):
     """The job was not submitted because a cost limit would be passed."""
 
@@ -147,6 +196,7 @@ class InDoubt(JobError):
     """The POST may have been accepted, and its answer never arrived. It is never repeated."""
 
     kind = "in-doubt"
+    _leaves_doubt = True
 
 
 class Expired(JobError):
@@ -159,6 +209,7 @@ class BrokenOutput(JobError):
     """What arrived is empty, cut short or of another type. Fetching it again costs nothing."""
 
     kind = "broken-output"
+    passing = True
 
 
 class Defect(JobError):

@@ -1,34 +1,38 @@
-"""The Model API, one method a call. The token goes to this origin and nowhere else.
+"""The Model API, one method a call.
 
-Only GETs are repeated here, and `cancel`, which asked twice is the same. `submit` sends once and
-says what is known of it (`verdict`); whether it may be sent again is the ledger's decision.
+Only what may be asked twice is repeated here: GETs, and `cancel`, which asked twice is the same.
+`submit` sends once and says what is known of it (`verdict`); whether it may be sent again is the
+ledger's decision. Which failure passes, and when to ask again, the error says itself.
 """
 
 import asyncio
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
 
 import httpx
 
-from comfyline.errors import ComfylineError, InputInvalid, Problem, TokenRejected
+from comfyline.errors import BrokenAnswer, ComfylineError, InputInvalid, TokenRejected
 from comfyline.job import JobState
+from comfyline.runcomfy.asking import model_path, request_path, written
 from comfyline.runcomfy.downloads import output_urls
-from comfyline.runcomfy.outage import Outage, backoff, read_retry_after
-from comfyline.runcomfy.passing import Passing, away, expired, slow_down, with_request
-from comfyline.runcomfy.pool import open_pool
+from comfyline.runcomfy.leaving import Leaving
+from comfyline.runcomfy.listing import list_all
+from comfyline.runcomfy.outage import Outage, backoff
+from comfyline.runcomfy.reply import Reply, read_reply
 from comfyline.runcomfy.spool import read_spool, unread, write_spool
-from comfyline.runcomfy.verdict import No, Verdict, judge_answer, judge_exception, refusal
+from comfyline.runcomfy.transport import ApiTransport
+from comfyline.runcomfy.troubles import away, understood
+from comfyline.runcomfy.verdict import No, Verdict, judge_answer, judge_exception
 from comfyline.runcomfy.wire import (
-    BrokenAnswer,
     RequestResult,
     RequestStatus,
     names_status,
-    read_error,
+    read_balance,
+    read_cancel,
+    read_page,
     read_result,
     read_status,
 )
@@ -39,23 +43,23 @@ _SUBMIT_TIMEOUT = httpx.Timeout(30, connect=10, pool=10)
 _SUBMIT_SECONDS = 45
 # The same for all else; a result in sync mode carries its pictures in it.
 _CALL_SECONDS = 600
-_LIMITS = httpx.Limits(max_connections=100)
-# A POST on a connection that dies under it is in doubt, so each gets a connection of its own.
-_SUBMIT_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=0)
-_GONE_CODE = 404001
-_PASSING_STATUS = {408, 425}
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 T = TypeVar("T")
+Query = Mapping[str, str | int]
 
 
 class RuncomfyClient:
-    """The HTTP pools to RunComfy; used as an async context manager.
+    """The one HTTP client to RunComfy; used as an async context manager.
 
-    Raises `TokenRejected` for a token that no HTTP header can hold.
+    `base_url` is the API's origin. `balance_url` is the only address elsewhere that may get the
+    token, and only when it is named. Raises `TokenRejected` for a token that no HTTP header can
+    hold.
     """
 
-    def __init__(self, base_url: str, token: str, outage: Outage) -> None:
+    def __init__(
+        self, base_url: str, token: str, outage: Outage, balance_url: str | None = None
+    ) -> None:
         if not _TOKEN.fullmatch(token):
             # Said here, because the HTTP library would quote the token in its own error.
             raise TokenRejected(
@@ -64,18 +68,14 @@ class RuncomfyClient:
                 hint="Copy it again from your RunComfy profile.",
             )
         self._outage = outage
-        self._token = token.encode()
-        headers = {"Authorization": f"Bearer {token}"}
-        verify = httpx.create_ssl_context()
-        self._http = open_pool(
-            base_url=base_url, headers=headers, timeout=_TIMEOUT, limits=_LIMITS, verify=verify
-        )
-        self._submits = open_pool(
+        self._token = token
+        self._balance_url = balance_url
+        origins = (base_url, balance_url) if balance_url else (base_url,)
+        self._http = httpx.AsyncClient(
             base_url=base_url,
-            headers=headers,
-            timeout=_SUBMIT_TIMEOUT,
-            limits=_SUBMIT_LIMITS,
-            verify=verify,
+            transport=ApiTransport(token, origins),
+            timeout=_TIMEOUT,
+            follow_redirects=False,
         )
 
     async def __aenter__(self) -> Self:
@@ -90,7 +90,6 @@ class RuncomfyClient:
     ) -> None:
         """Closes every connection."""
         await self._http.aclose()
-        await self._submits.aclose()
 
     async def submit(self, model_id: str, inputs: Mapping[str, Any]) -> Verdict:
         """Sends the one POST that can cost money, once, and says what is known of it.
@@ -98,22 +97,28 @@ class RuncomfyClient:
         Never raises for anything that happens on the wire.
         """
         try:
-            call = self._submits.build_request(
-                "POST", f"/v1/models/{quote(model_id)}", json=dict(inputs)
-            )
-        except (ValueError, TypeError, RecursionError) as error:
-            problem = Problem(model_id, f"the inputs cannot be written as JSON: {error}")
-            return No(InputInvalid([problem]))
+            path, body = model_path(model_id), written(model_id, inputs)
+        except InputInvalid as error:
+            return No(error)
+        leaving = Leaving(body)
         try:
             async with asyncio.timeout(_SUBMIT_SECONDS):
-                answer = await self._submits.send(call)
-            return judge_answer(answer.status_code, self._content(answer), _retry_after(answer))
+                answer = await self._http.post(
+                    path,
+                    content=leaving,
+                    headers={"Content-Type": "application/json", "Content-Length": str(len(body))},
+                    timeout=_SUBMIT_TIMEOUT,
+                    extensions={"trace": leaving.trace},
+                )
+            reply = read_reply(answer, self._token)
+            return judge_answer(reply.status, reply.content, reply.retry_after, leaving.how_far)
         except Exception as error:  # noqa: BLE001  # what the table does not name is unknown
-            return judge_exception(error)
+            return judge_exception(error, leaving.how_far)
 
     async def status(self, request_id: str) -> RequestStatus:
         """Where a request stands. Raises `Expired` when RunComfy no longer knows it."""
-        return await self._call("GET", f"{_path(request_id)}/status", request_id, read_status)
+        path = f"{request_path(request_id)}/status"
+        return await self._call(_content(read_status), path, request_id)
 
     async def result(self, request_id: str, spool: Path) -> RequestResult:
         """The outputs and the charge of a request; once completed, durable in `spool` first.
@@ -123,106 +128,110 @@ class RuncomfyClient:
         """
         if kept := await asyncio.to_thread(read_spool, spool):
             return kept
-        path = f"{_path(request_id)}/result?include_cost=true"
-        answer = await self._call("GET", path, request_id, _same)
-        state = read_status(answer).state if names_status(answer) else None
-        if any(output_urls(answer.get("output"))):
+        path = f"{request_path(request_id)}/result"
+        reply = await self._call(lambda it: it, path, request_id, query={"include_cost": "true"})
+        known = names_status(reply.content)
+        state = read_status(reply.content).state if known else None
+        if any(output_urls(reply.content.get("output"))):
             # Written down before it is understood; only a completed one is never asked for again.
             target = spool if state is JobState.COMPLETED else unread(spool)
-            await asyncio.to_thread(write_spool, target, answer)
+            await asyncio.to_thread(write_spool, target, reply.body)
         try:
-            return read_result(answer)
+            return read_result(reply.content)
         except BrokenAnswer as broken:
-            raise away(str(broken), request_id) from broken
+            broken.request_id = request_id
+            raise
+
+    async def charge(self, request_id: str) -> RequestResult:
+        """The same for its cost alone: the output is not kept.
+
+        Not for what is still to be collected, because in sync mode this would be its only answer.
+        """
+        path = f"{request_path(request_id)}/result"
+        return await self._call(
+            _content(read_result), path, request_id, query={"include_cost": "true"}
+        )
 
     async def cancel(self, request_id: str) -> str:
         """Asks to cancel a queued request; answers RunComfy's outcome word."""
-        answer = await self._call("POST", f"{_path(request_id)}/cancel", request_id, _same)
-        if names_status(answer) and read_status(answer).state is JobState.CANCELLED:
-            # Whatever the outcome says: a repeated call finds cancelled what the first has done.
-            return "cancelled"
-        return str(answer.get("outcome") or answer.get("status") or "unknown")
+        path = f"{request_path(request_id)}/cancel"
+        return await self._call(_content(read_cancel), path, request_id, method="POST")
 
     async def catalogue_entry(self, model_id: str) -> Mapping[str, Any]:
         """One entry of the public catalogue. Raises `Refused` when there is no such model."""
-        return await self._call("GET", f"/v1/models/{quote(model_id)}", None, _same)
+        return await self._call(_content(dict[str, Any]), model_path(model_id))
+
+    async def models(
+        self,
+        search: str | None = None,
+        category: str | None = None,
+        kind: str | None = None,
+        *,
+        include_schema: bool = False,
+    ) -> list[Mapping[str, Any]]:
+        """Every entry of the public catalogue that fits, as RunComfy writes it."""
+        asked = {"search": search, "category": category, "kind": kind}
+        query: dict[str, str | int] = {name: value for name, value in asked.items() if value}
+        if include_schema:
+            query["include_schema"] = "true"
+        return await list_all(
+            lambda limit, offset: self._call(
+                _content(read_page),
+                "/v1/models",
+                query={**query, "limit": limit, "offset": offset},
+            )
+        )
+
+    async def balance(self) -> float | None:
+        """What the account holds, in USD; None when no address was named or nothing is said.
+
+        Asked once: it lies with another server, whose trouble is none of the API's.
+        """
+        if self._balance_url is None:
+            return None
+        return read_balance((await self._once("GET", self._balance_url, None, None)).content)
 
     async def _call(
         self,
-        method: str,
+        read: Callable[[Reply], T],
         path: str,
-        request_id: str | None,
-        read: Callable[[Mapping[str, Any]], T],
+        request_id: str | None = None,
+        *,
+        method: str = "GET",
+        query: Query | None = None,
     ) -> T:
-        """One idempotent call, repeated while RunComfy is away, up to the shared patience."""
+        """One call that may be asked twice, repeated as the error says, up to the patience."""
         attempt, failing_since = 0, None
         while True:
             try:
-                answer = read(await self._once(method, path, request_id))
-            except BrokenAnswer as broken:
-                passing = Passing(away(str(broken), request_id))
-            except Passing as error:
-                passing = error
-            except ComfylineError:
-                self._outage.answered()
-                raise
+                answer = read(await self._once(method, path, request_id, query))
+            except ComfylineError as error:
+                error.request_id = request_id
+                if not error.passing:
+                    self._outage.answered()
+                    raise
+                failing_since = self._outage.now() if failing_since is None else failing_since
+                left = self._outage.time_left(failing_since)
+                if left <= 0 or (error.retry_after or 0) > left:
+                    raise
+                wait = min(backoff(attempt, error.retry_after), left)
             else:
                 self._outage.answered()
                 return answer
-            failing_since = self._outage.now() if failing_since is None else failing_since
-            left = self._outage.time_left(failing_since)
-            if left <= 0 or (passing.retry_after or 0) > left:
-                raise passing.error from passing.__cause__
-            await self._outage.sleep(min(backoff(attempt, passing.retry_after), left))
+            await self._outage.sleep(wait)
             attempt += 1
 
-    async def _once(self, method: str, path: str, request_id: str | None) -> Mapping[str, Any]:
+    async def _once(
+        self, method: str, path: str, request_id: str | None, query: Query | None
+    ) -> Reply:
+        """The answer to one question. Raises the error that any other answer stands for."""
         try:
             async with asyncio.timeout(_CALL_SECONDS):
-                answer = await self._http.request(method, path)
+                answer = await self._http.request(method, path, params=query)
         except (httpx.HTTPError, TimeoutError) as error:
-            raise Passing(away(type(error).__name__, request_id)) from error
-        status, content = answer.status_code, self._content(answer)
-        if status == httpx.codes.TOO_MANY_REQUESTS:
-            raise Passing(slow_down(request_id), _retry_after(answer))
-        said = read_error(content)
-        code = said.code if said else None
-        # 404 without a word of RunComfy's is somebody else's page: a wrong address, a proxy.
-        lost = status in {404, 410} and said is None
-        refused = answer.is_client_error and status not in _PASSING_STATUS and not lost
-        stated = answer.is_success and code is not None and not names_status(content)
-        if refused or stated:
-            if request_id and (status in {404, 410} or code == _GONE_CODE):
-                raise expired(request_id)
-            raise with_request(refusal(status, said), request_id)
-        if not answer.is_success:
-            raise Passing(away(f"HTTP {status}", request_id), _retry_after(answer))
-        if not isinstance(content, dict):
-            raise Passing(away("an answer that is no JSON object", request_id))
-        return content
-
-    def _content(self, answer: httpx.Response) -> Any:
-        """The JSON of an answer, None when it is none. An error that quotes the token loses it."""
-        content = _json_or_none(answer.content)
-        if self._token in answer.content and (not answer.is_success or read_error(content)):
-            return _json_or_none(answer.content.replace(self._token, b"***"))
-        return content
+            raise away(type(error).__name__, request_id) from error
+        return understood(read_reply(answer, self._token), request_id)
 
 
-def _path(request_id: str) -> str:
-    return f"/v1/requests/{quote(request_id, safe='')}"
-
-
-def _json_or_none(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _retry_after(answer: httpx.Response) -> float | None:
-    return read_retry_after(answer.headers.get("Retry-After", ""))
-
-
-def _same(answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    return answer
+def _content(read: Callable[[Any], T]) -> Callable[[Reply], T]:
+    return lambda reply: read(reply.content)

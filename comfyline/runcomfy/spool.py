@@ -2,11 +2,11 @@
 
 import json
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from comfyline.atomic import part_path
+from comfyline.errors import BrokenAnswer
 from comfyline.runcomfy.wire import RequestResult, read_result
 
 
@@ -14,17 +14,17 @@ def read_spool(spool: Path) -> RequestResult | None:
     """The result that was written down; None when there is none, or none that can be read."""
     try:
         return read_result(json.loads(spool.read_bytes()))
-    except (FileNotFoundError, ValueError, AttributeError):
+    except (FileNotFoundError, ValueError, RecursionError, BrokenAnswer):
         return None
 
 
-def write_spool(spool: Path, answer: Mapping[str, Any]) -> None:
-    """Writes an answer down so that neither a killed process nor a power cut loses it."""
+def write_spool(spool: Path, answer: bytes) -> None:
+    """Writes an answer down as it came, so that no killed process and no power cut loses it."""
     spool.parent.mkdir(parents=True, exist_ok=True)
     # Another process may be fetching the same result: each writes a part of its own.
-    part = spool.with_name(f"{os.getpid()}-{spool.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(answer, file)
+    part = part_path(spool)
+    with part.open("wb") as file:
+        file.write(answer)
         file.flush()
         os.fsync(file.fileno())
     part.replace(spool)

@@ -1,18 +1,39 @@
-"""JSON from RunComfy → frozen values, one function an answer. Above this no dict travels."""
+"""JSON from RunComfy → frozen values, one function an answer. Above this no dict travels.
 
-import math
+Every text of RunComfy's that goes further is fit for a log and a terminal: no query of a URL, no
+whole file, no control characters, a bounded length.
+"""
+
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from reprlib import Repr
+from typing import Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
+
+from comfyline.addresses import without_secrets
+from comfyline.errors import BrokenAnswer
 from comfyline.job import JobState
+from comfyline.runcomfy.answers import (
+    BalanceAnswer,
+    CancelAnswer,
+    CatalogueListing,
+    CataloguePage,
+    ErrorBody,
+    ResultAnswer,
+    StatusAnswer,
+    SubmissionAnswer,
+)
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-# An error may quote an input, whose signed query is a secret, or a whole data: URI.
-_QUERY = re.compile(r"(https?://[^\s?\"'<>]+)\?[^\s\"'<>]*")
 _LONGEST_TEXT = 1000
-_LONGEST_QUEUE = 1_000_000
+# Signatures are cut out of what is longer, because they are long themselves.
+_LONGEST_READ = 2 * _LONGEST_TEXT
+_MOST_PARTS = 20
+_DEEPEST = 6
+_WORDS_OF_AN_ERROR = ("error_message", "message", "error", "detail")
+_WORDS_OF_A_PART = ("msg", "message", "error_message", "error")
 
 _STATES: Mapping[str, JobState] = {
     "in_queue": JobState.IN_QUEUE,
@@ -28,9 +49,21 @@ _STATES: Mapping[str, JobState] = {
     "canceled": JobState.CANCELLED,
 }
 
+M = TypeVar("M", bound=BaseModel)
 
-class BrokenAnswer(ValueError):
-    """An answer that is not what the API describes: no JSON object, or a malformed id."""
+
+class _Short(Repr):
+    """Objects in few words; a text loses its end, since one without its middle hides no query."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict = 3, _MOST_PARTS
+
+    def repr_str(self, x: str, level: int) -> str:  # noqa: ARG002  # as it is called
+        return repr(x[: _LONGEST_READ // 2])
+
+
+_SHORT = _Short()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,55 +78,91 @@ class RequestStatus:
 
 @dataclass(frozen=True, slots=True)
 class RequestResult:
-    """The end of a request: its status, its output as it came, and the charge when known."""
+    """The end of a request: its status, its output as it came, and the charge when known.
+
+    `created_at` is when RunComfy took it and `model_id` for which model, where the answer says so.
+    """
 
     status: RequestStatus
     output: Any
     cost_usd: float | None
+    created_at: datetime | None = None
+    model_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ApiError:
-    """An error that RunComfy states, over whatever HTTP status it came."""
+    """An error that RunComfy states, over whatever HTTP status it came.
+
+    `has_code`: there is a code, also where it is none that can be read.
+    """
 
     code: int | None
     message: str
+    has_code: bool = False
 
 
-def read_request_id(answer: Mapping[str, Any]) -> str:
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of the catalogue: its entries by model id, how many there were, and the total."""
+
+    entries: Mapping[str, Mapping[str, Any]]
+    length: int
+    total: int | None
+
+
+def read_request_id(answer: Any) -> str:
     """The request id of an accepted submission. Raises `BrokenAnswer` when it is malformed."""
-    request_id = answer.get("request_id")
-    if isinstance(request_id, str) and _REQUEST_ID.fullmatch(request_id):
-        return request_id
-    raise BrokenAnswer("the answer names no valid request_id")
+    return _as(SubmissionAnswer, answer, "it names no valid request_id").request_id
 
 
-def read_status(answer: Mapping[str, Any]) -> RequestStatus:
+def read_status(answer: Any) -> RequestStatus:
     """Reads a status or result answer. Raises `BrokenAnswer` when no status is in it."""
-    word = answer.get("status")
-    if not isinstance(word, str):
-        raise BrokenAnswer("the answer names no status")
-    return RequestStatus(
-        word=word[:_LONGEST_TEXT],
-        state=_STATES.get(word.strip().lower()),
-        queue_position=_position(answer.get("queue_position")),
-        error=_sentence(answer.get("error") or answer.get("error_message")),
-    )
+    return _status(_as(StatusAnswer, answer, "it names no status"))
 
 
 def names_status(answer: Any) -> bool:
     """Whether an answer says where a request stands, in a word that is known."""
     word = answer.get("status") if isinstance(answer, Mapping) else None
-    return isinstance(word, str) and word.strip().lower() in _STATES
+    return isinstance(word, str) and _state(word) is not None
 
 
-def read_result(answer: Mapping[str, Any]) -> RequestResult:
-    """Reads a result answer. A cost that is no amount of money is unknown, never zero."""
-    return RequestResult(
-        status=read_status(answer),
-        output=answer.get("output"),
-        cost_usd=_money(answer.get("cost")),
-    )
+def read_result(answer: Any) -> RequestResult:
+    """Reads a result answer. Raises `BrokenAnswer` when no status is in it."""
+    read = _as(ResultAnswer, answer, "it names no status")
+    created = read.created_at
+    if created is not None and created.tzinfo is None:
+        created = created.replace(tzinfo=UTC)
+    model_id = _fit(read.model_id or read.model or "") or None
+    return RequestResult(_status(read), read.output, read.cost, created, model_id)
+
+
+def read_cancel(answer: Any) -> str:
+    """What became of a request that was to be cancelled: RunComfy's outcome word, or "unknown".
+
+    A repeated call finds cancelled what the first has done, so the status has the first word.
+    """
+    read = _as(CancelAnswer, answer, "it is no JSON object")
+    if read.status and _state(read.status) is JobState.CANCELLED:
+        return "cancelled"
+    return _fit(read.outcome or read.status or "") or "unknown"
+
+
+def read_page(answer: Any) -> Page:
+    """A page of the catalogue; entries without a name are left out. Raises `BrokenAnswer`."""
+    page = _as(CataloguePage, answer, "it lists no models")
+    entries: dict[str, Mapping[str, Any]] = {}
+    for entry in page.models:
+        try:
+            entries.setdefault(CatalogueListing.model_validate(entry).model_id, entry)
+        except ValidationError:
+            continue
+    return Page(entries, len(page.models), page.total)
+
+
+def read_balance(answer: Any) -> float | None:
+    """What the account holds, in USD; None when the answer does not say."""
+    return _as(BalanceAnswer, answer, "it is no JSON object").balance_usd
 
 
 def read_error(answer: Any) -> ApiError | None:
@@ -104,63 +173,78 @@ def read_error(answer: Any) -> ApiError | None:
     """
     if not isinstance(answer, Mapping):
         return None
-    code = answer.get("error_code")
-    named = next(
-        (answer[k] for k in ("error_message", "message", "error", "detail") if answer.get(k)), None
-    )
-    if code is None and named is None:
+    body = ErrorBody.model_validate(answer)
+    named = next((said for k in _WORDS_OF_AN_ERROR if (said := getattr(body, k))), None)
+    if body.error_code is None and named is None:
         return None
-    number = _number(code)
-    detail, message = _sentence(answer.get("detail")), _sentence(named)
+    number = _number(body.error_code)
+    detail, message = _sentence(body.detail), _sentence(named)
     text = message if detail in message else f"{message}: {detail}"
-    return ApiError(code=number, message=text or f"error {number or 'without a number'}")
+    said = text or f"error {number or 'without a number'}"
+    return ApiError(code=number, message=said, has_code=body.error_code is not None)
+
+
+def _as(model: type[M], answer: Any, otherwise: str) -> M:
+    try:
+        return model.model_validate(answer)
+    except ValidationError:
+        # What pydantic says quotes the answer, and nobody knows what is in it.
+        raise BrokenAnswer(
+            f"What answers for RunComfy does not speak as RunComfy does: {otherwise}",
+            hint="What was submitted is safe: run again or `comfyline reconcile` later.",
+        ) from None
+
+
+def _status(read: StatusAnswer) -> RequestStatus:
+    return RequestStatus(
+        word=_fit(read.status),
+        state=_state(read.status),
+        queue_position=read.queue_position,
+        error=_sentence(read.error or read.error_message),
+    )
+
+
+def _state(word: str) -> JobState | None:
+    return _STATES.get(word.strip().lower())
 
 
 def _number(code: Any) -> int | None:
-    if isinstance(code, bool) or not re.fullmatch(r"\d{1,18}", str(code), re.ASCII):
-        return None
-    return int(code)
-
-
-def _position(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        return None
-    return value if 0 <= value <= _LONGEST_QUEUE else None
-
-
-def _money(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(code, float) and code.is_integer():
+        code = int(code)
+    if isinstance(code, bool) or not isinstance(code, int | str):
         return None
     try:
-        amount = float(value)
-    except OverflowError:
+        return int(code) if re.fullmatch(r"\d{1,18}", str(code), re.ASCII) else None
+    except ValueError:  # Python writes no number of thousands of digits.
         return None
-    return amount if math.isfinite(amount) and amount >= 0 else None
 
 
 def _sentence(value: Any) -> str:
     """What RunComfy says, fit for a log and a report."""
-    text = _QUERY.sub(r"\1", _text(value))
-    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
+    return _fit(_text(value))
 
 
-def _text(value: Any) -> str:
+def _fit(text: str) -> str:
+    bare = without_secrets(text[:_LONGEST_READ]).strip()
+    shown = "".join(c if c.isprintable() else " " for c in bare[:_LONGEST_TEXT])
+    return shown if len(bare) <= _LONGEST_TEXT else f"{shown}…"
+
+
+def _text(value: Any, depth: int = 0) -> str:
     """An error as one sentence, whatever shape it came in: text, object or list of either."""
     match value:
         case None:
             return ""
         case str():
-            return value.strip()
-        case [*parts]:
-            return "; ".join(filter(None, map(_text, parts)))
-        case Mapping():
+            return value[:_LONGEST_READ]
+        case [*parts] if depth < _DEEPEST:
+            return "; ".join(filter(None, (_text(part, depth + 1) for part in parts[:_MOST_PARTS])))
+        case Mapping() if depth < _DEEPEST:
             where = value.get("loc") or value.get("field") or ""
-            place = ".".join(map(str, where)) if isinstance(where, list) else str(where)
-            said = next(
-                (value[k] for k in ("msg", "message", "error_message", "error") if value.get(k)),
-                None,
-            )
-            text = _text(said) or str(dict(value))
+            steps = where[:_MOST_PARTS] if isinstance(where, list) else [where]
+            place = ".".join(_text(step, _DEEPEST) for step in steps)
+            said = next((value[k] for k in _WORDS_OF_A_PART if value.get(k)), None)
+            text = _text(said, depth + 1) or _SHORT.repr(dict(value))
             return f"{place}: {text}" if place else text
         case _:
-            return str(value)
+            return _SHORT.repr(value)

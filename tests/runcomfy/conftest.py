@@ -1,9 +1,12 @@
 """A server that answers from a script and remembers who asked, and a time that only sleep moves."""
 
+import asyncio
 import http.server
 import json
+import socket
+import struct
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from email.message import Message
@@ -112,6 +115,37 @@ def script(start_script: Callable[[], Script]) -> Script:
     return start_script()
 
 
+Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture
+async def listen() -> AsyncIterator[Callable[[Peer], Awaitable[str]]]:
+    """Starts servers that do with each connection what the test says, byte by byte."""
+    async with AsyncExitStack() as stack:
+
+        async def listen(peer: Peer) -> str:
+            async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                try:
+                    await peer(reader, writer)
+                except (ConnectionError, asyncio.IncompleteReadError):
+                    pass
+                finally:
+                    writer.close()
+
+            server = await asyncio.start_server(meet, "127.0.0.1", 0)
+            await stack.enter_async_context(server)
+            return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+        yield listen
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Ends a connection as a crash does: with a reset, and whatever was not read is lost."""
+    linger = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    writer.transport.abort()
+
+
 @pytest.fixture
 def time() -> FakeTime:
     return FakeTime()
@@ -122,8 +156,11 @@ async def connect(time: FakeTime) -> AsyncIterator[Callable[..., Any]]:
     """Opens clients whose patience of 60 s passes in no time."""
     async with AsyncExitStack() as stack:
 
-        async def connect(url: str, token: str = TOKEN) -> RuncomfyClient:
-            outage = Outage(60, time, time.sleep)
-            return await stack.enter_async_context(RuncomfyClient(url, token, outage))
+        async def connect(
+            url: str, token: str = TOKEN, *, patience: float = 60, balance_url: str | None = None
+        ) -> RuncomfyClient:
+            outage = Outage(patience, time, time.sleep)
+            client = RuncomfyClient(url, token, outage, balance_url)
+            return await stack.enter_async_context(client)
 
         yield connect

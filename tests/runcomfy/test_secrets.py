@@ -1,11 +1,13 @@
 """The token and what signs a URL are in no text that leaves the room."""
 
+import asyncio
 import logging
 import secrets
 import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from comfyline.errors import BrokenOutput, ComfylineError, TokenRejected, Unreachable
@@ -14,9 +16,10 @@ from comfyline.runcomfy.downloads import Downloads
 from comfyline.runcomfy.outage import Outage
 from comfyline.runcomfy.verdict import No
 from tests.conftest import EDIT, free_port
-from tests.runcomfy.conftest import TOKEN, FakeTime, Script
+from tests.runcomfy.conftest import TOKEN, FakeTime, Peer, Script
 
 Connect = Callable[..., Awaitable[RuncomfyClient]]
+Listen = Callable[[Peer], Awaitable[str]]
 
 
 async def test_the_token_is_in_no_repr_error_or_log(
@@ -45,6 +48,57 @@ async def test_the_token_is_in_no_repr_error_or_log(
     told += traceback.format_exception(away.value)
     assert TOKEN not in "\n".join([*told, caplog.text])
     assert all(call.headers["Authorization"] == f"Bearer {TOKEN}" for call in script.calls)
+
+
+ESCAPED = "".join(f"\\u{ord(character):04x}" for character in TOKEN)
+
+
+@pytest.mark.parametrize("echo", [TOKEN, ESCAPED], ids=["plain", "escaped"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        '{"status": "no %s"}',
+        '{"status": "failed", "error": {"why": ["%s"]}}',
+        '{"status": "failed", "error_message": "x%s"}',
+        '{"detail": [{"loc": ["%s"], "msg": "m"}]}',
+        '{"detail": {"%s": {"a": 1}}}',
+        '{"error_code": 400001, "message": "%s"}',
+        '{"outcome": "%s"}',
+    ],
+)
+@pytest.mark.parametrize("status", [200, 422, 500])
+async def test_an_answer_that_quotes_the_token_is_told_without_it(
+    connect: Connect, script: Script, tmp_path: Path, shape: str, echo: str, status: int
+):
+    # A long text is cut short, and half a token is a secret as well.
+    for padding in ("", "x" * 980):
+        script.say(shape.replace("%s", padding + echo).encode(), status)
+    client = await connect(script.url, patience=0)
+    told = []
+    for _ in range(2):
+        told.append(repr(await client.submit(EDIT, {})))
+        for call in (client.status("r"), client.cancel("r"), client.result("r", tmp_path / "r")):
+            try:
+                told.append(repr(await call))
+            except ComfylineError as error:
+                told += traceback.format_exception(error)
+    assert TOKEN[:8] not in "\n".join(told)
+
+
+async def test_the_token_is_not_in_what_errors_carry_along(connect: Connect, listen: Listen):
+    async def hang_up(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+
+    client = await connect(await listen(hang_up), patience=0)
+    with pytest.raises(Unreachable) as raised:
+        await client.status("r")
+    errors: list[BaseException] = [raised.value]
+    while cause := errors[-1].__cause__ or errors[-1].__context__:
+        errors.append(cause)
+    request = next(error.request for error in errors if isinstance(error, httpx.RequestError))
+    assert len(errors) > 1
+    assert "authorization" not in request.headers
+    assert TOKEN not in "".join(repr(vars(error)) for error in errors)
 
 
 @pytest.mark.parametrize("token", ["", "two words", "line\nbreak", "naïve", "nul\0", "…"])

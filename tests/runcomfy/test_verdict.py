@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyline.errors import Refused, TokenRejected
+from comfyline.errors import NoBalance, Refused, TokenRejected
 from comfyline.runcomfy.verdict import (
     Accepted,
+    HowFar,
     No,
     NotSent,
     SlowDown,
@@ -108,8 +109,60 @@ def test_every_other_exception_leaves_it_unknown(kind: type[Exception]):
 
 
 def test_a_verdict_names_the_exception():
-    assert judge_exception(httpx.ConnectError("refused")) == NotSent("ConnectError: refused")
+    verdict = judge_exception(httpx.ConnectError("refused"))
+    assert verdict == NotSent("ConnectError: refused", HowFar.NOT_CONNECTED)
     assert judge_exception(httpx.ReadTimeout("")) == Unknown("ReadTimeout")
+
+
+@given(st.sampled_from(HowFar), st.sampled_from(sorted(MAYBE_SENT | NEVER_SENT, key=str)))
+def test_only_a_post_whose_body_was_sent_is_unknown(how_far: HowFar, kind: type[Exception]):
+    verdict = judge_exception(made(kind), how_far)
+    assert isinstance(verdict, Unknown) == (how_far >= HowFar.BODY_SENT)
+    assert isinstance(verdict, Unknown | NotSent)
+    assert verdict.how_far is how_far
+
+
+@given(st.sampled_from(HowFar), st.integers(300, 599), st.sampled_from(sorted(BODIES)))
+def test_an_answer_that_came_before_the_body_was_sent_leaves_no_doubt(
+    how_far: HowFar, status: int, name: str
+):
+    verdict = judge_answer(status, parsed(BODIES[name]), None, how_far)
+    assert how_far >= HowFar.BODY_SENT or not verdict.may_be_charged
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (503, None, Unknown),
+        (503, 503, Unknown),
+        (503, 503001, Unknown),
+        (503, 4290, Unknown),
+        (503, 408001, Unknown),
+        (503, 429001, SlowDown),
+        (503, 429, SlowDown),
+        (503, 400001, No),
+        (500, 429001, Unknown),
+        (502, 400002, Unknown),
+        (504, 400001, Unknown),
+        (200, 500001, Unknown),
+        (200, 503, Unknown),
+        (200, 429001, SlowDown),
+        (200, 7, No),
+    ],
+)
+def test_only_runcomfys_own_word_makes_a_503_a_refusal(
+    status: int, code: int | None, kind: type[object]
+):
+    verdict = judge_answer(status, {"error_code": code, "message": "so it is"}, 5)
+    assert isinstance(verdict, kind)
+    if isinstance(verdict, SlowDown):
+        assert (verdict.retry_after, verdict.http_status) == (5, status)
+
+
+def test_what_may_be_charged_is_never_repeated():
+    kinds = (Accepted, NotSent, SlowDown, No, Unknown)
+    assert {kind for kind in kinds if kind.may_be_charged} == {Accepted, Unknown}
+    assert {kind for kind in kinds if kind.may_be_repeated} == {NotSent, SlowDown}
 
 
 @given(st.integers(100, 599), st.sampled_from(sorted(BODIES)))
@@ -120,6 +173,8 @@ def test_every_answer_has_a_verdict(status: int, name: str):
     assert isinstance(verdict, Accepted) == accepted
     if status == 429:
         assert verdict == SlowDown(None)
+    elif status == 503 and name == "error":
+        assert isinstance(verdict, No)
     elif status < 200 or status >= 500 or 300 <= status <= 399:
         assert isinstance(verdict, Unknown)
     elif status >= 400:
@@ -146,13 +201,13 @@ def test_no_json_breaks_the_table(status: int, answer: object):
     ("status", "code", "kind", "word"),
     [
         (200, 400001, Refused, "refused"),
-        (200, 400002, Refused, "balance"),
+        (200, 400002, NoBalance, "balance"),
         (200, 400004, TokenRejected, "token"),
         (401, None, TokenRejected, "token"),
         (403, None, TokenRejected, "token"),
-        (403, 400002, Refused, "balance"),
+        (403, 400002, NoBalance, "balance"),
         (403, 403001, Refused, "refused"),
-        (402, None, Refused, "balance"),
+        (402, None, NoBalance, "balance"),
         (404, 404001, Refused, "refused"),
         (422, None, Refused, "refused"),
     ],

@@ -10,6 +10,7 @@ from comfyline.job import JobState
 from comfyline.runcomfy.wire import (
     BrokenAnswer,
     names_status,
+    read_cancel,
     read_error,
     read_request_id,
     read_result,
@@ -146,3 +147,50 @@ def test_no_answer_breaks_the_readers(answer: object):
             read_result(answer)
         except BrokenAnswer:
             assert not names_status(answer)
+
+
+@pytest.mark.parametrize("depth", [10, 500])
+def test_an_error_is_told_however_deep_it_lies(depth: int):
+    nested: object = "https://a.test/?signature=5ecret"
+    for level in range(depth):
+        nested = [nested] if level % 2 else {"error": nested, "why": nested}
+    error = read_error({"detail": nested})
+    assert error is not None
+    assert len(error.message) <= 1001
+    assert "5ecret" not in error.message
+
+
+def test_an_error_of_an_unknown_shape_shows_no_half_of_a_query():
+    signed = f"https://a.test/cat.jpg?X-Amz-Credential={'a' * 3000}&X-Amz-Signature=5ecret"
+    for shape in ({"what": signed}, {"what": [[[signed]]]}, {signed: 1}, [[signed], {"a": signed}]):
+        error = read_error({"detail": shape})
+        assert error is not None
+        assert "5ecret" not in error.message
+        assert "aaa" not in error.message
+
+
+def test_a_text_of_runcomfys_cannot_steer_a_terminal_or_break_a_database():
+    said = "a\x1b[2J\0b\u202ec\ud800d\ne"
+    status = read_status({"status": "x\x1b[2J", "error": said})
+    assert status.error == "a [2J b c d e"
+    assert status.word == "x [2J"
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        ({"outcome": "cancelled", "status": "cancelled"}, "cancelled"),
+        ({"outcome": "not_cancellable", "status": "in_progress"}, "not_cancellable"),
+        ({"outcome": "not_cancellable", "status": "cancelled"}, "cancelled"),
+        ({"outcome": 7, "status": ["cancelled"]}, "unknown"),
+        ({"outcome": "", "status": "in_progress"}, "in_progress"),
+        ({}, "unknown"),
+    ],
+)
+def test_a_cancelled_request_is_told_from_one_that_goes_on(answer: object, outcome: str):
+    assert read_cancel(answer) == outcome
+
+
+def test_unknown_fields_and_junk_in_fields_that_only_inform_change_nothing():
+    junk = {"queue_position": "soon", "created_at": [], "status_url": 7, "new_field": {"a": 1}}
+    assert read_status({"status": "in_queue", **junk}) == read_status({"status": "in_queue"})

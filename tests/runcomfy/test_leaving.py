@@ -1,0 +1,161 @@
+"""How far the paid POST got, against servers that break off where it matters."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from comfyline.runcomfy import client as client_module
+from comfyline.runcomfy.client import RuncomfyClient
+from comfyline.runcomfy.leaving import Leaving
+from comfyline.runcomfy.verdict import Accepted, HowFar, NotSent, Unknown
+from tests.conftest import EDIT, free_port
+from tests.runcomfy.conftest import Peer, reset
+
+Connect = Callable[..., Awaitable[RuncomfyClient]]
+Listen = Callable[[Peer], Awaitable[str]]
+# Larger than what the buffers of both ends of a connection take.
+BIG = {"prompt": "x" * 48 * 1024 * 1024}
+SMALL = {"prompt": "an office"}
+
+
+async def headers(reader: asyncio.StreamReader) -> int:
+    """Reads a request's headers; the length of its body."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+    return int(head.split("content-length: ")[1].split("\r\n")[0])
+
+
+async def whole(reader: asyncio.StreamReader) -> bytes:
+    return await reader.readexactly(await headers(reader))
+
+
+async def test_nobody_there_is_not_connected(connect: Connect):
+    verdict = await (await connect(f"http://127.0.0.1:{free_port()}")).submit(EDIT, SMALL)
+    assert isinstance(verdict, NotSent)
+    assert verdict.how_far is HowFar.NOT_CONNECTED
+    assert not verdict.error.may_be_charged
+
+
+async def test_a_connection_that_ends_before_tls_is_connected_and_no_more(
+    connect: Connect, listen: Listen
+):
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        reset(writer)
+
+    url = (await listen(hang_up)).replace("http:", "https:")
+    verdict = await (await connect(url)).submit(EDIT, SMALL)
+    assert isinstance(verdict, NotSent)
+    assert verdict.how_far is HowFar.CONNECTED
+
+
+async def test_a_reset_in_the_headers_or_the_body_is_not_sent(connect: Connect, listen: Listen):
+    async def in_the_headers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(10)
+        reset(writer)
+
+    async def in_the_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await headers(reader)
+        await reader.readexactly(1024 * 1024)
+        reset(writer)
+
+    for peer in (in_the_headers, in_the_body):
+        verdict = await (await connect(await listen(peer))).submit(EDIT, BIG)
+        assert isinstance(verdict, NotSent)
+        assert verdict.how_far is HowFar.HEADERS_SENT
+
+
+async def test_a_body_that_is_never_taken_in_is_not_sent(
+    connect: Connect, listen: Listen, monkeypatch: pytest.MonkeyPatch
+):
+    over, sizes = asyncio.Event(), asyncio.Queue[tuple[int, int]]()
+
+    async def stall(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        length = await headers(reader)
+        await over.wait()
+        # What still lies in the buffers is read after the client has given up.
+        got = 0
+        try:
+            while chunk := await reader.read(1024 * 1024):
+                got += len(chunk)
+        finally:
+            sizes.put_nowait((got, length))
+
+    monkeypatch.setattr(client_module, "_SUBMIT_SECONDS", 0.5)
+    verdict = await (await connect(await listen(stall))).submit(EDIT, BIG)
+    assert verdict == NotSent("TimeoutError", HowFar.HEADERS_SENT)
+    over.set()
+    got, length = await sizes.get()
+    assert got < length
+
+
+@pytest.mark.parametrize("answer", [b"502 Bad Gateway", b"302 Found", b"408 Too Slow"])
+async def test_an_answer_of_somebody_who_did_not_read_the_body_is_not_sent(
+    connect: Connect, listen: Listen, answer: bytes
+):
+    async def turn_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await headers(reader)
+        writer.write(b"HTTP/1.1 " + answer + b"\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+
+    verdict = await (await connect(await listen(turn_away))).submit(EDIT, BIG)
+    assert isinstance(verdict, NotSent)
+    assert verdict.how_far is HowFar.HEADERS_SENT
+
+
+async def test_a_reset_after_the_body_is_unknown(connect: Connect, listen: Listen):
+    bodies = []
+
+    async def take_and_die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        bodies.append(json.loads(await whole(reader)))
+        reset(writer)
+
+    client = await connect(await listen(take_and_die))
+    for inputs in (SMALL, BIG, {}):
+        verdict = await client.submit(EDIT, inputs)
+        assert isinstance(verdict, Unknown)
+        assert verdict.how_far is HowFar.BODY_SENT
+    assert bodies == [SMALL, BIG, {}]
+
+
+async def test_an_answer_that_breaks_off_is_unknown(connect: Connect, listen: Listen):
+    async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await whole(reader)
+        writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n{"request_id": "r')
+        await writer.drain()
+
+    verdict = await (await connect(await listen(begin))).submit(EDIT, SMALL)
+    assert isinstance(verdict, Unknown)
+    assert verdict.how_far is HowFar.ANSWER_BEGUN
+
+
+async def test_a_body_arrives_whole(connect: Connect, listen: Listen):
+    bodies = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        bodies.append(json.loads(await whole(reader)))
+        writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n{"request_id": "r"}')
+        await writer.drain()
+
+    client = await connect(await listen(accept))
+    for inputs in ({}, {"prompt": "naïve · 絵"}, BIG):
+        assert await client.submit(EDIT, inputs) == Accepted("r")
+        assert bodies.pop() == inputs
+
+
+async def test_the_last_byte_is_held_back_until_the_others_were_taken():
+    leaving = Leaving(b"{}")
+    assert leaving.how_far is HowFar.NOT_CONNECTED
+    pieces: AsyncIterator[bytes] = aiter(leaving)
+    assert await anext(pieces) == b"{"
+    assert leaving.how_far is HowFar.HEADERS_SENT
+    assert await anext(pieces) == b"}"
+    assert leaving.how_far is HowFar.BODY_SENT
+
+
+async def test_what_a_proxy_answers_before_it_lets_the_post_through_is_no_answer_to_it():
+    leaving = Leaving(b"{}")
+    await leaving.trace("connection.connect_tcp.complete", {})
+    await leaving.trace("http11.receive_response_headers.complete", {})
+    assert leaving.how_far is HowFar.CONNECTED

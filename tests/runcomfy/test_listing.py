@@ -1,0 +1,123 @@
+"""The whole catalogue, however a server cuts its pages."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comfyline.errors import BrokenAnswer, Refused
+from comfyline.runcomfy.client import RuncomfyClient
+from comfyline.runcomfy.listing import list_all
+from comfyline.runcomfy.wire import Page, read_page
+from tests.conftest import EDIT, Sandbox
+from tests.runcomfy.conftest import Script
+
+Connect = Callable[..., Awaitable[RuncomfyClient]]
+
+
+def page(names: list[str], total: Any = None) -> dict[str, Any]:
+    return {"models": [{"model_id": name, "kind": "model"} for name in names], "total": total}
+
+
+class Catalogue:
+    """Answers like a server with models of its own, pages no longer than `longest`."""
+
+    def __init__(self, count: int, longest: int, total: int | None) -> None:
+        self.names = [f"m/{index}" for index in range(count)]
+        self.longest, self.total = longest, total
+        self.asked: list[tuple[int, int]] = []
+
+    async def __call__(self, limit: int, offset: int) -> Page:
+        self.asked.append((limit, offset))
+        end = offset + min(limit, self.longest)
+        return read_page(page(self.names[offset:end], self.total))
+
+
+def named(entries: list[Mapping[str, Any]]) -> list[str]:
+    return [entry["model_id"] for entry in entries]
+
+
+@given(st.integers(0, 450), st.integers(1, 150), st.sampled_from(["said", "unsaid"]))
+async def test_every_model_is_listed_once_whatever_a_page_holds(
+    count: int, longest: int, total: str
+):
+    catalogue = Catalogue(count, longest, count if total == "said" else None)
+    assert named(await list_all(catalogue)) == catalogue.names
+    assert len(catalogue.asked) <= count // min(longest, 100) + 2
+
+
+async def test_a_total_saves_the_question_for_more():
+    assert named(await list_all(small := Catalogue(7, 100, 7))) == small.names
+    assert small.asked == [(100, 0)]
+
+
+async def test_a_server_that_ignores_the_offset_is_not_asked_for_ever():
+    asked = []
+
+    async def ask(limit: int, offset: int) -> Page:
+        asked.append(offset)
+        return read_page(page([f"m/{index}" for index in range(limit)]))
+
+    assert len(await list_all(ask)) == 100
+    assert asked == [0, 100]
+
+
+async def test_a_catalogue_without_an_end_is_broken():
+    async def ask(limit: int, offset: int) -> Page:
+        return read_page(page([f"m/{index}" for index in range(offset, offset + limit)]))
+
+    with pytest.raises(BrokenAnswer, match="no end"):
+        await list_all(ask)
+
+
+async def test_a_page_is_read_for_its_named_entries_and_the_first_of_each_name():
+    models = [7, None, {}, {"model_id": ""}, {"model_id": 3}, {"model_id": "a", "x": 1}]
+    read = read_page({"models": [*models, {"model_id": "a", "x": 2}], "total": "many"})
+    assert (read.entries, read.length) == ({"a": {"model_id": "a", "x": 1}}, 7)
+    assert read.total is None
+
+
+@pytest.mark.parametrize("answer", [{}, {"models": None}, {"models": {}}, {"models": "a"}])
+def test_a_page_without_a_list_is_broken(answer: object):
+    with pytest.raises(BrokenAnswer):
+        read_page(answer)
+
+
+async def test_the_questions_name_filter_and_page_and_survive_what_passes(
+    connect: Connect, script: Script
+):
+    script.say(page([f"m/{index}" for index in range(100)])).say(b"", 503).say(page(["m/100"]))
+    client = await connect(script.url)
+    found = await client.models("a cat & dog", "image", include_schema=True)
+    assert len(found) == 101
+    queries = [parse_qs(urlsplit(call.path).query) for call in script.calls]
+    assert queries[0] == {
+        "search": ["a cat & dog"],
+        "category": ["image"],
+        "include_schema": ["true"],
+        "limit": ["100"],
+        "offset": ["0"],
+    }
+    assert [query["offset"] for query in queries] == [["0"], ["100"], ["100"]]
+
+
+async def test_the_catalogue_of_a_server_is_listed_and_searched(connect: Connect, sandbox: Sandbox):
+    client = await connect(sandbox.url, "sandbox-token")
+    assert EDIT in named(await client.models())
+    assert named(await client.models("no such model")) == []
+    [entry] = [one for one in await client.models(include_schema=True) if one["model_id"] == EDIT]
+    assert "input_schema" in entry
+
+
+async def test_a_catalogue_entry_is_read_and_an_unknown_model_refused(
+    connect: Connect, sandbox: Sandbox
+):
+    client = await connect(sandbox.url, "sandbox-token")
+    assert (await client.catalogue_entry(EDIT))["model_id"] == EDIT
+    with pytest.raises(Refused) as raised:
+        await client.catalogue_entry("no/such/model")
+    assert raised.value.request_id is None
+    assert not raised.value.may_be_charged

@@ -1,0 +1,136 @@
+"""What an error decides: whether to ask again, when, and whether money may have been spent."""
+
+import json
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comfyline import errors
+from comfyline.errors import (
+    BrokenAnswer,
+    ComfylineError,
+    Expired,
+    InDoubt,
+    NoBalance,
+    Redirected,
+    Refused,
+    TokenRejected,
+    TryLater,
+    Unreachable,
+)
+from comfyline.runcomfy.meaning import Meaning, read_meaning
+from comfyline.runcomfy.reply import Reply
+from comfyline.runcomfy.troubles import understood
+from comfyline.runcomfy.wire import ApiError, read_error
+
+CODES = (
+    st.none() | st.integers(0, 10**9) | st.sampled_from([400001, 400002, 400004, 403001, 404001])
+)
+
+
+def reply(status: int, content: Any, retry_after: float | None = 7) -> Reply:
+    return Reply(status, content, json.dumps(content).encode(), retry_after, "https://else.test")
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "kind", "again", "wait"),
+    [
+        (429, None, TryLater, "again", 7),
+        (425, None, TryLater, "again", 7),
+        (503, {"error_code": 429001}, TryLater, "again", 7),
+        (503, None, Unreachable, "again", 7),
+        (500, {"error_code": 400004}, Unreachable, "again", 7),
+        (408, None, Unreachable, "again", 7),
+        (404, None, Unreachable, "again", None),
+        (200, None, BrokenAnswer, "again", None),
+        (204, ["a"], BrokenAnswer, "again", None),
+        (302, None, Redirected, "never", None),
+        (401, None, TokenRejected, "never", None),
+        (403, {"error_code": 400004}, TokenRejected, "never", None),
+        (403, {"error_code": 403001}, Refused, "never", None),
+        (402, None, NoBalance, "never", None),
+        (200, {"error_code": 400002}, NoBalance, "never", None),
+        (404, {"detail": "unknown"}, Expired, "never", None),
+        (200, {"error_code": 404001}, Expired, "never", None),
+        (422, {"detail": "no"}, Refused, "never", None),
+    ],
+)
+def test_each_trouble_says_whether_and_when_to_ask_again(
+    status: int, content: Any, kind: type[ComfylineError], again: str, wait: float | None
+):
+    with pytest.raises(kind) as raised:
+        understood(reply(status, content), "r-1")
+    error = raised.value
+    assert type(error) is kind
+    assert (error.passing, error.retry_after) == (again == "again", wait)
+    # Whatever the trouble with the question: what it is about was accepted.
+    assert error.may_be_charged
+    assert error.request_id == "r-1"
+
+
+def test_a_failed_request_with_an_error_code_is_an_answer():
+    answer = reply(200, {"status": "failed", "error_code": 500001})
+    assert understood(answer, "r-1") is answer
+
+
+def test_a_balance_that_is_used_up_is_a_refusal_with_a_name_of_its_own():
+    with pytest.raises(NoBalance) as raised:
+        understood(reply(402, {"message": "no money"}), None)
+    assert isinstance(raised.value, Refused)
+    assert raised.value.kind == "balance"
+    assert not raised.value.may_be_charged
+
+
+@given(st.integers(100, 999), CODES)
+def test_every_answer_means_something_and_only_a_success_is_a_yes(status: int, code: int | None):
+    meaning = read_meaning(status, ApiError(code, "so it is"))
+    assert (meaning is Meaning.YES) == (200 <= status <= 299 and code is None)
+    if 300 <= status <= 399:
+        assert meaning is Meaning.REDIRECT
+    if status >= 500 and status != 503:
+        assert meaning is Meaning.AWAY
+
+
+def every(kind: type[ComfylineError]) -> Iterator[type[ComfylineError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from every(child)
+
+
+def test_money_that_is_in_doubt_or_a_request_that_was_accepted_may_be_charged():
+    for kind in every(ComfylineError):
+        error = kind.__new__(kind)
+        error.request_id = None
+        assert error.may_be_charged == (kind is InDoubt)
+        error.request_id = "r-1"
+        assert error.may_be_charged
+
+
+def test_what_may_be_charged_in_doubt_is_never_asked_for_again():
+    assert not InDoubt("nobody knows").passing
+
+
+def test_every_kind_of_error_has_a_name_of_its_own():
+    kinds = [kind.kind for kind in every(ComfylineError)]
+    assert len(set(kinds)) == len(kinds)
+
+
+def test_what_an_error_decides_survives_the_way_to_another_process():
+    error = TryLater("slow down", hint="later", request_id="r-1", retry_after=7)
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301  # bytes of our own
+    assert (copy.retry_after, copy.passing, copy.may_be_charged) == (7, True, True)
+    assert str(copy) == str(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning"),
+    [(400002.0, Meaning.BALANCE), ("400002", Meaning.BALANCE), ("soon", Meaning.AWAY)],
+)
+def test_a_code_with_http_200_is_an_error_however_it_is_written(code: object, meaning: Meaning):
+    said = read_error({"error_code": code, "error_message": "so it is"})
+    assert read_meaning(200, said) is meaning
