@@ -1,22 +1,24 @@
 """A rendered job → a checked one, or all its mistakes. Shared by `validate` and the plan."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from comfyline.addresses import bare_origin
-from comfyline.errors import InputInvalid, Problem, Unreachable
-from comfyline.job import CheckedJob, Job, Media
+from comfyline.errors import InputInvalid, Problem
+from comfyline.job import CheckedJob, Job, Media, MediaKind, Pointer
 from comfyline.keys import job_key
-from comfyline.models.check import check_inputs, field_path
-from comfyline.models.dialect import MediaField, media_fields
+from comfyline.media_check import check_medium
+from comfyline.models.check import check_inputs, field_path, is_too_deep
+from comfyline.models.dialect import MediaField, Reading, media_fields
 from comfyline.models.entry import ModelEntry
 from comfyline.models.price import estimate
-from comfyline.storage.origins import Facts, Origins, Trouble
+from comfyline.models.unchecked import UncheckedModel, explicit_media
+from comfyline.storage.facts import Facts, Trouble
+from comfyline.storage.origins import Origins
 from comfyline.storage.place import folder_mistake
 
-_IMAGE_LIMIT = 50 * 1024 * 1024
-_OTHER_LIMIT = 100 * 1024 * 1024
+_KINDS: tuple[MediaKind, ...] = ("image", "video", "audio")
+_NAMED = 3
+"""How many of those that a note is about are named in it."""
 
 
 async def identify(job: Job, entry: ModelEntry, origins: Origins) -> CheckedJob:
@@ -30,7 +32,7 @@ async def identify(job: Job, entry: ModelEntry, origins: Origins) -> CheckedJob:
 
 def media_origins(job: Job, entry: ModelEntry) -> list[str]:
     """The media inputs of a job, as they are written."""
-    return [field.value for field in media_fields(entry.input_schema, job.inputs)]
+    return [field.value for field in _media_fields(job, entry)]
 
 
 def judge(job: Job, entry: ModelEntry, facts: Mapping[str, Facts | Trouble]) -> CheckedJob:
@@ -38,19 +40,19 @@ def judge(job: Job, entry: ModelEntry, facts: Mapping[str, Facts | Trouble]) -> 
     problems = check_inputs(entry, job.inputs)
     said = {problem.where for problem in problems}
     media: list[Media] = []
-    for field in media_fields(entry.input_schema, job.inputs):
-        if field_path(field.pointer) in said:
+    for field in _media_fields(job, entry):
+        where = field_path(field.pointer)
+        if where in said:
             continue
-        found = _media(field, facts[field.value])
-        if isinstance(found, Media):
-            media.append(found)
-        else:
-            problems.append(found)
+        judged = check_medium(where, field, facts[field.value])
+        problems += judged.problems
+        if judged.medium:
+            media.append(judged.medium)
     if mistake := folder_mistake(job.placement.folder):
         problems.append(Problem("output.to", mistake, "use a folder or s3://bucket/prefix"))
     key = ""
     try:
-        key = job_key(job.model_id, job.inputs, media, job.variant)
+        key = _key(job, media)
     except InputInvalid as error:
         problems += error.problems
     if problems:
@@ -63,40 +65,41 @@ def estimate_usd(checked: CheckedJob, entry: ModelEntry) -> float | None:
     return estimate(entry, checked.job.inputs)
 
 
+def notes(
+    pairs: Iterable[tuple[Job, ModelEntry]], facts: Mapping[str, Facts | Trouble]
+) -> list[str]:
+    """What is no mistake in these jobs' media and worth a line, each thing said once for all."""
+    seen: set[tuple[str, Pointer, str]] = set()
+    subjects: dict[str, dict[str, None]] = {}
+    for job, entry in pairs:
+        for field in _media_fields(job, entry):
+            if (this := (job.model_id, field.pointer, field.value)) in seen:
+                continue
+            seen.add(this)
+            for remark in check_medium("", field, facts[field.value]).remarks:
+                subjects.setdefault(remark.text, {})[remark.subject] = None
+    return [f"{_some(list(named))}: {text}" for text, named in subjects.items()]
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _media_fields(job: Job, entry: ModelEntry) -> list[MediaField]:
+    if isinstance(entry, UncheckedModel):
+        readings = tuple(Reading(kind) for kind in _KINDS)
+        return [MediaField(at, value, readings) for at, value in explicit_media(job.inputs)]
+    return media_fields(entry.input_schema, job.inputs)
+
+
+def _key(job: Job, media: list[Media]) -> str:
+    if is_too_deep(job.variant):
+        raise InputInvalid([Problem("variant", "is nested too deep")])
+    if is_too_deep(job.inputs):
+        return ""  # The check of the inputs has said so.
+    return job_key(job.model_id, job.inputs, media, job.variant)
+
+
 def _where(job: Job, field: str) -> str:
     return f"{job.source}: {field}" if job.source else field
-
-
-def _media(field: MediaField, facts: Facts | Trouble) -> Media | Problem:
-    where = field_path(field.pointer)
-    shown = bare_origin(field.value)
-    if not isinstance(facts, Facts):
-        return _trouble(where, shown, facts)
-    limit = _IMAGE_LIMIT if field.kind == "image" else _OTHER_LIMIT
-    if not facts.bytes:
-        return Problem(where, f"{shown} is empty")
-    if facts.bytes > limit:
-        size, most = math.ceil(facts.bytes * 10 / 2**20) / 10, limit // 2**20
-        return Problem(where, f"{shown} has {size:.1f} MB; RunComfy takes at most {most} MB")
-    if not facts.media_type.startswith(f"{field.kind}/"):
-        is_what = facts.media_type or "no picture, video or sound that is known"
-        return Problem(where, f"{shown} is {is_what}, not {field.kind}", "by its content")
-    return Media(
-        pointer=field.pointer,
-        origin=field.value,
-        kind=field.kind,
-        sha256=facts.sha256,
-        bytes=facts.bytes,
-        media_type=facts.media_type,
-    )
-
-
-def _trouble(where: str, shown: str, trouble: Trouble) -> Problem:
-    if isinstance(trouble, Unreachable):
-        return Problem(where, trouble.message, trouble.hint)
-    if isinstance(trouble, FileNotFoundError):
-        return Problem(where, f"there is no file {shown}", "check the path and the source")
-    if isinstance(trouble, IsADirectoryError):
-        return Problem(where, f"{shown} is a folder", "name a file in it")
-    reason = trouble.strerror or type(trouble).__name__
-    return Problem(where, f"{shown} cannot be read: {reason}")

@@ -7,16 +7,19 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from comfyline.checking import estimate_usd, judge, media_origins
-from comfyline.errors import ComfylineError
+from comfyline.checking import estimate_usd
+from comfyline.errors import ComfylineError, Problem
 from comfyline.job import CheckedJob, Job, JobState, StoredOutput
+from comfyline.judging import judge_all
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.records import Attempt
-from comfyline.models.entry import ModelEntry
+from comfyline.progress import Note, tell
 from comfyline.run import Outcome, Run
 from comfyline.services import Services, now
-from comfyline.storage.origins import Facts, Trouble
 from comfyline.targets import target_uris
+
+_READ_AT_ONCE = 8
+"""Files whose bytes are compared at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +27,15 @@ class Survey:
     """What is known before the first cost: what is there, and what has to be made.
 
     `to_make` holds a job's checked form, or None where its check fails; `validate` says why.
-    `known` is what the ledger knows of them, by key.
+    `known` is what the ledger knows of them, by key. `mistakes` are those of all jobs, the same one
+    said once; `notes` are sentences about what is no mistake and worth knowing.
     """
 
     there: tuple[Outcome, ...]
     to_make: tuple[tuple[Job, CheckedJob | None], ...]
     known: Mapping[str, Attempt]
+    mistakes: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 async def survey(jobs: Sequence[Job], run: Run, services: Services) -> Survey:
@@ -37,18 +43,37 @@ async def survey(jobs: Sequence[Job], run: Run, services: Services) -> Survey:
 
     Each step is done for all jobs at once, because ten thousand steps of their own take minutes.
     """
-    checked = await _checked(jobs, services)
+    verdicts = await judge_all(jobs, services)
+    for note in verdicts.notes:
+        tell(Note(note))
+    checked = verdicts.checked
     known = await services.ledger.find(list({one.key: None for one in checked if one}))
     claims = await asyncio.to_thread(_claims, jobs, checked, known, run)
-    sizes = await services.places.sizes([output.uri for claim in claims for output in claim])
+    lying = await _lying([output for claim in claims for output in claim], run, services)
     there: list[Outcome] = []
     to_make: list[tuple[Job, CheckedJob | None]] = []
     for job, one, claim in zip(jobs, checked, claims, strict=True):
-        if one and claim and all(sizes[output.uri] == output.bytes for output in claim):
+        if one and claim and lying.issuperset(claim):
             there.append(_reused(job, one, claim, known[one.key]))
         else:
             to_make.append((job, one))
-    return Survey(there=tuple(there), to_make=tuple(to_make), known=known)
+    return Survey(
+        there=tuple(there),
+        to_make=tuple(to_make),
+        known=known,
+        mistakes=verdicts.mistakes,
+        notes=verdicts.notes,
+    )
+
+
+async def there_now(
+    job: Job, checked: CheckedJob, attempt: Attempt, run: Run, services: Services
+) -> Outcome | None:
+    """The same for one job whose attempt another process has just stored; None when it is not."""
+    claim = _claim(job, attempt)
+    if not claim or not (await _lying(claim, run, services)).issuperset(claim):
+        return None
+    return _reused(job, checked, claim, attempt)
 
 
 async def estimate(surveyed: Survey, run: Run, services: Services) -> float | None:
@@ -95,27 +120,23 @@ def _reason(job: Job, attempt: Attempt | None, run: Run) -> str:
             return "refresh" if attempt.state is JobState.PERSISTED else "to be tried again"
 
 
-async def _checked(jobs: Sequence[Job], services: Services) -> list[CheckedJob | None]:
-    """Each job in its checked form, None for one with mistakes."""
-    entries: dict[str, ModelEntry | None] = {}
-    for model_id in dict.fromkeys(job.model_id for job in jobs):
-        try:
-            entries[model_id] = await services.catalogue.entry(model_id)
-        except ComfylineError:
-            entries[model_id] = None
-    pairs = [(job, entries[job.model_id]) for job in jobs]
-    wanted = (origin for job, entry in pairs if entry for origin in media_origins(job, entry))
-    facts = await services.origins.look(wanted)
-    return await asyncio.to_thread(lambda: [_judged(job, entry, facts) for job, entry in pairs])
+async def _lying(
+    outputs: Sequence[StoredOutput], run: Run, services: Services
+) -> set[StoredOutput]:
+    """Which outputs are really there: by their size, and with `verify` by every byte."""
+    sizes = await services.places.sizes([output.uri for output in outputs])
+    found = {output for output in outputs if sizes[output.uri] == output.bytes}
+    if not run.verify:
+        return found
+    gate = asyncio.Semaphore(_READ_AT_ONCE)
 
+    async def is_whole(output: StoredOutput) -> bool:
+        async with gate:
+            return await services.places.of(output.uri).sha256(output.uri) == output.sha256
 
-def _judged(
-    job: Job, entry: ModelEntry | None, facts: Mapping[str, Facts | Trouble]
-) -> CheckedJob | None:
-    try:
-        return judge(job, entry, facts) if entry else None
-    except ComfylineError:
-        return None
+    ordered = list(found)
+    whole = await asyncio.gather(*map(is_whole, ordered))
+    return {output for output, right in zip(ordered, whole, strict=True) if right}
 
 
 def _claims(

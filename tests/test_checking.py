@@ -1,17 +1,23 @@
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from comfyline.checking import estimate_usd, identify
-from comfyline.errors import InputInvalid, Problem
+from comfyline.checking import estimate_usd, identify, judge, media_origins, notes
+from comfyline.errors import InputInvalid, Problem, Unreachable
 from comfyline.job import CheckedJob, Job, Placement
+from comfyline.media import Look
 from comfyline.models.entry import ModelEntry
+from comfyline.models.unchecked import UncheckedModel
 from comfyline.storage.bucket import Bucket
+from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.origins import Origins
+from tests.media.clips import bomb, clip, heic, picture
 
 CAT = Path(__file__).parents[1] / "configs/samples/cat.jpg"
 ENTRY = ModelEntry(
@@ -100,14 +106,15 @@ async def test_all_mistakes_of_a_job_are_told_at_once_each_with_its_place(
     )
 
     unknown = "is no picture, video or sound that is known"
+    hint = "by its content, whatever its name says"
     instead = "use a folder or s3://bucket/prefix"
     assert [str(problem) for problem in told] == [
         "p.yaml:7:3: promt: the model has no such field; did you mean `prompt`?",
         "p.yaml:7:3: strength: 2 is too large; the most is 1",
         f"p.yaml:7:3: image_urls[0]: there is no file {paths[0]}; check the path and the source",
-        f"p.yaml:7:3: image_urls[1]: {paths[1]} {unknown}, not image; by its content",
+        f"p.yaml:7:3: image_urls[1]: {paths[1]} {unknown}, not image; {hint}",
         f"p.yaml:7:3: image_urls[2]: {paths[2]} is empty",
-        f"p.yaml:7:3: video: {CAT} is image/jpeg, not video; by its content",
+        f"p.yaml:7:3: video: {CAT} is image/jpeg, not video; {hint}",
         f"p.yaml:7:3: output.to: gs://b/o is no place for outputs; {instead}",
     ]
 
@@ -194,3 +201,226 @@ async def test_what_json_cannot_say_is_told_before_it_is_submitted(
     assert in_inputs.where.startswith("p.yaml:7:3: options.deep")
     assert said in str(in_variant)
     assert in_variant.where.startswith("p.yaml:7:3: variant")
+
+
+RULES = [
+    {"validation_rule": "file_size_mb<", "validation_value": 30, "validation_error": "Too big."},
+    {"validation_rule": "width/height<", "validation_value": 1, "validation_error": "Too wide."},
+    {"validation_rule": "height_pixels>", "validation_value": 50, "validation_error": "Too low."},
+    {"validation_rule": "frames<", "validation_value": 50, "validation_error": "Too many."},
+]
+RULED = ModelEntry(
+    model_id="acme/edit",
+    input_schema={
+        "properties": {
+            "images": {"type": "array", "format": "image_uris", "validations": RULES},
+            "clip": {
+                "format": "video_uri",
+                "validations": [{"validation_rule": "duration<", "validation_value": 2}],
+            },
+            "sound": {"format": "audio_uri"},
+            "either": {"anyOf": [{"format": "image_uri"}, {"format": "video_uri"}]},
+        }
+    },
+)
+
+
+def bare(**inputs: Any) -> Job:
+    return Job("p", "cat", "edit", "acme/edit", inputs, Placement("out", "n", {}))
+
+
+async def told(one: Job, entry: ModelEntry, origins: Origins) -> list[str]:
+    try:
+        await identify(one, entry, origins)
+    except InputInvalid as error:
+        return [str(problem) for problem in error.problems]
+    return []
+
+
+def write(folder: Path, **files: bytes) -> list[str]:
+    for name, content in files.items():
+        (folder / name.replace("_", ".")).write_bytes(content)
+    return [str(folder / name.replace("_", ".")) for name in files]
+
+
+async def test_a_models_own_rules_are_told_in_its_words_with_what_was_measured(
+    origins: Origins, tmp_path: Path
+) -> None:
+    wide, film = write(tmp_path, wide_png=picture("PNG"), film_mp4=clip())
+
+    assert await told(bare(images=[wide], clip=film), RULED, origins) == [
+        f"images[0]: {wide}: Too wide (it has 64 × 48 pixels, a ratio of 1.333)",
+        f"images[0]: {wide}: Too low (it has 64 × 48 pixels)",
+        f"clip: {film}: duration has to be less than 2 (it has 2 seconds)",
+    ]
+
+
+async def test_pixels_count_as_a_viewer_sees_them(origins: Origins, tmp_path: Path) -> None:
+    [turned] = write(tmp_path, turned_jpg=picture("JPEG", orientation=6))
+
+    assert await told(bare(images=[turned]), RULED, origins) == []
+
+
+async def test_what_is_broken_is_told_whatever_it_is(origins: Origins, tmp_path: Path) -> None:
+    paths = write(
+        tmp_path,
+        a_jpg=picture("JPEG")[:-90],
+        b_png=bomb(),
+        c_webp=picture("WEBP")[:-9],
+        d_mp4=clip()[:-9],
+        e_wav=clip("wav", None, "pcm_s16le")[:-9],
+    )
+    job = bare(images=paths[:3], clip=paths[3], sound=paths[4])
+
+    said = await told(job, RULED, origins)
+
+    assert [line.split(":")[0] for line in said] == [
+        "images[0]",
+        "images[1]",
+        "images[2]",
+        "clip",
+        "sound",
+    ]
+    assert "truncated" in said[0]
+    assert "promises more pixels than can be safely decoded" in said[1]
+    assert all(f"{paths[2 + n]} is cut short" in line for n, line in enumerate(said[2:]))
+
+
+async def test_a_field_of_two_kinds_takes_either_and_no_third(
+    origins: Origins, tmp_path: Path
+) -> None:
+    film, sound = write(tmp_path, film_mp4=clip(), sound_mp4=clip("mp4", None, "aac"))
+
+    assert await told(bare(either=film), RULED, origins) == []
+    assert await told(bare(either=str(CAT)), RULED, origins) == []
+    assert await told(bare(either=sound), RULED, origins) == [
+        f"either: {sound} is audio/mp4, not image or video; by its content, whatever its name says"
+    ]
+
+
+async def test_what_is_no_mistake_and_worth_knowing_is_said_once_for_all_jobs(
+    origins: Origins, tmp_path: Path
+) -> None:
+    names = {f"p{number}_jpg": picture("JPEG", (48, 64), orientation=3) for number in range(5)}
+    turned = write(tmp_path, **names)
+    png, photo = write(tmp_path, png_jpg=picture("PNG", (48, 64)), photo_jpg=heic())
+    jobs = [bare(images=[path]) for path in [*turned, *turned, png, photo]]
+    facts = await origins.look(path for job in jobs for path in media_origins(job, RULED))
+
+    exif = "turned by its EXIF data; RunComfy may or may not honour that"
+    unknown = "a rule that cannot be checked here; RunComfy judges by it"
+    rules = "`frames<` of `images`, `width/height<` of `images`, `height_pixels>` of `images`"
+    assert notes([(job, RULED) for job in jobs], facts) == [
+        f"{', '.join(turned[:3])} and 2 more: {exif}",
+        f"{rules}: {unknown}",
+        f"{png}: image/png by its content, whatever its name says",
+        f"{photo}: image/heic by its content, whatever its name says",
+    ]
+
+
+async def test_a_model_without_a_schema_takes_every_kind_that_is_whole(
+    origins: Origins, tmp_path: Path
+) -> None:
+    model = UncheckedModel(model_id="acme/new")
+    film, broken = write(tmp_path, film_mp4=clip(), broken_png=picture("PNG")[:-9])
+
+    found = await identify(bare(a=f"@{film}", b=[f"@{CAT}"], c="film.mp4"), model, origins)
+
+    assert [(one.pointer, one.kind) for one in found.media] == [
+        (("a",), "video"),
+        (("b", 0), "image"),
+    ]
+    [problem] = await told(bare(a=f"@{broken}"), model, origins)
+    assert problem.startswith(f"a: {broken} is broken")
+
+
+async def test_what_is_nested_without_end_is_a_mistake(origins: Origins) -> None:
+    deep: Any = "x"
+    for _ in range(5000):
+        deep = [deep]
+
+    [in_inputs] = await mistakes(job(options=deep), origins)
+    [in_variant] = await mistakes(job(variant=deep), origins)
+
+    assert "nested more than 64 levels" in in_inputs.message
+    assert in_variant.where == "p.yaml:7:3: variant"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=10,
+)
+FORMATS = st.sampled_from([f"{k}_uri{s}" for k in ("image", "video", "audio") for s in ("", "s")])
+FIELD = st.recursive(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.sampled_from(["string", "array", "float", "integer", "null", 3]),
+            "format": FORMATS | JSON,
+            "validations": st.just(RULES) | JSON,
+            "enum": st.lists(JSON, max_size=3) | JSON,
+            "default": JSON,
+            "maximum": JSON,
+            "multipleOf": JSON,
+            "pattern": JSON,
+        },
+    ),
+    lambda inner: st.fixed_dictionaries(
+        {},
+        optional={
+            "format": FORMATS,
+            "items": inner,
+            "properties": st.dictionaries(st.sampled_from("abc"), inner),
+            "anyOf": st.lists(inner, max_size=3),
+            "oneOf": st.lists(inner, max_size=3),
+            "allOf": st.lists(inner, max_size=3),
+            "validations": st.just(RULES),
+            "additionalProperties": inner | st.booleans(),
+        },
+    ),
+    max_leaves=6,
+)
+LOOKS = st.builds(
+    Look,
+    st.sampled_from(["image/png", "video/mp4", "audio/mp4", "image/heic", "", "a/b"]),
+    st.none() | st.integers(1, 10**6),
+    st.none() | st.integers(1, 10**6),
+    st.none() | st.floats(0, 1e6),
+    st.none() | st.floats(0, 1e3),
+    st.integers(1, 8),
+    st.sampled_from(["", "is broken"]),
+)
+FOUND: st.SearchStrategy[Facts | Trouble] = st.one_of(
+    st.builds(Facts, st.just("ab" * 32), st.integers(0, 2**40), LOOKS),
+    st.sampled_from([FileNotFoundError(), PermissionError(13, "no"), Unreachable("away")]),
+    st.sampled_from([OSError(), IsADirectoryError(), OSError(5, "no")]),
+)
+
+
+def _verdict(one: Job, entry: ModelEntry, facts: Mapping[str, Facts | Trouble]) -> list[str]:
+    try:
+        return [judge(one, entry, facts).key]
+    except InputInvalid as error:
+        return [problem.message for problem in error.problems] or [""]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    schema=st.dictionaries(st.sampled_from("abc"), FIELD),
+    required=JSON,
+    inputs=st.dictionaries(st.sampled_from("abcd"), JSON),
+    variant=JSON,
+    data=st.data(),
+)
+def test_whatever_is_asked_of_whatever_model_is_a_job_or_a_list_of_mistakes(
+    schema: Any, required: Any, inputs: Any, variant: Any, data: st.DataObject
+) -> None:
+    entry = ModelEntry(
+        model_id="acme/odd", input_schema={"properties": schema, "required": required}
+    )
+    one = Job("p", "i", "s", "acme/odd", inputs, Placement("out", "n", {}), variant)
+    facts = {origin: data.draw(FOUND) for origin in media_origins(one, entry)}
+
+    assert all(_verdict(one, entry, facts))
+    assert all(notes([(one, entry)], facts))

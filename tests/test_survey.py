@@ -1,5 +1,3 @@
-import math
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,16 +6,23 @@ from typing import Any
 import pytest
 
 from comfyline.checking import identify
-from comfyline.errors import GenerationFailed, Unreachable
+from comfyline.errors import GenerationFailed, InputInvalid, Unreachable
 from comfyline.job import Job, JobState, Placement, StoredOutput
-from comfyline.ledger.ledger import Claimed, Limits
-from comfyline.run import Run
+from comfyline.ledger.budget import Limits
+from comfyline.ledger.claiming import Claimed
+from comfyline.models.entry import ModelEntry
+from comfyline.progress import Event, Note, observed_by
+from comfyline.run import CostLimits, Run
 from comfyline.services import Services, open_services
 from comfyline.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from comfyline.stack.control import StackAddresses
+from comfyline.storage.facts import Facts, Trouble
+from comfyline.storage.known_files import Stamp
 from comfyline.storage.place import join, local_path
+from comfyline.storage.reading import look_at_file
 from comfyline.survey import Survey, estimate, reasons, survey
 from comfyline.targets import target_uris
+from tests.media.clips import clip, picture
 
 CAT = Path(__file__).parents[1] / "configs/samples/cat.jpg"
 MODEL = "google/nano-banana/pro/edit"
@@ -52,7 +57,9 @@ def out(tmp_path: Path) -> str:
 
 
 def run(run_id: str = "second", *, refresh: bool = False) -> Run:
-    return Run(id=run_id, pipeline="p", in_flight=4, timeout=60, max_cost_usd=None, refresh=refresh)
+    return Run(
+        id=run_id, pipeline="p", in_flight=4, timeout=60, costs=CostLimits(), refresh=refresh
+    )
 
 
 def job(folder: str, item: str = "cat", pipeline: str = "p", **inputs: Any) -> Job:
@@ -214,7 +221,7 @@ async def test_the_order_of_the_plan_is_kept_and_a_wrong_job_stops_no_other(
 async def test_a_survey_writes_nothing_and_spends_nothing(services: Services, out: str) -> None:
     await survey([job(out)], run(), services)
 
-    assert list(await services.ledger.list(None, None)) == []
+    assert list(await services.ledger.list()) == []
     assert await services.places.of(join(out, "a")).size(Path(out).as_uri()) is None
 
 
@@ -238,12 +245,78 @@ async def test_an_unknown_price_is_not_free(services: Services, out: str) -> Non
     assert await estimate(surveyed, run(), services) is None
 
 
-async def test_many_jobs_take_no_longer_than_their_share(services: Services, out: str) -> None:
-    jobs = [job(out, str(number)) for number in range(1000)]
-    await survey(jobs[:1], run(), services)
-    began = time.monotonic()
+async def test_each_file_is_read_once_and_each_model_asked_for_once_for_many_jobs(
+    services: Services, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    entry = services.catalogue.entry
+
+    async def counted_entry(model_id: str) -> ModelEntry:
+        asked.append(model_id)
+        return await entry(model_id)
+
+    def counted_look(path: str) -> tuple[Facts | Trouble, Stamp | None]:
+        asked.append(path)
+        return look_at_file(path)
+
+    monkeypatch.setattr(services.catalogue, "entry", counted_entry)
+    monkeypatch.setattr("comfyline.storage.origins.look_at_file", counted_look)
+
+    surveyed = await survey([job(out, str(number)) for number in range(1000)], run(), services)
+
+    assert counted(surveyed) == (0, 1000)
+    assert asked == [MODEL, str(CAT)]
+
+
+async def test_every_mistake_of_every_job_is_known_at_once(
+    services: Services, out: str, tmp_path: Path
+) -> None:
+    broken, turned = tmp_path / "broken.png", tmp_path / "turned.jpg"
+    broken.write_bytes(picture("PNG")[:-90])
+    turned.write_bytes(picture("JPEG", orientation=6))
+    jobs = [
+        job(out, "a", aspect_ratio="16x9", promt="x"),
+        job(out, "b", image_urls=[str(broken), "none.jpg"]),
+        job(out, "b again", image_urls=[str(broken), "none.jpg"]),
+        replace(job(out, "c"), model_id="acme/unknown"),
+        job(out, "fine", image_urls=[str(turned)]),
+    ]
+    told: list[Event] = []
+
+    with observed_by(told.append):
+        surveyed = await survey(jobs, run(), services)
+
+    said = [str(problem) for problem in surveyed.mistakes]
+    assert [checked is None for _, checked in surveyed.to_make] == [True] * 4 + [False]
+    assert said[0].startswith("p.yaml:5:3: aspect_ratio: '16x9' is not one of ")
+    assert said[0].endswith("; did you mean `16:9`?")
+    assert said[1] == "p.yaml:5:3: promt: the model has no such field; did you mean `prompt`?"
+    assert said[2].startswith(f"p.yaml:5:3: image_urls[0]: {broken} is broken: ")
+    assert said[3].startswith("p.yaml:5:3: image_urls[1]: there is no file none.jpg")
+    assert "acme/unknown" in said[4]
+    assert len(said) == 5
+    note = f"{turned}: turned by its EXIF data; RunComfy may or may not honour that"
+    assert surveyed.notes == (note,)
+    assert told == [Note(note)]
+
+
+async def test_the_survey_says_of_each_job_what_the_stage_validate_would_say(
+    services: Services, out: str, tmp_path: Path
+) -> None:
+    names = ("whole.png", "cut.png", "film.png", "empty.png")
+    contents = (picture("PNG"), picture("PNG")[:-90], clip(), b"")
+    for name, content in zip(names, contents, strict=True):
+        (tmp_path / name).write_bytes(content)
+    jobs = [job(out, name, image_urls=[str(tmp_path / name)]) for name in names]
 
     surveyed = await survey(jobs, run(), services)
 
-    assert counted(surveyed) == (0, 1000)
-    assert math.ceil(time.monotonic() - began) <= 2
+    for one, checked in surveyed.to_make:
+        entry = await services.catalogue.entry(one.model_id)
+        if checked:
+            assert await identify(one, entry, services.origins) == checked
+        else:
+            with pytest.raises(InputInvalid) as caught:
+                await identify(one, entry, services.origins)
+            assert set(caught.value.problems) <= set(surveyed.mistakes)
+    assert [bool(checked) for _, checked in surveyed.to_make] == [True, False, False, False]

@@ -1,6 +1,6 @@
 """Every mistake in a model's inputs at once, in words, before anything is paid for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,9 +10,11 @@ from jsonschema.exceptions import ValidationError
 from comfyline.errors import Problem
 from comfyline.job import Pointer
 from comfyline.models.entry import ModelEntry
-from comfyline.yamlfile import did_you_mean
+from comfyline.models.nearest import as_type, nearest_choice, written
 
-_LISTED = 16
+_LISTED = 24
+_DEEPEST = 64
+"""Levels of lists and mappings within one another: more is a mistake, and nothing a model reads."""
 _LONGEST = 60
 _TYPES = {
     "string": "text",
@@ -62,6 +64,10 @@ def check_inputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> list[Problem]:
 
 def find_mistakes(entry: ModelEntry, inputs: Mapping[str, Any]) -> list[Mistake]:
     """The same with pointers into the inputs, for who knows where each value was written."""
+    if too_deep := [name for name, value in inputs.items() if is_too_deep(value)]:
+        return [
+            Mistake((name,), f"is nested more than {_DEEPEST} levels deep") for name in too_deep
+        ]
     errors = list(_validator(entry).iter_errors(dict(inputs)))
     # Of a value of the wrong type nothing else is worth saying.
     other_type = {tuple(error.absolute_path) for error in errors if error.validator == "type"}
@@ -72,6 +78,22 @@ def find_mistakes(entry: ModelEntry, inputs: Mapping[str, Any]) -> list[Mistake]
         for mistake in _mistakes(error)
     )
     return sorted(dict.fromkeys(found), key=lambda mistake: [str(key) for key in mistake.pointer])
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether a value is nested so deep that nothing can safely be done with it."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [inner for one in level for inner in _inside(one)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _validator(entry: ModelEntry) -> Draft202012Validator:
@@ -98,14 +120,14 @@ def _mistakes(error: ValidationError) -> Iterator[Mistake]:
             known = list(schema.get("properties", ()))
             for name in value:
                 if name not in known:
-                    hint = did_you_mean(str(name), known) or "there are: " + _listed(known)
+                    hint = nearest_choice(name, known) or "there are: " + _listed(known)
                     yield Mistake((*pointer, name), "the model has no such field", hint)
         case "enum":
-            hint = did_you_mean(str(value), [str(choice) for choice in rule])
+            hint = nearest_choice(value, rule)
             yield Mistake(pointer, f"{_short(value)} is not one of {_listed(rule)}", hint)
         case "type":
             wanted = " or ".join(_TYPES[name] for name in rule)
-            hint = "leave the field out" if value is None else ""
+            hint = "leave the field out" if value is None else _meant(value, rule, schema)
             yield Mistake(pointer, f"should be {wanted}, not {_kind(value)}", hint)
         case "minLength" if not value:
             yield Mistake(pointer, "is empty")
@@ -118,6 +140,13 @@ def _mistakes(error: ValidationError) -> Iterator[Mistake]:
             )
         case _:
             yield Mistake(pointer, f"{_short(value)} is not accepted")
+
+
+def _meant(value: Any, types: list[str], schema: Mapping[str, Any]) -> str:
+    """How a value of the wrong type is to be written."""
+    if choices := schema.get("enum"):
+        return nearest_choice(value, choices) or f"it is one of {_listed(choices)}"
+    return as_type(value, types)
 
 
 def _nearest(error: ValidationError) -> Iterator[Mistake]:
@@ -141,14 +170,14 @@ def _is_other_type(found: list[ValidationError], error: ValidationError) -> bool
 
 def _listed(values: list[Any]) -> str:
     more = ", …" if len(values) > _LISTED else ""
-    return ", ".join(str(value) for value in values[:_LISTED]) + more
+    return ", ".join(written(value) for value in values[:_LISTED]) + more
 
 
 def _short(value: Any) -> str:
     try:
         written = repr(value)
     except ValueError:  # a number of more digits than Python writes
-        return "the number"
+        return "a very large number"
     return written if len(written) <= _LONGEST else written[:_LONGEST] + "…"
 
 

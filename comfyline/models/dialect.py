@@ -8,7 +8,7 @@ over here rather than refused: RunComfy judges by it, not this project.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,12 +23,23 @@ _REFERENCE = 8
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """One way in which the schema takes a medium: its kind, and the `validations` that it holds."""
+
+    kind: MediaKind
+    validations: Sequence[Any] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class MediaField:
-    """One media value in a model's inputs, as it was given."""
+    """One media value in a model's inputs, as it was given.
+
+    `readings` are alternatives: a field may take a picture or a video.
+    """
 
     pointer: Pointer
-    kind: MediaKind
     value: str
+    readings: tuple[Reading, ...]
 
 
 def to_json_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,10 +53,12 @@ def to_json_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def media_fields(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[MediaField]:
     """Finds every media value in the inputs, at any depth, in the order of the inputs."""
-    found: dict[Pointer, MediaField] = {}
-    for field in _media_in(schema, inputs, (), schema, 0):
-        found.setdefault(field.pointer, field)
-    return list(found.values())
+    values: dict[Pointer, str] = {}
+    readings: dict[Pointer, list[Reading]] = {}
+    for pointer, value, reading in _media_in(_At(schema, 0, ()), inputs, (), schema):
+        values[pointer] = value
+        readings.setdefault(pointer, []).append(reading)
+    return [MediaField(at, value, tuple(readings[at])) for at, value in values.items()]
 
 
 def media_kind(schema: Mapping[str, Any]) -> MediaKind | None:
@@ -54,35 +67,65 @@ def media_kind(schema: Mapping[str, Any]) -> MediaKind | None:
     return cast("MediaKind", match[1]) if match else None
 
 
+@dataclass(frozen=True, slots=True)
+class _At:
+    """A place in the schema, how deep it lies, and the `validations` said on the way to it."""
+
+    schema: Any
+    depth: int
+    validations: tuple[Any, ...]
+
+
 def _media_in(
-    schema: Any, value: Any, pointer: Pointer, root: Mapping[str, Any], depth: int
-) -> Iterator[MediaField]:
-    schema, depth = _resolved(schema, root, depth)
+    at: _At, value: Any, pointer: Pointer, root: Mapping[str, Any]
+) -> Iterator[tuple[Pointer, str, Reading]]:
+    if not isinstance(value, str | list | Mapping):
+        return
+    schema, depth = _resolved(at.schema, root, at.depth)
     if depth > _DEEPEST:
         return
+    # They may stand on the array or on the field, while the format stands on items or a branch.
+    validations = (*at.validations, *_list(schema.get("validations")))
+
+    def inner(part: Any, held: tuple[Any, ...] = ()) -> _At:
+        return _At(part, depth + 1, held)
+
     if kind := media_kind(schema):
-        yield from (MediaField(at, kind, text) for at, text in _texts(value, pointer))
-    for key in _COMBINING:
-        for branch in _list(schema.get(key)):
-            yield from _media_in(branch, value, pointer, root, depth + 1)
+        for where, text in _texts(value, pointer, depth):
+            yield where, text, Reading(kind, validations)
+    branches = [branch for key in _COMBINING for branch in _list(schema.get(key))]
+    for branch in [] if _is_listed(value, branches) else branches:
+        yield from _media_in(inner(branch, validations), value, pointer, root)
     if isinstance(value, Mapping):
         properties = _mapping(schema.get("properties"))
         for name, entry in value.items():
             known = properties.get(name, schema.get("additionalProperties"))
-            yield from _media_in(known, entry, (*pointer, name), root, depth + 1)
+            yield from _media_in(inner(known), entry, (*pointer, name), root)
     elif isinstance(value, list):
         first = _list(schema.get("prefixItems"))
         for index, entry in enumerate(value):
             known = first[index] if index < len(first) else schema.get("items")
-            yield from _media_in(known, entry, (*pointer, index), root, depth + 1)
+            yield from _media_in(inner(known, validations), entry, (*pointer, index), root)
 
 
-def _texts(value: Any, pointer: Pointer) -> Iterator[tuple[Pointer, str]]:
+def _is_listed(value: Any, branches: Sequence[Any]) -> bool:
+    """Whether one of the alternatives names this very text: `none` is no path to a picture."""
+    listed = (
+        choice for one in branches for choice in [*_list(_mapping(one).get("enum")), _const(one)]
+    )
+    return isinstance(value, str) and any(value == choice for choice in listed)
+
+
+def _const(schema: Any) -> Any:
+    return _mapping(schema).get("const")
+
+
+def _texts(value: Any, pointer: Pointer, depth: int) -> Iterator[tuple[Pointer, str]]:
     if isinstance(value, str):
         yield pointer, value
-    elif isinstance(value, list):
+    elif isinstance(value, list) and depth <= _DEEPEST:
         for index, entry in enumerate(value):
-            yield from _texts(entry, (*pointer, index))
+            yield from _texts(entry, (*pointer, index), depth + 1)
 
 
 def _translated(written: Any, root: Mapping[str, Any], depth: int) -> dict[str, Any]:

@@ -1,50 +1,39 @@
 """Media inputs where they lie: a local path, `s3://…` or `https://…`, read once as a stream."""
 
 import asyncio
-import errno
-import hashlib
-import os
-import stat
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 from comfyline.errors import Unreachable
-from comfyline.media import HEAD_BYTES, media_type_of
 from comfyline.storage.bucket import Bucket
+from comfyline.storage.facts import Facts, Trouble
+from comfyline.storage.known_files import KnownFiles, Stamp
+from comfyline.storage.reading import Passing, look_at_file
 from comfyline.storage.web import read_url
 
-_CHUNK = 1024 * 1024
 _READERS = {"local": 4, "remote": 16}
 """How many tasks share what is asked for at once."""
-_FILES_A_HOP = 16
-"""Local files read in one go: a hop into a thread costs as much as a small file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the bytes of a media input are. `media_type` is empty when they show none."""
-
-    sha256: str
-    bytes: int
-    media_type: str
-
-
-Trouble = OSError | Unreachable
-"""Why a media input cannot be read; `FileNotFoundError` when it is not there."""
+_EXAMINED_AT_ONCE = 4
+"""Files opened at a time, wherever they come from: each may take a picture's worth of memory."""
+_REMEMBERED_AT_A_TIME = 64
 
 
 class Origins:
-    """Reads media inputs, each address once a process; only errors are not remembered."""
+    """Reads media inputs, each address once a process; only errors are not remembered.
 
-    def __init__(self, bucket: Bucket) -> None:
+    `known_files` is where the facts of local files are kept for the next process, if anywhere.
+    """
+
+    def __init__(self, bucket: Bucket, known_files: Path | None = None) -> None:
         self._bucket = bucket
+        self._remembered = KnownFiles(known_files)
         self._known: dict[str, Facts] = {}
         self._reading: dict[str, asyncio.Task[dict[str, Trouble]]] = {}
+        self._examining = asyncio.Semaphore(_EXAMINED_AT_ONCE)
 
     async def facts(self, origin: str) -> Facts:
-        """Hash, size and type of a media input.
+        """Hash, size, type and look of a media input.
 
         Raises `FileNotFoundError`, `OSError` for what cannot be read, or `Unreachable`.
         """
@@ -70,88 +59,66 @@ class Origins:
 
     async def _read(self, share: Sequence[str]) -> dict[str, Trouble]:
         troubles: dict[str, Trouble] = {}
-        step = 1 if is_remote(share[0]) else _FILES_A_HOP
         try:
-            for start in range(0, len(share), step):
-                some = share[start : start + step]
-                for origin, found in zip(some, await self._found(some), strict=True):
-                    if isinstance(found, Facts):
-                        self._known[origin] = found
-                    else:
-                        troubles[origin] = found
+            if is_remote(share[0]):
+                for origin in share:
+                    self._keep(origin, await self._far(origin), troubles)
+            else:
+                await self._read_local(share, troubles)
         finally:
             for origin in share:
                 del self._reading[origin]
         return troubles
 
-    async def _found(self, some: Sequence[str]) -> list[Facts | Trouble]:
-        if is_remote(some[0]):
-            return [await self._far(origin) for origin in some]
-        return await asyncio.to_thread(lambda: [_near(origin) for origin in some])
+    async def _read_local(self, share: Sequence[str], troubles: dict[str, Trouble]) -> None:
+        self._known |= await asyncio.to_thread(self._remembered.recall, share)
+        new: dict[str, tuple[Stamp, Facts]] = {}
+        for origin in share:
+            if origin in self._known:
+                continue
+            async with self._examining:
+                found, stamp = await asyncio.to_thread(look_at_file, origin)
+            self._keep(origin, found, troubles)
+            if stamp and isinstance(found, Facts):
+                new[origin] = stamp, found
+            if len(new) == _REMEMBERED_AT_A_TIME:
+                await asyncio.to_thread(self._remembered.remember, dict(new))
+                new.clear()
+        await asyncio.to_thread(self._remembered.remember, new)
+
+    def _keep(self, origin: str, found: Facts | Trouble, troubles: dict[str, Trouble]) -> None:
+        if isinstance(found, Facts):
+            self._known[origin] = found
+        else:
+            troubles[origin] = found
 
     async def _far(self, origin: str) -> Facts | Trouble:
-        seen = _Seen()
         try:
-            if origin.startswith("s3://"):
-                async with aclosing(self._bucket.read(origin)) as chunks:
-                    async for chunk in chunks:
-                        seen.take(chunk)
-            else:
-                await read_url(origin, seen.take)
+            async with _passing() as passing:
+                if origin.startswith("s3://"):
+                    async with aclosing(self._bucket.read(origin)) as chunks:
+                        async for chunk in chunks:
+                            await asyncio.to_thread(passing.take, chunk)
+                else:
+                    await read_url(origin, passing.take)
+                async with self._examining:
+                    return await asyncio.to_thread(passing.facts)
         except (OSError, Unreachable) as error:
             return error
-        return seen.facts()
 
 
-class _Seen:
-    """What has been seen of a file so far."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-        self._bytes = 0
-        self._head = b""
-
-    def take(self, chunk: bytes) -> None:
-        if len(self._head) < HEAD_BYTES:
-            self._head += chunk[: HEAD_BYTES - len(self._head)]
-        self._digest.update(chunk)
-        self._bytes += len(chunk)
-
-    def facts(self) -> Facts:
-        return Facts(self._digest.hexdigest(), self._bytes, media_type_of(self._head))
+@asynccontextmanager
+async def _passing() -> AsyncIterator[Passing]:
+    passing = await asyncio.to_thread(Passing)
+    try:
+        yield passing
+    finally:
+        passing.close()
 
 
 def is_remote(origin: str) -> bool:
     """Whether a media input lies elsewhere than on this machine's disk."""
     return origin.startswith(("s3://", "https://", "http://"))
-
-
-def read_file(path: Path) -> Facts:
-    """Hash, size and type of a local file, read as a stream. Blocking: call it in a thread.
-
-    Raises `OSError`, also for what is no ordinary file.
-    """
-    seen = _Seen()
-    with open(path, "rb", buffering=0, opener=_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
-        while chunk := file.read(_CHUNK):
-            seen.take(chunk)
-    return seen.facts()
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Opens a named pipe as well, instead of waiting for somebody who writes into it."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _near(origin: str) -> Facts | Trouble:
-    try:
-        return read_file(Path(origin))
-    except OSError as error:
-        return error
-    except ValueError:  # a path with a zero byte in it
-        return OSError(errno.EINVAL, "it is no path", origin)
 
 
 def _shares(origins: Sequence[str]) -> Iterator[Sequence[str]]:

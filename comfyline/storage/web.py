@@ -24,7 +24,7 @@ _REFUSED = {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
 
 
 async def read_url(url: str, take: Callable[[bytes], None]) -> None:
-    """Gives the bytes behind an address to `take`, a piece at a time.
+    """Gives the bytes behind an address to `take`, a piece at a time and in a thread.
 
     Raises `FileNotFoundError`, or `Unreachable` for everything else that is in the way.
     """
@@ -37,7 +37,7 @@ async def read_url(url: str, take: Callable[[bytes], None]) -> None:
                 size += len(chunk)
                 if size > _MOST_BYTES:
                     raise Unreachable(f"{shown} has more than {_MOST_BYTES >> 20} MB")
-                take(chunk)
+                await asyncio.to_thread(take, chunk)
     except httpx.TooManyRedirects:
         raise Unreachable(f"{shown} is redirected more than {_REDIRECTS} times") from None
     except (httpx.TimeoutException, TimeoutError):

@@ -84,7 +84,10 @@ def test_what_fits_has_no_mistakes() -> None:
         ({"promt": "x"}, "promt: the model has no such field; did you mean `prompt`?"),
         ({"num_images": 9}, "num_images: 9 is too large; the most is 4"),
         ({"num_images": 0}, "num_images: 0 is too small; the least is 1"),
-        ({"num_images": "2"}, "num_images: should be a whole number, not the text '2'"),
+        (
+            {"num_images": "2"},
+            "num_images: should be a whole number, not the text '2'; write it without quotes: `2`",
+        ),
         ({"num_images": True}, "num_images: should be a whole number, not true"),
         (
             {"num_images": None},
@@ -93,15 +96,112 @@ def test_what_fits_has_no_mistakes() -> None:
         ({"strength": 0}, "strength: 0 is too small; it has to be more than 0"),
         ({"image_urls": []}, "image_urls: holds 0, which is too few; the least is 1"),
         ({"image_urls": ["a"] * 3}, "image_urls: holds 3, which is too many; the most is 2"),
-        ({"image_urls": "a.jpg"}, "image_urls: should be a list, not the text 'a.jpg'"),
+        (
+            {"image_urls": "a.jpg"},
+            "image_urls: should be a list, not the text 'a.jpg'; write it as a list: `[a.jpg]`",
+        ),
         ({"image_urls": [""]}, "image_urls[0]: is empty"),
-        ({"aspect_ratio": 3}, "aspect_ratio: should be text, not the number 3"),
-        ({"mask": 3}, "mask: should be text, not the number 3"),
+        (
+            {"aspect_ratio": 3},
+            "aspect_ratio: should be text, not the number 3; it is one of auto, 21:9, 16:9, 1:1",
+        ),
+        ({"mask": 3}, 'mask: should be text, not the number 3; write it in quotes: `"3"`'),
         ({"options": {"sed": 1}}, "options.sed: the model has no such field; did you mean `seed`?"),
     ],
 )
 def test_a_mistake_is_a_sentence(inputs: dict[str, Any], expected: str) -> None:
     assert said(**inputs) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("choices", "value", "meant"),
+    [
+        (["auto", "21:9", "16:9", "9:16"], "16x9", "16:9"),
+        (["auto", "21:9", "16:9", "9:16"], "16 / 9", "16:9"),
+        (["auto", "21:9", "16:9", "9:16"], "9-16", "9:16"),
+        (["auto", "21:9", "16:9"], "16:10", "16:9"),
+        (["auto", "16:9"], "Auto", "auto"),
+        (["1K", "2K", "4K"], "2k", "2K"),
+        (["1K", "2K", "4K"], " 4K ", "4K"),
+        (["480p", "720p", "1080p"], "1080", "1080p"),
+        (["480p", "720p", "1080p"], 720, "720p"),
+        (["png", "jpeg"], "PNG", "png"),
+        (["png", "jpeg"], "jpg", "jpeg"),
+        (["5", "10"], 5, '"5"'),
+        (["1024x1024", "1536x1024"], "1536*1024", "1536x1024"),
+    ],
+)
+def test_the_value_that_was_meant_is_named(choices: list[Any], value: Any, meant: str) -> None:
+    for kind in ("string", "number", "boolean", None):
+        field = {"enum": choices} | ({"type": kind} if kind else {})
+        told = [str(p) for p in check_inputs(entry({"properties": {"x": field}}), {"x": value})]
+
+        assert len(told) == 1
+        assert told[0].endswith(f"; did you mean `{meant}`?")
+
+
+@pytest.mark.parametrize(
+    ("choices", "value", "meant"),
+    [([5, 10], "5", "5"), ([0.5, 1.0], "0.5", "0.5"), ([True, False], "True", "true")],
+)
+def test_a_choice_in_quotes_is_told_without(choices: list[Any], value: Any, meant: str) -> None:
+    [told] = check_inputs(entry({"properties": {"x": {"enum": choices}}}), {"x": value})
+
+    assert told.hint == f"write it without quotes: `{meant}`"
+
+
+def test_a_choice_that_is_near_to_none_is_told_with_all_of_them() -> None:
+    schema = {"properties": {"x": {"type": "string", "enum": ["auto", None, True, 5]}}}
+
+    [no_choice] = check_inputs(entry(schema), {"x": "landscape"})
+    [no_text] = check_inputs(entry(schema), {"x": [1]})
+
+    assert str(no_choice) == "x: 'landscape' is not one of auto, null, true, 5"
+    assert str(no_text) == "x: should be text, not a list; it is one of auto, null, true, 5"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "hint"),
+    [
+        ("integer", "5 seconds", "did you mean `5`?"),
+        ("integer", "5s", "did you mean `5`?"),
+        ("integer", 4.6, "did you mean `5`?"),
+        ("float", "0.5", "write it without quotes: `0.5`"),
+        ("boolean", "yes", "write it without quotes: `true`"),
+        ("boolean", 0, "did you mean `false`?"),
+        ("string", 5, 'write it in quotes: `"5"`'),
+        ("string", True, 'write it in quotes: `"true"`'),
+        ("array", "a.jpg", "write it as a list: `[a.jpg]`"),
+        ("integer", "many", ""),
+        ("object", 3, ""),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_told_how_to_write_it(
+    kind: str, value: Any, hint: str
+) -> None:
+    [mistake] = find_mistakes(entry({"properties": {"x": {"type": kind}}}), {"x": value})
+
+    assert mistake.hint == hint
+
+
+@pytest.mark.parametrize("name", ["Prompt", "PROMPT", "promt", "prompts"])
+def test_a_field_in_another_spelling_is_named(name: str) -> None:
+    [told] = said(**{name: "x"})
+
+    assert told == f"{name}: the model has no such field; did you mean `prompt`?"
+
+
+def test_what_is_nested_without_end_is_a_mistake_and_no_crash() -> None:
+    deep: Any = "x"
+    for _ in range(5000):
+        deep = [deep]
+
+    told = said(options=deep, image_urls=deep)
+
+    assert told == [
+        "image_urls: is nested more than 64 levels deep",
+        "options: is nested more than 64 levels deep",
+    ]
 
 
 def test_all_mistakes_are_told_and_no_example_is_filled_in() -> None:

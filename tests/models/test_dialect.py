@@ -1,4 +1,4 @@
-from comfyline.models.dialect import MediaField, media_fields, to_json_schema
+from comfyline.models.dialect import MediaField, Reading, media_fields, to_json_schema
 
 
 def test_singular_and_plural_media_are_found_at_any_depth() -> None:
@@ -23,12 +23,12 @@ def test_singular_and_plural_media_are_found_at_any_depth() -> None:
     }
 
     assert media_fields(schema, inputs) == [
-        MediaField(("image_urls", 0), "image", "a.jpg"),
-        MediaField(("image_urls", 1), "image", "https://x/b.jpg"),
-        MediaField(("videos", 0), "video", "c.mp4"),
-        MediaField(("audio",), "audio", "d.wav"),
-        MediaField(("mask",), "image", "m.png"),
-        MediaField(("shots", 0, "first"), "image", "s.png"),
+        MediaField(("image_urls", 0), "a.jpg", (Reading("image"),)),
+        MediaField(("image_urls", 1), "https://x/b.jpg", (Reading("image"),)),
+        MediaField(("videos", 0), "c.mp4", (Reading("video"),)),
+        MediaField(("audio",), "d.wav", (Reading("audio"),)),
+        MediaField(("mask",), "m.png", (Reading("image"),)),
+        MediaField(("shots", 0, "first"), "s.png", (Reading("image"),)),
     ]
 
 
@@ -36,7 +36,9 @@ def test_what_is_no_text_is_no_media() -> None:
     schema = {"properties": {"a": {"format": "image_uris"}, "b": {"format": "uri"}}}
 
     assert media_fields(schema, {"a": [1, None, {"x": "y"}], "b": "https://x"}) == []
-    assert media_fields(schema, {"a": "one.jpg"}) == [MediaField(("a",), "image", "one.jpg")]
+    assert media_fields(schema, {"a": "one.jpg"}) == [
+        MediaField(("a",), "one.jpg", (Reading("image"),))
+    ]
 
 
 def test_defaults_are_never_taken_for_inputs() -> None:
@@ -67,3 +69,58 @@ def test_the_dialect_becomes_plain_json_schema() -> None:
         "required": ["x"],
         "additionalProperties": False,
     }
+
+
+def test_a_field_may_take_one_kind_or_another() -> None:
+    kinds = [{"format": "image_uri"}, {"format": "video_uri"}, {"type": "null"}]
+    schema = {"properties": {"a": {"anyOf": kinds}, "b": {"items": {"oneOf": kinds}}}}
+
+    assert media_fields(schema, {"a": "x", "b": ["y"]}) == [
+        MediaField(("a",), "x", (Reading("image"), Reading("video"))),
+        MediaField(("b", 0), "y", (Reading("image"), Reading("video"))),
+    ]
+
+
+def test_a_word_that_the_model_lists_is_no_path() -> None:
+    branches = [{"format": "image_uri"}, {"enum": ["none", 3]}, {"const": "auto"}]
+    schema = {"properties": {"a": {"anyOf": branches}}}
+
+    assert media_fields(schema, {"a": "none"}) == media_fields(schema, {"a": "auto"}) == []
+    assert media_fields(schema, {"a": "x"}) == [MediaField(("a",), "x", (Reading("image"),))]
+
+
+def test_the_rules_of_a_field_go_with_each_of_its_media_wherever_they_stand() -> None:
+    rules = [{"validation_rule": "width<", "validation_value": 9}]
+    one = {"format": "image_uri", "validations": rules}
+    schema = {
+        "properties": {
+            "single": one,
+            "plural": {"type": "array", "format": "image_uris", "validations": rules},
+            "beside": {"items": {"format": "image_uri"}, "validations": rules},
+            "inside": {"items": one},
+            "either": {"anyOf": [{"format": "image_uri"}, {"type": "null"}], "validations": rules},
+            "branch": {"anyOf": [one, {"type": "null"}]},
+            "nested": {"properties": {"deep": {"$ref": "#/$defs/one"}}, "validations": rules},
+            "odd": {"format": "image_uri", "validations": "width<9"},
+        },
+        "$defs": {"one": one},
+    }
+    inputs = {
+        **dict.fromkeys(("single", "either", "branch"), "x"),
+        **{name: ["x"] for name in ("plural", "beside", "inside")},
+        "nested": {"deep": "x"},
+    }
+
+    found = media_fields(schema, inputs)
+
+    assert len(found) == 7
+    assert all([list(r.validations) for r in field.readings] == [rules] for field in found)
+    assert media_fields(schema, {"odd": "x"})[0].readings == (Reading("image"),)
+
+
+def test_lists_without_end_hold_no_media() -> None:
+    deep: object = "x"
+    for _ in range(5000):
+        deep = [deep]
+
+    assert media_fields({"properties": {"a": {"format": "image_uris"}}}, {"a": deep}) == []

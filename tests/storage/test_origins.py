@@ -8,14 +8,21 @@ from pathlib import Path
 import pytest
 
 from comfyline.errors import Unreachable
+from comfyline.media import Look
 from comfyline.storage import origins as origins_module
 from comfyline.storage import web
 from comfyline.storage.bucket import Bucket
-from comfyline.storage.origins import Facts, Origins, read_file
+from comfyline.storage.facts import Facts, Trouble
+from comfyline.storage.known_files import Stamp
+from comfyline.storage.origins import Origins
+from comfyline.storage.reading import look_at_file
+from tests.media.clips import clip, picture
 
 ROOT = Path(__file__).parents[2]
 CAT = ROOT / "configs/samples/cat.jpg"
-CAT_FACTS = Facts(hashlib.sha256(CAT.read_bytes()).hexdigest(), len(CAT.read_bytes()), "image/jpeg")
+CAT_LOOK = Look("image/jpeg", 451, 300)
+CAT_FACTS = Facts(hashlib.sha256(CAT.read_bytes()).hexdigest(), len(CAT.read_bytes()), CAT_LOOK)
+Found = tuple[Facts | Trouble, Stamp | None]
 
 
 @pytest.fixture
@@ -29,11 +36,11 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The local files that were read."""
     made: list[str] = []
 
-    def recorded(path: Path) -> Facts:
-        made.append(str(path))
-        return read_file(path)
+    def recorded(path: str) -> Found:
+        made.append(path)
+        return look_at_file(path)
 
-    monkeypatch.setattr(origins_module, "read_file", recorded)
+    monkeypatch.setattr(origins_module, "look_at_file", recorded)
     return made
 
 
@@ -114,10 +121,10 @@ async def test_what_is_no_ordinary_file_is_an_error_and_never_hangs(
 async def test_a_file_that_may_not_be_read_is_an_error(
     origins: Origins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forbidden(path: Path) -> Facts:
-        raise PermissionError(13, "Permission denied", str(path))
+    def forbidden(path: str) -> Found:
+        return PermissionError(13, "Permission denied", path), None
 
-    monkeypatch.setattr(origins_module, "read_file", forbidden)
+    monkeypatch.setattr(origins_module, "look_at_file", forbidden)
 
     with pytest.raises(PermissionError):
         await origins.facts("secret.jpg")
@@ -185,3 +192,53 @@ def test_an_address_is_shown_without_what_may_be_secret() -> None:
     shown = web.bare_url("https://me:pass@host:1/a/b@c.png?token=x#y")
 
     assert shown == "https://host:1/a/b@c.png"
+
+
+async def test_what_lies_far_away_is_opened_as_well(bucket: Bucket, folder: str) -> None:
+    contents = {"a.jpg": picture("JPEG", orientation=6), "b.mp4": clip(), "c.mp4": clip()[:-9]}
+    for name, content in contents.items():
+        await bucket._put_bytes(content, f"{folder}/{name}", "binary/octet-stream")
+
+    found = await Origins(bucket).look(f"{folder}/{name}" for name in contents)
+    photo, film, broken = [one.look for one in found.values() if isinstance(one, Facts)]
+
+    assert photo == Look("image/jpeg", 48, 64, orientation=6)
+    assert (film.width, film.height, film.flaw) == (64, 48, "")
+    assert broken.flaw == "is cut short: it says itself that it is longer"
+
+
+async def test_the_copy_of_what_lies_far_away_is_gone_afterwards(
+    origins: Origins, files: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    await origins.look([f"{files}/cat.jpg", f"{files}/none.jpg", f"{files}/page.jpg"])
+
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
+
+
+async def test_no_room_for_a_copy_is_said(
+    origins: Origins, files: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def write(self, _: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("tempfile.TemporaryFile", Full)
+
+    with pytest.raises(Unreachable, match=r"No space left on device\. Set TMPDIR"):
+        await origins.facts(f"{files}/cat.jpg?secret")
+
+
+async def test_a_local_file_beyond_every_limit_is_not_read(
+    origins: Origins, tmp_path: Path
+) -> None:
+    path = tmp_path / "film.mp4"
+    with path.open("wb") as file:
+        file.write(clip())
+        file.truncate(20 << 30)
+
+    assert await origins.facts(str(path)) == Facts("", 20 << 30, Look("video/mp4"))

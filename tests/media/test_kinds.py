@@ -3,7 +3,6 @@
 import io
 import struct
 import wave
-import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from comfyline.errors import BrokenOutput
-from comfyline.media import HEAD_BYTES, extension, media_type_of, prove_whole
+from comfyline.media import HEAD_BYTES, extension, media_type_of, media_type_of_name, prove_whole
+from tests.media.clips import bomb, clip
 
 
 def picture(form: str) -> bytes:
@@ -42,22 +42,7 @@ def sound() -> bytes:
     return buffer.getvalue()
 
 
-def bomb() -> bytes:
-    """A few bytes of PNG that promise 40 000 × 40 000 pixels."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        sum_of = struct.pack(">I", zlib.crc32(name + content))
-        return struct.pack(">I", len(content)) + name + content + sum_of
-
-    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
-    parts = (
-        chunk(b"IHDR", header),
-        chunk(b"IDAT", zlib.compress(bytes(1000))),
-        chunk(b"IEND", b""),
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
+MIF1 = picture("AVIF").replace(b"ftypavif", b"ftypmif1", 1)
 EBML = b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\xf7\x81\x01B\xf2\x81\x04B\xf3\x81\x08B\x82\x84webmB\x87"
 FILES: dict[str, tuple[bytes, str, str]] = {
     "png": (picture("PNG"), "image/png", "png"),
@@ -67,7 +52,7 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     "bmp": (picture("BMP"), "image/bmp", "bmp"),
     "tiff": (picture("TIFF"), "image/tiff", "tiff"),
     "avif": (picture("AVIF"), "image/avif", "avif"),
-    "avif by a compatible brand": (boxes(b"mif1", b"mif1", b"avif"), "image/avif", "avif"),
+    "avif by a compatible brand": (MIF1, "image/avif", "avif"),
     "heic": (boxes(b"heic", b"mif1", b"heic"), "image/heic", "heic"),
     "heic by a compatible brand": (boxes(b"mif1", b"mif1", b"heic"), "image/heic", "heic"),
     "heif": (boxes(b"mif1", b"mif1"), "image/heif", "heif"),
@@ -189,3 +174,21 @@ def test_an_unknown_type_has_a_neutral_extension(media_type: str, usual: str):
 @given(st.binary(max_size=64) | st.sampled_from(sorted(FILES)).map(lambda n: FILES[n][0][:20]))
 def test_no_bytes_break_the_recognition(head: bytes):
     assert media_type_of(head) == "" or media_type_of(head).startswith(("image", "video", "audio"))
+
+
+@pytest.mark.parametrize("name", ["cat.JPG", "https://host/a.b/cat.jpg", "x.jpeg", ".jpg"])
+def test_a_name_claims_a_type(name: str):
+    assert media_type_of_name(name) == "image/jpeg"
+
+
+@pytest.mark.parametrize("name", ["", "cat", "cat.", "cat.bin", "a.jpg/cat", "film.mkv"])
+def test_a_name_that_claims_nothing_is_believed_nothing(name: str):
+    assert media_type_of_name(name) == ""
+
+
+@pytest.mark.parametrize("made", [("ogg", None, "libopus"), ("webm", "libvpx")])
+def test_a_fetched_recording_that_is_cut_short_is_refused(prove: Prove, made: tuple[str, str]):
+    content = clip(*made)
+    assert prove(content)
+    with pytest.raises(BrokenOutput, match="cut short"):
+        prove(content[:-9])

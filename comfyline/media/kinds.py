@@ -1,16 +1,21 @@
-"""What a file is, by its content and not by its name, and whether it is whole."""
+"""The type of a media file by its first bytes, and what follows from the type alone."""
 
 import mimetypes
 from collections.abc import Mapping
-from pathlib import Path
 
 import puremagic
-from PIL import Image, UnidentifiedImageError
 
-from comfyline.errors import BrokenOutput
+from comfyline.job import MediaKind
 
 HEAD_BYTES = 4096
 """How much of a file's beginning decides about its type."""
+
+MOST_BYTES: Mapping[MediaKind, int] = {
+    "image": 50 * 2**20,
+    "video": 100 * 2**20,
+    "audio": 100 * 2**20,
+}
+"""How large a medium RunComfy takes at most (its public documentation)."""
 
 _MEDIA = ("image/", "video/", "audio/")
 _CANONICAL: Mapping[str, str] = {
@@ -49,15 +54,27 @@ _EXTENSIONS: Mapping[str, str] = {
     "audio/mpeg": "mp3",
     "audio/ogg": "ogg",
     "audio/wav": "wav",
+    "audio/webm": "webm",
     "image/avif": "avif",
     "image/heic": "heic",
     "image/heif": "heif",
     "image/jpeg": "jpg",
     "image/webp": "webp",
     "video/mp4": "mp4",
+    "video/ogg": "ogv",
     "video/quicktime": "mov",
     "video/webm": "webm",
     "video/x-msvideo": "avi",
+}
+_NAMED = {used: media_type for media_type, used in _EXTENSIONS.items()} | {
+    "bmp": "image/bmp",
+    "gif": "image/gif",
+    "jpeg": "image/jpeg",
+    "png": "image/png",
+    "svg": "image/svg+xml",
+    "tif": "image/tiff",
+    "tiff": "image/tiff",
+    "webm": "video/webm",
 }
 # Without the machine's own tables: a name must not depend on who makes it.
 _KNOWN_TYPES = mimetypes.MimeTypes()
@@ -89,31 +106,20 @@ def media_type_of(head: bytes) -> str:  # noqa: PLR0911  # a table of beginnings
     return next((name for name in named if name.startswith(_MEDIA)), "")
 
 
+def kind_of(media_type: str) -> MediaKind | None:
+    """Whether a media type is a picture, a video or a sound; None when it is none of them."""
+    return next((kind for kind in MOST_BYTES if media_type.startswith(f"{kind}/")), None)
+
+
 def extension(media_type: str) -> str:
     """The usual file extension of a media type, without the dot."""
     guessed = _KNOWN_TYPES.guess_extension(media_type) or ".bin"
     return _EXTENSIONS.get(media_type, guessed.removeprefix("."))
 
 
-def prove_whole(path: Path, head: bytes, expected: str) -> str:
-    """The media type of a fetched file that is proved to be a whole picture, video or sound.
-
-    `expected` names what the model makes (`image`, `video`, `audio`, or empty when unknown).
-    Raises `BrokenOutput`. Blocking: pictures are decoded, so call it in a thread.
-    """
-    media_type = media_type_of(head)
-    if not media_type:
-        shown = head[:40].decode("utf-8", "replace").strip()
-        raise BrokenOutput(f"An output is no picture, video or sound; it begins with {shown!r}")
-    if expected and not media_type.startswith(f"{expected}/"):
-        raise BrokenOutput(f"An output is {media_type}, but the model makes {expected}")
-    if media_type.startswith("image/"):
-        _decode(path, media_type)
-    if head[4:8] == b"ftyp":
-        _walk_boxes(path, media_type)
-    if head.startswith(b"RIFF"):
-        _check_riff(path, head, media_type)
-    return media_type
+def media_type_of_name(name: str) -> str:
+    """The media type that a file's name claims; empty where it claims none that is told apart."""
+    return _NAMED.get(name.rpartition(".")[2].lower(), "")
 
 
 def _by_brand(head: bytes) -> str:
@@ -136,41 +142,3 @@ def _is_mp3_frame(head: bytes) -> bool:
         and head[2] & 0xF0 != 0xF0  # noqa: PLR2004
         and head[2] & 0x0C != 0x0C  # noqa: PLR2004
     )
-
-
-def _decode(path: Path, media_type: str) -> None:
-    try:
-        with Image.open(path) as picture:
-            # Reads every checksum of a PNG, up to the mark of its end; other formats have none.
-            picture.verify()
-        with Image.open(path) as picture:
-            picture.load()
-    except UnidentifiedImageError:
-        if media_type in {"image/heic", "image/heif", "image/avif", "image/svg+xml"}:
-            return  # Pillow was built without that decoder: the type alone has to do.
-        raise BrokenOutput(f"An output calls itself {media_type} and cannot be decoded") from None
-    except Exception as error:  # noqa: BLE001  # the decoders raise whatever broken bytes lead to
-        raise BrokenOutput(f"An output is a broken {media_type}: {error}") from None
-
-
-def _walk_boxes(path: Path, media_type: str) -> None:
-    """Follows the outermost boxes of an MP4 container, which fill a whole file exactly."""
-    left = path.stat().st_size
-    with path.open("rb") as file:
-        while left:
-            header = file.read(8)
-            size, used = int.from_bytes(header[:4], "big"), 8
-            if size == 0 and len(header) == used:
-                return  # It reaches to the end of the file, wherever that is.
-            if size == 1:
-                size, used = int.from_bytes(file.read(8), "big"), 16
-            if not used <= size <= left:
-                raise BrokenOutput(f"An output is a {media_type} that is cut short")
-            file.seek(size - used, 1)
-            left -= size
-
-
-def _check_riff(path: Path, head: bytes, media_type: str) -> None:
-    promised = int.from_bytes(head[4:8], "little")
-    if promised not in _STREAMED_RIFF and promised + 8 > path.stat().st_size:
-        raise BrokenOutput(f"An output is a {media_type} that is cut short")

@@ -1,0 +1,27 @@
+"""What is known of a media input before it is used."""
+
+from dataclasses import dataclass
+
+from comfyline.errors import Unreachable
+from comfyline.media import Look
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the bytes of a media input are, and what they show when they are opened.
+
+    `sha256` is empty for a local file that is larger than anything RunComfy takes: it is not read.
+    """
+
+    sha256: str
+    bytes: int
+    look: Look
+
+    @property
+    def media_type(self) -> str:
+        """The media type by content; empty when it is no medium that is known."""
+        return self.look.media_type
+
+
+Trouble = OSError | Unreachable
+"""Why a media input cannot be read; `FileNotFoundError` when it is not there."""

@@ -1,0 +1,188 @@
+"""What an opened file shows, and whether it is whole."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from comfyline.media import HEAD_BYTES, Look, examine, media_type_of
+from tests.media.clips import animation, bomb, clip, heic, picture
+
+SOUNDS = {
+    "m4a": (("mp4", None, "aac"), "audio/mp4"),
+    "mp3": (("mp3", None, "libmp3lame"), "audio/mpeg"),
+    "ogg": (("ogg", None, "libopus"), "audio/ogg"),
+    "flac": (("flac", None, "flac"), "audio/flac"),
+    "wav": (("wav", None, "pcm_s16le"), "audio/wav"),
+    "webm": (("webm", None, "libopus"), "audio/webm"),
+}
+VIDEOS = {
+    "mp4": (("mp4", "libx264", "aac"), "video/mp4"),
+    "mov": (("mov", "libx264"), "video/quicktime"),
+    "webm": (("webm", "libvpx"), "video/webm"),
+    "avi": (("avi", "mpeg4"), "video/x-msvideo"),
+}
+
+
+def look(content: bytes) -> Look:
+    return examine(io.BytesIO(content), media_type_of(content[:HEAD_BYTES]))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF"])
+@pytest.mark.parametrize(("orientation", "size"), [(1, (64, 48)), (3, (64, 48)), (6, (48, 64))])
+def test_a_picture_has_the_size_that_a_viewer_sees(
+    form: str, orientation: int, size: tuple[int, int]
+) -> None:
+    found = look(picture(form, orientation=orientation))
+
+    assert (found.width, found.height) == size
+    assert found.flaw == ""
+    # Pillow hands a TIFF out upright.
+    assert found.orientation == (1 if form == "TIFF" else orientation)
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_a_video_shows_its_size_length_and_pace(name: str) -> None:
+    made, media_type = VIDEOS[name]
+
+    found = look(clip(*made))
+
+    assert (found.media_type, found.width, found.height) == (media_type, 64, 48)
+    assert found.duration == pytest.approx(2, abs=0.1)
+    assert found.fps == pytest.approx(12, abs=0.1)
+    assert found.flaw == ""
+
+
+@pytest.mark.parametrize(("rotation", "size"), [(90, (48, 64)), (180, (64, 48)), (0, (64, 48))])
+def test_a_video_held_sideways_has_the_size_that_a_viewer_sees(
+    rotation: int, size: tuple[int, int]
+) -> None:
+    found = look(clip(rotation=rotation))
+
+    assert (found.width, found.height) == size
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_a_sound_shows_its_length_and_is_no_video_whatever_it_is_packed_in(name: str) -> None:
+    made, media_type = SOUNDS[name]
+
+    found = look(clip(*made))
+
+    assert (found.media_type, found.width, found.flaw) == (media_type, None, "")
+    assert found.duration == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP"])
+@pytest.mark.parametrize("left", [0.98, 0.5, 0.2])
+def test_a_picture_cut_short_is_found(form: str, left: float) -> None:
+    content = picture(form)
+
+    assert look(content[: int(len(content) * left)]).flaw
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
+def test_an_animation_is_read_to_its_last_frame(form: str) -> None:
+    content = animation(form)
+
+    assert look(content) == Look(f"image/{form.lower()}", 64, 48)
+    assert look(content[: len(content) * 3 // 4]).flaw
+
+
+@pytest.mark.parametrize("name", ["mp4", "mov", "webm", "avi"])
+@pytest.mark.parametrize("left", [0.999, 0.6, 0.1])
+def test_a_video_cut_short_is_found(name: str, left: float) -> None:
+    content = clip(*VIDEOS[name][0])
+
+    assert look(content[: int(len(content) * left)]).flaw
+
+
+@pytest.mark.parametrize("name", ["m4a", "ogg", "wav", "webm", "flac"])
+@pytest.mark.parametrize("left", [0.75, 0.3])
+def test_a_sound_cut_short_is_found(name: str, left: float) -> None:
+    content = clip(*SOUNDS[name][0])
+
+    assert look(content[: int(len(content) * left)]).flaw
+
+
+def test_a_video_without_its_index_is_found_although_its_boxes_fill_it() -> None:
+    content = clip()
+    moov = content.index(b"moov") - 4
+
+    assert "is broken" in look(content[:moov]).flaw
+
+
+def test_a_video_of_noise_where_frames_should_be_is_found() -> None:
+    content = clip()
+    data, moov = content.index(b"mdat") + 4, content.index(b"moov") - 4
+
+    assert "is broken" in look(content[:data] + bytes(moov - data) + content[moov:]).flaw
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF"])
+def test_a_bomb_is_not_decoded(form: str) -> None:
+    assert look(bomb(form)).flaw == "promises more pixels than can be safely decoded"
+
+
+def test_a_photo_of_more_pixels_than_pillow_likes_is_no_bomb() -> None:
+    """A JPEG is never decoded at its full size; phones take pictures of 200 million pixels."""
+    wide = picture("JPEG", (64, 48)).replace(b"\0\x30\0\x40", b"\x40\0\x40\0", 1)
+
+    assert look(wide) == Look("image/jpeg", 16384, 16384)
+
+
+def test_broken_exif_data_do_not_break_a_picture() -> None:
+    content = picture("JPEG", orientation=6)
+    at = content.index(b"Exif\0\0")
+
+    found = look(content[: at + 6] + b"\xff" * 12 + content[at + 18 :])
+
+    assert (found.width, found.height, found.orientation, found.flaw) == (64, 48, 1, "")
+
+
+def test_a_type_without_a_decoder_is_taken_as_it_is_but_not_when_it_is_cut() -> None:
+    assert look(heic()) == Look("image/heic")
+    assert look(heic()[:-10]).flaw == "is cut short: it says itself that it is longer"
+    assert look(b'<svg xmlns="http://www.w3.org/2000/svg"/>') == Look("image/svg+xml")
+
+
+def test_many_files_are_examined_at_once_and_none_spoils_another() -> None:
+    contents = [picture("PNG"), bomb(), clip(), clip()[:-9], picture("JPEG")] * 6
+    with ThreadPoolExecutor(6) as threads:
+        flaws = [bool(found.flaw) for found in threads.map(look, contents)]
+
+    assert flaws == [False, True, False, True, False] * 6
+
+
+WHOLE = [picture(form) for form in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "AVIF", "BMP")]
+WHOLE += [clip(*made) for made, _ in (*VIDEOS.values(), *SOUNDS.values())] + [heic()]
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    content=st.sampled_from(WHOLE),
+    cuts=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=12)), max_size=6),
+    end=st.floats(0, 1),
+)
+def test_whatever_happened_to_a_file_it_has_a_look(
+    content: bytes, cuts: list[tuple[float, bytes]], end: float
+) -> None:
+    damaged = bytearray(content)
+    for place, noise in cuts:
+        at = int(place * len(damaged))
+        damaged[at : at + len(noise)] = noise
+
+    found = look(bytes(damaged[: int(end * len(damaged)) + 1]))
+
+    assert found.flaw == "" or "\n" not in found.flaw
+    assert found.width is None or found.width > 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    content=st.binary(max_size=400),
+    media_type=st.sampled_from(["image/png", "image/jpeg", "video/mp4", "audio/mpeg", "", "a/b"]),
+)
+def test_no_bytes_break_the_look(content: bytes, media_type: str) -> None:
+    assert isinstance(examine(io.BytesIO(content), media_type), Look)

@@ -1,0 +1,181 @@
+"""The rules that a model has for a medium itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comfyline.media import Look
+from comfyline.models.validations import Findings, judge_medium, merge
+
+# As the catalogue has them for an image model.
+REAL = [
+    ("file_size_mb<", 30, "File size must be less than 30 MB."),
+    ("width/height>", 0.0625, "The aspect ratio range should be 1:16 to 16:1."),
+    ("width/height<", 16, "The aspect ratio range should be 1:16 to 16:1."),
+    ("width_pixels>", 14, "The uploaded image width and height must exceed 14 pixels."),
+    ("height_pixels>", 14, "The uploaded image width and height must exceed 14 pixels."),
+]
+
+
+def rule(name: Any, value: Any, error: Any = None) -> dict[str, Any]:
+    return {"validation_rule": name, "validation_value": value, "validation_error": error}
+
+
+def judged(*rules: dict[str, Any], size: int = 2**20, **look: Any) -> Findings:
+    return judge_medium(list(rules), size, Look("image/png", **look))
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "height", "broken"),
+    [
+        (2**20, 100, 200, []),
+        (30 * 2**20 - 1, 100, 200, []),
+        (30 * 2**20, 100, 200, ["File size must be less than 30 MB (it has 30 MB)"]),
+        (
+            45 * 2**19,
+            14,
+            14,
+            ["The uploaded image width and height must exceed 14 pixels (it has 14 × 14 pixels)"],
+        ),
+        (
+            33_000_000,
+            20,
+            340,
+            [
+                "File size must be less than 30 MB (it has 31.47 MB)",
+                REAL[1][2][:-1] + " (it has 20 × 340 pixels, a ratio of 0.05882)",
+            ],
+        ),
+    ],
+)
+def test_real_rules_are_told_in_their_own_words_with_what_was_measured(
+    size: int, width: int, height: int, broken: list[str]
+) -> None:
+    found = judged(*(rule(*one) for one in REAL), size=size, width=width, height=height)
+
+    assert list(found.broken) == broken
+    assert found.unknown == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fits"),
+    [
+        ("width<=", 100, True),
+        ("width <", 100, False),
+        ("WIDTH_PIXELS>=", "100", True),
+        ("width/height=", "1:2", True),
+        ("height/width==", 2, True),
+        ("width_pixels*height_pixels<", 20_000, False),
+        ("width+height<=", 300, True),
+        ("pixels>", 20_000, False),
+        ("megapixels<", 0.03, True),
+        ("aspect_ratio!=", 0.5, False),
+        ("max_side≤", 200, True),
+        ("min_side≥", 101, False),
+        ("duration<", 12.4, False),
+        ("duration_seconds<=", 12.4, True),
+        ("duration_ms<", 12_000, False),
+        ("fps<=", 30, True),
+        ("file_size_kb<", 1024, False),
+        ("file_size_bytes<=", 2**20, True),
+    ],
+)
+def test_other_names_of_the_same_shape_are_understood(name: str, value: Any, fits: bool) -> None:  # noqa: FBT001
+    found = judged(rule(name, value), width=100, height=200, duration=12.4, fps=25.0)
+
+    assert (found.broken == ()) is fits
+    assert found.unknown == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("frames<", 3),
+        ("width", 3),
+        ("width~", 3),
+        ("width/depth<", 3),
+        ("width<", "wide"),
+        ("width<", None),
+        ("width<", True),
+        ("width<", [1]),
+        ("width<", 10**400),
+        ("width<", float("nan")),
+        ("width<", "1:0"),
+        ("", 3),
+    ],
+)
+def test_a_rule_that_is_not_understood_refuses_nothing_and_is_named(name: str, value: Any) -> None:
+    assert judged(rule(name, value), width=9, height=9) == Findings((), (name,))
+
+
+def test_a_quantity_that_the_file_does_not_show_refuses_nothing_and_is_named() -> None:
+    found = judged(rule("width/height<", 1), rule("duration<", 1))
+
+    assert found == Findings((), ("width/height<", "duration<"))
+
+
+def test_a_rule_without_words_gets_some() -> None:
+    found = judged(rule("fps<=", 24), rule("duration>", 3, ""), fps=25.0, duration=2.5)
+
+    assert found.broken == (
+        "fps has to be at most 24 (it has 25 frames a second)",
+        "duration has to be more than 3 (it has 2.5 seconds)",
+    )
+
+
+def test_of_alternatives_the_nearest_counts() -> None:
+    one, two = Findings(("a", "b")), Findings(("c",))
+
+    assert merge([one, two]) is two
+    assert merge([]) == Findings()
+
+
+def test_the_rules_of_the_real_catalogue_are_all_understood() -> None:
+    root = Path(__file__).parents[2]
+    names = set()
+    for path in (root / "configs/models").rglob("*.json"):
+        names |= set(_rules(json.loads(path.read_bytes())))
+    look = Look("image/png", 10, 10, 5.0, 25.0)
+
+    for name in names:
+        assert judge_medium([rule(name, 1)], 9, look).unknown == ()
+
+
+def _rules(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        mine = [value["validation_rule"]] if "validation_rule" in value else []
+        return mine + [name for inner in value.values() for name in _rules(inner)]
+    return [name for inner in value for name in _rules(inner)] if isinstance(value, list) else []
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+NAMES = st.builds(
+    str.__add__,
+    st.sampled_from(["width", "height/width", "file_size_mb", "duration", "pixels", "é", "/", ""]),
+    st.sampled_from(["<", "<=", "=", "==", ">", "!=", "<>", "=>", " ", ""]),
+)
+
+
+@given(
+    validations=ANYTHING
+    | st.lists(st.builds(rule, NAMES | ANYTHING, ANYTHING, ANYTHING) | ANYTHING, max_size=4),
+    size=st.integers(0, 2**70),
+    width=st.none() | st.integers(0, 10**9),
+    duration=st.none() | st.floats(allow_nan=False),
+)
+def test_no_rule_breaks_the_check(
+    validations: Any, size: int, width: int | None, duration: float | None
+) -> None:
+    look = Look("video/mp4", width, width, duration, duration)
+
+    found = judge_medium(validations, size, look)
+
+    assert all(isinstance(sentence, str) and sentence for sentence in found.broken)
