@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from comfyline.sandbox.answers import UNKNOWN_REQUEST, Refusal, moment
 from comfyline.sandbox.desk import Desk
 from comfyline.sandbox.faults import Fault, Faults
-from comfyline.sandbox.store import without_queries
+from comfyline.sandbox.records import without_queries
 
 
 def admin_routes(desk: Desk, faults: Faults) -> APIRouter:
@@ -41,6 +41,7 @@ def admin_routes(desk: Desk, faults: Faults) -> APIRouter:
 
     @routes.get("/sandbox/account")
     def account() -> dict[str, Any]:
+        fetches = desk.store.fetches()
         return {
             "requests": [
                 {
@@ -50,6 +51,9 @@ def admin_routes(desk: Desk, faults: Faults) -> APIRouter:
                     "charge_usd": request.charge_usd or 0.0,
                     "created_at": moment(request.created_at),
                     "input": without_queries(request.input),
+                    "inputs_fetched_at": {
+                        url: moment(at) for url, at in fetches.get(request.number, {}).items()
+                    },
                 }
                 for request in desk.store.all()
             ],

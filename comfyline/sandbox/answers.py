@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import mimetypes
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +11,9 @@ from fastapi.responses import JSONResponse
 from starlette.requests import Request as HttpRequest
 from starlette.types import Receive, Scope, Send
 
-from comfyline.sandbox.catalogue import Entry
 from comfyline.sandbox.dialect import Fault
-from comfyline.sandbox.store import Request
+from comfyline.sandbox.records import Request
+from comfyline.sandbox.vault import media_type
 
 INVALID_MODEL = 400001
 NO_BALANCE = 400002
@@ -22,7 +21,6 @@ INVALID_TOKEN = 400004
 UNKNOWN_REQUEST = 404001
 
 _CHUNK = 64 * 1024
-_LIST_KEYS = {"image": "images", "video": "videos", "audio": "audios"}
 
 
 class Refusal(Exception):
@@ -74,19 +72,9 @@ def result(request: Request, *, include_cost: bool) -> dict[str, Any]:
     return body
 
 
-def output(entry: Entry | None, media: Sequence[str]) -> dict[str, Any]:
-    """The output object: a list for a model that can make several, else a single value."""
-    if not media:
-        return {}
-    makes = entry.makes if entry else "image"
-    several = entry is None or "num_images" in (entry.input_schema.get("properties") or {})
-    return {_LIST_KEYS[makes]: list(media)} if several else {makes: media[0]}
-
-
 def data_uri(path: Path) -> str:
     """A file as a `data:` URI."""
-    media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return f"data:{media_type(path.name)};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 class OnceAnswer(JSONResponse):

@@ -7,8 +7,10 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from comfyline.sandbox import answers
+from comfyline.sandbox import answers, shapes
 from comfyline.sandbox.desk import Desk
+
+_LONGEST_PAGE = 500
 
 
 def _origin(http: HttpRequest) -> str:
@@ -30,11 +32,12 @@ def api_routes(desk: Desk) -> APIRouter:
         kind: str | None = None,
         *,
         include_schema: bool = False,
-        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        limit: Annotated[int, Query(ge=1)] = 50,
         offset: Annotated[int, Query(ge=0)] = 0,
     ) -> dict[str, Any]:
         found = desk.catalogue.search(text=search, category=category, kind=kind)
-        page = found[offset : offset + limit]
+        # No largest number is documented: more than this is answered with less than was asked for.
+        page = found[offset : offset + min(limit, _LONGEST_PAGE)]
         return {
             "models": [entry.shown(with_schema=include_schema) for entry in page],
             "total": len(found),
@@ -70,7 +73,9 @@ def api_routes(desk: Desk) -> APIRouter:
         entry = desk.catalogue.find(request.model_id)
         if not request.once:
             urls = [f"{_origin(http)}/cdn/{request_id}/{name}" for name in request.files]
-            return JSONResponse({**body, "output": answers.output(entry, urls)})
+            return JSONResponse(
+                {**body, "output": shapes.output(entry, request.input, urls, request.files)}
+            )
         paths = [desk.vault.path(request_id, name, once=True) for name in request.files]
         try:
             media = [answers.data_uri(path) for path in paths]
@@ -82,7 +87,8 @@ def api_routes(desk: Desk) -> APIRouter:
             await run_in_threadpool(desk.store.forget_files, request_id)
             await run_in_threadpool(desk.vault.drop, request_id)
 
-        return answers.OnceAnswer({**body, "output": answers.output(entry, media)}, http, delivered)
+        handed = shapes.output(entry, request.input, media, request.files)
+        return answers.OnceAnswer({**body, "output": handed}, http, delivered)
 
     @routes.post("/v1/requests/{request_id}/cancel")
     def cancel(request_id: str) -> dict[str, Any]:

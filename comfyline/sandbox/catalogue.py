@@ -1,4 +1,7 @@
-"""The models that the sandbox offers, read from catalogue entries on disk, with its own prices."""
+"""The models that the sandbox offers, read from catalogue entries on disk.
+
+An entry that says nothing of its price gets one of the sandbox's own, from `prices.json`.
+"""
 
 import json
 import logging
@@ -10,11 +13,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from comfyline.sandbox.wishes import how_many, seconds
+
 log = logging.getLogger(__name__)
+
+_SOUNDS = {"audio", "music", "speech", "song", "sound", "voice"}
 
 
 class Entry(BaseModel):
-    """One model as the catalogue shows it; a file holds all of it but the price."""
+    """One model as the catalogue shows it.
+
+    `base_price_usd` is what it says of its price; None and a negative number say that it is not
+    told. `rate_usd` is what is charged all the same, and is not shown.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
@@ -23,33 +34,37 @@ class Entry(BaseModel):
     categories: tuple[str, ...] = ()
     input_schema: dict[str, Any] = Field(default_factory=dict)
     output_schema: dict[str, Any] | None = None
-    price_unit: Literal["output", "second"] = "output"
-    base_price_usd: float = 0.0
+    price_unit: str | None = "output"
+    base_price_usd: float | None = None
     pricing_note: str | None = None
+    rate_usd: float = Field(default=0.0, exclude=True)
 
     @property
     def makes(self) -> Literal["image", "video", "audio"]:
         """What comes out of this model, as its categories say."""
         for category in self.categories:
-            if category.endswith("-to-video"):
+            made = category.rpartition("-to-")[2]
+            if "video" in made:
                 return "video"
-            if category.endswith(("-to-audio", "-to-music", "-to-speech")):
+            if made in _SOUNDS:
                 return "audio"
         return "image"
 
-    def charge(self, inputs: Mapping[str, Any]) -> float:
-        """The price of one request in USD. `inputs` have their defaults filled in."""
-        if self.price_unit == "output":
-            many = inputs.get("num_images", 1)
-        else:
-            many = inputs.get("duration", 1)
-        number = float(many) if isinstance(many, int | float) and math.isfinite(many) else 1.0
-        return round(self.base_price_usd * number, 6)
+    def charge(self, inputs: Mapping[str, Any], made_seconds: float | None = None) -> float:
+        """The price of one request in USD. `inputs` have their defaults filled in.
+
+        `made_seconds` is the length of what was made, for a length that the input left open.
+        """
+        number: float = how_many(inputs)
+        if self.price_unit == "second":
+            number = seconds(inputs) or made_seconds or 1.0
+        return round(self.rate_usd * number, 6)
 
     def shown(self, *, with_schema: bool) -> dict[str, Any]:
         """The entry as an answer shows it."""
         hidden = set() if with_schema else {"input_schema", "output_schema"}
-        return self.model_dump(mode="json", exclude=hidden, exclude_none=True)
+        told = self.model_dump(mode="json", exclude=hidden, exclude_none=True)
+        return {**told, "base_price_usd": self.base_price_usd}
 
 
 class Catalogue:
@@ -64,26 +79,36 @@ class Catalogue:
         self._read()
 
     def _read(self) -> None:
-        entries: dict[str, Entry] = {}
+        found: dict[str, Entry] = {}
         for directory in self._directories:
             for path in sorted(directory.rglob("*.json")):
                 try:
-                    entry = self._entry(directory, path)
+                    entries = self._entries_in(directory, path)
                 except (OSError, ValueError, TypeError) as error:
                     log.warning("%s is no catalogue entry: %s", path, type(error).__name__)
                     continue
-                entries[entry.model_id] = entry
-        self._entries = dict(sorted(entries.items()))
+                found |= {entry.model_id: entry for entry in entries}
+        self._entries = dict(sorted(found.items()))
 
-    def _entry(self, directory: Path, path: Path) -> Entry:
+    def _entries_in(self, directory: Path, path: Path) -> list[Entry]:
+        """The entry of a file, or all of an answer's: `{"models": [entry, …]}`."""
         stored = json.loads(path.read_text("utf-8"))
         if not isinstance(stored, dict):
             raise TypeError("a catalogue entry is an object")
-        stored.setdefault("model_id", path.relative_to(directory).with_suffix("").as_posix())
+        if isinstance(listed := stored.get("models"), list):
+            return [self._entry(one) for one in listed]
+        own_id = path.relative_to(directory).with_suffix("").as_posix()
+        return [self._entry({"model_id": own_id, **stored})]
+
+    def _entry(self, stored: dict[str, Any]) -> Entry:
         unit = stored.get("price_unit", "output")
-        price = self._prices["models"].get(stored["model_id"])
-        stored["base_price_usd"] = price or self._prices["default"].get(unit, 0.0)
-        return Entry.model_validate(stored)
+        usual = self._prices["models"].get(stored["model_id"])
+        usual = usual or self._prices["default"].get(unit, 0.0)
+        price = stored.get("base_price_usd", usual)
+        known = isinstance(price, int | float) and math.isfinite(price) and price >= 0
+        return Entry.model_validate(
+            {**stored, "base_price_usd": price, "rate_usd": price if known else usual}
+        )
 
     def find(self, model_id: str) -> Entry | None:
         """The entry of a model. A model that is unknown is looked for on disk once more."""

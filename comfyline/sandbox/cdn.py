@@ -5,7 +5,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import FileResponse, JSONResponse, Response
 
 from comfyline.sandbox.store import Store
-from comfyline.sandbox.vault import Vault
+from comfyline.sandbox.vault import Vault, media_type
 
 
 def cdn_routes(store: Store, vault: Vault) -> APIRouter:
@@ -27,6 +27,7 @@ def cdn_routes(store: Store, vault: Vault) -> APIRouter:
             or name not in request.files
         ):
             return JSONResponse({"message": "there is no such file"}, 404)
-        return FileResponse(vault.path(request_id, name, once=False))
+        path = vault.path(request_id, name, once=False)
+        return FileResponse(path, media_type=media_type(name))
 
     return routes

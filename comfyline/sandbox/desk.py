@@ -11,7 +11,8 @@ from comfyline.sandbox.answers import InputRefused, Refusal
 from comfyline.sandbox.catalogue import Catalogue, Entry
 from comfyline.sandbox.dialect import Fault, check, with_defaults
 from comfyline.sandbox.execution import Execution
-from comfyline.sandbox.store import Request, Store
+from comfyline.sandbox.records import Request
+from comfyline.sandbox.store import Store
 from comfyline.sandbox.vault import Vault
 
 

@@ -12,10 +12,14 @@ from urllib.parse import urlsplit
 
 from jsonschema import Draft202012Validator
 
+from comfyline.sandbox.rules import Rule, read_rules
+
 _STANDARD_TYPES = {"string", "number", "integer", "boolean", "array", "object", "null"}
 _MEDIA = {
     f"{kind}_{form}": kind for kind in ("image", "video", "audio") for form in ("uri", "uris")
 }
+
+_ALTERNATIVES = ("anyOf", "oneOf", "allOf")
 
 Path = tuple[str | int, ...]
 
@@ -31,11 +35,12 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class MediaValue:
-    """One media URL in an input, and whether it is an image, a video or audio."""
+    """One media URL in an input: an image, a video or audio, and the rules for its file."""
 
     path: Path
     kind: str
     value: Any
+    rules: tuple[Rule, ...] = ()
 
 
 def translate(schema: Any) -> Any:
@@ -47,7 +52,7 @@ def translate(schema: Any) -> Any:
     plain: dict[str, Any] = {}
     for key, value in schema.items():
         match key:
-            case "properties" if isinstance(value, dict):
+            case "properties" | "$defs" | "definitions" if isinstance(value, dict):
                 # A property may be called `type` or `format`; its name is no keyword.
                 plain[key] = {name: translate(part) for name, part in value.items()}
             case "type":
@@ -55,33 +60,67 @@ def translate(schema: Any) -> Any:
                 words = ["number" if word == "float" else word for word in words]
                 # A word that the standard does not know cannot be checked, so it forbids nothing.
                 if words and _STANDARD_TYPES.issuperset(words):
-                    plain[key] = words
+                    plain[key] = words + ["null"] * (schema.get("nullable") is True)
             case "format" if value in _MEDIA and value.endswith("s"):
                 plain.setdefault("type", ["array"])
+            case "enum" if schema.get("nullable") is True and isinstance(value, list):
+                plain[key] = [*value, None]
             case "default" | "enum" | "const":
                 plain[key] = value
-            case "format" | "validations":
+            case "format" | "validations" | "nullable":
                 pass
             case _:
                 plain[key] = translate(value)
     return plain
 
 
-def media_values(schema: Any, value: Any, path: Path = ()) -> Iterator[MediaValue]:
-    """Yields every media value of an input, in the order of the schema."""
-    if not isinstance(schema, Mapping):
+def media_values(schema: Any, value: Any) -> Iterator[MediaValue]:
+    """Yields every media value of an input once, in the order of the schema."""
+    seen: set[Path] = set()
+    for media in _media(schema, value, (), (), schema):
+        if media.path not in seen:
+            seen.add(media.path)
+            yield media
+
+
+def _media(
+    schema: Any, value: Any, path: Path, above: tuple[Rule, ...], root: Any
+) -> Iterator[MediaValue]:
+    """`above` are the rules of the array around: they are meant for each of its items."""
+    schema = _resolve(schema, root)
+    if value is None or not isinstance(schema, Mapping):
         return
-    if kind := _MEDIA.get(str(schema.get("format"))):
+    rules = (*above, *read_rules(schema.get("validations")))
+    if kind := media_kind(schema):
         parts = [((*path, i), v) for i, v in enumerate(value)] if isinstance(value, list) else None
         for where, one in parts if parts is not None else [(path, value)]:
-            yield MediaValue(where, kind, one)
-    elif isinstance(value, dict):
+            yield MediaValue(where, kind, one, rules)
+        return
+    for branch in (part for key in _ALTERNATIVES for part in schema.get(key) or ()):
+        yield from _media(branch, value, path, rules, root)
+    if isinstance(value, dict):
         for name, part in (schema.get("properties") or {}).items():
             if name in value:
-                yield from media_values(part, value[name], (*path, name))
+                yield from _media(part, value[name], (*path, name), (), root)
     elif isinstance(value, list):
         for number, one in enumerate(value):
-            yield from media_values(schema.get("items"), one, (*path, number))
+            yield from _media(schema.get("items"), one, (*path, number), rules, root)
+
+
+def media_kind(schema: Mapping[str, Any]) -> str | None:
+    """The kind of media that a field holds by its `format`, None when it holds none."""
+    return _MEDIA.get(str(schema.get("format")))
+
+
+def _resolve(schema: Any, root: Any) -> Any:
+    """Follows a reference within the schema, such as `#/$defs/Clip`."""
+    reference = schema.get("$ref") if isinstance(schema, Mapping) else None
+    if not isinstance(reference, str):
+        return schema
+    found = root
+    for part in reference.removeprefix("#/").split("/"):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
 
 
 def check(schema: Mapping[str, Any], value: Any) -> list[Fault]:
@@ -129,11 +168,17 @@ def _is_loopback(host: str) -> bool:
 
 
 def with_defaults(schema: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
-    """Fills in the defaults of missing optional fields; a required field's is only an example."""
+    """Fills in the defaults of missing optional fields.
+
+    A required field's default is only an example, and so is that of a medium: nobody who leaves
+    the reference picture out wants the model page's one.
+    """
     filled = dict(value)
     required = schema.get("required") or []
     for name, part in (schema.get("properties") or {}).items():
         optional = name not in filled and name not in required
         if optional and isinstance(part, dict) and "default" in part:
-            filled[name] = part["default"]
+            example = any(True for _ in media_values(part, part["default"]))
+            if not example:
+                filled[name] = part["default"]
     return filled

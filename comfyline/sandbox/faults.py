@@ -18,18 +18,22 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-Point = Literal["submit", "status", "result", "cdn", "generation"]
+Point = Literal["submit", "status", "result", "cancel", "cdn", "generation"]
 
 _PLACES: tuple[tuple[Point, str, re.Pattern[str]], ...] = (
     ("submit", "POST", re.compile(r"/v1/models/.+")),
     ("status", "GET", re.compile(r"/v1/requests/[^/]+/status")),
     ("result", "GET", re.compile(r"/v1/requests/[^/]+/result")),
+    ("cancel", "POST", re.compile(r"/v1/requests/[^/]+/cancel")),
     ("cdn", "GET", re.compile(r"/cdn/.+")),
 )
 _KINDS: dict[Point, frozenset[str]] = {
-    "submit": frozenset({"drop-before", "drop-after", "status", "html", "error-code-200", "delay"}),
+    "submit": frozenset(
+        {"drop-before", "drop-after", "truncate", "status", "html", "error-code-200", "delay"}
+    ),
     "status": frozenset({"status", "html", "drop", "word", "error-code-200", "delay"}),
     "result": frozenset({"status", "html", "drop", "word", "error-code-200", "delay"}),
+    "cancel": frozenset({"status", "html", "drop", "delay"}),
     "cdn": frozenset({"status", "html", "drop", "truncate", "empty", "delay"}),
     "generation": frozenset({"fail", "delay"}),
 }

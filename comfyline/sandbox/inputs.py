@@ -14,8 +14,8 @@ _REDIRECTS = 3
 _USER_AGENT = "RunComfy-Sandbox/1.0"
 
 
-class NotFetched(Exception):
-    """A submitted URL did not lead to a usable file. The message holds no query string."""
+class Unusable(Exception):
+    """A submitted medium cannot be used. The message is for the caller, and holds no query."""
 
 
 def client() -> httpx.AsyncClient:
@@ -30,13 +30,13 @@ def client() -> httpx.AsyncClient:
 
 
 async def fetch(http: httpx.AsyncClient, media: MediaValue, target: Path) -> None:
-    """Streams one media input to `target`. Raises NotFetched with the reason."""
+    """Streams one media input to `target`. Raises Unusable with the reason."""
     url = str(media.value)
     field = ".".join(str(part) for part in media.path)
     try:
         for _ in range(_REDIRECTS + 1):
             if refuse_url(url):
-                raise NotFetched(f"{field}: redirected to a URL that is not https")
+                raise Unusable(f"{field}: redirected to a URL that is not https")
             async with http.stream("GET", url) as answer:
                 if answer.has_redirect_location:
                     url = urljoin(url, answer.headers["location"])
@@ -45,20 +45,20 @@ async def fetch(http: httpx.AsyncClient, media: MediaValue, target: Path) -> Non
                 return
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         host = urlsplit(url).hostname
-        raise NotFetched(f"{field}: {host} cannot be reached ({type(error).__name__})") from error
-    raise NotFetched(f"{field}: more than {_REDIRECTS} redirects")
+        raise Unusable(f"{field}: {host} cannot be reached ({type(error).__name__})") from error
+    raise Unusable(f"{field}: more than {_REDIRECTS} redirects")
 
 
 async def _receive(answer: httpx.Response, field: str, limit: int, target: Path) -> None:
     if answer.status_code != httpx.codes.OK:
-        raise NotFetched(f"{field}: the file's server answered with {answer.status_code}")
+        raise Unusable(f"{field}: the file's server answered with {answer.status_code}")
     size = 0
     file = await asyncio.to_thread(target.open, "wb")
     with file:
         async for chunk in answer.aiter_bytes(_MEGABYTE):
             size += len(chunk)
             if size > limit:
-                raise NotFetched(f"{field}: larger than {limit // _MEGABYTE} MB")
+                raise Unusable(f"{field}: larger than {limit // _MEGABYTE} MB")
             await asyncio.to_thread(file.write, chunk)
     if size == 0:
-        raise NotFetched(f"{field}: the file is empty")
+        raise Unusable(f"{field}: the file is empty")

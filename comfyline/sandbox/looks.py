@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
 
-from comfyline.sandbox.scenes import SCENES, Colour, Scene, dream, gradient
+from comfyline.sandbox.brushes import Colour, gradient
+from comfyline.sandbox.scenes import SCENES, Scene, dream
 
 _GRADES = {
     "warm": ("warm", "sunset", "sunrise", "golden", "autumn", "cosy", "cozy"),

@@ -5,7 +5,6 @@ the prompt, the bytes of the inputs and the settings.
 """
 
 import hashlib
-import io
 import math
 import re
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from random import Random
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
+from comfyline.sandbox.inputs import Unusable
 from comfyline.sandbox.looks import Look, apply_grade, read_prompt
 
 EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
@@ -22,10 +22,6 @@ EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 _STAGE = 768
 _WIDEST = 8.0
 _MASK = 160
-
-
-class NotAPicture(Exception):
-    """An input was fetched, and Pillow cannot read it as a picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,29 +49,44 @@ def frame_size(
     return (long, round(long / ratio)) if ratio >= 1 else (round(long * ratio), long)
 
 
-def paint(order: PaintOrder, index: int) -> bytes:
-    """Paints picture `index` of an order; each index is a variation. Raises NotAPicture."""
-    photos = [_read(path) for path in order.pictures]
+def paint(order: PaintOrder, index: int, target: Path) -> None:
+    """Paints picture `index` of an order; each index is a variation. Raises Unusable."""
+    photos = [read_picture(path) for path in order.pictures]
     size = frame_size(order.aspect_ratio, order.resolution, photos[0].size if photos else None)
     digest = hashlib.sha256(f"{order.prompt}\0{order.seed}\0{index}".encode())
     for path in order.pictures:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     rng = Random(digest.digest())  # noqa: S311 - a seed for a picture, not a secret
     look = read_prompt(order.prompt)
-    picture = _compose(look, photos, size, rng)
+    picture = _graded(_compose(look, photos, size, rng), look)
+    _caption(picture, order.prompt)
+    _write(picture, order.output_format, target)
+
+
+def still(
+    photo: Image.Image | None, prompt: str, size: tuple[int, int], rng: Random
+) -> Image.Image:
+    """A picture without a caption: the photo in the mood of the prompt, else the prompt's scene."""
+    look = read_prompt(prompt)
+    if photo is None:
+        return _graded(_compose(look, [], size, rng), look)
+    return _graded(ImageOps.fit(photo, size, Image.Resampling.BICUBIC), look)
+
+
+def _graded(picture: Image.Image, look: Look) -> Image.Image:
     for grade in look.grades:
         picture = apply_grade(picture, grade)
-    _caption(picture, order.prompt)
-    return _encode(picture, order.output_format)
+    return picture
 
 
-def _read(path: Path) -> Image.Image:
+def read_picture(path: Path) -> Image.Image:
+    """Opens a submitted picture as it is meant to be seen. Raises Unusable."""
     try:
         with Image.open(path) as photo:
             return ImageOps.exif_transpose(photo).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # Pillow reports broken PNG chunks as a SyntaxError.
-        raise NotAPicture(str(type(error).__name__)) from error
+        raise Unusable("an input is no picture that can be read") from error
 
 
 def _compose(
@@ -188,14 +199,12 @@ def _caption(picture: Image.Image, prompt: str) -> None:
     draw.text((letter, height - strip / 2), text, font=font, fill=(244, 242, 236), anchor="lm")
 
 
-def _encode(picture: Image.Image, output_format: str) -> bytes:
-    buffer = io.BytesIO()
+def _write(picture: Image.Image, output_format: str, target: Path) -> None:
     match output_format:
         case "jpeg":
-            picture.save(buffer, "JPEG", quality=90)
+            picture.save(target, "JPEG", quality=90)
         case "webp":
-            picture.save(buffer, "WEBP", quality=88, method=2)
+            picture.save(target, "WEBP", quality=88, method=2)
         case _:
             # Level 3: a third larger than level 9, and five times as fast.
-            picture.save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
+            picture.save(target, "PNG", compress_level=3)

@@ -7,86 +7,11 @@ resolution. All chance comes from the `random.Random` that is handed in.
 from collections.abc import Callable
 from random import Random
 
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
-Colour = tuple[int, int, int]
+from comfyline.sandbox.brushes import Colour, glow, gradient, plant, skyline, soften
+
 Scene = Callable[[tuple[int, int], Random], Image.Image]
-
-
-def gradient(size: tuple[int, int], top: Colour, bottom: Colour) -> Image.Image:
-    """A vertical run from one colour to another."""
-    ramp = Image.linear_gradient("L").resize(size)
-    return Image.composite(Image.new("RGB", size, bottom), Image.new("RGB", size, top), ramp)
-
-
-def glow(
-    stage: Image.Image, centre: tuple[float, float], radius: float, colour: Colour, strength: float
-) -> None:
-    """Adds a round light that fades outwards; `centre` and `radius` are parts of the stage."""
-    width, height = stage.size
-    reach = max(2, int(radius * max(width, height)))
-    # Pillow's circle reaches the corners, and stands at 180 where it leaves the square.
-    fade = Image.radial_gradient("L").point(
-        [int(255 * strength * (max(0, 178 - v) / 178) ** 1.5) for v in range(256)]
-    )
-    spot = fade.resize((2 * reach, 2 * reach))
-    place = (int(centre[0] * width) - reach, int(centre[1] * height) - reach)
-    stage.paste(Image.new("RGB", spot.size, colour), place, spot)
-
-
-def _soften(stage: Image.Image, amount: float) -> Image.Image:
-    return stage.filter(ImageFilter.GaussianBlur(amount * max(stage.size) / 1000))
-
-
-def _skyline(
-    draw: ImageDraw.ImageDraw,
-    box: tuple[float, float, float, float],
-    rng: Random,
-    tone: Colour,
-    lit: Colour | None = None,
-) -> None:
-    """Draws houses inside `box` (left, top, right, bottom), with lit windows when asked."""
-    left, top, right, bottom = box
-    x = left
-    while x < right:
-        wide = (right - left) * rng.uniform(0.06, 0.13)
-        roof = bottom - (bottom - top) * rng.uniform(0.3, 0.95)
-        shade = rng.uniform(0.85, 1.12)
-        fill = (int(tone[0] * shade), int(tone[1] * shade), int(tone[2] * shade))
-        draw.rectangle((x, roof, min(x + wide, right), bottom), fill=fill)
-        if lit is not None:
-            step = max(4.0, wide / 5)
-            y = roof + step
-            while y < bottom - step:
-                for column in range(1, 5):
-                    if rng.random() < 0.45:  # noqa: PLR2004 - not quite half of the lights are on
-                        at = x + column * wide / 5
-                        draw.rectangle((at, y, at + step * 0.5, y + step * 0.6), fill=lit)
-                y += step * 1.3
-        x += wide * rng.uniform(0.9, 1.25)
-
-
-def _plant(draw: ImageDraw.ImageDraw, foot: tuple[float, float], tall: float, rng: Random) -> None:
-    x, y = foot
-    for _ in range(26):
-        lean, length = rng.uniform(-0.55, 0.55), tall * rng.uniform(0.5, 1.0)
-        tip = (x + lean * tall, y - length)
-        green = (rng.randint(45, 95), rng.randint(105, 160), rng.randint(60, 95))
-        broad = tall * 0.06
-        middle = ((x + tip[0]) / 2 + lean * broad, (y + tip[1]) / 2)
-        draw.polygon(
-            [(x, y), (middle[0] - broad, middle[1]), tip, (middle[0] + broad, middle[1])],
-            fill=green,
-        )
-    draw.polygon(
-        [
-            (x - tall * 0.2, y - tall * 0.02),
-            (x + tall * 0.2, y - tall * 0.02),
-            (x + tall * 0.15, y + tall * 0.36),
-            (x - tall * 0.15, y + tall * 0.36),
-        ],
-        fill=(232, 228, 220),
-    )
 
 
 def office(size: tuple[int, int], rng: Random) -> Image.Image:
@@ -98,7 +23,7 @@ def office(size: tuple[int, int], rng: Random) -> Image.Image:
     top, sill = height * 0.06, height * 0.66
     view = gradient((int(right - left), int(sill - top)), (128, 180, 228), (226, 236, 244))
     stage.paste(view, (int(left), int(top)))
-    _skyline(draw, (left, top + (sill - top) * 0.35, right, sill), rng, (132, 154, 178))
+    skyline(draw, (left, top + (sill - top) * 0.35, right, sill), rng, (132, 154, 178))
     frame = max(3, int(width * 0.012))
     for part in range(4):
         x = left + (right - left) * part / 3
@@ -117,11 +42,11 @@ def office(size: tuple[int, int], rng: Random) -> Image.Image:
             draw.rectangle((x, y - tall, x + wide, y), fill=book)
             x += wide * rng.choice([1.05, 1.05, 2.6])
         draw.rectangle((width * 0.7, y, width, y + height * 0.014), fill=(150, 112, 78))
-    _plant(draw, (width * 0.88, height * 0.74), height * 0.3, rng)
+    plant(draw, (width * 0.88, height * 0.74), height * 0.3, rng)
     desk = int(height * 0.8)
     stage.paste(gradient((width, height - desk), (188, 142, 98), (142, 100, 66)), (0, desk))
     draw.rectangle((0, desk, width, desk + height * 0.008), fill=(222, 184, 142))
-    stage = _soften(stage, 5)
+    stage = soften(stage, 5)
     glow(stage, (0.3, 0.25), 0.6, (255, 248, 230), 0.4)
     return stage
 
@@ -150,7 +75,7 @@ def beach(size: tuple[int, int], rng: Random) -> Image.Image:
         tip = (width * rng.uniform(0.62, 0.9), height * rng.uniform(-0.05, 0.45))
         middle = ((stem[0] + tip[0]) / 2, min(stem[1], tip[1]) - height * 0.01)
         draw.polygon([stem, middle, tip, (middle[0], middle[1] + height * 0.045)], fill="#2f7a4c")
-    stage = _soften(stage, 4)
+    stage = soften(stage, 4)
     glow(stage, (0.2, 0.12), 0.35, (255, 252, 220), 0.8)
     return stage
 
@@ -167,7 +92,7 @@ def sunset(size: tuple[int, int], rng: Random) -> Image.Image:
         level = height * (0.6 + 0.11 * row)
         ridge = [(width * step / 8, level + height * rng.uniform(-0.06, 0.05)) for step in range(9)]
         draw.polygon([(0, height), *ridge, (width, height)], fill=tone)
-    return _soften(stage, 5)
+    return soften(stage, 5)
 
 
 def night(size: tuple[int, int], rng: Random) -> Image.Image:
@@ -175,12 +100,12 @@ def night(size: tuple[int, int], rng: Random) -> Image.Image:
     width, height = size
     stage = gradient(size, (8, 12, 38), (38, 42, 92))
     draw = ImageDraw.Draw(stage)
-    _skyline(draw, (0, height * 0.12, width, height * 0.8), rng, (22, 26, 52), (255, 208, 120))
+    skyline(draw, (0, height * 0.12, width, height * 0.8), rng, (22, 26, 52), (255, 208, 120))
     stage.paste(
         gradient((width, height - int(height * 0.8)), (30, 30, 58), (12, 12, 28)),
         (0, int(height * 0.8)),
     )
-    stage = _soften(stage, 6)
+    stage = soften(stage, 6)
     for _ in range(22):
         tone = rng.choice([(255, 190, 92), (255, 110, 130), (96, 196, 255), (255, 236, 190)])
         at = (rng.random(), rng.uniform(0.3, 0.95))
@@ -193,14 +118,14 @@ def city(size: tuple[int, int], rng: Random) -> Image.Image:
     width, height = size
     stage = gradient(size, (122, 178, 226), (232, 240, 244))
     draw = ImageDraw.Draw(stage)
-    _skyline(draw, (0, height * 0.1, width, height * 0.72), rng, (176, 190, 202))
-    _skyline(draw, (0, height * 0.3, width, height * 0.74), rng, (126, 128, 136), (206, 222, 234))
+    skyline(draw, (0, height * 0.1, width, height * 0.72), rng, (176, 190, 202))
+    skyline(draw, (0, height * 0.3, width, height * 0.74), rng, (126, 128, 136), (206, 222, 234))
     road = int(height * 0.74)
     stage.paste(gradient((width, height - road), (146, 146, 148), (92, 92, 98)), (0, road))
     for part in range(6):
         x = width * (part + 0.1) / 6
         draw.rectangle((x, height * 0.88, x + width * 0.09, height * 0.895), fill=(236, 232, 214))
-    stage = _soften(stage, 5)
+    stage = soften(stage, 5)
     glow(stage, (0.75, 0.08), 0.4, (255, 248, 222), 0.5)
     return stage
 
@@ -228,7 +153,7 @@ def forest(size: tuple[int, int], rng: Random) -> Image.Image:
         reach = width * rng.uniform(0.008, 0.03)
         green = (rng.randint(50, 130), rng.randint(110, 178), rng.randint(40, 80))
         draw.ellipse((x - reach, y - reach * 0.7, x + reach, y + reach * 0.7), fill=green)
-    stage = _soften(stage, 6)
+    stage = soften(stage, 6)
     for _ in range(4):
         glow(
             stage, (rng.random(), rng.uniform(0, 0.4)), rng.uniform(0.15, 0.3), (250, 246, 190), 0.5
@@ -252,7 +177,7 @@ def snow(size: tuple[int, int], rng: Random) -> Image.Image:
                         [(x - wide, y), (x + wide, y), (x, y - tall * 0.5)], fill=(70, 100, 104)
                     )
         draw.ellipse((-width * 0.3, level, width * 1.3, level + height), fill=tone)
-    stage = _soften(stage, 4)
+    stage = soften(stage, 4)
     for _ in range(70):
         at = (rng.random(), rng.random())
         glow(stage, at, rng.uniform(0.004, 0.014), (255, 255, 255), 0.9)

@@ -7,85 +7,25 @@ method is one transaction. The methods block, so the event loop calls them in a 
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
-from sqlalchemy import (
-    JSON,
-    Boolean,
-    Column,
-    Float,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    create_engine,
-    event,
-    func,
-    select,
+from sqlalchemy import create_engine, event, func, select
+from sqlalchemy.engine import Connection
+
+from comfyline.sandbox.records import (
+    FETCHES,
+    METADATA,
+    REQUESTS,
+    Request,
+    request_of,
+    without_queries,
 )
-from sqlalchemy.engine import Connection, Row
 
 Clock = Callable[[], float]
 """Seconds since the epoch, UTC."""
 
 RETENTION = 7 * 24 * 3600.0
-
-_metadata = MetaData()
-_requests = Table(
-    "requests",
-    _metadata,
-    Column("number", Integer, primary_key=True, autoincrement=True),
-    Column("request_id", String, nullable=False, unique=True),
-    Column("model_id", String, nullable=False),
-    Column("status", String, nullable=False, index=True),
-    Column("input", JSON, nullable=False),
-    Column("price_usd", Float, nullable=False),
-    Column("charge_usd", Float),
-    Column("once", Boolean, nullable=False, default=False),
-    Column("expired", Boolean, nullable=False, default=False),
-    Column("files", JSON, nullable=False, default=list),
-    Column("error", String),
-    Column("created_at", Float, nullable=False),
-    Column("started_at", Float),
-    Column("finished_at", Float),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request. `once` means sync mode: its `files` are handed over once and then forgotten."""
-
-    number: int
-    request_id: str
-    model_id: str
-    status: str
-    input: dict[str, Any]
-    price_usd: float
-    charge_usd: float | None
-    once: bool
-    expired: bool
-    files: tuple[str, ...]
-    error: str | None
-    created_at: float
-    started_at: float | None
-    finished_at: float | None
-
-
-def without_queries(value: Any) -> Any:
-    """Cuts the query off every URL: what signs a presigned URL is nobody's to keep."""
-    if isinstance(value, Mapping):
-        return {key: without_queries(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [without_queries(part) for part in value]
-    if isinstance(value, str) and value.startswith(("http://", "https://")):
-        try:
-            return urlunsplit((*urlsplit(value)[:3], "", ""))
-        except ValueError:
-            return value.partition("?")[0]
-    return value
 
 
 class Store:
@@ -100,7 +40,7 @@ class Store:
             f"sqlite:///{directory / 'sandbox.sqlite3'}", connect_args={"timeout": 10}
         )
         event.listen(self._engine, "connect", _prepare)
-        _metadata.create_all(self._engine)
+        METADATA.create_all(self._engine)
 
     def close(self) -> None:
         """Lets go of the file."""
@@ -118,7 +58,7 @@ class Store:
         """Takes a request into the queue."""
         with self._writing, self._engine.begin() as db:
             db.execute(
-                _requests.insert().values(
+                REQUESTS.insert().values(
                     request_id=request_id,
                     model_id=model_id,
                     status="in_queue",
@@ -139,33 +79,52 @@ class Store:
         """
         with self._writing, self._engine.begin() as db:
             db.execute(
-                _requests.update()
-                .where(_requests.c.status == "in_progress")
+                REQUESTS.update()
+                .where(REQUESTS.c.status == "in_progress")
                 .values(status="in_queue", started_at=None)
             )
-            return _count(db, _requests.c.status == "in_queue")
+            return _count(db, REQUESTS.c.status == "in_queue")
 
     def claim(self) -> Request | None:
         """Takes the request that has waited longest into progress."""
         with self._writing, self._engine.begin() as db:
             row = db.execute(
-                select(_requests)
-                .where(_requests.c.status == "in_queue")
-                .order_by(_requests.c.number)
+                select(REQUESTS)
+                .where(REQUESTS.c.status == "in_queue")
+                .order_by(REQUESTS.c.number)
                 .limit(1)
             ).first()
             if row is None:
                 return None
             db.execute(
-                _requests.update()
-                .where(_requests.c.number == row.number)
+                REQUESTS.update()
+                .where(REQUESTS.c.number == row.number)
                 .values(status="in_progress", started_at=self._clock())
             )
-            return _request(row)
+            return request_of(row)
 
-    def complete(self, request: Request, files: list[str]) -> None:
-        """Ends a request well, and charges it in the same transaction."""
-        self._finish(request, status="completed", files=files, charge_usd=request.price_usd)
+    def fetched(self, request: Request, url: str) -> None:
+        """Notes when an input was fetched, under its URL without the query."""
+        row = {
+            "number": request.number,
+            "url": without_queries(url),
+            "fetched_at": self._clock(),
+        }
+        with self._writing, self._engine.begin() as db:
+            db.execute(FETCHES.insert().prefix_with("OR REPLACE"), row)
+
+    def fetches(self) -> dict[int, dict[str, float]]:
+        """When each input of each request was fetched, by the request's number and the URL."""
+        found: dict[int, dict[str, float]] = {}
+        with self._engine.connect() as db:
+            for row in db.execute(select(FETCHES).order_by(FETCHES.c.fetched_at)):
+                found.setdefault(row.number, {})[row.url] = row.fetched_at
+        return found
+
+    def complete(self, request: Request, files: list[str], charge_usd: float | None = None) -> None:
+        """Ends a request well, and charges it in the same transaction: its price, or another."""
+        charge = request.price_usd if charge_usd is None else charge_usd
+        self._finish(request, status="completed", files=files, charge_usd=charge)
 
     def fail(self, request: Request, error: str) -> None:
         """Ends a request badly; it costs nothing."""
@@ -174,8 +133,8 @@ class Store:
     def _finish(self, request: Request, **values: Any) -> None:
         with self._writing, self._engine.begin() as db:
             db.execute(
-                _requests.update()
-                .where(_requests.c.number == request.number, _requests.c.status == "in_progress")
+                REQUESTS.update()
+                .where(REQUESTS.c.number == request.number, REQUESTS.c.status == "in_progress")
                 .values(finished_at=self._clock(), input=without_queries(request.input), **values)
             )
 
@@ -183,8 +142,8 @@ class Store:
         """Cancels a request that still waits; says whether it did."""
         with self._writing, self._engine.begin() as db:
             done = db.execute(
-                _requests.update()
-                .where(_requests.c.request_id == request_id, _requests.c.status == "in_queue")
+                REQUESTS.update()
+                .where(REQUESTS.c.request_id == request_id, REQUESTS.c.status == "in_queue")
                 .values(status="cancelled", finished_at=self._clock())
             )
             return done.rowcount == 1
@@ -200,35 +159,35 @@ class Store:
     def _update(self, request_id: str, **values: Any) -> bool:
         with self._writing, self._engine.begin() as db:
             done = db.execute(
-                _requests.update().where(_requests.c.request_id == request_id).values(**values)
+                REQUESTS.update().where(REQUESTS.c.request_id == request_id).values(**values)
             )
             return done.rowcount == 1
 
     def find(self, request_id: str) -> Request | None:
         """A request that is known and not yet past the retention."""
         with self._engine.connect() as db:
-            row = db.execute(select(_requests).where(_requests.c.request_id == request_id)).first()
+            row = db.execute(select(REQUESTS).where(REQUESTS.c.request_id == request_id)).first()
         if row is None or row.expired:
             return None
         if row.finished_at is not None and row.finished_at + RETENTION < self._clock():
             return None
-        return _request(row)
+        return request_of(row)
 
     def position(self, request: Request) -> int:
         """How many requests start before this one: 0 is the next to start."""
         with self._engine.connect() as db:
-            return _count(db, _requests.c.status == "in_queue", _requests.c.number < request.number)
+            return _count(db, REQUESTS.c.status == "in_queue", REQUESTS.c.number < request.number)
 
     def all(self) -> list[Request]:
         """Every request ever accepted, in the order of arrival, also the expired ones."""
         with self._engine.connect() as db:
-            rows = db.execute(select(_requests).order_by(_requests.c.number)).all()
-        return [_request(row) for row in rows]
+            rows = db.execute(select(REQUESTS).order_by(REQUESTS.c.number)).all()
+        return [request_of(row) for row in rows]
 
     def charged(self) -> float:
         """The sum of all charges in USD."""
         with self._engine.connect() as db:
-            total = db.execute(select(func.coalesce(func.sum(_requests.c.charge_usd), 0.0)))
+            total = db.execute(select(func.coalesce(func.sum(REQUESTS.c.charge_usd), 0.0)))
             return round(float(total.scalar_one()), 6)
 
 
@@ -239,9 +198,4 @@ def _prepare(connection: Any, _record: Any) -> None:
 
 
 def _count(db: Connection, *where: Any) -> int:
-    return int(db.execute(select(func.count()).select_from(_requests).where(*where)).scalar_one())
-
-
-def _request(row: Row[Any]) -> Request:
-    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
-    return Request(**{**values, "files": tuple(values["files"])})
+    return int(db.execute(select(func.count()).select_from(REQUESTS).where(*where)).scalar_one())

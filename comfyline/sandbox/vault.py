@@ -1,14 +1,31 @@
 """The files of the sandbox: outputs on the CDN, sync-mode media that are handed over once.
 
-A file is written under a temporary name and renamed, so that a name is never a promise of bytes
-that are not there.
+A file is written on a workbench and then moved, so that a name is never a promise of bytes that
+are not there.
 """
 
+import mimetypes
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# Without the machine's own tables: the same file has the same type everywhere.
+_TYPES = mimetypes.MimeTypes(())
+for _type, _extension in {
+    "audio/flac": ".flac",
+    "audio/mpeg": ".mp3",
+    "audio/wav": ".wav",
+    "image/webp": ".webp",
+    "video/mp4": ".mp4",
+}.items():
+    _TYPES.add_type(_type, _extension)
+
+
+def media_type(name: str) -> str:
+    """The media type of a file by its name."""
+    return _TYPES.guess_type(name)[0] or "application/octet-stream"
 
 
 class Vault:
@@ -25,16 +42,15 @@ class Vault:
     @contextmanager
     def workbench(self) -> Iterator[Path]:
         """A directory for the inputs of one request, gone afterwards."""
-        with tempfile.TemporaryDirectory(dir=self._tmp) as name:
+        # A thread may still be writing there when its request is broken off.
+        with tempfile.TemporaryDirectory(dir=self._tmp, ignore_cleanup_errors=True) as name:
             yield Path(name)
 
-    def put(self, request_id: str, name: str, content: bytes, *, once: bool) -> None:
-        """Stores one output of a request."""
+    def put(self, request_id: str, name: str, made: Path, *, once: bool) -> None:
+        """Takes one finished output of a request from the workbench."""
         place = self._place(request_id, once=once)
         place.mkdir(exist_ok=True)
-        half = self._tmp / f"{request_id}-{name}"
-        half.write_bytes(content)
-        half.replace(place / name)
+        made.replace(place / name)
 
     def path(self, request_id: str, name: str, *, once: bool) -> Path:
         """Where an output lies, if it is there. Only names from the store may be asked for."""

@@ -100,14 +100,6 @@ def test_an_input_that_cannot_be_used_fails_the_request_and_costs_nothing(
     assert sandbox.booked(request_id)["charge_usd"] == 0
 
 
-def test_a_model_that_makes_video_fails_clearly(sandbox: Sandbox):
-    body = {"duration": 5}
-    request_id = sandbox.api.post("/v1/models/acme/film", json=body).json()["request_id"]
-    done = sandbox.finish(request_id)
-    assert done["status"] == "failed"
-    assert done["error"]["message"] == "the sandbox cannot make video yet"
-
-
 def test_a_model_without_num_images_answers_with_a_single_image(sandbox: Sandbox):
     answer = sandbox.api.post("/v1/models/acme/brush", json={"prompt": "a beach"})
     done = sandbox.finish(answer.json()["request_id"])

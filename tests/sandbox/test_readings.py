@@ -47,6 +47,28 @@ def test_the_dialect_is_understood():
     assert with_defaults(schema, {}) == {"type": "plain"}
 
 
+def test_a_medium_is_found_behind_references_and_alternatives_and_null_is_none():
+    either = [{"type": "string", "format": "image_uri"}, {"type": "null"}]
+    schema = {
+        "type": "object",
+        "properties": {
+            "style": {"anyOf": either, "default": "https://e.com/example"},
+            "voice": {"type": "string", "format": "audio_uri", "nullable": True},
+            "clip": {"$ref": "#/$defs/format"},
+            "mode": {"enum": ["fast"], "nullable": True},
+        },
+        "$defs": {"format": {"type": "string", "format": "video_uri"}},
+    }
+    empty = {"style": None, "voice": None, "mode": None}
+    assert check(schema, empty) == []
+    assert list(media_values(schema, empty)) == []
+    given = {"style": "https://e.com/s", "clip": "https://e.com/c"}
+    assert [media.kind for media in media_values(schema, given)] == ["image", "video"]
+    assert [fault.path for fault in check(schema, {"clip": "here"})] == [("clip",)]
+    # The example of the model page's is nobody's wish.
+    assert with_defaults(schema, {}) == {}
+
+
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:9000/a", "http://localhost/a", "http://[::1]:9000/a"]
 )

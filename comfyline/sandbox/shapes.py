@@ -1,0 +1,147 @@
+"""The output object of a model: which media it holds, and where in it they stand.
+
+The entry's `output_schema` decides where it has one: its properties with a media format or a
+known name, however deep. Where it lists a single value beside a list of the same kind, these are
+alternatives. Without a schema there is a list for a model that can make several, else one value.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from comfyline.sandbox.catalogue import Entry
+from comfyline.sandbox.dialect import media_kind
+from comfyline.sandbox.vault import media_type
+from comfyline.sandbox.wishes import asked, flat, how_many, is_number_of_outputs
+
+_NAMES = re.compile(r"(image|video|audio)(s?)")
+_ADDRESSES = {"url", "uri"}
+
+
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """The place of one file."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    """The place of a plain value beside the media."""
+
+    name: str
+    schema: Mapping[str, Any]
+
+
+def media_to_make(entry: Entry, inputs: Mapping[str, Any]) -> list[str]:
+    """The kind of every file that a request asks for, in the order in which the output has them."""
+    return [place.kind for place in flat(_plan(entry, inputs)) if isinstance(place, Medium)]
+
+
+def output(
+    entry: Entry | None, inputs: Mapping[str, Any], media: Sequence[str], names: Sequence[str]
+) -> dict[str, Any]:
+    """The output with the addresses of the files in their places; empty when they are gone.
+
+    `names` are the files' own; they tell of what type each is.
+    """
+    if not media:
+        return {}
+    plan = _plan(entry, inputs) if entry else {}
+    if sum(isinstance(place, Medium) for place in flat(plan)) != len(media):
+        # The entry has changed since, or is no longer there.
+        kind = media_type(names[0]).partition("/")[0]
+        return {f"{kind}s": list(media)}
+    filled: dict[str, Any] = _fill(plan, iter(zip(media, names, strict=True)), inputs, None)
+    return filled
+
+
+def _plan(entry: Entry, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    several = any(is_number_of_outputs(name) for name in entry.input_schema.get("properties") or {})
+    number = how_many(inputs)
+    schema: Any = entry.output_schema or {}
+    if "properties" not in schema and isinstance(schema.get("output"), Mapping):
+        # As the model page shows it: the schema of the answer's `output`.
+        schema = schema["output"]
+    plan = _places(schema, "", None, _Wanted(entry.makes, several, number))
+    if isinstance(plan, dict) and any(isinstance(place, Medium) for place in flat(plan)):
+        return plan
+    one = Medium(entry.makes)
+    return {f"{entry.makes}s": [one] * number} if several else {entry.makes: one}
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    kind: str
+    several: bool
+    number: int
+
+
+def _places(schema: Any, name: str, above: str | None, wanted: _Wanted) -> Any:
+    """The value that a schema describes, with places for media and facts; None for nothing."""
+    if not isinstance(schema, Mapping):
+        return None
+    known = _NAMES.fullmatch(name)
+    kind = media_kind(schema) or (known[1] if known else above)
+    properties = schema.get("properties")
+    if isinstance(properties, Mapping):
+        chosen = (key for key in properties if _is_chosen(key, schema, wanted))
+        parts = {key: _places(properties[key], key, kind, wanted) for key in chosen}
+        return {key: part for key, part in parts.items() if part is not None}
+    if schema.get("type") == "array" or str(schema.get("format")).endswith("_uris"):
+        if kind is None:
+            return None
+        item = _places(schema.get("items") or {"format": f"{kind}_uri"}, "url", kind, wanted)
+        return None if item is None else [item] * wanted.number
+    if kind and (media_kind(schema) or known or name in _ADDRESSES):
+        return Medium(kind)
+    return _Fact(name, schema)
+
+
+def _is_chosen(name: str, schema: Mapping[str, Any], wanted: _Wanted) -> bool:
+    """Of `image`, `images`, `video`, … in one object, what this model fills in."""
+    known = _NAMES.fullmatch(name)
+    required = schema.get("required")
+    if known is None or (isinstance(required, list) and name in required):
+        return True
+    listed = {found[1] for key in schema["properties"] if (found := _NAMES.fullmatch(key))}
+    # Of one kind alone it is that kind, whatever the categories say.
+    kind = wanted.kind if wanted.kind in listed or len(listed) > 1 else known[1]
+    both = {known[1], f"{known[1]}s"} <= set(schema["properties"])
+    return known[1] == kind and (not both or bool(known[2]) is wanted.several)
+
+
+def _fill(
+    plan: Any, files: Iterator[tuple[str, str]], inputs: Mapping[str, Any], near: str | None
+) -> Any:
+    match plan:
+        case Medium():
+            return next(files)[0]
+        case list():
+            return [_fill(part, files, inputs, near) for part in plan]
+        case dict():
+            filled: dict[str, Any] = {}
+            # Media first: the facts beside them speak of them.
+            for key, part in plan.items():
+                if isinstance(part, Medium):
+                    filled[key], near = next(files)
+                elif not isinstance(part, _Fact):
+                    filled[key] = _fill(part, files, inputs, near)
+            facts = {k: _fact(p, inputs, near) for k, p in plan.items() if isinstance(p, _Fact)}
+            return filled | {key: value for key, value in facts.items() if value is not None}
+        case _:
+            return None
+
+
+def _fact(fact: _Fact, inputs: Mapping[str, Any], near: str | None) -> Any:
+    """A plain value as far as it is known: from the file beside it, or from the input."""
+    match fact.name:
+        case "content_type" | "mime_type" | "media_type":
+            return near and media_type(near)
+        case "file_name" | "filename":
+            return near
+    if "const" in fact.schema:
+        return fact.schema["const"]
+    given = asked(inputs, fact.name)
+    return fact.schema.get("default") if given is None else given

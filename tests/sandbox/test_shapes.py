@@ -1,0 +1,184 @@
+"""Which media a model's output has, and where in it they stand; what it costs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from comfyline.sandbox.catalogue import Catalogue, Entry
+from comfyline.sandbox.rules import Measures, broken_rule, read_rules
+from comfyline.sandbox.shapes import media_to_make, output
+from comfyline.sandbox.wishes import flat
+
+URL = {"type": "string", "format": "uri"}
+SEVERAL = {"type": "array", "items": URL}
+# As the model pages show it: everything that a model could answer with.
+PAGE = {
+    "output": {
+        "type": "object",
+        "properties": {"image": URL, "video": URL, "images": SEVERAL, "videos": SEVERAL},
+    }
+}
+
+
+def entry(category: str, output_schema: Any = None, *fields: str) -> Entry:
+    schema = {"type": "object", "properties": {name: {} for name in fields}}
+    return Entry(
+        model_id="m", categories=(category,), input_schema=schema, output_schema=output_schema
+    )
+
+
+def made(model: Entry, inputs: dict[str, Any]):
+    names = [f"{n}.{kind}" for n, kind in enumerate(media_to_make(model, inputs))]
+    files = [name.replace("image", "png").replace("video", "mp4") for name in names]
+    files = [name.replace("audio", "mp3") for name in files]
+    return output(model, inputs, [f"https://e.com/{name}" for name in files], files)
+
+
+@pytest.mark.parametrize(
+    ("category", "schema", "fields", "inputs", "expected"),
+    [
+        ("text-to-image", None, (), {}, {"image": "https://e.com/0.png"}),
+        ("text-to-video", PAGE, (), {}, {"video": "https://e.com/0.mp4"}),
+        ("text-to-audio", PAGE, (), {}, {"audio": "https://e.com/0.mp3"}),
+        (
+            "text-to-image",
+            PAGE,
+            ("num_images",),
+            {"num_images": 2},
+            {"images": ["https://e.com/0.png", "https://e.com/1.png"]},
+        ),
+        (
+            "text-to-video",
+            None,
+            ("num_videos",),
+            {"num_videos": 2},
+            {"videos": ["https://e.com/0.mp4", "https://e.com/1.mp4"]},
+        ),
+        (
+            "text-to-image",
+            {"properties": {"images": {"type": "array", "items": {"properties": {"url": URL}}}}},
+            ("n",),
+            {"n": 2},
+            {"images": [{"url": "https://e.com/0.png"}, {"url": "https://e.com/1.png"}]},
+        ),
+        (
+            "image-to-video",
+            {
+                "type": "object",
+                "properties": {
+                    "seed": {"type": "integer"},
+                    "result": {
+                        "type": "object",
+                        "properties": {
+                            "content_type": {"type": "string"},
+                            "video": {"properties": {"url": URL, "content_type": {}}},
+                        },
+                    },
+                    "poster": {"type": "string", "format": "image_uri"},
+                    "frames": {"format": "image_uris"},
+                    "took": {"type": "number"},
+                },
+            },
+            (),
+            {"seed": 7},
+            {
+                "result": {"video": {"url": "https://e.com/0.mp4", "content_type": "video/mp4"}},
+                "poster": "https://e.com/1.png",
+                "frames": ["https://e.com/2.png"],
+                "seed": 7,
+            },
+        ),
+    ],
+)
+def test_the_output_has_the_shape_of_the_entry(
+    category: str, schema: Any, fields: tuple[str, ...], inputs: dict[str, Any], expected: Any
+):
+    assert made(entry(category, schema, *fields), inputs) == expected
+
+
+def test_an_output_without_files_is_empty_and_one_of_a_vanished_model_a_list():
+    assert output(entry("text-to-image"), {}, [], []) == {}
+    assert output(None, {}, ["https://e.com/0.mp4"], ["0.mp4"]) == {
+        "videos": ["https://e.com/0.mp4"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("told", "unit", "inputs", "charge"),
+    [
+        (0.5, "output", {"num_videos": 3}, 1.5),
+        (0.5, "second", {"duration": "4s"}, 2.0),
+        (0.5, "second", {"duration": "auto"}, 3.5),
+        (0, "output", {}, 0),
+        # What the catalogue does not tell is charged all the same.
+        (None, "output", {}, 0.04),
+        (-1, "second", {"duration": 2}, 0.16),
+    ],
+)
+def test_a_request_is_charged_by_its_unit_also_when_the_price_is_not_told(
+    tmp_path: Path, told: float | None, unit: str, inputs: dict[str, Any], charge: float
+):
+    stored = {"models": [{"model_id": "a/b", "price_unit": unit, "base_price_usd": told}]}
+    (tmp_path / "answer.json").write_text(json.dumps(stored))
+    found = Catalogue([tmp_path]).find("a/b")
+    assert found is not None
+    assert found.charge(inputs, made_seconds=7) == pytest.approx(charge)
+    assert found.shown(with_schema=False)["base_price_usd"] == told
+
+
+@pytest.mark.parametrize(
+    ("rule", "bound", "breaks"),
+    [
+        ("file_size_mb<", 1, True),
+        ("file_size_mb<", 3, False),
+        ("width/height>", 2, True),
+        ("width/height>", 1.9, False),
+        ("width/height<", 2.1, False),
+        ("width_pixels>", 400, True),
+        ("height_pixels>=", 200, False),
+        ("duration_seconds<=", 10, False),
+        ("sparkle<", 1, False),
+        ("width_pixels", 1, False),
+        ("width_pixels>", "many", False),
+    ],
+)
+def test_the_rules_of_a_file_are_kept_and_unknown_ones_forbid_nothing(
+    rule: str, bound: Any, *, breaks: bool
+):
+    written = [{"validation_rule": rule, "validation_value": bound, "validation_error": "No."}]
+    picture = Measures(2 * 1024 * 1024, 400, 200)
+    assert broken_rule(read_rules(written), picture) == ("No." if breaks else None)
+
+
+KEYS = ["properties", "type", "items", "output", "format", "required", "url", "content_type"]
+NAMES = ["image", "images", "video", "videos", "audio", "seed", "object", "array"]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(NAMES),
+    lambda part: (
+        st.lists(part, max_size=2)
+        | st.dictionaries(st.sampled_from(KEYS + NAMES), part, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@settings(deadline=None)
+@given(
+    schema=st.dictionaries(st.sampled_from(["properties", "output", "type"]), JSON),
+    category=st.sampled_from(["text-to-image", "image-to-video", "text-to-music", "lip-sync"]),
+    number=st.integers(1, 3),
+)
+def test_whatever_an_output_schema_says_every_file_has_its_one_place(
+    schema: dict[str, Any], category: str, number: int
+):
+    model = entry(category, schema, "num_outputs")
+    inputs = {"num_outputs": number}
+    kinds = media_to_make(model, inputs)
+    assert kinds
+    urls = [f"https://e.com/{number}" for number in range(len(kinds))]
+    found = output(model, inputs, urls, [f"{n}.png" for n in range(len(kinds))])
+    assert sorted(value for value in flat(found) if value in urls) == urls
