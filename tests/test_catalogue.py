@@ -1,5 +1,7 @@
 import asyncio
 import json
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,20 @@ import pytest
 
 from comfyline import catalogue as catalogue_module
 from comfyline.catalogue import Catalogue
-from comfyline.errors import ComfylineError, InputInvalid, Refused, TokenRejected, Unreachable
+from comfyline.errors import (
+    ComfylineError,
+    InputInvalid,
+    Redirected,
+    Refused,
+    TokenRejected,
+    TryLater,
+    Unreachable,
+)
+from comfyline.models.kept import FRESH_SECONDS, KeptModels
+from comfyline.models.unchecked import UncheckedModel
 
 SCHEMA = {"type": "object", "properties": {"prompt": {"type": "string"}}}
 LIVE = {
-    "model_id": "acme/live",
     "input_schema": SCHEMA,
     "base_price_usd": 2,
     "price_unit": "output",
@@ -31,19 +42,35 @@ class Client:
         await asyncio.sleep(0.01)
         if isinstance(self.answer, ComfylineError):
             raise self.answer
-        return {**self.answer, "model_id": model_id}
+        return {"model_id": model_id, **self.answer}
+
+    async def models(self, **_filters: str | None) -> list[Mapping[str, Any]]:
+        if isinstance(self.answer, Unreachable):
+            raise self.answer
+        return [{"model_id": "acme/live"}, {"model_id": 3}, {"model_id": "acme/lively"}]
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    (tmp_path / "acme").mkdir()
+    (tmp_path / "models/acme").mkdir(parents=True)
     local = {"model_id": "acme/local", "input_schema": SCHEMA, "base_price_usd": 9}
-    (tmp_path / "acme/local.json").write_text(json.dumps(local))
-    return tmp_path
+    (tmp_path / "models/acme/local.json").write_text(json.dumps(local))
+    return tmp_path / "models"
 
 
-def made(directory: Path, client: Client) -> Catalogue:
-    return Catalogue((directory,), client)  # type: ignore[arg-type]
+def made(directory: Path, client: Client, **options: bool) -> Catalogue:
+    kept = KeptModels(directory.parent / "kept")
+    return Catalogue((directory,), client, kept, **options)  # type: ignore[arg-type]
+
+
+def kept_file(directory: Path, model_id: str, *, days_old: float, **changes: Any) -> Path:
+    path = directory.parent / f"kept/{model_id}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entry = {"model_id": model_id, "input_schema": {**SCHEMA, "title": "kept"}, **changes}
+    path.write_text(json.dumps(entry))
+    written = time.time() - days_old * 24 * 3600
+    os.utime(path, (written, written))
+    return path
 
 
 async def test_the_schema_is_the_files_and_the_price_is_todays(directory: Path) -> None:
@@ -148,3 +175,154 @@ async def test_a_schema_that_was_pulled_meanwhile_is_found(
     )
 
     assert (await catalogue.entry("acme/new")).model_id == "acme/new"
+
+
+async def test_what_only_runcomfy_knows_is_kept_and_asked_for_once(directory: Path) -> None:
+    published = {**LIVE, "a_key": "that nobody knows"}
+    await made(directory, Client(published)).entry("acme/live")
+
+    away = Client(Unreachable("away"))
+    entry = await made(directory, away).entry("acme/live")
+
+    assert entry.input_schema == SCHEMA
+    assert away.asked == 0
+    kept = json.loads((directory.parent / "kept/acme/live.json").read_text())
+    assert kept == {"model_id": "acme/live", **published}
+
+
+async def test_the_projects_own_file_wins_over_what_is_kept_and_keeps_nothing(
+    directory: Path,
+) -> None:
+    kept_file(directory, "acme/local", days_old=0)
+    catalogue = made(directory, Client(LIVE))
+
+    assert (await catalogue.priced("acme/local")).input_schema == SCHEMA
+
+    await catalogue.published("acme/live")
+    assert not (directory.parent / "kept/acme/live.json").exists()
+
+
+async def test_a_plan_uses_what_is_kept_and_keeps_nothing(directory: Path) -> None:
+    kept_file(directory, "acme/kept", days_old=1)
+    client = Client(LIVE)
+    catalogue = made(directory, client, reading=True)
+
+    assert (await catalogue.entry("acme/kept")).input_schema["title"] == "kept"
+    assert client.asked == 0
+    await catalogue.priced("acme/live")
+    assert not (directory.parent / "kept/acme/live.json").exists()
+
+
+@pytest.mark.parametrize("days", [7.1, -1])
+async def test_an_old_copy_is_asked_for_anew(directory: Path, days: float) -> None:
+    path = kept_file(directory, "acme/old", days_old=days)
+
+    assert "title" not in (await made(directory, Client(LIVE)).entry("acme/old")).input_schema
+    assert 0 <= time.time() - path.stat().st_mtime < FRESH_SECONDS
+    assert "title" not in json.loads(path.read_text())["input_schema"]
+
+
+@pytest.mark.parametrize("error", [Unreachable("away"), TryLater("slow down")])
+async def test_an_old_copy_serves_while_runcomfy_is_away(
+    directory: Path, error: ComfylineError
+) -> None:
+    kept_file(directory, "acme/old", days_old=400)
+
+    assert (await made(directory, Client(error)).entry("acme/old")).input_schema["title"] == "kept"
+
+
+async def test_an_old_copy_of_what_runcomfy_no_longer_has_is_not_used(directory: Path) -> None:
+    kept_file(directory, "acme/old", days_old=8)
+
+    with pytest.raises(InputInvalid, match="no such model"):
+        await made(directory, Client(Refused("no such model"))).entry("acme/old")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"model_id": "acme/another"}', ""])
+async def test_a_broken_copy_is_replaced(directory: Path, content: str) -> None:
+    path = kept_file(directory, "acme/live", days_old=0)
+    path.write_text(content)
+
+    assert (await made(directory, Client(LIVE)).entry("acme/live")).input_schema == SCHEMA
+    assert json.loads(path.read_text())["model_id"] == "acme/live"
+
+
+async def test_a_copy_that_cannot_be_kept_stops_nothing(directory: Path) -> None:
+    (directory.parent / "kept").write_text("a file where a folder should be")
+
+    assert (await made(directory, Client(LIVE)).entry("acme/live")).input_schema == SCHEMA
+
+
+async def test_the_price_of_a_kept_model_is_todays_or_unknown(directory: Path) -> None:
+    kept_file(directory, "acme/live", days_old=1, base_price_usd=9, price_unit="output")
+
+    assert (await made(directory, Client(LIVE)).priced("acme/live")).base_price_usd == 2
+    away = made(directory, Client(Unreachable("away")))
+    assert (await away.priced("acme/live")).base_price_usd is None
+
+
+async def test_offline_and_unknown_says_what_is_missing_and_what_is_near(directory: Path) -> None:
+    kept_file(directory, "acme/panorama", days_old=1)
+
+    with pytest.raises(Unreachable) as caught:
+        await made(directory, Client(Unreachable("RunComfy is away"))).entry("acme/panoramas")
+
+    assert "no schema of acme/panoramas" in caught.value.message
+    assert "RunComfy is away" in caught.value.message
+    assert "Did you mean `acme/panorama`?" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("asked", "near"), [("acme/lokal", "acme/local"), ("acme/livly", "acme/lively")]
+)
+async def test_a_misspelt_model_is_told_the_nearest_of_all_places(
+    directory: Path, asked: str, near: str
+) -> None:
+    with pytest.raises(InputInvalid) as caught:
+        await made(directory, Client(Refused("unknown model"))).entry(asked)
+
+    assert caught.value.problems[0].hint == f"did you mean `{near}`?"
+
+
+async def test_an_answer_about_another_model_is_not_taken(directory: Path) -> None:
+    client = Client({**LIVE, "model_id": "acme/live-2"})
+
+    with pytest.raises(InputInvalid, match="answers with acme/live-2"):
+        await made(directory, client).entry("acme/live")
+    with pytest.raises(InputInvalid, match="answers with acme/live-2"):
+        await made(directory, client).published("acme/live")
+
+
+async def test_where_the_api_has_moved_is_said_as_it_is(directory: Path) -> None:
+    moved = Redirected("RunComfy sends elsewhere", hint="Mend base_url.")
+
+    for asking in (made(directory, Client(moved)).entry, made(directory, Client(moved)).published):
+        with pytest.raises(Redirected) as caught:
+            await asking("acme/live")
+        assert caught.value.hint == "Mend base_url."
+
+
+@pytest.mark.parametrize(
+    "answer", [Unreachable("away"), TryLater("slow"), Refused("no"), {"input_schema": None}]
+)
+async def test_unchecked_takes_a_model_of_which_nothing_is_known(
+    directory: Path, answer: Mapping[str, Any] | ComfylineError
+) -> None:
+    entry = await made(directory, Client(answer), unchecked=True).priced("acme/none")
+
+    assert isinstance(entry, UncheckedModel)
+    assert entry.base_price_usd is None
+
+
+async def test_unchecked_still_checks_what_is_known_and_needs_a_token(directory: Path) -> None:
+    assert not isinstance(
+        await made(directory, Client(LIVE), unchecked=True).entry("acme/live"), UncheckedModel
+    )
+    with pytest.raises(TokenRejected):
+        await made(directory, Client(TokenRejected("no")), unchecked=True).entry("acme/none")
+
+
+async def test_what_has_no_id_is_left_out_of_the_catalogue(directory: Path) -> None:
+    found = await made(directory, Client(LIVE)).search(None, None)
+
+    assert [entry.model_id for entry in found] == ["acme/live", "acme/lively"]

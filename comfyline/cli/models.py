@@ -1,45 +1,92 @@
-"""models list, show, pull: the model schemas."""
+"""models list, show, pull: what RunComfy offers, what a model takes, and its schema on disk."""
 
 import asyncio
 import json
-from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 from rich.table import Table
+from rich.text import Text
 
-from comfyline.cli.options import Profile
-from comfyline.cli.speech import results, say
+from comfyline.cli.options import Json, Profile
+from comfyline.cli.speech import answer, results, say
 from comfyline.config_files import model_directories
-from comfyline.environment import prepare
-from comfyline.errors import UsageError
-from comfyline.models.library import check_model_id, find_model, list_models, model_path
-from comfyline.report.atomic import appearing_whole
-from comfyline.services import open_services
+from comfyline.environment import home, look
+from comfyline.errors import ComfylineError, InputInvalid, Problem, TokenRejected, UsageError
+from comfyline.models.changes import changes
+from comfyline.models.describe import InputField, input_fields
+from comfyline.models.entry import ModelEntry
+from comfyline.models.example import example_step
+from comfyline.models.kept import KeptModels
+from comfyline.models.library import check_model_id, list_models, model_path, read_json, store_model
+from comfyline.models.listing import Listed, listing
+from comfyline.report.words import count, usd
+from comfyline.services import kept_models, open_catalogue
 from comfyline.yamlfile import did_you_mean
 
-app = App(name="models", help="The model schemas in configs/models/.")
+_PATIENCE = 5.0
+"""Seconds for which RunComfy may be away: somebody is waiting at the prompt."""
+_LOCAL = Path("configs/models")
+_CHANGES = 20
+
+app = App(
+    name="models", help="What RunComfy offers: list it, show a model's inputs, pull its schema."
+)
 
 
 @app.command(name="list")
-def list_() -> int:
-    """List the models whose schema is here.
+def list_(
+    *,
+    search: Annotated[str | None, Parameter(help="Only models with this text in their id.")] = None,
+    category: Annotated[
+        str | None, Parameter(help="Only models of this category, such as image-to-video.")
+    ] = None,
+    local: Annotated[
+        bool, Parameter(negative="", help="Only what is on this machine; RunComfy is not asked.")
+    ] = False,
+    profile: Profile = "production",
+    json_output: Json = False,
+) -> int:
+    """List the models: those in configs/models/, those kept, and RunComfy's whole catalogue.
 
-    Example: comfyline models list
+    Example: comfyline models list --search nano-banana
+
+    What is `local` lies in configs/models/, what is `cached` was asked for before and works
+    offline, and all else is fetched from the `catalogue` when it is first used.
     """
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("model", no_wrap=True)
-    table.add_column("makes")
-    for entry in list_models(model_directories(Path.cwd())):
-        table.add_row(entry.model_id, ", ".join(entry.categories))
-    results.print(table)
-    return 0
+
+    async def work() -> list[ModelEntry]:
+        async with open_catalogue(look(profile, _PATIENCE)) as catalogue:
+            return await catalogue.search(search, category)
+
+    live: list[ModelEntry] = []
+    away: ComfylineError | None = None
+    if not local:
+        try:
+            live = asyncio.run(work())
+        except (InputInvalid, UsageError):
+            raise
+        except ComfylineError as error:
+            away = error
+    here = list_models(model_directories(Path.cwd()))
+    kept = KeptModels(kept_models(home())).list()
+    listed = listing(here, kept, live, search, category)
+    if json_output:
+        answer(json.dumps([_as_json(one) for one in listed]))
+    elif listed:
+        results.print(_models_table(listed))
+    else:
+        say("No model fits.")
+    if away:
+        say(f"RunComfy's catalogue is not in the list. {_why(away)}")
+    return away.exit_code if away and not listed else 0
 
 
 @app.command
-def show(model_id: str, /) -> int:
-    """Show a model's inputs: types, limits, defaults.
+def show(model_id: str, /, *, profile: Profile = "production") -> int:
+    """Show a model's inputs with their types, limits and defaults, its price, and an example step.
 
     Example: comfyline models show google/nano-banana/pro/edit
 
@@ -48,66 +95,153 @@ def show(model_id: str, /) -> int:
     model_id
         The model, as the catalogue names it.
     """
-    directories = model_directories(Path.cwd())
-    entry = find_model(model_id, directories)
-    if entry is None:
-        known = [one.model_id for one in list_models(directories)]
-        hint = did_you_mean(model_id, known) or f"`comfyline models pull {model_id}` fetches it."
-        raise UsageError(f"There is no schema of {model_id} in configs/models/", hint=hint)
-    table = Table(title=model_id, box=None, pad_edge=False, header_style="bold")
-    for column in ("input", "type", "allowed", "default", "what it is"):
-        table.add_column(column)
-    required = entry.input_schema.get("required", [])
-    for name, field in entry.input_schema.get("properties", {}).items():
-        table.add_row(
-            f"{name} *" if name in required else name,
-            str(field.get("format") or field.get("type", "")),
-            _allowed(field),
-            "" if name in required else json.dumps(field.get("default")),
-            str(field.get("description") or field.get("title") or ""),
-        )
-    results.print(table)
-    results.print("* required", style="dim")
+    check_model_id(model_id)
+
+    async def work() -> ModelEntry:
+        async with open_catalogue(look(profile, _PATIENCE)) as catalogue:
+            return await catalogue.priced(model_id)
+
+    try:
+        entry = asyncio.run(work())
+    except (InputInvalid, UsageError):
+        raise
+    except ComfylineError as error:
+        # Who has no token can still read what is on the disk.
+        entry = _here(model_id, error)
+    results.print(Text(entry.model_id, style="bold"))
+    results.print(Text(f"makes   {', '.join(entry.categories) or 'not said'}"))
+    results.print(Text(f"price   {price_in_words(entry)}"))
+    results.print()
+    results.print(_inputs_table(input_fields(entry)))
+    results.print()
+    results.print(Text("In a pipeline:", style="bold"))
+    # Neither wrapped nor coloured, so that it can be copied.
+    results.print(Text(example_step(entry)), soft_wrap=True, end="")
     return 0
 
 
 @app.command
-def pull(model_id: str, /, *, profile: Profile = "production") -> int:
-    """Take a model's schema from the live catalogue into configs/models/.
+def pull(*model_id: str, profile: Profile = "production") -> int:
+    """Take models' schemas from RunComfy's catalogue into configs/models/, as it publishes them.
 
     Example: comfyline models pull google/nano-banana/pro/edit
 
     Parameters
     ----------
     model_id
-        The model, as the catalogue names it.
+        The models, as the catalogue names them.
     """
-    check_model_id(model_id)
+    if not model_id:
+        raise UsageError(
+            "Say which model", hint="comfyline models pull google/nano-banana/pro/edit"
+        )
+    for one in model_id:
+        check_model_id(one)
 
-    async def work() -> Mapping[str, Any]:
-        async with open_services(await prepare(profile, say), reading=True) as services:
-            return await services.client.catalogue_entry(model_id)
+    async def work() -> list[Problem]:
+        problems: list[Problem] = []
+        async with open_catalogue(look(profile, _PATIENCE)) as catalogue:
+            for one in dict.fromkeys(model_id):
+                try:
+                    published = await catalogue.published(one)
+                except InputInvalid as error:
+                    problems += error.problems
+                    continue
+                await asyncio.to_thread(_store, one, dict(published))
+        return problems
 
-    entry = asyncio.run(work())
-    target = model_path(Path("configs/models"), model_id)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with appearing_whole(target) as part:
-        part.write_text(json.dumps(entry, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    say(f"{target} is written.")
+    if problems := asyncio.run(work()):
+        raise InputInvalid(problems)
     return 0
 
 
-def _allowed(field: Mapping[str, Any]) -> str:
-    if "enum" in field:
-        return ", ".join(map(str, field["enum"]))
-    bounds = [
-        f"{word} {field[name]}"
-        for name, word in (
-            ("minimum", "from"),
-            ("maximum", "to"),
-            ("minItems", "at least"),
-            ("maxItems", "at most"),
+def _store(model_id: str, published: dict[str, object]) -> None:
+    """Writes one entry and says what is different from what was there."""
+    target = model_path(_LOCAL, model_id)
+    before: object = None
+    with suppress(InputInvalid):
+        before = read_json(target) if target.exists() else None
+    try:
+        store_model(_LOCAL, model_id, published)
+    except OSError as error:
+        message = f"the file cannot be written: {error.strerror}"
+        raise InputInvalid([Problem(str(target), message)]) from None
+    if before is None:
+        say(f"{target}: written.")
+    elif different := changes(before, published):
+        say(f"{target}: written anew, {count(len(different), 'change')}:")
+        for line in different[:_CHANGES]:
+            say(f"    {line}")
+        if len(different) > _CHANGES:
+            say(f"    and {len(different) - _CHANGES} more")
+    else:
+        say(f"{target}: is what RunComfy publishes today.")
+
+
+def _here(model_id: str, away: ComfylineError) -> ModelEntry:
+    """The model as it lies on this machine, without a price, when RunComfy cannot be asked."""
+    known = listing(
+        list_models(model_directories(Path.cwd())), KeptModels(kept_models(home())).list(), []
+    )
+    found = [one.entry for one in known if one.entry.model_id == model_id]
+    if not found:
+        if near := did_you_mean(model_id, [one.entry.model_id for one in known]):
+            say(f"{model_id} is not on this machine; {near}")
+        raise away
+    say(f"RunComfy could not be asked for the price. {_why(away)}")
+    return found[0]
+
+
+def _why(away: ComfylineError) -> str:
+    """Why RunComfy was not asked; what to do is said where it is not just to wait."""
+    return str(away) if isinstance(away, TokenRejected) else away.message
+
+
+def price_in_words(entry: ModelEntry) -> str:
+    """A model's price with its unit; `unknown` where that is not known, which is not free."""
+    if entry.base_price_usd is None:
+        return "unknown"
+    unit = f" per {entry.price_unit}" if entry.price_unit else ", per what is unknown"
+    note = f" ({entry.pricing_note})" if entry.pricing_note else ""
+    return f"{usd(entry.base_price_usd)}{unit}{note}"
+
+
+def _models_table(listed: list[Listed]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model", no_wrap=True)
+    for column in ("makes", "price", "where"):
+        table.add_column(column)
+    for one in listed:
+        makes = ", ".join(one.entry.categories)
+        cells = (one.entry.model_id, makes, price_in_words(one.entry), one.where)
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _inputs_table(fields: list[InputField]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("input", "type", "required", "allowed", "default", "what it is"):
+        table.add_column(column, overflow="fold")
+    for field in fields:
+        default = f"example: {field.default}" if field.is_example else field.default
+        cells = (
+            field.path,
+            field.type,
+            "yes" if field.required else "",
+            "; ".join(rule.rstrip(".") for rule in field.rules),
+            default if field.default else "",
+            field.about,
         )
-        if name in field
-    ]
-    return " ".join(bounds)
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _as_json(one: Listed) -> dict[str, object]:
+    entry = one.entry
+    return {
+        "model": entry.model_id,
+        "categories": list(entry.categories),
+        "price_usd": entry.base_price_usd,
+        "price_unit": entry.price_unit,
+        "where": one.where,
+    }

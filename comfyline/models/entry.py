@@ -2,7 +2,7 @@
 
 import math
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -34,6 +34,9 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(entry for entry in listed if isinstance(entry, str))
 
 
+_PRICE = ("base_price_usd", "price_unit", "pricing_note")
+
+
 class ModelEntry(BaseModel):
     """A catalogue entry. `input_schema` is in RunComfy's dialect, as `dialect` reads it."""
 
@@ -49,6 +52,15 @@ class ModelEntry(BaseModel):
     base_price_usd: Annotated[float | None, BeforeValidator(_price)] = None
     price_unit: Annotated[str | None, BeforeValidator(_text)] = None
     pricing_note: Annotated[str | None, BeforeValidator(_text)] = None
+
+    def priced_like(self, other: "ModelEntry") -> Self:
+        """The same model with another entry's price."""
+        price = {name: getattr(other, name) for name in _PRICE}
+        return self.model_copy(update=price)
+
+    def without_price(self) -> Self:
+        """The same model with an unknown price."""
+        return self.model_copy(update=dict.fromkeys(_PRICE))
 
     @cached_property
     def plain_schema(self) -> dict[str, Any]:

@@ -5,16 +5,18 @@ A file holds one catalogue entry, or a whole answer of the catalogue (`{"models"
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from comfyline.atomic import appearing_whole
 from comfyline.errors import InputInvalid, Problem
 from comfyline.models.entry import ModelEntry
 
-_MODEL_ID = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*", re.ASCII)
+# Each part is the name of a folder or a file, which no file system lets be longer than 255.
+_MODEL_ID = re.compile(r"[A-Za-z0-9._-]{1,200}(/[A-Za-z0-9._-]{1,200}){0,9}", re.ASCII)
 
 
 def check_model_id(model_id: str) -> str:
@@ -41,7 +43,7 @@ def find_model(model_id: str, directories: Iterable[Path]) -> ModelEntry | None:
     for directory in directories:
         own = model_path(directory, model_id)
         paths = [own] if own.is_file() else _json_files(directory)
-        for entry in (entry for path in paths for entry in _read(path)):
+        for entry in (entry for path in paths for entry in read_models(path)):
             if entry.model_id == model_id:
                 return entry
     return None
@@ -53,7 +55,7 @@ def list_models(directories: Iterable[Path]) -> list[ModelEntry]:
     problems: list[Problem] = []
     for path in (path for directory in directories for path in _json_files(directory)):
         try:
-            for entry in _read(path):
+            for entry in read_models(path):
                 found.setdefault(entry.model_id, entry)
         except InputInvalid as error:
             problems.extend(error.problems)
@@ -62,12 +64,25 @@ def list_models(directories: Iterable[Path]) -> list[ModelEntry]:
     return [found[model_id] for model_id in sorted(found)]
 
 
-def _json_files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*.json") if path.is_file())
+def store_model(directory: Path, model_id: str, published: Mapping[str, Any]) -> Path:
+    """Writes an entry as RunComfy published it, for people to read; the file appears whole.
+
+    Gives the file's path. Raises InputInvalid for what is no model id, and OSError.
+    """
+    target = model_path(directory, model_id)
+    try:
+        written = json.dumps(published, indent=2, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        # Half a character is JSON when it is escaped, and no UTF-8.
+        written = json.dumps(published, indent=2).encode()
+    with appearing_whole(target) as part:
+        part.write_bytes(written + b"\n")
+    return target
 
 
-def _read(path: Path) -> Iterator[ModelEntry]:
-    content = _content(path)
+def read_models(path: Path) -> Iterator[ModelEntry]:
+    """The models in one file; raises InputInvalid for a broken one."""
+    content = read_json(path)
     listed = content.get("models") if isinstance(content, dict) else None
     for entry in listed if isinstance(listed, list) else [content]:
         try:
@@ -79,7 +94,8 @@ def _read(path: Path) -> Iterator[ModelEntry]:
             raise InputInvalid([Problem(str(path), message)]) from None
 
 
-def _content(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; raises InputInvalid for a broken one."""
     try:
         return json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
@@ -90,3 +106,7 @@ def _content(path: Path) -> Any:
         raise InputInvalid([Problem(str(path), message)]) from None
     except (UnicodeDecodeError, RecursionError, ValueError):
         raise InputInvalid([Problem(str(path), "the file is not JSON text")]) from None
+
+
+def _json_files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*.json") if path.is_file())

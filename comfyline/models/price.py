@@ -20,28 +20,49 @@ _COUNTS = (
     "n",
 )
 """The names under which models take how many outputs to make."""
-_SECONDS = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*s?", re.ASCII)
+_MOST = 1_000_000
+"""More outputs than this of one request are a mistake, and no number to multiply a price with."""
+_SECONDS = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(?:s|sec|secs|second|seconds)?", re.ASCII)
+_WHOLE = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 def estimate(entry: ModelEntry, inputs: Mapping[str, Any]) -> float | None:
-    """The price in US dollars, None when it is unknown; the truth is the result's `cost`."""
+    """The price in US dollars, None when it is unknown; the truth is the result's `cost`.
+
+    Unknown is also what multiplies the price: a number of outputs or a duration that makes no
+    sense, or that is left to the model (`auto`, -1).
+    """
     if entry.base_price_usd is None:
         return None
     units: float | None = None
     if entry.price_unit == "output":
-        units = expected_outputs(entry, inputs)
+        units = _outputs(entry, inputs)
     elif entry.price_unit == "second":
         units = _seconds(_asked(entry, inputs, "duration"))
-    return None if units is None else entry.base_price_usd * units
+    if units is None:
+        return None
+    price = entry.base_price_usd * units
+    return price if math.isfinite(price) else None
 
 
 def expected_outputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> int:
-    """How many outputs the inputs ask for, by the schema's defaults where they do not say."""
-    for name in _COUNTS:
-        asked = _asked(entry, inputs, name)
-        if isinstance(asked, int) and not isinstance(asked, bool) and asked >= 1:
-            return asked
-    return 1
+    """How many outputs the inputs ask for, by the schema's defaults where they do not say.
+
+    One where that makes no sense: it names outputs, and their number decides about no money.
+    """
+    return _outputs(entry, inputs) or 1
+
+
+def _outputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> int | None:
+    """The first number of outputs that is asked for; None when that is no number of outputs."""
+    asked = (_asked(entry, inputs, name) for name in _COUNTS)
+    named = next((value for value in asked if value is not None), 1)
+    if isinstance(named, str) and _WHOLE.fullmatch(named.strip()):
+        named = int(named)
+    if isinstance(named, float) and named.is_integer():
+        named = int(named)
+    is_count = isinstance(named, int) and not isinstance(named, bool) and 1 <= named <= _MOST
+    return named if is_count else None
 
 
 def _asked(entry: ModelEntry, inputs: Mapping[str, Any], name: str) -> Any:
@@ -59,4 +80,8 @@ def _seconds(duration: Any) -> float | None:
         duration = float(match[1])
     if isinstance(duration, bool) or not isinstance(duration, int | float):
         return None
-    return float(duration) if math.isfinite(duration) and duration > 0 else None
+    try:
+        seconds = float(duration)
+    except OverflowError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds > 0 else None

@@ -17,16 +17,20 @@ from urllib.request import url2pathname
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from comfyline.addresses import bare_origin, without_secrets
+from comfyline.atomic import appearing_whole
 from comfyline.job import JobState
-from comfyline.report.atomic import appearing_whole
-from comfyline.report.words import count, span, usd
+from comfyline.report.costs import NOTHING, Costs, paid_together
+from comfyline.report.words import count, span
 
 _FAILED = {JobState.FAILED, JobState.CANCELLED, JobState.IN_DOUBT, JobState.EXPIRED}
 
 
 @dataclass(frozen=True, slots=True)
 class GalleryHeader:
-    """What the page says about the run as a whole. `started` is an ISO time."""
+    """What the page says about the run as a whole. `started` is an ISO time.
+
+    `cost` and `cost_of` are in words: `$1.40`, `for 10 submissions`.
+    """
 
     pipeline: str
     run_id: str
@@ -38,8 +42,8 @@ class GalleryHeader:
     failed: int
     cancelled: int
     in_doubt: int
-    submitted: int
-    cost_usd: float
+    cost: str
+    cost_of: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class Card:
     links: tuple[str, ...] = ()
     prompt: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    cost_usd: float | None = None
+    costs: Costs = NOTHING
     seconds: float | None = None
     request_id: str | None = None
     message: str = ""
@@ -113,9 +117,9 @@ class _Group:
     results: tuple[_Result, ...]
 
     @property
-    def cost_usd(self) -> float | None:
-        known = [r.card.cost_usd for r in self.results if r.card.cost_usd is not None]
-        return sum(known) if known else None
+    def cost(self) -> str:
+        """What all cards have cost."""
+        return paid_together(result.card.costs for result in self.results)
 
 
 def write_gallery(target: Path, header: GalleryHeader, cards: Iterable[Card]) -> None:
@@ -242,6 +246,6 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(data_uri=_data_uri, moment=_moment, bare=_bare, usd=usd, span=span)
+    environment.filters.update(data_uri=_data_uri, moment=_moment, bare=_bare, span=span)
     environment.globals["count"] = count
     return environment.get_template("gallery.html.j2")

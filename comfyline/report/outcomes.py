@@ -6,17 +6,27 @@ from datetime import datetime
 from pathlib import Path
 
 from comfyline.job import Job, JobState
+from comfyline.report.costs import Charge, Costs, total
 from comfyline.report.gallery import Card, GalleryHeader
-from comfyline.report.summary import ErrorRecord, OutputRecord, RunSummary
+from comfyline.report.summary import ErrorRecord, OutputRecord, RunSummary, cost_in_words
 from comfyline.run import Outcome, Run
 
 _PROMPT_FIELDS = ("prompt", "text", "tags", "lyrics")
 
 
 def summarise(
-    run: Run, outcomes: Sequence[Outcome], seconds: float, report: str | None
+    run: Run,
+    outcomes: Sequence[Outcome],
+    seconds: float,
+    report: str | None,
+    charges: Mapping[str, Sequence[Charge]],
 ) -> RunSummary:
-    """The run in numbers, with every output and every error."""
+    """The run in numbers, with every output and every error.
+
+    `charges` are the run's own requests by job key, whatever became of them: what failed, or is in
+    doubt, may have cost as well.
+    """
+    costs = total(charge for of_job in charges.values() for charge in of_job)
     states = Counter(outcome.state for outcome in outcomes if not outcome.reused)
     return RunSummary(
         run_id=run.id,
@@ -28,7 +38,9 @@ def summarise(
         cancelled=states[JobState.CANCELLED],
         in_doubt=states[JobState.IN_DOUBT],
         submitted=run.submitted,
-        cost_usd=sum(outcome.cost_usd or 0.0 for outcome in outcomes if not outcome.reused),
+        cost_usd=costs.cost_usd,
+        estimate_usd=costs.estimate_usd,
+        cost_unknown=costs.unknown,
         seconds=seconds,
         report=report,
         outputs=tuple(_output_records(outcomes)),
@@ -38,6 +50,7 @@ def summarise(
 
 def header(summary: RunSummary, started: datetime) -> GalleryHeader:
     """What the gallery says about the run as a whole."""
+    cost, cost_of = cost_in_words(summary)
     return GalleryHeader(
         pipeline=summary.pipeline,
         run_id=summary.run_id,
@@ -49,13 +62,19 @@ def header(summary: RunSummary, started: datetime) -> GalleryHeader:
         failed=summary.failed,
         cancelled=summary.cancelled,
         in_doubt=summary.in_doubt,
-        submitted=summary.submitted,
-        cost_usd=summary.cost_usd,
+        cost=cost,
+        cost_of=cost_of,
     )
 
 
-def cards(outcomes: Sequence[Outcome], thumbnails: Path) -> Iterator[Card]:
-    """One card a job; `thumbnails` is the folder of small pictures named by SHA-256."""
+def cards(
+    outcomes: Sequence[Outcome], thumbnails: Path, charges: Mapping[str, Sequence[Charge]]
+) -> Iterator[Card]:
+    """One card a job; `thumbnails` is the folder of small pictures named by SHA-256.
+
+    `charges` are the run's own requests by job key. Of two jobs with one key the first has paid.
+    """
+    left = dict(charges)
     for outcome in outcomes:
         job, error = outcome.job, outcome.error
         media = outcome.checked.media if outcome.checked else ()
@@ -71,13 +90,20 @@ def cards(outcomes: Sequence[Outcome], thumbnails: Path) -> Iterator[Card]:
             links=tuple(output.uri for output in outcome.outputs),
             prompt=_prompt(job),
             settings=_settings(job, {part.pointer[0] for part in media}),
-            cost_usd=outcome.cost_usd,
+            costs=_costs(outcome, left.pop(outcome.key, ())),
             seconds=outcome.seconds,
             request_id=outcome.request_id,
             message=error.message if error else "",
             hint=error.hint if error else "",
             reused=outcome.reused,
         )
+
+
+def _costs(outcome: Outcome, charges: Sequence[Charge]) -> Costs:
+    if outcome.reused and outcome.cost_usd is not None:
+        # Of what was paid for long ago the estimate says nothing any more.
+        return Costs(requests=1, cost_usd=outcome.cost_usd, estimate_usd=outcome.cost_usd)
+    return total(charges)
 
 
 def _output_records(outcomes: Sequence[Outcome]) -> Iterator[OutputRecord]:

@@ -17,13 +17,15 @@ def sidecar_text(
     request_id: str | None,
     attempt: int,
     cost_usd: float | None,
+    estimate_usd: float | None,
     timestamps: Mapping[str, datetime],
 ) -> str:
     """The sidecar of one output, which will lie beside it under the file name `name`.
 
     `timestamps` holds when the job entered each state; times without a zone are taken as UTC.
-    `cost_usd` is what the whole job cost, None when RunComfy did not say. Presigned URLs never
-    get in: media stand as their hash and origin, and every URL is cut off at its query.
+    `cost_usd` is what the whole job cost, None when RunComfy did not say, and `estimate_usd` what
+    it was expected to cost when it was submitted. Presigned URLs never get in: media stand as their
+    hash and origin, and every URL is cut off at its query.
     """
     job = checked.job
     document = {
@@ -37,6 +39,7 @@ def sidecar_text(
         "request_id": request_id,
         "attempt": attempt,
         "cost_usd": cost_usd,
+        "estimate_usd": estimate_usd,
         "timestamps": {str(state): _iso(moment) for state, moment in timestamps.items()},
         "output": {
             "index": output.index,

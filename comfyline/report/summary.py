@@ -7,8 +7,17 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from comfyline.addresses import without_secrets
-from comfyline.errors import Cancelled, ComfylineError, InDoubt
-from comfyline.report.words import count
+from comfyline.errors import (
+    BrokenOutput,
+    Cancelled,
+    ComfylineError,
+    InDoubt,
+    Interrupted,
+    TryLater,
+    Unreachable,
+)
+from comfyline.report.costs import estimate_in_words
+from comfyline.report.words import count, usd
 
 
 def _encodable(text: object) -> object:
@@ -56,6 +65,10 @@ class RunSummary(_Record):
 
     `persisted` were made and stored by this run, `reused` were there already; `submitted` counts
     the POSTs of this run, `jobs` all of the plan. An expired job counts as failed.
+
+    `cost_usd` is what RunComfy told of this run's requests; of `cost_unknown` requests it told
+    nothing, which is not free. `estimate_usd` is what the same requests were expected to cost,
+    None when one of the prices was unknown.
     """
 
     run_id: str
@@ -68,6 +81,8 @@ class RunSummary(_Record):
     in_doubt: int
     submitted: int
     cost_usd: Dollars
+    estimate_usd: Dollars | None = None
+    cost_unknown: int = 0
     seconds: Seconds
     report: Text | None = None
     outputs: tuple[OutputRecord, ...] = ()
@@ -106,23 +121,53 @@ def headline(summary: RunSummary) -> str:
     reasons = Counter(
         error.kind for error in summary.errors if error.kind not in {Cancelled.kind, InDoubt.kind}
     )
-    because = ", ".join(f"{kind}: {number}" for kind, number in reasons.most_common())
+    going_on = {kind: reasons.pop(kind) for kind in _GOING_ON if kind in reasons}
+    because, until_later = _listed(reasons), _listed(Counter(going_on))
     parts = [
         f"{number} {word}"
         for number, word in (
             (summary.persisted, "persisted"),
             (summary.reused, "reused"),
-            (summary.failed, f"failed ({because})" if because else "failed"),
+            (summary.failed, f"failed{because}"),
             (summary.cancelled, "cancelled"),
             (summary.in_doubt, "in doubt"),
-            (summary.unfinished, "not finished"),
+            (summary.unfinished, f"not finished{until_later}"),
         )
         if number
     ]
     return f"{count(summary.jobs, 'job')}: {', '.join(parts) or 'nothing to make'}"
 
 
+def _listed(reasons: Counter[str]) -> str:
+    because = ", ".join(f"{kind}: {number}" for kind, number in reasons.most_common())
+    return f" ({because})" if because else ""
+
+
+def cost_in_words(summary: RunSummary) -> tuple[str, str]:
+    """What the run cost, and for what; with the estimate where it is another or unknown.
+
+    `$1.12` and `for 10 submissions, unknown for 2 of them, estimated $1.40`.
+    """
+    submissions = count(summary.submitted, "submission")
+    if not summary.submitted and not summary.cost_unknown and not summary.cost_usd:
+        return usd(summary.cost_usd), f"for {submissions}"
+    all_unknown = summary.cost_unknown >= max(summary.submitted, 1)
+    more = f", unknown for {summary.cost_unknown:,} of them" if summary.cost_unknown else ""
+    estimate = estimate_in_words(summary.cost_usd, summary.cost_unknown, summary.estimate_usd)
+    if all_unknown and not summary.cost_usd:
+        return "unknown", f"for {submissions}{estimate}"
+    return usd(summary.cost_usd), f"for {submissions}{more}{estimate}"
+
+
 def _error_types(base: type[ComfylineError]) -> Iterator[type[ComfylineError]]:
     yield base
     for derived in base.__subclasses__():
         yield from _error_types(derived)
+
+
+_GOING_ON = frozenset(
+    error.kind
+    for base in (TryLater, Unreachable, Interrupted, BrokenOutput)
+    for error in _error_types(base)
+)
+"""What is no failure of a job: it goes on, or was not begun, and the next run takes it up."""

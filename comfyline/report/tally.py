@@ -21,6 +21,7 @@ class Tally:
     reused: int = 0
     estimate_usd: float | None = None
     cost_usd: float = 0.0
+    cost_unknown: int = 0
     ends: Counter[JobState] = field(default_factory=Counter)
     live: dict[str, tuple[str, Stage]] = field(default_factory=dict)
 
@@ -38,6 +39,7 @@ class Tally:
             self.live.pop(event.job, None)
             self.ends[event.state] += 1
             self.cost_usd += event.cost_usd or 0.0
+            self.cost_unknown += event.cost_unknown
 
     @property
     def made(self) -> int:

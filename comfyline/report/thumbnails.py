@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, ImageOps
 
-from comfyline.report.atomic import appearing_whole
+from comfyline.atomic import appearing_whole
 
 MAX_PIXELS = 64_000_000
 """Pictures that would take more pixels in memory are not opened (as RGBA: 256 MB)."""

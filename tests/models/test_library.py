@@ -5,7 +5,13 @@ import pytest
 
 from comfyline.errors import InputInvalid
 from comfyline.models.entry import ModelEntry
-from comfyline.models.library import check_model_id, find_model, list_models, model_path
+from comfyline.models.library import (
+    check_model_id,
+    find_model,
+    list_models,
+    model_path,
+    store_model,
+)
 
 
 def put(folder: Path, model_id: str, name: str = "", **more: object) -> Path:
@@ -63,7 +69,7 @@ def test_a_broken_file_is_named(tmp_path: Path, content: bytes, said: str) -> No
 
 
 @pytest.mark.parametrize(
-    "model_id", ["", "/a", "a/", "a//b", "../a", "a/../b", "a/.", "a b", "a\n", "é"]
+    "model_id", ["", "/a", "a/", "a//b", "../a", "a/../b", "a/.", "a b", "a\n", "é", "a" * 201]
 )
 def test_what_is_no_model_id_is_refused(tmp_path: Path, model_id: str) -> None:
     with pytest.raises(InputInvalid, match="is not a model id"):
@@ -81,3 +87,33 @@ def test_odd_values_of_an_entry_are_passed_over() -> None:
 
     assert (entry.kind, entry.categories, entry.price_unit) == ("model", (), None)
     assert entry.output_schema is None
+
+
+def test_a_stored_entry_is_what_was_published_key_by_key(tmp_path: Path) -> None:
+    published = {"model_id": "a/b", "z": 1, "new_key": {"ü": [0.1, None]}, "half": "\ud83d"}
+
+    path = store_model(tmp_path / "models", "a/b", published)
+
+    stored = json.loads(path.read_text())
+    assert path == tmp_path / "models/a/b.json"
+    assert stored == published
+    assert list(stored) == list(published)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_entry_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+    path = store_model(tmp_path, "a/b", {"model_id": "a/b"})
+
+    with pytest.raises(TypeError):
+        store_model(tmp_path, "a/b", {"model_id": object()})
+
+    assert json.loads(path.read_text()) == {"model_id": "a/b"}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_with_the_models_own_price_is_read_with_another() -> None:
+    mine = ModelEntry(model_id="a", base_price_usd=1, price_unit="output")
+    todays = ModelEntry(model_id="a", base_price_usd=2, price_unit="second", pricing_note="more")
+
+    assert mine.priced_like(todays) == todays
+    assert mine.without_price() == ModelEntry(model_id="a")

@@ -1,6 +1,9 @@
+import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from comfyline.models.entry import ModelEntry
 from comfyline.models.price import estimate, expected_outputs
@@ -39,8 +42,12 @@ def test_a_price_by_output_counts_what_is_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("duration", "cost"),
-    [(10, 5.0), (None, 2.5), ("8", 4.0), ("8s", 4.0), (-1, None), ("auto", None), (True, None)],
-)
+    [
+        (10, 5.0), (None, 2.5), ("8", 4.0), ("8s", 4.0), ("7.5 seconds", 3.75), (0.5, 0.25),
+        (-1, None), (0, None), ("-1", None), ("auto", None), (True, None), ("8 m", None),
+        (float("nan"), None), (10**400, None), ([5], None), ("9" * 400, None),
+    ],
+)  # fmt: skip
 def test_a_price_by_second_takes_the_duration(duration: Any, cost: float | None) -> None:
     assert estimate(entry(unit="second", **FIELDS), {"duration": duration}) == cost
 
@@ -62,3 +69,40 @@ def test_the_number_of_outputs_is_read_from_inputs_and_defaults(
 def test_without_a_count_one_output_is_expected() -> None:
     assert expected_outputs(ModelEntry(model_id="m"), {}) == 1
     assert expected_outputs(entry(num_images=None), {}) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "cost"),
+    [
+        ("3", 1.5), (2.0, 1.0), ("auto", None), (0, None), (-1, None), (2.5, None), (True, None),
+        ([], None), (10**400, None),
+    ],
+)  # fmt: skip
+def test_a_number_of_outputs_that_makes_no_sense_is_an_unknown_price(
+    asked: Any, cost: float | None
+) -> None:
+    assert estimate(entry(**FIELDS), {"num_images": asked}) == cost
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(
+    price=JSON,
+    unit=st.sampled_from(["output", "second", "token", None]),
+    default=JSON,
+    inputs=st.dictionaries(st.sampled_from(["duration", "num_images", "n"]), JSON),
+)
+def test_an_estimate_is_an_amount_of_money_or_unknown(
+    price: Any, unit: str | None, default: Any, inputs: dict[str, Any]
+) -> None:
+    model = entry(price, unit, duration={"default": default}, n={"default": default})
+
+    said = estimate(model, inputs)
+
+    assert said is None or (math.isfinite(said) and said >= 0)
+    assert expected_outputs(model, inputs) >= 1

@@ -9,11 +9,13 @@ import pytest
 from PIL import Image
 
 from comfyline.job import JobState
+from comfyline.report.costs import Charge, total
 from comfyline.report.gallery import Card, GalleryHeader, write_gallery
 
 HEADER = GalleryHeader(
     pipeline="office", run_id="r1", started="2025-11-22T11:15:00Z", seconds=83.0, jobs=3,
-    persisted=1, reused=1, failed=1, cancelled=0, in_doubt=0, submitted=2, cost_usd=0.28,
+    persisted=1, reused=1, failed=1, cancelled=0, in_doubt=0, cost="$0.28",
+    cost_of="for 2 submissions, estimated $0.26",
 )  # fmt: skip
 CARD = Card(
     title="cat · edit · 1:1", item="cat", step="edit", model="google/nano", state=JobState.PERSISTED
@@ -174,15 +176,38 @@ def test_a_presigned_url_in_a_message_loses_its_query(write: Write):
 
 def test_the_facts_of_a_job_and_of_the_run_are_said(write: Write):
     card = replace(
-        CARD, prompt="soft daylight", settings={"ratio": "1:1"}, cost_usd=0.14, seconds=71,
+        CARD, prompt="soft daylight", settings={"ratio": "1:1"}, seconds=71,
+        costs=total([Charge(0.14, 0.13)]),
         request_id="req-1",
     )  # fmt: skip
     page = Page(write(card))
 
-    for fact in ("soft daylight", "$0.14", "1 min 11 s", "req-1", "google/nano", "$0.28"):
+    for fact in (
+        "soft daylight",
+        "$0.14",
+        "1 min 11 s",
+        "req-1",
+        "google/nano",
+        "$0.28",
+        "estimated $0.26",
+        "$0.14, estimated $0.13",
+    ):
         assert fact in page.text
     assert "22 November 2025, 11:15 UTC" in page.text
     assert page.all("li")[0]["title"] == "ratio: 1:1"
+
+
+def test_a_cost_that_nobody_knows_is_said_to_be_unknown(write: Write):
+    unknown = replace(CARD, costs=total([Charge(None, None)]))
+    known = replace(CARD, costs=total([Charge(0.14, 0.14)]))
+    header = replace(HEADER, cost="unknown", cost_of="for 2 submissions")
+
+    text = Page(write(unknown, known, header=header)).text
+
+    assert "unknown, estimate unknown" in text
+    assert "$0.14, unknown for 1 of 2" in text
+    assert "cost for 2 submissions" in text
+    assert "$0.00" not in text
 
 
 def test_a_run_with_nothing_to_make_has_a_page(write: Write):
@@ -228,7 +253,7 @@ def test_only_the_cards_of_one_item_are_held_at_a_time(tmp_path: Path, thumbnail
     written = []
 
     def item(number: int) -> Iterator[Card]:
-        written.append(sum(part.stat().st_size for part in tmp_path.glob(".gallery*")))
+        written.append(sum(part.stat().st_size for part in tmp_path.glob(".*.part")))
         yield replace(CARD, item=f"cat-{number}", before=(thumbnail,), prompt="long " * 4000)
 
     write_gallery(tmp_path / "gallery.html", HEADER, chain.from_iterable(map(item, range(50))))

@@ -40,6 +40,7 @@ def sidecar(job: CheckedJob, output: StoredOutput | FetchedFile | None = None, *
         "request_id": "req-1",
         "attempt": 1,
         "cost_usd": 0.14,
+        "estimate_usd": 0.12,
         "timestamps": {},
     }
     output = output or StoredOutput(0, "s3://o/cat-0.png", "beef", 99, "image/png")
@@ -60,6 +61,7 @@ def test_it_says_what_made_the_output():
         "request_id": "req-1",
         "attempt": 1,
         "cost_usd": 0.14,
+        "estimate_usd": 0.12,
         "timestamps": {},
         "output": {
             "index": 0,

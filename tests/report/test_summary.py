@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 
 from comfyline.errors import ComfylineError
-from comfyline.report.summary import ErrorRecord, OutputRecord, RunSummary, exit_code, headline
+from comfyline.report.summary import (
+    ErrorRecord,
+    OutputRecord,
+    RunSummary,
+    cost_in_words,
+    exit_code,
+    headline,
+)
 from comfyline.report.troubles import troubles
 
 
@@ -44,7 +51,8 @@ def test_json_has_exactly_the_promised_fields_in_their_order_on_one_line():
     assert "\n" not in text
     assert list(document) == [
         "run_id", "pipeline", "jobs", "persisted", "reused", "failed", "cancelled", "in_doubt",
-        "submitted", "cost_usd", "seconds", "report", "outputs", "errors",
+        "submitted", "cost_usd", "estimate_usd", "cost_unknown", "seconds", "report",
+        "outputs", "errors",
     ]  # fmt: skip
     assert list(document["outputs"][0]) == [
         "job", "item", "step", "index", "uri", "sha256", "bytes", "media_type",
@@ -54,6 +62,36 @@ def test_json_has_exactly_the_promised_fields_in_their_order_on_one_line():
     ]  # fmt: skip
     assert document["errors"][0]["request_id"] is None
     assert document["report"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ("$0.00", "for 0 submissions")),
+        ({"submitted": 1, "cost_usd": 0.14, "estimate_usd": 0.14}, ("$0.14", "for 1 submission")),
+        (
+            {"submitted": 10, "cost_usd": 1.4, "estimate_usd": 1.26},
+            ("$1.40", "for 10 submissions, estimated $1.26"),
+        ),
+        (
+            {"submitted": 10, "cost_usd": 1.12, "cost_unknown": 2, "estimate_usd": 1.4},
+            ("$1.12", "for 10 submissions, unknown for 2 of them, estimated $1.40"),
+        ),
+        (
+            {"submitted": 2, "cost_unknown": 2, "estimate_usd": None},
+            ("unknown", "for 2 submissions, estimate unknown"),
+        ),
+        (
+            {"submitted": 2, "cost_usd": 0.3, "estimate_usd": None},
+            ("$0.30", "for 2 submissions, estimate unknown"),
+        ),
+        ({"submitted": 1, "estimate_usd": 0.0}, ("$0.00", "for 1 submission")),
+    ],
+)
+def test_the_cost_is_said_beside_the_estimate_and_unknown_is_never_nought(
+    changes: dict[str, Any], said: tuple[str, str]
+):
+    assert cost_in_words(summary(**changes)) == said
 
 
 def test_sums_of_cents_are_printed_without_the_noise_of_binary_fractions():
@@ -125,6 +163,17 @@ def test_headline_counts_what_is_cancelled_in_doubt_or_not_finished_once():
     assert headline(summary(jobs=5, reused=2, cancelled=1, in_doubt=1, errors=errors)) == (
         "5 jobs: 2 reused, 1 cancelled, 1 in doubt, 1 not finished"
     )
+
+
+def test_a_deadline_that_ran_out_is_not_finished_and_never_counted_among_the_failures():
+    errors = (failure("refused"), failure("deadline"), failure("deadline"), failure("unreachable"))
+
+    assert headline(summary(jobs=5, persisted=1, failed=1, errors=errors)) == (
+        "5 jobs: 1 persisted, 1 failed (refused: 1), 3 not finished (deadline: 2, unreachable: 1)"
+    )
+    waiting = summary(jobs=1, errors=(failure("deadline"),))
+    assert headline(waiting) == "1 job: 1 not finished (deadline: 1)"
+    assert waiting.exit_code == 75
 
 
 def test_headline_of_one_job_and_of_none_reads_as_english():

@@ -1,0 +1,62 @@
+"""Files that appear whole or not at all, and what dead processes left of those that did not.
+
+A temporary file carries its process's name, so that whoever comes later can tell a leftover from
+a file that is being written at this moment.
+"""
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from comfyline.owner import is_dead, this_process
+
+_PREFIX, _SUFFIX = ".comfyline-", ".part"
+_OWNER_PARTS = 5
+_ABANDONED = 2 * 24 * 3600.0
+"""Seconds after which a temporary file is a leftover, whoever made it, also another machine."""
+
+
+def part_path(target: Path) -> Path:
+    """A temporary path beside `target`, where a rename to it is atomic."""
+    owner = this_process().replace("/", "~").replace(":", "~")
+    return target.with_name(f"{_PREFIX}{owner}{secrets.token_hex(2)}{_SUFFIX}")
+
+
+@contextmanager
+def appearing_whole(target: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `target`, renamed to it when the block ends well.
+
+    When the block raises, the temporary file is removed and what was at `target` stays.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = part_path(target)
+    try:
+        yield part
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sweep_parts(directory: Path) -> int:
+    """Removes the temporary files of dead processes in one directory; how many those were.
+
+    What cannot be looked at or removed stays: it is in nobody's way.
+    """
+    removed = 0
+    with suppress(OSError):
+        for path in directory.glob(f"{_PREFIX}*{_SUFFIX}"):
+            if _is_leftover(path):
+                path.unlink(missing_ok=True)
+                removed += 1
+    return removed
+
+
+def _is_leftover(path: Path) -> bool:
+    parts = path.name.removeprefix(_PREFIX).removesuffix(_SUFFIX).rsplit("~", _OWNER_PARTS - 1)
+    if len(parts) == _OWNER_PARTS:
+        host, pid, machine, started, token = parts
+        if is_dead(f"{host}:{pid}/{machine}/{started}/{token}"):
+            return True
+    return time.time() - path.stat().st_mtime > _ABANDONED

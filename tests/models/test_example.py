@@ -1,0 +1,174 @@
+"""The example that `models show` prints is a pipeline step that works."""
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comfyline.cli.main import run
+from comfyline.models.check import find_mistakes
+from comfyline.models.entry import ModelEntry
+from comfyline.models.example import example_inputs, example_step
+from comfyline.models.library import list_models, store_model
+from tests.conftest import ROOT, jpeg
+from tests.recordings import mp4, wav
+
+SAMPLES = json.loads((Path(__file__).parent / "catalogue-samples.json").read_text())["models"]
+HERE = [ROOT / "configs/models", ROOT / "tests/shapes/models"]
+ENTRIES = [ModelEntry.model_validate(one) for one in SAMPLES]
+ENTRIES += [one for one in list_models(HERE) if one.model_id not in {e.model_id for e in ENTRIES}]
+PIPELINE = """\
+name: example
+source:
+  items: [{id: one}]
+output:
+  to: out
+"""
+
+
+def model(required: list[str] | None = None, **fields: Any) -> ModelEntry:
+    schema = {"type": "object", "properties": fields, "required": required or []}
+    return ModelEntry(model_id="acme/model", input_schema=schema)
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real files under the names that examples use."""
+    folder = tmp_path_factory.mktemp("media")
+    mp4(folder / "film.mp4", seconds=3, size=(640, 480), sound=True)
+    for number in ("", "-2", "-3"):
+        (folder / f"photo{number}.jpg").write_bytes(jpeg((1024, 1024)))
+        (folder / f"sound{number}.mp3").write_bytes(wav(3))
+        if number:
+            (folder / f"film{number}.mp4").write_bytes((folder / "film.mp4").read_bytes())
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path, media: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for file in media.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COMFYLINE_HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.model_id)
+@pytest.mark.parametrize("all_inputs", [False, True], ids=["as-printed", "with-every-comment"])
+def test_the_example_passes_the_check_in_a_whole_pipeline(
+    project: Path, entry: ModelEntry, capsys: pytest.CaptureFixture[str], *, all_inputs: bool
+) -> None:
+    store_model(project / "configs/models", entry.model_id, entry.model_dump(mode="json"))
+    step = example_step(entry)
+    if all_inputs:
+        step = step.replace("      # ", "      ").replace("input: {}", "input:")
+    (project / "example.yaml").write_text(PIPELINE + step)
+
+    code = run(["check", "example.yaml"])
+
+    assert code == 0, step + capsys.readouterr().err
+
+
+def test_the_example_is_yaml_that_people_write() -> None:
+    entry = model(
+        ["prompt", "images"],
+        prompt={"type": "string", "default": "two\nlines: \"and\" {# no #} more"},
+        images={"type": "array", "format": "image_uris", "minItems": 2},
+        size={"enum": ["1K", "2K"], "default": "2K"},
+        sync={"type": "boolean", "default": False},
+    )  # fmt: skip
+
+    assert example_step(entry) == textwrap.dedent(
+        """\
+        steps:
+          model:
+            model: acme/model
+            input:
+              prompt: "A red door in soft morning light."
+              images: ["photo.jpg", "photo-2.jpg"]
+              # size: "2K"
+              # sync: false
+        """
+    )
+
+
+@pytest.mark.parametrize(
+    ("model_id", "name"),
+    [("a/b/edit", "edit"), ("a/image-to-video/1080p", "image_to_video"), ("1/2", "make")],
+)
+def test_the_step_has_a_name_that_templates_can_use(model_id: str, name: str) -> None:
+    entry = ModelEntry(model_id=model_id, input_schema={"type": "object"})
+
+    assert example_step(entry).splitlines()[1:] == [
+        f"  {name}:",
+        f"    model: {model_id}",
+        "    input: {}",
+    ]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"type": "string", "minLength": 100, "maxLength": 120},
+        {"type": "string", "maxLength": 3},
+        {"type": "integer", "minimum": 4, "maximum": 30},
+        {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 0.5},
+        {"type": "integer", "minimum": 5, "multipleOf": 8},
+        {"type": "integer", "maximum": -3},
+        {"type": "string", "enum": ["a", "b"], "default": "z"},
+        {"const": 7},
+        {"type": "boolean"},
+        {"type": "null"},
+        {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 2},
+        {
+            "anyOf": [
+                {"type": "object", "required": ["w"], "properties": {"w": {"type": "integer"}}}
+            ]
+        },
+        {"oneOf": [{"type": "integer", "minimum": 4}, {"type": "string", "enum": ["auto"]}]},
+        {"type": "object", "required": ["a"], "properties": {"a": {"type": "string"}}},
+        {"$ref": "#/properties/other"},
+    ],
+)
+def test_a_value_that_fits_is_found(field: dict[str, Any]) -> None:
+    entry = model(["field"], field=field, other={"type": "integer", "minimum": 9})
+
+    assert find_mistakes(entry, example_inputs(entry)) == []
+
+
+def test_one_of_several_fields_that_are_required_by_turns_is_filled_in() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"text": {"type": "string"}, "image": {"format": "image_uri"}},
+        "anyOf": [{"required": ["image"]}, {"required": ["text"]}],
+    }
+
+    made = example_inputs(ModelEntry(model_id="m", input_schema=schema))
+
+    assert made == {"image": "photo.jpg"}
+
+
+SCHEMAS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["type", "properties", "items", "$ref", "enum", "default", "format", "anyOf",
+                 "required", "minimum", "maximum", "multipleOf", "minItems", "maxLength", "a"]
+            ),
+            inner | st.sampled_from(["object", "array", "integer", "image_uri", "#/a", "string"]),
+            max_size=4,
+        )
+    ),
+    max_leaves=15,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(["properties", "required", "anyOf"]), SCHEMAS))
+def test_no_schema_is_too_odd_for_an_example(schema: dict[str, Any]) -> None:
+    assert example_step(ModelEntry(model_id="m", input_schema=schema)).startswith("steps:\n")

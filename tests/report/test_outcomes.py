@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+
+from comfyline.errors import GenerationFailed
+from comfyline.job import Job, JobState, Placement
+from comfyline.report.costs import Charge
+from comfyline.report.outcomes import cards, summarise
+from comfyline.run import CostLimits, Outcome, Run
+
+
+def outcome(key: str, state: JobState = JobState.PERSISTED, **more: object) -> Outcome:
+    job = Job(
+        pipeline="p",
+        item=key,
+        step="edit",
+        model_id="m",
+        inputs={"prompt": "x"},
+        placement=Placement("out", "x", {}),
+    )
+    return Outcome(job=job, key=key, state=state, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def run() -> Run:
+    return Run(id="r1", pipeline="p", in_flight=1, timeout=1, costs=CostLimits(), refresh=False)
+
+
+def test_what_failed_or_is_in_doubt_may_have_cost_as_well(run: Run) -> None:
+    failed = outcome("b", JobState.FAILED, error=GenerationFailed("no", request_id="r"))
+    charges = {
+        "a": [Charge(0.14, 0.14)],
+        "b": [Charge(0.10, 0.14), Charge(0.02, 0.14)],
+        "c": [Charge(None, 0.14)],
+    }
+
+    summary = summarise(
+        run, [outcome("a"), failed, outcome("c", JobState.IN_DOUBT)], 1, None, charges
+    )
+
+    assert summary.cost_usd == pytest.approx(0.26)
+    assert summary.estimate_usd == pytest.approx(0.56)
+    assert summary.cost_unknown == 1
+
+
+def test_one_unknown_price_makes_the_estimate_unknown(run: Run) -> None:
+    charges = {"a": [Charge(0.14, 0.14)], "b": [Charge(0.14, None)]}
+
+    assert summarise(run, [outcome("a"), outcome("b")], 1, None, charges).estimate_usd is None
+
+
+def test_what_was_there_already_costs_this_run_nothing(run: Run) -> None:
+    there = outcome("a", reused=True, cost_usd=0.14)
+
+    summary = summarise(run, [there], 1, None, {})
+    [card] = cards([there], Path("thumbnails"), {})
+
+    assert (summary.cost_usd, summary.estimate_usd, summary.cost_unknown) == (0, 0, 0)
+    assert card.costs.words == "$0.14"
+
+
+def test_of_two_jobs_with_one_key_the_first_has_paid() -> None:
+    both = cards([outcome("a"), outcome("a")], Path("thumbnails"), {"a": [Charge(0.14, 0.14)]})
+
+    assert [card.costs.words for card in both] == ["$0.14", ""]
+
+
+def test_a_failure_that_was_charged_says_so_on_its_card() -> None:
+    [card] = cards([outcome("a", JobState.FAILED)], Path("thumbnails"), {"a": [Charge(0.14, None)]})
+
+    assert card.costs.words == "$0.14, estimate unknown"
