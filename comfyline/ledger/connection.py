@@ -5,10 +5,11 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
@@ -19,7 +20,7 @@ from sqlalchemy.exc import (
 )
 
 from comfyline.errors import InputInvalid, Problem, Unreachable
-from comfyline.ledger.tables import metadata
+from comfyline.ledger.schema import bring_up_to_date
 
 T = TypeVar("T")
 
@@ -27,15 +28,23 @@ _BUSY_SECONDS = 30
 _BUSY_PAUSE = 0.02
 _PRIMARY_CODE = 0xFF
 _READING = "comfyline_reading"
+_ALONE = "SELECT pg_advisory_xact_lock(7266368, 1)"
+"""One number for all ledgers of a PostgreSQL database: there is one."""
+_POSTGRESQL = (
+    # A commit that power loss can undo would forget a request id that was paid for.
+    "-c synchronous_commit=on "
+    # A machine that lost its power in the middle of a transaction must not hold the others up.
+    "-c lock_timeout=30s -c idle_in_transaction_session_timeout=30s"
+)
 
 
 class LedgerDatabase:
     """One engine and the threads that use it.
 
-    Each call is one transaction. On SQLite a `run` begins with BEGIN IMMEDIATE, so that what it
-    reads still holds when it writes, over all processes; a `read` takes no lock and waits for
-    nobody (WAL). Raises `InputInvalid` for a URL that names no database which can be used, and
-    `Unreachable` where the database itself cannot be.
+    Each call is one transaction. A `run` is alone, over all processes, so that what it reads still
+    holds when it writes: by BEGIN IMMEDIATE on SQLite, by an advisory lock on PostgreSQL. A `read`
+    takes no lock and waits for nobody. Raises `InputInvalid` for a URL that names no database which
+    can be used, and `Unreachable` where the database itself cannot be.
     """
 
     def __init__(self, url: str) -> None:
@@ -48,7 +57,9 @@ class LedgerDatabase:
             except OSError as error:
                 raise self._unusable(error) from error
         self._engine = _engine(parsed, sqlite=self._sqlite)
-        self._reader = self._engine.execution_options(**{_READING: True})
+        # PostgreSQL would show each statement of a reading another moment.
+        same_moment: dict[str, Any] = {} if self._sqlite else {"isolation_level": "REPEATABLE READ"}
+        self._reader = self._engine.execution_options(**{_READING: True}, **same_moment)
         self._threads = ThreadPoolExecutor(1 if self._sqlite else 4, "ledger")
         self._ready = self._closed = False
 
@@ -60,14 +71,24 @@ class LedgerDatabase:
         """Does `work`, which only reads, in one transaction: all of it sees the same moment."""
         return await self._in_thread(self._reader, work)
 
+    def now(self, connection: Connection) -> datetime:
+        """The time by which leases and holds are kept: on PostgreSQL the server's, for all."""
+        if self._sqlite:
+            return datetime.now(UTC)
+        moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+        return moment.astimezone(UTC)
+
     def close(self) -> None:
         """Lets the threads end what was asked of them and closes every connection."""
         if self._closed:
             return
         self._closed = True
-        # By the thread that opened it: SQLite lets nobody else close a database in memory.
-        self._threads.submit(self._engine.dispose)
+        if self._sqlite:
+            # By the thread that opened it: SQLite lets nobody else close a database in memory.
+            self._threads.submit(self._engine.dispose)
         self._threads.shutdown()
+        if not self._sqlite:
+            self._engine.dispose()
 
     async def _in_thread(self, engine: Engine, work: Callable[[Connection], T]) -> T:
         # What was learnt is written down even when whoever learnt it is being cancelled.
@@ -77,7 +98,7 @@ class LedgerDatabase:
     def _do(self, engine: Engine, work: Callable[[Connection], T]) -> T:
         try:
             if not self._ready:
-                self._make_tables()
+                bring_up_to_date(self._reader, self._engine)
                 self._ready = True
             with engine.begin() as connection:
                 return work(connection)
@@ -88,14 +109,6 @@ class LedgerDatabase:
                 raise self._unusable(error.orig or error) from error
             raise
 
-    def _make_tables(self) -> None:
-        with self._reader.begin() as connection:
-            if set(metadata.tables) <= set(inspect(connection).get_table_names()):
-                return
-        # Under the write lock it is looked again: of two that make them at once, one does.
-        with self._engine.begin() as connection:
-            metadata.create_all(connection)
-
     def _unusable(self, error: BaseException) -> Unreachable:
         hint = "Nothing is submitted without it. It is set by COMFYLINE_LEDGER_URL, `ledger` in "
         hint += "the profile, or COMFYLINE_HOME."
@@ -104,9 +117,12 @@ class LedgerDatabase:
 
 def _parsed(url: str) -> URL:
     try:
-        return make_url(url)
+        parsed = make_url(url)
     except (ArgumentError, ValueError):
         raise _wrong("it is not an SQLAlchemy URL") from None
+    # Without a driver named, the one that comes with comfyline.
+    plain = parsed.drivername in {"postgres", "postgresql"}
+    return parsed.set(drivername="postgresql+psycopg") if plain else parsed
 
 
 def _wrong(message: str) -> InputInvalid:
@@ -116,11 +132,18 @@ def _wrong(message: str) -> InputInvalid:
 
 
 def _engine(url: URL, *, sqlite: bool) -> Engine:
-    options: dict[str, Any] = (
-        {"connect_args": {"timeout": _BUSY_SECONDS}} if sqlite else {"pool_pre_ping": True}
-    )
+    arguments: dict[str, Any] = {}
+    if sqlite:
+        arguments = {"timeout": _BUSY_SECONDS}
+    elif url.get_backend_name() == "postgresql":
+        # What the URL itself asks for, a schema perhaps, is not to be lost.
+        asked = url.query.get("options", "")
+        options = " ".join([asked] if isinstance(asked, str) else asked)
+        arguments = {"connect_timeout": 10, "options": f"{_POSTGRESQL} {options}".strip()}
     try:
-        engine = create_engine(url, hide_parameters=True, **options)
+        engine = create_engine(
+            url, hide_parameters=True, connect_args=arguments, pool_pre_ping=not sqlite
+        )
     except (ArgumentError, ImportError) as error:
         raise _wrong(f"{url.drivername} cannot be used here: {error}") from error
     if engine.dialect.is_async:
@@ -128,6 +151,8 @@ def _engine(url: URL, *, sqlite: bool) -> Engine:
     if sqlite:
         event.listen(engine, "connect", _prepare)
         event.listen(engine, "begin", _begin)
+    else:
+        event.listen(engine, "begin", _wait_to_be_alone)
     return engine
 
 
@@ -155,6 +180,14 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
             return
 
 
+def _wait_to_be_alone(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql" and not _is_reading(connection):
+        connection.exec_driver_sql(_ALONE)
+
+
+def _is_reading(connection: Connection) -> bool:
+    return bool(connection.get_execution_options().get(_READING))
+
+
 def _begin(connection: Connection) -> None:
-    reading = connection.get_execution_options().get(_READING)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+    connection.exec_driver_sql("BEGIN" if _is_reading(connection) else "BEGIN IMMEDIATE")

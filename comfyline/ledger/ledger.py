@@ -1,82 +1,45 @@
 """The ledger: each method is one transaction, and says which crash it is safe against."""
 
 import asyncio
-import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, insert, update
 
 from comfyline.addresses import without_secrets
 from comfyline.errors import ComfylineError
 from comfyline.job import CheckedJob, JobState, StoredOutput
-from comfyline.ledger import reading, writing
+from comfyline.ledger import claiming, holds, reading, writing
+from comfyline.ledger.budget import Limits
+from comfyline.ledger.claiming import Asking, Claim, Claimed
 from comfyline.ledger.connection import LedgerDatabase
-from comfyline.ledger.decision import Decision, decide
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.reading import Selection
+from comfyline.ledger.records import Attempt, Evidence
+from comfyline.ledger.stored import record_outputs
+from comfyline.ledger.tables import runs
+from comfyline.owner import is_dead
 
 _STORED = frozenset({JobState.PERSISTED})
 _SETTLED = frozenset(JobState) - {JobState.SUBMITTED, JobState.IN_QUEUE, JobState.IN_PROGRESS}
 """Where another process may have brought an attempt that this one still watches."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a claim must fit into: requests in flight over all processes, dollars of this run.
-
-    `flight_window` is in seconds: the request claimed now holds its slot no longer than that,
-    should it be abandoned.
-    """
-
-    in_flight: int
-    flight_window: float
-    max_cost_usd: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """The intent is committed: the holder of this may POST once."""
-
-    attempt_id: int
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class NotOurs:
-    """Something else is to be done about this job; `attempt` is what the ledger knows."""
-
-    decision: Decision
-    attempt: Attempt
-
-
-@dataclass(frozen=True, slots=True)
-class NoSlot:
-    """As many requests are at RunComfy as the profile allows; ask again in a moment."""
-
-
-@dataclass(frozen=True, slots=True)
-class NoMoney:
-    """The job does not fit into the run's cost limit, or its price is unknown under one."""
-
-    reserved_usd: float
-
-
-Claim = Claimed | NotOurs | NoSlot | NoMoney
+_NOTHING = Evidence()
 
 
 class Ledger:
     """The record of jobs, attempts, costs and outputs in one database.
 
-    `owner` names this process; `now` is the clock, which tests replace.
+    `owner` names this process; `now` is the clock, None for the database's own.
     """
 
-    def __init__(self, url: str, owner: str, now: Callable[[], datetime]) -> None:
+    def __init__(self, url: str, owner: str, now: Callable[[], datetime] | None = None) -> None:
         self._database = LedgerDatabase(url)
         self._owner = owner
-        self._now = now
+        self._clock = now
+        self._posting: set[int] = set()
+        self._held: set[str] = set()
 
     def close(self) -> None:
         """Closes the database. Nothing is lost by not calling it."""
@@ -86,57 +49,139 @@ class Ledger:
         """The latest attempt of each known key."""
         return await self._database.read(lambda c: reading.latest_attempts(c, keys))
 
-    async def list(self, state: JobState | None, pipeline: str | None) -> Sequence[Attempt]:
-        """All attempts, newest first."""
-        return await self._database.read(lambda c: reading.list_attempts(c, state, pipeline))
+    async def list(self, selection: Selection = Selection()) -> Sequence[Attempt]:  # noqa: B008  # frozen
+        """The attempts that are meant, newest first."""
+        return await self._database.read(lambda c: reading.list_attempts(c, selection))
 
     async def unfinished(self) -> Sequence[Attempt]:
         """What was paid for and is not stored, oldest first."""
         return await self._database.read(reading.unfinished_attempts)
 
     async def end_dead_leases(self) -> int:
-        """Puts in doubt what dead processes were submitting; how many those were."""
-        return await self._database.run(lambda c: writing.end_dead_leases(c, self._now()))
+        """Puts in doubt what dead processes were submitting; how many those were.
+
+        What they were working on is free again.
+        """
+
+        def work(connection: Connection) -> int:
+            holds.drop_dead(connection, is_dead)
+            return writing.end_dead_leases(connection, self._now(connection), is_dead)
+
+        return await self._database.run(work)
+
+    async def take(self, key: str, model_id: str) -> bool:
+        """Takes the hold on a job, unless another process works on it."""
+        taken = await self._database.run(
+            lambda c: holds.take(c, key, model_id, self._owner, self._now(c), is_dead)
+        )
+        if taken:
+            self._held.add(key)
+        return taken
+
+    async def free(self, keys: Sequence[str]) -> set[str]:
+        """Which of these jobs no other process works on any more."""
+        return await self._database.read(
+            lambda c: holds.free(c, keys, self._owner, self._now(c), is_dead)
+        )
+
+    async def release(self, key: str) -> None:
+        """Lets others work on a job."""
+        self._held.discard(key)
+        await self._database.run(lambda c: holds.release(c, self._owner, key))
+
+    async def keep_holding(self) -> None:
+        """Renews what this process holds for as long as it is let; to be run beside the work."""
+        while True:
+            await asyncio.sleep(holds.RENEW_SECONDS)
+            # A hold that lapses spares no work and costs no money: the next round may do better.
+            with suppress(ComfylineError):
+                await self.renew()
+
+    async def renew(self) -> None:
+        """Says once that this process still works on what it holds."""
+        if self._held:
+            await self._database.run(lambda c: holds.renew(c, self._owner, self._now(c)))
+
+    async def release_all(self) -> None:
+        """Lets others work on everything that this process held."""
+        if self._held:
+            self._held.clear()
+            await self._database.run(lambda c: holds.release(c, self._owner, None))
+
+    async def open_run(self, run_id: str, pipeline: str) -> None:
+        """Makes a run known, so that it can be told to stop from anywhere."""
+
+        def work(connection: Connection) -> None:
+            known = connection.execute(
+                update(runs).where(runs.c.id == run_id).values(pipeline=pipeline)
+            )
+            if not known.rowcount:
+                values = {"id": run_id, "pipeline": pipeline, "started_at": self._now(connection)}
+                connection.execute(insert(runs).values(values))
+
+        await self._database.run(work)
+
+    async def stop_run(self, run_id: str) -> bool:
+        """Lets a run submit nothing more; whether there is such a run."""
+
+        def work(connection: Connection) -> bool:
+            stop = update(runs).where(runs.c.id == run_id).values(stopped_at=self._now(connection))
+            return connection.execute(stop).rowcount > 0
+
+        return await self._database.run(work)
+
+    async def stop_pipeline(self, pipeline: str) -> int:
+        """Lets the runs of a pipeline submit nothing more; how many that had not been told yet."""
+
+        def work(connection: Connection) -> int:
+            going = (runs.c.pipeline == pipeline, runs.c.stopped_at.is_(None))
+            stop = update(runs).where(*going).values(stopped_at=self._now(connection))
+            return connection.execute(stop).rowcount
+
+        return await self._database.run(work)
+
+    async def is_stopped(self, run_id: str) -> bool:
+        """Whether a run was told to stop."""
+        return await self._database.read(lambda c: claiming.is_stopped(c, run_id))
 
     async def claim(
-        self, checked: CheckedJob, *, run_id: str, refresh: bool, limits: Limits
+        self,
+        checked: CheckedJob,
+        *,
+        run_id: str,
+        refresh: bool,
+        limits: Limits,
+        evidence: Evidence = _NOTHING,
     ) -> Claim:
         """Decides and commits the intent to submit, in one transaction before the POST.
 
         Of any number of processes that ask for the same key at once, one gets `Claimed`.
+        `evidence` is what is known before the POST, for a doubt.
         """
+        asking = Asking(checked, run_id, refresh, limits, self._owner, self._posting, evidence)
+        meant: set[int] = set()
 
         def work(connection: Connection) -> Claim:
-            now = self._now()
-            writing.end_dead_leases(connection, now)
-            latest = writing.latest(connection, checked.key)
-            seen = latest
-            if latest and writing.has_submitted(connection, checked.key, run_id):
-                # What another run did since then is no reason for this one to submit twice.
-                seen = replace(latest, run_id=run_id)
-            decision = decide(seen, refresh=refresh, run_id=run_id, now=now)
-            if decision is not Decision.SUBMIT:
-                assert latest is not None  # noqa: S101  # SUBMIT is the answer to None
-                return NotOurs(decision, latest)
-            if writing.in_flight(connection, now) >= limits.in_flight:
-                return NoSlot()
-            if limits.max_cost_usd is not None:
-                reserved = writing.reserved_usd(connection, run_id)
-                if not _affordable(reserved, checked.estimate_usd, limits.max_cost_usd):
-                    return NoMoney(reserved)
-            attempt_id, number = writing.open_attempt(connection, checked, run_id, now)
-            writing.lease(connection, attempt_id, self._owner, now, limits.flight_window)
-            return Claimed(attempt_id, number)
+            answer = claiming.claim(connection, asking, self._now(connection), is_dead)
+            if isinstance(answer, Claimed):
+                # Before the commit, or another claim of ours could take it for abandoned.
+                meant.add(answer.attempt_id)
+                self._posting.add(answer.attempt_id)
+            return answer
 
-        claiming = asyncio.ensure_future(self._database.run(work))
+        claiming_now = asyncio.ensure_future(self._database.run(work))
         try:
-            return await asyncio.shield(claiming)
+            return await asyncio.shield(claiming_now)
         except asyncio.CancelledError:
             # Nobody hears of this claim, so its POST never leaves: that is not to be doubted.
             with suppress(ComfylineError):
-                claim = await claiming
+                claim = await claiming_now
                 if isinstance(claim, Claimed):
                     await self.not_sent(claim.attempt_id)
+            raise
+        except Exception:
+            # Whether it was committed or not: nobody will POST under it.
+            self._posting -= meant
             raise
 
     async def accepted(self, attempt_id: int, request_id: str) -> datetime:
@@ -146,7 +191,7 @@ class Ledger:
         """
         try:
             return await self._database.run(
-                lambda c: writing.accept(c, attempt_id, request_id, self._now())
+                lambda c: writing.accept(c, attempt_id, request_id, self._now(c))
             )
         except ComfylineError as error:
             # The only trace of something paid for: the error has to carry it to a person.
@@ -157,7 +202,24 @@ class Ledger:
 
     async def not_sent(self, attempt_id: int) -> None:
         """The POST is known not to have been accepted: the attempt may be submitted again."""
-        await self._database.run(lambda c: writing.give_back(c, attempt_id, self._now()))
+        try:
+            await self._database.run(
+                lambda c: writing.give_back(c, attempt_id, self._owner, self._now(c))
+            )
+        except ComfylineError:
+            # It did not leave, whether this could be written down or not: our next claim may.
+            self._posting.discard(attempt_id)
+            raise
+        self._posting.discard(attempt_id)
+
+    async def lost(self, attempt_id: int, error: ComfylineError) -> None:
+        """A person says that a submission in doubt never reached RunComfy: it ends as failed.
+
+        Raises `StateConflict` when the answer came while the person was looking: it is paid for.
+        """
+        await self._database.run(
+            lambda c: writing.give_up(c, attempt_id, self._now(c), _reason(error))
+        )
 
     async def observed(self, attempt_id: int, state: JobState) -> None:
         """RunComfy says where the request waits or runs; an older answer changes nothing."""
@@ -171,8 +233,8 @@ class Ledger:
         """The outputs lie under their final names, verified: written last of all."""
 
         def work(connection: Connection) -> None:
-            writing.record_outputs(connection, attempt_id, stored)
-            writing.move(connection, attempt_id, JobState.PERSISTED, self._now())
+            record_outputs(connection, attempt_id, stored)
+            writing.move(connection, attempt_id, JobState.PERSISTED, self._now(connection))
 
         await self._database.run(work)
 
@@ -183,21 +245,31 @@ class Ledger:
         error: ComfylineError,
         *,
         cost_usd: float | None = None,
+        evidence: Evidence = _NOTHING,
     ) -> None:
         """The attempt ends without outputs, for the reason that `error` gives.
 
-        `cost_usd` is what it was charged all the same, where RunComfy says so.
+        `cost_usd` is what it was charged all the same, where RunComfy says so; `evidence` what is
+        known of a POST whose outcome is not.
         """
+        if evidence != _NOTHING:
+            await self._witness(attempt_id, evidence)
         await self._move(
             attempt_id,
             state,
             owner=None,
             lease_until=None,
-            error_kind=error.kind,
-            # RunComfy's own words may repeat the presigned URL that it could not read.
-            error_message=without_secrets(str(error)),
+            **_reason(error),
             **_known(cost_usd),
         )
+
+    async def _witness(self, attempt_id: int, evidence: Evidence) -> None:
+        said = {
+            name: without_secrets(value) if isinstance(value, str) else value
+            for name, value in asdict(evidence).items()
+            if value is not None
+        }
+        await self._database.run(lambda c: writing.witness(c, attempt_id, said))
 
     async def _move(
         self,
@@ -208,19 +280,19 @@ class Ledger:
         **values: object,
     ) -> None:
         def work(connection: Connection) -> None:
-            writing.move(connection, attempt_id, to, self._now(), unless=unless, **values)
+            writing.move(connection, attempt_id, to, self._now(connection), unless=unless, **values)
 
         await self._database.run(work)
+
+    def _now(self, connection: Connection) -> datetime:
+        return self._clock() if self._clock else self._database.now(connection)
+
+
+def _reason(error: ComfylineError) -> dict[str, Any]:
+    """An error as values to write: RunComfy's own words may repeat a presigned URL."""
+    return {"error_kind": error.kind, "error_message": without_secrets(str(error))}
 
 
 def _known(cost_usd: float | None) -> dict[str, Any]:
     """A cost as a value to write; one that is not known never overwrites one that is."""
     return {} if cost_usd is None else {"cost_usd": cost_usd}
-
-
-def _affordable(reserved_usd: float, estimate_usd: float | None, limit_usd: float) -> bool:
-    """Whether a job fits under a limit. What is no amount of money fits under none."""
-    if estimate_usd is None or not math.isfinite(estimate_usd) or estimate_usd < 0:
-        return False
-    # Said this way round, a limit that is no number refuses everything.
-    return reserved_usd + estimate_usd <= limit_usd + 1e-9

@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, case, func, select
 
 from comfyline.job import JobState, StoredOutput
-from comfyline.ledger.records import Attempt, unpack
+from comfyline.ledger.records import Attempt, Evidence, unpack
 from comfyline.ledger.tables import attempts, outputs, transitions
 
 _PER_QUERY = 500
@@ -49,15 +50,40 @@ def latest_attempts(connection: Connection, keys: Sequence[str]) -> dict[str, At
     return found
 
 
-def list_attempts(
-    connection: Connection, state: JobState | None, pipeline: str | None
-) -> list[Attempt]:
-    """All attempts, newest first, of one state or pipeline when asked."""
-    query = select(attempts).order_by(attempts.c.id.desc())
-    if state:
-        query = query.where(attempts.c.state == state)
-    if pipeline:
-        query = query.where(attempts.c.pipeline == pipeline)
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which attempts are meant; what is None does not matter.
+
+    `since` and `until` bound the moment at which an attempt was last changed.
+    """
+
+    state: JobState | None = None
+    pipeline: str | None = None
+    run_id: str | None = None
+    key_prefix: str | None = None
+    request_ids: tuple[str, ...] | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+def list_attempts(connection: Connection, selection: Selection) -> list[Attempt]:
+    """The attempts that are meant, newest first."""
+    column = attempts.c
+    query = select(attempts).order_by(column.id.desc())
+    if selection.state:
+        query = query.where(column.state == selection.state)
+    if selection.pipeline:
+        query = query.where(column.pipeline == selection.pipeline)
+    if selection.run_id:
+        query = query.where(column.run_id == selection.run_id)
+    if selection.key_prefix:
+        query = query.where(column.key.startswith(selection.key_prefix, autoescape=True))
+    if selection.request_ids is not None:
+        query = query.where(column.request_id.in_(selection.request_ids))
+    if selection.since:
+        query = query.where(column.updated_at >= selection.since)
+    if selection.until:
+        query = query.where(column.updated_at < selection.until)
     return read_attempts(connection, query)
 
 
@@ -106,10 +132,13 @@ def _attempt(
         owner=row.owner,
         lease_until=row.lease_until,
         request_id=row.request_id,
+        reserved_usd=row.reserved_usd,
         cost_usd=row.cost_usd,
         error_kind=row.error_kind,
         error_message=row.error_message,
+        evidence=Evidence(**row.evidence or {}),
         created_at=row.created_at,
+        claimed_at=row.claimed_at,
         submitted_at=row.submitted_at,
         updated_at=row.updated_at,
         outputs=stored,

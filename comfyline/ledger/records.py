@@ -12,10 +12,26 @@ from comfyline.keys import replace_values
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of a POST beside its outcome, for the person who has to end a doubt.
+
+    `mark` is in the upload URLs of this POST and no other's. `how_far` is the client's word for how
+    much of it left, `reason` what came instead of an answer. The balance is the account's right
+    before, in US dollars, None where nobody was asked.
+    """
+
+    mark: str | None = None
+    how_far: str | None = None
+    reason: str | None = None
+    balance_before_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One attempt of a job, with its outputs and the time of each state.
 
     `outputs` are whole or empty: an attempt that lost one of its files to another job has none.
+    `reserved_usd` is what its claim set aside, `claimed_at` when the POST was about to leave.
     """
 
     id: int
@@ -26,10 +42,13 @@ class Attempt:
     owner: str | None
     lease_until: datetime | None
     request_id: str | None
+    reserved_usd: float | None
     cost_usd: float | None
     error_kind: str | None
     error_message: str | None
+    evidence: Evidence
     created_at: datetime
+    claimed_at: datetime | None
     submitted_at: datetime | None
     updated_at: datetime
     outputs: tuple[StoredOutput, ...]
@@ -67,7 +86,7 @@ def pack(checked: CheckedJob) -> dict[str, Any]:
         "job": packed,
         "key": checked.key,
         "media": [asdict(part) | {"origin": origins[part.pointer]} for part in checked.media],
-        "estimate_usd": price if price is not None and math.isfinite(price) else None,
+        "estimate_usd": price if price is not None and 0 <= price < math.inf else None,
     }
 
 

@@ -5,10 +5,12 @@ from comfyline.errors import (
     Expired,
     GenerationFailed,
     InDoubt,
+    Interrupted,
     JobError,
     OverBudget,
 )
 from comfyline.job import CheckedJob, JobState
+from comfyline.ledger.budget import NoMoney
 from comfyline.ledger.records import Attempt
 
 _SHORT_KEY = 12
@@ -56,15 +58,32 @@ def blocked(attempt: Attempt) -> JobError:
             )
 
 
-def over_budget(checked: CheckedJob, limit_usd: float | None, reserved_usd: float) -> OverBudget:
-    """A job that does not fit under the run's cost limit."""
-    if checked.estimate_usd is None:
+def not_started(reason: str) -> Interrupted:
+    """A job that its run did not come to."""
+    return Interrupted(
+        f"It was not submitted, because the run was stopped: {reason}",
+        hint="Run again to make it.",
+    )
+
+
+def over_budget(checked: CheckedJob, no_money: NoMoney) -> OverBudget:
+    """A job that does not fit under a cost limit."""
+    limit = f"${no_money.limit_usd:g}"
+    if no_money.limit == "price":
         return OverBudget(
-            f"{checked.job.model_id} has no known price, and the run is limited to ${limit_usd}",
-            hint="An unknown price counts as no price at all: remove the limit to run it anyway.",
+            f"{checked.job.model_id} has no known price, and there is a limit of {limit}",
+            hint="--allow-unknown-cost runs it anyway, `limits.cost_ceilings` says what to "
+            "reserve for it.",
         )
+    where, raised = {
+        "run": ("this run", "`limits.max_cost_usd` or --max-cost"),
+        "day": ("this pipeline today (UTC)", "`limits.max_cost_usd_per_day`"),
+    }[no_money.limit]
+    cost = (
+        "" if checked.estimate_usd is None else f"It would cost about ${checked.estimate_usd:.2f}; "
+    )
     return OverBudget(
-        f"It would cost about ${checked.estimate_usd:.2f}; ${reserved_usd:.2f} of the limit of "
-        f"${limit_usd} are spent or reserved",
-        hint="Raise `limits.max_cost_usd` or --max-cost, then run again.",
+        f"{cost}${no_money.reserved_usd:.2f} of the limit of {limit} for {where} are spent or "
+        "reserved",
+        hint=f"Raise {raised}, then run again.",
     )

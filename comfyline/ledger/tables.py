@@ -35,10 +35,10 @@ class UtcTime(TypeDecorator[datetime]):
         return value.astimezone(UTC) if value else None
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Gives the zone back that SQLite dropped."""
-        if value is None or value.tzinfo is not None:
-            return value
-        return value.replace(tzinfo=UTC)
+        """Gives the zone back that SQLite dropped; PostgreSQL answers in a zone of its own."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class Words(TypeDecorator[str]):
@@ -49,7 +49,9 @@ class Words(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
         """Writes what no database takes as an escape."""
-        return value.encode("utf-8", "backslashreplace").decode() if value else value
+        if not value:
+            return value
+        return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 jobs = Table(
@@ -58,6 +60,10 @@ jobs = Table(
     Column("key", String(64), primary_key=True),
     Column("model_id", String, nullable=False),
     Column("created_at", UtcTime, nullable=False),
+    # Who walks the job right now, and until when that is believed.
+    Column("held_by", String),
+    Column("held_until", UtcTime),
+    Index("jobs_by_holder", "held_by"),
 )
 
 attempts = Table(
@@ -80,14 +86,33 @@ attempts = Table(
     Column("slot_until", UtcTime),
     Column("request_id", String(128)),
     Column("estimate_usd", Float),
+    # What the claim has set aside: the estimate, or the ceiling for a price that nobody knows.
+    Column("reserved_usd", Float),
     Column("cost_usd", Float),
     Column("error_kind", String),
     Column("error_message", Words),
+    # How far the POST got, and the balance around it: for the person who ends a doubt.
+    Column("evidence", JSON),
     Column("created_at", UtcTime, nullable=False),
+    # When the intent was last committed; the POST leaves right after it.
+    Column("claimed_at", UtcTime),
     Column("submitted_at", UtcTime),
     Column("updated_at", UtcTime, nullable=False),
     UniqueConstraint("key", "number"),
     Index("attempts_by_state", "state"),
+    Index("attempts_by_request", "request_id", unique=True),
+    Index("attempts_by_run", "run_id"),
+    Index("attempts_by_day", "pipeline", "claimed_at"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("pipeline", Words, nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    # Since when it may submit nothing more.
+    Column("stopped_at", UtcTime),
 )
 
 transitions = Table(

@@ -1,17 +1,26 @@
 """Every write to an attempt: compare-and-set on its state, checked against `ALLOWED`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    insert,
+    select,
+    update,
+)
 
 from comfyline.errors import ComfylineError
-from comfyline.job import ALLOWED, CheckedJob, JobState, StoredOutput
+from comfyline.job import ALLOWED, CheckedJob, JobState
 from comfyline.ledger.decision import LEASE_SECONDS
-from comfyline.ledger.reading import UNFINISHED, latest_attempts
-from comfyline.ledger.records import Attempt, pack
-from comfyline.ledger.tables import attempts, jobs, outputs, transitions
+from comfyline.ledger.reading import latest_attempts
+from comfyline.ledger.records import Attempt, Evidence, pack
+from comfyline.ledger.tables import attempts, jobs, transitions
+
+IsDead = Callable[[str | None], bool]
+"""Whether the process of that name has certainly ended."""
 
 
 class StateConflict(ComfylineError):
@@ -43,9 +52,7 @@ def open_attempt(
     if newest is not None and newest.state == JobState.PLANNED:
         connection.execute(update(attempts).where(attempts.c.id == newest.id).values(**asked))
         return newest.id, newest.number
-    if newest is None:
-        values = {"key": checked.key, "model_id": checked.job.model_id, "created_at": now}
-        connection.execute(insert(jobs).values(values))
+    know_job(connection, checked.key, checked.job.model_id, now)
     number = newest.number + 1 if newest else 1
     row = connection.execute(
         insert(attempts).values(
@@ -62,14 +69,12 @@ def open_attempt(
     return attempt_id, number
 
 
-def has_submitted(connection: Connection, key: str, run_id: str) -> bool:
-    """Whether a run has sent a job of this key already, whoever came after it."""
-    query = select(func.count()).where(
-        attempts.c.key == key,
-        attempts.c.run_id == run_id,
-        attempts.c.state != JobState.PLANNED,
-    )
-    return connection.execute(query).scalar_one() > 0
+def know_job(connection: Connection, key: str, model_id: str, now: datetime) -> None:
+    """A row for a job, unless there is one."""
+    known = connection.execute(select(jobs.c.key).where(jobs.c.key == key)).one_or_none()
+    if known is None:
+        values = {"key": key, "model_id": model_id, "created_at": now}
+        connection.execute(insert(jobs).values(values))
 
 
 def move(
@@ -105,7 +110,14 @@ def move(
 
 
 def lease(
-    connection: Connection, attempt_id: int, owner: str, now: datetime, slot_seconds: float
+    connection: Connection,
+    attempt_id: int,
+    owner: str,
+    now: datetime,
+    *,
+    slot_seconds: float,
+    reserved_usd: float | None,
+    evidence: Evidence,
 ) -> None:
     """Commits the intent to submit: from here on only this owner may POST."""
     move(
@@ -114,6 +126,9 @@ def lease(
         JobState.SUBMITTING,
         now,
         owner=owner,
+        claimed_at=now,
+        reserved_usd=reserved_usd,
+        evidence=asdict(evidence),
         lease_until=now + timedelta(seconds=LEASE_SECONDS),
         slot_until=now + timedelta(seconds=slot_seconds),
         error_kind=None,
@@ -124,31 +139,56 @@ def lease(
 def accept(connection: Connection, attempt_id: int, request_id: str, now: datetime) -> datetime:
     """Writes a request id down, also after the lease is over. Returns when it was accepted.
 
-    The same id again changes nothing; another one is refused, because the first was paid for.
+    The same id again changes nothing; another one is refused, because the first was paid for. What
+    becomes known late was accepted when its POST left: from then on RunComfy keeps the result.
     """
     row = connection.execute(
-        select(attempts.c.request_id, attempts.c.submitted_at)
+        select(
+            attempts.c.request_id,
+            attempts.c.submitted_at,
+            attempts.c.state,
+            attempts.c.claimed_at,
+        )
         .where(attempts.c.id == attempt_id)
         .with_for_update()
     ).one()
     if row.request_id is not None and row.request_id != request_id:
         raise StateConflict(f"Attempt {attempt_id} is request {row.request_id} already", hint=_LOOK)
+    taken = select(attempts.c.id).where(
+        attempts.c.request_id == request_id, attempts.c.id != attempt_id
+    )
+    if (other := connection.execute(taken).scalar_one_or_none()) is not None:
+        raise StateConflict(f"Request {request_id} is that of attempt {other} already", hint=_LOOK)
     if row.request_id is not None and row.submitted_at is not None:
         known: datetime = row.submitted_at
         return known
-    values = {"request_id": request_id, "submitted_at": now, **_let_go()}
+    late = row.state == JobState.IN_DOUBT and row.claimed_at is not None
+    when: datetime = row.claimed_at if late else now
+    values = {"request_id": request_id, "submitted_at": when, **_let_go()}
     move(connection, attempt_id, JobState.SUBMITTED, now, **values)
-    return now
+    return when
 
 
-def give_back(connection: Connection, attempt_id: int, now: datetime) -> None:
+def witness(connection: Connection, attempt_id: int, said: Mapping[str, Any]) -> None:
+    """Adds to what is known of an attempt's POST."""
+    row = attempts.c.id == attempt_id
+    known = connection.execute(select(attempts.c.evidence).where(row)).scalar_one() or {}
+    connection.execute(update(attempts).where(row).values(evidence={**known, **said}))
+
+
+def give_back(connection: Connection, attempt_id: int, owner: str, now: datetime) -> None:
     """The claim ends without a request: `planned` again, for whoever comes next.
 
     When the lease ran out first (a laptop that slept), the doubt ends here instead, in `failed`.
+    Raises `StateConflict` when it is somebody else's claim by now, whose POST may be under way.
     """
     row = connection.execute(
-        select(attempts.c.state).where(attempts.c.id == attempt_id).with_for_update()
+        select(attempts.c.state, attempts.c.owner)
+        .where(attempts.c.id == attempt_id)
+        .with_for_update()
     ).one()
+    if row.state == JobState.SUBMITTING and row.owner != owner:
+        raise StateConflict(f"Attempt {attempt_id} is being submitted by another", hint=_LOOK)
     if row.state == JobState.IN_DOUBT:
         reason = {"error_kind": "not-sent", "error_message": "RunComfy never accepted it."}
         move(connection, attempt_id, JobState.FAILED, now, **{**_let_go(), **reason})
@@ -156,15 +196,32 @@ def give_back(connection: Connection, attempt_id: int, now: datetime) -> None:
         move(connection, attempt_id, JobState.PLANNED, now, **_let_go())
 
 
-def end_dead_leases(connection: Connection, now: datetime) -> int:
+def give_up(
+    connection: Connection, attempt_id: int, now: datetime, reason: Mapping[str, Any]
+) -> None:
+    """A person says that a submission in doubt was never accepted.
+
+    Raises `StateConflict` when it is not in doubt any more: its answer may have come meanwhile.
+    """
+    row = connection.execute(
+        select(attempts.c.state).where(attempts.c.id == attempt_id).with_for_update()
+    ).one()
+    if row.state != JobState.IN_DOUBT:
+        raise StateConflict(f"Attempt {attempt_id} is {row.state}, not in doubt", hint=_LOOK)
+    move(connection, attempt_id, JobState.FAILED, now, **{**_let_go(), **reason})
+
+
+def end_dead_leases(connection: Connection, now: datetime, is_dead: IsDead) -> int:
     """Puts in doubt what a dead process was submitting. Returns how many those are."""
-    dead = (
-        select(attempts.c.id)
-        .where(attempts.c.state == JobState.SUBMITTING, attempts.c.lease_until <= now)
-        # What somebody is writing down at this moment is not dead.
-        .with_for_update(skip_locked=True)
+    sending = select(attempts.c.id, attempts.c.owner, attempts.c.lease_until).where(
+        attempts.c.state == JobState.SUBMITTING
     )
-    ids = list(connection.execute(dead).scalars())
+    rows = connection.execute(sending).all()
+    ids = [
+        row.id
+        for row in rows
+        if row.lease_until is None or row.lease_until <= now or is_dead(row.owner)
+    ]
     reason = "The process that submitted it ended before RunComfy's answer was written down."
     values = {**_let_go(), "error_kind": "in-doubt", "error_message": reason}
     for attempt_id in ids:
@@ -172,63 +229,9 @@ def end_dead_leases(connection: Connection, now: datetime) -> int:
     return len(ids)
 
 
-def in_flight(connection: Connection, now: datetime) -> int:
-    """How many requests all processes have at RunComfy, or are sending there."""
-    waiting = [state for state in UNFINISHED if state is not JobState.COMPLETED]
-    holds_slot = and_(attempts.c.state.in_(waiting), attempts.c.slot_until > now)
-    query = select(func.count()).where(or_(attempts.c.state == JobState.SUBMITTING, holds_slot))
-    return connection.execute(query).scalar_one()
-
-
-def reserved_usd(connection: Connection, run_id: str) -> float:
-    """What a run has spent or reserved: the real cost where known, else the estimate.
-
-    What failed or was cancelled counts with what it is known to have cost, and reserves nothing.
-    """
-    committed = [state for state in JobState if state is not JobState.PLANNED]
-    over = attempts.c.state.in_([JobState.FAILED, JobState.CANCELLED])
-    estimate = case((over, 0.0), else_=func.coalesce(attempts.c.estimate_usd, 0.0))
-    query = select(func.sum(func.coalesce(attempts.c.cost_usd, estimate))).where(
-        attempts.c.run_id == run_id, attempts.c.state.in_(committed)
-    )
-    return float(connection.execute(query).scalar_one() or 0.0)
-
-
-def record_outputs(connection: Connection, attempt_id: int, stored: Sequence[StoredOutput]) -> None:
-    """Remembers where outputs lie; the same place again is no second one.
-
-    What another attempt had at one of these places is not there any more, and its record goes.
-    An attempt that thereby lost an output keeps none of its records: it has to be stored anew.
-    """
-    here = outputs.c.uri.in_([output.uri for output in stored])
-    others = set(connection.execute(select(outputs.c.attempt_id).where(here)).scalars())
-    others.discard(attempt_id)
-    before = {other: _indices(connection, other) for other in others}
-    connection.execute(delete(outputs).where(here))
-    for other, indices in before.items():
-        if _indices(connection, other) < indices:
-            connection.execute(delete(outputs).where(outputs.c.attempt_id == other))
-    for output in stored:
-        connection.execute(
-            insert(outputs).values(
-                attempt_id=attempt_id,
-                index=output.index,
-                uri=output.uri,
-                sha256=output.sha256,
-                bytes=output.bytes,
-                media_type=output.media_type,
-            )
-        )
-
-
 def latest(connection: Connection, key: str) -> Attempt | None:
     """The latest attempt of one key."""
     return latest_attempts(connection, [key]).get(key)
-
-
-def _indices(connection: Connection, attempt_id: int) -> set[int]:
-    query = select(outputs.c.index).where(outputs.c.attempt_id == attempt_id)
-    return set(connection.execute(query).scalars())
 
 
 def _let_go() -> dict[str, Any]:

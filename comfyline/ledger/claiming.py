@@ -1,0 +1,123 @@
+"""The one transaction in which a submission is decided and its intent committed."""
+
+from collections.abc import Container
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy import Connection, select
+
+from comfyline.job import CheckedJob, JobState
+from comfyline.ledger import budget, sums, writing
+from comfyline.ledger.budget import Limits, NoMoney
+from comfyline.ledger.decision import Decision, decide
+from comfyline.ledger.records import Attempt, Evidence
+from comfyline.ledger.tables import attempts, runs
+from comfyline.ledger.writing import IsDead
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The intent is committed: the holder of this may POST once."""
+
+    attempt_id: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotOurs:
+    """Something else is to be done about this job; `attempt` is what the ledger knows."""
+
+    decision: Decision
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class NoSlot:
+    """As many requests are at RunComfy as the profile allows; ask again in a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStopped:
+    """Somebody told the run to stop: it submits nothing more."""
+
+
+Claim = Claimed | NotOurs | NoSlot | NoMoney | RunStopped
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who asks for which job: `posting` are the claims that this owner still means to use."""
+
+    checked: CheckedJob
+    run_id: str
+    refresh: bool
+    limits: Limits
+    owner: str
+    posting: Container[int]
+    evidence: Evidence
+
+
+def claim(connection: Connection, asking: Asking, now: datetime, is_dead: IsDead) -> Claim:
+    """Decides about one job; when it is to be submitted, nobody else will."""
+    checked, limits = asking.checked, asking.limits
+    writing.end_dead_leases(connection, now, is_dead)
+    latest = _latest(connection, asking, now)
+    seen = latest
+    if latest and sums.has_submitted(connection, checked.key, asking.run_id):
+        # What another run did since then is no reason for this one to submit twice.
+        seen = replace(latest, run_id=asking.run_id)
+    decision = decide(seen, refresh=asking.refresh, run_id=asking.run_id, now=now)
+    if decision is not Decision.SUBMIT:
+        assert latest is not None  # noqa: S101  # SUBMIT is the answer to None
+        return NotOurs(decision, latest)
+    if is_stopped(connection, asking.run_id):
+        return RunStopped()
+    if sums.in_flight(connection, now) >= limits.in_flight:
+        return NoSlot()
+    amount = budget.to_reserve(checked.estimate_usd, limits)
+    if no_money := _refused(connection, asking, amount, now):
+        return no_money
+    attempt_id, number = writing.open_attempt(connection, checked, asking.run_id, now)
+    writing.lease(
+        connection,
+        attempt_id,
+        asking.owner,
+        now,
+        slot_seconds=limits.flight_window,
+        reserved_usd=amount,
+        evidence=asking.evidence,
+    )
+    return Claimed(attempt_id, number)
+
+
+def is_stopped(connection: Connection, run_id: str) -> bool:
+    """Whether somebody told a run to stop."""
+    query = select(runs.c.id).where(runs.c.id == run_id, runs.c.stopped_at.is_not(None))
+    return connection.execute(query).one_or_none() is not None
+
+
+def _latest(connection: Connection, asking: Asking, now: datetime) -> Attempt | None:
+    latest = writing.latest(connection, asking.checked.key)
+    if latest is None or latest.state is not JobState.SUBMITTING or latest.owner != asking.owner:
+        return latest
+    if latest.id in asking.posting:
+        return latest
+    # A claim of our own whose commit we never heard of: its POST has not left.
+    writing.give_back(connection, latest.id, asking.owner, now)
+    return writing.latest(connection, asking.checked.key)
+
+
+def _refused(
+    connection: Connection, asking: Asking, amount: float | None, now: datetime
+) -> NoMoney | None:
+    limits, of_run, of_day = asking.limits, 0.0, 0.0
+    # Each sum reads as many rows as it has attempts: only for a limit that there is.
+    if limits.max_cost_usd is not None:
+        of_run = sums.reserved_usd(connection, attempts.c.run_id == asking.run_id)
+    if limits.max_cost_usd_per_day is not None:
+        of_day = sums.reserved_usd(
+            connection,
+            attempts.c.pipeline == asking.checked.job.pipeline,
+            attempts.c.claimed_at >= now.replace(hour=0, minute=0, second=0, microsecond=0),
+        )
+    return budget.refusal(amount, limits, of_run, of_day)

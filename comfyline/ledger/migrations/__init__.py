@@ -1,0 +1,1 @@
+"""The history of the ledger's tables (alembic). Only ever added to."""

@@ -1,0 +1,70 @@
+"""How long RunComfy still keeps what was paid for and is not stored. Pure.
+
+RunComfy deletes a result after 7 days; counted here from the submission, which is the safe side.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import IntEnum
+
+from comfyline.ledger.reading import UNFINISHED
+from comfyline.ledger.records import Attempt
+
+KEPT = timedelta(days=7)
+
+
+class Urgency(IntEnum):
+    """How near the end is; each is to be said louder than the one before."""
+
+    NONE = 0
+    SOON = 48
+    PRESSING = 24
+    LAST_HOURS = 6
+    OVER = -1
+
+    @property
+    def word(self) -> str:
+        """The name in `--json`."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class AtRisk:
+    """Something paid for that is not stored, and what is left of its 7 days; negative when over."""
+
+    attempt: Attempt
+    left: timedelta
+    urgency: Urgency
+
+
+def kept_until(attempt: Attempt) -> datetime | None:
+    """Until when a result that is not stored is surely kept; None for all that needs no keeping."""
+    if attempt.state not in UNFINISHED or attempt.submitted_at is None:
+        return None
+    return attempt.submitted_at + KEPT
+
+
+def urgency_of(left: timedelta) -> Urgency:
+    """How urgent it is with so much time left."""
+    if left <= timedelta(0):
+        return Urgency.OVER
+    for urgency in (Urgency.LAST_HOURS, Urgency.PRESSING, Urgency.SOON):
+        if left <= timedelta(hours=urgency):
+            return urgency
+    return Urgency.NONE
+
+
+def at_risk(attempts: Iterable[Attempt], now: datetime) -> list[AtRisk]:
+    """Of some attempts those that have little time left, the most urgent first."""
+    ends = ((attempt, kept_until(attempt)) for attempt in attempts)
+    found = [
+        AtRisk(attempt, end - now, urgency_of(end - now))
+        for attempt, end in ends
+        if end is not None
+    ]
+    return sorted((one for one in found if one.urgency is not Urgency.NONE), key=_by_time_left)
+
+
+def _by_time_left(one: AtRisk) -> timedelta:
+    return one.left

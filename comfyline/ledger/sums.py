@@ -1,0 +1,43 @@
+"""What a claim counts before it is granted: submissions of a run, slots in use, money set aside."""
+
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
+
+from comfyline.job import JobState
+from comfyline.ledger.reading import UNFINISHED
+from comfyline.ledger.tables import attempts
+
+
+def has_submitted(connection: Connection, key: str, run_id: str) -> bool:
+    """Whether a run has sent a job of this key already, whoever came after it."""
+    query = select(func.count()).where(
+        attempts.c.key == key,
+        attempts.c.run_id == run_id,
+        attempts.c.state != JobState.PLANNED,
+    )
+    return connection.execute(query).scalar_one() > 0
+
+
+def in_flight(connection: Connection, now: datetime) -> int:
+    """How many requests all processes have at RunComfy, or are sending there."""
+    waiting = [state for state in UNFINISHED if state is not JobState.COMPLETED]
+    holds_slot = and_(attempts.c.state.in_(waiting), attempts.c.slot_until > now)
+    query = select(func.count()).where(or_(attempts.c.state == JobState.SUBMITTING, holds_slot))
+    return connection.execute(query).scalar_one()
+
+
+def reserved_usd(connection: Connection, *which: ColumnElement[bool]) -> float:
+    """What some attempts have cost or set aside: the real cost where known, else the reservation.
+
+    What failed or was cancelled counts with what it is known to have cost, and reserves nothing.
+    """
+    committed = [state for state in JobState if state is not JobState.PLANNED]
+    over = attempts.c.state.in_([JobState.FAILED, JobState.CANCELLED])
+    # An attempt of the first schema reserved its estimate.
+    set_aside = func.coalesce(attempts.c.reserved_usd, attempts.c.estimate_usd, 0.0)
+    reserved = case((over, 0.0), else_=set_aside)
+    query = select(func.sum(func.coalesce(attempts.c.cost_usd, reserved))).where(
+        attempts.c.state.in_(committed), *which
+    )
+    return float(connection.execute(query).scalar_one() or 0.0)
