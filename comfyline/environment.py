@@ -15,12 +15,14 @@ from comfyline.settings import (
     LocalStack,
     Secret,
     Settings,
+    StorageSettings,
     find_token,
     home_directory,
     ledger_url,
     local_services,
     read_profile,
     resolve,
+    storage_settings,
 )
 from comfyline.stack.control import StackAddresses, addresses, ensure
 from comfyline.stack.services import ServiceName
@@ -94,8 +96,10 @@ async def prepare(profile_name: str, tell: Callable[[str], None]) -> Settings:
     return resolve(profile_name, profile, os.environ, Path.cwd(), _local(found))
 
 
-def look(profile_name: str) -> Settings:
+def look(profile_name: str, patience: float = 0) -> Settings:
     """The settings of a profile with the local services as they are; nothing is started.
+
+    RunComfy may be away for `patience` seconds, or for the profile's when that is less.
 
     Where the sandbox or the local storage does not run, its address is one at which nothing
     answers.
@@ -108,7 +112,19 @@ def look(profile_name: str) -> Settings:
     if local.storage_endpoint is None:
         local = replace(local, storage_endpoint=_NOWHERE, storage_key=nobody, storage_secret=nobody)
     settings = resolve(profile_name, profile, os.environ, Path.cwd(), local)
-    return replace(settings, runcomfy=replace(settings.runcomfy, patience=0))
+    waits = min(patience, settings.runcomfy.patience)
+    return replace(settings, runcomfy=replace(settings.runcomfy, patience=waits))
+
+
+async def prepare_storage(profile_name: str, tell: Callable[[str], None]) -> StorageSettings:
+    """The storage of a profile alone, started where it is the local one; needs no token.
+
+    Raises `UsageError`, `InputInvalid` or `Unreachable`.
+    """
+    profile = read_profile(profile_name, Path.cwd())
+    is_local = "storage" in local_services(profile, os.environ)
+    found = await start_services(("storage",), tell) if is_local else StackAddresses()
+    return storage_settings(profile, os.environ, _local(found))
 
 
 def _local(found: StackAddresses) -> LocalStack:

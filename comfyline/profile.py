@@ -35,6 +35,16 @@ def api_origin(base_url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+def balance_address(url: str) -> str:
+    """The address of the balance, or `local:sandbox`. Raises ValueError as `api_origin` does."""
+    if url == LOCAL_SANDBOX:
+        return url
+    parts = _web_address(url, f"be https://HOST/PATH, or {LOCAL_SANDBOX}")
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ValueError("would get the token unencrypted: use https://")
+    return url
+
+
 def storage_endpoint(endpoint_url: str) -> str:
     """An S3-compatible endpoint, or `local:storage`. Raises ValueError as `api_origin` does."""
     if endpoint_url != LOCAL_STORAGE:
@@ -112,6 +122,14 @@ class RuncomfySection(_Section):
         Seconds, Field(description="How long RunComfy may be away before a run stops waiting.")
     ] = 120.0
 
+    balance_url: Annotated[
+        Annotated[str, AfterValidator(balance_address)] | None,
+        Field(
+            description="Where RunComfy tells the account's balance: the only other address that "
+            "gets the token, and only when it is named here."
+        ),
+    ] = None
+
 
 class StorageSection(_Section):
     """Where inputs are put so that RunComfy can fetch them."""
@@ -124,6 +142,13 @@ class StorageSection(_Section):
     url_expires: Annotated[
         Seconds, Field(description="Life of a presigned GET, at most 7 days.", gt=0, le=604800)
     ] = 21600.0
+    access_log: Annotated[
+        str | None,
+        Field(
+            description="Where the storage writes its S3 server access log: a folder, a file or "
+            "s3://bucket/prefix. It tells whether an input was fetched."
+        ),
+    ] = None
 
 
 class ProfileDocument(_Section):

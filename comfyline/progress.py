@@ -37,13 +37,17 @@ class StageEntered:
 
 @dataclass(frozen=True, slots=True)
 class JobEnded:
-    """A job left the run in `state`; `message` says why when it is not `persisted`."""
+    """A job left the run in `state`; `message` says why when it is not `persisted`.
+
+    With `cost_unknown` it was paid for, and nobody knows how much.
+    """
 
     job: str
     label: str
     state: JobState
     cost_usd: float | None
     message: str = ""
+    cost_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)

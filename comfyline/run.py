@@ -1,11 +1,28 @@
 """What one run asks for, and what became of each of its jobs."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from comfyline.errors import ComfylineError
 from comfyline.job import CheckedJob, FetchedFile, Job, JobState, Stage, StoredOutput
+from comfyline.stopping import current_stop
+
+
+@dataclass(frozen=True, slots=True)
+class CostLimits:
+    """What a run may spend, in US dollars; None is no limit.
+
+    `per_day` bounds one pipeline over all its runs of one UTC day. `ceilings` says by model id what
+    to set aside where no price is known; without one, such a job fits under a limit only with
+    `allow_unknown`.
+    """
+
+    per_run: float | None = None
+    per_day: float | None = None
+    ceilings: Mapping[str, float] = field(default_factory=dict)
+    allow_unknown: bool = False
 
 
 class Run:
@@ -13,7 +30,8 @@ class Run:
 
     `timeout` is in seconds, for one job from submit to completed; `least_wait` is how long a job
     is waited for even when that time is over. `in_flight` bounds this run, the profile's bound is
-    over all processes. With `collects_only` nothing is ever submitted.
+    over all processes. With `collects_only` nothing is ever submitted, and nothing withdrawn. With
+    `verify` a stored file counts as there only when its bytes are read and right.
     """
 
     def __init__(
@@ -23,18 +41,22 @@ class Run:
         pipeline: str,
         in_flight: int,
         timeout: float,
-        max_cost_usd: float | None,
+        costs: CostLimits,
         refresh: bool,
         least_wait: float = 0,
         collects_only: bool = False,
+        verify: bool = False,
     ) -> None:
         self.id = id
         self.pipeline = pipeline
         self.in_flight = in_flight
         self.timeout = timeout
-        self.max_cost_usd = max_cost_usd
+        self.costs = costs
         self.refresh = refresh
         self.collects_only = collects_only
+        self.verify = verify
+        self.stop = current_stop()
+        self.stop.is_heeded = True
         self.slots = asyncio.Semaphore(in_flight)
         self.submitted = 0
         self._least_wait = least_wait
@@ -63,12 +85,11 @@ class FetchedOutputs:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Submission:
-    """A job that RunComfy has: which attempt, under which request id, since when.
+    """What RunComfy has of a job: which attempt, under which request id, since when.
 
     `copies` are outputs stored before, which spare a download.
     """
 
-    checked: CheckedJob
     attempt_id: int
     attempt: int
     state: JobState
@@ -79,7 +100,10 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one job in this run."""
+    """What became of one job in this run.
+
+    With `cost_unknown` the run has paid for it, and RunComfy did not tell how much.
+    """
 
     job: Job
     key: str
@@ -88,6 +112,7 @@ class Outcome:
     outputs: tuple[StoredOutput, ...] = ()
     reused: bool = False
     cost_usd: float | None = None
+    cost_unknown: bool = False
     seconds: float | None = None
     request_id: str | None = None
     stage: Stage | None = None

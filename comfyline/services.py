@@ -1,10 +1,9 @@
 """The one place that builds client, ledger and storage from `Settings`, once a process."""
 
-import os
-import socket
+import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,14 +11,20 @@ from aiolimiter import AsyncLimiter
 from sqlalchemy import make_url
 
 from comfyline.catalogue import Catalogue
+from comfyline.errors import ComfylineError
 from comfyline.ledger.ledger import Ledger
+from comfyline.ledger.strays import Strays
+from comfyline.models.kept import KeptModels
+from comfyline.owner import this_process
+from comfyline.purse import Purse
 from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.runcomfy.downloads import Downloads
 from comfyline.runcomfy.outage import Outage
 from comfyline.runcomfy.poller import Poller
 from comfyline.runcomfy.polling import next_poll
-from comfyline.settings import Secret, Settings
+from comfyline.settings import Secret, Settings, StorageSettings
 from comfyline.storage.bucket import Bucket
+from comfyline.storage.known_files import KNOWN_FILES
 from comfyline.storage.origins import Origins
 from comfyline.storage.places import Places
 from comfyline.storage.uploads import Uploads
@@ -37,22 +42,30 @@ class Services:
         poller: Poller,
         ledger: Ledger,
         bucket: Bucket,
+        catalogue: Catalogue,
     ) -> None:
         self.settings = settings
         self.client = client
         self.downloads = downloads
         self.poller = poller
         self.ledger = ledger
+        self.strays = Strays(settings.home / "strays")
         self.places = Places(bucket)
-        self.origins = Origins(bucket)
+        self.origins = Origins(bucket, settings.home / KNOWN_FILES)
         self.uploads = Uploads(bucket, settings.storage.uploads, settings.storage.url_expires)
-        self.catalogue = Catalogue(settings.model_directories, client)
+        self.catalogue = catalogue
         self.thumbnails = settings.home / "thumbnails"
+        self.purse = Purse(client.balance)
         self.submits = submit_limiter(settings.runcomfy.submits_per_second)
 
-    def work_directory(self, attempt_id: int) -> Path:
-        """Where an attempt's outputs lie between fetch and persist, on this machine."""
-        return self.settings.home / "work" / str(attempt_id)
+    @property
+    def work(self) -> Path:
+        """Where outputs lie between fetch and persist, on this machine: a folder a request."""
+        return self.settings.home / "work"
+
+    def work_directory(self, request_id: str) -> Path:
+        """The folder of one request; its id is nobody else's, in whichever ledger it stands."""
+        return self.work / request_id
 
 
 def submit_limiter(per_second: float) -> AsyncLimiter:
@@ -66,27 +79,35 @@ def now() -> datetime:
 
 
 def open_ledger(url: str, *, reading: bool = False) -> Ledger:
-    """The ledger at a SQLAlchemy URL; this process is its owner's name.
+    """The ledger at a SQLAlchemy URL, in which this process has a name of its own.
 
     With `reading`, a SQLite file that is not there is not made: the ledger is an empty one.
     """
     file = make_url(url).database if make_url(url).get_backend_name() == "sqlite" else None
     if reading and file and not Path(file).exists():
         url = "sqlite://"
-    return Ledger(url, f"{socket.gethostname()}:{os.getpid()}", now)
+    return Ledger(url, this_process())
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, *, reading: bool = False) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, *, reading: bool = False, unchecked: bool = False
+) -> AsyncIterator[Services]:
     """Opens everything a run needs, and closes it in the opposite order.
 
-    With `reading`, no ledger is made where there is none.
+    With `reading`, no ledger is made where there is none, and no model's schema is kept. With
+    `unchecked`, a model whose schema is nowhere to be had is taken without one.
     """
     runcomfy, storage = settings.runcomfy, settings.storage
     async with AsyncExitStack() as stack:
         outage = Outage(runcomfy.patience, time.monotonic)
         client = await stack.enter_async_context(
-            RuncomfyClient(runcomfy.base_url, runcomfy.token.value, outage)
+            RuncomfyClient(
+                runcomfy.base_url,
+                runcomfy.token.value,
+                outage,
+                balance_url=runcomfy.balance_url,
+            )
         )
         downloads = await stack.enter_async_context(
             Downloads(runcomfy.download_hosts, runcomfy.base_url)
@@ -97,6 +118,7 @@ async def open_services(settings: Settings, *, reading: bool = False) -> AsyncIt
         poller = await stack.enter_async_context(Poller(client.status, next_poll, time.monotonic))
         ledger = open_ledger(settings.ledger_url.value, reading=reading)
         stack.callback(ledger.close)
+        await stack.enter_async_context(_holding(ledger))
         yield Services(
             settings=settings,
             client=client,
@@ -104,7 +126,50 @@ async def open_services(settings: Settings, *, reading: bool = False) -> AsyncIt
             poller=poller,
             ledger=ledger,
             bucket=bucket,
+            catalogue=Catalogue(
+                settings.model_directories,
+                client,
+                KeptModels(kept_models(settings.home)),
+                reading=reading,
+                unchecked=unchecked,
+            ),
         )
+
+
+@asynccontextmanager
+async def _holding(ledger: Ledger) -> AsyncIterator[None]:
+    """Keeps what this process works on in its hands, and gives it up at the end."""
+    keeping = asyncio.create_task(ledger.keep_holding())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        # What cannot be given up lapses by itself.
+        with suppress(ComfylineError):
+            await ledger.release_all()
+
+
+@asynccontextmanager
+async def open_catalogue(settings: Settings) -> AsyncIterator[Catalogue]:
+    """Opens what the models are read from alone: no ledger, no storage."""
+    outage = Outage(settings.runcomfy.patience, time.monotonic)
+    token = settings.runcomfy.token.value
+    async with RuncomfyClient(settings.runcomfy.base_url, token, outage) as client:
+        kept = KeptModels(kept_models(settings.home))
+        yield Catalogue(settings.model_directories, client, kept)
+
+
+@asynccontextmanager
+async def open_places(storage: StorageSettings) -> AsyncIterator[Places]:
+    """Opens the storage alone: no token, no RunComfy, no ledger."""
+    keys = _value(storage.key), _value(storage.secret)
+    async with Bucket(storage.endpoint_url, *keys) as bucket:
+        yield Places(bucket)
+
+
+def kept_models(home: Path) -> Path:
+    """The folder under `home` in which the schemas that RunComfy gave are kept."""
+    return home / "models"
 
 
 def _value(secret: Secret | None) -> str | None:

@@ -24,6 +24,8 @@ from comfyline.profile import (
     storage_endpoint,
 )
 
+_SANDBOX_BALANCE = "/prod/v2/balance"
+
 
 class Secret:
     """A text that no repr, log or error shows. No dataclass: `asdict` would lay it open."""
@@ -72,6 +74,7 @@ class RuncomfySettings:
     in_flight: int
     submits_per_second: float
     patience: float
+    balance_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class StorageSettings:
     key: Secret | None
     secret: Secret | None
     url_expires: float
+    access_log: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,16 +168,6 @@ def resolve(
         base_url, token = local.sandbox_url or "", local.sandbox_token
     if token is None or not base_url:
         raise Unreachable("The sandbox does not run", hint="Start it with `comfyline up`.")
-    endpoint = profile.storage.endpoint_url
-    key: Secret | None = None
-    secret: Secret | None = None
-    if endpoint == LOCAL_STORAGE:
-        endpoint, key, secret = local.storage_endpoint, local.storage_key, local.storage_secret
-        if endpoint is None:
-            # Without an address the driver would ask AWS itself.
-            raise Unreachable("The local storage does not run", hint="`comfyline up` starts it.")
-    elif endpoint is None:
-        endpoint = _aws_endpoint(environ)
     return Settings(
         profile=name,
         home=home,
@@ -185,15 +179,34 @@ def resolve(
             in_flight=profile.runcomfy.in_flight,
             submits_per_second=profile.runcomfy.submits_per_second,
             patience=profile.runcomfy.patience,
+            balance_url=_balance_url(profile, base_url, local),
         ),
-        storage=StorageSettings(
-            uploads=profile.storage.uploads.rstrip("/"),
-            endpoint_url=endpoint,
-            key=key,
-            secret=secret,
-            url_expires=profile.storage.url_expires,
-        ),
+        storage=storage_settings(profile, environ, local),
         ledger_url=Secret(ledger_url(profile, environ, home)),
+    )
+
+
+def storage_settings(
+    profile: ProfileDocument, environ: Mapping[str, str], local: LocalStack
+) -> StorageSettings:
+    """The storage alone, for which no token is needed. Raises as `resolve` does."""
+    endpoint = profile.storage.endpoint_url
+    key: Secret | None = None
+    secret: Secret | None = None
+    if endpoint == LOCAL_STORAGE:
+        endpoint, key, secret = local.storage_endpoint, local.storage_key, local.storage_secret
+        if endpoint is None:
+            # Without an address the driver would ask AWS itself.
+            raise Unreachable("The local storage does not run", hint="`comfyline up` starts it.")
+    elif endpoint is None:
+        endpoint = _aws_endpoint(environ)
+    return StorageSettings(
+        uploads=profile.storage.uploads.rstrip("/"),
+        endpoint_url=endpoint,
+        key=key,
+        secret=secret,
+        url_expires=profile.storage.url_expires,
+        access_log=profile.storage.access_log,
     )
 
 
@@ -216,6 +229,14 @@ def ledger_url(profile: ProfileDocument | None, environ: Mapping[str, str], home
         hint = "write sqlite:////folder/file.sqlite3 or postgresql://user:password@host/database"
         raise InputInvalid([Problem(where, "this is not an SQLAlchemy URL", hint)]) from None
     return url
+
+
+def _balance_url(profile: ProfileDocument, base_url: str, local: LocalStack) -> str | None:
+    """Where the balance is told; the sandbox's, to which a user's token must not go, only to it."""
+    named = profile.runcomfy.balance_url
+    if named == LOCAL_SANDBOX:
+        return f"{local.sandbox_url}{_SANDBOX_BALANCE}" if base_url == local.sandbox_url else None
+    return named if base_url != local.sandbox_url else None
 
 
 def _base_url(profile: ProfileDocument, environ: Mapping[str, str]) -> str:

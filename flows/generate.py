@@ -12,7 +12,7 @@ from comfyline.errors import ComfylineError
 from comfyline.job import Job, Placement
 from comfyline.models.fit import fit_inputs
 from comfyline.report.summary import RunSummary
-from comfyline.run import Run
+from comfyline.run import CostLimits, Run
 from comfyline.services import Services, now
 from flows.execution import execute
 from flows.opening import run_id, with_services
@@ -29,6 +29,8 @@ async def generate(
     output: str = "outputs/generate",
     refresh: bool = False,  # noqa: FBT001, FBT002  # parameters of a flow go by name
     max_cost_usd: float | None = None,
+    allow_unknown_cost: bool = False,  # noqa: FBT001, FBT002
+    unchecked: bool = False,  # noqa: FBT001, FBT002
 ) -> State[RunSummary] | State[ComfylineError]:
     """Makes one request and stores its outputs.
 
@@ -39,6 +41,9 @@ async def generate(
         output: Where the outputs go: a folder or s3://bucket/prefix.
         refresh: Make it again although it is there, and pay for it again.
         max_cost_usd: Do not submit it when it would cost more than so many dollars.
+        allow_unknown_cost: Submit it also when its price is unknown although there is a limit.
+        unchecked: Submit also to a model whose schema is nowhere to be had: nothing of its inputs
+            is checked, its price is unknown, and only @file and s3:// values are media.
     """
     started, began = now(), time.monotonic()
 
@@ -48,7 +53,7 @@ async def generate(
             pipeline="generate",
             in_flight=1,
             timeout=_TIMEOUT,
-            max_cost_usd=max_cost_usd,
+            costs=CostLimits(per_run=max_cost_usd, allow_unknown=allow_unknown_cost),
             refresh=refresh,
         )
         entry = await services.catalogue.entry(model_id)
@@ -56,7 +61,7 @@ async def generate(
         outcomes = await execute([job], run, services)
         return await report(outcomes, run, services, started, began)
 
-    return await with_services(profile, work)
+    return await with_services(profile, work, unchecked=unchecked)
 
 
 def ad_hoc_job(model_id: str, inputs: dict[str, Any], output: str) -> Job:

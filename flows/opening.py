@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from prefect import get_run_logger
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.states import Failed
 
@@ -12,16 +12,26 @@ from comfyline.errors import ComfylineError
 from comfyline.progress import Note, tell
 from comfyline.report.summary import RunSummary
 from comfyline.services import Services, open_services
+from comfyline.stopping import current_stop, stopped_by
+from flows.heeding import heeding
 
 Work = Callable[[Services], Awaitable[State[RunSummary]]]
 
 
-async def with_services(profile: str, work: Work) -> State[RunSummary] | State[ComfylineError]:
-    """Does a flow's work with everything open; an error for a person becomes a Failed state."""
+async def with_services(
+    profile: str, work: Work, *, unchecked: bool = False
+) -> State[RunSummary] | State[ComfylineError]:
+    """Does a flow's work with everything open; an error for a person becomes a Failed state.
+
+    With `unchecked`, a model whose schema is nowhere to be had is taken without one.
+    """
     try:
         settings = await prepare(profile, _say)
-        async with open_services(settings) as services:
-            return await work(services)
+        stop = current_stop()
+        async with open_services(settings, unchecked=unchecked) as services:
+            with stopped_by(stop):
+                async with heeding(stop, _flow_run().id, run_id(), services):
+                    return await work(services)
     except ComfylineError as error:
         return Failed(message=str(error), data=error)
 
@@ -32,12 +42,16 @@ def run_id(*, refresh: bool = False) -> str:
     A refresh keeps its id when it is retried: a run does not refresh what it has itself made, and
     a new id would pay for all of it once more.
     """
+    flow_run = _flow_run()
+    first = flow_run.run_count <= 1 or refresh
+    return f"{flow_run.id}" if first else f"{flow_run.id}-{flow_run.run_count}"
+
+
+def _flow_run() -> FlowRun:
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise RuntimeError("only a flow run has a run id")
-    flow_run = context.flow_run
-    first = flow_run.run_count <= 1 or refresh
-    return f"{flow_run.id}" if first else f"{flow_run.id}-{flow_run.run_count}"
+    return context.flow_run
 
 
 def _say(text: str) -> None:

@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 from comfyline.errors import ComfylineError
 from comfyline.planning import plan_pipeline
 from comfyline.report.summary import RunSummary
-from comfyline.run import Run
+from comfyline.run import CostLimits, Run
 from comfyline.services import Services, now
 from flows.execution import execute
 from flows.opening import run_id, with_services
@@ -31,6 +31,9 @@ async def pipeline(
     limit: int | None = None,
     refresh: bool = False,  # noqa: FBT001, FBT002  # parameters of a flow go by name
     max_cost_usd: float | None = None,
+    allow_unknown_cost: bool = False,  # noqa: FBT001, FBT002
+    verify: bool = False,  # noqa: FBT001, FBT002
+    unchecked: bool = False,  # noqa: FBT001, FBT002
 ) -> State[RunSummary] | State[ComfylineError]:
     """Runs a pipeline file to its end; makes only what is not there yet.
 
@@ -41,6 +44,10 @@ async def pipeline(
         limit: At most so many items of the source.
         refresh: Make everything again although it is there, and pay for it again.
         max_cost_usd: Submit no job that would bring this run's cost above so many dollars.
+        allow_unknown_cost: Submit also what has no known price although there is a cost limit.
+        verify: Count an output as there only when every byte of it is what was stored.
+        unchecked: Submit also to a model whose schema is nowhere to be had: nothing of its inputs
+            is checked, its price is unknown, and only @file and s3:// values are media.
     """
     started, began = now(), time.monotonic()
 
@@ -55,10 +62,16 @@ async def pipeline(
             pipeline=planned.pipeline.document.name,
             in_flight=limits.in_flight,
             timeout=limits.timeout,
-            max_cost_usd=min(caps, default=None),
+            costs=CostLimits(
+                per_run=min(caps, default=None),
+                per_day=limits.max_cost_usd_per_day,
+                ceilings=limits.cost_ceilings,
+                allow_unknown=allow_unknown_cost,
+            ),
             refresh=refresh,
+            verify=verify,
         )
         outcomes = await execute(planned.jobs, run, services)
         return await report(outcomes, run, services, started, began)
 
-    return await with_services(profile, work)
+    return await with_services(profile, work, unchecked=unchecked)

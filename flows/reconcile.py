@@ -1,14 +1,28 @@
-"""The flow that finishes what interrupted runs left behind, oldest paid first."""
+"""The flow that finishes what interrupted runs left behind, oldest paid first.
+
+It says what it found and what became of each. Safe beside running pipelines: what another process
+works on is left to it.
+"""
 
 import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 
 from comfyline.errors import ComfylineError
-from comfyline.progress import RunPlanned, tell
+from comfyline.job import JobState
+from comfyline.ledger.doubts import sent_at
+from comfyline.ledger.reading import Selection
+from comfyline.ledger.records import Attempt
+from comfyline.ledger.refusals import short
+from comfyline.leftovers import sweep
+from comfyline.progress import Note, RunPlanned, tell
 from comfyline.report.summary import RunSummary
-from comfyline.run import Run
+from comfyline.report.words import count, span
+from comfyline.retention import warnings
+from comfyline.run import CostLimits, Outcome, Run
 from comfyline.services import Services, now
 from flows.execution import walk_all
 from flows.opening import run_id, with_services
@@ -16,6 +30,9 @@ from flows.report import report
 
 _WAIT = 240.0
 """Seconds to wait for what still runs: the next sweep comes in minutes, and nothing is lost."""
+
+_NAMED = 20
+"""How many doubts are named one by one."""
 
 
 @flow(name="reconcile", flow_run_name="reconcile", retries=0)
@@ -28,21 +45,62 @@ async def reconcile(profile: str = "sandbox") -> State[RunSummary] | State[Comfy
     started, began = now(), time.monotonic()
 
     async def work(services: Services) -> State[RunSummary]:
-        await services.ledger.end_dead_leases()
+        known = await services.ledger.unfinished()
+        await sweep((attempt.checked.job.placement.folder for attempt in known), services)
         left = await services.ledger.unfinished()
+        _say_all(text for _, text in warnings(left, now()))
+        _say_all(_what_is_left(left))
         run = Run(
             id=run_id(),
             pipeline="reconcile",
             in_flight=services.settings.runcomfy.in_flight,
             timeout=_WAIT,
-            max_cost_usd=None,
+            costs=CostLimits(),
             refresh=False,
             least_wait=_WAIT,
             collects_only=True,
         )
         tell(RunPlanned(run.id, run.pipeline, len(left), 0, 0.0))
         found = [(attempt.checked.job, attempt.checked) for attempt in left]
-        outcomes = await walk_all(found, run, services)
+        outcomes = await walk_all(found, run, services, waits_for_others=False)
+        _say_all(_stored(outcome) for outcome in outcomes if outcome.outputs)
+        doubts = await services.ledger.list(Selection(state=JobState.IN_DOUBT))
+        _say_all(_doubts(doubts[::-1]))
         return await report(outcomes, run, services, started, began)
 
     return await with_services(profile, work)
+
+
+def _what_is_left(left: Sequence[Attempt]) -> Iterable[str]:
+    if not left:
+        yield "Nothing is left: everything that was paid for is stored"
+        return
+    pipelines = Counter(attempt.checked.job.pipeline for attempt in left)
+    named = ", ".join(f"{name} {number:,}" for name, number in pipelines.most_common())
+    oldest = left[0].submitted_at or left[0].created_at
+    age = span((now() - oldest).total_seconds())
+    yield f"{count(len(left), 'job')} paid for and not stored ({named}); the oldest {age} ago"
+
+
+def _stored(outcome: Outcome) -> str:
+    """Where a job's outputs lie now; of what is not stored the walk has said why."""
+    job, uris = outcome.job, ", ".join(output.uri for output in outcome.outputs)
+    return f"{short(outcome.key)} {job.label} ({job.pipeline}): stored as {uris}"
+
+
+def _doubts(doubts: Sequence[Attempt]) -> Iterable[str]:
+    """The doubts, which no machine can end, each with the command that shows what is known."""
+    for attempt in doubts[:_NAMED]:
+        job, key = attempt.checked.job, short(attempt.checked.key)
+        since = f"{sent_at(attempt):%Y-%m-%d %H:%M} UTC"
+        yield f"in doubt since {since}: {job.label} ({job.pipeline}): `comfyline resolve {key}`"
+    if len(doubts) > _NAMED:
+        more = count(len(doubts) - _NAMED, "more job")
+        yield f"and {more} in doubt: `comfyline jobs --state in_doubt`"
+
+
+def _say_all(texts: Iterable[str]) -> None:
+    """Says each to whoever watches, and to the run's log in Prefect."""
+    for text in texts:
+        get_run_logger().info(text)
+        tell(Note(text))

@@ -3,7 +3,9 @@
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 import httpx
@@ -11,15 +13,22 @@ from prefect import get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 
-from comfyline.progress import RunReported, tell
-from comfyline.report.atomic import appearing_whole
+from comfyline.atomic import appearing_whole
+from comfyline.errors import ComfylineError
+from comfyline.job import JobState
+from comfyline.ledger.reading import Selection
+from comfyline.progress import Note, RunReported, tell
+from comfyline.report.costs import Charge
 from comfyline.report.gallery import write_gallery
 from comfyline.report.outcomes import cards, header, summarise
-from comfyline.report.summary import RunSummary, headline
+from comfyline.report.summary import RunSummary, cost_in_words, headline
+from comfyline.report.words import span
+from comfyline.retention import warnings
 from comfyline.run import Outcome, Run
-from comfyline.services import Services
+from comfyline.services import Services, now
+from comfyline.stopping import Stop
 
 _ROWS = 200
 """Outputs listed in the artifact: it lies in Prefect's database, the gallery holds all."""
@@ -34,15 +43,18 @@ async def report(
     """
     folder = services.settings.home / "runs" / run.id
     gallery = folder / "gallery.html"
-    summary = summarise(run, outcomes, time.monotonic() - began, str(gallery))
+    charges = await _charges(run, outcomes, services)
+    summary = summarise(run, outcomes, time.monotonic() - began, str(gallery), charges)
 
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_gallery(gallery, header(summary, started), cards(outcomes, services.thumbnails))
+        shown = cards(outcomes, services.thumbnails, charges)
+        write_gallery(gallery, header(summary, started), shown)
         with appearing_whole(folder / "summary.json") as part:
             part.write_text(summary.to_json(), encoding="utf-8")
 
     await asyncio.to_thread(write)
+    await _warn(run, services)
     tell(RunReported(str(folder / "summary.json")))
     try:
         await acreate_markdown_artifact(
@@ -51,21 +63,59 @@ async def report(
     except (httpx.HTTPError, PrefectException) as error:
         # What was made is stored and written down; only a page about it is missing.
         get_run_logger().warning("no artifact: %s", error)
-    return ended(summary)
+    return ended(summary, run.stop)
 
 
-def ended(summary: RunSummary) -> State[RunSummary]:
-    """Completed only when everything is there; otherwise Failed, with how many and why."""
+async def _warn(run: Run, services: Services) -> None:
+    """Says what of this pipeline RunComfy will soon delete although it was paid for."""
+    with suppress(ComfylineError):
+        left = await services.ledger.unfinished()
+        mine = [attempt for attempt in left if attempt.checked.job.pipeline == run.pipeline]
+        for _, sentence in warnings(mine, now()):
+            tell(Note(sentence))
+
+
+async def _charges(
+    run: Run, outcomes: Sequence[Outcome], services: Services
+) -> Mapping[str, Sequence[Charge]]:
+    """The run's own requests by job key, as the ledger has them, also those that failed."""
+    charges: dict[str, list[Charge]] = defaultdict(list)
+    try:
+        attempts = await services.ledger.list(Selection(run_id=run.id))
+    except ComfylineError as error:
+        # What was made is stored; the report says less of its cost, and is written all the same.
+        get_run_logger().warning("the ledger does not say what the run cost: %s", error)
+        for outcome in outcomes:
+            if outcome.request_id and not outcome.reused:
+                charges[outcome.key].append(Charge(outcome.cost_usd, None))
+        return charges
+    for attempt in attempts:
+        # What RunComfy refused has no id and was not charged.
+        if attempt.request_id or attempt.state in {JobState.IN_DOUBT, JobState.SUBMITTING}:
+            charge = Charge(attempt.cost_usd, attempt.checked.estimate_usd)
+            charges[attempt.checked.key].append(charge)
+    return charges
+
+
+def ended(summary: RunSummary, stop: Stop) -> State[RunSummary]:
+    """Completed only when everything is there; otherwise Failed, with how many and why.
+
+    A run that was told to stop ends as Cancelled, unless there was nothing left to stop. Where
+    nothing failed and something goes on, the state is of the same type and called Unfinished.
+    """
     message = headline(summary)
+    if stop.is_pulled and summary.exit_code != 0:
+        return Cancelled(message=f"{message}: {stop.reason}", data=summary)
     if summary.exit_code == 0:
         return Completed(message=message, data=summary)
-    return Failed(message=message, data=summary)
+    failed = summary.failed or summary.cancelled or summary.in_doubt or not summary.unfinished
+    return Failed(name="Failed" if failed else "Unfinished", message=message, data=summary)
 
 
 def _markdown(summary: RunSummary) -> str:
     lines = [
         f"# {summary.pipeline}",
-        f"{headline(summary)} · ${summary.cost_usd:.2f} · {summary.seconds:.1f} s",
+        f"{headline(summary)} · cost {' '.join(cost_in_words(summary))} · {span(summary.seconds)}",
         f"Gallery: `{summary.report}`",
     ]
     if summary.errors:

@@ -21,16 +21,19 @@ from comfyline.errors import (
     Defect,
     Expired,
     InDoubt,
+    Interrupted,
     TryLater,
     Unreachable,
 )
 from comfyline.job import CheckedJob, Job, JobState, Stage
 from comfyline.ledger.decision import Decision, decide
-from comfyline.ledger.refusals import blocked
+from comfyline.ledger.refusals import blocked, not_started
 from comfyline.report.thumbnails import make_thumbnail
 from comfyline.run import FetchedOutputs, Outcome, Run, Submission
 from comfyline.services import Services, now
 from comfyline.storage.origins import is_remote
+from comfyline.survey import there_now
+from comfyline.withdrawal import AT_RUNCOMFY
 from tasks.failure import unwrap
 from tasks.fetch import fetch
 from tasks.linking import linked
@@ -41,8 +44,6 @@ from tasks.upload_inputs import upload_inputs
 from tasks.validate import validate
 
 T = TypeVar("T")
-
-_AT_RUNCOMFY = {JobState.SUBMITTED, JobState.IN_QUEUE, JobState.IN_PROGRESS}
 
 
 class _Stopped(Exception):  # it stops one walk and never leaves this module
@@ -76,38 +77,48 @@ async def _walk(
     job: Job, checked: CheckedJob | None, outcome: Outcome, run: Run, services: Services
 ) -> Outcome:
     attempt = (await services.ledger.find([checked.key])).get(checked.key) if checked else None
+    restores = False
     match decide(attempt, refresh=run.refresh, run_id=run.id, now=now()):
-        case Decision.RESUME | Decision.REUSE if attempt and checked:
-            submission = resume(attempt, checked)
-            if submission.state in _AT_RUNCOMFY:
+        case Decision.REUSE if attempt and checked:
+            if there := await there_now(job, checked, attempt, run, services):
+                return there
+            restores = True
+            submission = resume(attempt)
+        case Decision.RESUME if attempt and checked:
+            submission = resume(attempt)
+            if submission.state in AT_RUNCOMFY:
                 async with run.slots:
-                    submission = await _through(Stage.POLL, poll(linked(submission), run, services))
+                    submission = await _polled(checked, submission, run, services)
         case Decision.BLOCKED if attempt:
             raise _Stopped(Stage.SUBMIT, blocked(attempt))
         case _ if run.collects_only and attempt:
             # It ended in between; asking anew is for whoever wants the picture.
             raise _Stopped(Stage.POLL, blocked(attempt))
+        case _ if run.stop.is_pulled:
+            raise _Stopped(None, not_started(run.stop.reason))
         case _:
-            submission = await _make(job, run, services)
-    fetched = await _through(Stage.FETCH, fetch(linked(submission), services))
-    await asyncio.to_thread(_thumbnails, submission.checked, fetched, services.thumbnails)
-    stored = await _through(Stage.PERSIST, persist(linked(submission), linked(fetched), services))
-    key = submission.checked.key
-    paid = (await services.ledger.find([key]))[key]
+            checked, submission = await _make(job, run, services)
+    fetched = await _fetched(checked, submission, services, again=restores)
+    await asyncio.to_thread(_thumbnails, checked, fetched, services.thumbnails)
+    stored = await _through(
+        Stage.PERSIST, persist(linked(checked), linked(submission), linked(fetched), services)
+    )
+    paid = (await services.ledger.find([checked.key]))[checked.key]
     # What another run has paid, or another job of this one, is not paid by this job.
     paid_here = paid.run_id == run.id and not submission.copies
     return replace(
         outcome,
-        key=key,
+        key=checked.key,
         state=JobState.PERSISTED,
-        checked=submission.checked,
+        checked=checked,
         outputs=stored,
         cost_usd=paid.cost_usd if paid_here else None,
+        cost_unknown=paid_here and paid.cost_usd is None,
         request_id=submission.request_id,
     )
 
 
-async def _make(job: Job, run: Run, services: Services) -> Submission:
+async def _make(job: Job, run: Run, services: Services) -> tuple[CheckedJob, Submission]:
     """The first four stages; the slot is held for as long as RunComfy has the request."""
     checked = await _through(Stage.VALIDATE, validate(linked(job), services))
     uploaded = await _through(Stage.UPLOAD_INPUTS, upload_inputs(linked(checked), services))
@@ -115,9 +126,38 @@ async def _make(job: Job, run: Run, services: Services) -> Submission:
         submission = await _through(
             Stage.SUBMIT, submit(linked(checked), linked(uploaded), run, services)
         )
-        if submission.state in _AT_RUNCOMFY:
-            submission = await _through(Stage.POLL, poll(linked(submission), run, services))
-    return submission
+        if submission.state in AT_RUNCOMFY:
+            submission = await _polled(checked, submission, run, services)
+    return checked, submission
+
+
+async def _polled(
+    checked: CheckedJob, submission: Submission, run: Run, services: Services
+) -> Submission:
+    ended = await _through(Stage.POLL, poll(linked(checked), linked(submission), run, services))
+    if ended.state is JobState.COMPLETED:
+        # A remembered answer is the cache's word; the ledger hears it again, which changes nothing.
+        await services.ledger.completed(submission.attempt_id, None)
+    return ended
+
+
+async def _fetched(
+    checked: CheckedJob, submission: Submission, services: Services, *, again: bool
+) -> FetchedOutputs:
+    """The outputs on local disk, where a remembered answer only says that they once were."""
+    arguments = (linked(checked), linked(submission), services)
+    fetched = None if again else await _through(Stage.FETCH, fetch(*arguments))
+    if fetched is None or not await asyncio.to_thread(_are_here, fetched):
+        anew = fetch.with_options(refresh_cache=True)
+        fetched = await _through(Stage.FETCH, anew(*arguments))
+    return fetched
+
+
+def _are_here(fetched: FetchedOutputs) -> bool:
+    try:
+        return all(Path(file.path).stat().st_size == file.bytes for file in fetched.files)
+    except OSError:
+        return False
 
 
 async def _through(stage: Stage | None, result: Awaitable[T | State[ComfylineError]]) -> T:
@@ -140,7 +180,7 @@ def _state_after(error: ComfylineError) -> JobState:
             return JobState.IN_DOUBT
         case Expired():
             return JobState.EXPIRED
-        case TryLater() | Unreachable() | BrokenOutput():
+        case TryLater() | Unreachable() | BrokenOutput() | Interrupted():
             return JobState.SUBMITTED if error.request_id else JobState.PLANNED
         case _:
             return JobState.FAILED

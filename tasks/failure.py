@@ -12,7 +12,7 @@ from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
 
-from comfyline.errors import BrokenOutput, ComfylineError, Unreachable
+from comfyline.errors import ComfylineError, Interrupted, TryLater
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,7 +28,10 @@ def failing_in_words(
         try:
             return await stage(*args, **kwargs)
         except ComfylineError as error:
-            return Failed(message=str(error), data=error)
+            # What goes on at RunComfy has not failed, and Prefect has no other type for it.
+            goes_on = isinstance(error, TryLater | Interrupted)
+            name = "Unfinished" if goes_on else "Failed"
+            return Failed(name=name, message=str(error), data=error)
 
     return run
 
@@ -47,4 +50,4 @@ async def is_passing(task: Task[..., Any], task_run: TaskRun, state: State[Any])
     For stages whose repetition costs nothing: a server that was away, a file that arrived broken.
     """
     error = await state.aresult(raise_on_failure=False)
-    return isinstance(error, Unreachable | BrokenOutput)
+    return isinstance(error, ComfylineError) and error.passing

@@ -11,36 +11,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from comfyline.errors import BrokenOutput, ComfylineError, Expired
-from comfyline.job import FetchedFile, JobState, Stage, StoredOutput
+from comfyline.job import CheckedJob, FetchedFile, JobState, Stage, StoredOutput
 from comfyline.media import HEAD_BYTES, prove_whole
 from comfyline.progress import StageEntered, tell
 from comfyline.run import FetchedOutputs, Submission
 from comfyline.runcomfy.downloads import output_urls
 from comfyline.services import Services
-from comfyline.storage.origins import read_file
+from comfyline.storage.reading import hash_file
+from tasks.caching import REMEMBERED, of_attempt
 from tasks.failure import failing_in_words, is_passing
 
 
 @task(
     name=Stage.FETCH,
-    task_run_name="{submission.checked.job.label} · fetch",
-    # The files themselves are the cache: they lie in the work directory until they are stored.
-    cache_policy=NO_CACHE,
+    task_run_name="{checked.job.label} · fetch",
+    # As long as the files lie in the work directory; the walk looks whether they still do.
+    cache_key_fn=of_attempt,
+    result_serializer=REMEMBERED,
     retries=3,
     retry_delay_seconds=exponential_backoff(1),
     retry_jitter_factor=0.5,
     retry_condition_fn=is_passing,
 )
 @failing_in_words
-async def fetch(submission: Submission, services: Services) -> FetchedOutputs:
+async def fetch(checked: CheckedJob, submission: Submission, services: Services) -> FetchedOutputs:
     """The job's outputs on local disk, in order; the charge is in the ledger when it returns."""
-    label = submission.checked.job.label
-    tell(StageEntered(label, label, Stage.FETCH))
-    directory = services.work_directory(submission.attempt_id)
+    tell(StageEntered(checked.job.label, checked.job.label, Stage.FETCH))
+    directory = services.work_directory(submission.request_id)
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
     copied = await _from_copies(submission, directory, services)
     if copied:
@@ -48,7 +48,7 @@ async def fetch(submission: Submission, services: Services) -> FetchedOutputs:
     try:
         result = await services.client.result(submission.request_id, directory / "result.json")
     except Expired as gone:
-        await _expire(submission, gone, services)
+        await _expire(checked, submission, gone, services)
         raise
     if result.status.state is not JobState.COMPLETED:
         raise BrokenOutput(
@@ -70,9 +70,11 @@ async def fetch(submission: Submission, services: Services) -> FetchedOutputs:
     return FetchedOutputs(tuple(files))
 
 
-async def _expire(submission: Submission, gone: Expired, services: Services) -> None:
+async def _expire(
+    checked: CheckedJob, submission: Submission, gone: Expired, services: Services
+) -> None:
     """Writes down that the result is lost, unless another process has stored it meanwhile."""
-    key = submission.checked.key
+    key = checked.key
     stored_now = (await services.ledger.find([key]))[key].state is JobState.PERSISTED
     if submission.state is JobState.PERSISTED or not stored_now:
         await services.ledger.ended(submission.attempt_id, JobState.EXPIRED, gone)
@@ -116,6 +118,6 @@ async def _from_copy(
         if await place.size(copy.uri) != copy.bytes:
             continue
         await place.get(copy.uri, target)
-        if (await asyncio.to_thread(read_file, target)).sha256 == copy.sha256:
+        if await asyncio.to_thread(hash_file, target) == copy.sha256:
             return FetchedFile(copy.index, str(target), copy.sha256, copy.bytes, copy.media_type)
     return None

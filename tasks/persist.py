@@ -5,17 +5,16 @@ what it wrote before, so repeating it is safe. May fail with `Unreachable` or `O
 """
 
 import asyncio
-import os
 from pathlib import Path
 
-import psutil
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from comfyline.errors import Unreachable
-from comfyline.job import FetchedFile, JobState, Stage, StoredOutput
+from comfyline.job import CheckedJob, FetchedFile, JobState, Stage, StoredOutput
 from comfyline.ledger.records import Attempt
+from comfyline.leftovers import clear
 from comfyline.progress import StageEntered, tell
 from comfyline.report.sidecar import sidecar_text
 from comfyline.run import FetchedOutputs, Submission
@@ -26,7 +25,7 @@ from tasks.failure import failing_in_words, is_passing
 
 @task(
     name=Stage.PERSIST,
-    task_run_name="{submission.checked.job.label} · persist",
+    task_run_name="{checked.job.label} · persist",
     # Whether the files are there is a question for the storage, not for a cache.
     cache_policy=NO_CACHE,
     retries=3,
@@ -36,23 +35,22 @@ from tasks.failure import failing_in_words, is_passing
 )
 @failing_in_words
 async def persist(
-    submission: Submission, fetched: FetchedOutputs, services: Services
+    checked: CheckedJob, submission: Submission, fetched: FetchedOutputs, services: Services
 ) -> tuple[StoredOutput, ...]:
     """The outputs where the pipeline wants them."""
-    label = submission.checked.job.label
-    tell(StageEntered(label, label, Stage.PERSIST))
-    attempt = (await services.ledger.find([submission.checked.key]))[submission.checked.key]
-    uris = target_uris(submission.checked.job.placement, fetched.files)
+    tell(StageEntered(checked.job.label, checked.job.label, Stage.PERSIST))
+    attempt = (await services.ledger.find([checked.key]))[checked.key]
+    uris = target_uris(checked.job.placement, fetched.files)
     stored = tuple(
         await asyncio.gather(
             *(
-                _store(file, uri, submission, attempt, services)
+                _store(file, uri, checked, submission, attempt, services)
                 for file, uri in zip(fetched.files, uris, strict=True)
             )
         )
     )
     await services.ledger.persisted(submission.attempt_id, stored)
-    await asyncio.to_thread(_clear, services.work_directory(submission.attempt_id))
+    await asyncio.to_thread(clear, services.work_directory(submission.request_id))
     get_run_logger().info("request %s: %d stored", submission.request_id, len(stored))
     return stored
 
@@ -60,6 +58,7 @@ async def persist(
 async def _store(
     file: FetchedFile,
     uri: str,
+    checked: CheckedJob,
     submission: Submission,
     attempt: Attempt,
     services: Services,
@@ -70,12 +69,13 @@ async def _store(
         if await place.size(uri) != file.bytes:
             raise Unreachable(f"{uri} was written and is not there in full")
         text = sidecar_text(
-            submission.checked,
+            checked,
             file,
             name=uri.rsplit("/", 1)[-1],
             request_id=submission.request_id,
             attempt=submission.attempt,
             cost_usd=attempt.cost_usd,
+            estimate_usd=attempt.checked.estimate_usd,
             timestamps={
                 **{state.value: at for state, at in attempt.reached.items()},
                 JobState.PERSISTED.value: now(),
@@ -89,16 +89,3 @@ async def _store(
             "then run again.",
         ) from error
     return StoredOutput(file.index, uri, file.sha256, file.bytes, file.media_type)
-
-
-def _clear(directory: Path) -> None:
-    """Removes what this process fetched and what dead ones left; a living one may use its own."""
-    if not directory.is_dir():
-        return
-    for path in directory.iterdir():
-        owner = path.name.partition("-")[0]
-        in_use = owner.isdecimal() and int(owner) != os.getpid() and psutil.pid_exists(int(owner))
-        if not in_use:
-            path.unlink(missing_ok=True)
-    if not any(directory.iterdir()):
-        directory.rmdir()

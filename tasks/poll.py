@@ -1,21 +1,24 @@
 """poll: waits until RunComfy has ended a request, however often that takes.
 
 The waiting itself is scheduled in one place for all jobs (`runcomfy.poller`); what it costs is
-questions, so a run that dies simply asks again. May fail with `DeadlinePassed` (the request stays
-collectable), `GenerationFailed`, `Cancelled`, `Expired` or `Unreachable`.
+questions, so a run that dies simply asks again. When the run is told to stop, the request is
+withdrawn if it still can be. May fail with `DeadlinePassed` (the request stays collectable),
+`GenerationFailed`, `Cancelled`, `Interrupted`, `Expired` or `Unreachable`.
 """
 
+import asyncio
 from dataclasses import replace
 
 from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
 
 from comfyline.errors import Cancelled, ComfylineError, Expired, GenerationFailed
-from comfyline.job import JobState, Stage
+from comfyline.job import CheckedJob, JobState, Stage
 from comfyline.progress import Note, StageEntered, tell
 from comfyline.run import Run, Submission
 from comfyline.runcomfy.wire import RequestStatus
 from comfyline.services import Services, now
+from comfyline.withdrawal import withdraw
+from tasks.caching import REMEMBERED, of_attempt
 from tasks.failure import failing_in_words
 
 _AGAIN = "Run again to ask anew."
@@ -23,43 +26,25 @@ _AGAIN = "Run again to ask anew."
 
 @task(
     name=Stage.POLL,
-    task_run_name="{submission.checked.job.label} · poll",
-    # Where a request stands is never the answer of yesterday.
-    cache_policy=NO_CACHE,
+    task_run_name="{checked.job.label} · poll",
+    # Only an end is remembered, and a request ends once.
+    cache_key_fn=of_attempt,
+    result_serializer=REMEMBERED,
     # The client repeats a failed question for as long as the profile's patience lasts.
     retries=0,
 )
 @failing_in_words
-async def poll(submission: Submission, run: Run, services: Services) -> Submission:
+async def poll(
+    checked: CheckedJob, submission: Submission, run: Run, services: Services
+) -> Submission:
     """The same submission, once RunComfy has completed it."""
-    label = submission.checked.job.label
-    tell(StageEntered(label, label, Stage.POLL))
-    logger = get_run_logger()
-    request_id, attempt_id = submission.request_id, submission.attempt_id
-    age = max(0.0, (now() - submission.submitted_at).total_seconds())
-    seen: set[str] = set()
-
-    async def hear(status: RequestStatus) -> None:
-        if status.word in seen:
-            return
-        seen.add(status.word)
-        logger.info("request %s: %s", request_id, status.word)
-        if status.state is None:
-            tell(Note(f"{label}: RunComfy says {status.word!r}, which is not documented"))
-        elif status.state in {JobState.IN_QUEUE, JobState.IN_PROGRESS}:
-            await services.ledger.observed(attempt_id, status.state)
-
-    try:
-        end = await services.poller.wait(
-            request_id, age=age, time_left=run.time_left(age), hear=hear
-        )
-    except Expired as gone:
-        await services.ledger.ended(attempt_id, JobState.EXPIRED, gone)
-        raise
+    tell(StageEntered(checked.job.label, checked.job.label, Stage.POLL))
+    end = await _end(checked.job.label, submission, run, services)
     if end.state is JobState.COMPLETED:
-        await services.ledger.completed(attempt_id, None)
+        await services.ledger.completed(submission.attempt_id, None)
         return replace(submission, state=JobState.COMPLETED)
     reason, cost_usd = await _why(end, submission, services)
+    request_id = submission.request_id
     error: Cancelled | GenerationFailed
     if end.state is JobState.CANCELLED:
         state = JobState.CANCELLED
@@ -68,8 +53,54 @@ async def poll(submission: Submission, run: Run, services: Services) -> Submissi
         state = JobState.FAILED
         said = f"RunComfy reports a failure: {reason or 'it gives no reason'}"
         error = GenerationFailed(said, hint=_AGAIN, request_id=request_id)
-    await services.ledger.ended(attempt_id, state, error, cost_usd=cost_usd)
+    await services.ledger.ended(submission.attempt_id, state, error, cost_usd=cost_usd)
     raise error
+
+
+async def _end(label: str, submission: Submission, run: Run, services: Services) -> RequestStatus:
+    """The status with which the request ended, unless the run is told to stop before."""
+    age = max(0.0, (now() - submission.submitted_at).total_seconds())
+    waiting = asyncio.ensure_future(
+        services.poller.wait(
+            submission.request_id,
+            age=age,
+            time_left=run.time_left(age),
+            hear=_Hearing(label, submission, services),
+        )
+    )
+    stopping = asyncio.ensure_future(run.stop.pulled())
+    try:
+        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+    except Expired as gone:
+        await services.ledger.ended(submission.attempt_id, JobState.EXPIRED, gone)
+        raise
+    finally:
+        waiting.cancel()
+        stopping.cancel()
+    raise await withdraw(submission, run, services)
+
+
+class _Hearing:
+    """Writes down where a request stands, each word of RunComfy's once."""
+
+    def __init__(self, label: str, submission: Submission, services: Services) -> None:
+        self._label = label
+        self._submission = submission
+        self._services = services
+        self._seen: set[str] = set()
+
+    async def __call__(self, status: RequestStatus) -> None:
+        if status.word in self._seen:
+            return
+        self._seen.add(status.word)
+        get_run_logger().info("request %s: %s", self._submission.request_id, status.word)
+        if status.state is None:
+            word = f"RunComfy says {status.word!r}, which is not documented"
+            tell(Note(f"{self._label}: {word}"))
+        elif status.state in {JobState.IN_QUEUE, JobState.IN_PROGRESS}:
+            await self._services.ledger.observed(self._submission.attempt_id, status.state)
 
 
 async def _why(
@@ -77,7 +108,7 @@ async def _why(
 ) -> tuple[str, float | None]:
     """Why a request ended so, and what it cost: the status seldom says, the result does."""
     try:
-        spool = services.work_directory(submission.attempt_id) / "result.json"
+        spool = services.work_directory(submission.request_id) / "result.json"
         result = await services.client.result(submission.request_id, spool)
     except ComfylineError:
         # The end itself is known; its reason and cost stay unsaid.

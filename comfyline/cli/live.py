@@ -17,7 +17,7 @@ from rich.text import Text
 from comfyline.addresses import without_secrets
 from comfyline.job import JobState, Stage
 from comfyline.progress import Event, JobEnded, Note
-from comfyline.report.summary import RunSummary, headline
+from comfyline.report.summary import RunSummary, cost_in_words, headline
 from comfyline.report.tally import Tally
 from comfyline.report.troubles import troubles
 from comfyline.report.words import count, one_line, span, usd
@@ -179,9 +179,12 @@ def _permanent(event: Event) -> Text | None:
     if isinstance(event, Note):
         return Text.assemble(("· ", "cyan"), one_line(without_secrets(event.text)))
     if isinstance(event, JobEnded) and event.state is not JobState.PERSISTED:
-        state = event.state.value.replace("_", " ")
+        # What RunComfy still has, or what was not begun, has not failed.
+        goes_on = event.state in {JobState.SUBMITTED, JobState.PLANNED}
+        mark, colour = ("… ", "yellow") if goes_on else ("✗ ", "red")
+        state = "not finished" if goes_on else event.state.value.replace("_", " ")
         line = Text.assemble(
-            ("✗ ", "bold red"), (one_line(event.label), "bold"), (f"  {state}", "red")
+            (mark, f"bold {colour}"), (one_line(event.label), "bold"), (f"  {state}", colour)
         )
         return (
             line.append(f": {one_line(without_secrets(event.message))}") if event.message else line
@@ -190,7 +193,10 @@ def _permanent(event: Event) -> Text | None:
 
 
 def _cost(tally: Tally) -> str:
-    return f"{usd(tally.cost_usd)} of about {usd(tally.estimate_usd)}"
+    unknown = f" (unknown for {tally.cost_unknown:,})" if tally.cost_unknown else ""
+    if tally.jobs is not None and tally.estimate_usd is None:
+        return f"{usd(tally.cost_usd)}{unknown}, estimate unknown"
+    return f"{usd(tally.cost_usd)}{unknown} of about {usd(tally.estimate_usd)}"
 
 
 def _left(tally: Tally, elapsed: float) -> str:
@@ -240,7 +246,7 @@ def print_summary(console: Console, summary: RunSummary, ui_url: str | None) -> 
 
 
 def _facts(summary: RunSummary, ui_url: str | None) -> Iterable[tuple[str, str]]:
-    yield "cost", f"{usd(summary.cost_usd)} for {count(summary.submitted, 'submission')}"
+    yield "cost", " ".join(cost_in_words(summary))
     yield "time", span(summary.seconds)
     folders = list(dict.fromkeys(_folder(output.uri) for output in summary.outputs))
     if folders:

@@ -2,14 +2,25 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from comfyline.cli.interruption import interruptible
 from comfyline.cli.live import LiveDisplay, print_summary
-from comfyline.cli.options import Json, Limit, MaxCost, Overrides, Profile, Refresh
+from comfyline.cli.options import (
+    AllowUnknownCost,
+    Json,
+    Limit,
+    MaxCost,
+    Overrides,
+    Profile,
+    Refresh,
+    Unchecked,
+    Verify,
+)
 from comfyline.cli.orchestrator import Flow, PrefectIsGone, connect, leave_at_once, page, run_flow
 from comfyline.cli.speech import answer, errors, explain, say
 from comfyline.environment import check_token, needed_services
@@ -24,6 +35,7 @@ from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.sources import read_items
 from comfyline.progress import Event, Observer, RunReported, observed_by
 from comfyline.report.summary import ErrorRecord, RunSummary
+from comfyline.stopping import Stop, stopped_by
 
 
 def run(
@@ -35,6 +47,9 @@ def run(
     limit: Limit = None,
     refresh: Refresh = False,
     max_cost: MaxCost = None,
+    allow_unknown_cost: AllowUnknownCost = False,
+    verify: Verify = False,
+    unchecked: Unchecked = False,
     json_output: Json = False,
 ) -> int:
     """Run a pipeline to its end with live progress; makes only what is not there yet.
@@ -60,6 +75,9 @@ def run(
             limit=limit,
             refresh=refresh,
             max_cost_usd=max_cost,
+            allow_unknown_cost=allow_unknown_cost,
+            verify=verify,
+            unchecked=unchecked,
             return_state=True,
         )
 
@@ -87,6 +105,8 @@ def generate(
     profile: Profile = "sandbox",
     refresh: Refresh = False,
     max_cost: MaxCost = None,
+    allow_unknown_cost: AllowUnknownCost = False,
+    unchecked: Unchecked = False,
     json_output: Json = False,
 ) -> int:
     """Make one ad-hoc request through the same six tasks.
@@ -114,6 +134,8 @@ def generate(
             output=output,
             refresh=refresh,
             max_cost_usd=max_cost,
+            allow_unknown_cost=allow_unknown_cost,
+            unchecked=unchecked,
             return_state=True,
         )
 
@@ -140,11 +162,16 @@ def _carry_out(
     """Checks early, starts what is needed, runs the flow under the display, tells the end."""
     reported: list[RunReported] = []
     server_is_gone = False
+    stop = Stop()
 
     async def work() -> RunSummary:
         nonlocal server_is_gone
         await connect(needed_services(profile))
-        with LiveDisplay(errors) as display, observed_by(_keeping(reported, display)):
+        with (
+            LiveDisplay(errors) as display,
+            observed_by(_keeping(reported, display)),
+            stopped_by(stop),
+        ):
             try:
                 return await run_flow(flow)
             except PrefectIsGone as gone:
@@ -157,14 +184,14 @@ def _carry_out(
     try:
         check()
         check_token(profile)
-        summary = _until_interrupted(work())
+        summary = asyncio.run(interruptible(work(), stop))
     except ComfylineError as error:
         explain(error)
         code = error.exit_code
         if json_output:
             answer(_nothing_done(name, error).to_json())
     else:
-        code = summary.exit_code
+        code = Interrupted.exit_code if stop.is_pulled else summary.exit_code
         print_summary(errors, summary, page(summary.run_id))
         if json_output:
             answer(summary.to_json())
@@ -187,18 +214,6 @@ def _written(reported: RunReported) -> RunSummary:
     return RunSummary.model_validate_json(Path(reported.summary).read_bytes())
 
 
-def _until_interrupted(work: Coroutine[Any, Any, RunSummary]) -> RunSummary:
-    """Runs the work; Ctrl-C cancels it in order and then becomes an error like any other."""
-    try:
-        return asyncio.run(work)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "Interrupted",
-            hint="What was submitted goes on at RunComfy and is in the ledger: run again, or "
-            "`comfyline reconcile`, and nothing is paid twice.",
-        ) from None
-
-
 def _nothing_done(name: str, error: ComfylineError) -> RunSummary:
     """The JSON of a run that ended before it could count its jobs."""
     problems = error.problems if isinstance(error, InputInvalid) else ()
@@ -214,6 +229,7 @@ def _nothing_done(name: str, error: ComfylineError) -> RunSummary:
         in_doubt=0,
         submitted=0,
         cost_usd=0,
+        estimate_usd=0,
         seconds=0,
         errors=tuple(
             ErrorRecord(job="", item="", stage="", kind=error.kind, message=message, hint=hint)

@@ -127,6 +127,18 @@ class Limits(_Section):
         float | None,
         Field(ge=0, allow_inf_nan=False, description="What a run may cost at most, in US dollars."),
     ] = None
+    max_cost_usd_per_day: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            allow_inf_nan=False,
+            description="What all runs of this pipeline may cost on one day (UTC), in US dollars.",
+        ),
+    ] = None
+    cost_ceilings: Annotated[
+        dict[Filled, Annotated[float, Field(ge=0, allow_inf_nan=False)]],
+        Field(description="By model id: what to set aside for a job whose price is unknown."),
+    ] = {}
 
 
 class PipelineDocument(_Section):

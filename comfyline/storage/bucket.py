@@ -1,8 +1,10 @@
 """S3 and what speaks like it, through s3fs: bounded memory, Signature V4, one session a process."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +14,9 @@ from aiobotocore.session import AioSession
 
 from comfyline.errors import Unreachable
 from comfyline.storage.bucket_errors import in_words, no_bucket, shown_endpoint
+from comfyline.storage.marks import add_mark, marked_with
 from comfyline.storage.parts import Parts, all_of
+from comfyline.storage.place import Listed
 
 _PART_BYTES = 8 * 1024 * 1024
 _PARTS_AT_ONCE = 2
@@ -21,6 +25,7 @@ _PUTS_AT_ONCE = 6
 _READ_BYTES = 1024 * 1024
 _LOOKS_AT_ONCE = 32
 _ATTEMPTS = 3
+_ABANDONED = timedelta(hours=24)
 
 
 class Bucket:
@@ -118,6 +123,27 @@ class Bucket:
         """Uploads a small text."""
         await self._put_bytes(text.encode(), uri, media_type)
 
+    async def sweep(self, folder: str) -> int:
+        """Ends uploads in parts that nobody completes; how many those were.
+
+        Nothing tells whose they are, so only those count that began long ago.
+        """
+        long_ago = datetime.now(UTC) - _ABANDONED
+        swept = 0
+        # Not every storage lists them, and not everybody may: they stay where they are then.
+        with suppress(Unreachable, OSError):
+            fs = await self._open()
+            bucket, prefix, _ = fs.split_path(folder)
+            listed = await fs._call_s3(  # noqa: SLF001  # s3fs's async API
+                "list_multipart_uploads", Bucket=bucket, Prefix=prefix
+            )
+            for upload in listed.get("Uploads", []):
+                if upload["Initiated"] < long_ago:
+                    uri = f"s3://{bucket}/{upload['Key']}"
+                    await self._call("abort_multipart_upload", uri, UploadId=upload["UploadId"])
+                    swept += 1
+        return swept
+
     async def get(self, uri: str, target: Path) -> None:
         """Downloads an object, a piece at a time. Raises `FileNotFoundError`."""
         chunks = self.read(uri)
@@ -148,10 +174,41 @@ class Bucket:
         finally:
             body.close()
 
-    async def presign(self, uri: str, expires: float) -> str:
-        """A presigned GET (Signature V4), valid for `expires` seconds. A secret while it lives."""
+    async def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
+        """All objects whose names begin with a prefix, however many."""
         fs = await self._open()
-        with in_words(self._endpoint, uri):
+        bucket, prefix, _ = fs.split_path(folder)
+        more: dict[str, str] = {}
+        while True:
+            with in_words(self._endpoint, folder):
+                page = await fs._call_s3(  # noqa: SLF001
+                    "list_objects_v2", Bucket=bucket, Prefix=prefix, **more
+                )
+            for found in page.get("Contents", ()):
+                yield Listed(f"s3://{bucket}/{found['Key']}", found["Size"], found["LastModified"])
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    async def sha256(self, uri: str) -> str | None:
+        """The hash of the object's bytes, None when there is none."""
+        digest = hashlib.sha256()
+        try:
+            async with aclosing(self.read(uri)) as chunks:
+                async for chunk in chunks:
+                    digest.update(chunk)
+        except FileNotFoundError:
+            return None
+        return digest.hexdigest()
+
+    async def presign(self, uri: str, expires: float, mark: str = "") -> str:
+        """A presigned GET (Signature V4), valid for `expires` seconds. A secret while it lives.
+
+        `mark` becomes the signed parameter `x-comfyline-mark`: S3 ignores parameters that begin
+        with `x-`, and writes them to its access log.
+        """
+        fs = await self._open()
+        with in_words(self._endpoint, uri), marked_with(mark):
             return str(await fs._url(uri, expires=max(1, int(expires))))  # noqa: SLF001  # s3fs's async API
 
     async def _put_bytes(self, content: bytes, uri: str, media_type: str) -> None:
@@ -218,6 +275,8 @@ class Bucket:
             if self._session is None:
                 with in_words(self._endpoint, "this run"):
                     self._session = await self._fs.set_session()
+                # Registered here, because s3fs passes no further parameter on to the signer.
+                self._session.meta.events.register("before-sign.s3.GetObject", add_mark)
         return self._fs
 
 

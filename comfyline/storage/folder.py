@@ -2,19 +2,23 @@
 
 import asyncio
 import errno
+import hashlib
 import os
-import secrets
 import shutil
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from comfyline.atomic import part_path, sweep_parts
 from comfyline.errors import Unreachable
-from comfyline.storage.place import local_path
+from comfyline.storage.place import Listed, local_path
 
 _STATS_AT_A_TIME = 500
 """Files looked up in one go: a hop into a thread costs more than a look."""
+_READ_BYTES = 1024 * 1024
 _NOT_HERE = {errno.ENOENT, errno.ENOTDIR}
 _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES}
 """How file systems of other machines say that they cannot sync a directory."""
@@ -35,6 +39,10 @@ class Folder:
             found += await asyncio.to_thread(_sizes, some)
         return found
 
+    async def sha256(self, uri: str) -> str | None:
+        """The hash of the file's bytes, None when there is no such file."""
+        return await asyncio.to_thread(_sha256, uri)
+
     async def put(self, source: Path, uri: str, media_type: str) -> None:  # noqa: ARG002  # a folder keeps none
         """Copies a file to its final name. Raises `OSError` and leaves no trace of the attempt."""
 
@@ -48,9 +56,44 @@ class Folder:
         """Writes a small text to its final name. Raises `OSError`."""
         await asyncio.to_thread(_write, local_path(uri), lambda file: file.write(text.encode()))
 
+    async def sweep(self, folder: str) -> int:
+        """Removes what dead processes left half-written in a folder; how many files those were."""
+        path = local_path(folder) if folder.startswith("file:") else Path(folder)
+        return await asyncio.to_thread(sweep_parts, path)
+
     async def get(self, uri: str, target: Path) -> None:
         """Copies a stored file."""
         await asyncio.to_thread(_get, uri, target)
+
+    async def read(self, uri: str) -> AsyncGenerator[bytes, None]:
+        """The file's bytes, a piece at a time."""
+        try:
+            file = await asyncio.to_thread(local_path(uri).open, "rb")
+            with file:
+                while chunk := await asyncio.to_thread(file.read, _READ_BYTES):
+                    yield chunk
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _unreadable(uri, error) from error
+
+    async def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
+        """All files in a folder and below it; a file is the only one in itself."""
+        found = _list(local_path(folder) if folder.startswith("file:") else Path(folder))
+        while some := await asyncio.to_thread(lambda: list(islice(found, _STATS_AT_A_TIME))):
+            for one in some:
+                yield one
+
+
+def _list(folder: Path) -> Iterator[Listed]:
+    for path in [folder] if folder.is_file() else folder.rglob("*"):
+        try:
+            found = path.stat()
+        except OSError:
+            continue  # It went away, or leads nowhere.
+        if stat.S_ISREG(found.st_mode):
+            modified = datetime.fromtimestamp(found.st_mtime, UTC)
+            yield Listed(path.absolute().as_uri(), found.st_size, modified)
 
 
 def _sizes(uris: Sequence[str]) -> list[int | None]:
@@ -66,6 +109,16 @@ def _size(uri: str) -> int | None:
         raise _unreadable(uri, error) from error
     # A directory of that name is not the file, and the put that follows says so.
     return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _sha256(uri: str) -> str | None:
+    if _size(uri) is None:
+        return None
+    try:
+        with local_path(uri).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(uri, error) from error
 
 
 def _get(uri: str, target: Path) -> None:
@@ -90,7 +143,7 @@ def _unreadable(uri: str, error: OSError) -> Unreachable:
 
 def _write(target: Path, fill: Callable[[BinaryIO], object]) -> None:
     _make_directory(target.parent)
-    part = target.parent / f".comfyline-{secrets.token_hex(8)}.part"
+    part = part_path(target)
     # Not `mkstemp`, whose files nobody else may read: what is made here follows the umask.
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:

@@ -1,10 +1,21 @@
 """Where files lie: one interface over folders and buckets, chosen by the address."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote_to_bytes, urlsplit
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file that lies in a place: its size in bytes, and when it was last written."""
+
+    uri: str
+    bytes: int
+    modified: datetime
 
 
 class Place(Protocol):
@@ -19,14 +30,26 @@ class Place(Protocol):
     async def sizes(self, uris: Sequence[str]) -> list[int | None]:
         """The same for many files, in their order."""
 
+    async def sha256(self, uri: str) -> str | None:
+        """The hash of the file's bytes, all of which are read; None when there is no such file."""
+
     async def put(self, source: Path, uri: str, media_type: str) -> None:
         """Stores a file under its final name, replacing what was there."""
 
     async def put_text(self, text: str, uri: str, media_type: str) -> None:
         """Stores a small text under its final name."""
 
+    async def sweep(self, folder: str) -> int:
+        """Removes what dead processes left half-written in a folder; how many those were."""
+
     async def get(self, uri: str, target: Path) -> None:
         """Copies a stored file to local disk. Raises `FileNotFoundError`."""
+
+    def read(self, uri: str) -> AsyncGenerator[bytes, None]:
+        """The file's bytes, a piece at a time. Raises `FileNotFoundError`."""
+
+    def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
+        """All files in a folder, or under a prefix of a bucket, however deep; none is no error."""
 
 
 def join(folder: str, name: str) -> str:

@@ -24,6 +24,10 @@ class Places:
             return self._folder
         raise InputInvalid([Problem(uri, "is no place for outputs", "use a folder or s3://…")])
 
+    def of_folder(self, folder: str) -> Place:
+        """The place of a folder for outputs, which may be written as a plain path."""
+        return self.of(folder) if "://" in folder else self._folder
+
     async def sizes(self, uris: Sequence[str]) -> dict[str, int | None]:
         """The size of each of many files, None where there is none, in as few steps as it takes."""
         by_place: dict[Place, list[str]] = defaultdict(list)

@@ -101,7 +101,16 @@ def test_what_is_not_known_yet_is_said_so(live: tuple[LiveDisplay, Console]):
     display(RunPlanned("r1", "office", jobs=4, reused=0, estimate_usd=None))
 
     assert "… left" in drawn(display)
-    assert "of about …" in drawn(display)
+    assert "$0.00, estimate unknown" in drawn(display)
+
+
+def test_a_cost_that_is_not_told_is_not_counted_as_nothing(live: tuple[LiveDisplay, Console]):
+    display, _ = live
+    display(PLANNED)
+    display(ended("a"))
+    display(JobEnded("b", "b", JobState.PERSISTED, None, cost_unknown=True))
+
+    assert "$0.14 (unknown for 1) of about $1.12" in drawn(display)
 
 
 def test_on_a_terminal_failures_and_notes_stay_above_the_picture(live: tuple[LiveDisplay, Console]):

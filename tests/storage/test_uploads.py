@@ -117,13 +117,14 @@ async def test_only_what_lies_in_a_bucket_is_presigned_and_for_as_long_as_the_pr
 ) -> None:
     uploads = Uploads(bucket, folder, 90.0)
 
-    url = await uploads.presign(await uploads.put(media_of(picture)))
+    url = await uploads.presign(await uploads.put(media_of(picture)), "a-mark")
 
-    assert parse_qs(urlsplit(url).query)["X-Amz-Expires"] == ["90"]
+    query = parse_qs(urlsplit(url).query)
+    assert (query["X-Amz-Expires"], query["x-comfyline-mark"]) == (["90"], ["a-mark"])
     async with httpx.AsyncClient(trust_env=False) as http:
         assert (await http.get(url)).content == b"picture"
     web = "https://example.org/a.png?x=1"
-    assert await uploads.presign(web) == web
+    assert await uploads.presign(web, "a-mark") == web
 
 
 async def test_many_different_files_go_up_at_once(

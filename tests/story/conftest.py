@@ -72,7 +72,7 @@ class Project:
         """Everything that the ledger knows."""
         ledger = open_ledger(f"sqlite:///{self.home / 'ledger.sqlite3'}", reading=True)
         try:
-            return list(asyncio.run(ledger.list(None, None)))
+            return list(asyncio.run(ledger.list()))
         finally:
             ledger.close()
 

@@ -10,6 +10,7 @@ import httpx
 import psutil
 import pytest
 
+from comfyline.job import JobState
 from tests.story.conftest import Project
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,7 @@ class Prefect:
     def __init__(self, project: Project) -> None:
         self.api = project.addresses.prefect_api_url
         self.directory = project.directory
+        self.worker = 0
         self.environment = project.environment | {
             "PREFECT_API_URL": self.api,
             "PREFECT_HOME": str(project.home / "prefect-client"),
@@ -48,6 +50,25 @@ class Prefect:
         found = httpx.post(url, json=body, trust_env=False).raise_for_status().json()
         return [run for run in found if run["state_type"] in {"COMPLETED", "FAILED", "CRASHED"}]
 
+    def set_state(self, run_id: str, state: dict[str, Any]) -> None:
+        url = f"{self.api}/flow_runs/{run_id}/set_state"
+        body = {"state": state, "force": True}
+        httpx.post(url, json=body, trust_env=False).raise_for_status()
+
+    def state(self, run_id: str) -> str:
+        seen = httpx.get(f"{self.api}/flow_runs/{run_id}", trust_env=False).json()
+        return str(seen["state_type"])
+
+    def cached_tasks(self, run_id: str, how_many: int) -> list[str] | None:
+        """The names of a flow run's task runs that show as Cached, once there are so many."""
+        body = {
+            "flow_runs": {"id": {"any_": [run_id]}},
+            "task_runs": {"state": {"name": {"any_": ["Cached"]}}},
+        }
+        url = f"{self.api}/task_runs/filter"
+        found = httpx.post(url, json=body, trust_env=False).raise_for_status().json()
+        return [run["name"] for run in found] if len(found) >= how_many else None
+
 
 @pytest.fixture
 def prefect(project: Project) -> Iterator[Prefect]:
@@ -66,6 +87,7 @@ def prefect(project: Project) -> Iterator[Prefect]:
         stdout=log,
         stderr=log,
     )
+    prefect.worker = worker.pid
     yield prefect
     family = [worker, *psutil.Process(worker.pid).children(recursive=True)]
     for process in family:
@@ -101,6 +123,54 @@ def test_a_worker_runs_deployments_on_schedule_and_by_parameter(
     refused = prefect("deployment", "run", "pipeline/pipeline", *wanted[:2], "--param", "limit=few")
     assert refused.returncode != 0
     assert "limit" in refused.stdout + refused.stderr
+
+
+def test_a_run_is_retried_from_the_page_and_cancelled_there(
+    project: Project, prefect: Prefect
+) -> None:
+    prompt = "an office that has nowhere to go"
+    wanted = ["--param", "path=configs/pipelines/office-scenes.yaml", "--param", "limit=1"]
+    overrides = f'overrides=["steps.edit.input.prompt={prompt}", "output.to=shelf/office"]'
+    shelf = project.directory / "shelf"
+    shelf.write_text("a file where a folder should be")
+    prefect("deployment", "run", "pipeline/pipeline", *wanted, "--param", overrides)
+    [failed] = project.until(lambda: prefect.runs("pipeline"))
+    assert failed["state_type"] == "FAILED", failed["state"]["message"]
+    assert len(project.charges(prompt)) == 2
+
+    shelf.unlink()
+    # A worker that sees a run again while the run's process still ends gives up altogether.
+    project.until(lambda: not psutil.Process(prefect.worker).children())
+    # What the button `Retry` of the page does.
+    again = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
+    prefect.set_state(failed["id"], again)
+    done = project.until(
+        lambda: [run for run in prefect.runs("pipeline") if run["state_type"] == "COMPLETED"]
+    )
+
+    assert done[0]["id"] == failed["id"]
+    assert len(list(shelf.glob("office/*.png"))) == 2
+    assert len(project.charges(prompt)) == 2
+    tasks = project.until(lambda: prefect.cached_tasks(failed["id"], 2))
+    assert {name.rpartition(" · ")[2] for name in tasks} == {"fetch"}
+
+    slow = "an office that is taken back"
+    hold = {"on": "generation", "kind": "delay", "seconds": 20, "times": 4}
+    project.sandbox("POST", "faults", json=hold)
+    overrides = f'overrides=["steps.edit.input.prompt={slow}"]'
+    prefect("deployment", "run", "pipeline/pipeline", *wanted[:2], "--param", overrides)
+    accepted = project.until(lambda: found if len(found := project.accepted(slow)) == 10 else None)
+    prefect("flow-run", "cancel", accepted[0].run_id)
+    project.until(lambda: prefect.state(accepted[0].run_id) == "CANCELLED")
+
+    states = [row["status"] for row in project.charges(slow)]
+    assert states.count("cancelled") == 6
+    assert {attempt.state for attempt in project.accepted(slow)} <= {
+        JobState.CANCELLED,
+        JobState.IN_PROGRESS,
+        JobState.IN_QUEUE,
+        JobState.SUBMITTED,
+    }
 
 
 def test_every_flow_parameter_is_described() -> None:

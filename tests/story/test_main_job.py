@@ -23,6 +23,8 @@ KEYS = [
     "in_doubt",
     "submitted",
     "cost_usd",
+    "estimate_usd",
+    "cost_unknown",
     "seconds",
     "report",
     "outputs",
@@ -51,6 +53,8 @@ def test_ten_pictures_come_out_of_five_photographs(project: Project) -> None:
     counts = {key: summary[key] for key in ("jobs", "persisted", "reused", "submitted", "failed")}
     assert counts == {"jobs": 10, "persisted": 10, "reused": 0, "submitted": 10, "failed": 0}
     assert summary["cost_usd"] == pytest.approx(1.40)
+    assert summary["estimate_usd"] == pytest.approx(1.40)
+    assert summary["cost_unknown"] == 0
     assert summary["errors"] == []
 
     shapes = Counter()
@@ -63,7 +67,7 @@ def test_ten_pictures_come_out_of_five_photographs(project: Project) -> None:
         sidecar = json.loads(path.with_name(path.name + ".json").read_text())
         assert sidecar["job"] == output["job"]
         assert sidecar["output"]["sha256"] == output["sha256"]
-        assert sidecar["cost_usd"] == 0.14
+        assert sidecar["cost_usd"] == sidecar["estimate_usd"] == 0.14
         assert list(sidecar["timestamps"])[-1] == "persisted"
     assert sorted(shapes.values()) == [5, 5]
 

@@ -1,0 +1,66 @@
+"""What dead processes left lying about: removed, written down at last, or kept because it is paid.
+
+Done at the beginning of every run and of every `reconcile`, and never in anybody's way: what a
+living process uses is left alone, and so is what this ledger knows nothing of.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from comfyline.atomic import sweep_parts
+from comfyline.errors import ComfylineError
+from comfyline.job import JobState
+from comfyline.ledger.reading import Selection
+from comfyline.services import Services
+
+_OVER = {JobState.PERSISTED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
+_OWN_FOLDERS = ("runs/*", "thumbnails", "models", "models/**")
+
+
+async def sweep(output_folders: Iterable[str], services: Services) -> None:
+    """Writes down what was accepted and could not be, and removes what nobody needs any more."""
+    await services.strays.adopt(services.ledger)
+    await services.ledger.end_dead_leases()
+    for folder in dict.fromkeys(output_folders):
+        with suppress(ComfylineError, OSError):
+            await services.places.of_folder(folder).sweep(folder)
+    home = services.settings.home
+    await asyncio.to_thread(
+        lambda: [sweep_parts(path) for own in _OWN_FOLDERS for path in home.glob(own)]
+    )
+    await _sweep_work(services)
+
+
+def clear(directory: Path) -> None:
+    """Removes what this process fetched and what dead ones left; a living one may use its own."""
+    if not directory.is_dir():
+        return
+    sweep_parts(directory)
+    for path in directory.iterdir():
+        owner = path.name.partition("-")[0]
+        in_use = owner.isdecimal() and int(owner) != os.getpid() and psutil.pid_exists(int(owner))
+        if not in_use:
+            path.unlink(missing_ok=True)
+    if not any(directory.iterdir()):
+        directory.rmdir()
+
+
+async def _sweep_work(services: Services) -> None:
+    """Removes the work folders of what is over; of a result that is not stored, it is the copy."""
+
+    def found() -> list[str]:
+        return [path.name for path in services.work.glob("*") if path.is_dir()]
+
+    ids = await asyncio.to_thread(found)
+    if not ids:
+        return
+    attempts = await services.ledger.list(Selection(request_ids=tuple(ids)))
+    over = [one.request_id for one in attempts if one.state in _OVER and one.request_id]
+    for request_id in over:
+        with suppress(OSError):
+            await asyncio.to_thread(clear, services.work_directory(request_id))

@@ -1,0 +1,48 @@
+"""Reading a sidecar back: what it says of the file that it lies beside."""
+
+import json
+from contextlib import aclosing
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from comfyline.storage.place import Place
+
+SUFFIX = ".json"
+_MOST_BYTES = 8 * 1024 * 1024
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class SidecarOutput(_Read):
+    """The file itself: the hash and the size of what was stored."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: int
+
+
+class Sidecar(_Read):
+    """What can be checked of a sidecar; the rest is for people."""
+
+    job: str
+    request_id: str | None = None
+    output: SidecarOutput
+
+
+async def read_sidecar(place: Place, uri: str) -> Sidecar | None:
+    """The sidecar at `uri`; None when there is none. Raises ValueError for one that is broken."""
+    text = b""
+    try:
+        async with aclosing(place.read(uri)) as chunks:
+            async for chunk in chunks:
+                text += chunk
+                if len(text) > _MOST_BYTES:
+                    raise ValueError("it is far too large to be a sidecar")
+    except FileNotFoundError:
+        return None
+    try:
+        return Sidecar.model_validate(json.loads(text))
+    except (ValidationError, RecursionError, ValueError):
+        raise ValueError("it is not a sidecar of comfyline's") from None

@@ -1,0 +1,69 @@
+"""How a run hears that it was told to stop from elsewhere: the Prefect UI, another machine.
+
+A worker asks its flow's process to end, by SIGTERM. A flow that runs in a process of its own is
+told nothing by Prefect, so it looks at its own state.
+"""
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import PrefectException
+
+from comfyline.errors import ComfylineError
+from comfyline.services import Services
+from comfyline.stopping import Stop
+
+_LOOK_AGAIN = 3.0
+"""Seconds between two looks."""
+
+
+@asynccontextmanager
+async def heeding(
+    stop: Stop, flow_run_id: UUID, run_id: str, services: Services
+) -> AsyncIterator[None]:
+    """Pulls `stop` when the flow run or the ledger's run is told to stop, while the block runs."""
+    looking = asyncio.create_task(_look(stop, flow_run_id, run_id, services))
+    try:
+        with _sigterm_pulls(stop):
+            yield
+    finally:
+        looking.cancel()
+        with suppress(asyncio.CancelledError):
+            await looking
+
+
+@contextmanager
+def _sigterm_pulls(stop: Stop) -> Iterator[None]:
+    """Instead of Prefect's handler, which raises in whatever task happens to run at the moment."""
+    loop = asyncio.get_running_loop()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    loop.add_signal_handler(signal.SIGTERM, stop.pull, "its process was told to end")
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
+
+
+async def _look(stop: Stop, flow_run_id: UUID, run_id: str, services: Services) -> None:
+    async with get_client() as prefect:
+        while not stop.is_pulled:
+            await asyncio.sleep(_LOOK_AGAIN)
+            with suppress(ComfylineError):
+                if await services.ledger.is_stopped(run_id):
+                    stop.pull("it was cancelled with `comfyline cancel --run`")
+            # A server that is away for a while tells nothing, and the run goes on.
+            with suppress(httpx.HTTPError, PrefectException, RuntimeError):
+                state = (await prefect.read_flow_run(flow_run_id)).state
+                if state and state.type in {StateType.CANCELLING, StateType.CANCELLED}:
+                    stop.pull("it was cancelled in Prefect")

@@ -1,0 +1,98 @@
+"""A run that is told to stop: nothing more is submitted, what is queued is taken back."""
+
+import signal
+import subprocess
+from typing import Any
+
+import httpx
+
+from comfyline.job import JobState
+from tests.story.conftest import PIPELINE, Ended, Project
+
+LEFT = {JobState.SUBMITTED, JobState.IN_QUEUE, JobState.IN_PROGRESS, JobState.COMPLETED}
+
+
+def begun(project: Project, prompt: str) -> "subprocess.Popen[str]":
+    """A run that has requests in progress for long, and others queued behind them."""
+    hold = {"on": "generation", "kind": "delay", "seconds": 15, "times": 8}
+    project.sandbox("POST", "faults", json=hold)
+    wanted = f"steps.edit.input.prompt={prompt}"
+    process = project.start("run", PIPELINE, "--set", wanted, "--json")
+    project.until(lambda: len(project.accepted(prompt)) == 10)
+    return process
+
+
+def end(process: "subprocess.Popen[str]") -> Ended:
+    stdout, stderr = process.communicate(timeout=60)
+    return Ended(process.returncode, stdout, stderr)
+
+
+def settle(project: Project, prompt: str, ended: Ended) -> None:
+    """What must hold after a stop, and that everything can be had all the same."""
+    queued = [attempt for attempt in project.accepted(prompt) if attempt.state in LEFT]
+    summary = ended.json
+    assert ended.code == 130, ended.stderr
+    assert summary["cancelled"] > 0
+    assert summary["cancelled"] + len(queued) == 10
+    assert (summary["in_doubt"], summary["failed"]) == (0, 0)
+    going_on = [error for error in summary["errors"] if error["kind"] == "interrupted"]
+    assert {error["request_id"] for error in going_on} == {one.request_id for one in queued}
+    assert all("reconcile" in error["hint"] for error in going_on)
+    by_status = [row["status"] for row in project.charges(prompt)]
+    assert by_status.count("cancelled") == summary["cancelled"]
+
+
+def test_ctrl_c_cancels_what_is_queued_and_leaves_the_rest_to_reconcile(project: Project) -> None:
+    prompt = "an office that is interrupted"
+    process = begun(project, prompt)
+    process.send_signal(signal.SIGINT)
+    settle(project, prompt, end(process))
+
+    project.sandbox("DELETE", "faults")
+    again = project.run(prompt)
+    assert again.code == 0, again.stderr
+    paid = [row for row in project.charges(prompt) if row["charge_usd"]]
+    assert len(paid) == 10
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_nothing_is_in_doubt(project: Project) -> None:
+    prompt = "an office that is left in a hurry"
+    hold = {"on": "cancel", "kind": "delay", "seconds": 30, "times": 20}
+    project.sandbox("POST", "faults", json=hold)
+    process = begun(project, prompt)
+    process.send_signal(signal.SIGINT)
+    project.until(lambda: process.poll() is not None or _heard(process))
+    process.send_signal(signal.SIGINT)
+    ended = end(process)
+
+    assert ended.code == 130
+    assert {attempt.state for attempt in project.accepted(prompt)} <= LEFT
+    project.sandbox("DELETE", "faults")
+    again = project.run(prompt)
+    assert (again.code, again.json["submitted"]) == (0, 0), again.stderr
+
+
+def _heard(process: "subprocess.Popen[str]") -> bool:
+    assert process.stderr is not None
+    return "Ctrl-C again leaves at once" in process.stderr.readline()
+
+
+def test_a_plain_run_heeds_a_cancel_from_the_prefect_page(project: Project) -> None:
+    prompt = "an office that is cancelled on the page"
+    process = begun(project, prompt)
+    [run_id] = {attempt.run_id for attempt in project.accepted(prompt)}
+    flow_run = f"{project.addresses.prefect_api_url}/flow_runs/{run_id}"
+    state: dict[str, Any] = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+    httpx.post(f"{flow_run}/set_state", json=state, trust_env=False).raise_for_status()
+    settle(project, prompt, end(process))
+
+    seen = httpx.get(flow_run, trust_env=False).json()
+    assert seen["state_type"] == "CANCELLED"
+    assert "cancelled in Prefect" in seen["state"]["message"]
+
+
+def test_a_process_that_is_told_to_end_takes_back_what_is_queued(project: Project) -> None:
+    prompt = "an office whose machine is shut down"
+    process = begun(project, prompt)
+    process.send_signal(signal.SIGTERM)
+    settle(project, prompt, end(process))
