@@ -1,17 +1,27 @@
 """up, down, status, sandbox: the local stack."""
 
 import asyncio
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.table import Table
 
-from comfyline.cli.speech import answer, results, say
+from comfyline.cli.options import Json, Profile
+from comfyline.cli.retention import warn
+from comfyline.cli.selecting import reading_ledger
+from comfyline.cli.speech import answer, explain, results, say
 from comfyline.config_files import model_directories
 from comfyline.environment import home, start_services
-from comfyline.stack.control import inspect, stop
+from comfyline.errors import ComfylineError
+from comfyline.ledger.records import Attempt
+from comfyline.ledger.retention import at_risk
+from comfyline.retention import described
+from comfyline.services import now
+from comfyline.stack.control import ServiceStatus, inspect, stop
 from comfyline.stack.services import SERVICES
 
 
@@ -38,15 +48,46 @@ def down() -> int:
     return 0
 
 
-def status() -> int:
-    """Show each service of the local stack with its address and state.
+def status(*, profile: Profile = "sandbox", json_output: Json = False) -> int:
+    """Show the local stack, and what is paid for that RunComfy will soon delete.
 
     Example: comfyline status
     """
+    services = asyncio.run(inspect(home()))
+    left = _unfinished(profile)
+    if json_output:
+        shown = [_as_json(service) for service in services]
+        risks = [described(one) for one in at_risk(left, now())]
+        answer(json.dumps({"services": shown, "at_risk": risks}))
+    else:
+        results.print(_table(services))
+    warn(left)
+    return 0
+
+
+def _unfinished(profile: str) -> Sequence[Attempt]:
+    """What was paid for and is not stored. A ledger that cannot be read is said, and no more."""
+
+    async def work() -> Sequence[Attempt]:
+        with reading_ledger(profile) as ledger:
+            return await ledger.unfinished()
+
+    try:
+        return asyncio.run(work())
+    except ComfylineError as error:
+        explain(error)
+        return ()
+
+
+def _as_json(service: ServiceStatus) -> dict[str, object]:
+    return {"name": service.name, "state": service.state, "address": service.address}
+
+
+def _table(services: Sequence[ServiceStatus]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("service", "state", "address", "pid", "log"):
         table.add_column(column, no_wrap=True)
-    for service in asyncio.run(inspect(home())):
+    for service in services:
         colour = {"running": "green", "stopped": "dim"}.get(service.state, "red")
         table.add_row(
             service.name,
@@ -55,8 +96,7 @@ def status() -> int:
             str(service.pid or ""),
             _short(service.log),
         )
-    results.print(table)
-    return 0
+    return table
 
 
 def env() -> int:

@@ -1,5 +1,13 @@
 """What `jobs` and `cancel` say of the ledger, as programs and people read it."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+
+from comfyline.stack.control import StackAddresses
+from tests.conftest import Sandbox
 from tests.story.conftest import Project
 
 PIPELINE = "configs/pipelines/office-scenes.yaml"
@@ -35,25 +43,100 @@ def test_jobs_lists_what_the_contract_names(project: Project) -> None:
     assert project.comfyline("jobs", "--pipeline", "no-such-pipeline", "--json").json == []
 
 
-def test_cancel_says_what_it_could_and_could_not_do(project: Project) -> None:
-    prompt = "an office that is called off"
-    slow = {"on": "generation", "kind": "delay", "seconds": 12, "times": 4}
-    project.sandbox("POST", "faults", json=slow)
-    wanted = f"--set=steps.edit.input.prompt={prompt}"
-    with project.start("run", PIPELINE, wanted, "--limit=3", "--json") as run:
-        charges = project.until(lambda: rows if len(rows := project.charges(prompt)) == 6 else None)
+def test_a_run_is_stopped_from_another_terminal_and_says_what_could_not_be_cancelled(
+    project: Project, start_sandbox: Callable[..., Sandbox]
+) -> None:
+    sandbox = start_sandbox(slots=1)
+    sandbox.order(on="generation", kind="delay", seconds=600)
+    profile = {
+        "runcomfy": {"base_url": sandbox.url, "download_hosts": []},
+        "storage": {"uploads": "s3://comfyline/uploads", "endpoint_url": "local:storage"},
+    }
+    (project.directory / "where.yaml").write_text(json.dumps(profile))
+    project.environment["RUNCOMFY_API_TOKEN"] = "sandbox-token"
+    where = "--profile=where.yaml"
+
+    with project.start("run", PIPELINE, "--limit=1", where, "--json") as run:
         project.until(
             lambda: (
-                {row["status"] for row in project.charges(prompt)} == {"in_queue", "in_progress"}
+                sorted(row["status"] for row in sandbox.account()["requests"])
+                == ["in_progress", "in_queue"]
             )
         )
-        keys = {a.request_id: a.checked.key for a in project.attempts()}
-        by_status = {row["status"]: keys[row["request_id"]] for row in project.charges(prompt)}
-        queued = project.comfyline("cancel", by_status["in_queue"][:16])
-        running = project.comfyline("cancel", by_status["in_progress"][:16])
-        run.communicate(timeout=120)
+        ids = {row["request_id"] for row in sandbox.account()["requests"]}
+        known = project.until(
+            lambda: (
+                mine
+                if len(mine := [a for a in project.attempts() if a.request_id in ids]) == 2
+                else None
+            )
+        )
+        [run_id] = {attempt.run_id for attempt in known}
+        cancelled = project.comfyline("cancel", "--run", run_id, where)
+        stdout, stderr = run.communicate(timeout=120)
 
-    assert len(charges) == 6
-    assert (queued.code, running.code) == (0, 1)
-    assert "not cancellable" in running.stderr
-    assert run.returncode == 1
+    assert cancelled.code == 1
+    assert "submits nothing more" in cancelled.stderr
+    assert cancelled.stderr.count("is cancelled.") == 1
+    assert cancelled.stderr.count("is not cancellable.") == 1
+    assert run.returncode == 130, stderr
+    summary = json.loads(stdout)
+    assert (summary["cancelled"], summary["failed"], summary["submitted"]) == (1, 0, 2)
+
+
+def test_a_new_machine_rescues_what_was_paid_for_before_its_seven_days_are_over(
+    tmp_path: Path, stack: StackAddresses, sandbox: Sandbox, postgresql_database: str
+) -> None:
+    """It has the ledger's URL, the token and the storage's keys, and nothing else of the first."""
+    keys = stack.storage_credentials
+    assert keys is not None
+    profile = {
+        "runcomfy": {"base_url": sandbox.url, "download_hosts": []},
+        "storage": {"uploads": "s3://comfyline/up", "endpoint_url": stack.storage_endpoint},
+    }
+    machines = [Project(tmp_path / name, tmp_path / f"{name}-home") for name in ("old", "new")]
+    for machine in machines:
+        machine.environment |= {
+            "COMFYLINE_LEDGER_URL": postgresql_database,
+            "RUNCOMFY_API_TOKEN": "sandbox-token",
+            "AWS_ACCESS_KEY_ID": keys.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
+            "PREFECT_API_URL": str(stack.prefect_api_url),
+        }
+        (machine.directory / "where.yaml").write_text(json.dumps(profile))
+    old, new = machines
+    before = len(sandbox.account()["requests"])
+    sandbox.order(on="generation", kind="delay", seconds=6, times=2)
+    out = f"s3://comfyline/{tmp_path.name}"
+
+    hasty = ["--limit=1", "--set=limits.timeout=1s", f"--set=output.to={out}"]
+    ran = old.comfyline("run", PIPELINE, *hasty, "--profile=where.yaml", "--json")
+
+    assert ran.code == 75, ran.stderr
+    assert (ran.json["submitted"], ran.json["failed"], ran.json["persisted"]) == (2, 0, 0)
+    assert {error["kind"] for error in ran.json["errors"]} == {"deadline"}
+    assert "2 not finished (deadline: 2)" in ran.stderr
+    assert "fail" not in ran.stderr.lower()
+    assert "again" not in ran.stderr
+
+    with psycopg.connect(postgresql_database) as ledger:
+        ledger.execute("UPDATE attempts SET submitted_at = now() - interval '6 days 19 hours'")
+    first, second = [row["request_id"] for row in sandbox.account()["requests"][before:]]
+    sandbox.finish(first)
+    sandbox.finish(second)
+    sandbox.open.post(f"/sandbox/expire/{second}").raise_for_status()
+
+    swept = new.comfyline("reconcile", "--profile=where.yaml", "--json")
+
+    said = swept.stderr
+    assert said.index("ONLY 4 h LEFT") < said.index("2 jobs paid for and not stored")
+    assert (swept.code, swept.json["persisted"], swept.json["submitted"]) == (1, 1, 0)
+    [output] = swept.json["outputs"]
+    assert output["uri"].startswith(out)
+    assert f"stored as {output['uri']}" in said
+    [lost] = swept.json["errors"]
+    assert (lost["kind"], lost["request_id"]) == ("expired", second)
+    assert "which was paid for" in lost["message"]
+    assert len(sandbox.account()["requests"]) == before + 2
+    verified = new.comfyline("verify", out, "--profile=where.yaml", "--json").json
+    assert (verified["right"], verified["wrong"]) == (1, [])

@@ -1,0 +1,223 @@
+"""Charges against jobs against files: every difference, named. Pure; `auditing` gathers the facts.
+
+A difference is what somebody should look at: money without a file, a file without its proof, two
+numbers for one charge. A repeat is a second charge for one job that somebody asked for.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from comfyline.job import JobState, StoredOutput
+from comfyline.ledger.records import Attempt
+from comfyline.ledger.refusals import short
+from comfyline.ledger.retention import kept_until
+from comfyline.report.words import count, usd
+from comfyline.storage.sidecars import Sidecar
+
+_SAME_USD = 1e-6
+_ENDED = frozenset({JobState.PERSISTED, JobState.EXPIRED, JobState.FAILED, JobState.CANCELLED})
+_NOT_SUBMITTED = frozenset({JobState.PLANNED, JobState.SUBMITTING})
+_FOR_NOTHING = frozenset({JobState.FAILED, JobState.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class FileSeen:
+    """A stored output as it lies there: its size, and its sidecar; None where there is none.
+
+    `trouble` says why one of them could not be read.
+    """
+
+    output: StoredOutput
+    size: int | None
+    sidecar: Sidecar | None
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One attempt with what was found of it elsewhere.
+
+    `asked`: RunComfy still knows the request; `charge_usd` is what it says that it cost.
+    """
+
+    attempt: Attempt
+    files: tuple[FileSeen, ...] = ()
+    asked: bool = False
+    charge_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that does not fit; `kind` is its stable name, `uri` the file that it is about."""
+
+    attempt: Attempt
+    kind: str
+    message: str
+    uri: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The sums, in US dollars; what nobody knows is counted and never nought."""
+
+    jobs: int
+    requests: int
+    ledger_usd: float
+    cost_unknown: int
+    asked: int
+    runcomfy_usd: float
+    estimate_usd: float | None
+    in_doubt: int
+    files: int
+    bytes: int
+
+
+def differences(seen: Iterable[Seen]) -> list[Difference]:
+    """All differences of some attempts, in their order."""
+    return [
+        Difference(one.attempt, kind, message, uri)
+        for one in seen
+        for kind, message, uri in (*_money(one), *_results(one.attempt), *_files(one))
+    ]
+
+
+def repeats(attempts: Iterable[Attempt]) -> tuple[list[Difference], list[Difference]]:
+    """Jobs that were charged more than once: those asked for so, and those that nobody can explain.
+
+    `attempts` are all of the jobs in question.
+    """
+    by_key: Mapping[str, list[Attempt]] = defaultdict(list)
+    for attempt in attempts:
+        if _is_charged(attempt):
+            by_key[attempt.checked.key].append(attempt)
+    explained, alarming = [], []
+    for charged in by_key.values():
+        charged.sort(key=lambda one: one.number)
+        for before, again in pairwise(charged):
+            reason = _reason(before, again)
+            message = f"attempt {again.number} was charged after attempt {before.number}: "
+            if reason:
+                explained.append(Difference(again, "repeat", message + reason))
+            else:
+                message += "nobody asked for a second one"
+                alarming.append(Difference(again, "charged-twice", message))
+    return explained, alarming
+
+
+def totals(seen: Sequence[Seen]) -> Totals:
+    """The sums over some attempts."""
+    charged = [one.attempt for one in seen if _is_charged(one.attempt)]
+    estimates = [one.checked.estimate_usd for one in charged]
+    known = [amount for amount in estimates if amount is not None]
+    files = [file for one in seen for file in one.files if file.size is not None]
+    return Totals(
+        jobs=len({one.attempt.checked.key for one in seen}),
+        requests=sum(one.attempt.request_id is not None for one in seen),
+        ledger_usd=sum(one.attempt.cost_usd or 0.0 for one in seen),
+        cost_unknown=sum(one.cost_usd is None for one in charged),
+        asked=sum(one.asked for one in seen),
+        runcomfy_usd=sum(one.charge_usd or 0.0 for one in seen),
+        estimate_usd=sum(known) if len(known) == len(estimates) else None,
+        in_doubt=sum(one.attempt.state is JobState.IN_DOUBT for one in seen),
+        files=len(files),
+        bytes=sum(file.size or 0 for file in files),
+    )
+
+
+def _money(seen: Seen) -> Iterator[tuple[str, str, None]]:
+    attempt, said = seen.attempt, seen.charge_usd
+    known = attempt.cost_usd
+    nothing = attempt.state in _FOR_NOTHING
+    if attempt.state is JobState.IN_DOUBT:
+        price = attempt.checked.estimate_usd
+        much = "an unknown price" if price is None else f"about {usd(price)}"
+        hint = f"`comfyline resolve {short(attempt.checked.key)}` shows what is known"
+        yield "in-doubt", f"it may have been charged, {much}; {hint}", None
+        return
+    if attempt.request_id is None:
+        return
+    if said is not None and known is None and not (nothing and said == 0):
+        yield "charge-differs", f"RunComfy says {usd(said)}, the ledger holds no cost", None
+    elif said is not None and known is not None and abs(said - known) > _SAME_USD:
+        yield "charge-differs", f"RunComfy says {usd(said)}, the ledger {usd(known)}", None
+    elif said is None and known is None and attempt.state in _ENDED - {JobState.CANCELLED}:
+        yield "cost-unknown", "neither the ledger nor RunComfy says what it cost", None
+    if nothing and (amount := said or known):
+        yield "charged-for-nothing", f"it is {attempt.state} and was charged {usd(amount)}", None
+
+
+def _results(attempt: Attempt) -> Iterator[tuple[str, str, None]]:
+    if attempt.request_id is None or attempt.state in _FOR_NOTHING:
+        return
+    if attempt.state is JobState.EXPIRED:
+        message = "it was paid for, and RunComfy deleted it before it was stored"
+    elif attempt.state is JobState.PERSISTED and not attempt.outputs:
+        message = "its files were replaced by another job's; the next run stores them again"
+    elif end := kept_until(attempt):
+        message = f"it is {attempt.state} and not stored; RunComfy keeps it until "
+        message += f"{end:%Y-%m-%d %H:%M} UTC: `comfyline reconcile` collects it"
+    else:
+        return
+    yield "paid-not-stored", message, None
+
+
+def _files(seen: Seen) -> Iterator[tuple[str, str, str]]:
+    attempt = seen.attempt
+    for file in seen.files:
+        output, sidecar = file.output, file.sidecar
+        if file.trouble:
+            yield "file-unreadable", file.trouble, output.uri
+            continue
+        if file.size is None:
+            yield "file-missing", "it is paid for and gone; the next run fetches it", output.uri
+        elif file.size != output.bytes:
+            message = f"it has {file.size:,} bytes, and {output.bytes:,} were stored"
+            yield "file-changed", message, output.uri
+        if sidecar is None:
+            yield "sidecar-missing", "there is no sidecar beside it", output.uri
+        elif sidecar.job != attempt.checked.key:
+            message = f"its sidecar is that of job {short(sidecar.job)}"
+            yield "sidecar-differs", message, output.uri
+        elif sidecar.request_id != attempt.request_id:
+            message = f"its sidecar names request {sidecar.request_id}, the ledger another"
+            yield "sidecar-differs", message, output.uri
+        elif sidecar.output.sha256 != output.sha256:
+            yield "sidecar-differs", "its sidecar has another SHA-256 than the ledger", output.uri
+
+
+def _is_charged(attempt: Attempt) -> bool:
+    """Whether an attempt was charged, or has to be taken for charged while nobody says."""
+    if attempt.request_id is None or attempt.state in _NOT_SUBMITTED:
+        return False
+    if attempt.cost_usd is not None:
+        return attempt.cost_usd > 0
+    return attempt.state not in _FOR_NOTHING
+
+
+def _reason(before: Attempt, again: Attempt) -> str:
+    """Why a job was asked for again; empty when nothing explains it."""
+    ends = [at for state, at in before.reached.items() if state in _ENDED]
+    if not ends or (again.claimed_at is not None and min(ends) > again.claimed_at):
+        return ""
+    if before.state in _FOR_NOTHING:
+        return f"the first is {before.state} and was charged, and it was asked for again"
+    lost = before.state is JobState.EXPIRED
+    return f"a refresh: the first was {'lost' if lost else 'stored'}"
+
+
+def in_words(sums: Totals) -> list[tuple[str, str]]:
+    """The sums as names and values, for people."""
+    more = f", unknown for {sums.cost_unknown:,}" if sums.cost_unknown else ""
+    estimate = "unknown" if sums.estimate_usd is None else usd(sums.estimate_usd)
+    said = f"{usd(sums.runcomfy_usd)} for the {count(sums.asked, 'request')} that it still knows"
+    rows = [
+        ("jobs", f"{sums.jobs:,} with {count(sums.requests, 'request')}"),
+        ("ledger", f"{usd(sums.ledger_usd)}{more}, estimated {estimate}"),
+        ("RunComfy", said if sums.asked else "not asked"),
+        ("stored", f"{count(sums.files, 'file')}, {sums.bytes / 1e6:,.1f} MB"),
+    ]
+    if sums.in_doubt:
+        rows.append(("in doubt", count(sums.in_doubt, "job")))
+    return rows

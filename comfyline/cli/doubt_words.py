@@ -1,0 +1,106 @@
+"""The facts about a submission in doubt, each as a line for a person."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from comfyline.doubts import Doubt
+from comfyline.ledger.doubts import Balance, SpeaksFor, how_far_in_words, sent_at, speaks_for
+from comfyline.ledger.records import Attempt
+from comfyline.ledger.refusals import short
+from comfyline.ledger.retention import KEPT
+from comfyline.report.words import count, one_line, span, usd
+from comfyline.services import now
+
+_LISTED = 10
+"""How many of the other requests are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One fact; `speaks_for` is what it makes more likely, where it makes anything so."""
+
+    name: str
+    text: str
+    speaks_for: SpeaksFor | None = None
+
+
+def facts(doubt: Doubt) -> list[Line]:
+    """All facts, in the order in which a person asks for them."""
+    return list(_facts(doubt))
+
+
+def _facts(doubt: Doubt) -> Iterator[Line]:
+    attempt = doubt.attempt
+    checked, left = attempt.checked, sent_at(attempt)
+    job = checked.job
+    yield Line("job", f"{short(checked.key)} of {job.pipeline}, for {job.model_id}")
+    yield Line("price", _price(checked.estimate_usd, "estimated "))
+    ago = span((now() - left).total_seconds())
+    yield Line("sent", f"{left:%Y-%m-%d %H:%M:%S} UTC, {ago} ago")
+    yield Line("got", how_far_in_words(attempt))
+    if reason := attempt.evidence.reason or attempt.error_message:
+        yield Line("reason", one_line(reason))
+    yield _balance(doubt)
+    yield from _others(doubt.others)
+    yield _fetches(doubt)
+    end = left + KEPT
+    over = "; it may be deleted by now" if end < now() else ""
+    yield Line("kept", f"if accepted, RunComfy keeps it until {end:%Y-%m-%d %H:%M} UTC{over}")
+
+
+def _balance(doubt: Doubt) -> Line:
+    before, now_usd = doubt.attempt.evidence.balance_before_usd, doubt.balance_now_usd
+    if doubt.balance is None:
+        known = [f"{usd(before)} before"] * (before is not None)
+        known += [f"{usd(now_usd)} now"] * (now_usd is not None)
+        said = ", ".join(known)
+        missing = "the rest is unknown" if known else "unknown (`runcomfy.balance_url`)"
+        return Line("balance", f"{said}; {missing}" if known else missing)
+    estimate = doubt.attempt.checked.estimate_usd
+    text = f"{usd(doubt.balance.before_usd)} before, {usd(doubt.balance.now_usd)} now: "
+    return Line(
+        "balance", text + _difference(doubt.balance, estimate), speaks_for(doubt.balance, estimate)
+    )
+
+
+def _difference(balance: Balance, estimate_usd: float | None) -> str:
+    spent, most, least = balance.spent_usd, balance.most_usd, balance.least_usd
+    if spent < 0:
+        return f"{usd(-spent)} more, so it was topped up and says nothing"
+    if most is None:
+        return f"{usd(spent)} less; what the others below cost is not known"
+    wanted = "" if estimate_usd is None else f"; this job would be {usd(estimate_usd)}"
+    if usd(most) != usd(least):
+        return f"{usd(spent)} less; the others below explain {usd(least)} to {usd(most)}{wanted}"
+    # Rounded, or the noise of binary fractions would be told as money.
+    rest = round(spent - most, 4)
+    left = f"-{usd(-rest)}" if rest < 0 else usd(abs(rest))
+    return f"{usd(spent)} less; the others below explain {usd(most)}, {left} is left{wanted}"
+
+
+def _others(others: tuple[Attempt, ...]) -> Iterator[Line]:
+    yield Line("others", f"{count(len(others), 'other request')} may have been charged since")
+    for one in others[:_LISTED]:
+        known = one.cost_usd is not None
+        price = _price(one.cost_usd) if known else _price(one.checked.estimate_usd, "estimated ")
+        yield Line("", f"{short(one.checked.key)} {one.checked.job.label}: {one.state}, {price}")
+    if len(others) > _LISTED:
+        yield Line("", f"and {len(others) - _LISTED:,} more")
+
+
+def _fetches(doubt: Doubt) -> Line:
+    if doubt.fetches is None:
+        return Line("inputs", doubt.fetches_unknown)
+    if not doubt.fetches:
+        return Line("inputs", "the access log holds no fetch (logs may arrive hours late)")
+    left = sent_at(doubt.attempt)
+    said = [
+        f"fetched {span((one.at - left).total_seconds())} after the POST (HTTP {one.status})"
+        for one in doubt.fetches[:_LISTED]
+    ]
+    served = any(one.served for one in doubt.fetches)
+    return Line("inputs", ", ".join(said), SpeaksFor.ACCEPTED if served else None)
+
+
+def _price(amount: float | None, before: str = "") -> str:
+    return "unknown" if amount is None else f"{before}{usd(amount)}"

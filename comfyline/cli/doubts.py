@@ -1,0 +1,199 @@
+"""resolve: the question of a submission in doubt with all its facts, and a person's answer."""
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from comfyline.cli.doubt_words import Line, facts
+from comfyline.cli.options import Json, Profile
+from comfyline.cli.selecting import the_jobs
+from comfyline.cli.speech import answer, errors, say
+from comfyline.doubts import Doubt, check_request, look_into, settle_what_can_be
+from comfyline.environment import prepare
+from comfyline.errors import ComfylineError, UsageError
+from comfyline.job import JobState
+from comfyline.ledger.doubts import sent_at
+from comfyline.ledger.records import Attempt
+from comfyline.ledger.refusals import short
+from comfyline.report.words import usd
+from comfyline.services import Services, open_services
+
+
+def resolve(
+    *job: str,
+    lost: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="RunComfy never accepted it: the next run submits it again, and pays for that.",
+        ),
+    ] = False,
+    request_id: Annotated[
+        str | None,
+        Parameter(help="RunComfy accepted it under this id: checked there, then collected."),
+    ] = None,
+    force: Annotated[
+        bool,
+        Parameter(negative="", help="Take the request id although its time or model do not fit."),
+    ] = False,
+    profile: Profile = "sandbox",
+    json_output: Json = False,
+) -> int:
+    """Answer for a submission whose outcome is unknown; without an answer it shows what is known.
+
+    Example: comfyline resolve 3f2a9c01, then comfyline resolve 3f2a9c01 --lost
+
+    Parameters
+    ----------
+    job
+        Job keys, or as many of their first characters as tell them apart.
+    """
+    _check(job, lost=lost, request_id=request_id, force=force)
+
+    async def work() -> int:
+        async with open_services(await prepare(profile, say)) as services:
+            await settle_what_can_be(services)
+            attempts = await the_jobs(services.ledger, job)
+            _must_be_in_doubt(attempts)
+            if lost:
+                told = [await _lost(attempt, services) for attempt in attempts]
+            elif request_id is not None:
+                told = [await _adopt(attempts[0], request_id, services, force=force)]
+            else:
+                return await _ask(attempts, services, json_output=json_output)
+            if json_output:
+                answer(json.dumps({"resolved": told}))
+            return 0
+
+    return asyncio.run(work())
+
+
+def _check(job: tuple[str, ...], *, lost: bool, request_id: str | None, force: bool) -> None:
+    if not job:
+        raise UsageError(
+            "Name the job that is in doubt", hint="`comfyline jobs --state in_doubt` lists them."
+        )
+    if lost and request_id is not None:
+        raise UsageError("--lost and --request-id are two answers: say one of them")
+    if request_id is not None and len(job) > 1:
+        raise UsageError("A request id is that of one job: name one")
+    if force and request_id is None:
+        raise UsageError("--force goes with --request-id")
+
+
+def _must_be_in_doubt(attempts: list[Attempt]) -> None:
+    wrong = [
+        f"Job {short(one.checked.key)} is {one.state}, not in doubt"
+        for one in attempts
+        if one.state is not JobState.IN_DOUBT
+    ]
+    if wrong:
+        raise UsageError("\n".join(wrong), hint="Nothing was changed.")
+
+
+async def _lost(attempt: Attempt, services: Services) -> dict[str, Any]:
+    await services.ledger.lost(
+        attempt.id, ComfylineError("A person found that it was not accepted")
+    )
+    estimate = attempt.checked.estimate_usd
+    price = "what it costs" if estimate is None else f"about {usd(estimate)}"
+    message = (
+        f"It counts as never accepted and costs nothing. The next run submits it again and pays "
+        f"{price}. If RunComfy did accept it, that is paid a second time"
+    )
+    return _told(attempt, "lost", None, message)
+
+
+async def _adopt(
+    attempt: Attempt, request_id: str, services: Services, *, force: bool
+) -> dict[str, Any]:
+    found = await check_request(attempt, request_id, services)
+    if found.objections and not force:
+        raise UsageError(
+            f"Request {request_id} does not fit: {'; '.join(found.objections)}",
+            hint="Nothing was changed. --force takes it all the same.",
+        )
+    for doubtful in (*found.objections, *found.unknown):
+        say(f"{short(attempt.checked.key)}: {doubtful}; it is taken all the same.")
+    await services.ledger.accepted(attempt.id, request_id)
+    message = f"Request {request_id} is {found.word}; `comfyline reconcile` collects it"
+    return _told(attempt, "accepted", request_id, message)
+
+
+def _told(attempt: Attempt, how: str, request_id: str | None, message: str) -> dict[str, Any]:
+    say(f"{short(attempt.checked.key)}: {message}.")
+    key = attempt.checked.key
+    return {"job": key, "answer": how, "request_id": request_id, "message": message}
+
+
+async def _ask(attempts: list[Attempt], services: Services, *, json_output: bool) -> int:
+    """Shows the question; an answer is still owed, which the exit code says."""
+    shown = []
+    for attempt in attempts:
+        doubt = await look_into(attempt, services)
+        lines = facts(doubt)
+        shown.append(_as_json(doubt, lines))
+        _print(attempt, lines)
+    if json_output:
+        answer(json.dumps({"doubts": shown}))
+    return UsageError.exit_code
+
+
+def _print(attempt: Attempt, lines: list[Line]) -> None:
+    say(f"Was {attempt.checked.job.label} accepted by RunComfy, or was it not?")
+    width = max(len(line.name) for line in lines)
+    for line in lines:
+        advice = f" → this speaks for: {line.speaks_for.value}" if line.speaks_for else ""
+        say(f"  {line.name:<{width}}  {line.text}{advice}")
+    key = short(attempt.checked.key)
+    say("You decide. Look for it at RunComfy, in the request history of your account, then answer")
+    say(f"  comfyline resolve {key} --request-id ID   it is there: it is collected, not paid again")
+    say(f"  comfyline resolve {key} --lost            it is not: the next run submits it again")
+    errors.print()
+
+
+def _as_json(doubt: Doubt, lines: list[Line]) -> dict[str, Any]:
+    attempt = doubt.attempt
+    evidence, balance = attempt.evidence, doubt.balance
+    return {
+        "job": attempt.checked.key,
+        "attempt": attempt.number,
+        "pipeline": attempt.checked.job.pipeline,
+        "item": attempt.checked.job.item,
+        "step": attempt.checked.job.step,
+        "model": attempt.checked.job.model_id,
+        "sent_at": sent_at(attempt).isoformat(),
+        "how_far": evidence.how_far,
+        "reason": evidence.reason or attempt.error_message,
+        "estimate_usd": attempt.checked.estimate_usd,
+        "balance_before_usd": evidence.balance_before_usd,
+        "balance_now_usd": doubt.balance_now_usd,
+        "spent_usd": round(balance.spent_usd, 6) if balance else None,
+        "others": [
+            {
+                "job": one.checked.key,
+                "request_id": one.request_id,
+                "state": one.state.value,
+                "cost_usd": one.cost_usd,
+                "estimate_usd": one.checked.estimate_usd,
+            }
+            for one in doubt.others
+        ],
+        "fetches": None
+        if doubt.fetches is None
+        else [{"at": one.at.isoformat(), "status": one.status} for one in doubt.fetches],
+        "facts": [
+            {
+                "name": line.name,
+                "text": line.text,
+                "speaks_for": line.speaks_for.value if line.speaks_for else None,
+            }
+            for line in lines
+        ],
+        "answers": [
+            f"comfyline resolve {short(attempt.checked.key)} --request-id ID",
+            f"comfyline resolve {short(attempt.checked.key)} --lost",
+        ],
+    }

@@ -1,0 +1,26 @@
+"""How the command line says what RunComfy will soon delete: on stderr, each level louder."""
+
+from collections.abc import Iterable
+
+from rich.text import Text
+
+from comfyline.addresses import without_secrets
+from comfyline.cli.speech import errors
+from comfyline.ledger.records import Attempt
+from comfyline.ledger.retention import Urgency
+from comfyline.retention import warnings
+from comfyline.services import now
+
+_STYLES = {
+    Urgency.SOON: "yellow",
+    Urgency.PRESSING: "bold yellow",
+    Urgency.LAST_HOURS: "bold red",
+    Urgency.OVER: "bold white on red",
+}
+
+
+def warn(attempts: Iterable[Attempt]) -> None:
+    """Warns of those of some attempts that have little time left."""
+    for urgency, text in warnings(attempts, now()):
+        line = Text("⚠ ", style=_STYLES[urgency])
+        errors.print(line.append(without_secrets(text), style=_STYLES[urgency]))

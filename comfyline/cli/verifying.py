@@ -1,0 +1,148 @@
+"""verify: every stored file read again and compared with what was written down for it."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from comfyline.cli.options import Json, Profile
+from comfyline.cli.selecting import PipelineName, RunId, reading_ledger, selection
+from comfyline.cli.speech import answer, results, say
+from comfyline.environment import prepare_storage
+from comfyline.errors import UsageError
+from comfyline.ledger.records import Attempt
+from comfyline.ledger.refusals import short
+from comfyline.report.words import count
+from comfyline.services import open_places
+from comfyline.settings import StorageSettings
+from comfyline.storage.places import Places
+from comfyline.verifying import Expected, Verdict, Verified, of_ledger, of_target
+from comfyline.verifying import verify as verify_files
+
+_SECONDS_BETWEEN_LINES = 5.0
+_WHAT_DOES = {
+    Verdict.CHANGED: "`comfyline run --verify` fetches it again while RunComfy keeps it (7 days).",
+    Verdict.MISSING: "`comfyline run` fetches it again while RunComfy keeps it (7 days).",
+    Verdict.UNREADABLE: "Mend the storage or its permissions, then verify again.",
+    Verdict.NO_SIDECAR: "Nothing says what it should be: `comfyline audit` names its job, if any.",
+}
+
+
+class _Progress:
+    """Counts what is verified, keeps what is not right, and says now and then how far it is."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[Verdict] = Counter()
+        self.wrong: list[Verified] = []
+        self.bytes = 0
+        self._said_at = time.monotonic()
+
+    def __call__(self, one: Verified) -> None:
+        self.counts[one.verdict] += 1
+        self.bytes += one.bytes
+        if one.verdict is not Verdict.RIGHT:
+            self.wrong.append(one)
+        if time.monotonic() - self._said_at >= _SECONDS_BETWEEN_LINES:
+            self._said_at = time.monotonic()
+            say(f"{self.words}, {len(self.wrong):,} not right so far …")
+
+    @property
+    def words(self) -> str:
+        return f"{count(self.counts.total(), 'file')}, {self.bytes / 1e6:,.1f} MB read"
+
+
+def verify(
+    *target: str,
+    run: RunId = None,
+    pipeline: PipelineName = None,
+    profile: Profile = "sandbox",
+    json_output: Json = False,
+) -> int:
+    """Read every stored file again and compare it with the SHA-256 written down for it.
+
+    Example: comfyline verify, or comfyline verify s3://my-bucket/office-scenes
+
+    Parameters
+    ----------
+    target
+        Folders or s3://bucket/prefix, compared with the sidecars that lie there: no ledger is
+        needed. Without any, every output that the ledger knows.
+    """
+    if target and (run or pipeline):
+        raise UsageError("Say either what to verify by its place, or by --run and --pipeline")
+    progress = _Progress()
+
+    async def work() -> None:
+        attempts: Sequence[Attempt] = ()
+        if not target:
+            with reading_ledger(profile) as ledger:
+                attempts = await ledger.list(selection(run, pipeline, None, None))
+        async with open_places(await _storage(profile, target, attempts)) as places:
+            await verify_files(_expected(target, attempts, places), places, progress)
+
+    asyncio.run(work())
+    progress.wrong.sort(key=lambda one: (one.verdict, one.uri))
+    if json_output:
+        answer(json.dumps(_as_json(progress)))
+    else:
+        _print(progress)
+    return 1 if progress.wrong else 0
+
+
+async def _storage(
+    profile: str, target: Sequence[str], attempts: Sequence[Attempt]
+) -> StorageSettings:
+    """The storage of the profile where anything lies in a bucket; folders need none."""
+    stored = (output.uri for attempt in attempts for output in attempt.outputs)
+    if any(uri.startswith("s3://") for uri in (*target, *stored)):
+        return await prepare_storage(profile, say)
+    return StorageSettings("", None, None, None, 0)
+
+
+async def _expected(
+    target: Sequence[str], attempts: Sequence[Attempt], places: Places
+) -> AsyncIterator[Expected | Verified]:
+    async for one in of_ledger(attempts):
+        yield one
+    for place in target:
+        async for one in of_target(place, places):
+            yield one
+
+
+def _print(progress: _Progress) -> None:
+    if progress.wrong:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("what", "job", "file", "why"):
+            table.add_column(column, no_wrap=column in {"what", "job"}, overflow="fold")
+        for one in progress.wrong:
+            job = short(one.job) if one.job else ""
+            table.add_row(one.verdict, job, Text(one.uri), Text(one.detail))
+        results.print(table)
+        for verdict in Verdict:
+            if progress.counts[verdict] and verdict in _WHAT_DOES:
+                say(f"{verdict}: {_WHAT_DOES[verdict]}")
+    found = ", ".join(f"{progress.counts[one]:,} {one}" for one in Verdict if progress.counts[one])
+    say(f"{progress.words}: {found or 'nothing to verify'}.")
+
+
+def _as_json(progress: _Progress) -> dict[str, Any]:
+    counts = {verdict.name.lower(): progress.counts[verdict] for verdict in Verdict}
+    return {
+        "files": progress.counts.total(),
+        "bytes": progress.bytes,
+        **counts,
+        "wrong": [
+            {
+                "uri": one.uri,
+                "job": one.job,
+                "verdict": one.verdict.name.lower(),
+                "detail": one.detail,
+            }
+            for one in progress.wrong
+        ],
+    }

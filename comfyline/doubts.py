@@ -1,0 +1,160 @@
+"""Submissions in doubt: what can be found out about one now, and what a person's answer must fit.
+
+Nothing here decides. The facts are for the person who does; a request id is compared with what is
+known before it is adopted.
+"""
+
+import asyncio
+import shutil
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from comfyline.errors import ComfylineError, Expired, UsageError
+from comfyline.ledger.decision import LEASE_SECONDS
+from comfyline.ledger.doubts import Balance, others_since, read_balance, sent_at
+from comfyline.ledger.reading import Selection
+from comfyline.ledger.records import Attempt
+from comfyline.ledger.refusals import short
+from comfyline.runcomfy.downloads import output_urls
+from comfyline.runcomfy.wire import RequestResult
+from comfyline.services import Services
+from comfyline.storage.access_log import Fetch, find_fetches
+from comfyline.storage.origins import is_remote
+
+_CLOCKS = timedelta(minutes=2)
+"""By how much RunComfy's clock, this machine's and the ledger's may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """What is known of one submission in doubt.
+
+    `fetches` are those of its inputs by the POST's own addresses, None where no log could be read,
+    and `fetches_unknown` says why not. `others` are the other requests that may have been charged
+    since.
+    """
+
+    attempt: Attempt
+    others: tuple[Attempt, ...]
+    balance_now_usd: float | None
+    balance: Balance | None
+    fetches: tuple[Fetch, ...] | None
+    fetches_unknown: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What RunComfy says of a request id that a person gave.
+
+    `objections` are what does not fit the submission in doubt; `unknown` what could not be
+    compared.
+    """
+
+    word: str
+    objections: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+async def settle_what_can_be(services: Services) -> None:
+    """Ends the doubts that need no person: an answer that was kept, a lease that is over."""
+    await services.strays.adopt(services.ledger)
+    await services.ledger.end_dead_leases()
+
+
+async def look_into(attempt: Attempt, services: Services) -> Doubt:
+    """Gathers the facts about one submission in doubt; what cannot be found out is unknown."""
+    moved = await services.ledger.list(Selection(since=sent_at(attempt)))
+    known = {one.id: one for one in (*moved, *await services.ledger.unfinished())}
+    others = others_since(attempt, known.values())
+    now_usd = await services.purse.now()
+    fetches, unknown = await _fetches(attempt, services)
+    return Doubt(
+        attempt=attempt,
+        others=tuple(others),
+        balance_now_usd=now_usd,
+        balance=read_balance(attempt, others, now_usd),
+        fetches=fetches,
+        fetches_unknown=unknown,
+    )
+
+
+async def check_request(attempt: Attempt, request_id: str, services: Services) -> Found:
+    """Compares a request id with a submission in doubt, without changing anything.
+
+    Raises `UsageError` for an id that can never be the right one: it is another attempt's, or
+    RunComfy does not know it. What it merely does not fit, the objections say.
+    """
+    for other in await services.ledger.list(Selection(request_ids=(request_id,))):
+        if other.id != attempt.id:
+            raise UsageError(
+                f"Request {request_id} is that of job {short(other.checked.key)}, attempt "
+                f"{other.number} ({other.checked.job.label}): it was paid for that one",
+                hint="Look for another request at RunComfy, or answer --lost.",
+            )
+    directory = services.work_directory(request_id)
+    try:
+        status = await services.client.status(request_id)
+        # In sync mode this may be the only time that it is told: it is kept where `fetch` looks.
+        result = await services.client.result(request_id, directory / "result.json")
+    except Expired:
+        raise UsageError(
+            f"RunComfy does not know request {request_id}, or has deleted it after its 7 days",
+            hint="Check the id. If it is right, its result is lost: --lost ends the doubt.",
+        ) from None
+    found = Found(status.word, *_compare(attempt, result))
+    if found.objections:
+        await asyncio.to_thread(_drop, services, request_id, result)
+    return found
+
+
+def _compare(attempt: Attempt, result: RequestResult) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    objections: list[str] = []
+    unknown: list[str] = []
+    left = sent_at(attempt)
+    first, last = left - _CLOCKS, left + timedelta(seconds=LEASE_SECONDS) + _CLOCKS
+    made = result.created_at
+    if made is None:
+        unknown.append("RunComfy does not say when it was made")
+    elif not first <= made <= last:
+        objections.append(
+            f"it was made at {_utc(made)}, and the POST left at {_utc(left)}: a request of it can "
+            f"have been made between {_utc(first)} and {_utc(last)}, clocks that differ included"
+        )
+    wanted = attempt.checked.job.model_id
+    if result.model_id is None:
+        unknown.append("RunComfy does not say of which model it is")
+    elif result.model_id != wanted:
+        objections.append(f"it is of the model {result.model_id}, and the job of {wanted}")
+    return tuple(objections), tuple(unknown)
+
+
+def _drop(services: Services, request_id: str, result: RequestResult) -> None:
+    """Removes the answer about somebody else's request, unless it exists nowhere else any more."""
+    if not any(url[:5].lower() == "data:" for url in output_urls(result.output)):
+        shutil.rmtree(services.work_directory(request_id), ignore_errors=True)
+
+
+async def _fetches(attempt: Attempt, services: Services) -> tuple[tuple[Fetch, ...] | None, str]:
+    storage, mark = services.settings.storage, attempt.evidence.mark
+    if not any(_has_mark(media.origin) for media in attempt.checked.media):
+        return None, "it has no inputs in this storage"
+    if mark is None:
+        return None, "its addresses carried no mark"
+    if storage.access_log is None:
+        return None, "this storage keeps no access log that we know of (`storage.access_log`)"
+    since = sent_at(attempt)
+    until = since + timedelta(seconds=storage.url_expires)
+    try:
+        place = services.places.of_folder(storage.access_log)
+        found = await find_fetches(place, storage.access_log, mark, since, until)
+    except ComfylineError as error:
+        return None, f"the access log cannot be read: {error.message}"
+    return tuple(found), ""
+
+
+def _has_mark(origin: str) -> bool:
+    return not is_remote(origin) or origin.startswith("s3://")
+
+
+def _utc(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

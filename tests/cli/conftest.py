@@ -1,0 +1,254 @@
+"""The commands in this process, over a ledger of their own, a real sandbox and a real bucket."""
+
+import asyncio
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from comfyline.cli.main import run
+from comfyline.errors import InDoubt
+from comfyline.job import CheckedJob, Job, JobState, Media, Placement, StoredOutput
+from comfyline.keys import job_key
+from comfyline.ledger.budget import Limits
+from comfyline.ledger.claiming import Claimed
+from comfyline.ledger.ledger import Ledger
+from comfyline.ledger.reading import Selection
+from comfyline.ledger.records import Attempt, Evidence
+from comfyline.report.sidecar import sidecar_text
+from comfyline.services import open_places
+from comfyline.settings import Secret, StorageSettings
+from comfyline.stack.control import StackAddresses
+from tests.conftest import EDIT, Sandbox
+
+T = TypeVar("T")
+ROOMY = Limits(in_flight=1000, flight_window=3600)
+CAT = Media(("image_urls", 0), "/photos/cat.jpg", "image", "1" * 64, 10, "image/jpeg")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+class Office:
+    """A home, a profile and a ledger, and the commands over them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        sandbox: Sandbox,
+        storage: StorageSettings,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        self.folder, self.sandbox, self.storage = folder, sandbox, storage
+        self.url = f"sqlite:///{folder / 'home/ledger.sqlite3'}"
+        self.logs = folder / "logs"
+        self.bucket = f"s3://comfyline/{secrets.token_hex(6)}"
+        self._profile = folder / "profile.yaml"
+        self._capsys = capsys
+        self.write_profile(balance_url=f"{sandbox.url}/prod/v2/balance")
+
+    def write_profile(self, balance_url: str = "", access_log: str = "") -> None:
+        self._profile.write_text(
+            json.dumps(
+                {
+                    "runcomfy": {
+                        "base_url": self.sandbox.url,
+                        "patience": "1s",
+                        "balance_url": balance_url or None,
+                    },
+                    "storage": {
+                        "uploads": f"{self.bucket}/uploads",
+                        "endpoint_url": self.storage.endpoint_url,
+                        "access_log": access_log or None,
+                    },
+                }
+            )
+        )
+
+    def comfyline(self, command: str, *arguments: str) -> Ended:
+        self._capsys.readouterr()
+        code = run([command, *arguments, "--profile", str(self._profile)])
+        said = self._capsys.readouterr()
+        return Ended(code, said.out, said.err)
+
+    def ledger(self, work: Callable[[Ledger], Awaitable[T]], at: datetime | None = None) -> T:
+        """Does something with the ledger, at another time where one is named."""
+
+        async def opened() -> T:
+            ledger = Ledger(self.url, "test", (lambda: at) if at else None)
+            try:
+                return await work(ledger)
+            finally:
+                ledger.close()
+
+        return asyncio.run(opened())
+
+    def attempts(self) -> list[Attempt]:
+        """All that the ledger knows, oldest first."""
+        return list(self.ledger(lambda ledger: ledger.list(Selection())))[::-1]
+
+    def claimed(
+        self,
+        checked: CheckedJob,
+        *,
+        run_id: str = "run-1",
+        refresh: bool = False,
+        evidence: Evidence | None = None,
+        at: datetime | None = None,
+    ) -> int:
+        """The id of an attempt whose POST leaves now."""
+
+        async def work(ledger: Ledger) -> int:
+            claim = await ledger.claim(
+                checked,
+                run_id=run_id,
+                refresh=refresh,
+                limits=ROOMY,
+                evidence=evidence or Evidence(mark=f"mark-{secrets.token_hex(4)}"),
+            )
+            assert isinstance(claim, Claimed)
+            return claim.attempt_id
+
+        return self.ledger(work, at)
+
+    def submitted(self, checked: CheckedJob, request_id: str | None = None, **of_claim: Any) -> int:
+        attempt_id = self.claimed(checked, **of_claim)
+        given = request_id or f"request-{secrets.token_hex(4)}"
+        self.ledger(lambda one: one.accepted(attempt_id, given), of_claim.get("at"))
+        return attempt_id
+
+    def doubted(
+        self, checked: CheckedJob, how_far: str | None = "body_sent", **of_claim: Any
+    ) -> int:
+        """An attempt whose answer never came."""
+        attempt_id = self.claimed(checked, **of_claim)
+        error = InDoubt("The POST may have been accepted")
+        told = Evidence(how_far=how_far, reason="ReadError" if how_far else None)
+        self.ledger(
+            lambda one: one.ended(attempt_id, JobState.IN_DOUBT, error, evidence=told),
+            of_claim.get("at"),
+        )
+        return attempt_id
+
+    def stored(
+        self,
+        checked: CheckedJob,
+        request_id: str,
+        content: bytes = b"a picture",
+        *,
+        folder: str = "",
+        cost: float | None = 0.14,
+        **of_claim: Any,
+    ) -> StoredOutput:
+        """An output that is really there, with its sidecar."""
+        attempt_id = self.submitted(checked, request_id, **of_claim)
+        name = f"{checked.key[:8]}-{attempt_id}.png"
+        uri = f"{folder or (self.folder / 'out').as_uri()}/{name}"
+        digest = hashlib.sha256(content).hexdigest()
+        output = StoredOutput(0, uri, digest, len(content), "image/png")
+        text = sidecar_text(
+            checked,
+            output,
+            name=name,
+            request_id=request_id,
+            attempt=1,
+            cost_usd=cost,
+            estimate_usd=None,
+            timestamps={},
+        )
+        local = self.folder / "local"
+        local.write_bytes(content)
+
+        async def put() -> None:
+            async with open_places(self.storage) as places:
+                await places.of(uri).put(local, uri, "image/png")
+                await places.of(uri).put_text(text, f"{uri}.json", "application/json")
+
+        asyncio.run(put())
+
+        async def work(ledger: Ledger) -> None:
+            await ledger.completed(attempt_id, cost)
+            await ledger.persisted(attempt_id, [output])
+
+        self.ledger(work, of_claim.get("at"))
+        return output
+
+    def generated(self, prompt: str, source: str) -> str:
+        """A request that RunComfy has completed and charged."""
+        request_id = self.sandbox.submit(prompt, source)
+        assert self.sandbox.finish(request_id)["status"] == "completed"
+        return request_id
+
+
+def asked(prompt: str, *, price: float | None = 0.14, **of_job: Any) -> CheckedJob:
+    """A job for one picture made from one photograph."""
+    inputs = {"prompt": prompt, "image_urls": [CAT.origin]}
+    job = Job("scenes", "cat", "edit", EDIT, inputs, Placement("/out", "{{ index }}.png", {}))
+    job = replace(job, **of_job)
+    return CheckedJob(job, job_key(EDIT, job.inputs, (CAT,), job.variant), (CAT,), price)
+
+
+def ago(**length: float) -> datetime:
+    return datetime.now(UTC) - timedelta(**length)
+
+
+@pytest.fixture(scope="session")
+def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a ledger with its tables, to be copied."""
+    file = tmp_path_factory.mktemp("empty") / "ledger.sqlite3"
+    ledger = Ledger(f"sqlite:///{file}", "template")
+    asyncio.run(ledger.find([]))
+    ledger.close()
+    return file
+
+
+@pytest.fixture
+def office(
+    tmp_path: Path,
+    empty_ledger: Path,
+    sandbox: Sandbox,
+    storage: StackAddresses,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Office:
+    keys = storage.storage_credentials
+    assert keys is not None
+    for name, value in {
+        "COMFYLINE_HOME": str(tmp_path / "home"),
+        "RUNCOMFY_API_TOKEN": "sandbox-token",
+        "AWS_ACCESS_KEY_ID": keys.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("COMFYLINE_LEDGER_URL", "RUNCOMFY_BASE_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "home").mkdir()
+    shutil.copy(empty_ledger, tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "work")
+    settings = StorageSettings(
+        "s3://comfyline/uploads",
+        storage.storage_endpoint,
+        Secret(keys.access_key_id),
+        Secret(keys.secret_access_key),
+        60,
+    )
+    return Office(tmp_path, sandbox, settings, capsys)

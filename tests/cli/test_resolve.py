@@ -1,0 +1,201 @@
+from datetime import timedelta
+
+import pytest
+
+from comfyline.job import JobState
+from comfyline.ledger.records import Evidence
+from tests.cli.conftest import Office, ago, asked
+
+LINE = (
+    "79a59df900b9 inputs [{at}] 192.0.2.3 - 3E57427F3EXAMPLE REST.GET.OBJECT uploads/1.jpg "
+    '"GET /inputs/uploads/1.jpg?X-Amz-Signature=s3cr3t&x-comfyline-mark={mark} HTTP/1.1" {status} '
+    '- 113 113 7 6 "-" "fetcher" -\n'
+)
+
+
+def logged(office: Office, mark: str, after: float, status: int = 200) -> None:
+    [attempt] = [one for one in office.attempts() if one.evidence.mark == mark]
+    assert attempt.claimed_at is not None
+    at = attempt.claimed_at + timedelta(seconds=after)
+    office.logs.mkdir(exist_ok=True)
+    with (office.logs / "2026-11-22-log").open("a") as log:
+        log.write("a line of another kind\n")
+        log.write(LINE.format(at=f"{at:%d/%b/%Y:%H:%M:%S +0000}", mark=mark, status=status))
+
+
+def test_without_an_answer_the_question_is_shown_and_an_answer_is_owed(office: Office):
+    job = asked("a doubt with facts")
+    office.doubted(job)
+
+    shown = office.comfyline("resolve", job.key[:12])
+
+    assert shown.code == 64
+    assert "the body was sent; the answer never came" in shown.stderr
+    assert "ReadError" in shown.stderr
+    assert "no access log that we know of" in shown.stderr
+    assert f"comfyline resolve {job.key[:12]} --lost" in shown.stderr
+    assert office.attempts()[0].state is JobState.IN_DOUBT
+
+
+def test_the_question_can_be_read_by_a_program(office: Office):
+    job = asked("a doubt for a program")
+    office.doubted(job, how_far=None)
+
+    [doubt] = office.comfyline("resolve", job.key, "--json").json["doubts"]
+
+    assert (doubt["job"], doubt["how_far"], doubt["fetches"]) == (job.key, None, None)
+    assert len(doubt["answers"]) == 2
+    assert any("may not even have left" in fact["text"] for fact in doubt["facts"])
+
+
+def test_a_fetch_by_the_posts_own_address_speaks_for_accepted(office: Office):
+    office.write_profile(access_log=str(office.logs))
+    job, other = asked("fetched"), asked("not fetched")
+    office.doubted(job, evidence=Evidence(mark="mark-a"))
+    office.doubted(other, evidence=Evidence(mark="mark-b"))
+    logged(office, "mark-a", after=3)
+
+    mine, others = office.comfyline("resolve", job.key, other.key, "--json").json["doubts"]
+
+    assert [one["status"] for one in mine["fetches"]] == [200]
+    [fact] = [fact for fact in mine["facts"] if fact["name"] == "inputs"]
+    assert fact["speaks_for"] == "accepted"
+    assert "after the POST (HTTP 200)" in fact["text"]
+    assert others["fetches"] == []
+    [fact] = [fact for fact in others["facts"] if fact["name"] == "inputs"]
+    assert fact["speaks_for"] is None
+    assert "hours late" in fact["text"]
+
+
+def test_a_refused_fetch_speaks_for_nothing(office: Office):
+    office.write_profile(access_log=str(office.logs))
+    job = asked("fetched in vain")
+    office.doubted(job, evidence=Evidence(mark="mark-c"))
+    logged(office, "mark-c", after=3, status=403)
+
+    [doubt] = office.comfyline("resolve", job.key, "--json").json["doubts"]
+
+    [fact] = [fact for fact in doubt["facts"] if fact["name"] == "inputs"]
+    assert (fact["speaks_for"], "(HTTP 403)" in fact["text"]) == (None, True)
+
+
+@pytest.mark.parametrize(("requests", "advice"), [(2, "accepted"), (1, "never accepted")])
+def test_the_balance_speaks_for_what_the_other_requests_do_not_explain(
+    office: Office, files: str, requests: int, advice: str
+):
+    before = office.sandbox.account()["balance_usd"]
+    job, other = asked("a doubt about money"), asked("another")
+    office.doubted(job, evidence=Evidence(mark="m", balance_before_usd=before))
+    office.stored(other, office.generated("another", f"{files}/cat.jpg"))
+    if requests == 2:
+        office.generated("a doubt about money", f"{files}/cat.jpg")
+
+    [doubt] = office.comfyline("resolve", job.key, "--json").json["doubts"]
+
+    [fact] = [fact for fact in doubt["facts"] if fact["name"] == "balance"]
+    assert fact["speaks_for"] == advice
+    assert [one["job"] for one in doubt["others"]] == [other.key]
+    assert doubt["spent_usd"] == pytest.approx(0.14 * requests)
+
+
+def test_several_lost_submissions_are_answered_at_once(office: Office):
+    jobs = [asked("lost one"), asked("lost two")]
+    for job in jobs:
+        office.doubted(job)
+
+    ended = office.comfyline("resolve", *(job.key for job in jobs), "--lost", "--json")
+
+    assert ended.code == 0
+    assert {one["job"] for one in ended.json["resolved"]} == {job.key for job in jobs}
+    assert {one.state for one in office.attempts()} == {JobState.FAILED}
+    assert "submits it again and pays about $0.14" in ended.stderr
+
+
+def test_a_fitting_request_is_adopted_and_counts_from_when_its_post_left(
+    office: Office, files: str
+):
+    job = asked("found again")
+    office.doubted(job)
+    request_id = office.generated("found again", f"{files}/cat.jpg")
+
+    ended = office.comfyline("resolve", job.key, "--request-id", request_id)
+
+    assert ended.code == 0, ended.stderr
+    [attempt] = office.attempts()
+    assert (attempt.state, attempt.request_id) == (JobState.SUBMITTED, request_id)
+    assert attempt.submitted_at == attempt.claimed_at
+
+
+def test_a_request_made_at_another_time_needs_force(office: Office, files: str):
+    job = asked("long ago")
+    office.doubted(job, at=ago(hours=3))
+    request_id = office.generated("long ago", f"{files}/cat.jpg")
+
+    refused = office.comfyline("resolve", job.key, "--request-id", request_id)
+
+    assert refused.code == 64
+    assert "was made at" in refused.stderr
+    assert "--force" in refused.stderr
+    assert office.attempts()[0].state is JobState.IN_DOUBT
+    assert list((office.folder / "home").glob("work/*")) == []
+
+    forced = office.comfyline("resolve", job.key, "--request-id", request_id, "--force")
+
+    assert forced.code == 0, forced.stderr
+    assert office.attempts()[0].request_id == request_id
+
+
+def test_another_attempts_request_is_never_adopted(office: Office):
+    job, other = asked("mine"), asked("its own")
+    office.submitted(other, "its-own-request")
+    office.doubted(job)
+
+    ended = office.comfyline("resolve", job.key, "--request-id", "its-own-request", "--force")
+
+    assert ended.code == 64
+    assert other.key[:12] in ended.stderr
+    assert office.attempts()[1].state is JobState.IN_DOUBT
+
+
+def test_a_request_that_runcomfy_does_not_know_is_refused(office: Office):
+    job = asked("never heard of")
+    office.doubted(job)
+
+    ended = office.comfyline("resolve", job.key, "--request-id", "no-such-request", "--force")
+
+    assert ended.code == 64
+    assert "does not know request no-such-request" in ended.stderr
+    assert office.attempts()[0].state is JobState.IN_DOUBT
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--lost"],
+        ["{key}", "--lost", "--request-id", "x"],
+        ["{key}", "{other}", "--request-id", "x"],
+        ["{key}", "--force"],
+        ["{other}", "--lost"],
+        ["no-such-job", "--lost"],
+    ],
+)
+def test_an_answer_that_cannot_be_one_changes_nothing(office: Office, arguments: list[str]):
+    job, other = asked("in doubt"), asked("at RunComfy")
+    office.doubted(job)
+    office.submitted(other)
+    before = office.attempts()
+
+    named = [part.format(key=job.key, other=other.key) for part in arguments]
+
+    assert office.comfyline("resolve", *named).code == 64
+    assert office.attempts() == before
+
+
+def test_all_mistakes_of_several_jobs_are_said_at_once(office: Office):
+    office.submitted(asked("at RunComfy"))
+    ended = office.comfyline("resolve", "no-such-job", "nor-this", "--lost")
+
+    assert ended.code == 64
+    assert "no-such-job" in ended.stderr
+    assert "nor-this" in ended.stderr

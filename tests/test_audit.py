@@ -1,0 +1,67 @@
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from comfyline.audit import repeats
+from comfyline.job import JobState
+from comfyline.ledger.records import Attempt
+from tests.test_retention import NOW, paid
+
+ENDED = NOW - timedelta(hours=5)
+
+
+def attempt(
+    number: int, state: JobState, *, cost: float | None = 0.14, after: float = 0
+) -> Attempt:
+    """The n-th attempt of one job: claimed so many hours after `ENDED`, ended at `ENDED`."""
+    one = paid(timedelta(days=6), state)
+    claimed = ENDED + timedelta(hours=after)
+    return replace(
+        one,
+        id=number,
+        number=number,
+        request_id=f"request-{number}",
+        cost_usd=cost,
+        claimed_at=claimed,
+        reached={state: ENDED},
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        (JobState.PERSISTED, "refresh"),
+        (JobState.EXPIRED, "lost"),
+        (JobState.FAILED, "asked for again"),
+        (JobState.CANCELLED, "asked for again"),
+    ],
+)
+def test_a_second_charge_after_an_end_was_asked_for(first: JobState, reason: str):
+    explained, alarming = repeats([attempt(1, first), attempt(2, JobState.PERSISTED, after=1)])
+
+    assert alarming == []
+    assert reason in explained[0].message
+
+
+@pytest.mark.parametrize(
+    "first", [JobState.SUBMITTED, JobState.IN_PROGRESS, JobState.IN_QUEUE, JobState.COMPLETED]
+)
+def test_a_second_charge_beside_one_that_is_under_way_is_an_alarm(first: JobState):
+    explained, alarming = repeats([attempt(1, first), attempt(2, JobState.PERSISTED, after=1)])
+
+    assert explained == []
+    assert [one.kind for one in alarming] == ["charged-twice"]
+
+
+def test_a_second_post_before_the_end_of_the_first_is_an_alarm():
+    both = [attempt(1, JobState.PERSISTED), attempt(2, JobState.PERSISTED, after=-1)]
+
+    assert [one.kind for one in repeats(both)[1]] == ["charged-twice"]
+
+
+def test_what_cost_nothing_is_no_charge():
+    free = attempt(1, JobState.FAILED, cost=0.0), attempt(1, JobState.CANCELLED, cost=None)
+
+    for first in free:
+        assert repeats([first, attempt(2, JobState.PERSISTED, after=1)]) == ([], [])
