@@ -1,18 +1,28 @@
-"""A process that claims, started by `test_processes`.
+"""A process at a ledger, started by `processes`.
 
-claimer.py URL all COUNT     prepares, waits for a line on stdin, claims keys 0 … COUNT-1
-claimer.py URL hang KEY      claims one key, says so, and sleeps until it is killed
+claimer.py URL OWNER open            opens the ledger, says how many attempts are in it
+claimer.py URL OWNER all COUNT       claims keys 0 … COUNT-1, says which it got
+claimer.py URL OWNER claim KEY       claims one key, says so, and sleeps until it is killed
+claimer.py URL OWNER take KEY        takes the hold on one key, says so, and sleeps likewise
+claimer.py URL OWNER stuck KEY       sleeps in the middle of the transaction that claims
+
+Each says `ready` and waits for a line on stdin before it begins. OWNER is `own`, for the process's
+true name, or a name that it is to go by.
 """
 
 import asyncio
 import json
 import sys
 import time
-from datetime import UTC, datetime
+from typing import Any
 
 from comfyline.job import CheckedJob, Job, Placement
 from comfyline.keys import job_key
-from comfyline.ledger.ledger import Claimed, Ledger, Limits
+from comfyline.ledger import writing
+from comfyline.ledger.budget import Limits
+from comfyline.ledger.claiming import Claimed
+from comfyline.ledger.ledger import Ledger
+from comfyline.owner import this_process
 
 
 def job(name: str) -> CheckedJob:
@@ -22,27 +32,44 @@ def job(name: str) -> CheckedJob:
 
 
 async def claim(ledger: Ledger, name: str) -> bool:
-    limits = Limits(in_flight=1000, flight_window=3600, max_cost_usd=None)
+    limits = Limits(in_flight=1000, flight_window=3600)
     claim = await ledger.claim(job(name), run_id="run", refresh=False, limits=limits)
     return isinstance(claim, Claimed)
 
 
-async def claim_all(ledger: Ledger, count: int) -> list[str]:
-    names = [str(number) for number in range(count)]
-    return [name for name in names if await claim(ledger, name)]
+def say(words: str) -> None:
+    print(words, flush=True)  # noqa: T201
+
+
+def say_and_sleep(*_: Any, **__: Any) -> None:
+    say("done")
+    time.sleep(60)
+
+
+async def work(ledger: Ledger, what: str, which: str) -> None:
+    match what:
+        case "open":
+            say(str(len(await ledger.list())))
+        case "all":
+            names = [str(number) for number in range(int(which))]
+            say(json.dumps([name for name in names if await claim(ledger, name)]))
+        case "claim":
+            assert await claim(ledger, which)
+            say_and_sleep()
+        case "take":
+            assert await ledger.take(job(which).key, "acme/painter")
+            say_and_sleep()
+        case "stuck":
+            writing.lease = say_and_sleep
+            await claim(ledger, which)
 
 
 def main() -> None:
-    url, what, which = sys.argv[1:]
-    print("ready", flush=True)  # noqa: T201
+    url, owner, what, *which = sys.argv[1:]
+    say("ready")
     sys.stdin.readline()
-    ledger = Ledger(url, "claimer", lambda: datetime.now(UTC))
-    if what == "all":
-        print(json.dumps(asyncio.run(claim_all(ledger, int(which)))), flush=True)  # noqa: T201
-    else:
-        assert asyncio.run(claim(ledger, which))
-        print("claimed", flush=True)  # noqa: T201
-        time.sleep(60)
+    ledger = Ledger(url, this_process() if owner == "own" else owner)
+    asyncio.run(work(ledger, what, "".join(which)))
     ledger.close()
 
 

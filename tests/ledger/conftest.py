@@ -1,20 +1,30 @@
 """A ledger with a clock of its own, and the few moves that every test makes with it."""
 
+import asyncio
+import contextlib
+import itertools
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from comfyline.job import CheckedJob, Job, JobState, Placement, StoredOutput
 from comfyline.keys import job_key
-from comfyline.ledger.ledger import Claim, Claimed, Ledger, Limits
+from comfyline.ledger.budget import Limits
+from comfyline.ledger.claiming import Claim, Claimed
+from comfyline.ledger.connection import _ALONE
+from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.records import Attempt
+from tests.conftest import drop_database, new_database
 
 MODEL = "acme/painter"
-ROOMY = Limits(in_flight=1000, flight_window=3600, max_cost_usd=None)
+ROOMY = Limits(in_flight=1000, flight_window=3600)
 
 
 class Clock:
@@ -47,6 +57,7 @@ class Desk:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
+        self._ids = itertools.count(1)
 
     async def claim(
         self,
@@ -64,9 +75,11 @@ class Desk:
         assert isinstance(claim, Claimed)
         return claim.attempt_id
 
-    async def submitted(self, job: CheckedJob, run: str = "run-1", request_id: str = "r-1") -> int:
+    async def submitted(
+        self, job: CheckedJob, run: str = "run-1", request_id: str | None = None
+    ) -> int:
         attempt_id = await self.claimed(job, run)
-        await self.ledger.accepted(attempt_id, request_id)
+        await self.ledger.accepted(attempt_id, request_id or f"request-{next(self._ids)}")
         return attempt_id
 
     async def stored(
@@ -89,16 +102,47 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> str:
+    """Which database a test runs on: each of its tests runs on both."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def ledger_template(postgresql_url: str) -> str:
+    """The name of a PostgreSQL database with the ledger's tables, to be copied."""
+    url = new_database(postgresql_url)
+    ledger = Ledger(url, "template")
+    asyncio.run(ledger.find([]))
+    ledger.close()
+    return str(make_url(url).database)
+
+
 @pytest.fixture
-def url(tmp_path: Path) -> str:
+def new_url(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """The URL of a database in which nothing is yet, not even a table."""
+    if database == "postgresql":
+        return str(request.getfixturevalue("postgresql_database"))
     return f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
 
 
 @pytest.fixture
-def ledger(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Ledger]:
-    """In memory, which spares the disk; in the file of `url` for a test that names it."""
-    is_file = "url" in request.fixturenames
-    opened = Ledger(request.getfixturevalue("url") if is_file else "sqlite://", "here:1", clock)
+def url(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an empty ledger that several can open."""
+    if database == "sqlite":
+        yield f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+        return
+    server = request.getfixturevalue("postgresql_url")
+    made = new_database(server, request.getfixturevalue("ledger_template"))
+    yield made
+    drop_database(server, made)
+
+
+@pytest.fixture
+def ledger(request: pytest.FixtureRequest, database: str, clock: Clock) -> Iterator[Ledger]:
+    """In memory where it can be, which spares the disk, unless a test names its `url`."""
+    in_memory = database == "sqlite" and "url" not in request.fixturenames
+    opened = Ledger("sqlite://" if in_memory else request.getfixturevalue("url"), "here:1", clock)
     yield opened
     opened.close()
 
@@ -106,3 +150,32 @@ def ledger(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Ledger]:
 @pytest.fixture
 def desk(ledger: Ledger) -> Desk:
     return Desk(ledger)
+
+
+@contextlib.contextmanager
+def locked(url: str) -> Iterator[None]:
+    """Somebody else writes for as long as the block lasts."""
+    if url.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as lite:
+            lite.execute("BEGIN IMMEDIATE")
+            yield
+            lite.rollback()
+    else:
+        with psycopg.connect(url) as post:
+            post.execute(_ALONE)
+            yield
+
+
+@contextlib.contextmanager
+def unheard_commits(ledger: Ledger) -> Iterator[None]:
+    """What is committed in this block is committed, and the answer that says so is lost."""
+    dialect = ledger._database._engine.dialect
+
+    def commits_and_fails(connection: Any) -> None:
+        type(dialect).do_commit(dialect, connection)
+        assert dialect.dbapi is not None
+        raise dialect.dbapi.OperationalError("the connection was lost")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(dialect, "do_commit", commits_and_fails)
+        yield

@@ -4,8 +4,11 @@ import pytest
 
 from comfyline.errors import Cancelled, Expired, GenerationFailed
 from comfyline.job import JobState
+from comfyline.ledger.budget import Limits
+from comfyline.ledger.claiming import Claim, Claimed, NoSlot, NotOurs
 from comfyline.ledger.decision import LEASE_SECONDS, Decision
-from comfyline.ledger.ledger import Claim, Claimed, Ledger, Limits, NoSlot, NotOurs
+from comfyline.ledger.ledger import Ledger
+from comfyline.ledger.reading import Selection
 from comfyline.ledger.refusals import blocked
 from tests.ledger.conftest import Clock, Desk, asked
 
@@ -54,7 +57,7 @@ async def test_what_never_left_is_claimed_again_as_the_same_attempt(desk: Desk, 
     await ledger.not_sent(first)
     later = asked(price=0.75, pipeline="other", item="dog")
     assert await desk.claim(later, "run-2") == Claimed(first, 1)
-    [known] = await ledger.list(None, "other")
+    [known] = await ledger.list(Selection(pipeline="other"))
     assert (known.run_id, known.checked) == ("run-2", later)
 
 
@@ -89,9 +92,9 @@ async def test_refresh_makes_a_new_attempt_and_never_twice_within_one_run(
     await ledger.accepted(again.attempt_id, "r-2")
     assert decision(await desk.claim(job, "run-2", refresh=True)) is Decision.RESUME
     await ledger.completed(again.attempt_id, 0.4)
-    await ledger.persisted(again.attempt_id, (await ledger.list(None, None))[1].outputs)
+    await ledger.persisted(again.attempt_id, (await ledger.list())[1].outputs)
     assert decision(await desk.claim(job, "run-2", refresh=True)) is Decision.REUSE
-    assert len(await ledger.list(None, None)) == 2
+    assert len(await ledger.list()) == 2
 
 
 async def test_a_refresh_that_never_left_does_not_hide_what_is_stored(desk: Desk, ledger: Ledger):
@@ -158,7 +161,7 @@ async def test_what_expired_is_asked_for_again_by_refresh_only(desk: Desk, ledge
 async def test_no_more_are_in_flight_than_allowed_over_all_processes(
     desk: Desk, ledger: Ledger, url: str, clock: Clock
 ):
-    two = Limits(in_flight=2, flight_window=3600, max_cost_usd=None)
+    two = Limits(in_flight=2, flight_window=3600)
     other = Ledger(url, "there:2", clock)
     sent = await desk.submitted(asked("one"))
     assert isinstance(await Desk(other).claim(asked("two"), limits=two), Claimed)
@@ -174,7 +177,7 @@ async def test_an_abandoned_request_gives_its_slot_back_when_its_own_time_is_ove
     desk: Desk, clock: Clock
 ):
     def one(window: float) -> Limits:
-        return Limits(in_flight=1, flight_window=window, max_cost_usd=None)
+        return Limits(in_flight=1, flight_window=window)
 
     claim = await desk.claim(asked("slow"), limits=one(1800))
     assert isinstance(claim, Claimed)
@@ -189,7 +192,7 @@ async def test_an_abandoned_request_gives_its_slot_back_when_its_own_time_is_ove
 async def test_a_submission_under_way_holds_its_slot_however_short_its_time(
     desk: Desk, clock: Clock
 ):
-    brief = Limits(in_flight=1, flight_window=1, max_cost_usd=None)
+    brief = Limits(in_flight=1, flight_window=1)
     await desk.claim(asked("one"), limits=brief)
     clock.forward(30)
     assert isinstance(await desk.claim(asked("two"), limits=brief), NoSlot)
@@ -197,5 +200,5 @@ async def test_a_submission_under_way_holds_its_slot_however_short_its_time(
 
 async def test_nothing_is_written_when_a_claim_is_refused(desk: Desk, ledger: Ledger):
     await desk.claim(asked(), limits=Limits(1000, 60, 0.1))
-    await desk.claim(asked(), limits=Limits(0, 60, None))
-    assert not await ledger.list(None, None)
+    await desk.claim(asked(), limits=Limits(0, 60))
+    assert not await ledger.list()

@@ -1,86 +1,165 @@
 """The database itself: busy, broken, out of reach, or asked by somebody who is being cancelled."""
 
 import asyncio
-import contextlib
-import sqlite3
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, make_url, select, text
 
 from comfyline.errors import InputInvalid, Unreachable
 from comfyline.job import JobState
+from comfyline.ledger.claiming import Claimed
 from comfyline.ledger.connection import LedgerDatabase
-from comfyline.ledger.ledger import Claimed, Ledger
-from tests.ledger.conftest import ROOMY, Clock, Desk, asked
+from comfyline.ledger.ledger import Ledger
+from comfyline.ledger.tables import attempts
+from tests.conftest import free_port
+from tests.ledger.conftest import ROOMY, Clock, Desk, asked, locked
 
 
-@contextlib.contextmanager
-def locked(url: str, seconds: float) -> Iterator[None]:
-    """Somebody else writes for a while."""
-    holder = sqlite3.connect(
-        url.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False
-    )
-    holder.execute("BEGIN IMMEDIATE")
-    timer = threading.Timer(seconds, holder.execute, ["COMMIT"])
-    timer.start()
-    yield
-    timer.join()
-    holder.close()
+@pytest.fixture
+def file_url(tmp_path: Path) -> str:
+    """For what can only go wrong with a file."""
+    return f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
 
 
-async def _value(url: str, pragma: str) -> Any:
+async def ask(url: str, statement: str) -> None:
+    """Says something to a PostgreSQL server beside the ledger."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute(statement)
+
+
+async def value(url: str, *questions: str) -> list[Any]:
     database = LedgerDatabase(url)
-    value = await database.read(lambda c: c.execute(text(f"PRAGMA {pragma}")).scalar_one())
+    values = [
+        await database.read(lambda c, q=question: c.execute(text(q)).scalar_one())
+        for question in questions
+    ]
     database.close()
-    return value
+    return values
 
 
-async def test_a_commit_survives_power_loss(url: str):
-    assert await _value(url, "journal_mode") == "wal"
-    assert await _value(url, "synchronous") == 2  # FULL
-    assert await _value(url, "foreign_keys") == 1
+async def test_a_commit_to_a_file_survives_power_loss(file_url: str):
+    questions = "PRAGMA journal_mode", "PRAGMA synchronous", "PRAGMA foreign_keys"
+    full = 2
+    assert await value(file_url, *questions) == ["wal", full, 1]
 
 
-async def test_a_locked_ledger_is_waited_for(desk: Desk, url: str):
+async def test_a_commit_to_a_server_survives_power_loss_also_where_its_default_is_another(
+    postgresql_database: str,
+):
+    hasty = "ALTER DATABASE {} SET synchronous_commit = off"
+    await ask(postgresql_database, hasty.format(make_url(postgresql_database).database))
+    assert await value(postgresql_database, "SHOW synchronous_commit") == ["on"]
+
+
+async def test_the_schema_that_a_url_names_is_used(postgresql_database: str, clock: Clock):
+    await ask(postgresql_database, "CREATE SCHEMA elsewhere")
+    url = make_url(postgresql_database).update_query_dict({"options": "-csearch_path=elsewhere"})
+    ledger = Ledger(url.render_as_string(hide_password=False), "here:1", clock)
+    await Desk(ledger).claimed(asked())
+    ledger.close()
+    [count] = await value(postgresql_database, "SELECT count(*) FROM elsewhere.attempts")
+    assert count == 1
+
+
+async def test_times_are_in_utc_whatever_the_zone_of_the_server(
+    postgresql_database: str, clock: Clock
+):
+    tokyo = "ALTER DATABASE {} SET timezone = 'Asia/Tokyo'"
+    await ask(postgresql_database, tokyo.format(make_url(postgresql_database).database))
+    ledger = Ledger(postgresql_database, "here:1", clock)
+    await Desk(ledger).claimed(asked())
+    known = await Desk(ledger).known(asked())
+    assert f"{known.claimed_at:%H:%M %Z}" == "12:00 UTC"
+    ledger.close()
+
+
+async def test_the_servers_clock_counts_and_not_this_machines(postgresql_database: str):
+    ledger = Ledger(postgresql_database, "here:1")
+    [before] = await value(postgresql_database, "SELECT clock_timestamp()")
+    await Desk(ledger).claimed(asked())
+    [after] = await value(postgresql_database, "SELECT clock_timestamp()")
+    claimed_at = (await Desk(ledger).known(asked())).claimed_at
+    ledger.close()
+    assert claimed_at is not None
+    assert before < claimed_at < after
+
+
+async def test_a_reading_sees_one_moment_although_somebody_writes_meanwhile(
+    desk: Desk, ledger: Ledger, url: str
+):
+    attempt_id = await desk.claimed(asked())
+    reader = LedgerDatabase(url)
+    looked, written = threading.Event(), threading.Event()
+
+    def look_twice(connection: Connection) -> list[str]:
+        state = select(attempts.c.state)
+        first = connection.execute(state).scalar_one()
+        looked.set()
+        assert written.wait(10)
+        return [first, connection.execute(state).scalar_one()]
+
+    looking = asyncio.create_task(reader.read(look_twice))
+    await asyncio.to_thread(looked.wait, 10)
+    await ledger.accepted(attempt_id, "r-1")
+    written.set()
+    assert await looking == ["submitting", "submitting"]
+    reader.close()
+
+
+async def test_a_connection_that_the_server_ended_meanwhile_is_made_anew(
+    postgresql_database: str, clock: Clock
+):
+    ledger = Ledger(postgresql_database, "here:1", clock)
+    attempt_id = await Desk(ledger).claimed(asked())
+    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = "
+    others += "current_database() AND pid <> pg_backend_pid()"
+    await ask(postgresql_database, others)
+    await ledger.accepted(attempt_id, "r-1")
+    ledger.close()
+
+
+async def test_a_server_that_is_away_is_said_without_its_password(clock: Clock):
+    ledger = Ledger(f"postgresql://me:SECRET@127.0.0.1:{free_port()}/ledger", "here:1", clock)
+    with pytest.raises(Unreachable, match=r"me:\*\*\*@.* cannot be used: .*refused") as error:
+        await ledger.find(["k"])
+    ledger.close()
+    assert (error.value.exit_code, "SECRET" in str(error.value)) == (69, False)
+
+
+async def test_a_locked_ledger_is_waited_for_while_the_event_loop_runs_on(desk: Desk, url: str):
     await desk.claimed(asked("one"))
-    with locked(url, 0.4):
-        assert isinstance(await desk.claim(asked("two")), Claimed)
+    with locked(url):
+        claiming = asyncio.create_task(desk.claim(asked("two")))
+        for _ in range(10):
+            await asyncio.sleep(0.01)
+        assert not claiming.done()
+    assert isinstance(await claiming, Claimed)
 
 
 async def test_reading_waits_for_nobody(desk: Desk, url: str, clock: Clock):
     job = asked()
     await desk.claimed(job)
-    with locked(url, 0.6):
+    with locked(url):
         fresh = Ledger(url, "there:2", clock)
-        async with asyncio.timeout(0.4):
-            assert await Desk(fresh).state(job) is JobState.SUBMITTING
+        assert await Desk(fresh).state(job) is JobState.SUBMITTING
         fresh.close()
-
-
-async def test_the_event_loop_runs_on_while_the_ledger_waits(desk: Desk, url: str):
-    await desk.claimed(asked("one"))
-    with locked(url, 0.3):
-        claiming = asyncio.create_task(desk.claim(asked("two")))
-        ticks = 0
-        while not claiming.done():
-            await asyncio.sleep(0.01)
-            ticks += 1
-    assert ticks > 10
 
 
 async def test_a_claim_that_nobody_hears_of_any_more_is_given_back(desk: Desk, url: str):
     job = asked()
     await desk.claimed(asked("other"))
-    with locked(url, 0.3):
+    with locked(url):
         claiming = asyncio.create_task(desk.claim(job))
         await asyncio.sleep(0.05)
         claiming.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await claiming
+        await asyncio.sleep(0.05)
+        assert not claiming.done()
+    with pytest.raises(asyncio.CancelledError):
+        await claiming
     assert await desk.state(job) is JobState.PLANNED
 
 
@@ -89,13 +168,16 @@ async def test_what_was_learnt_is_written_down_although_the_asker_is_cancelled(
 ):
     job = asked()
     attempt_id = await desk.claimed(job)
-    with locked(url, 0.3):
+    with locked(url):
         writing = asyncio.create_task(ledger.accepted(attempt_id, "r-1"))
         await asyncio.sleep(0.05)
         writing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await writing
-    assert (await desk.known(job)).request_id == "r-1"
+    ledger.close()
+    again = Ledger(url, "here:2")
+    assert (await Desk(again).known(job)).request_id == "r-1"
+    again.close()
 
 
 async def test_a_request_id_that_cannot_be_written_down_is_carried_by_the_error(
@@ -115,15 +197,17 @@ async def test_a_request_id_that_cannot_be_written_down_is_carried_by_the_error(
 async def test_a_failure_in_the_middle_leaves_nothing_half_done(
     desk: Desk, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ):
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise RuntimeError("in the middle")
 
     with monkeypatch.context() as patched:
         patched.setattr("comfyline.ledger.writing.lease", fails)
         with pytest.raises(RuntimeError):
             await desk.claim(asked())
-    assert not await ledger.list(None, None)
-    assert await desk.claim(asked()) == Claimed(1, 1)
+    assert not await ledger.list()
+    claim = await desk.claim(asked())
+    assert isinstance(claim, Claimed)
+    assert claim.number == 1
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from comfyline.job import JobState
+from comfyline.ledger.claiming import Claimed, NotOurs
 from comfyline.ledger.decision import Decision
-from comfyline.ledger.ledger import Claimed, Ledger, NotOurs
+from comfyline.ledger.ledger import Ledger
 from tests.ledger.conftest import Desk, asked, output
 
 HERE, THERE = "file:///out/cat-0.png", "file:///out/cat-1.png"
@@ -92,6 +93,6 @@ async def test_a_refreshed_job_takes_its_own_place_over(desk: Desk, ledger: Ledg
     await ledger.accepted(second, "r-2")
     await ledger.completed(second, 0.4)
     await ledger.persisted(second, [output(HERE)])
-    newest, oldest = await ledger.list(None, None)
+    newest, oldest = await ledger.list()
     assert (newest.id, newest.outputs) == (second, (output(HERE),))
     assert (oldest.id, oldest.outputs) == (first, ())

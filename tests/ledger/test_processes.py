@@ -1,76 +1,85 @@
-"""Several real processes at one ledger file: one gets the claim, and a dead one loses nothing."""
+"""Several real processes at one ledger: one gets the claim, and a dead one loses nothing."""
 
 import json
-import signal
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime
+
+import pytest
 
 from comfyline.job import JobState
-from comfyline.ledger.decision import Decision
-from comfyline.ledger.ledger import Ledger, NotOurs
-from tests.ledger.conftest import Desk, asked
+from comfyline.ledger.claiming import Claimed, NotOurs
+from comfyline.ledger.decision import LEASE_SECONDS, Decision
+from comfyline.ledger.holds import HOLD_SECONDS
+from comfyline.ledger.ledger import Ledger
+from tests.ledger.conftest import MODEL, Clock, Desk, asked
+from tests.ledger.processes import at_once, killed_after
 
-CLAIMER = Path(__file__).with_name("claimer.py")
-
-
-@contextmanager
-def claimer(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(CLAIMER), *arguments]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+ELSEWHERE = "far-away:7/another-machine/1/abc"
 
 
-def said(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
+@pytest.fixture
+def clock() -> Clock:
+    """The children keep their leases by the true time."""
+    clock = Clock()
+    clock.time = datetime.now(UTC)
+    return clock
 
 
-def go(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
+def test_of_eight_processes_one_gets_each_claim_also_when_the_ledger_is_new(new_url: str):
+    claims = [json.loads(mine) for mine in at_once(8, new_url, "own", "all", "50")]
+    assert Counter(name for mine in claims for name in mine) == Counter(map(str, range(50)))
 
 
-def test_of_eight_processes_one_gets_each_claim_also_when_the_file_is_new(url: str):
-    with ExitStack() as stack:
-        processes = [stack.enter_context(claimer(url, "all", "30")) for _ in range(8)]
-        assert [said(process) for process in processes] == ["ready"] * 8
-        for process in processes:
-            go(process)
-        claims = [json.loads(said(process)) for process in processes]
-    assert Counter(name for mine in claims for name in mine) == Counter(map(str, range(30)))
-
-
-async def test_a_process_killed_right_after_its_claim_leaves_a_doubt_and_no_second_submission(
-    url: str,
+async def test_a_process_killed_in_the_middle_of_its_claim_leaves_nothing_locked_or_known(
+    desk: Desk, ledger: Ledger, url: str
 ):
-    job = asked("the one")
-    with claimer(url, "hang", "the one") as process:
-        assert said(process) == "ready"
-        go(process)
-        assert said(process) == "claimed"
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(10) == -signal.SIGKILL
-    time = datetime.now(UTC)
-    ledger = Ledger(url, "here:1", lambda: time)
-    desk = Desk(ledger)
-    early = await desk.claim(job, "run-2")
+    killed_after(url, "own", "stuck", "the one")
+    assert await ledger.list() == []
+    assert isinstance(await desk.claim(asked("the one")), Claimed)
+
+
+async def test_the_claim_of_a_process_killed_on_this_machine_is_in_doubt_at_once(
+    desk: Desk, ledger: Ledger, url: str
+):
+    killed_after(url, "own", "claim", "the one")
+    for refresh in (False, True):
+        claim = await desk.claim(asked("the one"), "run-2", refresh=refresh)
+        assert isinstance(claim, NotOurs)
+        assert (claim.decision, claim.attempt.state) == (Decision.BLOCKED, JobState.IN_DOUBT)
+    assert len(await ledger.list()) == 1
+
+
+async def test_the_claim_of_a_process_killed_elsewhere_is_in_doubt_when_its_lease_is_over(
+    desk: Desk, ledger: Ledger, url: str, clock: Clock
+):
+    killed_after(url, ELSEWHERE, "claim", "the one")
+    early = await desk.claim(asked("the one"), "run-2")
     assert isinstance(early, NotOurs)
     assert early.decision is Decision.WAIT
-    time += timedelta(seconds=61)
+    clock.time = datetime.now(UTC)
+    clock.forward(LEASE_SECONDS)
     for refresh in (False, True):
-        late = await desk.claim(job, "run-2", refresh=refresh)
+        late = await desk.claim(asked("the one"), "run-2", refresh=refresh)
         assert isinstance(late, NotOurs)
         assert (late.decision, late.attempt.state) == (Decision.BLOCKED, JobState.IN_DOUBT)
-    assert len(await ledger.list(None, None)) == 1
-    ledger.close()
+    assert len(await ledger.list()) == 1
+
+
+async def test_the_hold_of_a_process_killed_on_this_machine_is_taken_over_at_once(
+    ledger: Ledger, url: str
+):
+    key = asked("the one").key
+    killed_after(url, "own", "take", "the one")
+    assert await ledger.free([key]) == {key}
+    assert await ledger.take(key, MODEL)
+
+
+async def test_the_hold_of_a_process_killed_elsewhere_is_taken_over_when_it_lapses(
+    ledger: Ledger, url: str, clock: Clock
+):
+    key = asked("the one").key
+    killed_after(url, ELSEWHERE, "take", "the one")
+    assert not await ledger.take(key, MODEL)
+    clock.time = datetime.now(UTC)
+    clock.forward(HOLD_SECONDS)
+    assert await ledger.take(key, MODEL)

@@ -1,12 +1,16 @@
 """Every step of an attempt: what the ledger takes, what it refuses, what it leaves as it is."""
 
 from collections.abc import Sequence
+from datetime import timedelta, timezone
 
 import pytest
 
 from comfyline.errors import Cancelled, ComfylineError, GenerationFailed
 from comfyline.job import ALLOWED, JobState
+from comfyline.ledger.budget import Limits, NoMoney
 from comfyline.ledger.ledger import Ledger
+from comfyline.ledger.reading import Selection
+from comfyline.ledger.records import Evidence
 from comfyline.ledger.writing import StateConflict
 from tests.ledger.conftest import Clock, Desk, asked
 
@@ -173,10 +177,12 @@ async def test_the_list_is_newest_first_and_chosen_by_state_and_pipeline(
 ):
     await desk.submitted(asked("one"))
     await desk.stored(asked("two", pipeline="other"))
-    everything = await ledger.list(None, None)
+    everything = await ledger.list()
     assert [attempt.checked.job.pipeline for attempt in everything] == ["other", "scenes"]
-    assert [a.state for a in await ledger.list(JobState.PERSISTED, None)] == ["persisted"]
-    assert [a.state for a in await ledger.list(None, "scenes")] == ["submitted"]
+    assert [a.state for a in await ledger.list(Selection(state=JobState.PERSISTED))] == [
+        "persisted"
+    ]
+    assert [a.state for a in await ledger.list(Selection(pipeline="scenes"))] == ["submitted"]
 
 
 async def test_a_naive_time_is_refused_because_its_zone_would_be_a_guess(url: str, clock: Clock):
@@ -193,8 +199,62 @@ async def test_more_keys_than_one_query_takes_are_found(desk: Desk, ledger: Ledg
     assert list(await ledger.find([*keys, job.key])) == [job.key]
 
 
-async def test_a_name_that_is_not_utf8_stops_nothing(desk: Desk, ledger: Ledger):
-    job = asked(item="caf\udce9")
-    attempt_id = await desk.submitted(job)
-    await ledger.ended(attempt_id, JobState.FAILED, GenerationFailed("no caf\udce9"))
-    assert (await desk.known(job)).error_message == "no caf\\udce9"
+ODD = ["caf\udce9", "a\0b", "\ud800x", "\0", "\U0001f408", "\\x00", "\x7f\x1b[31m"]
+
+
+@pytest.mark.parametrize("text", ODD)
+async def test_a_text_that_no_database_takes_stops_nothing(text: str, desk: Desk, ledger: Ledger):
+    job = asked(pipeline=text, item=text, step=text, settings={text: text})
+    await ledger.open_run("run-1", text)
+    attempt_id = await desk.claimed(job)
+    seen = Evidence(how_far=text, reason=text)
+    await ledger.ended(attempt_id, JobState.FAILED, GenerationFailed(text), evidence=seen)
+    [known] = await ledger.list(Selection(pipeline=text))
+    assert known.checked == job
+    assert known.evidence == seen
+    words = text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    assert known.error_message == words
+    limits = Limits(1000, 60, max_cost_usd_per_day=0.4)
+    await ledger.accepted(await desk.claimed(asked("two", pipeline=text)), "r-1")
+    refused = await desk.claim(asked("three", pipeline=text), limits=limits)
+    assert refused == NoMoney("day", 0.4, 0.5)
+
+
+@pytest.mark.parametrize("text", [text for text in ODD if text.isprintable() or "\0" in text])
+async def test_a_prompt_that_no_database_takes_is_kept_as_it_is(text: str, desk: Desk):
+    job = asked(text)
+    await desk.claimed(job)
+    assert (await desk.known(job)).checked.job.inputs == {"prompt": text}
+
+
+async def test_the_list_is_chosen_by_run_key_request_and_time(
+    desk: Desk, ledger: Ledger, clock: Clock
+):
+    one, two = asked("one"), asked("two")
+    await desk.submitted(one, "run-1", "r-1")
+    clock.forward(60)
+    between = clock.time
+    clock.forward(60)
+    await desk.submitted(two, "run-2", "r-2")
+    for selection, found in (
+        (Selection(run_id="run-1"), ["r-1"]),
+        (Selection(key_prefix=two.key[:9]), ["r-2"]),
+        (Selection(key_prefix="%"), []),
+        (Selection(key_prefix="_" * 5), []),
+        (Selection(request_ids=("r-2", "r-9")), ["r-2"]),
+        (Selection(request_ids=()), []),
+        (Selection(since=between), ["r-2"]),
+        (Selection(until=between), ["r-1"]),
+        (Selection(since=between, until=between), []),
+        (Selection(run_id="run-1", key_prefix=two.key), []),
+        (Selection(), ["r-2", "r-1"]),
+    ):
+        assert [attempt.request_id for attempt in await ledger.list(selection)] == found
+
+
+async def test_a_time_is_the_same_moment_whatever_zone_it_was_said_in(desk: Desk, clock: Clock):
+    clock.time = clock.time.astimezone(timezone(timedelta(hours=9)))
+    await desk.claimed(asked())
+    known = await desk.known(asked())
+    assert known.claimed_at == clock.time
+    assert f"{known.claimed_at:%H:%M %Z}" == "12:00 UTC"

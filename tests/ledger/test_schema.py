@@ -1,0 +1,179 @@
+"""The schema: an older ledger is brought up to date without loss, a newer one is refused."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, make_url, text
+
+from comfyline.errors import Unreachable
+from comfyline.job import JobState
+from comfyline.ledger import schema
+from comfyline.ledger.budget import Limits, NoMoney
+from comfyline.ledger.claiming import Claimed, NotOurs
+from comfyline.ledger.decision import Decision
+from comfyline.ledger.ledger import Ledger
+from comfyline.ledger.records import Evidence
+from comfyline.ledger.tables import metadata
+from tests.ledger import first_schema
+from tests.ledger.conftest import Clock, Desk, asked, output
+from tests.ledger.processes import at_once
+
+KEYS = {prompt: asked(prompt).key for prompt in first_schema.STATES}
+
+
+def migrations() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(schema._MIGRATIONS))
+    return config
+
+
+@pytest.fixture
+def engine(new_url: str) -> Iterator[Engine]:
+    """The new database, without the ledger."""
+    url = make_url(new_url)
+    backend = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
+    made = create_engine(url.set(drivername=backend[url.get_backend_name()]))
+    yield made
+    made.dispose()
+
+
+@pytest.fixture(params=["by revision 0001", "before there were migrations"])
+def old_url(request: pytest.FixtureRequest, new_url: str, engine: Engine) -> str:
+    """A ledger of the first schema, with jobs in it."""
+    if request.param == "by revision 0001":
+        config = migrations()
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0001")
+    else:
+        first_schema.make_tables(engine)
+    first_schema.fill(engine, KEYS)
+    engine.dispose()
+    return new_url
+
+
+async def test_nothing_is_lost_when_an_older_ledger_is_opened(old_url: str, clock: Clock):
+    ledger = Ledger(old_url, "here:1", clock)
+    found = await ledger.find(list(KEYS.values()))
+    when = datetime(2026, 3, 1, 11, 30, tzinfo=UTC)
+    for prompt, state in first_schema.STATES.items():
+        known = found[KEYS[prompt]]
+        assert known.checked == asked(prompt)
+        assert known.reached == {JobState(state): when}
+        assert (known.state, known.run_id, known.created_at) == (state, "run-0", when)
+        assert known.claimed_at is known.reserved_usd is None
+        assert known.evidence == Evidence()
+    assert found[KEYS["stored"]].outputs == (output(),)
+    assert [attempt.request_id for attempt in await ledger.unfinished()] == ["r-2"]
+    ledger.close()
+
+
+async def test_an_older_ledger_goes_on_as_if_it_were_new(old_url: str, clock: Clock):
+    ledger = Ledger(old_url, "here:1", clock)
+    desk = Desk(ledger)
+    for prompt, decision in (
+        ("stored", Decision.REUSE),
+        ("waiting", Decision.RESUME),
+        ("doubted", Decision.BLOCKED),
+        ("sending", Decision.BLOCKED),
+    ):
+        claim = await desk.claim(asked(prompt))
+        assert isinstance(claim, NotOurs)
+        assert claim.decision is decision
+    assert isinstance(await desk.claim(asked("never left")), Claimed)
+    assert await ledger.take(KEYS["waiting"], "acme/painter")
+    # Four estimates of the first schema are set aside: all but of what never left.
+    limits = Limits(1000, 60, max_cost_usd=2.4)
+    assert await desk.claim(asked("new"), "run-0", limits=limits) == NoMoney("run", 2.4, 2.0)
+    ledger.close()
+
+
+def test_of_several_processes_that_open_an_older_ledger_at_once_one_migrates_it(
+    old_url: str, engine: Engine
+):
+    assert at_once(3, old_url, "own", "open") == [str(len(KEYS))] * 3
+    with engine.begin() as connection:
+        rows = connection.execute(text("SELECT version_num FROM alembic_version")).all()
+    assert [row.version_num for row in rows] == [schema.HEAD]
+
+
+async def test_the_migrations_make_the_tables_that_the_code_knows(old_url: str, engine: Engine):
+    ledger = Ledger(old_url, "here:1")
+    await ledger.find([])
+    ledger.close()
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+async def test_ledgers_opened_at_once_in_one_process_do_not_mix_their_migrations(tmp_path: Path):
+    ledgers = [Ledger(f"sqlite:///{tmp_path / str(number)}", "here:1") for number in range(6)]
+    assert await asyncio.gather(*(ledger.list() for ledger in ledgers)) == [[]] * 6
+    for ledger in ledgers:
+        ledger.close()
+
+
+async def test_a_folder_with_a_percent_sign_is_no_riddle_for_the_migrations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    odd = tmp_path / "100%(here)s"
+    odd.symlink_to(schema._MIGRATIONS)
+    monkeypatch.setattr(schema, "_MIGRATIONS", odd)
+    ledger = Ledger("sqlite://", "here:1")
+    assert await ledger.list() == []
+    ledger.close()
+
+
+def test_every_revision_is_known_and_the_newest_is_the_head():
+    scripts = ScriptDirectory.from_config(migrations())
+    assert scripts.get_heads() == [schema.HEAD]
+    assert {script.revision for script in scripts.walk_revisions()} == schema._KNOWN
+
+
+async def test_a_ledger_of_a_newer_comfyline_is_refused_in_words_and_left_as_it_is(
+    new_url: str, engine: Engine
+):
+    ledger = Ledger(new_url, "here:1")
+    await ledger.find([])
+    ledger.close()
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    newer = Ledger(new_url, "here:1")
+    for _ in range(2):
+        with pytest.raises(Unreachable, match=r"newer comfyline.*9999.*Upgrade") as error:
+            await newer.list()
+        assert error.value.exit_code == 69
+    newer.close()
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT * FROM alembic_version")).scalar_one() == "9999"
+
+
+async def test_a_migration_that_breaks_off_leaves_the_older_ledger_whole(
+    old_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    upgrade = command.upgrade
+
+    def breaks(config: Config, revision: str) -> None:
+        upgrade(config, revision)
+        raise RuntimeError("the power went off")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "upgrade", breaks)
+        ledger = Ledger(old_url, "here:1")
+        with pytest.raises(RuntimeError):
+            await ledger.list()
+        ledger.close()
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) != []
+    again = Ledger(old_url, "here:1")
+    assert len(await again.list()) == len(KEYS)
+    again.close()
