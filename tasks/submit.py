@@ -11,6 +11,7 @@ under a claim of its own.
 
 import asyncio
 import secrets
+import time
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -24,17 +25,20 @@ from comfyline.job import CheckedJob, JobState, Stage
 from comfyline.keys import replace_values
 from comfyline.ledger.budget import Limits, NoMoney
 from comfyline.ledger.claiming import Claimed, NoSlot, NotOurs, RunStopped
-from comfyline.ledger.decision import Decision
+from comfyline.ledger.decision import LEASE_SECONDS, Decision
 from comfyline.ledger.records import Attempt, Evidence
 from comfyline.ledger.refusals import blocked, in_doubt, not_started, over_budget, short
 from comfyline.progress import StageEntered, tell
 from comfyline.run import Run, Submission, UploadedInputs
 from comfyline.runcomfy.outage import backoff
-from comfyline.runcomfy.verdict import Accepted, No, NotSent, SlowDown, Unknown
+from comfyline.runcomfy.verdict import Accepted, No, NotSent, SlowDown, Unknown, Verdict
 from comfyline.services import Services
 from tasks.failure import failing_in_words
 
 T = TypeVar("T")
+
+_POST_WITHIN = LEASE_SECONDS / 6
+"""Seconds after the beginning of a claim until which its POST may leave; it may take 45 more."""
 
 _WRITE_TRIES = 5
 """How often the ledger is asked to take a request id that RunComfy has just given."""
@@ -72,6 +76,7 @@ async def submit(
         if run.stop.is_pulled:
             raise not_started(run.stop.reason)
         # Nothing may wait between the claim and the POST: the claim's lease runs out.
+        began = seconds_awake_or_asleep()
         claim = await services.ledger.claim(
             checked,
             run_id=run.id,
@@ -94,7 +99,9 @@ async def submit(
                 raise not_started(run.stop.reason)
             case Claimed():
                 with run.stop.sending():
-                    sent = await _uninterrupted(_send(checked, body, mark, claim, run, services))
+                    sent = await _uninterrupted(
+                        _send(checked, body, mark, claim, began, run, services)
+                    )
         if isinstance(sent, Submission):
             return sent
         give_up = give_up or clock() + services.settings.runcomfy.patience
@@ -105,6 +112,11 @@ async def submit(
             async with asyncio.timeout(wait):
                 await run.stop.pulled()
         tries += 1
+
+
+def seconds_awake_or_asleep() -> float:
+    """Seconds on a clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _limits(checked: CheckedJob, run: Run, services: Services) -> Limits:
@@ -137,11 +149,14 @@ async def _send(
     body: Mapping[str, Any],
     mark: str,
     claim: Claimed,
+    began: float,
     run: Run,
     services: Services,
 ) -> Submission | NotSent | SlowDown:
     """POSTs under a claim and writes down what is known of it, whatever that is."""
-    verdict = await services.client.submit(checked.job.model_id, body)
+    verdict: Verdict = NotSent("the machine slept after the claim")
+    if seconds_awake_or_asleep() - began < _POST_WITHIN:
+        verdict = await services.client.submit(checked.job.model_id, body)
     run.submitted += not isinstance(verdict, NotSent)
     attempt_id = claim.attempt_id
     match verdict:

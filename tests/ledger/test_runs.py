@@ -43,8 +43,8 @@ async def test_a_run_that_nobody_opened_cannot_be_stopped_and_is_not(desk: Desk,
     assert isinstance(await desk.claim(asked(), "run-9"), Claimed)
 
 
-async def test_a_run_that_is_opened_again_stays_stopped(ledger: Ledger):
+async def test_a_run_that_somebody_begins_again_may_submit_again(ledger: Ledger):
     await ledger.open_run("run-1", "scenes")
     await ledger.stop_run("run-1")
     await ledger.open_run("run-1", "scenes")
-    assert await ledger.is_stopped("run-1")
+    assert not await ledger.is_stopped("run-1")

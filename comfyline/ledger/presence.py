@@ -1,0 +1,108 @@
+"""Who is at work: holds on jobs, and runs that may be told to stop."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+
+from sqlalchemy import Connection, insert, update
+
+from comfyline.errors import ComfylineError
+from comfyline.ledger import claiming, holds
+from comfyline.ledger.connection import LedgerDatabase
+from comfyline.ledger.tables import runs
+from comfyline.owner import is_dead
+
+
+class Presence:
+    """The part of the ledger that spares double work and hears of stops; money is not decided here.
+
+    `owner` names this process; `now` is the clock, None for the database's own.
+    """
+
+    def __init__(self, url: str, owner: str, now: Callable[[], datetime] | None = None) -> None:
+        self._database = LedgerDatabase(url)
+        self._owner = owner
+        self._clock = now
+        self._held: set[str] = set()
+
+    async def take(self, key: str, model_id: str) -> bool:
+        """Takes the hold on a job, unless another process works on it."""
+        taken = await self._database.run(
+            lambda c: holds.take(c, key, model_id, self._owner, self._now(c), is_dead)
+        )
+        if taken:
+            self._held.add(key)
+        return taken
+
+    async def free(self, keys: Sequence[str]) -> set[str]:
+        """Which of these jobs no other process works on any more."""
+        return await self._database.read(
+            lambda c: holds.free(c, keys, self._owner, self._now(c), is_dead)
+        )
+
+    async def release(self, key: str) -> None:
+        """Lets others work on a job."""
+        self._held.discard(key)
+        await self._database.run(lambda c: holds.release(c, self._owner, key))
+
+    async def keep_holding(self) -> None:
+        """Renews what this process holds for as long as it is let; to be run beside the work."""
+        while True:
+            await asyncio.sleep(holds.RENEW_SECONDS)
+            # A hold that lapses spares no work and costs no money: the next round may do better.
+            with suppress(ComfylineError):
+                await self.renew()
+
+    async def renew(self) -> None:
+        """Says once that this process still works on what it holds."""
+        if self._held:
+            await self._database.run(lambda c: holds.renew(c, self._owner, self._now(c)))
+
+    async def release_all(self) -> None:
+        """Lets others work on everything that this process held."""
+        if self._held:
+            self._held.clear()
+            await self._database.run(lambda c: holds.release(c, self._owner, None))
+
+    async def open_run(self, run_id: str, pipeline: str) -> None:
+        """Makes a run known, so that it can be told to stop from anywhere.
+
+        One that is begun anew, from the Prefect page, may submit again.
+        """
+
+        def work(connection: Connection) -> None:
+            known = connection.execute(
+                update(runs).where(runs.c.id == run_id).values(pipeline=pipeline, stopped_at=None)
+            )
+            if not known.rowcount:
+                values = {"id": run_id, "pipeline": pipeline, "started_at": self._now(connection)}
+                connection.execute(insert(runs).values(values))
+
+        await self._database.run(work)
+
+    async def stop_run(self, run_id: str) -> bool:
+        """Lets a run submit nothing more; whether there is such a run."""
+
+        def work(connection: Connection) -> bool:
+            stop = update(runs).where(runs.c.id == run_id).values(stopped_at=self._now(connection))
+            return connection.execute(stop).rowcount > 0
+
+        return await self._database.run(work)
+
+    async def stop_pipeline(self, pipeline: str) -> int:
+        """Lets the runs of a pipeline submit nothing more; how many that had not been told yet."""
+
+        def work(connection: Connection) -> int:
+            going = (runs.c.pipeline == pipeline, runs.c.stopped_at.is_(None))
+            stop = update(runs).where(*going).values(stopped_at=self._now(connection))
+            return connection.execute(stop).rowcount
+
+        return await self._database.run(work)
+
+    async def is_stopped(self, run_id: str) -> bool:
+        """Whether a run was told to stop."""
+        return await self._database.read(lambda c: claiming.is_stopped(c, run_id))
+
+    def _now(self, connection: Connection) -> datetime:
+        return self._clock() if self._clock else self._database.now(connection)
