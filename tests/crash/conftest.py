@@ -1,0 +1,173 @@
+"""The process that forks, the sandboxes in which scenes are played, and the table at the end."""
+
+import asyncio
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import botocore.session
+import certifi
+import pytest
+
+from comfyline.services import open_ledger
+from comfyline.stack.control import StackAddresses
+from tests.conftest import ROOT, Sandbox
+from tests.crash.scene import Scene, Servers
+
+LANES = 4
+"""Scenes that are played at a time, each with a sandbox of its own, where its faults are its own.
+
+More than there are processors: much of a scene is waiting."""
+_SPEED = 400.0
+_COLUMNS = ("point", "killed", "the next run", "charges", "files")
+_rows: list[tuple[str, ...]] = []
+
+
+def tell_row(*cells: str) -> None:
+    """Puts one scene into the table that the test run prints at its end."""
+    _rows.append(cells)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _rows:
+        return
+    rows = [_COLUMNS, *_rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    terminalreporter.section("crash matrix")
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        terminalreporter.write_line(line.rstrip())
+
+
+@pytest.fixture(scope="session")
+def servers(stack: StackAddresses, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """The process that forks, with what its children need to reach the shared stack."""
+    folder = tmp_path_factory.mktemp("forks")
+    assert stack.prefect_api_url
+    assert stack.storage_endpoint
+    keys = stack.storage_credentials
+    assert keys is not None
+    ours = ("PREFECT_", "RUNCOMFY_", "COMFYLINE_", "AWS_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)} | {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_API_URL": stack.prefect_api_url,
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_TO_API_ENABLED": "false",
+        "SSL_CERT_FILE": str(_one_authority(folder / "authority.pem")),
+    }
+    credentials = {
+        "AWS_ACCESS_KEY_ID": keys.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
+        "AWS_REGION": "us-east-1",
+    }
+    s3 = botocore.session.get_session().create_client(
+        "s3",
+        endpoint_url=stack.storage_endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=keys.access_key_id,
+        aws_secret_access_key=keys.secret_access_key,
+    )
+    # Not below pytest's folders: a socket's path may have a hundred characters.
+    address = Path(tempfile.mkdtemp(prefix="comfyline-")) / "socket"
+    command = [sys.executable, "-m", "tests.crash.victim", str(address)]
+    process = subprocess.Popen(command, env=environment, cwd=ROOT)
+    try:
+        ledger = _empty_ledger(folder / "empty.sqlite3")
+        _until(lambda: address.exists() or process.poll() is not None)
+        assert process.poll() is None
+        yield Servers(
+            forks=address,
+            storage_url=stack.storage_endpoint,
+            environment=credentials | {"RUNCOMFY_API_TOKEN": "sandbox-token"},
+            empty_ledger=ledger,
+            s3=s3,
+        )
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(address.parent)
+        s3.close()
+
+
+@pytest.fixture(scope="session")
+def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Sandbox]]:
+    """Sandboxes of which each is used by one scene at a time."""
+    folder = tmp_path_factory.mktemp("lanes")
+    models = [ROOT / "configs/models"]
+    sandboxes = [
+        Sandbox(folder / f"{number}", models, slots=2, speed=_SPEED) for number in range(LANES)
+    ]
+    try:
+        with ThreadPoolExecutor(LANES) as starting:
+            list(starting.map(Sandbox.start, sandboxes))
+        yield sandboxes
+    finally:
+        for sandbox in sandboxes:
+            sandbox.close()
+
+
+@pytest.fixture(scope="session")
+def free_lanes(lanes: list[Sandbox]) -> "queue.SimpleQueue[Sandbox]":
+    free: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
+    for sandbox in lanes:
+        free.put(sandbox)
+    return free
+
+
+@contextmanager
+def in_lane(free_lanes: "queue.SimpleQueue[Sandbox]") -> Iterator[Sandbox]:
+    """A sandbox for one scene; no fault outlives it."""
+    sandbox = free_lanes.get()
+    try:
+        yield sandbox
+    finally:
+        sandbox.open.delete("/sandbox/faults")
+        free_lanes.put(sandbox)
+
+
+@pytest.fixture
+def scene(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    servers: Servers,
+    free_lanes: "queue.SimpleQueue[Sandbox]",
+) -> Iterator[Callable[..., Scene]]:
+    """Makes the scene of a test, in a sandbox that it has for itself."""
+    with in_lane(free_lanes) as sandbox:
+        name = request.node.name.replace("[", "-").rstrip("]")
+        yield lambda **more: Scene(tmp_path / name, sandbox, servers, **more)
+
+
+def _empty_ledger(path: Path) -> Path:
+    """A ledger as any run but the first finds it: migrating takes longer than all else in it."""
+    made = path.with_name("made.sqlite3")
+    ledger = open_ledger(f"sqlite:///{made}")
+    asyncio.run(ledger.end_dead_leases())
+    ledger.close()
+    assert not made.with_name("made.sqlite3-wal").exists()
+    shutil.move(made, path)
+    return path
+
+
+def _one_authority(path: Path) -> Path:
+    """A file of trusted authorities with one in it: reading all takes longer than a run."""
+    end = "-----END CERTIFICATE-----\n"
+    first = Path(certifi.where()).read_text(encoding="utf-8").partition(end)[0] + end
+    path.write_text(first[first.index("-----BEGIN") :])
+    return path
+
+
+def _until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)

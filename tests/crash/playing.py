@@ -1,0 +1,51 @@
+"""One scene: a run is killed, then somebody does what a person does, and looks at what became."""
+
+from dataclasses import dataclass
+
+from tests.crash.points import Point
+from tests.crash.scene import Ended, Scene, broken_rules
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What is told of a scene: where the job stood, and what was done about it."""
+
+    state: str
+    done: str
+
+
+def play(point: Point, scene: Scene, mutation: str | None = None) -> Played:
+    """Raises AssertionError for whatever is not as it must be."""
+    if point.fault:
+        scene.sandbox.order(**point.fault)
+    killed = scene.start_run(point.at, mutation)
+    if point.at is None:
+        scene.sandbox.until(scene.requests, 60)
+        killed.kill()
+    ended = scene.ended(killed)
+    assert ended.code == -9, f"it did not die there but ended with {ended.code}\n{ended.log}"
+    scene.sandbox.open.delete("/sandbox/faults")
+    state = scene.state()
+    again = scene.run() if point.then == "run" else scene.command("reconcile", "--json")
+    done = [_did(again)]
+    if point.doubt:
+        counts = {name: again.json[name] for name in ("in_doubt", "submitted")}
+        assert counts == {"in_doubt": 1, "submitted": 0}, f"{counts}\n{again.log}"
+        assert again.code == 1, again.log
+        done += scene.resolve()
+        again = scene.run()
+        done.append(_did(again))
+    assert again.code == 0, again.log
+    assert len(again.json["outputs"]) == 1, again.stdout
+    broken = broken_rules(scene)
+    assert broken == [], broken
+    return Played(state, ", ".join(done))
+
+
+def _did(ended: Ended) -> str:
+    said = ended.json
+    if said["in_doubt"]:
+        return "in doubt"
+    if said["reused"]:
+        return "reused"
+    return "submitted, stored" if said["submitted"] else "collected"

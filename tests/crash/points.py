@@ -1,0 +1,132 @@
+"""Every point at which the process is killed, in the order in which a run comes to them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.crash.breaks import Break, How
+
+_SLOWLY: dict[str, Any] = {"on": "generation", "kind": "delay", "seconds": 2}
+_UNANSWERED: dict[str, Any] = {"on": "submit", "kind": "delay", "seconds": 20}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place to die.
+
+    `doubt`: whether a person has to look afterwards, because nothing else can know. `then` is the
+    command that comes next. Without `at`, the process is killed from outside once the sandbox has
+    accepted its request.
+    """
+
+    name: str
+    at: Break | None
+    doubt: bool = False
+    to: str = "out"
+    then: str = "run"
+    fault: dict[str, Any] | None = field(default=None, compare=False)
+    has_ledger: bool = True
+
+
+def _before(name: str, target: str, **more: Any) -> Point:
+    nth, given = more.pop("nth", 1), more.pop("given", None)
+    return Point(name, Break("before", target, nth, given), **more)
+
+
+def _after(name: str, target: str, **more: Any) -> Point:
+    nth, given = more.pop("nth", 1), more.pop("given", None)
+    return Point(name, Break("after", target, nth, given), **more)
+
+
+def _transaction(
+    name: str, target: str, *, begun: bool = False, doubts: str = "", **more: Any
+) -> list[Point]:
+    """Right before a commit and right after it, and if asked also before anything is written."""
+    nth, given = more.pop("nth", 1), more.pop("given", None)
+    moments: tuple[tuple[How, str], ...] = (
+        ("before", "begun"),
+        ("commit", "before the commit"),
+        ("committed", "committed"),
+    )
+    return [
+        Point(f"{name}: {words}", Break(how, target, nth, given), how in doubts.split(), **more)
+        for how, words in moments
+        if begun or how != "before"
+    ]
+
+
+def _wire(name: str, event: str, **more: Any) -> Point:
+    return Point(f"POST: {name}", Break("wire", event), doubt=True, **more)
+
+
+_LEDGER = "comfyline.ledger.ledger:Ledger"
+_CLIENT = "comfyline.runcomfy.client:RuncomfyClient"
+_BUCKET = "comfyline.storage.bucket:Bucket"
+_FOLDER = "comfyline.storage.folder:Folder"
+_MOVE = "comfyline.ledger.writing:move"
+
+_BEFORE_THE_COST = [
+    _before("YAML not read", "comfyline.cli.runs:load_pipeline"),
+    Point(
+        "ledger made: before the commit",
+        Break("commit", "comfyline.ledger.schema:_migrate"),
+        has_ledger=False,
+    ),
+    _after("run known", f"{_LEDGER}.open_run"),
+    _after("survey done", "flows.execution:survey"),
+    *_transaction("hold", "comfyline.ledger.holds:take"),
+    Point("upload: half of the bytes", Break("sending", "/uploads/")),
+    _after("upload: done", f"{_BUCKET}.put"),
+    _after("presigned", "comfyline.storage.uploads:Uploads.presign"),
+    _after("limiter passed", "aiolimiter:AsyncLimiter.acquire"),
+    *_transaction("claim", "comfyline.ledger.claiming:claim", begun=True, doubts="committed"),
+]
+_POST = [
+    _before("POST: not begun", f"{_CLIENT}.submit", doubt=True),
+    _wire("connected", "connect_tcp.complete"),
+    _wire("half of the body sent", "half the body"),
+    _wire("all but a byte sent", "all but a byte"),
+    _wire("body sent", "send_request_body.complete"),
+    Point("POST: accepted, not answered", None, doubt=True, fault=_UNANSWERED),
+    _wire("answer arrived, not read", "receive_response_headers.complete"),
+    _after("POST: answer understood", f"{_CLIENT}.submit", doubt=True),
+    *_transaction(
+        "accepted", "comfyline.ledger.writing:accept", begun=True, doubts="before commit"
+    ),
+]
+_AT_RUNCOMFY = [
+    _after("poll: first status", f"{_CLIENT}.status"),
+    Point("in_progress: committed", Break("committed", _MOVE, given="in_progress"), fault=_SLOWLY),
+    *_transaction("completed", _MOVE, given="completed"),
+    Point("poll: half remembered", Break("half", "prefect.filesystems")),
+    _before("result: not asked", f"{_CLIENT}.result", then="reconcile"),
+    Point("result: half written down", Break("half", "comfyline.runcomfy.spool")),
+    Point("result: before its rename", Break("rename", "result.json")),
+    _after("result: written down", "comfyline.runcomfy.client:write_spool"),
+]
+_STORING = [
+    Point("download: half", Break("half", "comfyline.runcomfy.downloads:_take"), then="reconcile"),
+    Point("download: before its rename", Break("rename", "[0-9]*-0")),
+    _after("fetch: decoded", "tasks.fetch:prove_whole"),
+    Point("fetch: half remembered", Break("half", "prefect.filesystems", nth=2)),
+    Point("thumbnail: before its rename", Break("rename", "thumbnails/*.jpg")),
+    Point("persist: half of the file", Break("half", "comfyline.storage.folder")),
+    Point("persist: before the rename", Break("rename", "out/*-0.jpg"), then="reconcile"),
+    _after("persist: renamed, no sidecar", f"{_FOLDER}.put"),
+    Point("sidecar: half", Break("half", "comfyline.storage.folder", nth=2)),
+    _after("sidecar: done", f"{_FOLDER}.put_text", then="reconcile"),
+    *_transaction("persisted", "comfyline.ledger.ledger:record_outputs"),
+    _after("work folder: half cleared", "pathlib:Path.unlink", given="result.json"),
+    *_transaction("hold released", "comfyline.ledger.holds:release"),
+    Point("gallery: half", Break("half", "comfyline.report.gallery")),
+    Point("summary: before its rename", Break("rename", "summary.json")),
+    _after("report: done", "flows.pipeline:report"),
+]
+_BUCKETS = "s3://comfyline/crash/{name}"
+_STORING_IN_S3 = [
+    Point("s3: half of the file", Break("sending", "/crash/"), to=_BUCKETS),
+    _after("s3: stored, no sidecar", f"{_BUCKET}.put", nth=2, to=_BUCKETS),
+    Point("s3: half of the sidecar", Break("sending", "/crash/", nth=2), to=_BUCKETS),
+    *_transaction("s3: persisted", "comfyline.ledger.ledger:record_outputs", to=_BUCKETS),
+]
+
+POINTS = [*_BEFORE_THE_COST, *_POST, *_AT_RUNCOMFY, *_STORING, *_STORING_IN_S3]

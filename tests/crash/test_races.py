@@ -1,0 +1,69 @@
+"""Many processes that want the same jobs at the same moment: each job is paid for once."""
+
+from collections.abc import Callable
+
+from tests.crash.scene import Ended, Scene, broken_rules
+
+JOBS = 50
+PROCESSES = 8
+
+MakeScene = Callable[..., Scene]
+
+
+def assert_each_has_all(scene: Scene, ends: list[Ended]) -> None:
+    for end in ends:
+        assert end.code == 0, end.log
+        assert len(end.json["outputs"]) == scene.items
+        assert (end.json["in_doubt"], end.json["failed"]) == (0, 0)
+    assert sum(end.json["submitted"] for end in ends) == scene.items
+    assert broken_rules(scene) == []
+
+
+def test_eight_processes_on_sqlite_pay_for_each_job_once(scene: MakeScene) -> None:
+    here = scene(items=JOBS)
+
+    started = [here.start_run() for _ in range(PROCESSES)]
+
+    assert_each_has_all(here, [here.ended(one) for one in started])
+
+
+def test_eight_processes_on_postgresql_pay_for_each_job_once(
+    scene: MakeScene, postgresql_database: str
+) -> None:
+    here = scene(items=JOBS, ledger_url=postgresql_database)
+
+    started = [here.start_run() for _ in range(PROCESSES)]
+
+    assert_each_has_all(here, [here.ended(one) for one in started])
+
+
+def test_one_of_many_that_is_killed_costs_nothing(scene: MakeScene) -> None:
+    here = scene(items=12)
+    started = [here.start_run() for _ in range(PROCESSES)]
+    here.sandbox.until(lambda: len(here.requests()) >= 3, 120)
+
+    started[0].kill()
+    ends = [here.ended(one) for one in started]
+    here.resolve()
+    after = here.run()
+
+    assert ends[0].code == -9
+    # What it was sending when it died is in doubt, and the only thing that the others lack.
+    assert {end.code for end in ends[1:]} <= {0, 1}
+    for end in ends[1:]:
+        assert len(end.json["outputs"]) + end.json["in_doubt"] == here.items, end.log
+    assert (after.code, len(after.json["outputs"])) == (0, here.items), after.log
+    assert broken_rules(here) == []
+
+
+def test_reconcile_beside_a_run_takes_nothing_from_it(scene: MakeScene) -> None:
+    here = scene(items=12)
+    run = here.start_run()
+    here.sandbox.until(here.requests, 120)
+
+    beside = here.command("reconcile", "--json")
+    ended = here.ended(run)
+
+    assert beside.code == 0, beside.log
+    assert beside.json["submitted"] == 0
+    assert_each_has_all(here, [ended])
