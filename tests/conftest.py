@@ -30,6 +30,17 @@ EDIT = "google/nano-banana/pro/edit"
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Shares the tests out between processes: one has the stack, and the longest way to go."""
+    for item in items:
+        has_stack = "stack" in getattr(item, "fixturenames", ())
+        item.add_marker(
+            pytest.mark.xdist_group("stack" if has_stack else item.nodeid.split("::")[0])
+        )
+    items.sort(key=lambda item: "stack" not in getattr(item, "fixturenames", ()))
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

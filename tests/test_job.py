@@ -39,7 +39,7 @@ def test_no_state_is_a_trap_without_an_end(state: JobState):
     assert reachable(state) & (ENDS | {JobState.PERSISTED})
 
 
-@pytest.mark.parametrize("state", ENDS)
+@pytest.mark.parametrize("state", sorted(ENDS))
 def test_nothing_follows_an_end(state: JobState):
     assert not ALLOWED[state]
 
@@ -50,7 +50,7 @@ def test_a_submission_begins_in_planned_and_nowhere_else():
     ]
 
 
-@pytest.mark.parametrize("state", PAID | {JobState.IN_DOUBT})
+@pytest.mark.parametrize("state", sorted(PAID | {JobState.IN_DOUBT}))
 def test_what_is_or_may_be_paid_for_never_leads_to_a_second_submission(state: JobState):
     assert not reachable(state) & {JobState.PLANNED, JobState.SUBMITTING}
 

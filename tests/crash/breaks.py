@@ -38,6 +38,11 @@ class Break:
     given: str | None = None
 
 
+def break_at(fields: dict[str, Any]) -> None:
+    """Prepares the death that a command names by its fields."""
+    install(Break(**fields))
+
+
 def install(place: Break) -> None:
     """Makes this process die there."""
     due = _Countdown(place.nth)

@@ -4,14 +4,11 @@ import asyncio
 import os
 import queue
 import shutil
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import botocore.session
 import certifi
@@ -21,6 +18,7 @@ from comfyline.services import open_ledger
 from comfyline.stack.control import StackAddresses
 from tests.conftest import ROOT, Sandbox
 from tests.crash.scene import Scene, Servers
+from tests.forking import fork_server
 
 LANES = 4
 """Scenes that are played at a time, each with a sandbox of its own, where its faults are its own.
@@ -34,6 +32,16 @@ _rows: list[tuple[str, ...]] = []
 def tell_row(*cells: str) -> None:
     """Puts one scene into the table that the test run prints at its end."""
     _rows.append(cells)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where tests run in several processes, the rows go to the one that prints."""
+    if output := getattr(session.config, "workeroutput", None):
+        output["crash_rows"] = _rows
+
+
+def pytest_testnodedown(node: Any) -> None:
+    _rows.update(getattr(node, "workeroutput", {}).get("crash_rows", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -77,24 +85,17 @@ def servers(stack: StackAddresses, tmp_path_factory: pytest.TempPathFactory) -> 
         aws_secret_access_key=keys.secret_access_key,
     )
     # Not below pytest's folders: a socket's path may have a hundred characters.
-    address = Path(tempfile.mkdtemp(prefix="comfyline-")) / "socket"
-    command = [sys.executable, "-m", "tests.crash.victim", str(address)]
-    process = subprocess.Popen(command, env=environment, cwd=ROOT)
+    ledger = _empty_ledger(folder / "empty.sqlite3")
     try:
-        ledger = _empty_ledger(folder / "empty.sqlite3")
-        _until(lambda: address.exists() or process.poll() is not None)
-        assert process.poll() is None
-        yield Servers(
-            forks=address,
-            storage_url=stack.storage_endpoint,
-            environment=credentials | {"RUNCOMFY_API_TOKEN": "sandbox-token"},
-            empty_ledger=ledger,
-            s3=s3,
-        )
+        with fork_server(environment, "tests.crash.breaks", "tests.crash.mutations") as forks:
+            yield Servers(
+                forks=forks,
+                storage_url=stack.storage_endpoint,
+                environment=credentials | {"RUNCOMFY_API_TOKEN": "sandbox-token"},
+                empty_ledger=ledger,
+                s3=s3,
+            )
     finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(address.parent)
         s3.close()
 
 
@@ -164,10 +165,3 @@ def _one_authority(path: Path) -> Path:
     first = Path(certifi.where()).read_text(encoding="utf-8").partition(end)[0] + end
     path.write_text(first[first.index("-----BEGIN") :])
     return path
-
-
-def _until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)

@@ -16,7 +16,7 @@ from comfyline.ledger.tables import attempts, jobs
 from comfyline.services import open_ledger
 from tests.conftest import EDIT, ROOT, Sandbox, jpeg
 from tests.crash.breaks import Break
-from tests.crash.victim import Command, Process, start
+from tests.forking import Command, Process, start
 
 _PROFILE = """
 runcomfy: {{base_url: "{sandbox}", in_flight: 32, submits_per_second: 200, patience: 20s}}
@@ -119,8 +119,7 @@ class Scene:
             directory=str(self.directory),
             environment=environment,
             output=str(self.directory / f"command-{self._commands}"),
-            break_at=asdict(break_at) if break_at else None,
-            mutation=mutation,
+            changes=_changes(break_at, mutation),
         )
         return start(self.servers.forks, command)
 
@@ -255,3 +254,9 @@ def _locks(scene: Scene) -> list[str]:
     broken = [f"job {key} is still held" for key in held]
     broken += [f"attempt {number} still has an owner" for number in owners]
     return broken if sound == ["ok"] else [*broken, f"the ledger is broken: {sound}"]
+
+
+def _changes(break_at: Break | None, mutation: str | None) -> tuple[tuple[str, Any], ...]:
+    changed = (("tests.crash.mutations:install", mutation),) if mutation else ()
+    breaks = (("tests.crash.breaks:break_at", asdict(break_at)),) if break_at else ()
+    return changed + breaks

@@ -96,7 +96,7 @@ async def test_a_person_who_says_lost_after_the_answer_came_drops_nothing(
     assert (known.state, known.request_id) == (JobState.SUBMITTED, "r-1")
 
 
-@pytest.mark.parametrize("state", set(JobState) - {JobState.IN_DOUBT})
+@pytest.mark.parametrize("state", sorted(set(JobState) - {JobState.IN_DOUBT}))
 async def test_only_a_doubt_can_be_given_up(state: JobState, desk: Desk, ledger: Ledger):
     paths = {
         JobState.PLANNED: [JobState.PLANNED],

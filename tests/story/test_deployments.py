@@ -101,6 +101,7 @@ def test_a_worker_runs_deployments_on_schedule_and_by_parameter(
     project: Project, prefect: Prefect
 ) -> None:
     wanted = ["--param", "path=configs/pipelines/office-scenes.yaml", "--param", "limit=1"]
+    before = {run["id"] for run in prefect.runs("pipeline")}
     prompt = "an office that a worker makes"
     overrides = f'overrides=["steps.edit.input.prompt={prompt}"]'
     started = prefect("deployment", "run", "pipeline/pipeline", *wanted, "--param", overrides)
@@ -110,7 +111,14 @@ def test_a_worker_runs_deployments_on_schedule_and_by_parameter(
     scheduled = prefect("deployment", "schedule", "create", "pipeline/nightly", "--interval", "15")
     assert scheduled.returncode == 0, scheduled.stdout
 
-    asked = project.until(lambda: found if len(found := prefect.runs("pipeline")) == 2 else None)
+    asked = project.until(
+        lambda: (
+            mine
+            if len(mine := [run for run in prefect.runs("pipeline") if run["id"] not in before])
+            == 2
+            else None
+        )
+    )
     nightly = project.until(lambda: prefect.runs("nightly"))
 
     by_state = {run["state_type"]: run for run in asked}
@@ -133,8 +141,11 @@ def test_a_run_is_retried_from_the_page_and_cancelled_there(
     overrides = f'overrides=["steps.edit.input.prompt={prompt}", "output.to=shelf/office"]'
     shelf = project.directory / "shelf"
     shelf.write_text("a file where a folder should be")
+    before = {run["id"] for run in prefect.runs("pipeline")}
     prefect("deployment", "run", "pipeline/pipeline", *wanted, "--param", overrides)
-    [failed] = project.until(lambda: prefect.runs("pipeline"))
+    [failed] = project.until(
+        lambda: [run for run in prefect.runs("pipeline") if run["id"] not in before]
+    )
     assert failed["state_type"] == "FAILED", failed["state"]["message"]
     assert len(project.charges(prompt)) == 2
 
@@ -145,10 +156,14 @@ def test_a_run_is_retried_from_the_page_and_cancelled_there(
     again = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
     prefect.set_state(failed["id"], again)
     done = project.until(
-        lambda: [run for run in prefect.runs("pipeline") if run["state_type"] == "COMPLETED"]
+        lambda: [
+            run
+            for run in prefect.runs("pipeline")
+            if run["id"] == failed["id"] and run["state_type"] == "COMPLETED"
+        ]
     )
 
-    assert done[0]["id"] == failed["id"]
+    assert done
     assert len(list(shelf.glob("office/*.png"))) == 2
     assert len(project.charges(prompt)) == 2
     tasks = project.until(lambda: prefect.cached_tasks(failed["id"], 2))

@@ -56,7 +56,8 @@ def test_a_run_is_stopped_from_another_terminal_and_says_what_could_not_be_cance
     project.environment["RUNCOMFY_API_TOKEN"] = "sandbox-token"
     where = "--profile=where.yaml"
 
-    with project.start("run", PIPELINE, "--limit=1", where, "--json") as run:
+    prompt = "--set=steps.edit.input.prompt=an office with two doors"
+    with project.start("run", PIPELINE, "--limit=1", prompt, where, "--json") as run:
         project.until(
             lambda: (
                 sorted(row["status"] for row in sandbox.account()["requests"])
@@ -85,7 +86,11 @@ def test_a_run_is_stopped_from_another_terminal_and_says_what_could_not_be_cance
 
 
 def test_a_new_machine_rescues_what_was_paid_for_before_its_seven_days_are_over(
-    tmp_path: Path, stack: StackAddresses, sandbox: Sandbox, postgresql_database: str
+    tmp_path: Path,
+    stack: StackAddresses,
+    forks: Path,
+    sandbox: Sandbox,
+    postgresql_database: str,
 ) -> None:
     """It has the ledger's URL, the token and the storage's keys, and nothing else of the first."""
     keys = stack.storage_credentials
@@ -94,7 +99,9 @@ def test_a_new_machine_rescues_what_was_paid_for_before_its_seven_days_are_over(
         "runcomfy": {"base_url": sandbox.url, "download_hosts": []},
         "storage": {"uploads": "s3://comfyline/up", "endpoint_url": stack.storage_endpoint},
     }
-    machines = [Project(tmp_path / name, tmp_path / f"{name}-home") for name in ("old", "new")]
+    machines = [
+        Project(tmp_path / name, tmp_path / f"{name}-home", forks) for name in ("old", "new")
+    ]
     for machine in machines:
         machine.environment |= {
             "COMFYLINE_LEDGER_URL": postgresql_database,

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from comfyline.stack.control import StackAddresses
-from tests.story.conftest import Project
+from tests.story.conftest import PIPELINE, Project
 
 KEYS = [
     "run_id",
@@ -45,7 +45,8 @@ def prefect(stack: StackAddresses, path: str, **body: Any) -> Any:
 
 
 def test_ten_pictures_come_out_of_five_photographs(project: Project) -> None:
-    ended = project.run("an office in the first story")
+    wanted = "steps.edit.input.prompt=an office in the first story"
+    ended = project.fresh("run", PIPELINE, "--set", wanted, "--json")
 
     assert ended.code == 0, ended.stderr
     summary = ended.json

@@ -1,18 +1,17 @@
 """A run that is told to stop: nothing more is submitted, what is queued is taken back."""
 
 import signal
-import subprocess
 from typing import Any
 
 import httpx
 
 from comfyline.job import JobState
-from tests.story.conftest import PIPELINE, Ended, Project
+from tests.story.conftest import PIPELINE, Ended, Project, Running
 
 LEFT = {JobState.SUBMITTED, JobState.IN_QUEUE, JobState.IN_PROGRESS, JobState.COMPLETED}
 
 
-def begun(project: Project, prompt: str) -> "subprocess.Popen[str]":
+def begun(project: Project, prompt: str) -> Running:
     """A run that has requests in progress for long, and others queued behind them."""
     hold = {"on": "generation", "kind": "delay", "seconds": 15, "times": 8}
     project.sandbox("POST", "faults", json=hold)
@@ -22,9 +21,9 @@ def begun(project: Project, prompt: str) -> "subprocess.Popen[str]":
     return process
 
 
-def end(process: "subprocess.Popen[str]") -> Ended:
+def end(process: Running) -> Ended:
     stdout, stderr = process.communicate(timeout=60)
-    return Ended(process.returncode, stdout, stderr)
+    return Ended(process.returncode or 0, stdout, stderr)
 
 
 def settle(project: Project, prompt: str, ended: Ended) -> None:
@@ -61,7 +60,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_nothing_is_in_doubt(project: Project
     project.sandbox("POST", "faults", json=hold)
     process = begun(project, prompt)
     process.send_signal(signal.SIGINT)
-    project.until(lambda: process.poll() is not None or _heard(process))
+    project.until(lambda: "Ctrl-C again leaves at once" in process.said())
     process.send_signal(signal.SIGINT)
     ended = end(process)
 
@@ -70,11 +69,6 @@ def test_a_second_ctrl_c_leaves_at_once_and_nothing_is_in_doubt(project: Project
     project.sandbox("DELETE", "faults")
     again = project.run(prompt)
     assert (again.code, again.json["submitted"]) == (0, 0), again.stderr
-
-
-def _heard(process: "subprocess.Popen[str]") -> bool:
-    assert process.stderr is not None
-    return "Ctrl-C again leaves at once" in process.stderr.readline()
 
 
 def test_a_plain_run_heeds_a_cancel_from_the_prefect_page(project: Project) -> None:

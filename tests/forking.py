@@ -9,10 +9,16 @@ import gc
 import importlib
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,24 +45,21 @@ _IMPORTED = (
     "s3fs",
     "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.dialects.sqlite.pysqlite",
-    "tests.crash.breaks",
-    "tests.crash.mutations",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What one process does: a command line in a directory, and how it deviates from a real one.
+    """What one process does: a command line in a directory, and what is done to it before.
 
-    `break_at` is where it dies, `mutation` what is wrong with it, both by their fields and names.
+    `changes` are functions by `module:name`, each with what it is called with.
     """
 
     arguments: tuple[str, ...]
     directory: str
     environment: dict[str, str]
     output: str
-    break_at: dict[str, Any] | None = None
-    mutation: str | None = None
+    changes: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass
@@ -89,11 +92,11 @@ def start(address: Path, command: Command) -> Process:
     return Process(channel, Path(command.output))
 
 
-def serve(address: str) -> None:
+def serve(address: str, modules: Sequence[str]) -> None:
     """Forks a process for each connection, until the socket's other side is closed for good."""
     # Nobody waits for these: each waits for its own child, and the kernel buries it.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    for name in _IMPORTED:
+    for name in (*_IMPORTED, *modules):
         importlib.import_module(name)
     _read_ahead()
     assert threading.active_count() == 1, threading.enumerate()
@@ -146,14 +149,32 @@ def _carry_out(command: Command) -> None:
         os.dup2(handle, number)
         os.close(handle)
     from comfyline.cli.main import main
-    from tests.crash import breaks, mutations
 
-    if command.mutation:
-        mutations.install(command.mutation)
-    if command.break_at:
-        breaks.install(breaks.Break(**command.break_at))
+    for place, argument in command.changes:
+        module, _, name = place.partition(":")
+        getattr(importlib.import_module(module), name)(argument)
     main(command.arguments)
 
 
+@contextmanager
+def fork_server(environment: Mapping[str, str], *modules: str) -> Iterator[Path]:
+    """The socket of a process that forks; `modules` are imported into it besides."""
+    # A socket's path may have a hundred characters.
+    address = Path(tempfile.mkdtemp(prefix="comfyline-")) / "socket"
+    command = [sys.executable, "-m", "tests.forking", str(address), *modules]
+    process = subprocess.Popen(command, env=dict(environment), cwd=Path(__file__).parents[1])
+    try:
+        deadline = time.monotonic() + 120
+        while not address.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline, "not in time"
+            time.sleep(0.05)
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(address.parent)
+
+
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], sys.argv[2:])
