@@ -15,7 +15,7 @@ demo: $(VENV)/.installed  ## Run the main job: ten pictures from five photograph
 	$(BIN)/comfyline run configs/pipelines/office-scenes.yaml
 
 test: $(VENV)/.installed-dev  ## Run every test against real servers
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev  ## Check style, types, imports and pinned versions
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 from psycopg import sql
 from sqlalchemy import make_url
+from xdist.scheduler import LoadScopeScheduling
 
 from comfyline.stack.control import StackAddresses, ensure, stop
 
@@ -30,15 +31,24 @@ EDIT = "google/nano-banana/pro/edit"
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+STACK_FOLDERS = ("tests/story/", "tests/crash/", "tests/shapes/")
+"""Where tests need the whole local stack, of which a test run has one."""
+
+
+class _Shares(LoadScopeScheduling):
+    """Shares the tests out between processes: one has the stack, each other file goes anywhere."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "stack" if nodeid.startswith(STACK_FOLDERS) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Shares:
+    return _Shares(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Shares the tests out between processes: one has the stack, and the longest way to go."""
-    for item in items:
-        has_stack = "stack" in getattr(item, "fixturenames", ())
-        item.add_marker(
-            pytest.mark.xdist_group("stack" if has_stack else item.nodeid.split("::")[0])
-        )
-    items.sort(key=lambda item: "stack" not in getattr(item, "fixturenames", ()))
+    """The longest way first: what needs the stack."""
+    items.sort(key=lambda item: not item.nodeid.startswith(STACK_FOLDERS))
 
 
 def free_port() -> int:

@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -56,9 +57,15 @@ def out(tmp_path: Path) -> str:
     return str(tmp_path / "out")
 
 
-def run(run_id: str = "second", *, refresh: bool = False) -> Run:
+def run(run_id: str = "second", *, refresh: bool = False, verify: bool = False) -> Run:
     return Run(
-        id=run_id, pipeline="p", in_flight=4, timeout=60, costs=CostLimits(), refresh=refresh
+        id=run_id,
+        pipeline="p",
+        in_flight=4,
+        timeout=60,
+        costs=CostLimits(),
+        refresh=refresh,
+        verify=verify,
     )
 
 
@@ -88,7 +95,8 @@ async def persisted(services: Services, one: Job, outputs: int = 1) -> Sequence[
     """A job's outputs, made and stored by an earlier run."""
     attempt_id = await submitted(services, one)
     await services.ledger.completed(attempt_id, 0.5)
-    bare = [StoredOutput(index, "", "0" * 64, 4, "image/png") for index in range(outputs)]
+    sha256 = hashlib.sha256(b"made").hexdigest()
+    bare = [StoredOutput(index, "", sha256, 4, "image/png") for index in range(outputs)]
     uris = target_uris(one.placement, bare)
     stored = [replace(output, uri=uri) for output, uri in zip(bare, uris, strict=True)]
     for output in stored:
@@ -149,6 +157,20 @@ async def test_an_output_that_is_not_what_was_stored_is_not_reused(
 
     assert counted(surveyed) == (0, 1)
     assert reasons(surveyed, run()) == ["output missing"]
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+async def test_changed_bytes_are_noticed_when_they_are_to_be_verified(
+    services: Services, out: str, place: str
+) -> None:
+    folder = out if place == "folder" else f"s3://comfyline/verify{out}"
+    [stored] = await persisted(services, job(folder))
+    assert counted(await survey([job(folder)], run(verify=True), services)) == (1, 0)
+
+    await services.places.of(stored.uri).put_text("mode", stored.uri, "image/png")
+
+    assert counted(await survey([job(folder)], run(), services)) == (1, 0)
+    assert counted(await survey([job(folder)], run(verify=True), services)) == (0, 1)
 
 
 async def test_an_output_under_another_pipelines_name_is_to_be_brought_here(

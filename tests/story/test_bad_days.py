@@ -1,7 +1,9 @@
 """Lost answers, killed processes, servers that go away: nothing is paid twice, nothing is lost."""
 
+import json
 import signal
 
+from tests.conftest import EDIT
 from tests.story.conftest import Project
 
 
@@ -199,3 +201,31 @@ def test_no_job_is_submitted_beyond_the_cost_limit(project: Project) -> None:
     assert (ended.code, ended.json["persisted"], ended.json["failed"]) == (1, 2, 2)
     assert {error["kind"] for error in ended.json["errors"]} == {"over-budget"}
     assert len(project.charges(prompt)) == 2
+
+
+def test_the_limit_of_a_day_holds_over_all_runs_of_a_pipeline(project: Project) -> None:
+    thrifty = ("--set=name=thrifty", "--set=limits.max_cost_usd_per_day=0.30", "--limit=1")
+
+    first = project.run("an office for today", *thrifty)
+    second = project.run("an office for tomorrow", *thrifty)
+
+    assert (first.code, first.json["persisted"]) == (0, 2), first.stderr
+    assert (second.code, second.json["submitted"], second.json["failed"]) == (1, 0, 2)
+    assert {error["kind"] for error in second.json["errors"]} == {"over-budget"}
+    assert "today (UTC)" in second.json["errors"][0]["message"]
+
+
+def test_an_unknown_price_passes_a_limit_only_when_that_is_allowed(project: Project) -> None:
+    prompt = "an office without a price tag"
+    model = project.directory / "configs/models/acme/priceless.json"
+    model.parent.mkdir()
+    entry = json.loads((project.directory / f"configs/models/{EDIT}.json").read_text())
+    model.write_text(json.dumps(entry | {"model_id": "acme/priceless", "base_price_usd": None}))
+    unknown = ("--set=steps.edit.model=acme/priceless", "--limit=1", "--max-cost=5")
+
+    refused = project.run(prompt, *unknown)
+
+    assert (refused.code, refused.json["submitted"]) == (1, 0)
+    assert "no known price" in refused.json["errors"][0]["message"]
+    assert "--allow-unknown-cost" in refused.json["errors"][0]["hint"]
+    assert project.charges(prompt) == []
