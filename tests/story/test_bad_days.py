@@ -229,3 +229,9 @@ def test_an_unknown_price_passes_a_limit_only_when_that_is_allowed(project: Proj
     assert "no known price" in refused.json["errors"][0]["message"]
     assert "--allow-unknown-cost" in refused.json["errors"][0]["hint"]
     assert project.charges(prompt) == []
+
+    allowed = project.run(prompt, *unknown, "--allow-unknown-cost")
+
+    # The sandbox has no such model; that it was asked is the point.
+    assert allowed.json["submitted"] == 2
+    assert {error["kind"] for error in allowed.json["errors"]} == {"refused"}
