@@ -13,7 +13,7 @@ LEFT = {JobState.SUBMITTED, JobState.IN_QUEUE, JobState.IN_PROGRESS, JobState.CO
 
 def begun(project: Project, prompt: str) -> Running:
     """A run that has requests in progress for long, and others queued behind them."""
-    hold = {"on": "generation", "kind": "delay", "seconds": 15, "times": 8}
+    hold = {"on": "generation", "kind": "delay", "seconds": 9, "times": 8}
     project.sandbox("POST", "faults", json=hold)
     wanted = f"steps.edit.input.prompt={prompt}"
     process = project.start("run", PIPELINE, "--set", wanted, "--json")
