@@ -26,6 +26,11 @@ from sqlalchemy import make_url
 from xdist.scheduler import LoadScopeScheduling
 
 from comfyline.stack.control import StackAddresses, ensure, stop
+from tests.crash.table import (  # noqa: F401  # hooks, which a folder's own conftest comes too late for
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 
 EDIT = "google/nano-banana/pro/edit"
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import botocore.session
 import certifi
@@ -25,34 +24,6 @@ LANES = 4
 
 More than there are processors: much of a scene is waiting."""
 _SPEED = 400.0
-_COLUMNS = ("point", "killed", "the next run", "charges", "files")
-_rows: list[tuple[str, ...]] = []
-
-
-def tell_row(*cells: str) -> None:
-    """Puts one scene into the table that the test run prints at its end."""
-    _rows.append(cells)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Where tests run in several processes, the rows go to the one that prints."""
-    if output := getattr(session.config, "workeroutput", None):
-        output["crash_rows"] = _rows
-
-
-def pytest_testnodedown(node: Any) -> None:
-    _rows.update(getattr(node, "workeroutput", {}).get("crash_rows", {}))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not _rows:
-        return
-    rows = [_COLUMNS, *_rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    terminalreporter.section("crash matrix")
-    for row in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        terminalreporter.write_line(line.rstrip())
 
 
 @pytest.fixture(scope="session")

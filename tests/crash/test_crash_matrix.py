@@ -7,10 +7,11 @@ from queue import SimpleQueue
 import pytest
 
 from tests.conftest import Sandbox
-from tests.crash.conftest import LANES, in_lane, tell_row
+from tests.crash.conftest import LANES, in_lane
 from tests.crash.playing import play
 from tests.crash.points import POINTS, Point
 from tests.crash.scene import Scene, Servers
+from tests.crash.table import tell_row
 
 Matrix = Mapping[str, "Future[tuple[str, ...]]"]
 
