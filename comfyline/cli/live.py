@@ -187,7 +187,9 @@ def _permanent(event: Event) -> Text | None:
             (mark, f"bold {colour}"), (one_line(event.label), "bold"), (f"  {state}", colour)
         )
         return (
-            line.append(f": {one_line(without_secrets(event.message))}") if event.message else line
+            line.append(f": {one_line(without_secrets(' · '.join(event.message.splitlines())))}")
+            if event.message
+            else line
         )
     return None
 

@@ -42,10 +42,17 @@ def _lines(alike: list[ErrorRecord]) -> Iterable[str]:
     named = [(one_line(error.item) or error.job, error) for error in alike[:NAMED]]
     more = f"and {len(alike) - NAMED:,} more" if len(alike) > NAMED else ""
     if len(messages) == 1:
-        yield messages.pop()
+        yield from _sentences(alike[0].message)
         yield " ".join(filter(None, [", ".join(name for name, _ in named), more]))
         return
     for name, error in named:
-        yield f"{name}: {one_line(error.message)}"
+        first, *others = _sentences(error.message)
+        yield f"{name}: {first}"
+        yield from (f"    {other}" for other in others)
     if more:
         yield more
+
+
+def _sentences(message: str) -> list[str]:
+    """Several mistakes of one job stand on a line each."""
+    return [one_line(line) for line in message.splitlines() if line.strip()] or [""]

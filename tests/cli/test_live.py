@@ -153,7 +153,7 @@ def test_without_a_terminal_a_failure_is_told_at_once_on_one_line(
     display(ended("j1", JobState.IN_DOUBT, None, "no answer\nwhy \x1b[2J " + "long " * 40))
 
     (line,) = stream.new().splitlines()
-    assert line.startswith("✗ j1 · edit  in doubt: no answer why [2J long")
+    assert line.startswith("✗ j1 · edit  in doubt: no answer · why [2J long")
 
 
 def test_without_a_terminal_the_last_line_says_how_it_ended(plain: tuple[LiveDisplay, Output]):
