@@ -55,12 +55,6 @@ class Found:
     unknown: tuple[str, ...]
 
 
-async def settle_what_can_be(services: Services) -> None:
-    """Ends the doubts that need no person: an answer that was kept, a lease that is over."""
-    await services.strays.adopt(services.ledger)
-    await services.ledger.end_dead_leases()
-
-
 async def look_into(attempt: Attempt, services: Services) -> Doubt:
     """Gathers the facts about one submission in doubt; what cannot be found out is unknown."""
     moved = await services.ledger.list(Selection(since=sent_at(attempt)))

@@ -19,13 +19,18 @@ from comfyline.ledger.reading import Selection
 from comfyline.services import Services
 
 _OVER = {JobState.PERSISTED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
-_OWN_FOLDERS = ("runs/*", "thumbnails", "models", "models/**")
+_OWN_FOLDERS = ("runs/*", "thumbnails", "models/**")
+
+
+async def settle_what_can_be(services: Services) -> None:
+    """Ends the doubts that need no person: an answer that was kept, a lease that is over."""
+    await services.strays.adopt(services.ledger)
+    await services.ledger.end_dead_leases()
 
 
 async def sweep(output_folders: Iterable[str], services: Services) -> None:
     """Writes down what was accepted and could not be, and removes what nobody needs any more."""
-    await services.strays.adopt(services.ledger)
-    await services.ledger.end_dead_leases()
+    await settle_what_can_be(services)
     for folder in dict.fromkeys(output_folders):
         with suppress(ComfylineError, OSError):
             await services.places.of_folder(folder).sweep(folder)

@@ -52,13 +52,14 @@ async def withdraw_all(run: Run, services: Services) -> int:
     """
     if run.collects_only:
         return 0
-    left = [
-        attempt
-        for attempt in await services.ledger.list(Selection(run_id=run.id))
-        if attempt.state in AT_RUNCOMFY and attempt.request_id
-    ]
+    left = withdrawable(await services.ledger.list(Selection(run_id=run.id)))
     taken = await take_back(left, "its run was cancelled", services, seconds=_SECONDS)
     return sum(not one.is_cancelled for one in taken)
+
+
+def withdrawable(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Those of them that RunComfy has and has not ended yet."""
+    return [one for one in attempts if one.state in AT_RUNCOMFY and one.request_id]
 
 
 async def take_back(

@@ -17,7 +17,7 @@ from comfyline.ledger.records import Attempt
 from comfyline.ledger.refusals import short
 from comfyline.report.words import count
 from comfyline.services import Services, open_services
-from comfyline.withdrawal import AT_RUNCOMFY, Withdrawn, take_back
+from comfyline.withdrawal import Withdrawn, take_back, withdrawable
 
 
 def cancel(
@@ -54,7 +54,7 @@ def cancel(
 
 
 async def _cancel_jobs(attempts: Sequence[Attempt], services: Services) -> int:
-    there = [one for one in attempts if one.state in AT_RUNCOMFY and one.request_id]
+    there = withdrawable(attempts)
     for attempt in attempts:
         if attempt not in there:
             say(f"{short(attempt.checked.key)}: it is {attempt.state}, there is nothing to cancel.")
@@ -78,7 +78,7 @@ async def _cancel_all(run: str | None, pipeline: str | None, services: Services)
     if told:
         which = f"Run {run} submits" if run is not None else f"The runs of {pipeline} submit"
         say(f"{which} nothing more, on whichever machine.")
-    there = [one for one in attempts if one.state in AT_RUNCOMFY and one.request_id]
+    there = withdrawable(attempts)
     taken = await take_back(there, "by `comfyline cancel`", services)
     _tell(taken)
     sending = [one for one in attempts if one.state is JobState.SUBMITTING]

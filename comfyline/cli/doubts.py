@@ -10,13 +10,14 @@ from comfyline.cli.doubt_words import Line, facts
 from comfyline.cli.options import Json, Profile
 from comfyline.cli.selecting import the_jobs
 from comfyline.cli.speech import answer, errors, say
-from comfyline.doubts import Doubt, check_request, look_into, settle_what_can_be
+from comfyline.doubts import Doubt, check_request, look_into
 from comfyline.environment import prepare
 from comfyline.errors import ComfylineError, UsageError
 from comfyline.job import JobState
 from comfyline.ledger.doubts import sent_at
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.refusals import short
+from comfyline.leftovers import settle_what_can_be
 from comfyline.report.words import usd
 from comfyline.services import Services, open_services
 
