@@ -156,6 +156,12 @@ def _carry_out(command: Command) -> None:
     main(command.arguments)
 
 
+def clean_environment() -> dict[str, str]:
+    """The environment without what would lead elsewhere."""
+    ours = ("PREFECT_", "RUNCOMFY_", "COMFYLINE_", "AWS_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+
+
 @contextmanager
 def fork_server(environment: Mapping[str, str], *modules: str) -> Iterator[Path]:
     """The socket of a process that forks; `modules` are imported into it besides."""

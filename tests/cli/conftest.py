@@ -6,7 +6,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,23 +27,11 @@ from comfyline.services import open_places
 from comfyline.settings import Secret, StorageSettings
 from comfyline.stack.control import StackAddresses
 from tests.conftest import EDIT, Sandbox
+from tests.ended import Ended
 
 T = TypeVar("T")
 ROOMY = Limits(in_flight=1000, flight_window=3600)
 CAT = Media(("image_urls", 0), "/photos/cat.jpg", "image", "1" * 64, 10, "image/jpeg")
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a command left behind."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.stdout)
 
 
 class Office:

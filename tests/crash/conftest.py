@@ -1,7 +1,6 @@
 """The process that forks, the sandboxes in which scenes are played, and the table at the end."""
 
 import asyncio
-import os
 import queue
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from comfyline.services import open_ledger
 from comfyline.stack.control import StackAddresses
 from tests.conftest import ROOT, Sandbox
 from tests.crash.scene import Scene, Servers
-from tests.forking import fork_server
+from tests.forking import clean_environment, fork_server
 
 LANES = 4
 """Scenes that are played at a time, each with a sandbox of its own, where its faults are its own.
@@ -34,8 +33,7 @@ def servers(stack: StackAddresses, tmp_path_factory: pytest.TempPathFactory) -> 
     assert stack.storage_endpoint
     keys = stack.storage_credentials
     assert keys is not None
-    ours = ("PREFECT_", "RUNCOMFY_", "COMFYLINE_", "AWS_")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)} | {
+    environment = clean_environment() | {
         "DO_NOT_TRACK": "1",
         "PREFECT_API_URL": stack.prefect_api_url,
         "PREFECT_HOME": str(folder / "prefect"),

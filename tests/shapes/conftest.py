@@ -5,7 +5,6 @@ RunComfy's own; those of `lumen/` have the shapes that these five do not show.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 
 from comfyline.stack.control import StackAddresses
 from tests.conftest import ROOT, Sandbox, jpeg
+from tests.forking import clean_environment
 from tests.recordings import mp4, wav
 
 MODELS = Path(__file__).parent / "models"
@@ -79,9 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, catalogue: Sandbox) -> Path
 def run_orders(folder: Path, stack: StackAddresses, stack_home: Path):
     """Runs orders through the real flow, in one process with one import of Prefect."""
     assert stack.prefect_api_url
-    ours = ("PREFECT_", "RUNCOMFY_", "COMFYLINE_", "AWS_")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
-    environment |= {
+    environment = clean_environment() | {
         "COMFYLINE_HOME": str(stack_home),
         # The stack's own ledger knows only what was asked of the stack's own sandbox.
         "COMFYLINE_LEDGER_URL": f"sqlite:///{folder / 'ledger.sqlite3'}",

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,29 +19,11 @@ from comfyline.job import JobState
 from comfyline.ledger.records import Attempt
 from comfyline.services import open_ledger
 from comfyline.stack.control import StackAddresses, addresses
-from tests.forking import Command, Process, fork_server, start
+from tests.ended import Ended
+from tests.forking import Command, Process, clean_environment, fork_server, start
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = "configs/pipelines/office-scenes.yaml"
-
-
-def clean_environment() -> dict[str, str]:
-    """The environment without what would lead elsewhere."""
-    ours = ("PREFECT_", "RUNCOMFY_", "COMFYLINE_", "AWS_")
-    return {k: v for k, v in os.environ.items() if not k.startswith(ours)}
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a command left behind."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.stdout)
 
 
 class Running:

@@ -6,7 +6,8 @@ from typing import Any
 import httpx
 
 from comfyline.job import JobState
-from tests.story.conftest import PIPELINE, Ended, Project, Running
+from tests.ended import Ended
+from tests.story.conftest import PIPELINE, Project, Running
 
 LEFT = {JobState.SUBMITTED, JobState.IN_QUEUE, JobState.IN_PROGRESS, JobState.COMPLETED}
 
