@@ -1,30 +1,28 @@
-"""S3 and what speaks like it, through s3fs: bounded memory, Signature V4, one session a process."""
+"""S3 and what speaks like it: streamed, in bounded memory, with Signature V4."""
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import s3fs
-from aiobotocore.session import AioSession
+from botocore.exceptions import ClientError
 
 from comfyline.errors import Unreachable
-from comfyline.storage.bucket_errors import in_words, no_bucket, shown_endpoint
-from comfyline.storage.marks import add_mark, marked_with
-from comfyline.storage.parts import Parts, all_of
+from comfyline.storage.bucket_errors import code_of, in_words, no_bucket
+from comfyline.storage.bucket_options import BucketOptions, Patience
+from comfyline.storage.bucket_upload import Uploading
+from comfyline.storage.parts import all_of
 from comfyline.storage.place import Listed
+from comfyline.storage.presigned_credentials import Expiry
+from comfyline.storage.s3_bodies import receive
+from comfyline.storage.s3_driver import CONNECTIONS, Access
+from comfyline.storage.s3_session import S3Session, split
 
-_PART_BYTES = 8 * 1024 * 1024
-_PARTS_AT_ONCE = 2
-_PUTS_AT_ONCE = 6
-"""Together with the parts of each, this bounds what uploads hold in memory."""
-_READ_BYTES = 1024 * 1024
-_LOOKS_AT_ONCE = 32
-_ATTEMPTS = 3
+_PUTS_AT_ONCE = 8
 _ABANDONED = timedelta(hours=24)
 
 
@@ -34,41 +32,19 @@ class Bucket:
     Without `key` and `secret` the AWS chain of the machine decides (environment, profile, role).
     """
 
-    def __init__(self, endpoint_url: str | None, key: str | None, secret: str | None) -> None:
-        self._endpoint = shown_endpoint(endpoint_url)
-        self._fs: Any = s3fs.S3FileSystem(
-            asynchronous=True,
-            skip_instance_cache=True,
-            use_listings_cache=False,
-            endpoint_url=endpoint_url,
-            key=key,
-            secret=secret,
-            # Of the two names of the region's variable, botocore knows only the second.
-            session=AioSession(
-                session_vars={
-                    "region": ("region", ["AWS_REGION", "AWS_DEFAULT_REGION"], None, None)
-                }
-            ),
-            config_kwargs={
-                "signature_version": "s3v4",
-                # A dead endpoint is told in seconds; who asked decides whether to ask again.
-                "connect_timeout": 10,
-                "read_timeout": 30,
-                "retries": {"mode": "standard", "total_max_attempts": _ATTEMPTS},
-                "max_pool_connections": _LOOKS_AT_ONCE,
-                # Checksums that only AWS knows break MinIO, Ceph, B2 and others of some age.
-                "request_checksum_calculation": "when_required",
-                "response_checksum_validation": "when_required",
-                # Local servers have no DNS. At AWS, botocore would presign for a host that
-                # redirects to the bucket's region, which breaks the signature of a new bucket.
-                "s3": {"addressing_style": "path" if endpoint_url else "virtual"},
-            },
-        )
-        # s3fs repeats what botocore has repeated: once is enough.
-        self._fs.retries = 1
-        self._session: Any = None
-        self._opening = asyncio.Lock()
+    def __init__(
+        self,
+        endpoint_url: str | None,
+        key: str | None,
+        secret: str | None,
+        options: BucketOptions = BucketOptions(),  # noqa: B008  # frozen
+        patience: Patience = Patience(),  # noqa: B008
+    ) -> None:
+        self._session = S3Session(Access(endpoint_url, key, secret, options, patience))
+        self._options = options
+        self._uploading = Uploading(self._session)
         self._putting = asyncio.Semaphore(_PUTS_AT_ONCE)
+        self._expiry = Expiry()
         self._there: set[str] = set()
 
     async def __aenter__(self) -> Self:
@@ -82,46 +58,73 @@ class Bucket:
         trace: TracebackType | None,
     ) -> None:
         """Closes the session."""
-        if self._session is not None:
-            await self._session.close()
+        await self._session.close()
 
     async def size(self, uri: str) -> int | None:
         """The object's size in bytes, None when there is none."""
-        try:
-            return int((await self._call("head_object", uri))["ContentLength"])
-        except FileNotFoundError:
-            await self._check_bucket(uri)
-            return None
+        found = await self.stamp(uri)
+        return found.bytes if found else None
 
     async def sizes(self, uris: Sequence[str]) -> list[int | None]:
         """The same for many objects, in their order."""
         found: list[int | None] = []
-        for start in range(0, len(uris), _LOOKS_AT_ONCE):
-            some = uris[start : start + _LOOKS_AT_ONCE]
+        for start in range(0, len(uris), CONNECTIONS):
+            some = uris[start : start + CONNECTIONS]
             found += await all_of(self.size(uri) for uri in some)
         return found
 
+    async def stamp(self, uri: str) -> Listed | None:
+        """What a listing tells of one object: size, ETag and time, by a HEAD; None for none."""
+        try:
+            found = await self._session.call("head_object", uri)
+        except FileNotFoundError:
+            await self._check_bucket(uri)
+            return None
+        return Listed(uri, int(found["ContentLength"]), found["LastModified"], _etag(found))
+
+    async def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
+        """All objects whose names begin with a prefix, however many; a thousand to a call."""
+        bucket, prefix = split(folder)
+        more: dict[str, str] = {}
+        while True:
+            page = await self._session.call("list_objects_v2", folder, Prefix=prefix, **more)
+            for found in page.get("Contents", ()):
+                uri = f"s3://{bucket}/{found['Key']}"
+                yield Listed(uri, found["Size"], found["LastModified"], _etag(found))
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
     async def put(
-        self, source: Path, uri: str, media_type: str, *, sha256: str | None = None
+        self,
+        source: Path,
+        uri: str,
+        media_type: str,
+        *,
+        sha256: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        new: bool = False,
     ) -> None:
         """Uploads a file in bounded parts; S3 shows it only when it is complete.
 
-        With `sha256` nothing is shown when the file turns out to be another one: it raises
-        `InputInvalid`. Raises `OSError` when the file itself cannot be read.
+        `metadata` becomes the object's, and `sha256` a part of it. With `new` an object that is
+        there already is left alone: it raises `FileExistsError`. With `sha256` nothing is shown
+        when the file turns out to be another one: it raises `InputInvalid`. Raises `OSError` when
+        the file itself cannot be read.
         """
+        promised = {"sha256": sha256} if sha256 else {}
+        kept = self._options.written(media_type, promised | dict(metadata or {}))
         async with self._putting:
-            with await asyncio.to_thread(source.open, "rb") as file:
-                parts = Parts(file, _PART_BYTES)
-                first, second = await parts.next(), await parts.next()
-                if not second:
-                    parts.prove(sha256, source)
-                    await self._put_bytes(first, uri, media_type)
-                else:
-                    await self._put_parts([first, second], parts, uri, media_type, sha256, source)
+            await self._uploading.put_file(source, uri, kept, sha256, new=new)
 
-    async def put_text(self, text: str, uri: str, media_type: str) -> None:
-        """Uploads a small text."""
-        await self._put_bytes(text.encode(), uri, media_type)
+    async def put_text(self, text: str, uri: str, media_type: str, *, new: bool = False) -> None:
+        """Uploads a small text. With `new` it raises `FileExistsError` as `put` does."""
+        kept = self._options.written(media_type, {})
+        await self._uploading.put_bytes(text.encode(), uri, kept, new=new)
+
+    async def remove(self, uri: str) -> None:
+        """Deletes an object; one that is not there is no error."""
+        await self._session.call("delete_object", uri)
 
     async def sweep(self, folder: str) -> int:
         """Ends uploads in parts that nobody completes; how many those were.
@@ -132,63 +135,40 @@ class Bucket:
         swept = 0
         # Not every storage lists them, and not everybody may: they stay where they are then.
         with suppress(Unreachable, OSError):
-            fs = await self._open()
-            bucket, prefix, _ = fs.split_path(folder)
-            listed = await fs._call_s3(  # noqa: SLF001  # s3fs's async API
-                "list_multipart_uploads", Bucket=bucket, Prefix=prefix
-            )
+            bucket, prefix = split(folder)
+            listed = await self._session.call("list_multipart_uploads", folder, Prefix=prefix)
             for upload in listed.get("Uploads", []):
                 if upload["Initiated"] < long_ago:
-                    uri = f"s3://{bucket}/{upload['Key']}"
-                    await self._call("abort_multipart_upload", uri, UploadId=upload["UploadId"])
+                    uri, which = f"s3://{bucket}/{upload['Key']}", upload["UploadId"]
+                    await self._session.call("abort_multipart_upload", uri, UploadId=which)
                     swept += 1
         return swept
 
     async def get(self, uri: str, target: Path) -> None:
-        """Downloads an object, a piece at a time. Raises `FileNotFoundError`."""
-        chunks = self.read(uri)
-        try:
-            first = await anext(chunks, b"")
-            with await asyncio.to_thread(target.open, "wb") as file:
-                await asyncio.to_thread(file.write, first)
-                async for chunk in chunks:
-                    await asyncio.to_thread(file.write, chunk)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise Unreachable(f"{target} cannot be written: {reason}") from error
-        finally:
-            await chunks.aclose()
+        """Downloads an object as a stream; a broken one leaves no file.
+
+        Raises `FileNotFoundError`.
+        """
+        async with aclosing(receive(self._session, uri)) as batches:
+            first: list[bytes] = await anext(batches, [])
+            try:
+                with await asyncio.to_thread(target.open, "wb") as file:
+                    await asyncio.to_thread(file.writelines, first)
+                    async for batch in batches:
+                        await asyncio.to_thread(file.writelines, batch)
+            except OSError as error:
+                await asyncio.to_thread(_discard, target)
+                reason = error.strerror or type(error).__name__
+                raise Unreachable(f"{target} cannot be written: {reason}") from error
+            except BaseException:
+                await asyncio.to_thread(_discard, target)
+                raise
 
     async def read(self, uri: str) -> AsyncGenerator[bytes, None]:
-        """The object's bytes, a piece at a time. Raises `FileNotFoundError`."""
-        body = (await self._call("get_object", uri))["Body"]
-        try:
-            while True:
-                with in_words(self._endpoint, uri):
-                    chunk = await body.read(_READ_BYTES)
-                if not chunk:
-                    return
-                yield chunk
-        finally:
-            body.close()
-
-    async def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
-        """All objects whose names begin with a prefix, however many."""
-        fs = await self._open()
-        bucket, prefix, _ = fs.split_path(folder)
-        more: dict[str, str] = {}
-        while True:
-            with in_words(self._endpoint, folder):
-                page = await fs._call_s3(  # noqa: SLF001
-                    "list_objects_v2", Bucket=bucket, Prefix=prefix, **more
-                )
-            for found in page.get("Contents", ()):
-                yield Listed(f"s3://{bucket}/{found['Key']}", found["Size"], found["LastModified"])
-            if not page.get("IsTruncated"):
-                return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+        """The object's bytes, about a megabyte at a time. Raises `FileNotFoundError`."""
+        async with aclosing(receive(self._session, uri)) as batches:
+            async for batch in batches:
+                yield b"".join(batch)
 
     async def sha256(self, uri: str) -> str | None:
         """The hash of the object's bytes, None when there is none."""
@@ -196,7 +176,7 @@ class Bucket:
         try:
             async with aclosing(self.read(uri)) as chunks:
                 async for chunk in chunks:
-                    digest.update(chunk)
+                    await asyncio.to_thread(digest.update, chunk)
         except FileNotFoundError:
             return None
         return digest.hexdigest()
@@ -207,78 +187,35 @@ class Bucket:
         `mark` becomes the signed parameter `x-comfyline-mark`: S3 ignores parameters that begin
         with `x-`, and writes them to its access log.
         """
-        fs = await self._open()
-        with in_words(self._endpoint, uri), marked_with(mark):
-            return str(await fs._url(uri, expires=max(1, int(expires))))  # noqa: SLF001  # s3fs's async API
+        return await self._session.presign(uri, expires, mark)
 
-    async def _put_bytes(self, content: bytes, uri: str, media_type: str) -> None:
-        await self._call("put_object", uri, Body=content, ContentType=_type(media_type))
+    async def credentials_expiry(self, needed: float = 0) -> datetime | None:
+        """When the credentials end by themselves (temporary ones do), and every URL with them.
 
-    async def _put_parts(
-        self,
-        ahead: list[bytes],
-        parts: Parts,
-        uri: str,
-        media_type: str,
-        sha256: str | None,
-        source: Path,
-    ) -> None:
-        """Uploads `ahead` and what `parts` still holds as one object, or nothing at all."""
-        opened = await self._call("create_multipart_upload", uri, ContentType=_type(media_type))
-        upload = {"UploadId": opened["UploadId"]}
-        done: list[dict[str, Any]] = []
-        try:
-            while ahead:
-                numbered = list(enumerate(ahead, len(done) + 1))
-                sent = await all_of(
-                    self._call("upload_part", uri, PartNumber=number, Body=part, **upload)
-                    for number, part in numbered
-                )
-                done += [
-                    {"PartNumber": number, "ETag": one["ETag"]}
-                    for (number, _), one in zip(numbered, sent, strict=True)
-                ]
-                ahead = [part for _ in range(_PARTS_AT_ONCE) if (part := await parts.next())]
-            parts.prove(sha256, source)
-            await self._call(
-                "complete_multipart_upload", uri, MultipartUpload={"Parts": done}, **upload
-            )
-        except BaseException:
-            # Parts that nobody completes are invisible, and are paid for month by month.
-            with suppress(Unreachable):
-                await asyncio.shield(self._call("abort_multipart_upload", uri, **upload))
-            raise
+        They are renewed first where they end within `needed` seconds and can be.
+        """
+        credentials = await self._session.credentials()
+        with in_words(self._session.endpoint, "this run"):
+            return await self._expiry.of(credentials, needed)
 
     async def _check_bucket(self, uri: str) -> None:
         """Tells a missing object from a missing bucket, which a HEAD cannot. Once a bucket."""
-        bucket = uri.split("/")[2]
+        bucket, _ = split(uri)
         if bucket in self._there:
             return
-        fs = await self._open()
         try:
-            await fs._call_s3("head_bucket", Bucket=bucket)  # noqa: SLF001
-        except FileNotFoundError:
-            raise no_bucket(self._endpoint, uri) from None
-        except OSError:
-            pass  # Some may read and write objects but not look at the bucket.
+            await self._session.call_once("head_bucket", uri)
+        except ClientError as error:
+            # Some may read and write objects but not look at the bucket.
+            if code_of(error) in {"404", "NoSuchBucket"}:
+                raise no_bucket(self._session.endpoint, uri) from None
         self._there.add(bucket)
 
-    async def _call(self, method: str, uri: str, **parameters: Any) -> Any:
-        fs = await self._open()
-        bucket, key, _ = fs.split_path(uri)
-        writing = method not in {"head_object", "get_object"}
-        with in_words(self._endpoint, uri, writing=writing):
-            return await fs._call_s3(method, Bucket=bucket, Key=key, **parameters)  # noqa: SLF001
 
-    async def _open(self) -> Any:
-        async with self._opening:
-            if self._session is None:
-                with in_words(self._endpoint, "this run"):
-                    self._session = await self._fs.set_session()
-                # Registered here, because s3fs passes no further parameter on to the signer.
-                self._session.meta.events.register("before-sign.s3.GetObject", add_mark)
-        return self._fs
+def _etag(found: Mapping[str, Any]) -> str:
+    return str(found.get("ETag", "")).strip('"')
 
 
-def _type(media_type: str) -> str:
-    return media_type or "application/octet-stream"
+def _discard(file: Path) -> None:
+    with suppress(OSError):
+        file.unlink()

@@ -16,6 +16,9 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
+    SSLError,
+    SSOError,
+    TokenRetrievalError,
 )
 
 from comfyline.errors import Unreachable
@@ -58,6 +61,28 @@ _ANSWERS: tuple[tuple[frozenset[str], str, str], ...] = (
         "does not accept",
         "Check the address and the AWS_* variables.",
     ),
+    (
+        frozenset({"RequestTimeTooSkewed"}),
+        "does not believe this machine's clock for",
+        "Set the clock.",
+    ),
+    (
+        frozenset({"InvalidEncryptionAlgorithmError", "InvalidStorageClass"})
+        | frozenset({"KMS.DisabledException", "KMS.NotFoundException"}),
+        "does not keep files in this way:",
+        "Check encryption, kms_key and storage_class under `storage:` in the profile.",
+    ),
+    (
+        frozenset({"429", "503", "RequestLimitExceeded", "ServiceUnavailable", "SlowDown"})
+        | frozenset({"Throttling", "ThrottlingException", "TooManyRequests"}),
+        "is too busy for",
+        "Run again later.",
+    ),
+    (
+        frozenset({"BadDigest", "InvalidDigest"}),
+        "received other bytes than were sent to",
+        "Run again; if it stays so, check proxies and the network in between.",
+    ),
 )
 """Codes of the server's, what they say of an address, and what to do about it."""
 _DRIVER: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
@@ -67,9 +92,16 @@ _DRIVER: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
             PartialCredentialsError,
             CredentialRetrievalError,
             ProfileNotFound,
+            SSOError,
+            TokenRetrievalError,
         ),
         "needs credentials for",
         "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with the AWS CLI.",
+    ),
+    (
+        (SSLError, aiohttp.ClientSSLError),
+        "has a certificate that is not trusted, for",
+        "Name the authority's PEM file as storage.ca_bundle in the profile.",
     ),
     (
         (ParamValidationError, ValueError),
@@ -85,6 +117,20 @@ _DRIVER: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
 """The same for what the driver raises before there is an answer."""
 
 
+_MISSING = frozenset({"404", "NoSuchKey", "NoSuchVersion"})
+_TAKEN = frozenset({"412", "ConditionalRequestConflict", "PreconditionFailed"})
+
+
+class Vanished(Unreachable):
+    """Parts of an upload are gone: somebody aborted it, or a server gave up what broke off."""
+
+
+class Unsupported(Unreachable):
+    """The server does not know what it was asked for, and may be asked in a simpler way."""
+
+    passing = False
+
+
 def shown_endpoint(endpoint_url: str | None) -> str:
     """An endpoint without user and password; the name of AWS where none is set."""
     if not endpoint_url:
@@ -98,17 +144,34 @@ def shown_endpoint(endpoint_url: str | None) -> str:
 def in_words(endpoint: str, uri: str, *, writing: bool = False) -> Iterator[None]:
     """Turns what the driver raises into an `Unreachable` that says where and what to do.
 
-    Only an object that is not there is a `FileNotFoundError`, and only for who reads.
+    Only an object that is not there is a `FileNotFoundError`, and only for who reads; only one
+    that was not to be there is a `FileExistsError`, and only for who writes.
     """
     try:
         yield
     except (BotoCoreError, ClientError, aiohttp.ClientError, OSError, ValueError) as error:
-        answer = _answer(error)
-        code = str(answer.response.get("Error", {}).get("Code", "")) if answer else ""
+        code = code_of(error)
         # Without a chain: the driver's own text may hold what must not be seen.
-        if isinstance(error, FileNotFoundError) and code != "NoSuchBucket" and not writing:
+        if code in _MISSING and not writing:
             raise FileNotFoundError(uri) from None
+        if code in _TAKEN and writing:
+            raise FileExistsError(uri) from None
         raise _said(endpoint, uri, error, code) from None
+    except RuntimeError as error:
+        # botocore has no error of its own for temporary credentials that nobody renewed.
+        if "expired" not in str(error):
+            raise
+        raise Unreachable(
+            f"The credentials for object storage ({endpoint}) have ended, at {uri}",
+            hint="Renew them: log in again, or export new AWS_* variables.",
+        ) from None
+
+
+def code_of(error: Exception) -> str:
+    """The server's word for what is wrong, a bare status where it had no word; or nothing."""
+    if not isinstance(error, ClientError):
+        return ""
+    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def no_bucket(endpoint: str, uri: str) -> Unreachable:
@@ -119,14 +182,6 @@ def no_bucket(endpoint: str, uri: str) -> Unreachable:
     )
 
 
-def _answer(error: BaseException) -> ClientError | None:
-    """What the server answered; s3fs hides it behind an `OSError`."""
-    for one in (error, error.__cause__):
-        if isinstance(one, ClientError):
-            return one
-    return None
-
-
 def _said(endpoint: str, uri: str, error: Exception, code: str) -> Unreachable:
     at = f"Object storage ({endpoint})"
     if code in {"NoSuchBucket", "404"}:
@@ -134,6 +189,10 @@ def _said(endpoint: str, uri: str, error: Exception, code: str) -> Unreachable:
     for codes, what, hint in _ANSWERS:
         if code in codes:
             return Unreachable(f"{at} {what} {uri} ({code})", hint=hint)
+    if code in {"NoSuchUpload", "InvalidPart"}:
+        return Vanished(f"{at} lost what was uploaded so far of {uri} ({code})", hint="Run again.")
+    if code in {"501", "NotImplemented"}:
+        return Unsupported(f"{at} does not know how to do this: {uri} ({code})")
     if code:
         return Unreachable(f"{at} fails at {uri} ({code})", hint="Run again later.")
     for kinds, what, hint in _DRIVER:

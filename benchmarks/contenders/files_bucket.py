@@ -1,0 +1,31 @@
+"""The side of comfyline in `files`: `Bucket`, each body checked by the server."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.contenders.abreast import move
+from comfyline.storage.bucket import Bucket
+
+_FOLDER = "s3://comfyline/files"
+
+
+async def main(way: str) -> None:
+    """Puts or gets all files."""
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+    async with Bucket(endpoint, key, secret) as bucket:
+        await bucket.size(f"{_FOLDER}/none")  # the first call opens the session
+
+        async def one(file: Path, name: str) -> None:
+            if way == "up":
+                await bucket.put(file, f"{_FOLDER}/{name}", "image/png")
+            else:
+                await bucket.get(f"{_FOLDER}/{name}", file)
+
+        await move(way, one)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))
