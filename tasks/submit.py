@@ -70,8 +70,9 @@ async def submit(
     tries = 0
     while True:
         mark = f"{short(checked.key)}-{secrets.token_hex(4)}"
-        body = await _body(checked, uploaded, mark, services)
         await services.submits.acquire()
+        # After the wait, which may be long: the URLs in it live from now on.
+        body = await _body(checked, uploaded, mark, run.timeout, services)
         balance = await services.purse.before()
         if run.stop.is_pulled:
             raise not_started(run.stop.reason)
@@ -131,14 +132,15 @@ def _limits(checked: CheckedJob, run: Run, services: Services) -> Limits:
 
 
 async def _body(
-    checked: CheckedJob, uploaded: UploadedInputs, mark: str, services: Services
+    checked: CheckedJob, uploaded: UploadedInputs, mark: str, seconds: float, services: Services
 ) -> Mapping[str, Any]:
     """The request's body. Its presigned URLs are secrets and leave this module only by the POST.
 
-    Each carries `mark`, by which the storage's access log tells this POST's fetches from others'.
+    Each carries `mark`, by which the storage's access log tells this POST's fetches from others',
+    and outlives the job, which may take so many `seconds`. Raises `Unfetchable` where it cannot.
     """
     urls = {
-        media.pointer: await services.uploads.presign(uri, mark)
+        media.pointer: await services.uploads.presign(uri, mark, seconds)
         for media, uri in zip(checked.media, uploaded.uris, strict=True)
     }
     return replace_values(checked.job.inputs, urls)

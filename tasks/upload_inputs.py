@@ -1,19 +1,21 @@
 """upload-inputs: puts a job's media where RunComfy can fetch them, each content once.
 
-May fail with `Unreachable`. Named by content hash, so repeating it costs at most a HEAD; the
-addresses it returns are plain, a presigned URL is made only at the moment of submitting.
+May fail with `Unreachable`, or with `Unfetchable` where RunComfy could not read what was put: then
+nothing is submitted. Named by content hash, so repeating it costs at most a HEAD; the addresses it
+returns are plain, a presigned URL is made only at the moment of submitting.
 """
-
-import asyncio
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
+from comfyline.errors import InputInvalid
 from comfyline.job import CheckedJob, Stage
 from comfyline.progress import StageEntered, tell
 from comfyline.run import UploadedInputs
 from comfyline.services import Services
+from comfyline.storage.origins import is_presigned
+from comfyline.storage.parts import all_of
 from tasks.failure import failing_in_words, is_passing
 
 
@@ -31,5 +33,10 @@ from tasks.failure import failing_in_words, is_passing
 async def upload_inputs(checked: CheckedJob, services: Services) -> UploadedInputs:
     """Where each of the job's media lies now, in the order of `checked.media`."""
     tell(StageEntered(checked.job.label, checked.job.label, Stage.UPLOAD_INPUTS))
-    uris = await asyncio.gather(*(services.uploads.put(media) for media in checked.media))
+    uploads = services.uploads
+    fetches_here = any(is_presigned(one.origin) or one.conversion for one in checked.media)
+    if fetches_here and (problem := uploads.reach_problem()):
+        raise InputInvalid([problem])
+    uris = await all_of(services.copies.put(media) for media in checked.media)
+    await uploads.try_out(uris)
     return UploadedInputs(tuple(uris))

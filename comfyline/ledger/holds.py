@@ -48,6 +48,15 @@ def free(
     return found
 
 
+def is_any_held(connection: Connection, owner: str, now: datetime, is_dead: IsDead) -> bool:
+    """Whether anybody else holds a job."""
+    query = select(jobs.c.held_by, jobs.c.held_until).where(jobs.c.held_by.is_not(None)).distinct()
+    return any(
+        not _is_free(row.held_by, row.held_until, owner, now, is_dead)
+        for row in connection.execute(query)
+    )
+
+
 def renew(connection: Connection, owner: str, now: datetime) -> None:
     """Says that the owner still works on all that it holds."""
     until = now + timedelta(seconds=HOLD_SECONDS)

@@ -41,6 +41,12 @@ class Presence:
             lambda c: holds.free(c, keys, self._owner, self._now(c), is_dead)
         )
 
+    async def is_anybody_at_work(self) -> bool:
+        """Whether another process walks any job right now."""
+        return await self._database.read(
+            lambda c: holds.is_any_held(c, self._owner, self._now(c), is_dead)
+        )
+
     async def release(self, key: str) -> None:
         """Lets others work on a job."""
         self._held.discard(key)

@@ -1,13 +1,13 @@
-"""What was found out about local files, remembered over processes.
+"""What was found out about files and objects, remembered over processes.
 
-Ten thousand photos that have not changed are neither hashed nor decoded again. A cache and nothing
-more: whatever is wrong with it is no error, and the files are read again.
+Ten thousand photos that have not changed are neither hashed nor decoded again, nor downloaded. A
+cache and nothing more: whatever is wrong with it is no error, and the files are read again.
 """
 
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from comfyline.media import Look, examined_by
 from comfyline.storage.facts import Facts
+from comfyline.storage.remote_stamps import RemoteStamp
 
 KNOWN_FILES = "known-files.sqlite3"
 """Its usual name in the home."""
@@ -63,22 +64,31 @@ class KnownFiles:
         self._file = file
 
     def recall(self, paths: Sequence[str]) -> dict[str, Facts]:
-        """The facts of those files that are known and have not changed since."""
+        """The facts of those local files that are known and have not changed since."""
+        return self._recall({name: path for path in paths if (name := _name(path))}, _stamp_now)
+
+    def recall_objects(self, stamps: Mapping[str, RemoteStamp]) -> dict[str, Facts]:
+        """The facts of those objects that are known and were the same then as they are now."""
+        by_name = {name: uri for uri in stamps if (name := _name(uri))}
+        return self._recall(by_name, lambda name: str(stamps[by_name[name]]))
+
+    def _recall(
+        self, by_name: Mapping[bytes, str], now: Callable[[bytes], str]
+    ) -> dict[str, Facts]:
         found: dict[str, Facts] = {}
         if self._file is None or not self._file.is_file():
             return found
-        by_name = {name: path for path in paths if (name := _name(path))}
         try:
             with closing(sqlite3.connect(self._file, timeout=_PATIENCE)) as connection:
                 for name, stamp, facts in _rows(connection, list(by_name)):
-                    if stamp == _stamp_now(name) and (read := _read(facts)):
+                    if stamp == now(name) and (read := _read(facts)):
                         found[by_name[name]] = read
         except (sqlite3.Error, OSError) as error:
             _forgive(error, self._file)
         return found
 
-    def remember(self, found: Mapping[str, tuple[Stamp, Facts]]) -> None:
-        """Keeps the facts of files for the next process.
+    def remember(self, found: Mapping[str, tuple[Stamp | RemoteStamp, Facts]]) -> None:
+        """Keeps the facts of files and objects for the next process.
 
         A home that is not there yet is not made for it: a plan writes nothing.
         """
@@ -107,6 +117,8 @@ def _forgive(error: Exception, file: Path) -> None:
 def _name(path: str) -> bytes:
     """A path as the database knows it: absolute, and in bytes, as not every name is text."""
     try:
+        if path.startswith("s3://"):
+            return os.fsencode(path)
         return os.fsencode(os.path.abspath(path))  # noqa: PTH100  # `resolve` asks the disk
     except ValueError:
         return b""

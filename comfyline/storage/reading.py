@@ -15,8 +15,9 @@ from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.known_files import Stamp
 
 _CHUNK = 1024 * 1024
-_LARGEST = max(MOST_BYTES.values())
-"""Beyond this nothing else matters of a file, and it is not opened."""
+LARGEST = 256 * 2**20
+"""Beyond this nothing else matters of a file, and it is not read. What RunComfy takes is smaller,
+but of a picture that is too large a smaller copy may be submitted."""
 
 
 class Hasher:
@@ -59,7 +60,7 @@ class Passing:
         """The next piece. Raises `Unreachable` when the disk is full."""
         self._seen.take(chunk)
         try:
-            if self._seen.bytes <= _LARGEST:
+            if self._seen.bytes <= LARGEST:
                 self._copy.write(chunk)
         except OSError as error:
             message = f"a copy cannot be kept in {tempfile.gettempdir()}: {error.strerror}"
@@ -91,9 +92,8 @@ def look_at_file(path: str) -> tuple[Facts | Trouble, Stamp | None]:
     try:
         with _open(Path(path)) as file:
             before = Stamp.of(os.fstat(file.fileno()))
-            if before.size > _LARGEST:
-                head = file.read(HEAD_BYTES)
-                return Facts("", before.size, Look(media_type_of(head))), None
+            if before.size > LARGEST:
+                return too_large(file.read(HEAD_BYTES), before.size), None
             facts = _facts(file, _hashed(file))
             is_same = before == Stamp.of(os.fstat(file.fileno()))
     except OSError as error:
@@ -101,6 +101,11 @@ def look_at_file(path: str) -> tuple[Facts | Trouble, Stamp | None]:
     except ValueError:  # a path with a zero byte in it
         return OSError(errno.EINVAL, "it is no path", path), None
     return facts, before if is_same and before.is_settled(began) else None
+
+
+def too_large(head: bytes, size: int) -> Facts:
+    """What is known of a file that is too large to be read: its beginning tells its type."""
+    return Facts("", size, Look(media_type_of(head[:HEAD_BYTES])))
 
 
 def _open(path: Path) -> BinaryIO:
@@ -125,6 +130,6 @@ def _hashed(file: BinaryIO) -> Hasher:
 
 def _facts(file: BinaryIO, seen: Hasher) -> Facts:
     kind = kind_of(seen.media_type)
-    is_opened = kind is not None and seen.bytes <= MOST_BYTES[kind]
+    is_opened = seen.bytes <= (LARGEST if kind == "image" else MOST_BYTES[kind]) if kind else False
     look = examine(file, seen.media_type) if is_opened else Look(seen.media_type)
     return Facts(seen.sha256, seen.bytes, look)

@@ -1,6 +1,7 @@
 """Media inputs on the web, read as RunComfy will read them: without login, following redirects.
 
-An address may carry a permission in its query, so no message shows more than its path.
+An address may carry a permission in its query, so no message shows more than its path; and it may
+come from anybody, so that no redirect leads into the private network of this machine.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from ssl import SSLContext
 import httpx
 
 from comfyline.errors import Unreachable
+from comfyline.storage.remote_hosts import Route
 
 _CHUNK = 1024 * 1024
 _TIMEOUT = httpx.Timeout(30, connect=10)
@@ -23,14 +25,20 @@ _GONE = {httpx.codes.NOT_FOUND, httpx.codes.GONE}
 _REFUSED = {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
 
 
-async def read_url(url: str, take: Callable[[bytes], None]) -> None:
+async def read_url(url: str, take: Callable[[bytes], None], *, private_hosts: bool = False) -> None:
     """Gives the bytes behind an address to `take`, a piece at a time and in a thread.
 
-    Raises `FileNotFoundError`, or `Unreachable` for everything else that is in the way.
+    With `private_hosts` the address itself may be one of this machine or its network. Raises
+    `FileNotFoundError`, or `Unreachable` for everything else that is in the way.
     """
     shown = bare_url(url)
+    route = Route(shown, private_hosts=private_hosts)
     try:
-        async with asyncio.timeout(_SECONDS), _client() as http, http.stream("GET", url) as answer:
+        async with (
+            asyncio.timeout(_SECONDS),
+            _client(route) as http,
+            http.stream("GET", url) as answer,
+        ):
             _check(answer, shown)
             size = 0
             async for chunk in answer.aiter_bytes(_CHUNK):
@@ -58,15 +66,19 @@ def bare_url(url: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
-def _client() -> httpx.AsyncClient:
+def _client(route: Route) -> httpx.AsyncClient:
     return httpx.AsyncClient(
-        timeout=_TIMEOUT, follow_redirects=True, max_redirects=_REDIRECTS, verify=_certificates()
+        timeout=_TIMEOUT,
+        follow_redirects=True,
+        max_redirects=_REDIRECTS,
+        verify=certificates(),
+        event_hooks={"request": [route.enter]},
     )
 
 
 @lru_cache(maxsize=1)
-def _certificates() -> SSLContext:
-    """Loading the certificates takes longer than many a download."""
+def certificates() -> SSLContext:
+    """The authorities that everybody trusts; loading them takes longer than many a download."""
     return httpx.create_ssl_context()
 
 

@@ -48,6 +48,16 @@ async def test_a_hold_lapses_that_is_not_renewed(ledger: Ledger, there: Ledger, 
     assert await there.take(KEY, MODEL)
 
 
+async def test_others_are_at_work_for_as_long_as_one_of_them_holds_a_job(
+    ledger: Ledger, there: Ledger, clock: Clock
+):
+    await ledger.take(KEY, MODEL)
+    assert not await ledger.is_anybody_at_work()
+    assert await there.is_anybody_at_work()
+    clock.forward(HOLD_SECONDS)
+    assert not await there.is_anybody_at_work()
+
+
 async def test_a_hold_that_is_renewed_lasts(ledger: Ledger, there: Ledger, clock: Clock):
     await ledger.take(KEY, MODEL)
     for _ in range(10):

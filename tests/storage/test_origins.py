@@ -135,6 +135,35 @@ async def test_an_object_that_is_not_there_is_a_missing_file(bucket: Bucket, fol
         await Origins(bucket).facts(f"{folder}/none.jpg")
 
 
+async def test_a_file_uri_is_the_path_that_it_names(
+    origins: Origins, reads: list[str], tmp_path: Path
+) -> None:
+    odd = tmp_path / "a #1? é%20.jpg"
+    odd.write_bytes(CAT.read_bytes())
+
+    found = await origins.look([odd.as_uri(), str(odd), (tmp_path / "none").as_uri(), "file://[x"])
+
+    assert found[odd.as_uri()] == found[str(odd)] == CAT_FACTS
+    assert await origins.facts(odd.as_uri()) == CAT_FACTS
+    assert isinstance(found[(tmp_path / "none").as_uri()], FileNotFoundError)
+    assert isinstance(found["file://[x"], OSError)
+    assert reads.count(str(odd)) == 1
+
+
+@pytest.mark.parametrize("told", ["file:///made/a%20b.png", "s3://b/a.png", "https://x.test/a.png"])
+async def test_what_has_just_been_made_is_not_read_again(origins: Origins, told: str) -> None:
+    origins.know(told, CAT_FACTS)
+
+    assert await origins.facts(told) == CAT_FACTS
+    assert await origins.look([told]) == {told: CAT_FACTS}
+
+
+async def test_what_is_made_under_a_path_is_known_by_its_uri(origins: Origins) -> None:
+    origins.know("file:///made/a%20b.png", CAT_FACTS)
+
+    assert await origins.facts("/made/a b.png") == CAT_FACTS
+
+
 async def test_redirects_are_followed(origins: Origins, files: str) -> None:
     assert (await origins.facts(f"{files}/moved.jpg")).media_type == "image/jpeg"
 
@@ -194,10 +223,13 @@ def test_an_address_is_shown_without_what_may_be_secret() -> None:
     assert shown == "https://host:1/a/b@c.png"
 
 
-async def test_what_lies_far_away_is_opened_as_well(bucket: Bucket, folder: str) -> None:
+async def test_what_lies_far_away_is_opened_as_well(
+    bucket: Bucket, folder: str, tmp_path: Path
+) -> None:
     contents = {"a.jpg": picture("JPEG", orientation=6), "b.mp4": clip(), "c.mp4": clip()[:-9]}
     for name, content in contents.items():
-        await bucket._put_bytes(content, f"{folder}/{name}", "binary/octet-stream")
+        (tmp_path / name).write_bytes(content)
+        await bucket.put(tmp_path / name, f"{folder}/{name}", "binary/octet-stream")
 
     found = await Origins(bucket).look(f"{folder}/{name}" for name in contents)
     photo, film, broken = [one.look for one in found.values() if isinstance(one, Facts)]

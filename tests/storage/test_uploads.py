@@ -1,15 +1,20 @@
 import asyncio
 import hashlib
 import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
 
-from comfyline.errors import InputInvalid, Unreachable
+from comfyline.errors import InputInvalid, Unfetchable, Unreachable
 from comfyline.job import Media
+from comfyline.stack.control import StackAddresses
+from comfyline.storage import uploads as uploads_module
 from comfyline.storage.bucket import Bucket
+from comfyline.storage.presigned_check import try_out
 from comfyline.storage.uploads import Uploads
 from tests.storage.conftest import OpenBucket, record_calls
 
@@ -140,3 +145,175 @@ async def test_many_different_files_go_up_at_once(
     )
 
     assert await bucket.sizes(uris) == [50] * 25
+
+
+async def test_a_file_uri_is_uploaded_as_the_file_that_it_names(
+    bucket: Bucket, folder: str, picture: Path
+) -> None:
+    uri = await Uploads(bucket, folder, 60).put(media_of(picture.as_uri()))
+
+    assert await bucket.size(uri) == 7
+
+
+@pytest.mark.parametrize(
+    ("expires", "seconds", "life"),
+    [(3600, 0, 3600), (3600, 600, 3600), (3600, 7200, 8100), (60, 10**9, 604800)],
+)
+async def test_a_url_outlives_the_job_by_a_margin_and_never_seven_days(
+    bucket: Bucket, folder: str, expires: float, seconds: float, life: int
+) -> None:
+    url = await Uploads(bucket, folder, expires).presign(f"{folder}/a", "", seconds)
+
+    assert parse_qs(urlsplit(url).query)["X-Amz-Expires"] == [str(life)]
+
+
+async def test_what_has_been_put_is_fetched_once_for_each_bucket(
+    bucket: Bucket, folder: str, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    async def recorded(url: str, uri: str, *, trust_env: bool) -> None:
+        tried.append(uri)
+        await try_out(url, uri, trust_env=trust_env)
+
+    monkeypatch.setattr(uploads_module, "try_out", recorded)
+    uploads = Uploads(bucket, folder, 60)
+    uri = await uploads.put(media_of(picture))
+
+    await asyncio.gather(*(uploads.try_out([uri, "https://x.test/a"]) for _ in range(20)))
+
+    assert tried == [uri]
+
+
+async def test_keys_that_the_storage_does_not_accept_are_found_before_anything_is_submitted(
+    storage: StackAddresses, bucket: Bucket, folder: str, picture: Path
+) -> None:
+    uri = await Uploads(bucket, folder, 60).put(media_of(picture))
+
+    async with Bucket(storage.storage_endpoint, "somebody", "else") as other:
+        uploads = Uploads(other, folder, 60)
+        for _ in range(2):
+            with pytest.raises(Unfetchable, match=r"is not given for its presigned URL \(HTTP 403"):
+                await uploads.try_out([uri])
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
+    """Lets the environment hold credentials that end after so long."""
+
+    def held(length: timedelta) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+        ends = datetime.now(UTC) + length
+        monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", ends.isoformat())
+
+    return held
+
+
+async def test_credentials_that_end_before_a_job_may_are_a_mistake_and_sign_nothing_for_it(
+    temporary: Callable[[timedelta], None],
+) -> None:
+    temporary(timedelta(minutes=20))
+    async with Bucket("http://127.0.0.1:9", None, None) as bucket:
+        uploads = Uploads(bucket, "s3://b/uploads", 3600)
+        problem = await uploads.lifetime_problem(1800)
+
+        assert problem
+        assert "the credentials end at 20" in problem.message
+        assert "a job may take until 20" in problem.message
+        assert "renew them" in problem.hint
+        with pytest.raises(Unfetchable, match="The credentials end at"):
+            await uploads.presign("s3://b/uploads/a", "", 1800)
+
+
+async def test_credentials_that_last_for_the_job_end_its_url_with_them(
+    temporary: Callable[[timedelta], None],
+) -> None:
+    temporary(timedelta(minutes=20))
+    async with Bucket("http://127.0.0.1:9", None, None) as bucket:
+        uploads = Uploads(bucket, "s3://b/uploads", 3600)
+
+        assert await uploads.lifetime_problem(900) is None
+        url = await uploads.presign("s3://b/uploads/a", "", 900)
+
+    assert 1190 <= int(parse_qs(urlsplit(url).query)["X-Amz-Expires"][0]) <= 1200
+
+
+async def test_credentials_that_were_renewed_meanwhile_sign_on(
+    temporary: Callable[[timedelta], None],
+) -> None:
+    temporary(timedelta(minutes=20))
+    async with Bucket("http://127.0.0.1:9", None, None) as bucket:
+        uploads = Uploads(bucket, "s3://b/uploads", 3600)
+        assert await uploads.lifetime_problem(60) is None
+
+        temporary(timedelta(hours=3))
+
+        assert await uploads.lifetime_problem(1800) is None
+        assert await uploads.lifetime_problem(3600) is None
+
+
+async def test_credentials_that_have_ended_are_said_and_no_defect(
+    temporary: Callable[[timedelta], None],
+) -> None:
+    temporary(timedelta(minutes=-5))
+    async with Bucket("http://127.0.0.1:9", None, None) as bucket:
+        problem = await Uploads(bucket, "s3://b/uploads", 60).lifetime_problem(600)
+        for asking in (bucket.size("s3://b/a"), bucket.presign("s3://b/a", 60)):
+            with pytest.raises(Unreachable, match=r"credentials for .* have ended.* Renew them"):
+                await asking
+
+    assert problem
+    assert "the credentials end at" in problem.message
+
+
+async def test_keys_that_last_are_no_problem_and_more_than_seven_days_are_one(
+    bucket: Bucket, folder: str
+) -> None:
+    uploads = Uploads(bucket, folder, 60)
+
+    assert await uploads.lifetime_problem(600_000) is None
+    problem = await uploads.lifetime_problem(700_000)
+    assert problem
+    assert problem.where == "limits.timeout"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "runcomfy", "is_problem"),
+    [
+        ("http://localhost:9000", "https://model-api.runcomfy.net", True),
+        ("http://192.168.1.5:9000", "https://model-api.runcomfy.net", True),
+        ("http://minio:9000", "https://model-api.runcomfy.net", True),
+        ("http://localhost:9000", "http://127.0.0.1:4300", False),
+        ("https://s3.example.org", "https://model-api.runcomfy.net", False),
+        (None, "https://model-api.runcomfy.net", False),
+    ],
+)
+async def test_a_storage_that_runcomfy_can_never_reach_is_a_mistake(
+    bucket: Bucket, endpoint: str | None, runcomfy: str, *, is_problem: bool
+) -> None:
+    uploads = Uploads(bucket, "s3://b/u", 60, endpoint_url=endpoint, runcomfy_url=runcomfy)
+
+    problem = uploads.reach_problem()
+
+    assert bool(problem) is is_problem
+    if problem:
+        assert problem.where == "storage.endpoint_url"
+        assert "use a storage that the internet reaches" in problem.hint
+
+
+async def test_urls_are_made_for_the_address_under_which_runcomfy_reaches_the_storage(
+    storage: StackAddresses, bucket: Bucket, folder: str, picture: Path
+) -> None:
+    keys, endpoint = storage.storage_credentials, storage.storage_endpoint
+    assert keys is not None
+    assert endpoint is not None
+    public = endpoint.replace("127.0.0.1", "localhost")
+    async with Bucket(public, keys.access_key_id, keys.secret_access_key) as signer:
+        uploads = Uploads(bucket, folder, 60, signer=signer)
+        uri = await uploads.put(media_of(picture))
+        await uploads.try_out([uri])
+        url = await uploads.presign(uri, "")
+
+    assert url.startswith(f"{public}/comfyline/")

@@ -1,0 +1,161 @@
+"""What a POST carries: URLs made for it, that live as long as the job may take."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from prefect.logging import disable_run_logger
+
+from comfyline.checking.jobs import identify
+from comfyline.errors import ComfylineError, InputInvalid, Unfetchable
+from comfyline.job import CheckedJob, Job, Media, Placement
+from comfyline.keys import job_key
+from comfyline.run import CostLimits, Run, Submission, UploadedInputs
+from comfyline.runcomfy.verdict import Accepted, SlowDown, Verdict
+from comfyline.services import Services, open_services
+from comfyline.settings import RuncomfySettings, Secret, Settings, StorageSettings
+from comfyline.stack.control import StackAddresses
+from comfyline.storage.uploads import Uploads
+from tasks import submit as submit_module
+from tasks.submit import submit
+from tasks.upload_inputs import upload_inputs
+from tests.conftest import EDIT, ROOT, Sandbox
+
+MEDIA = Media(("image_urls", 0), "/a.jpg", "image", "1" * 64, 10, "image/jpeg")
+UPLOADED = UploadedInputs(("s3://comfyline/uploads/a.jpg",))
+
+
+@pytest.fixture
+async def services(
+    sandbox: Sandbox, storage: StackAddresses, tmp_path: Path
+) -> AsyncIterator[Services]:
+    keys = storage.storage_credentials
+    assert keys is not None
+    settings = Settings(
+        profile="test",
+        home=tmp_path,
+        model_directories=(ROOT / "configs/models",),
+        runcomfy=RuncomfySettings(sandbox.url, Secret("sandbox-token"), (), 4, 100, 5),
+        storage=StorageSettings(
+            "s3://comfyline/uploads",
+            storage.storage_endpoint,
+            Secret(keys.access_key_id),
+            Secret(keys.secret_access_key),
+            600,
+        ),
+        ledger_url=Secret(f"sqlite:///{tmp_path / 'ledger.sqlite3'}"),
+    )
+    async with open_services(settings) as opened:
+        yield opened
+
+
+def job() -> CheckedJob:
+    inputs = {"prompt": "a beach", "image_urls": [MEDIA.origin]}
+    one = Job("scenes", "cat", "edit", EDIT, inputs, Placement("/out", "{{ index }}.png", {}))
+    return CheckedJob(one, job_key(EDIT, inputs, (MEDIA,), None), (MEDIA,), 0.1)
+
+
+def a_run(timeout: float) -> Run:
+    costs = CostLimits()
+    return Run(
+        id="run", pipeline="scenes", in_flight=4, timeout=timeout, costs=costs, refresh=False
+    )
+
+
+class Posts:
+    """Stands where the POST leaves, and answers what a test wants."""
+
+    def __init__(self, *verdicts: Verdict) -> None:
+        self.verdicts = list(verdicts)
+        self.bodies: list[Mapping[str, Any]] = []
+
+    async def __call__(self, _: str, body: Mapping[str, Any]) -> Verdict:
+        self.bodies.append(body)
+        return self.verdicts.pop(0)
+
+    @property
+    def queries(self) -> list[dict[str, list[str]]]:
+        return [parse_qs(urlsplit(body["image_urls"][0]).query) for body in self.bodies]
+
+
+async def test_each_post_of_a_job_carries_a_url_of_its_own_that_outlives_the_job(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = SlowDown(0.0)
+    posts = Posts(slow, slow, Accepted("request-1"))
+    monkeypatch.setattr(services.client, "submit", posts)
+    monkeypatch.setattr(submit_module, "backoff", lambda *_: 0)
+
+    with disable_run_logger():
+        done = await submit.fn(job(), UPLOADED, a_run(3600), services)
+
+    assert isinstance(done, Submission)
+    assert len({query["x-comfyline-mark"][0] for query in posts.queries}) == 3
+    assert len({query["X-Amz-Signature"][0] for query in posts.queries}) == 3
+    assert [query["X-Amz-Expires"] for query in posts.queries] == [["4500"]] * 3
+
+
+async def test_a_post_whose_urls_would_end_before_the_job_does_not_leave(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ended(*_: object) -> str:
+        raise Unfetchable("The credentials end at 12:00", hint="Renew them")
+
+    posts = Posts()
+    monkeypatch.setattr(services.client, "submit", posts)
+    monkeypatch.setattr(services.uploads, "presign", ended)
+
+    state = await submit.fn(job(), UPLOADED, a_run(3600), services)
+    error = await state.aresult(raise_on_failure=False)
+
+    assert isinstance(error, ComfylineError)
+    assert error.kind == "unfetchable"
+    assert posts.bodies == []
+    assert await services.ledger.find([job().key]) == {}
+
+
+async def test_an_object_that_can_be_presigned_is_fetched_where_it_lies_and_not_copied(
+    services: Services, sandbox: Sandbox
+) -> None:
+    folder = f"s3://comfyline/{secrets.token_hex(6)}"
+    cat = f"{folder}/in/a cat #1.jpg"
+    await services.places.bucket.put(ROOT / "configs/samples/cat.jpg", cat, "image/jpeg")
+    inputs = {"prompt": "a beach", "image_urls": [cat], "aspect_ratio": "21:9"}
+    asked = Job("scenes", "cat", "edit", EDIT, inputs, Placement("/out", "{{ index }}.png", {}))
+    entry = await services.catalogue.entry(EDIT)
+    checked = await identify(asked, entry, services.origins)
+
+    with disable_run_logger():
+        uploaded = await upload_inputs.fn(checked, services)
+        assert isinstance(uploaded, UploadedInputs)
+        done = await submit.fn(checked, uploaded, a_run(600), services)
+
+    assert isinstance(done, Submission)
+    result = await asyncio.to_thread(sandbox.finish, done.request_id)
+    assert (result["status"], uploaded.uris) == ("completed", (cat,))
+    booked = await asyncio.to_thread(sandbox.booked, done.request_id)
+    assert [url.rpartition("/")[2] for url in booked["inputs_fetched_at"]] == ["a%20cat%20%231.jpg"]
+    assert [one.uri async for one in services.places.bucket.files_in(f"{folder}/")] == [cat]
+
+
+async def test_a_storage_that_runcomfy_cannot_reach_gets_no_upload(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Uploads(
+        services.places.bucket,
+        "s3://comfyline/uploads",
+        60,
+        endpoint_url="http://127.0.0.1:9000",
+        runcomfy_url="https://model-api.runcomfy.net",
+    )
+    monkeypatch.setattr(services, "uploads", real)
+
+    state = await upload_inputs.fn(job(), services)
+    error = await state.aresult(raise_on_failure=False)
+
+    assert isinstance(error, InputInvalid)
+    assert "where RunComfy (model-api.runcomfy.net) cannot fetch" in error.message
