@@ -8,17 +8,20 @@ because fetching again costs nothing.
 import asyncio
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.tasks import exponential_backoff
 
 from comfyline.errors import BrokenOutput, ComfylineError, Expired
-from comfyline.job import CheckedJob, FetchedFile, JobState, Stage, StoredOutput
-from comfyline.media import HEAD_BYTES, prove_whole
+from comfyline.job import CheckedJob, FetchedFile, JobState, MediaKind, Stage, StoredOutput
+from comfyline.media import is_format, kind_of, kind_of_format, prove_beginning, prove_whole
+from comfyline.models.makes import kind_made
 from comfyline.progress import StageEntered, tell
 from comfyline.run import FetchedOutputs, Submission
-from comfyline.runcomfy.downloads import output_urls
+from comfyline.runcomfy.outputs import named_outputs
+from comfyline.runcomfy.wire import RequestResult
 from comfyline.services import Services
 from comfyline.storage.reading import hash_file
 from tasks.caching import REMEMBERED, of_attempt
@@ -56,18 +59,19 @@ async def fetch(checked: CheckedJob, submission: Submission, services: Services)
             request_id=submission.request_id,
         )
     await services.ledger.completed(submission.attempt_id, result.cost_usd)
-    urls = list(dict.fromkeys(output_urls(result.output)))
-    if not urls:
-        raise BrokenOutput("The result names no output", request_id=submission.request_id)
+    wanted = await _wanted(checked, services)
     try:
-        files = await asyncio.gather(
-            *(_download(url, index, directory, services) for index, url in enumerate(urls))
-        )
+        files = await _download_all(result, wanted, directory, services)
     except ComfylineError as error:
         error.request_id = submission.request_id
         raise
     get_run_logger().info("request %s: %d fetched", submission.request_id, len(files))
-    return FetchedOutputs(tuple(files))
+    for file in files:
+        if not is_format(file.media_type, wanted.format):
+            # It is paid for and a good file: it is stored as what it is.
+            said = "output %d is %s, and %s was asked for"
+            get_run_logger().warning(said, file.index, file.media_type, wanted.format)
+    return FetchedOutputs(files)
 
 
 async def _expire(
@@ -80,17 +84,74 @@ async def _expire(
         await services.ledger.ended(submission.attempt_id, JobState.EXPIRED, gone)
 
 
-async def _download(url: str, index: int, directory: Path, services: Services) -> FetchedFile:
-    target = directory / f"{os.getpid()}-{index}"
-    download = await services.downloads.save(url, target)
-    media_type = await asyncio.to_thread(_prove, target)
-    return FetchedFile(index, str(target), download.sha256, download.bytes, media_type)
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the outputs should be, as far as it is known: `kind` of at least one of them."""
+
+    kind: MediaKind | None
+    format: str
 
 
-def _prove(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    return prove_whole(path, head, "")
+async def _wanted(checked: CheckedJob, services: Services) -> _Wanted:
+    asked = checked.job.inputs.get("output_format")
+    wanted = asked if isinstance(asked, str) else ""
+    try:
+        kind = kind_made(await services.catalogue.entry(checked.job.model_id))
+    except ComfylineError:
+        # Nobody knows the model any more: what was paid for is fetched all the same.
+        kind = None
+    return _Wanted(kind or kind_of_format(wanted), wanted)
+
+
+async def _download_all(
+    result: RequestResult, wanted: _Wanted, directory: Path, services: Services
+) -> tuple[FetchedFile, ...]:
+    """Every distinct output; what has the same bytes as one before it is stored once."""
+    outputs = list({one.url: one for one in named_outputs(result.output)}.values())
+    if not outputs:
+        raise BrokenOutput("The result names no output")
+    # All of them, also after an error: whoever tries again must find nobody still writing.
+    ended = await asyncio.gather(
+        *(
+            services.downloads.save(
+                result.embedded.get(output.url, output.url),
+                directory / f"{os.getpid()}-{number}",
+                _Proof(output.kind),
+            )
+            for number, output in enumerate(outputs)
+        ),
+        return_exceptions=True,
+    )
+    found: dict[str, FetchedFile] = {}
+    for number, download in enumerate(ended):
+        if isinstance(download, BaseException):
+            raise download
+        path = directory / f"{os.getpid()}-{number}"
+        if download.sha256 in found:
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+            continue
+        found[download.sha256] = FetchedFile(
+            len(found), str(path), download.sha256, download.bytes, download.media_type
+        )
+    files = tuple(found.values())
+    types = {file.media_type for file in files}
+    if wanted.kind and wanted.kind not in {kind_of(media_type) for media_type in types}:
+        came = ", ".join(sorted(types))
+        raise BrokenOutput(f"None of the outputs is of the kind {wanted.kind}: they are {came}")
+    return files
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """What one output has to be: a whole medium, and of the kind that its field names."""
+
+    kind: MediaKind | None
+
+    def begins(self, head: bytes) -> None:
+        prove_beginning(head, self.kind)
+
+    def whole(self, path: Path) -> str:
+        return prove_whole(path, self.kind)
 
 
 async def _from_copies(

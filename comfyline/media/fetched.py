@@ -3,26 +3,57 @@
 from pathlib import Path
 
 from comfyline.errors import BrokenOutput
-from comfyline.media.containers import is_cut_short
-from comfyline.media.kinds import media_type_of
-from comfyline.media.pictures import look_at_picture
+from comfyline.job import MediaKind
+from comfyline.media.kinds import HEAD_BYTES, kind_of, media_type_of, media_type_of_name
+from comfyline.media.looking import examine
 
 
-def prove_whole(path: Path, head: bytes, expected: str) -> str:
+def prove_beginning(head: bytes, expected: MediaKind | None) -> None:
+    """Refuses a file that is no medium, or one of another kind, by its first bytes alone.
+
+    Raises `BrokenOutput`. A container for videos may hold a sound only, which is seen later.
+    """
+    media_type = _known(head)
+    is_sound = expected == "audio" and media_type.startswith("video/")
+    if not is_sound:
+        _refuse_other(media_type, expected)
+
+
+def prove_whole(path: Path, expected: MediaKind | None) -> str:
     """The media type of a fetched file that is proved to be a whole picture, video or sound.
 
-    `expected` names what the model makes (`image`, `video`, `audio`, or empty when unknown).
-    Raises `BrokenOutput`. Blocking: pictures are decoded, so call it in a thread.
+    A picture is decoded to its last pixel, of a video or a sound the structure is read and the
+    beginning decoded. `expected` is what it has to be, None where that is not known. Raises
+    `BrokenOutput`. Blocking: call it in a thread.
     """
+    with path.open("rb") as file:
+        media_type = _known(file.read(HEAD_BYTES))
+        look = examine(file, media_type)
+    if look.flaw:
+        raise BrokenOutput(f"An output is a broken {media_type}: it {look.flaw}")
+    _refuse_other(look.media_type, expected)
+    return look.media_type
+
+
+def is_format(media_type: str, wanted: str) -> bool:
+    """Whether a file is of the format that was asked for; also where the format is not known."""
+    named = media_type_of_name(f".{wanted}")
+    return not named or named.partition("/")[2] == media_type.partition("/")[2]
+
+
+def kind_of_format(wanted: str) -> MediaKind | None:
+    """The kind of media of a format such as `png` or `mp4`; None where it names none."""
+    return kind_of(media_type_of_name(f".{wanted}"))
+
+
+def _known(head: bytes) -> str:
     media_type = media_type_of(head)
     if not media_type:
         shown = head[:40].decode("utf-8", "replace").strip()
         raise BrokenOutput(f"An output is no picture, video or sound; it begins with {shown!r}")
-    if expected and not media_type.startswith(f"{expected}/"):
-        raise BrokenOutput(f"An output is {media_type}, but the model makes {expected}")
-    with path.open("rb") as file:
-        if is_cut_short(file, head):
-            raise BrokenOutput(f"An output is a {media_type} that is cut short")
-        if media_type.startswith("image/") and (flaw := look_at_picture(file, media_type).flaw):
-            raise BrokenOutput(f"An output is a broken {media_type}: it {flaw}")
     return media_type
+
+
+def _refuse_other(media_type: str, expected: MediaKind | None) -> None:
+    if expected and kind_of(media_type) != expected:
+        raise BrokenOutput(f"An output is {media_type}, and the model makes {expected}")

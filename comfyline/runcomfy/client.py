@@ -15,21 +15,18 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from comfyline.errors import BrokenAnswer, ComfylineError, InputInvalid, TokenRejected
-from comfyline.job import JobState
 from comfyline.runcomfy.asking import model_path, request_path, written
-from comfyline.runcomfy.downloads import output_urls
 from comfyline.runcomfy.leaving import Leaving
 from comfyline.runcomfy.listing import list_all
 from comfyline.runcomfy.outage import Outage, backoff
 from comfyline.runcomfy.reply import Reply, read_reply
-from comfyline.runcomfy.spool import read_spool, unread, write_spool
+from comfyline.runcomfy.spool import draft_path, keep_result, lifted, read_spool, write_down
 from comfyline.runcomfy.transport import ApiTransport
 from comfyline.runcomfy.troubles import away, understood
 from comfyline.runcomfy.verdict import No, Verdict, judge_answer, judge_exception
 from comfyline.runcomfy.wire import (
     RequestResult,
     RequestStatus,
-    names_status,
     read_balance,
     read_cancel,
     read_page,
@@ -43,6 +40,7 @@ _SUBMIT_TIMEOUT = httpx.Timeout(30, connect=10, pool=10)
 _SUBMIT_SECONDS = 45
 # The same for all else; a result in sync mode carries its pictures in it.
 _CALL_SECONDS = 600
+_CHUNK = 256 * 1024
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 T = TypeVar("T")
@@ -110,7 +108,7 @@ class RuncomfyClient:
                     timeout=_SUBMIT_TIMEOUT,
                     extensions={"trace": leaving.trace},
                 )
-            reply = read_reply(answer, self._token)
+            reply = read_reply(answer, answer.content, self._token)
             return judge_answer(reply.status, reply.content, reply.retry_after, leaving.how_far)
         except Exception as error:  # noqa: BLE001  # what the table does not name is unknown
             return judge_exception(error, leaving.how_far)
@@ -128,19 +126,17 @@ class RuncomfyClient:
         """
         if kept := await asyncio.to_thread(read_spool, spool):
             return kept
-        path = f"{request_path(request_id)}/result"
-        reply = await self._call(lambda it: it, path, request_id, query={"include_cost": "true"})
-        known = names_status(reply.content)
-        state = read_status(reply.content).state if known else None
-        if any(output_urls(reply.content.get("output"))):
-            # Written down before it is understood; only a completed one is never asked for again.
-            target = spool if state is JobState.COMPLETED else unread(spool)
-            await asyncio.to_thread(write_spool, target, reply.body)
+        path, draft = f"{request_path(request_id)}/result", draft_path(spool)
         try:
-            return read_result(reply.content)
+            reply = await self._call(
+                lambda it: it, path, request_id, query={"include_cost": "true"}, draft=draft
+            )
+            return await asyncio.to_thread(keep_result, reply, draft, spool)
         except BrokenAnswer as broken:
             broken.request_id = request_id
             raise
+        finally:
+            await asyncio.to_thread(draft.unlink, missing_ok=True)
 
     async def charge(self, request_id: str) -> RequestResult:
         """The same for its cost alone: the output is not kept.
@@ -199,12 +195,13 @@ class RuncomfyClient:
         *,
         method: str = "GET",
         query: Query | None = None,
+        draft: Path | None = None,
     ) -> T:
         """One call that may be asked twice, repeated as the error says, up to the patience."""
         attempt, failing_since = 0, None
         while True:
             try:
-                answer = read(await self._once(method, path, request_id, query))
+                answer = read(await self._once(method, path, request_id, query, draft))
             except ComfylineError as error:
                 error.request_id = request_id
                 if not error.passing:
@@ -222,15 +219,32 @@ class RuncomfyClient:
             attempt += 1
 
     async def _once(
-        self, method: str, path: str, request_id: str | None, query: Query | None
+        self,
+        method: str,
+        path: str,
+        request_id: str | None,
+        query: Query | None,
+        draft: Path | None = None,
     ) -> Reply:
-        """The answer to one question. Raises the error that any other answer stands for."""
+        """The answer to one question, which is written to `draft` where there is one.
+
+        Raises the error that any other answer stands for.
+        """
         try:
             async with asyncio.timeout(_CALL_SECONDS):
-                answer = await self._http.request(method, path, params=query)
+                if draft is None:
+                    answer = await self._http.request(method, path, params=query)
+                else:
+                    async with self._http.stream(method, path, params=query) as answer:
+                        await write_down(answer.aiter_bytes(_CHUNK), draft, self._token)
         except (httpx.HTTPError, TimeoutError) as error:
             raise away(type(error).__name__, request_id) from error
-        return understood(read_reply(answer, self._token), request_id)
+        if draft is None:
+            reply = read_reply(answer, answer.content, self._token)
+        else:
+            body, places = await asyncio.to_thread(lifted, draft)
+            reply = read_reply(answer, body, self._token, places)
+        return understood(reply, request_id)
 
 
 def _content(read: Callable[[Any], T]) -> Callable[[Reply], T]:

@@ -1,68 +1,85 @@
 """Outputs from RunComfy's hosts: no token, streamed to disk, whole or not at all."""
 
 import asyncio
-import binascii
-import hashlib
-import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
-from urllib.parse import unquote_to_bytes
-
-import httpx
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from comfyline.errors import BrokenOutput, ComfylineError, Unreachable
+from comfyline.runcomfy.behind import Behind
+from comfyline.runcomfy.data_uris import Embedded, decode
+from comfyline.runcomfy.hosts import Address, OutputHosts, RefusedOutput
+from comfyline.runcomfy.incoming import HEAD_BYTES, Incoming, SpoiltOutput
 from comfyline.runcomfy.outage import Sleep, backoff
-from comfyline.runcomfy.pool import open_pool
 
-# The read timeout is an idle timeout: a big file may take long, silence may not. Whoever waits for
-# a connection waits without end, because those in front of it do not.
-_TIMEOUT = httpx.Timeout(60, connect=10, pool=None)
-_LIMITS = httpx.Limits(max_connections=16)
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse
+
+    from comfyline.runcomfy.pool import Pool
+
+T = TypeVar("T")
+R = TypeVar("R")
+
 _CHUNK = 1024 * 1024
+_AT_A_TIME = 16
 _TRIES = 5
-_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-_LAST_PORT = 65535
+_PROOFS = 2
+"""How often an output is fetched that turns out to be none once it is there."""
+_MOST_HOPS = 3
 _MOST_BYTES = 2 * 1024**3
 """Where RunComfy's own command line stops."""
+_GRACE = 300.0
+_SLOWEST = 16 * 1024
+"""Bytes a second, on average, which an output has to come at once the grace is over."""
 
+_MOVED = {301, 302, 303, 307, 308}
+_HERE = {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}
+_NO_SUCH_RANGE = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
 _PASSING_STATUS = {404, 408, 425, 429}
 """4xx answers that may change: 404 because an output may be published a moment late."""
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A file that arrived whole."""
+    """A file that arrived whole; its media type is empty where nobody has proved one."""
 
     sha256: str
     bytes: int
+    media_type: str = ""
 
 
-class _Final(BrokenOutput):
-    """What the same question would only bring again."""
+class Proof(Protocol):
+    """What a file has to be. Both raise `BrokenOutput`; the second one may take its time."""
+
+    def begins(self, head: bytes) -> None:
+        """Refuses a file by its beginning, before the rest of it has come."""
+
+    def whole(self, path: Path) -> str:
+        """The media type of a file that is what it has to be."""
 
 
-def output_urls(output: Any) -> Iterator[str]:
-    """Every media URL or `data:` URI in a result's output, in order, however it is nested."""
-    left = [output]
-    while left:
-        match left.pop():
-            case str() as text if text[:8].lower().startswith(("https://", "http://", "data:")):
-                yield text
-            case Mapping() as fields:
-                left.extend(reversed(list(fields.values())))
-            case [*parts]:
-                left.extend(reversed(parts))
+class _Anything:
+    def begins(self, head: bytes) -> None:
+        """Takes everything."""
+
+    def whole(self, path: Path) -> str:  # noqa: ARG002  # as it is called
+        """Proves nothing."""
+        return ""
+
+
+class _TooSlow(Unreachable):
+    """Asking again at once would only take as long again."""
 
 
 class Downloads:
     """One HTTP pool without credentials; used as an async context manager.
 
-    `hosts` are the patterns that outputs may come from; the host of `base_url` is one as well.
-    `most_bytes` is the size from which on a file is refused.
+    `hosts` are the patterns that outputs may come from; the origin of `base_url` is one as well.
+    `most_bytes` is the size from which on a file is refused; `clock` is monotonic seconds.
     """
 
     def __init__(
@@ -72,14 +89,14 @@ class Downloads:
         *,
         most_bytes: int = _MOST_BYTES,
         sleep: Sleep = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._hosts = tuple(host.lower() for host in hosts)
-        self._api = httpx.URL(base_url)
+        self._hosts = OutputHosts(hosts, base_url)
         self._most_bytes = most_bytes
         self._sleep = sleep
-        # An output that came compressed could not be compared with the length it promises.
-        headers = {"Accept-Encoding": "identity"}
-        self._http = open_pool(headers=headers, timeout=_TIMEOUT, limits=_LIMITS)
+        self._clock = clock
+        self._turns = asyncio.Semaphore(_AT_A_TIME)
+        self._opened: Pool | None = None
 
     async def __aenter__(self) -> Self:
         """Opens nothing by itself."""
@@ -92,94 +109,135 @@ class Downloads:
         trace: TracebackType | None,
     ) -> None:
         """Closes every connection."""
-        await self._http.aclose()
+        if self._opened:
+            await self._opened.close()
 
-    async def save(self, url: str, target: Path) -> Download:
-        """Puts one output under `target`, which exists only when it is whole.
+    async def save(
+        self, output: str | Embedded, target: Path, proof: Proof | None = None
+    ) -> Download:
+        """Puts one output under `target`, which exists only when it is whole and proved.
 
-        Raises `BrokenOutput` for a host that is not allowed or a body that stays cut short, and
-        `Unreachable` when its server does not answer. No error shows a URL's query.
+        Raises `BrokenOutput` for a host that is not allowed, and for a body that stays cut short or
+        without proof; `Unreachable` when its server does not answer or is too slow. No error shows
+        a URL's query.
         """
-        part = target.with_name(f"{target.name}.part")
-        try:
-            if url[:5].lower() == "data:":
-                download = await asyncio.to_thread(_decode, url, part)
-            else:
-                download = await self._fetch(self._allowed(url), part)
-        except ComfylineError:
-            await asyncio.to_thread(part.unlink, missing_ok=True)
-            raise
+        part, proof = target.with_name(f"{target.name}.part"), proof or _Anything()
+        if isinstance(output, Embedded) or output[:5].lower() == "data:":
+            download = await asyncio.to_thread(self._decoded, output, part, proof)
+        else:
+            address = self._hosts.allowed(output)
+            async with self._turns:
+                download = await self._fetched(address, part, proof)
         await asyncio.to_thread(part.replace, target)
         return download
 
-    async def _fetch(self, url: httpx.URL, part: Path) -> Download:
-        shown = f"{url.scheme}://{url.netloc.decode()}{url.path}"
-        error: ComfylineError = BrokenOutput(f"{shown} was not asked for")
-        for attempt in range(_TRIES):
-            if attempt:
-                await self._sleep(backoff(attempt - 1))
-            try:
-                return await self._stream(url, shown, part)
-            except _Final:
-                raise
-            except BrokenOutput as broken:
-                error = broken
-            except httpx.HTTPError as away:
-                error = _away(shown, type(away).__name__)
-        raise error
-
-    async def _stream(self, url: httpx.URL, shown: str, part: Path) -> Download:
-        digest, size = hashlib.sha256(), 0
-        async with self._http.stream("GET", url) as answer:
-            _check_status(shown, answer.status_code)
-            file = await asyncio.to_thread(part.open, "wb")
-            with file:
-                async for chunk in answer.aiter_bytes(_CHUNK):
-                    size += len(chunk)
-                    if size > self._most_bytes:
-                        raise _Final(f"{shown} is larger than {self._most_bytes} bytes")
-                    await asyncio.to_thread(_take, chunk, digest, file)
-        promised = answer.headers.get("Content-Length", "")
-        if promised.isdecimal() and int(promised) != answer.num_bytes_downloaded:
-            raise BrokenOutput(f"{shown} sent {answer.num_bytes_downloaded} of {promised} bytes")
-        if not size:
-            raise BrokenOutput(f"{shown} is empty")
-        return Download(digest.hexdigest(), size)
-
-    def _allowed(self, url: str) -> httpx.URL:
-        """The URL as it will be asked for, so that nothing else is checked than what is done."""
+    def _decoded(self, uri: str | Embedded, part: Path, proof: Proof) -> Download:
         try:
-            parts = httpx.URL(url)
-        except httpx.InvalidURL:
-            raise _Final("An output's URL is none that can be read") from None
-        host = parts.raw_host.decode("ascii").lower()
-        own = parts.host == self._api.host and parts.scheme in {"https", self._api.scheme}
-        # httpx would look up any host that a pattern happens to fit, such as `evil.test%2f.good`.
-        listed = bool(
-            parts.scheme == "https"
-            and _HOST.fullmatch(host)
-            and any(fnmatchcase(host, pattern) for pattern in self._hosts)
+            found = decode(uri, part, self._most_bytes)
+            proof.begins(found.head)
+            return Download(found.sha256, found.size, proof.whole(part))
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+    async def _fetched(self, address: Address, part: Path, proof: Proof) -> Download:
+        began, failed, proofs = self._clock(), 0, 0
+        with Incoming(address.shown, part, self._most_bytes) as incoming:
+            while True:
+                before = incoming.size
+                error: ComfylineError
+                try:
+                    await self._stream(address, incoming, proof, began)
+                    proofs += 1
+                    media_type = await asyncio.to_thread(_judge, proof.whole, part)
+                    return Download(incoming.sha256, incoming.size, media_type)
+                except (RefusedOutput, _TooSlow):
+                    raise
+                except BrokenOutput as broken:
+                    error = broken
+                except Unreachable as away:
+                    error = away
+                # A server that breaks off again and again brings a large file all the same.
+                failed = 1 if incoming.size >= before + _CHUNK else failed + 1
+                if failed >= _TRIES or proofs >= _PROOFS:
+                    raise error
+                if isinstance(error, SpoiltOutput):
+                    await asyncio.to_thread(incoming.start_over)
+                await self._sleep(backoff(failed - 1))
+
+    async def _stream(
+        self, address: Address, incoming: Incoming, proof: Proof, began: float
+    ) -> None:
+        # Imported late: a command that fetches nothing need not load an HTTP library more.
+        from aiohttp import ClientError
+
+        try:
+            async with await self._asked(address, incoming.wanted()) as answer:
+                await self._read(answer, address.shown, incoming, proof, began)
+        except (ClientError, TimeoutError, ConnectionError) as error:
+            raise _away(address.shown, type(error).__name__) from None
+
+    async def _asked(self, address: Address, wanted: dict[str, str]) -> "ClientResponse":
+        """The beginning of the answer, from wherever redirects lead."""
+        from comfyline.runcomfy.pool import Pool
+
+        self._opened = self._opened or Pool()
+        for _ in range(_MOST_HOPS + 1):
+            answer = await self._opened.get(address, wanted)
+            location = answer.headers.get("Location", "")
+            if answer.status not in _MOVED or not location:
+                return answer
+            answer.close()
+            address = self._hosts.redirected(address, location)
+        raise RefusedOutput(f"{address.shown} is one of more than {_MOST_HOPS} redirects")
+
+    async def _read(
+        self, answer: "ClientResponse", shown: str, incoming: Incoming, proof: Proof, began: float
+    ) -> None:
+        asked_for_rest = "Range" in answer.request_info.headers
+        _check_status(shown, answer.status)
+        await asyncio.to_thread(
+            incoming.begin, answer.status, answer.headers, asked_for_rest=asked_for_rest
         )
-        if not (own or listed):
-            raise _Final(
-                f"An output lies on {parts.scheme}://{host}, which the profile does not allow",
-                hint="If that host is RunComfy's, add it to runcomfy.download_hosts.",
+        judged, received = len(incoming.head) >= HEAD_BYTES, incoming.size
+        async with Behind(incoming.take) as behind:
+            async for piece in answer.content.iter_chunked(_CHUNK):
+                await behind.take(piece)
+                if not judged:
+                    # Not waited for: what a broken connection leaves unread is lost.
+                    await behind.hand_over()
+                    if judged := len(incoming.head) >= HEAD_BYTES:
+                        _judge(proof.begins, incoming.head)
+                received += len(piece)
+                self._keep_up(shown, received, self._clock() - began)
+        await asyncio.to_thread(incoming.finish)
+        if not judged:
+            _judge(proof.begins, incoming.head)
+
+    @staticmethod
+    def _keep_up(shown: str, received: int, seconds: float) -> None:
+        if seconds > _GRACE + received / _SLOWEST:
+            raise _TooSlow(
+                f"{shown} comes too slowly: {received} bytes in {seconds:.0f} s",
+                hint="Nothing is lost: run again or `comfyline reconcile`.",
             )
-        if (parts.port or 0) > _LAST_PORT:
-            raise _Final(f"An output on {host} has a port that does not exist")
-        if parts.userinfo:
-            # It would become an Authorization header, and no output needs one.
-            raise _Final(f"An output on {host} has a name or password in its URL")
-        return parts
+
+
+def _judge(prove: Callable[[T], R], of: T) -> R:
+    """What is no output is not gone on with, but fetched again from its beginning."""
+    try:
+        return prove(of)
+    except BrokenOutput as broken:
+        raise SpoiltOutput(broken.message, hint=broken.hint) from None
 
 
 def _check_status(shown: str, status: int) -> None:
-    if status == httpx.codes.OK:
+    if status in _HERE:
         return
-    if httpx.codes.is_server_error(status):
-        raise BrokenOutput(f"{shown} answers HTTP {status}")
-    kind = BrokenOutput if status in _PASSING_STATUS else _Final
-    raise kind(f"{shown} answers HTTP {status}")
+    if status == _NO_SUCH_RANGE:
+        raise SpoiltOutput(f"{shown} has become another file")
+    passes = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING_STATUS
+    raise (BrokenOutput if passes else RefusedOutput)(f"{shown} answers HTTP {status}")
 
 
 def _away(shown: str, reason: str) -> Unreachable:
@@ -187,33 +245,3 @@ def _away(shown: str, reason: str) -> Unreachable:
         f"{shown} cannot be fetched: {reason}",
         hint="Nothing is lost: run again or `comfyline reconcile`.",
     )
-
-
-def _take(chunk: bytes, digest: "hashlib._Hash", file: IO[bytes]) -> None:
-    digest.update(chunk)
-    file.write(chunk)
-
-
-def _decode(uri: str, part: Path) -> Download:
-    """Writes a `data:` URI's bytes to `part`, a piece at a time."""
-    head, _, body = uri.partition(",")
-    base64 = head.lower().endswith(";base64")
-    # A whole number of groups of four characters, so that each piece stands for itself.
-    step = 4 * _CHUNK if base64 else max(1, len(body))
-    digest, size = hashlib.sha256(), 0
-    try:
-        with part.open("wb") as file:
-            for start in range(0, len(body), step):
-                piece = body[start : start + step]
-                chunk = (
-                    binascii.a2b_base64(piece, strict_mode=True)
-                    if base64
-                    else unquote_to_bytes(piece)
-                )
-                size += len(chunk)
-                _take(chunk, digest, file)
-    except ValueError as error:
-        raise _Final("An output's data: URI is not valid base64") from error
-    if not size:
-        raise _Final("An output's data: URI is empty")
-    return Download(digest.hexdigest(), size)

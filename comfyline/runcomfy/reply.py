@@ -13,6 +13,9 @@ from comfyline.runcomfy.transport import MOVED_TO
 _DEEPEST = 32
 """No answer of RunComfy's is nested like that, and what walks through one must not be made to."""
 
+Places = Mapping[str, tuple[int, int]]
+"""Where the media of an answer begin and end in its file, by their stand-ins."""
+
 _AS_IT_CAME = "output"
 _LONGEST_ORIGIN = 200
 
@@ -22,24 +25,27 @@ class Reply:
     """The parts of an answer that mean something.
 
     `content` is the parsed JSON, None when it is none; the token is nowhere in it but in `output`,
-    which is not shown. `body` is what came, byte for byte, without the token as well.
+    which is not shown. `places` says where in the file of an answer that was written down the media
+    lie for which `content` has only a stand-in.
     """
 
     status: int
     content: Any
-    body: bytes = field(repr=False)
     retry_after: float | None
     moved_to: str
+    places: Places = field(default_factory=dict)
 
 
-def read_reply(answer: httpx.Response, token: str) -> Reply:
-    """Reads an answer that came whole."""
+def read_reply(
+    answer: httpx.Response, body: bytes, token: str, places: Places | None = None
+) -> Reply:
+    """Reads an answer that came whole; `body` is what of it is to be parsed."""
     return Reply(
         status=answer.status_code,
-        content=_content(answer.content, token),
-        body=answer.content.replace(token.encode(), b"***"),
+        content=_content(body, token),
         retry_after=read_retry_after(answer.headers.get("Retry-After", "")),
         moved_to=_origin(answer.extensions.get(MOVED_TO, "")).replace(token, "***"),
+        places=places or {},
     )
 
 

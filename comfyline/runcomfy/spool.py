@@ -1,33 +1,142 @@
-"""A result on disk before anything is done with it: in sync mode it exists only in one answer."""
+"""A result on disk before anything is done with it: in sync mode it exists only in one answer.
 
+The media that such an answer carries stay where they were written down. What is parsed is the
+answer with a short stand-in for each of them, so that a large one costs no memory.
+"""
+
+import asyncio
 import json
+import mmap
 import os
+import re
+import secrets
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
-from comfyline.atomic import part_path
 from comfyline.errors import BrokenAnswer
-from comfyline.runcomfy.wire import RequestResult, read_result
+from comfyline.job import JobState
+from comfyline.runcomfy.behind import Behind
+from comfyline.runcomfy.data_uris import Embedded
+from comfyline.runcomfy.outputs import output_urls
+from comfyline.runcomfy.reply import Places, Reply
+from comfyline.runcomfy.wire import RequestResult, names_status, read_result, read_status
+
+_MOST_BYTES = 3 * 1024**3
+"""The largest output there may be, as JSON writes it."""
+_SHORTEST = 4096
+"""A `data:` URI below that may as well be read with the rest."""
+_BEGINS = b'"data:'
+_OTHER_ESCAPE = re.compile(rb"\\(?!/)")
+_TYPE = re.compile(rb"data:[\w/+.-]{0,100}")
+
+
+async def write_down(pieces: AsyncIterator[bytes], draft: Path, token: str) -> None:
+    """Writes an answer to a file as it comes in, without the token, until it is on the disk.
+
+    Raises `BrokenAnswer` for one without end.
+    """
+    writing = await asyncio.to_thread(_Draft, draft, token.encode())
+    try:
+        async with Behind(writing.take) as behind:
+            async for piece in pieces:
+                await behind.take(piece)
+        await asyncio.to_thread(writing.keep)
+    finally:
+        writing.file.close()
+
+
+class _Draft:
+    """An answer that is being written. Blocking."""
+
+    def __init__(self, path: Path, token: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = path.open("wb")
+        self._token = token
+        self._tail = b""
+        self._size = 0
+
+    def take(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._size > _MOST_BYTES:
+            raise BrokenAnswer(f"An answer of RunComfy's is larger than {_MOST_BYTES} bytes")
+        # The token may stand across two pieces.
+        text = (self._tail + piece).replace(self._token, b"***")
+        cut = max(0, len(text) - len(self._token) + 1)
+        self._tail = text[cut:]
+        self.file.write(text[:cut])
+
+    def keep(self) -> None:
+        self.file.write(self._tail)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+def draft_path(spool: Path) -> Path:
+    """Where an answer is written before it is known to be the result; each time another file."""
+    return spool.with_name(f"{spool.name}.{secrets.token_hex(4)}.part")
+
+
+def lifted(file: Path) -> tuple[bytes, Places]:
+    """An answer with stand-ins for the media in it, and where those are. Blocking.
+
+    Where JSON escapes more than a `/`, the URI stays in the text: right in any case, it only costs
+    memory.
+    """
+    kept: list[bytes] = []
+    places: dict[str, tuple[int, int]] = {}
+    if not file.stat().st_size:
+        return b"", places
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        done = at = 0
+        # In JSON a quotation mark that no backslash precedes and these letters follow begins a
+        # string: within one it would be escaped, and behind one no letters follow.
+        while (at := text.find(_BEGINS, at)) >= 0:
+            start = at + 1
+            end = text.find(b'"', start)
+            at = start
+            if end - start < _SHORTEST or text[max(0, start - 2) : start - 1] == b"\\":
+                continue
+            at = end
+            if _OTHER_ESCAPE.search(text, start, end) is None:
+                stand_in = _stand_in(text[start : start + _SHORTEST], start, end)
+                places[stand_in] = start, end
+                kept += [text[done:start], stand_in.encode()]
+                done = end
+        kept.append(text[done:])
+    return b"".join(kept), places
 
 
 def read_spool(spool: Path) -> RequestResult | None:
     """The result that was written down; None when there is none, or none that can be read."""
-    try:
-        return read_result(json.loads(spool.read_bytes()))
-    except (FileNotFoundError, ValueError, RecursionError, BrokenAnswer):
-        return None
+    if found := _read(spool):
+        return found
+    # Whoever wrote it may have been killed after its last byte and before its name.
+    for part in spool.parent.glob(f"{spool.name}.*.part"):
+        found = _read(part)
+        if found and found.status.state is JobState.COMPLETED and any(output_urls(found.output)):
+            with suppress(FileExistsError, FileNotFoundError):
+                os.link(part, spool)
+            return _read(spool)
+    return None
 
 
-def write_spool(spool: Path, answer: bytes) -> None:
-    """Writes an answer down as it came, so that no killed process and no power cut loses it."""
-    spool.parent.mkdir(parents=True, exist_ok=True)
-    # Another process may be fetching the same result: each writes a part of its own.
-    part = part_path(spool)
-    with part.open("wb") as file:
-        file.write(answer)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(spool)
+def keep_result(reply: Reply, draft: Path, spool: Path) -> RequestResult:
+    """Reads an answer that was written to `draft`, which is kept where it holds an output.
+
+    Kept before it is understood; only a completed one is never asked for again. Blocking. Raises
+    `BrokenAnswer` when no status is in it.
+    """
+    state = read_status(reply.content).state if names_status(reply.content) else None
+    target = spool if state is JobState.COMPLETED else unread(spool)
+    if any(output_urls(reply.content.get("output"))):
+        write_spool(target, draft)
+    return read_result(reply.content, embedded(target, reply.places))
+
+
+def write_spool(spool: Path, draft: Path) -> None:
+    """Gives an answer that was written down its name, so that no power cut loses it."""
+    draft.replace(spool)
     # The new name lasts only when its directory is on disk; Windows has no such call.
     with suppress(OSError):
         directory = os.open(spool.parent, os.O_RDONLY)
@@ -40,3 +149,22 @@ def write_spool(spool: Path, answer: bytes) -> None:
 def unread(spool: Path) -> Path:
     """Where an answer is kept for a person that holds an output and no state one knows."""
     return spool.with_name(f"{spool.stem}.unread.json")
+
+
+def embedded(file: Path, places: Places) -> dict[str, Embedded]:
+    """The media of an answer in the file in which they lie, by their stand-ins."""
+    return {name: Embedded(file, start, end) for name, (start, end) in places.items()}
+
+
+def _read(file: Path) -> RequestResult | None:
+    try:
+        text, places = lifted(file)
+        return read_result(json.loads(text), embedded(file, places))
+    except (FileNotFoundError, ValueError, RecursionError, BrokenAnswer):
+        return None
+
+
+def _stand_in(beginning: bytes, start: int, end: int) -> str:
+    """Still a `data:` URI with its type, for whoever tells outputs apart by that."""
+    found = _TYPE.match(beginning)
+    return f"{found[0].decode() if found else 'data:'};lies-at,{start}-{end}"

@@ -6,7 +6,7 @@ whole file, no control characters, a bounded length.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from reprlib import Repr
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from comfyline.runcomfy.answers import (
     StatusAnswer,
     SubmissionAnswer,
 )
+from comfyline.runcomfy.data_uris import Embedded
 
 _LONGEST_TEXT = 1000
 # Signatures are cut out of what is longer, because they are long themselves.
@@ -81,6 +82,7 @@ class RequestResult:
     """The end of a request: its status, its output as it came, and the charge when known.
 
     `created_at` is when RunComfy took it and `model_id` for which model, where the answer says so.
+    `embedded` says where the large media lie for which `output` has only a stand-in.
     """
 
     status: RequestStatus
@@ -88,6 +90,7 @@ class RequestResult:
     cost_usd: float | None
     created_at: datetime | None = None
     model_id: str | None = None
+    embedded: Mapping[str, Embedded] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +130,15 @@ def names_status(answer: Any) -> bool:
     return isinstance(word, str) and _state(word) is not None
 
 
-def read_result(answer: Any) -> RequestResult:
+def read_result(answer: Any, embedded: Mapping[str, Embedded] | None = None) -> RequestResult:
     """Reads a result answer. Raises `BrokenAnswer` when no status is in it."""
     read = _as(ResultAnswer, answer, "it names no status")
     created = read.created_at
     if created is not None and created.tzinfo is None:
         created = created.replace(tzinfo=UTC)
     model_id = _fit(read.model_id or read.model or "") or None
-    return RequestResult(_status(read), read.output, read.cost, created, model_id)
+    status = _status(read)
+    return RequestResult(status, read.output, read.cost, created, model_id, embedded or {})
 
 
 def read_cancel(answer: Any) -> str:

@@ -42,7 +42,11 @@ DOCUMENTED: dict[str, list[dict[str, Any]]] = {
         {"kind": "status", "code": 404},
         {"kind": "status", "code": 503},
     ],
-    "generation": [{"kind": "delay", "seconds": 0.01}, {"kind": "fail", "message": "too dark"}],
+    "generation": [
+        {"kind": "delay", "seconds": 0.01},
+        {"kind": "fail", "message": "too dark"},
+        {"kind": "blank"},
+    ],
 }
 HOSTILE: dict[str, list[dict[str, Any]]] = {
     "submit": [

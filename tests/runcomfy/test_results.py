@@ -1,14 +1,24 @@
 """The result of a request: on disk before it is understood, and asked for once."""
 
+import base64
 import json
+import os
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from comfyline.errors import Unreachable
 from comfyline.job import JobState
+from comfyline.runcomfy import spool as spool_module
 from comfyline.runcomfy.client import RuncomfyClient
+from comfyline.runcomfy.downloads import Downloads
+from comfyline.runcomfy.outputs import output_urls
+from comfyline.runcomfy.spool import draft_path, lifted
 from tests.conftest import Sandbox
 from tests.runcomfy.conftest import TOKEN, Script
 
@@ -93,3 +103,98 @@ async def test_an_answer_is_kept_as_it_came_but_for_the_token(
     assert result.cost_usd == 0.5
     assert (tmp_path / "result.json").read_bytes().count(b"[") == 400
     assert TOKEN not in (tmp_path / "result.json").read_text()
+
+
+def in_sync_mode(content: bytes) -> dict[str, Any]:
+    uri = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return {"status": "completed", "output": {"images": [uri]}}
+
+
+@pytest.mark.parametrize("slash", ["/", "\\/", "\\u002f"])
+async def test_a_medium_in_an_answer_is_saved_however_json_writes_it(
+    client: RuncomfyClient, script: Script, tmp_path: Path, slash: str
+):
+    content = bytes(range(256)) * 100_00
+    script.say(json.dumps(in_sync_mode(content)).replace("/", slash).encode())
+    result = await client.result("r", tmp_path / "result.json")
+    (url,) = output_urls(result.output)
+    async with Downloads((), script.url) as downloads:
+        await downloads.save(result.embedded.get(url, url), tmp_path / "1")
+    assert (tmp_path / "1").read_bytes() == content
+
+
+async def test_a_large_medium_in_an_answer_is_never_held_whole(
+    client: RuncomfyClient, script: Script, tmp_path: Path
+):
+    size = 32 * 2**20
+    script.say(json.dumps(in_sync_mode(bytes(size // 4 * 3))).encode())
+    tracemalloc.start()
+    try:
+        result = await client.result("r", tmp_path / "result.json")
+        (url,) = output_urls(result.output)
+        async with Downloads((), script.url) as downloads:
+            download = await downloads.save(result.embedded[url], tmp_path / "1")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert download.bytes == size // 4 * 3
+    assert peak < 10 * 2**20
+
+
+async def test_a_result_whose_writer_was_killed_before_its_name_is_found_again(
+    client: RuncomfyClient, script: Script, tmp_path: Path
+):
+    script.say({"status": "completed", "output": None})
+    spool = tmp_path / "result.json"
+    draft_path(spool).write_text('{"status": "completed", "output"')
+    draft_path(spool).write_text(json.dumps({"status": "in_progress"}))
+    draft_path(spool).write_text(json.dumps(DONE))
+    assert (await client.result("r", spool)).output == DONE["output"]
+    assert script.calls == []
+    assert json.loads(spool.read_text()) == DONE
+
+
+async def test_an_answer_without_outputs_never_replaces_one_that_has_them(
+    client: RuncomfyClient, script: Script, tmp_path: Path
+):
+    script.say({"status": "completed", "output": {"images": []}})
+    await client.result("r", tmp_path / "result.json")
+    assert not any(os.scandir(tmp_path))
+
+
+_TEXTS = st.text(max_size=8) | st.text(alphabet='data:,/\\"', max_size=20)
+_URIS = st.builds("data:{},{}".format, _TEXTS, st.text(min_size=4, max_size=30))
+_DOCUMENTS = st.recursive(
+    st.none() | st.integers() | _TEXTS | _URIS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXTS | _URIS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=60)
+@given(_DOCUMENTS, st.sets(st.sampled_from(["ascii", "slashes"])))
+def test_what_stands_in_for_media_changes_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, document: Any, escapes: set[str]
+):
+    file = tmp_path_factory.getbasetemp() / "lifted.json"
+    text = json.dumps(document, ensure_ascii="ascii" in escapes)
+    text = text.replace("/", "\\/") if "slashes" in escapes else text
+    file.write_bytes(text.encode("utf-8", "replace"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(spool_module, "_SHORTEST", 5)
+        kept, places = lifted(file)
+    whole = file.read_bytes()
+
+    def put_back(value: Any) -> Any:
+        match value:
+            case str() if value in places:
+                start, end = places[value]
+                return json.loads(b'"' + whole[start:end] + b'"')
+            case [*parts]:
+                return [put_back(part) for part in parts]
+            case dict():
+                return {put_back(name): put_back(part) for name, part in value.items()}
+            case _:
+                return value
+
+    assert put_back(json.loads(kept)) == json.loads(whole)

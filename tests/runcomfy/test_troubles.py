@@ -1,6 +1,5 @@
 """What an error decides: whether to ask again, when, and whether money may have been spent."""
 
-import json
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +32,7 @@ CODES = (
 
 
 def reply(status: int, content: Any, retry_after: float | None = 7) -> Reply:
-    return Reply(status, content, json.dumps(content).encode(), retry_after, "https://else.test")
+    return Reply(status, content, retry_after, "https://else.test")
 
 
 @pytest.mark.parametrize(

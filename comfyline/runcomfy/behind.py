@@ -1,0 +1,63 @@
+"""Bytes are worked on in a thread while the next ones arrive."""
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+_BATCH = 1024 * 1024
+
+
+class Behind:
+    """Hands what arrives to `work`, in order, a batch at a time and one batch behind.
+
+    Used as an async context manager: at its end all that was taken has been worked on, also after
+    an error. No more than two batches are held. What `work` raises is raised here.
+    """
+
+    def __init__(self, work: Callable[[bytes], None]) -> None:
+        self._work = work
+        self._held: list[bytes] = []
+        self._size = 0
+        self._working: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Starts nothing by itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Waits for the rest."""
+        await self.drained()
+
+    async def take(self, piece: bytes) -> None:
+        """Takes the next bytes; waits when the work does not keep up."""
+        self._held.append(piece)
+        self._size += len(piece)
+        if self._size >= _BATCH:
+            await self.hand_over()
+
+    async def hand_over(self) -> None:
+        """Has what is held worked on now, without waiting for it."""
+        await self._finished()
+        if self._held:
+            pieces, self._held, self._size = self._held, [], 0
+            self._working = asyncio.ensure_future(asyncio.to_thread(self._through, pieces))
+
+    async def drained(self) -> None:
+        """Waits until everything that was taken has been worked on."""
+        await self.hand_over()
+        await self._finished()
+
+    async def _finished(self) -> None:
+        working, self._working = self._working, None
+        if working:
+            await working
+
+    def _through(self, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            self._work(piece)
