@@ -2,7 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import PurePosixPath
 
 from comfyline.errors import InputInvalid
 from comfyline.job import FetchedFile, Placement, StoredOutput
@@ -12,6 +15,8 @@ from comfyline.storage.place import join
 
 _TELLING = ("item_name", "item", "matrix", "step")
 """What tells one job of a pipeline from another, and is the same in every run."""
+_FIRST_VERSION = 2
+_NUMBER = re.compile(r"[2-9]|[1-9][0-9]{1,5}", re.ASCII)
 
 
 def target_uris(
@@ -36,6 +41,34 @@ def target_uris(
     return tuple(uris)
 
 
+def versions(uri: str) -> Iterator[str]:
+    """The URI itself, then `name-2.png`, `name-3.png` and so on beside it, without an end."""
+    yield uri
+    folder, slash, name = uri.rpartition("/")
+    suffix = PurePosixPath(name).suffix
+    stem = name.removesuffix(suffix)
+    for number in count(_FIRST_VERSION):
+        yield f"{folder}{slash}{stem}-{number}{suffix}"
+
+
+def is_version(uri: str, of: str) -> bool:
+    """Whether a URI is a numbered version of another one, and not that one itself."""
+    suffix = PurePosixPath(of.rpartition("/")[2]).suffix
+    stem = of.removesuffix(suffix)
+    number = uri.removesuffix(suffix).removeprefix(f"{stem}-")
+    return bool(_NUMBER.fullmatch(number)) and uri == f"{stem}-{number}{suffix}"
+
+
+def own_names(recorded: Sequence[str], target: str) -> tuple[str, ...]:
+    """Where an output that was to go to `target` lies, of the places recorded for it.
+
+    That is `target` itself, else its versions: there it went when another's file was in the way.
+    """
+    if target in recorded:
+        return (target,)
+    return tuple(uri for uri in recorded if is_version(uri, target))
+
+
 def _planned_name(placement: Placement, index: int, ending: str) -> str:
     try:
         return output_name(placement, index, ending)
@@ -48,5 +81,7 @@ def _planned_name(placement: Placement, index: int, ending: str) -> str:
 
 def _own_name(placement: Placement, name: str, index: int, ending: str) -> str:
     told = {key: placement.scope.get(key) for key in _TELLING}
+    if part := placement.scope.get("each_index"):
+        told["each_index"] = part
     mark = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:8]
     return f"{name.removesuffix(f'.{ending}')}-{mark}-{index}.{ending}"

@@ -1,7 +1,8 @@
 """persist: stores the outputs under their final names, each with its sidecar, then says so.
 
-In this order, so that `persisted` is never a promise: file, sidecar, ledger. Every step replaces
-what it wrote before, so repeating it is safe. May fail with `Unreachable` or `OSError`.
+In this order, so that `persisted` is never a promise: file, sidecar, ledger. Every step finds what
+it wrote before to be its own and replaces it, so repeating it is safe. May fail with `Rejected`,
+`NameTaken`, `LeadsOutside`, `Unreachable` or `OSError`; the result stays collectable.
 """
 
 import asyncio
@@ -11,14 +12,19 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from comfyline.errors import Unreachable
+from comfyline.conflicts import Name, names
+from comfyline.errors import ComfylineError, Unreachable
 from comfyline.job import CheckedJob, FetchedFile, JobState, Stage, StoredOutput
 from comfyline.ledger.records import Attempt
 from comfyline.leftovers import clear
-from comfyline.progress import StageEntered, tell
+from comfyline.media import Look, dimensions
+from comfyline.progress import Note, StageEntered, tell
+from comfyline.rejecting import reject
 from comfyline.report.sidecar import sidecar_text
-from comfyline.run import FetchedOutputs, Submission
+from comfyline.run import FetchedOutputs, Run, Submission
 from comfyline.services import Services, now
+from comfyline.storage.place import Place
+from comfyline.storage.sidecars import SUFFIX
 from comfyline.targets import target_uris
 from tasks.failure import failing_in_words, is_passing
 
@@ -35,20 +41,30 @@ from tasks.failure import failing_in_words, is_passing
 )
 @failing_in_words
 async def persist(
-    checked: CheckedJob, submission: Submission, fetched: FetchedOutputs, services: Services
+    checked: CheckedJob,
+    submission: Submission,
+    fetched: FetchedOutputs,
+    run: Run,
+    services: Services,
 ) -> tuple[StoredOutput, ...]:
-    """The outputs where the pipeline wants them."""
+    """The outputs where the pipeline wants them, or stored aside where its checks reject them."""
     tell(StageEntered(checked.job.label, checked.job.label, Stage.PERSIST))
+    if rejected := await reject(checked, submission, fetched, run, services):
+        raise rejected
     attempt = (await services.ledger.find([checked.key]))[checked.key]
     uris = target_uris(checked.job.placement, fetched.files)
-    stored = tuple(
-        await asyncio.gather(
-            *(
-                _store(file, uri, checked, submission, attempt, services)
-                for file, uri in zip(fetched.files, uris, strict=True)
+    try:
+        stored = tuple(
+            await asyncio.gather(
+                *(
+                    _store(file, uri, uris, checked, submission, attempt, services)
+                    for file, uri in zip(fetched.files, uris, strict=True)
+                )
             )
         )
-    )
+    except ComfylineError as error:
+        error.request_id = submission.request_id
+        raise
     await services.ledger.persisted(submission.attempt_id, stored)
     await asyncio.to_thread(clear, services.work_directory(submission.request_id))
     get_run_logger().info("request %s: %d stored", submission.request_id, len(stored))
@@ -57,35 +73,75 @@ async def persist(
 
 async def _store(
     file: FetchedFile,
-    uri: str,
+    wanted: str,
+    siblings: tuple[str, ...],
     checked: CheckedJob,
     submission: Submission,
     attempt: Attempt,
     services: Services,
 ) -> StoredOutput:
-    place = services.places.of(uri)
+    placement = checked.job.placement
+    place = services.places.of_folder(placement.folder, placement.root)
     try:
-        await place.put(Path(file.path), uri, file.media_type)
-        if await place.size(uri) != file.bytes:
-            raise Unreachable(f"{uri} was written and is not there in full")
-        text = sidecar_text(
-            checked,
-            file,
-            name=uri.rsplit("/", 1)[-1],
-            request_id=submission.request_id,
-            attempt=submission.attempt,
-            cost_usd=attempt.cost_usd,
-            estimate_usd=attempt.checked.estimate_usd,
-            timestamps={
-                **{state.value: at for state, at in attempt.reached.items()},
-                JobState.PERSISTED.value: now(),
-            },
-        )
-        await place.put_text(text, f"{uri}.json", "application/json")
+        candidates = names(file, wanted, checked.key, placement, siblings, place, services.ledger)
+        async for name in candidates:
+            try:
+                await _put(file, name, place, checked, submission)
+            except FileExistsError:
+                continue  # Somebody was faster, or has something there that is no file.
+            break
+        uri = name.uri
+        if uri != wanted:
+            said = f"{wanted} is a file of somebody else's: the output is stored as {uri}"
+            get_run_logger().warning(said)
+            tell(Note(said))
+        look = await asyncio.to_thread(dimensions, Path(file.path), file.media_type)
+        await _put_sidecar(file, look, name, place, checked, submission, attempt)
     except OSError as error:
         raise Unreachable(
-            f"{uri} cannot be written: {error}",
+            f"{wanted} cannot be written: {error}",
             hint="The result is safe in the work directory and at RunComfy: mend the folder, "
             "then run again.",
         ) from error
-    return StoredOutput(file.index, uri, file.sha256, file.bytes, file.media_type)
+    size = look.width, look.height, look.duration
+    return StoredOutput(file.index, uri, file.sha256, file.bytes, file.media_type, *size)
+
+
+async def _put(
+    file: FetchedFile, name: Name, place: Place, checked: CheckedJob, submission: Submission
+) -> None:
+    labels = {
+        "comfyline-job": checked.key,
+        "comfyline-request": submission.request_id,
+        "sha256": file.sha256,
+    }
+    await place.put(Path(file.path), name.uri, file.media_type, metadata=labels, new=name.is_new)
+    if await place.size(name.uri) != file.bytes:
+        raise Unreachable(f"{name.uri} was written and is not there in full")
+
+
+async def _put_sidecar(
+    file: FetchedFile,
+    look: Look,
+    name: Name,
+    place: Place,
+    checked: CheckedJob,
+    submission: Submission,
+    attempt: Attempt,
+) -> None:
+    text = sidecar_text(
+        checked,
+        file,
+        look=look,
+        name=name.uri.rsplit("/", 1)[-1],
+        request_id=submission.request_id,
+        attempt=submission.attempt,
+        cost_usd=attempt.cost_usd,
+        estimate_usd=attempt.checked.estimate_usd,
+        timestamps={
+            **{state.value: at for state, at in attempt.reached.items()},
+            JobState.PERSISTED.value: now(),
+        },
+    )
+    sidecar = f"{name.uri}{SUFFIX}"
+    await place.put_text(text, sidecar, "application/json", new=name.sidecar_is_new)

@@ -1,5 +1,6 @@
 import hashlib
 from collections.abc import Sequence
+from itertools import islice
 
 import pytest
 from hypothesis import given
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from comfyline.errors import InputInvalid
 from comfyline.job import Placement, StoredOutput
-from comfyline.targets import target_uris
+from comfyline.targets import is_version, own_names, target_uris, versions
 
 
 def outputs(*types: str) -> list[StoredOutput]:
@@ -108,3 +109,46 @@ def test_names_of_one_job_are_unique_and_always_the_same(types: list[str], templ
 
     assert len({name.casefold() for name in given}) == len(made)
     assert names(template, made) == given
+
+
+@pytest.mark.parametrize(
+    ("uri", "second"),
+    [
+        ("s3://b/out/cat.png", "s3://b/out/cat-2.png"),
+        ("s3://b/v1.2/cat", "s3://b/v1.2/cat-2"),
+        ("file:///out/c.a.t.png", "file:///out/c.a.t-2.png"),
+        ("file:///out/cat-2.png", "file:///out/cat-2-2.png"),
+    ],
+)
+def test_a_version_is_numbered_before_the_ending_of_the_name(uri: str, second: str) -> None:
+    assert list(islice(versions(uri), 2)) == [uri, second]
+
+
+uris = st.from_regex(r"s3://b/[a-c.\-2]{0,4}/[a-c.\-2]{1,6}", fullmatch=True)
+
+
+@given(uris)
+def test_every_version_of_a_name_is_known_as_one_and_is_unlike_all_others(uri: str) -> None:
+    some = list(islice(versions(uri), 120))
+
+    assert not is_version(uri, uri)
+    assert all(is_version(one, uri) for one in some[1:])
+    assert len(set(some)) == len(some)
+
+
+@given(uris, uris)
+def test_nothing_else_is_taken_for_a_version(one: str, of: str) -> None:
+    assert is_version(one, of) == (one in list(islice(versions(of), 1, 30)))
+
+
+@pytest.mark.parametrize("number", ["", "0", "1", "02", "-2", "2 ", "x", "²"])
+def test_only_numbers_from_two_on_make_a_version(number: str) -> None:
+    assert not is_version(f"s3://b/cat-{number}.png", "s3://b/cat.png")
+
+
+def test_an_output_lies_under_its_own_name_before_any_version_of_it() -> None:
+    recorded = ["s3://b/cat-2.png", "s3://c/cat-3.png", "s3://b/cat.png"]
+
+    assert own_names(recorded, "s3://b/cat.png") == ("s3://b/cat.png",)
+    assert own_names(recorded[:2], "s3://b/cat.png") == ("s3://b/cat-2.png",)
+    assert own_names(recorded, "s3://b/dog.png") == ()

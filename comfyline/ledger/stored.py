@@ -1,11 +1,17 @@
 """Where outputs lie: one place belongs to one attempt, the last that was stored there."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import Connection, delete, insert, select
 
-from comfyline.job import StoredOutput
-from comfyline.ledger.tables import outputs
+from comfyline.job import JobState, StoredOutput
+from comfyline.ledger.reading import read_attempts
+from comfyline.ledger.records import Attempt
+from comfyline.ledger.tables import attempts, outputs, transitions
+
+_PER_QUERY = 500
 
 
 def record_outputs(connection: Connection, attempt_id: int, stored: Sequence[StoredOutput]) -> None:
@@ -33,6 +39,51 @@ def record_outputs(connection: Connection, attempt_id: int, stored: Sequence[Sto
                 media_type=output.media_type,
             )
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """By which attempt a job's outputs were made, for how much in US dollars, stored when."""
+
+    request_id: str | None
+    attempt: int
+    cost_usd: float | None
+    stored_at: datetime
+
+
+def provenance(connection: Connection, keys: Sequence[str]) -> dict[str, Provenance]:
+    """Where what is stored of these jobs came from, in few queries however many they are."""
+    found: dict[str, Provenance] = {}
+    for start in range(0, len(keys), _PER_QUERY):
+        query = (
+            select(
+                attempts.c.key,
+                attempts.c.request_id,
+                attempts.c.number,
+                attempts.c.cost_usd,
+                transitions.c.at,
+            )
+            .join(transitions, transitions.c.attempt_id == attempts.c.id)
+            .where(attempts.c.key.in_(keys[start : start + _PER_QUERY]))
+            .where(transitions.c.state == JobState.PERSISTED)
+            .order_by(attempts.c.number)
+        )
+        for key, *told in connection.execute(query):
+            found[key] = Provenance(*told)
+    return found
+
+
+def owners(connection: Connection, uris: Sequence[str]) -> dict[str, Attempt]:
+    """For each of these places that an output was stored in, the attempt that it belongs to."""
+    ids = select(outputs.c.attempt_id).where(outputs.c.uri.in_(uris))
+    found = read_attempts(connection, select(attempts).where(attempts.c.id.in_(ids)))
+    asked = set(uris)
+    return {
+        output.uri: attempt
+        for attempt in found
+        for output in attempt.outputs
+        if output.uri in asked
+    }
 
 
 def _indices(connection: Connection, attempt_id: int) -> set[int]:

@@ -7,25 +7,29 @@ from typing import Any
 
 from comfyline.addresses import bare_origin, without_secrets
 from comfyline.job import CheckedJob, FetchedFile, Media, Pointer, StoredOutput
+from comfyline.media import Look
 
 
 def sidecar_text(
     checked: CheckedJob,
     output: StoredOutput | FetchedFile,
     *,
+    look: Look | None = None,
     name: str,
     request_id: str | None,
     attempt: int,
     cost_usd: float | None,
     estimate_usd: float | None,
     timestamps: Mapping[str, datetime],
+    rejected: str = "",
 ) -> str:
     """The sidecar of one output, which will lie beside it under the file name `name`.
 
     `timestamps` holds when the job entered each state; times without a zone are taken as UTC.
     `cost_usd` is what the whole job cost, None when RunComfy did not say, and `estimate_usd` what
-    it was expected to cost when it was submitted. Presigned URLs never get in: media stand as their
-    hash and origin, and every URL is cut off at its query.
+    it was expected to cost when it was submitted. `look` says how large and how long the output is,
+    `rejected` why it was stored aside, empty for one that was accepted. Presigned URLs never get
+    in: media stand as their hash and origin, and every URL is cut off at its query.
     """
     job = checked.job
     document = {
@@ -40,6 +44,7 @@ def sidecar_text(
         "attempt": attempt,
         "cost_usd": cost_usd,
         "estimate_usd": estimate_usd,
+        **({"rejected": rejected} if rejected else {}),
         "timestamps": {str(state): _iso(moment) for state, moment in timestamps.items()},
         "output": {
             "index": output.index,
@@ -47,12 +52,18 @@ def sidecar_text(
             "sha256": output.sha256,
             "bytes": output.bytes,
             "media_type": output.media_type,
+            **(_measured(look) if look else {}),
         },
     }
     # `default`: YAML knows dates, JSON does not.
     text = json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"
     # A file name that is not UTF-8 must not keep a sidecar from being stored.
     return text.encode("utf-8", "replace").decode()
+
+
+def _measured(look: Look) -> dict[str, float]:
+    told = {"width": look.width, "height": look.height, "duration": look.duration}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _as_submitted(value: Any, media: Mapping[Pointer, Media], at: Pointer = ()) -> Any:
@@ -73,6 +84,7 @@ def _described(media: Media) -> dict[str, Any]:
         "origin": bare_origin(media.origin),
         "bytes": media.bytes,
         "media_type": media.media_type,
+        **({"conversion": media.conversion} if media.conversion else {}),
     }
 
 

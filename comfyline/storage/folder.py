@@ -6,7 +6,8 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -14,18 +15,25 @@ from typing import BinaryIO
 
 from comfyline.atomic import part_path, sweep_parts
 from comfyline.errors import Unreachable
-from comfyline.storage.place import Listed, local_path
+from comfyline.storage.directories import opened_inside, sync_directory
+from comfyline.storage.place import Listed, local_path, path_text
 
 _STATS_AT_A_TIME = 500
 """Files looked up in one go: a hop into a thread costs more than a look."""
 _READ_BYTES = 1024 * 1024
 _NOT_HERE = {errno.ENOENT, errno.ENOTDIR}
-_NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES}
-"""How file systems of other machines say that they cannot sync a directory."""
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
+"""How exFAT, some network file systems and containers say that they have no second names."""
 
 
 class Folder:
-    """Files under `file://` URIs."""
+    """Files under `file://` URIs. With `root`, nothing is ever written outside of that folder.
+
+    A `root` that is itself a symbolic link is followed: whoever named it chose so.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self._root = root
 
     async def size(self, uri: str) -> int | None:
         """The file's size in bytes, None when there is no such file."""
@@ -43,18 +51,41 @@ class Folder:
         """The hash of the file's bytes, None when there is no such file."""
         return await asyncio.to_thread(_sha256, uri)
 
-    async def put(self, source: Path, uri: str, media_type: str) -> None:  # noqa: ARG002  # a folder keeps none
-        """Copies a file to its final name. Raises `OSError` and leaves no trace of the attempt."""
+    async def put(
+        self,
+        source: Path,
+        uri: str,
+        media_type: str,  # noqa: ARG002  # a folder keeps none
+        *,
+        metadata: Mapping[str, str] | None = None,  # noqa: ARG002
+        new: bool = False,
+    ) -> None:
+        """Copies a file to its final name. Raises `OSError` and leaves no trace of the attempt.
+
+        With `new` it raises `FileExistsError` for whatever has the name, a dead link too. Raises
+        `LeadsOutside` when a symbolic link leads out of the root.
+        """
 
         def copy(target: BinaryIO) -> None:
             with source.open("rb") as file:
                 shutil.copyfileobj(file, target, 1024 * 1024)
 
-        await asyncio.to_thread(_write, local_path(uri), copy)
+        await asyncio.to_thread(self._write, local_path(uri), copy, new=new)
 
-    async def put_text(self, text: str, uri: str, media_type: str) -> None:  # noqa: ARG002
-        """Writes a small text to its final name. Raises `OSError`."""
-        await asyncio.to_thread(_write, local_path(uri), lambda file: file.write(text.encode()))
+    async def put_text(
+        self,
+        text: str,
+        uri: str,
+        media_type: str,  # noqa: ARG002
+        *,
+        new: bool = False,
+    ) -> None:
+        """Writes a small text to its final name, in the same way."""
+
+        def write(file: BinaryIO) -> None:
+            file.write(text.encode())
+
+        await asyncio.to_thread(self._write, local_path(uri), write, new=new)
 
     async def sweep(self, folder: str) -> int:
         """Removes what dead processes left half-written in a folder; how many files those were."""
@@ -84,6 +115,40 @@ class Folder:
             for one in some:
                 yield one
 
+    def _write(self, target: Path, fill: Callable[[BinaryIO], object], *, new: bool) -> None:
+        directory = target.parent
+        with opened_inside(self._root or directory, directory) as inside:
+            part = part_path(target).name
+            # Not `mkstemp`, whose files nobody else may read: what is made here follows the umask.
+            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=inside)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    fill(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                _appear(part, target.name, inside, new=new)
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(part, dir_fd=inside)
+            sync_directory(inside)
+
+
+def _appear(part: str, name: str, inside: int, *, new: bool) -> None:
+    """Gives a file its final name; a link of that name is replaced or in the way, not followed."""
+    if not new:
+        os.replace(part, name, src_dir_fd=inside, dst_dir_fd=inside)
+        return
+    try:
+        # A second name is refused where one is taken, a rename never is.
+        os.link(part, name, src_dir_fd=inside, dst_dir_fd=inside, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        with suppress(FileNotFoundError):
+            os.stat(name, dir_fd=inside, follow_symlinks=False)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
+        os.replace(part, name, src_dir_fd=inside, dst_dir_fd=inside)
+
 
 def _list(folder: Path) -> Iterator[Listed]:
     for path in [folder] if folder.is_file() else folder.rglob("*"):
@@ -102,7 +167,7 @@ def _sizes(uris: Sequence[str]) -> list[int | None]:
 
 def _size(uri: str) -> int | None:
     try:
-        found = local_path(uri).stat()
+        found = os.stat(path_text(uri))  # noqa: PTH116  # a `Path` takes longer than the look
     except OSError as error:
         if error.errno in _NOT_HERE:
             return None
@@ -139,43 +204,3 @@ def _unreadable(uri: str, error: OSError) -> Unreachable:
         f"{local_path(uri)} cannot be read: {reason}",
         hint="Check the folder and its permissions.",
     )
-
-
-def _write(target: Path, fill: Callable[[BinaryIO], object]) -> None:
-    _make_directory(target.parent)
-    part = part_path(target)
-    # Not `mkstemp`, whose files nobody else may read: what is made here follows the umask.
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    _sync_directory(target.parent)
-
-
-def _make_directory(directory: Path) -> None:
-    """Makes a directory so that power loss does not take it away with what lies in it."""
-    missing = [one for one in (directory, *directory.parents) if not one.exists()]
-    directory.mkdir(parents=True, exist_ok=True)
-    for one in reversed(missing):
-        _sync_directory(one.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Makes a rename survive power loss, where the file system can promise that."""
-    try:
-        handle = os.open(directory, os.O_RDONLY)
-    except PermissionError:
-        return  # A folder that may be written but not listed.
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in _NO_DIRECTORY_SYNC:
-            raise
-    finally:
-        os.close(handle)

@@ -1,21 +1,29 @@
 """Where files lie: one interface over folders and buckets, chosen by the address."""
 
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
+
+from comfyline.storage.directories import link_mistake
+from comfyline.storage.drivers import address_mistake
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A file that lies in a place: its size in bytes, and when it was last written."""
+    """A file that lies in a place: its size in bytes, and when it was last written.
+
+    `etag` changes with an object's content, without its quotes; a folder has none.
+    """
 
     uri: str
     bytes: int
     modified: datetime
+    etag: str = ""
 
 
 class Place(Protocol):
@@ -33,11 +41,24 @@ class Place(Protocol):
     async def sha256(self, uri: str) -> str | None:
         """The hash of the file's bytes, all of which are read; None when there is no such file."""
 
-    async def put(self, source: Path, uri: str, media_type: str) -> None:
-        """Stores a file under its final name, replacing what was there."""
+    async def put(
+        self,
+        source: Path,
+        uri: str,
+        media_type: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        new: bool = False,
+    ) -> None:
+        """Stores a file under its final name, replacing what was there.
 
-    async def put_text(self, text: str, uri: str, media_type: str) -> None:
-        """Stores a small text under its final name."""
+        `metadata` is kept beside the file where the storage has a place for it. With `new` whatever
+        lies under the name is left alone: it raises `FileExistsError`, of any number of processes
+        for all but one, where the storage can promise that.
+        """
+
+    async def put_text(self, text: str, uri: str, media_type: str, *, new: bool = False) -> None:
+        """Stores a small text under its final name, in the same way."""
 
     async def sweep(self, folder: str) -> int:
         """Removes what dead processes left half-written in a folder; how many those were."""
@@ -53,28 +74,50 @@ class Place(Protocol):
 
 
 def join(folder: str, name: str) -> str:
-    """The URI of a file in a folder, which is a local path, a `file://` or an `s3://` address."""
-    if folder.startswith("file://"):
-        return (local_path(folder) / name).as_uri()
-    if "://" in folder:
+    """The URI of a file in a folder, which is a local path, a `file://` or another address."""
+    if "://" in folder and not folder.startswith("file://"):
         return f"{folder.rstrip('/')}/{name}"
-    return (Path(folder).absolute() / name).as_uri()
+    if "/" in name or name in {"", "."}:
+        return (folder_path(folder) / name).as_uri()
+    return f"{_folder_uri(folder, os.getcwd())}/{quote_from_bytes(os.fsencode(name))}"  # noqa: PTH109
+
+
+@lru_cache(maxsize=256)
+def _folder_uri(folder: str, _here: str) -> str:
+    """Remembered, as many files lie in one folder; a relative one is so only from `_here`."""
+    return folder_path(folder).as_uri().rstrip("/")
 
 
 def local_path(uri: str) -> Path:
     """The path behind a `file://` URI, also where its name is no valid UTF-8."""
-    return Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
+    return Path(path_text(uri))
 
 
-def folder_mistake(folder: str) -> str:
-    """What is wrong with a folder for outputs, found before anything is paid for; or nothing."""
+def path_text(uri: str) -> str:
+    """The same as a text, which is quicker made where there are many."""
+    is_plain = uri.startswith("file:///") and "?" not in uri and "#" not in uri
+    path = uri.removeprefix("file://") if is_plain else urlsplit(uri).path
+    return os.fsdecode(unquote_to_bytes(path))
+
+
+def folder_path(folder: str) -> Path:
+    """The local folder that a plain path or a `file://` address names."""
+    return local_path(folder) if folder.startswith("file:") else Path(folder).absolute()
+
+
+def folder_mistake(folder: str, root: str = "") -> str:
+    """What is wrong with a folder for outputs, found before anything is paid for; or nothing.
+
+    An address needs a driver that is installed, and holds no password. A local folder below `root`
+    must not lead out of it by a symbolic link.
+    """
     scheme, separator, rest = folder.partition("://")
     if not separator:
-        return ""
-    if scheme not in {"s3", "file"}:
-        return f"{folder} is no place for outputs"
-    if scheme == "s3" and not rest.split("/", 1)[0]:
-        return f"{folder} names no bucket"
-    if scheme == "file" and not rest.startswith("/"):
-        return f"{folder} names no folder of this machine"
-    return ""
+        return link_mistake(folder_path(root), folder_path(folder)) if root else ""
+    if scheme == "s3":
+        return "" if rest.split("/", 1)[0] else f"{folder} names no bucket"
+    if scheme == "file":
+        if not rest.startswith("/"):
+            return f"{folder} names no folder of this machine"
+        return link_mistake(folder_path(root), folder_path(folder)) if root else ""
+    return address_mistake(folder)

@@ -2,11 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from comfyline.errors import InputInvalid, Problem
 from comfyline.storage.bucket import Bucket
+from comfyline.storage.drivers import address_mistake
 from comfyline.storage.folder import Folder
-from comfyline.storage.place import Place
+from comfyline.storage.place import Place, folder_path
+from comfyline.storage.remote_folder import RemoteFolder
 
 
 class Places:
@@ -15,18 +18,39 @@ class Places:
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
         self._folder = Folder()
+        self._remotes: dict[str, RemoteFolder] = {}
+
+    async def close(self) -> None:
+        """Ends the connections to storage of other kinds; the bucket is its opener's."""
+        for remote in self._remotes.values():
+            await remote.close()
+        self._remotes.clear()
 
     def of(self, uri: str) -> Place:
-        """The place of an address. Raises `InputInvalid` for a scheme that is not known."""
+        """The place of an address. Raises `InputInvalid` where there is none for its scheme."""
         if uri.startswith("s3://"):
             return self.bucket
         if uri.startswith("file://"):
             return self._folder
-        raise InputInvalid([Problem(uri, "is no place for outputs", "use a folder or s3://…")])
+        scheme, separator, _ = uri.partition("://")
+        base = f"{scheme}://{urlsplit(uri).netloc}"
+        if base not in self._remotes:
+            # Nothing that lies in memory is an output, but a test may put it there.
+            mistake = "" if scheme == "memory" and separator else address_mistake(uri)
+            if mistake:
+                hint = "use a folder, s3://… or an address that fsspec has a driver for"
+                raise InputInvalid([Problem("output.to", mistake, hint)])
+            self._remotes[base] = RemoteFolder(base)
+        return self._remotes[base]
 
-    def of_folder(self, folder: str) -> Place:
-        """The place of a folder for outputs, which may be written as a plain path."""
-        return self.of(folder) if "://" in folder else self._folder
+    def of_folder(self, folder: str, root: str = "") -> Place:
+        """The place of a folder for outputs, which may be written as a plain path.
+
+        A local one is confined to `root`, or to itself: no link leads what is put there elsewhere.
+        """
+        if "://" in folder and not folder.startswith("file://"):
+            return self.of(folder)
+        return Folder(folder_path(root or folder))
 
     async def sizes(self, uris: Sequence[str]) -> dict[str, int | None]:
         """The size of each of many files, None where there is none, in as few steps as it takes."""

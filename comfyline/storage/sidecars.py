@@ -17,10 +17,13 @@ class _Read(BaseModel):
 
 
 class SidecarOutput(_Read):
-    """The file itself: the hash and the size of what was stored."""
+    """The file itself: the hash and the size of what was stored, in pixels and seconds too."""
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     bytes: int
+    width: int | None = None
+    height: int | None = None
+    duration: float | None = None
 
 
 class Sidecar(_Read):
@@ -42,6 +45,11 @@ async def read_sidecar(place: Place, uri: str) -> Sidecar | None:
                     raise ValueError("it is far too large to be a sidecar")
     except FileNotFoundError:
         return None
+    return parsed(text)
+
+
+def parsed(text: bytes) -> Sidecar:
+    """A sidecar from its text. Raises ValueError for what is none."""
     try:
         return Sidecar.model_validate(json.loads(text))
     except (ValidationError, RecursionError, ValueError):

@@ -96,3 +96,31 @@ async def test_a_refreshed_job_takes_its_own_place_over(desk: Desk, ledger: Ledg
     newest, oldest = await ledger.list()
     assert (newest.id, newest.outputs) == (second, (output(HERE),))
     assert (oldest.id, oldest.outputs) == (first, ())
+
+
+async def test_a_place_belongs_to_whoever_stored_there_last_and_else_to_nobody(
+    desk: Desk, ledger: Ledger
+):
+    old, new = asked("an old prompt"), asked("a new prompt")
+    await desk.stored(old, output(HERE), output(THERE, 1))
+    await desk.stored(new, output(HERE), run="run-2")
+
+    owners = await ledger.owners([HERE, THERE, "file:///out/dog.png"])
+
+    assert {uri: one.checked.key for uri, one in owners.items()} == {HERE: new.key}
+
+
+async def test_what_is_stored_is_told_with_its_last_request_cost_and_time(
+    desk: Desk, ledger: Ledger
+):
+    jobs = [asked(f"prompt {number}") for number in range(3)]
+    for job in jobs[:2]:
+        await desk.stored(job, output(f"file:///{job.key}.png"))
+
+    told = await ledger.provenance([job.key for job in jobs])
+
+    assert list(told) == [job.key for job in jobs[:2]]
+    known = await desk.known(jobs[1])
+    assert told[jobs[1].key].request_id == known.request_id
+    assert told[jobs[1].key].cost_usd == known.cost_usd
+    assert told[jobs[1].key].stored_at == known.reached[JobState.PERSISTED]

@@ -1,12 +1,14 @@
+import asyncio
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
-from comfyline.errors import Unreachable
+from comfyline.errors import LeadsOutside, Unreachable
 from comfyline.storage import folder as folder_module
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.folder import Folder
@@ -118,12 +120,13 @@ async def test_what_cannot_be_told_is_an_error_and_not_a_missing_file(
 ) -> None:
     uri = (tmp_path / "a.png").as_uri()
 
-    def forbidden(path: Path) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
+    def forbidden(path: str, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(Path, "stat", forbidden)
-    with pytest.raises(Unreachable, match=r"a\.png cannot be read: Permission denied"):
-        await Folder().size(uri)
+    with monkeypatch.context() as closed:
+        closed.setattr(folder_module.os, "stat", forbidden)
+        with pytest.raises(Unreachable, match=r"a\.png cannot be read: Permission denied"):
+            await Folder().size(uri)
 
 
 async def test_many_sizes_come_in_the_order_asked(tmp_path: Path) -> None:
@@ -146,3 +149,161 @@ async def test_get_copies_or_says_that_there_is_no_file(tmp_path: Path, source: 
     for missing in (tmp_path / "none", source / "below", tmp_path):
         with pytest.raises(FileNotFoundError):
             await Folder().get(missing.as_uri(), target)
+
+
+def occupy(path: Path, with_what: str) -> None:
+    match with_what:
+        case "file":
+            path.write_bytes(b"theirs")
+        case "folder":
+            path.mkdir()
+        case "link":
+            path.with_name("real").write_bytes(b"theirs")
+            path.symlink_to("real")
+        case "dead link":
+            path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("with_what", ["file", "folder", "link", "dead link"])
+@pytest.mark.parametrize("has_hard_links", [True, False])
+async def test_a_new_file_never_takes_a_name_that_is_taken(
+    tmp_path: Path,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    with_what: str,
+    has_hard_links: bool,  # noqa: FBT001
+) -> None:
+    if not has_hard_links:
+        without_hard_links(monkeypatch)
+    occupy(target := tmp_path / "a.png", with_what)
+    before = inodes(tmp_path)
+
+    with pytest.raises(FileExistsError):
+        await Folder().put(source, target.as_uri(), "image/png", new=True)
+
+    assert inodes(tmp_path) == before
+
+
+def inodes(directory: Path) -> dict[str, int]:
+    return {path.name: path.lstat().st_ino for path in directory.iterdir()}
+
+
+def without_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(folder_module.os, "link", refuse)
+
+
+@pytest.mark.parametrize("has_hard_links", [True, False])
+async def test_a_new_file_lies_there_alone(
+    tmp_path: Path,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    has_hard_links: bool,  # noqa: FBT001
+) -> None:
+    if not has_hard_links:
+        without_hard_links(monkeypatch)
+
+    await Folder().put(source, (tmp_path / "out/a.png").as_uri(), "image/png", new=True)
+
+    assert (tmp_path / "out/a.png").read_bytes() == b"new"
+    assert (tmp_path / "out/a.png").stat().st_nlink == 1
+    assert everything(tmp_path / "out") == ["a.png"]
+
+
+async def test_of_many_who_put_the_same_new_name_one_does(tmp_path: Path) -> None:
+    sources = [tmp_path / f"source-{number}" for number in range(12)]
+    for number, path in enumerate(sources):
+        path.write_bytes(bytes([number]) * 200_000)
+    target = tmp_path / "out/a.png"
+
+    puts = [Folder().put(one, target.as_uri(), "image/png", new=True) for one in sources]
+    ended = await asyncio.gather(*puts, return_exceptions=True)
+
+    [winner] = [number for number, error in enumerate(ended) if error is None]
+    assert {type(error) for error in ended} == {type(None), FileExistsError}
+    assert target.read_bytes() == bytes([winner]) * 200_000
+    assert everything(tmp_path / "out") == ["a.png"]
+
+
+async def test_a_link_under_the_final_name_is_replaced_and_not_followed(
+    tmp_path: Path, source: Path
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"theirs")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.png").symlink_to(precious)
+
+    await Folder(tmp_path / "out").put(source, (tmp_path / "out/a.png").as_uri(), "image/png")
+
+    assert precious.read_bytes() == b"theirs"
+    assert not (tmp_path / "out/a.png").is_symlink()
+    assert (tmp_path / "out/a.png").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("how", ["absolute", "upwards", "through another"])
+async def test_a_link_below_the_folder_leads_nothing_out_of_it(
+    tmp_path: Path, source: Path, how: str
+) -> None:
+    outside, out = tmp_path / "outside", tmp_path / "out"
+    outside.mkdir()
+    out.mkdir()
+    (out / "hop").symlink_to(outside)
+    leads = {"absolute": str(outside), "upwards": "../outside", "through another": "hop"}[how]
+    (out / "cats").symlink_to(leads)
+    uri = (out / "cats/deep/a.png").as_uri()
+
+    with pytest.raises(LeadsOutside, match=r"cats/deep leads out of .*/out to .*/outside/deep"):
+        await Folder(out).put(source, uri, "image/png")
+    with pytest.raises(LeadsOutside):
+        await Folder(out).put_text("{}", f"{uri}.json", "application/json")
+
+    assert everything(outside) == []
+
+
+async def test_links_that_stay_inside_or_are_the_folder_itself_are_the_users_own(
+    tmp_path: Path, source: Path
+) -> None:
+    (tmp_path / "disk/cats").mkdir(parents=True)
+    (tmp_path / "out").symlink_to("disk")
+    (tmp_path / "out/dogs").symlink_to("cats")
+
+    uri = (tmp_path / "out/dogs/a.png").as_uri()
+    await Folder(tmp_path / "out").put(source, uri, "image/png")
+
+    assert (tmp_path / "disk/cats/a.png").read_bytes() == b"new"
+
+
+async def test_a_link_that_is_put_there_at_the_last_moment_is_not_followed_either(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    mkdir = os.mkdir
+
+    def plant(name: str, *more: Any, **given: Any) -> None:
+        if name == "cats":
+            (tmp_path / "out/cats").symlink_to(outside)
+            raise FileExistsError(name)
+        mkdir(name, *more, **given)
+
+    monkeypatch.setattr(os, "mkdir", plant)
+    with pytest.raises(OSError, match=r"directory|symbolic"):
+        await Folder(tmp_path / "out").put(
+            source, (tmp_path / "out/cats/a.png").as_uri(), "image/png"
+        )
+
+    assert everything(outside) == []
+
+
+async def test_a_folder_that_may_be_written_but_not_listed_takes_a_file(
+    tmp_path: Path, source: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir(mode=0o300)
+
+    await Folder(out).put(source, (out / "a.png").as_uri(), "image/png", new=True)
+
+    out.chmod(0o700)
+    assert everything(out) == ["a.png"]

@@ -50,18 +50,77 @@ def test_a_key_in_a_bucket_is_written_as_it_is() -> None:
     assert join("s3://b/out/", "a b#c?.png") == "s3://b/out/a b#c?.png"
 
 
-@pytest.mark.parametrize("folder", ["out", "/out", "s3://bucket", "s3://bucket/a", "file:///out"])
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "out",
+        "/out",
+        "s3://bucket",
+        "s3://bucket/a",
+        "file:///out",
+        "sftp://somebody@nas:2222/out",
+        "ssh://nas/out",
+    ],
+)
 def test_what_can_hold_outputs_is_no_mistake(folder: str) -> None:
     assert folder_mistake(folder) == ""
 
 
 @pytest.mark.parametrize(
-    "folder", ["gs://b/out", "https://host/out", "s3://", "s3:///a", "file://x"]
+    "folder",
+    [
+        "https://host/out",
+        "memory://out",
+        "nowhere://b/out",
+        "s3a://b/out",
+        "s3://",
+        "s3:///a",
+        "sftp:///out",
+        "file://x",
+    ],
 )
 def test_what_cannot_hold_outputs_is_said_before_anything_is_paid_for(folder: str) -> None:
     assert folder in folder_mistake(folder)
 
 
+@pytest.mark.parametrize(
+    ("address", "package"),
+    [("gs://b/out", "gcsfs"), ("az://c/out", "adlfs"), ("webdav://h/out", "webdav4")],
+)
+def test_a_driver_that_is_missing_is_named_as_it_is_installed(address: str, package: str) -> None:
+    scheme = address.partition(":")[0]
+
+    said = folder_mistake(address)
+
+    assert said == f"{scheme}:// needs the package {package}: pip install {package}"
+    with pytest.raises(InputInvalid, match=f"pip install {package}"):
+        Places(Bucket(None, None, None)).of(f"{address}/a.png")
+
+
+@pytest.mark.parametrize(
+    "address", ["sftp://me:swordfish@nas/out", "sftp://nas/out?password=swordfish"]
+)
+def test_a_password_in_an_address_is_a_mistake_that_does_not_repeat_it(address: str) -> None:
+    said = folder_mistake(address)
+
+    assert "environment" in said or "FSSPEC_SFTP_PASSWORD" in said
+    assert "swordfish" not in said
+
+
 def test_an_unknown_scheme_has_no_place() -> None:
     with pytest.raises(InputInvalid, match="is no place for outputs"):
-        Places(Bucket(None, None, None)).of("gs://bucket/a.png")
+        Places(Bucket(None, None, None)).of("nowhere://bucket/a.png")
+
+
+@pytest.mark.parametrize("written", ["plain", "file"])
+def test_a_link_that_leads_out_of_the_folder_is_found_before_anything_is_paid_for(
+    tmp_path: Path, written: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/cats").symlink_to("..")
+    root, cats = (tmp_path / "out", tmp_path / "out/cats/new")
+    texts = [path.as_uri() if written == "file" else str(path) for path in (root, cats)]
+
+    assert "leads out of" in folder_mistake(texts[1], texts[0])
+    assert folder_mistake(texts[1]) == ""
+    assert folder_mistake(f"{texts[0]}/dogs", texts[0]) == ""

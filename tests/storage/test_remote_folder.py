@@ -1,0 +1,276 @@
+import asyncio
+import hashlib
+import json
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from comfyline.atomic import part_path
+from comfyline.errors import Unreachable
+from comfyline.owner import this_process
+from comfyline.storage import connections as connections_module
+from comfyline.storage.bucket import Bucket
+from comfyline.storage.places import Places
+from comfyline.storage.remote_folder import RemoteFolder
+from comfyline.verifying import Verdict, Verified, of_target, verify
+from tests.sftp import PASSWORD, Sftp
+
+
+@pytest.fixture
+async def place(sftp: Sftp) -> AsyncIterator[RemoteFolder]:
+    opened = RemoteFolder(sftp.base)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def out(sftp: Sftp) -> str:
+    """A folder on the server that no other test uses."""
+    return f"{sftp.base}/{secrets.token_hex(6)}/deep"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source.png"
+    path.write_bytes(secrets.token_bytes(300_000))
+    return path
+
+
+def bytes_of(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:7])
+
+
+def there(sftp: Sftp, out: str) -> list[str]:
+    folder = sftp.root / out.removeprefix(f"{sftp.base}/")
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+async def test_what_is_put_comes_back_by_every_way(
+    place: RemoteFolder, sftp: Sftp, out: str, source: Path, tmp_path: Path
+) -> None:
+    uri = f"{out}/ä b#1.png"
+
+    await place.put(source, uri, "image/png")
+    await place.put_text("{}\n", f"{uri}.json", "application/json")
+    await place.get(uri, tmp_path / "copy")
+
+    content = bytes_of(source)
+    assert there(sftp, out) == ["ä b#1.png", "ä b#1.png.json"]
+    assert (tmp_path / "copy").read_bytes() == content
+    assert b"".join([chunk async for chunk in place.read(uri)]) == content
+    assert await place.sha256(uri) == hashlib.sha256(content).hexdigest()
+    listed = {one.uri: one.bytes async for one in place.files_in(out)}
+    assert listed == {uri: len(content), f"{uri}.json": 3}
+    assert [one.uri async for one in place.files_in(uri)] == [uri]
+
+
+async def test_what_is_no_file_has_no_size_no_hash_and_no_bytes(
+    place: RemoteFolder, out: str, source: Path, tmp_path: Path
+) -> None:
+    await place.put(source, f"{out}/a.png", "image/png")
+    nothing = [f"{out}/b.png", f"{out}/a.png/below", f"{out}/no/b.png", out]
+
+    assert await place.sizes([*nothing, f"{out}/a.png"]) == [None, None, None, None, 300_000]
+    assert await place.sha256(nothing[0]) is None
+    assert [one async for one in place.files_in(f"{out}/no")] == []
+    with pytest.raises(FileNotFoundError):
+        await place.get(nothing[0], tmp_path / "copy")
+    with pytest.raises(FileNotFoundError):
+        await anext(place.read(nothing[0]))
+
+
+async def test_a_put_replaces_and_a_new_put_does_not(
+    place: RemoteFolder, sftp: Sftp, out: str, source: Path
+) -> None:
+    uri = f"{out}/a.png"
+    await place.put_text("theirs", uri, "image/png", new=True)
+
+    with pytest.raises(FileExistsError):
+        await place.put(source, uri, "image/png", new=True)
+    assert await place.size(uri) == 6
+
+    await place.put(source, uri, "image/png")
+    assert await place.size(uri) == 300_000
+    assert there(sftp, out) == ["a.png"]
+
+
+async def test_of_many_who_put_the_same_new_name_one_does(
+    place: RemoteFolder, sftp: Sftp, out: str
+) -> None:
+    uri = f"{out}/a.txt"
+
+    puts = [place.put_text(str(number) * 9, uri, "text/plain", new=True) for number in range(8)]
+    ended = await asyncio.gather(*puts, return_exceptions=True)
+
+    assert [type(one) for one in ended if one].count(FileExistsError) == 7
+    assert there(sftp, out) == ["a.txt"]
+
+
+async def test_a_put_that_breaks_off_leaves_what_was_there_and_the_next_one_works(
+    place: RemoteFolder, sftp: Sftp, out: str, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"{out}/a.png"
+    await place.put_text("before", uri, "image/png")
+    with monkeypatch.context() as broken:
+        broken.setattr("paramiko.SFTPFile.write", hang_up)
+        with pytest.raises(Unreachable, match="cannot be written"):
+            await place.put(source, uri, "image/png")
+
+    assert await place.size(uri) == 6
+
+    for connection in sftp.connections:
+        connection.abort()
+    with pytest.raises(Unreachable):
+        await place.size(uri)
+    await place.put(source, uri, "image/png")
+    assert await place.size(uri) == 300_000
+    assert there(sftp, out) == ["a.png"]
+
+
+def dead_process() -> str:
+    """A name such as this very process would have had in an earlier life of its number."""
+    host_and_number, machine, started, token = this_process().rsplit("/", 3)
+    return f"{host_and_number}/{machine}/{int(started) - 1}/{token}"
+
+
+def hang_up(*_: Any) -> None:
+    raise OSError("Socket is closed")
+
+
+async def test_a_sweep_removes_what_dead_processes_left_and_nothing_else(
+    place: RemoteFolder, sftp: Sftp, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = part_path(Path("a.png")).name
+    with monkeypatch.context() as dead:
+        dead.setattr("comfyline.atomic.this_process", dead_process)
+        left = part_path(Path("a.png")).name
+    for name in (mine, left, "a.png"):
+        await place.put_text("x", f"{out}/{name}", "image/png")
+
+    assert await place.sweep(out) == 1
+    assert await place.sweep(f"{out}/none") == 0
+    assert there(sftp, out) == sorted([mine, "a.png"])
+
+
+async def test_a_server_that_is_not_known_is_not_trusted(
+    place: RemoteFolder, sftp: Sftp, out: str, tmp_path: Path
+) -> None:
+    (tmp_path / "home-of-user/.ssh/known_hosts").write_text("")
+
+    with pytest.raises(Unreachable, match="known_hosts"):
+        await place.put_text("x", f"{out}/a.txt", "text/plain")
+
+    assert not (sftp.root / out.removeprefix(f"{sftp.base}/")).exists()
+
+
+async def test_a_wrong_password_and_a_dead_server_are_told_in_words_without_the_password(
+    place: RemoteFolder, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as wrong:
+        wrong.setitem(fsspec.config.conf["sftp"], "password", f"{PASSWORD}!")
+        with pytest.raises(Unreachable, match=r"Authentication failed.*FSSPEC_SFTP_") as caught:
+            await place.size(f"{out}/a.png")
+    assert PASSWORD not in repr(caught.value) + str(caught.value)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"sftp://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(Unreachable, match=r"sftp://.*/a\.png cannot be looked at"):
+            await RemoteFolder(nobody).size(f"{nobody}/a.png")
+
+
+async def test_places_tell_addresses_apart_and_keep_one_place_a_server(sftp: Sftp) -> None:
+    places = Places(Bucket(None, None, None))
+
+    uris = [f"{sftp.base}/a", f"{sftp.base}/b"]
+
+    assert places.of(uris[0]) is places.of(uris[1]) is places.of_folder(sftp.base)
+    assert await places.sizes([*uris, "file:///none"]) == dict.fromkeys([*uris, "file:///none"])
+    await places.close()
+
+
+class Labelled(MemoryFileSystem):  # type: ignore[misc]
+    """An object store that keeps labels, as the drivers of the clouds do."""
+
+    protocol = "memory"
+    kept: dict[str, Any] = {}  # noqa: RUF012
+
+    def put_file(
+        self,
+        lpath: str,
+        rpath: str,
+        *,
+        mode: str = "overwrite",
+        metadata: Any = None,
+        content_type: str = "",
+    ) -> None:
+        super().put_file(lpath, rpath, mode=mode)
+        self.kept[rpath] = (metadata, content_type)
+
+
+class Overwriting(MemoryFileSystem):  # type: ignore[misc]
+    """One whose driver calls it by another word, and refuses unless it is told."""
+
+    protocol = "memory"
+
+    def put_file(self, lpath: str, rpath: str, *, overwrite: bool = False) -> None:
+        super().put_file(lpath, rpath, mode="overwrite" if overwrite else "create")
+
+
+class Careless(MemoryFileSystem):  # type: ignore[misc]
+    """One whose driver knows no such thing."""
+
+    protocol = "memory"
+
+    def put_file(self, lpath: str, rpath: str) -> None:
+        super().put_file(lpath, rpath)
+
+
+@pytest.mark.parametrize("driver", [Labelled, Overwriting, Careless])
+async def test_an_object_store_takes_the_final_name_only_whole_and_once(
+    driver: type[MemoryFileSystem], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = driver(skip_instance_cache=True)
+    monkeypatch.setattr(connections_module, "open_driver", lambda _: opened)
+    folder = f"memory://{secrets.token_hex(6)}"
+    place, uri = RemoteFolder("memory://"), f"{folder}/a.png"
+
+    labels = {"sha256": "ab"}
+    await place.put(source, uri, "image/png", new=True)
+    with pytest.raises(FileExistsError):
+        await place.put(source, uri, "image/png", new=True)
+    shorten(source)
+    await place.put(source, uri, "image/png", metadata=labels)
+
+    assert [(one.uri, one.bytes) async for one in place.files_in(folder)] == [(uri, 7)]
+    assert await place.sweep(folder) == 0
+    if driver is Labelled:
+        assert Labelled.kept[opened._strip_protocol(uri)] == (labels, "image/png")
+
+
+async def test_what_lies_at_a_server_is_verified_by_its_sidecars(out: str, source: Path) -> None:
+    places = Places(Bucket(None, None, None))
+    place = places.of_folder(out)
+    sha256 = hashlib.sha256(bytes_of(source)).hexdigest()
+    told = {"job": "k", "output": {"sha256": sha256, "bytes": 300_000}}
+    for name in ("right", "changed"):
+        await place.put(source, f"{out}/{name}.png", "image/png")
+        await place.put_text(json.dumps(told), f"{out}/{name}.png.json", "application/json")
+    await place.put_text("else", f"{out}/changed.png", "image/png")
+    heard: list[Verified] = []
+
+    await verify(of_target(out, places), places, heard.append)
+
+    verdicts = {one.uri.rpartition("/")[2]: one.verdict for one in heard}
+    assert verdicts == {"right.png": Verdict.RIGHT, "changed.png": Verdict.CHANGED}
+    await places.close()
