@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from comfyline.errors import Rejected
 from comfyline.job import JobState, StoredOutput
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.refusals import short
@@ -129,7 +130,7 @@ def totals(seen: Sequence[Seen]) -> Totals:
 def _money(seen: Seen) -> Iterator[tuple[str, str, None]]:
     attempt, said = seen.attempt, seen.charge_usd
     known = attempt.cost_usd
-    nothing = attempt.state in _FOR_NOTHING
+    nothing = _came_to_nothing(attempt)
     if attempt.state is JobState.IN_DOUBT:
         price = attempt.checked.estimate_usd
         much = "an unknown price" if price is None else f"about {usd(price)}"
@@ -193,7 +194,12 @@ def _is_charged(attempt: Attempt) -> bool:
         return False
     if attempt.cost_usd is not None:
         return attempt.cost_usd > 0
-    return attempt.state not in _FOR_NOTHING
+    return not _came_to_nothing(attempt)
+
+
+def _came_to_nothing(attempt: Attempt) -> bool:
+    """Whether RunComfy made nothing. What was rejected here it did make, and may charge for."""
+    return attempt.state in _FOR_NOTHING and attempt.error_kind != Rejected.kind
 
 
 def _reason(before: Attempt, again: Attempt) -> str:
@@ -201,6 +207,8 @@ def _reason(before: Attempt, again: Attempt) -> str:
     ends = [at for state, at in before.reached.items() if state in _ENDED]
     if not ends or (again.claimed_at is not None and min(ends) > again.claimed_at):
         return ""
+    if before.error_kind == Rejected.kind:
+        return "the first was rejected by the step's checks, and the job asked for another"
     if before.state in _FOR_NOTHING:
         return f"the first is {before.state} and was charged, and it was asked for again"
     lost = before.state is JobState.EXPIRED

@@ -3,7 +3,7 @@ from datetime import timedelta
 
 import pytest
 
-from comfyline.audit import repeats
+from comfyline.audit import Seen, differences, repeats
 from comfyline.job import JobState
 from comfyline.ledger.records import Attempt
 from tests.test_retention import NOW, paid
@@ -65,3 +65,16 @@ def test_what_cost_nothing_is_no_charge():
 
     for first in free:
         assert repeats([first, attempt(2, JobState.PERSISTED, after=1)]) == ([], [])
+
+
+@pytest.mark.parametrize("cost", [0.14, None])
+def test_what_was_rejected_here_was_made_there_and_charged_for_that(cost: float | None):
+    rejected = replace(attempt(1, JobState.FAILED, cost=cost), error_kind="rejected")
+    seen = [Seen(rejected, asked=True, charge_usd=cost)]
+
+    explained, alarming = repeats([rejected, attempt(2, JobState.PERSISTED, after=1)])
+
+    assert alarming == []
+    assert "was rejected by the step's checks" in explained[0].message
+    kinds = [one.kind for one in differences(seen)]
+    assert kinds == ([] if cost else ["cost-unknown"])

@@ -66,7 +66,8 @@ def claim(connection: Connection, asking: Asking, now: datetime, is_dead: IsDead
     if latest and sums.has_submitted(connection, checked.key, asking.run_id):
         # What another run did since then is no reason for this one to submit twice.
         seen = replace(latest, run_id=asking.run_id)
-    decision = decide(seen, refresh=asking.refresh, run_id=asking.run_id, now=now)
+    again = checked.job.again
+    decision = decide(seen, refresh=asking.refresh, run_id=asking.run_id, now=now, again=again)
     if decision is not Decision.SUBMIT:
         assert latest is not None  # noqa: S101  # SUBMIT is the answer to None
         return NotOurs(decision, latest)
@@ -77,7 +78,14 @@ def claim(connection: Connection, asking: Asking, now: datetime, is_dead: IsDead
     amount = budget.to_reserve(checked.estimate_usd, limits)
     if no_money := _refused(connection, asking, amount, now):
         return no_money
-    attempt_id, number = writing.open_attempt(connection, checked, asking.run_id, now)
+    unasked = decide(seen, refresh=False, run_id=asking.run_id, now=now, again=again)
+    attempt_id, number = writing.open_attempt(
+        connection,
+        checked,
+        asking.run_id,
+        now,
+        is_refresh=unasked is not Decision.SUBMIT,
+    )
     writing.lease(
         connection,
         attempt_id,

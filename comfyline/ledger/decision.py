@@ -7,6 +7,8 @@
     persisted                                         → REUSE
     persisted, but its files were taken over          → RESUME: it is paid for, store it again
     in doubt, expired, failed but charged             → BLOCKED: only a person may decide
+    rejected: it came, and is not what was asked for  → SUBMIT as often as `again` allows, then
+                                                        BLOCKED, whatever is known of its cost
 
 `refresh` turns what has ended into SUBMIT, but never what is in doubt or still under way: asking
 twice for the same thing at once is how people pay twice.
@@ -15,8 +17,9 @@ twice for the same thing at once is how people pay twice.
 from datetime import datetime
 from enum import Enum, auto
 
+from comfyline.errors import Rejected
 from comfyline.job import JobState
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.records import Standing
 
 LEASE_SECONDS = 60
 """How long a claim to submit is believed; longer than the POST's own time limit."""
@@ -32,12 +35,17 @@ class Decision(Enum):
     BLOCKED = auto()
 
 
-def decide(attempt: Attempt | None, *, refresh: bool, run_id: str, now: datetime) -> Decision:  # noqa: PLR0911  # a table
-    """The next thing to do about a job whose latest attempt is `attempt`."""
+def decide(  # noqa: PLR0911  # a table
+    attempt: Standing | None, *, refresh: bool, run_id: str, now: datetime, again: int = 0
+) -> Decision:
+    """The next thing to do about a job whose latest attempt is `attempt`.
+
+    `again` is how many more attempts the job allows for when what came was rejected.
+    """
     if attempt is None:
         return Decision.SUBMIT
     # A run that asked for a refresh does not refresh what it has itself made.
-    again = refresh and attempt.run_id != run_id
+    anew = refresh and attempt.run_id != run_id
     match attempt.state:
         case JobState.PLANNED:
             return Decision.SUBMIT
@@ -47,15 +55,19 @@ def decide(attempt: Attempt | None, *, refresh: bool, run_id: str, now: datetime
         case JobState.SUBMITTED | JobState.IN_QUEUE | JobState.IN_PROGRESS | JobState.COMPLETED:
             return Decision.RESUME
         case JobState.PERSISTED:
-            if again:
+            if anew:
                 return Decision.SUBMIT
             # Another job's output lies where its own did: what was paid for is brought back.
             return Decision.REUSE if attempt.outputs else Decision.RESUME
         case JobState.IN_DOUBT:
             return Decision.BLOCKED
         case JobState.EXPIRED:
-            return Decision.SUBMIT if again else Decision.BLOCKED
+            return Decision.SUBMIT if anew else Decision.BLOCKED
+        case JobState.FAILED if attempt.error_kind == Rejected.kind:
+            # Paid for, whether RunComfy said how much or not.
+            left = again - max(1, attempt.rejections)
+            return Decision.SUBMIT if anew or left >= 0 else Decision.BLOCKED
         case JobState.FAILED | JobState.CANCELLED:
             if attempt.run_id == run_id:
                 return Decision.BLOCKED
-            return Decision.BLOCKED if attempt.cost_usd and not again else Decision.SUBMIT
+            return Decision.BLOCKED if attempt.cost_usd and not anew else Decision.SUBMIT

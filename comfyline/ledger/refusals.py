@@ -8,6 +8,7 @@ from comfyline.errors import (
     Interrupted,
     JobError,
     OverBudget,
+    Rejected,
 )
 from comfyline.job import CheckedJob, JobState
 from comfyline.ledger.budget import NoMoney
@@ -49,6 +50,13 @@ def blocked(attempt: Attempt) -> JobError:
                 said += f" It was charged ${attempt.cost_usd:g} all the same."
                 hint = "`--refresh` submits it anew, and may pay again."
             return Cancelled(said, hint=hint, request_id=request_id)
+        case _ if attempt.error_kind == Rejected.kind:
+            cost = f"; it cost ${attempt.cost_usd:g}" if attempt.cost_usd else ""
+            return Rejected(
+                f"It was rejected before{cost}: {said}",
+                hint="`--refresh` or another variant asks for a new one, and pays again.",
+                request_id=request_id,
+            )
         case _:
             charged = f" and was charged ${attempt.cost_usd:g}" if attempt.cost_usd else ""
             return GenerationFailed(

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
 
+from comfyline.errors import Rejected
 from comfyline.job import JobState
 from comfyline.ledger.reading import UNFINISHED
 from comfyline.ledger.tables import attempts
@@ -30,10 +31,14 @@ def in_flight(connection: Connection, now: datetime) -> int:
 def reserved_usd(connection: Connection, *which: ColumnElement[bool]) -> float:
     """What some attempts have cost or set aside: the real cost where known, else the reservation.
 
-    What failed or was cancelled counts with what it is known to have cost, and reserves nothing.
+    What failed or was cancelled counts with what it is known to have cost, and reserves nothing;
+    what was rejected was made, and so paid for.
     """
     committed = [state for state in JobState if state is not JobState.PLANNED]
-    over = attempts.c.state.in_([JobState.FAILED, JobState.CANCELLED])
+    over = and_(
+        attempts.c.state.in_([JobState.FAILED, JobState.CANCELLED]),
+        func.coalesce(attempts.c.error_kind, "") != Rejected.kind,
+    )
     # An attempt of the first schema reserved its estimate.
     set_aside = func.coalesce(attempts.c.reserved_usd, attempts.c.estimate_usd, 0.0)
     reserved = case((over, 0.0), else_=set_aside)

@@ -16,7 +16,7 @@ from comfyline.errors import ComfylineError
 from comfyline.job import ALLOWED, CheckedJob, JobState
 from comfyline.ledger.decision import LEASE_SECONDS
 from comfyline.ledger.reading import latest_attempts
-from comfyline.ledger.records import Attempt, Evidence, pack
+from comfyline.ledger.records import REFRESH, Attempt, Evidence, pack
 from comfyline.ledger.tables import attempts, jobs, transitions
 
 IsDead = Callable[[str | None], bool]
@@ -33,10 +33,18 @@ _LOOK = "Something else has moved it on meanwhile: `comfyline jobs` shows where 
 
 
 def open_attempt(
-    connection: Connection, checked: CheckedJob, run_id: str, now: datetime
+    connection: Connection,
+    checked: CheckedJob,
+    run_id: str,
+    now: datetime,
+    *,
+    is_refresh: bool = False,
 ) -> tuple[int, int]:
-    """A row in `planned` to submit: the one that never left, else a new one. Its id and number."""
-    packed = pack(checked)
+    """A row in `planned` to submit: the one that never left, else a new one. Its id and number.
+
+    With `is_refresh` only the refresh that was asked for is the reason for it.
+    """
+    packed = pack(checked) | {REFRESH: is_refresh}
     asked = {
         "run_id": run_id,
         "pipeline": packed["job"]["pipeline"],

@@ -17,6 +17,9 @@ MOST_BYTES: Mapping[MediaKind, int] = {
 }
 """How large a medium RunComfy takes at most (its public documentation)."""
 
+TAKEN = frozenset({"image/gif", "image/jpeg", "image/png", "image/webp"})
+"""The picture types that models take, unless one says that it takes more."""
+
 _MEDIA = ("image/", "video/", "audio/")
 _CANONICAL: Mapping[str, str] = {
     "application/ogg": "audio/ogg",

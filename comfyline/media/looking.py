@@ -10,7 +10,7 @@ from comfyline.media.measures import Look
 from comfyline.media.pictures import look_at_picture
 from comfyline.media.streams import look_at_stream
 
-_VERSION = 1
+_VERSION = 2
 """Counts up whenever the same bytes may be judged otherwise."""
 
 
@@ -35,4 +35,5 @@ def examine(file: BinaryIO, media_type: str) -> Look:
 @lru_cache(maxsize=1)
 def examined_by() -> str:
     """Names what judges: what another one remembers of a file is worth nothing here."""
-    return f"{_VERSION} pillow-{version('pillow')} av-{version('av')}"
+    judges = ("pillow", "pillow-heif", "av")
+    return " ".join([f"{_VERSION}", *(f"{name}-{version(name)}" for name in judges)])

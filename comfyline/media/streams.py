@@ -1,9 +1,13 @@
 """Videos and sounds: the container is opened, and of each stream something is decoded."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from PIL import Image
+
 from comfyline.media.measures import Look
+from comfyline.media.pictures import turned_upright
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -12,6 +16,8 @@ _PACKETS = 256
 """How many packets of a stream are tried before it counts as one that cannot be decoded."""
 _MOST_PIXELS = 2**26
 """Of a video's frame: four times 8K. A header may promise anything."""
+_FRAMES = 64
+"""How much of a video counts as its beginning: two seconds or so."""
 _SHORTER = 0.9
 """A file that ends before this part of its promised length has lost its end.
 
@@ -66,6 +72,32 @@ def look_at_stream(file: BinaryIO, media_type: str) -> Look:
         return Look(media_type, flaw=f"is broken: {_words(error)}")
 
 
+def first_frames(file: BinaryIO, media_type: str) -> Iterator[Image.Image]:
+    """The frames of a video's beginning as they are seen; none of what cannot be decoded."""
+    if media_type not in _DEMUXERS:
+        return
+    import av
+
+    file.seek(0)
+    try:
+        with av.open(file, "r", format=_DEMUXERS[media_type], io_open=_no_other_file) as container:
+            for stream in container.streams.video[:1]:
+                _bound(stream)
+                for frame in islice(container.decode(stream), _FRAMES):
+                    upright = _TURNED.get(frame.rotation % 360, 1)
+                    yield turned_upright(_picture(frame), upright)
+    except OSError as error:
+        if not isinstance(error, av.FFmpegError):
+            raise
+    except ValueError:
+        return  # Broken bytes.
+
+
+def _picture(frame: Any) -> Image.Image:
+    picture: Image.Image = frame.to_image()
+    return picture
+
+
 def _look(container: "InputContainer", media_type: str) -> Look:
     # A cover of an album is a picture in a sound, and does not make it a video.
     videos = [
@@ -106,9 +138,7 @@ def _first_frame(container: "InputContainer", stream: Any) -> Any:
     """The first frame that can be decoded; None when there is none near the beginning."""
     import av
 
-    codec = stream.codec_context
-    codec.thread_count = 1
-    codec.options = {"max_pixels": str(_MOST_PIXELS)}
+    _bound(stream)
     for number, packet in enumerate(container.demux(stream)):
         if number >= _PACKETS:
             return None
@@ -119,6 +149,13 @@ def _first_frame(container: "InputContainer", stream: Any) -> Any:
         if frames:
             return frames[0]
     return None
+
+
+def _bound(stream: Any) -> None:
+    """Keeps a decoder within one thread and a bound of memory."""
+    codec = stream.codec_context
+    codec.thread_count = 1
+    codec.options = {"max_pixels": str(_MOST_PIXELS)}
 
 
 def _end(container: "InputContainer") -> float:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from comfyline.media import Look
+from comfyline.media import Bounds, Look
 
 _OPERATORS: Mapping[str, tuple[Callable[[float, float], bool], str]] = {
     "<=": (operator.le, "at most"),
@@ -32,6 +32,28 @@ _COMBINED: Mapping[str, Callable[[float, float], float]] = {
     "/": operator.truediv,
     "+": operator.add,
 }
+_NAMES: Mapping[str, Sequence[str]] = {
+    "megabytes": ("file_size_mb", "size_mb", "mb"),
+    "kilobytes": ("file_size_kb", "size_kb", "kb"),
+    "gigabytes": ("file_size_gb", "size_gb"),
+    "bytes": ("file_size", "file_size_bytes", "file_size_b", "size_bytes", "bytes"),
+    "width": ("width", "width_pixels", "width_px", "image_width", "video_width"),
+    "height": ("height", "height_pixels", "height_px", "image_height", "video_height"),
+    "pixels": ("pixels", "total_pixels", "num_pixels", "area"),
+    "megapixels": ("megapixels", "mp", "total_megapixels"),
+    "longest": ("max_side", "max_side_pixels", "long_side", "longest_side"),
+}
+"""The names that rules give to what a picture can have too much of."""
+_UNITS: Mapping[str, tuple[str, float]] = {
+    "megabytes": ("bytes", 2**20),
+    "kilobytes": ("bytes", 2**10),
+    "gigabytes": ("bytes", 2**30),
+    "megapixels": ("pixels", 1e6),
+}
+_BOUNDED: Mapping[str, tuple[str, float]] = {
+    name: _UNITS.get(measure, (measure, 1)) for measure, names in _NAMES.items() for name in names
+} | {"width*height": ("pixels", 1), "width_pixels*height_pixels": ("pixels", 1)}
+"""The bound that each name stands for, and how many of its units one is."""
 _RATIO = re.compile(r"([0-9.]+)[:/]([0-9.]+)")
 _LONGEST = 200
 _NEAR = 1e-9
@@ -58,23 +80,36 @@ def judge_medium(validations: Any, size: int, look: Look) -> Findings:
     broken: dict[str, None] = {}
     unknown: dict[str, None] = {}
     for validation in (one for one in listed if isinstance(one, Mapping)):
-        written = validation.get("validation_rule")
-        name = written[:_LONGEST] if isinstance(written, str) else "a rule without a name"
-        match = _RULE.fullmatch(re.sub(r"\s", "", name.lower()))
-        limit = _number(validation.get("validation_value"))
-        value = _value(match["quantity"], measures) if match else None
-        if match is None or limit is None or value is None:
-            unknown[name] = None
+        rule = _rule(validation)
+        value = _value(rule.quantity, measures) if rule else None
+        if rule is None or value is None:
+            unknown[_name(validation)] = None
             continue
-        fits, words = _OPERATORS[match["operator"]]
-        is_near = "=" in match["operator"] and math.isclose(value, limit, rel_tol=_NEAR)
-        if fits(value, limit) or (is_near and match["operator"] != "!="):
+        fits, words = _OPERATORS[rule.operator]
+        is_near = "=" in rule.operator and math.isclose(value, rule.limit, rel_tol=_NEAR)
+        if fits(value, rule.limit) or (is_near and rule.operator != "!="):
             continue
         said = validation.get("validation_error")
         sentence = said.strip().rstrip(".")[:_LONGEST] if isinstance(said, str) else ""
-        sentence = sentence or f"{match['quantity']} has to be {words} {limit:g}"
-        broken[f"{sentence} (it has {_shown(match['quantity'], value, look)})"] = None
+        sentence = sentence or f"{rule.quantity} has to be {words} {rule.limit:g}"
+        broken[f"{sentence} (it has {_shown(rule.quantity, value, look)})"] = None
     return Findings(tuple(broken), tuple(unknown))
+
+
+def bounds(validations: Any) -> Bounds:
+    """The most that the rules allow for a picture, of those rules that are understood."""
+    most: dict[str, int] = {}
+    for validation in validations if isinstance(validations, list | tuple) else ():
+        rule = _rule(validation) if isinstance(validation, Mapping) else None
+        if rule is None or rule.operator not in {"<", "<=", "≤"} or rule.quantity not in _BOUNDED:
+            continue
+        name, unit = _BOUNDED[rule.quantity]
+        limit = rule.limit * unit
+        allowed = math.ceil(limit) - 1 if rule.operator == "<" else math.floor(limit)
+        most[name] = min(allowed, most.get(name, allowed))
+    if "bytes" in most:
+        most["bytes"] = min(most["bytes"], Bounds().bytes)
+    return Bounds(**{name: limit for name, limit in most.items() if limit > 0})
 
 
 def merge(findings: Iterable[Findings]) -> Findings:
@@ -82,27 +117,46 @@ def merge(findings: Iterable[Findings]) -> Findings:
     return min(findings, key=lambda one: len(one.broken), default=Findings())
 
 
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    quantity: str
+    operator: str
+    limit: float
+
+
+def _name(validation: Mapping[str, Any]) -> str:
+    written = validation.get("validation_rule")
+    return written[:_LONGEST] if isinstance(written, str) else "a rule without a name"
+
+
+def _rule(validation: Mapping[str, Any]) -> _Rule | None:
+    """A rule taken apart; None for one that is not understood."""
+    match = _RULE.fullmatch(re.sub(r"\s", "", _name(validation).lower()))
+    limit = _number(validation.get("validation_value"))
+    return None if match is None or limit is None else _Rule(match[1], match[2], limit)
+
+
 def _measures(size: int, look: Look) -> dict[str, float]:
     """Every quantity by every name that a rule may give it."""
     width, height = look.width, look.height
     named: list[tuple[Sequence[str], float | None]] = [
-        (("file_size_mb", "size_mb", "mb"), size / 2**20),
-        (("file_size_kb", "size_kb", "kb"), size / 2**10),
-        (("file_size_gb", "size_gb"), size / 2**30),
-        (("file_size", "file_size_bytes", "file_size_b", "size_bytes", "bytes"), size),
-        (("width", "width_pixels", "width_px", "image_width", "video_width"), width),
-        (("height", "height_pixels", "height_px", "image_height", "video_height"), height),
+        (_NAMES["megabytes"], size / 2**20),
+        (_NAMES["kilobytes"], size / 2**10),
+        (_NAMES["gigabytes"], size / 2**30),
+        (_NAMES["bytes"], size),
+        (_NAMES["width"], width),
+        (_NAMES["height"], height),
         (("duration", "duration_seconds", "duration_s", "duration_sec"), look.duration),
         (("seconds", "video_duration", "audio_duration", "length_seconds"), look.duration),
         (("fps", "frame_rate", "framerate", "frames_per_second"), look.fps),
     ]
     if width and height:
         named += [
-            (("pixels", "total_pixels", "num_pixels", "area"), width * height),
-            (("megapixels", "mp", "total_megapixels"), width * height / 1e6),
+            (_NAMES["pixels"], width * height),
+            (_NAMES["megapixels"], width * height / 1e6),
             (("aspect_ratio", "ratio"), width / height),
             (("min_side", "min_side_pixels", "short_side", "shortest_side"), min(width, height)),
-            (("max_side", "max_side_pixels", "long_side", "longest_side"), max(width, height)),
+            (_NAMES["longest"], max(width, height)),
         ]
     if look.duration is not None:
         named.append((("duration_ms", "duration_milliseconds"), look.duration * 1000))

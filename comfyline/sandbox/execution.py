@@ -12,7 +12,7 @@ import httpx
 
 from comfyline.sandbox import inputs
 from comfyline.sandbox.catalogue import Catalogue, Entry
-from comfyline.sandbox.faults import Faults
+from comfyline.sandbox.faults import Fault, Faults
 from comfyline.sandbox.records import Request
 from comfyline.sandbox.store import Store
 from comfyline.sandbox.vault import Vault
@@ -94,8 +94,10 @@ class Execution:
         try:
             entry = self._entry(request)
             due = began + seconds_for(request.request_id, entry.makes, request.input) / self._speed
-            due += self._ordered_delay()
-            made = await workshop.make(request, entry, http)
+            fault = self._faults.take("generation")
+            due += self._delay(fault)
+            is_blank = fault is not None and fault.kind == "blank"
+            made = await workshop.make(request, entry, http, is_blank=is_blank)
             await asyncio.sleep(max(0.0, due - clock()))
         except (GenerationFailed, inputs.Unusable) as error:
             await asyncio.to_thread(self._store.fail, request, str(error))
@@ -107,13 +109,10 @@ class Execution:
             charge = entry.charge(request.input, made.seconds)
             await asyncio.to_thread(self._store.complete, request, made.files, charge)
 
-    def _ordered_delay(self) -> float:
-        fault = self._faults.take("generation")
-        if fault is None:
-            return 0.0
-        if fault.kind == "fail":
+    def _delay(self, fault: Fault | None) -> float:
+        if fault is not None and fault.kind == "fail":
             raise GenerationFailed(fault.message)
-        return fault.seconds
+        return fault.seconds if fault is not None and fault.kind == "delay" else 0.0
 
     def _entry(self, request: Request) -> Entry:
         entry = self._catalogue.find(request.model_id)

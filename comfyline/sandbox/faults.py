@@ -35,7 +35,7 @@ _KINDS: dict[Point, frozenset[str]] = {
     "result": frozenset({"status", "html", "drop", "word", "error-code-200", "delay"}),
     "cancel": frozenset({"status", "html", "drop", "delay"}),
     "cdn": frozenset({"status", "html", "drop", "truncate", "empty", "delay"}),
-    "generation": frozenset({"fail", "delay"}),
+    "generation": frozenset({"fail", "delay", "blank"}),
 }
 _HTML = b"<!doctype html><title>One moment</title><h1>Checking your browser</h1>"
 

@@ -42,11 +42,12 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Commission:
-    """One request with its inputs at hand."""
+    """One request with its inputs at hand; `is_blank` spoils its pictures, on order."""
 
     entry: Entry
     input: Mapping[str, Any]
     materials: tuple[Material, ...]
+    is_blank: bool = False
 
     def of_kind(self, *kinds: str) -> tuple[Material, ...]:
         """The inputs of these kinds, in their order."""
@@ -78,13 +79,18 @@ class Workshop:
     def __init__(self, store: Store, vault: Vault, workers: Executor) -> None:
         self._store, self._vault, self._workers = store, vault, workers
 
-    async def make(self, request: Request, entry: Entry, http: httpx.AsyncClient) -> Made:
-        """Makes and stores all files of a request. Raises `inputs.Unusable`."""
+    async def make(
+        self, request: Request, entry: Entry, http: httpx.AsyncClient, *, is_blank: bool = False
+    ) -> Made:
+        """Makes and stores all files of a request, its pictures blank if it is said so.
+
+        Raises `inputs.Unusable`.
+        """
         loop = asyncio.get_running_loop()
         names: list[str] = []
         with self._vault.workbench() as bench:
             materials = await self._materials(request, entry, http, bench)
-            commission = Commission(entry, request.input, materials)
+            commission = Commission(entry, request.input, materials, is_blank)
             kinds = shapes.media_to_make(entry, request.input)
             for number, kind in enumerate(kinds):
                 extension = _extension(kind, request.input)
@@ -169,4 +175,5 @@ def _paint_order(commission: Commission) -> painter.PaintOrder:
         resolution=asked("resolution", "1K"),
         output_format=asked("output_format", "png"),
         seed=json.dumps(wishes.asked(commission.input, "seed")),
+        is_blank=commission.is_blank,
     )

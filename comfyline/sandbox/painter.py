@@ -34,6 +34,7 @@ class PaintOrder:
     resolution: str = "1K"
     output_format: str = "png"
     seed: str = ""
+    is_blank: bool = False
 
 
 def frame_size(
@@ -53,6 +54,9 @@ def paint(order: PaintOrder, index: int, target: Path) -> None:
     """Paints picture `index` of an order; each index is a variation. Raises Unusable."""
     photos = [read_picture(path) for path in order.pictures]
     size = frame_size(order.aspect_ratio, order.resolution, photos[0].size if photos else None)
+    if order.is_blank:
+        _write(Image.new("RGB", size, (127, 127, 127)), order.output_format, target)
+        return
     digest = hashlib.sha256(f"{order.prompt}\0{order.seed}\0{index}".encode())
     for path in order.pictures:
         digest.update(hashlib.sha256(path.read_bytes()).digest())

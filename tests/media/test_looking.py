@@ -141,9 +141,14 @@ def test_broken_exif_data_do_not_break_a_picture() -> None:
     assert (found.width, found.height, found.orientation, found.flaw) == (64, 48, 1, "")
 
 
-def test_a_type_without_a_decoder_is_taken_as_it_is_but_not_when_it_is_cut() -> None:
-    assert look(heic()) == Look("image/heic")
+def test_a_photo_of_a_phone_is_read_to_its_end() -> None:
+    assert look(heic()) == Look("image/heic", 64, 48)
     assert look(heic()[:-10]).flaw == "is cut short: it says itself that it is longer"
+    at = heic().index(b"hvcC")
+    assert "is broken" in look(heic()[:at] + bytes(60) + heic()[at + 60 :]).flaw
+
+
+def test_a_type_without_a_decoder_is_taken_as_it_is() -> None:
     assert look(b'<svg xmlns="http://www.w3.org/2000/svg"/>') == Look("image/svg+xml")
 
 

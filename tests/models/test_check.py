@@ -167,7 +167,9 @@ def test_a_choice_that_is_near_to_none_is_told_with_all_of_them() -> None:
         ("integer", "5s", "did you mean `5`?"),
         ("integer", 4.6, "did you mean `5`?"),
         ("float", "0.5", "write it without quotes: `0.5`"),
-        ("boolean", "yes", "write it without quotes: `true`"),
+        ("boolean", "yes", "write `true`: yes is a text in YAML 1.2"),
+        ("boolean", "False", "write it without quotes: `false`"),
+        ("integer", "1_000", "write `1000`, without separators"),
         ("boolean", 0, "did you mean `false`?"),
         ("string", 5, 'write it in quotes: `"5"`'),
         ("string", True, 'write it in quotes: `"true"`'),
@@ -263,9 +265,15 @@ def test_any_input_of_a_real_schema_is_checked(inputs: Any) -> None:
     assert json.dumps([str(problem) for problem in check_inputs(entry(SCHEMA), inputs)])
 
 
-def test_the_schema_that_comes_along_accepts_its_own_example() -> None:
+def test_the_schemas_that_come_along_accept_their_own_examples() -> None:
     root = Path(__file__).parents[2]
-    for path in sorted((root / "configs" / "models").rglob("*.json")):
+    paths = sorted((root / "configs" / "models").rglob("*.json"))
+    assert paths
+    for path in paths:
         model = ModelEntry.model_validate_json(path.read_bytes())
-        fields = model.input_schema["properties"].items()
-        assert check_inputs(model, {k: f["default"] for k, f in fields if "default" in f}) == []
+        assert path.is_relative_to(root / "configs" / "models" / model.model_id.partition("/")[0])
+        fields = model.input_schema["properties"]
+        example = {k: f["default"] for k, f in fields.items() if "default" in f}
+        media = {k: "a.jpg" for k in model.input_schema["required"] if k not in example}
+        assert all(fields[name]["format"] == "image_uri" for name in media)
+        assert check_inputs(model, example | media) == []

@@ -1,5 +1,7 @@
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -8,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comfyline.checking import estimate_usd, identify, judge, media_origins, notes
+from comfyline.checking.findings import Findings
+from comfyline.checking.jobs import Subject, estimate_usd, identify, judge
 from comfyline.errors import InputInvalid, Problem, Unreachable
-from comfyline.job import CheckedJob, Job, Placement
+from comfyline.job import CheckedJob, Job, Placement, Preparation
 from comfyline.media import Look
 from comfyline.models.entry import ModelEntry
 from comfyline.models.unchecked import UncheckedModel
@@ -19,7 +22,7 @@ from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.origins import Origins
 from tests.media.clips import bomb, clip, heic, picture
 
-CAT = Path(__file__).parents[1] / "configs/samples/cat.jpg"
+CAT = Path(__file__).parents[2] / "configs/samples/cat.jpg"
 ENTRY = ModelEntry(
     model_id="acme/edit",
     base_price_usd=0.5,
@@ -81,6 +84,10 @@ async def test_a_right_job_gets_its_key_and_its_media_by_content(origins: Origin
     assert (found.estimate_usd, estimate_usd(found, ENTRY)) == (None, 0.5)
 
 
+async def test_a_prompt_may_speak_of_what_is_pending(origins: Origins) -> None:
+    assert (await identify(job(prompt="pending: approval"), ENTRY, origins)).key
+
+
 async def test_the_key_follows_the_bytes_and_not_the_name(origins: Origins, tmp_path: Path) -> None:
     copy = tmp_path / "another #name?.bin"
     copy.write_bytes(CAT.read_bytes())
@@ -102,7 +109,8 @@ async def test_all_mistakes_of_a_job_are_told_at_once_each_with_its_place(
     paths = [str(tmp_path / name) for name in ("none.png", "note.txt", "empty.png")]
 
     told = await mistakes(
-        job(folder="gs://b/o", image_urls=paths, video=str(CAT), strength=2, promt="x"), origins
+        job(folder="nowhere://b/o", image_urls=paths, video=str(CAT), strength=2, promt="x"),
+        origins,
     )
 
     unknown = "is no picture, video or sound that is known"
@@ -115,7 +123,7 @@ async def test_all_mistakes_of_a_job_are_told_at_once_each_with_its_place(
         f"p.yaml:7:3: image_urls[1]: {paths[1]} {unknown}, not image; {hint}",
         f"p.yaml:7:3: image_urls[2]: {paths[2]} is empty",
         f"p.yaml:7:3: video: {CAT} is image/jpeg, not video; {hint}",
-        f"p.yaml:7:3: output.to: gs://b/o is no place for outputs; {instead}",
+        f"p.yaml:7:3: output.to: nowhere://b/o is no place for outputs; {instead}",
     ]
 
 
@@ -304,18 +312,143 @@ async def test_what_is_no_mistake_and_worth_knowing_is_said_once_for_all_jobs(
     names = {f"p{number}_jpg": picture("JPEG", (48, 64), orientation=3) for number in range(5)}
     turned = write(tmp_path, **names)
     png, photo = write(tmp_path, png_jpg=picture("PNG", (48, 64)), photo_jpg=heic())
-    jobs = [bare(images=[path]) for path in [*turned, *turned, png, photo]]
-    facts = await origins.look(path for job in jobs for path in media_origins(job, RULED))
+    [upright] = write(tmp_path, upright_jpg=picture("JPEG", (48, 64)))
+    jobs = [bare(images=[path]) for path in [*turned, *turned, png, upright]]
+    jobs.append(replace(bare(images=[photo]), preparation=Preparation(convert="jpeg")))
+    subjects = [Subject.of(job, RULED) for job in jobs]
+    found = Findings(await origins.look(path for one in subjects for path in one.origins))
+
+    for one in subjects:
+        with suppress(InputInvalid):
+            judge(one, found)
 
     exif = "turned by its EXIF data; RunComfy may or may not honour that"
     unknown = "a rule that cannot be checked here; RunComfy judges by it"
-    rules = "`frames<` of `images`, `width/height<` of `images`, `height_pixels>` of `images`"
-    assert notes([(job, RULED) for job in jobs], facts) == [
+    assert found.notes() == [
         f"{', '.join(turned[:3])} and 2 more: {exif}",
-        f"{rules}: {unknown}",
+        f"`frames<` of `images`: {unknown}",
         f"{png}: image/png by its content, whatever its name says",
         f"{photo}: image/heic by its content, whatever its name says",
+        f"{photo}: submitted as a JPEG copy; the original stays as it is",
     ]
+
+
+ANY = ModelEntry(
+    model_id="acme/edit",
+    input_schema={
+        "properties": {
+            "image": {"format": "image_uri"},
+            "scan": {"format": "image_uri", "description": "A picture: JPEG, PNG or TIFF."},
+        }
+    },
+)
+
+
+def prepared(preparation: Preparation, **inputs: Any) -> Job:
+    return replace(bare(**inputs), preparation=preparation)
+
+
+@pytest.mark.parametrize("form", ["AVIF", "BMP", "TIFF", "HEIF"])
+async def test_a_format_that_models_do_not_take_is_refused_with_the_option_that_converts_it(
+    origins: Origins, tmp_path: Path, form: str
+) -> None:
+    [photo] = write(tmp_path, photo_jpg=heic() if form == "HEIF" else picture(form))
+    media_type = "image/heic" if form == "HEIF" else f"image/{form.lower()}"
+
+    [said] = await told(bare(image=photo), ANY, origins)
+    assert said == (
+        f"image: {photo} is {media_type}, and models take JPEG, PNG, WebP and GIF; write "
+        "`convert: jpeg` under the step to submit a copy"
+    )
+    found = await identify(prepared(Preparation(convert="jpeg"), image=photo), ANY, origins)
+    assert (found.media[0].media_type, found.media[0].conversion) == (media_type, "jpeg")
+
+
+async def test_a_format_that_the_model_itself_names_is_taken_as_it_is(
+    origins: Origins, tmp_path: Path
+) -> None:
+    scan, photo = write(tmp_path, scan_tiff=picture("TIFF"), photo_heic=heic())
+
+    assert (await identify(bare(scan=scan), ANY, origins)).media[0].conversion == ""
+    assert "is image/heic" in (await told(bare(scan=photo), ANY, origins))[0]
+
+
+async def test_a_drawing_is_refused_whatever_the_options(origins: Origins, tmp_path: Path) -> None:
+    [svg] = write(tmp_path, a_svg=b'<svg xmlns="http://www.w3.org/2000/svg"/>')
+
+    for preparation in (Preparation(), Preparation(convert="png", downscale=True)):
+        [said] = await told(prepared(preparation, image=svg), ANY, origins)
+        assert said.endswith("it cannot be converted here: export it as PNG or JPEG")
+
+
+async def test_what_the_model_takes_has_one_key_with_and_without_the_options(
+    origins: Origins, tmp_path: Path
+) -> None:
+    photos = write(
+        tmp_path,
+        **{f"{form}_x": picture(form.upper()) for form in ("jpeg", "png", "webp", "gif")},
+    )
+    options = Preparation(convert="webp", downscale=True)
+
+    for photo in photos:
+        plain = await identify(bare(image=photo), ANY, origins)
+        found = await identify(prepared(options, image=photo), ANY, origins)
+        assert (found.key, found.media) == (plain.key, plain.media)
+
+
+async def test_another_copy_is_another_job(origins: Origins, tmp_path: Path) -> None:
+    [photo] = write(tmp_path, photo_heic=heic())
+    forms = [Preparation(convert="jpeg"), Preparation(convert="png")]
+    keys = {(await identify(prepared(one, image=photo), ANY, origins)).key for one in forms}
+
+    assert len(keys) == 2
+
+
+async def test_a_turned_picture_is_judged_and_submitted_upright(
+    origins: Origins, tmp_path: Path
+) -> None:
+    [turned] = write(tmp_path, turned_jpg=picture("JPEG", orientation=6))
+    job = prepared(Preparation(convert="jpeg"), images=[turned])
+
+    found = await identify(job, RULED, origins)
+
+    assert found.media[0].conversion == "jpeg"
+
+
+async def test_a_picture_over_a_rule_of_the_model_names_the_option_and_then_fits(
+    origins: Origins, tmp_path: Path
+) -> None:
+    rules = [
+        {"validation_rule": "max_side<=", "validation_value": 40},
+        {"validation_rule": "width_pixels>", "validation_value": 14},
+    ]
+    entry = ModelEntry(
+        model_id="acme/edit",
+        input_schema={"properties": {"image": {"format": "image_uri", "validations": rules}}},
+    )
+    [photo] = write(tmp_path, photo_png=picture("PNG"))
+
+    [said] = await told(bare(image=photo), entry, origins)
+    assert said.endswith("; write `downscale: true` under the step to submit a smaller copy")
+    found = await identify(prepared(Preparation(downscale=True), image=photo), entry, origins)
+    assert found.media[0].conversion == "png<=40px"
+
+
+async def test_a_picture_over_50_mb_names_the_option_and_then_fits(
+    origins: Origins, tmp_path: Path
+) -> None:
+    large = tmp_path / "large.jpg"
+    with large.open("wb") as file:
+        file.write(CAT.read_bytes())
+        file.truncate(60 * 2**20)
+
+    [said] = await told(bare(image=str(large)), ANY, origins)
+    assert said == (
+        f"image: {large} has 60.0 MB; RunComfy takes at most 50 MB; write `downscale: true` under "
+        "the step to submit a smaller copy"
+    )
+    found = await identify(prepared(Preparation(downscale=True), image=str(large)), ANY, origins)
+    assert found.media[0].conversion == "jpeg<=50MB"
 
 
 async def test_a_model_without_a_schema_takes_every_kind_that_is_whole(
@@ -391,6 +524,7 @@ LOOKS = st.builds(
     st.integers(1, 8),
     st.sampled_from(["", "is broken"]),
 )
+PREPARATIONS = st.builds(Preparation, st.sampled_from([None, "jpeg", "png", "webp"]), st.booleans())
 FOUND: st.SearchStrategy[Facts | Trouble] = st.one_of(
     st.builds(Facts, st.just("ab" * 32), st.integers(0, 2**40), LOOKS),
     st.sampled_from([FileNotFoundError(), PermissionError(13, "no"), Unreachable("away")]),
@@ -398,9 +532,9 @@ FOUND: st.SearchStrategy[Facts | Trouble] = st.one_of(
 )
 
 
-def _verdict(one: Job, entry: ModelEntry, facts: Mapping[str, Facts | Trouble]) -> list[str]:
+def _verdict(one: Subject, found: Findings) -> list[str]:
     try:
-        return [judge(one, entry, facts).key]
+        return [judge(one, found).key]
     except InputInvalid as error:
         return [problem.message for problem in error.problems] or [""]
 
@@ -420,7 +554,9 @@ def test_whatever_is_asked_of_whatever_model_is_a_job_or_a_list_of_mistakes(
         model_id="acme/odd", input_schema={"properties": schema, "required": required}
     )
     one = Job("p", "i", "s", "acme/odd", inputs, Placement("out", "n", {}), variant)
-    facts = {origin: data.draw(FOUND) for origin in media_origins(one, entry)}
+    one = replace(one, preparation=data.draw(PREPARATIONS))
+    subject = Subject.of(one, entry)
+    found = Findings({origin: data.draw(FOUND) for origin in subject.origins})
 
-    assert all(_verdict(one, entry, facts))
-    assert all(notes([(one, entry)], facts))
+    assert all(_verdict(subject, found))
+    assert all(found.notes())

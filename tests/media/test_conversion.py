@@ -1,0 +1,231 @@
+"""Which copy of a picture is submitted, and what the copy is."""
+
+import hashlib
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from comfyline.job import Preparation
+from comfyline.media import (
+    Bounds,
+    Conversion,
+    Look,
+    conversion_for,
+    examine,
+    look_of_copy,
+    media_type_of,
+    too_many_pixels,
+)
+from comfyline.media.converting import Unconvertible, convert
+from comfyline.models.validations import bounds, judge_medium
+from tests.media.clips import heic, picture
+
+FORMS = st.sampled_from(["jpeg", "png", "webp"])
+SIDES = st.integers(1, 60_000)
+LIMITS = st.none() | st.integers(1, 30_000)
+CORNERS = {1: "red", 3: "blue", 6: "blue", 8: "red"}
+
+
+def quarters(orientation: int, form: str = "JPEG", mode: str = "RGB") -> bytes:
+    """A picture that is red above and blue below when it is seen upright, and 120 × 80."""
+    upright = Image.new("RGB", (120, 80), "red")
+    upright.paste("blue", (0, 40, 120, 80))
+    turn = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}
+    turn |= {8: Image.Transpose.ROTATE_270}
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = orientation, "a camera"
+    kept = upright.transpose(turn[orientation]) if orientation in turn else upright
+    buffer = io.BytesIO()
+    kept.convert(mode).save(buffer, form, exif=exif.tobytes())
+    return buffer.getvalue()
+
+
+def converted(content: bytes, written: str) -> Image.Image:
+    target = io.BytesIO()
+    convert(io.BytesIO(content), media_type_of(content), Conversion.parse(written), target)
+    return Image.open(target)
+
+
+@pytest.mark.parametrize("written", ["jpeg", "png", "webp"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "AVIF", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_copy_is_upright_and_says_nothing_of_the_camera(
+    form: str, orientation: int, written: str
+) -> None:
+    copy = converted(quarters(orientation, form), written)
+
+    assert (copy.format, copy.size) == (written.upper(), (120, 80))
+    assert dict(copy.getexif()) == {}
+    red, _, blue = copy.convert("RGB").getpixel((60, 10))
+    assert red > 200
+    assert blue < 60
+
+
+def test_a_photo_of_a_phone_becomes_what_the_look_of_the_copy_promises() -> None:
+    look = examine(io.BytesIO(heic()), "image/heic")
+    copy = converted(heic(), "webp<=32px")
+
+    promised = look_of_copy(look, Conversion.parse("webp<=32px"))
+    assert (promised.width, promised.height) == copy.size == (32, 24)
+    assert (promised.media_type, promised.orientation) == ("image/webp", 1)
+
+
+def test_what_is_transparent_becomes_white_in_a_jpeg_and_stays_so_in_a_png() -> None:
+    clear = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
+    buffer = io.BytesIO()
+    clear.save(buffer, "TIFF")
+
+    assert converted(buffer.getvalue(), "jpeg").getpixel((20, 20)) == (255, 255, 255)
+    assert converted(buffer.getvalue(), "png").getpixel((20, 20))[3] == 0
+
+
+def test_the_colour_profile_goes_with_the_copy() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40), "red").save(buffer, "TIFF", icc_profile=profile)
+
+    for written in ("jpeg", "png", "webp"):
+        assert converted(buffer.getvalue(), written).info["icc_profile"] == profile
+
+
+@pytest.mark.parametrize(("mode", "form"), [("CMYK", "JPEG"), ("1", "BMP"), ("I;16", "TIFF")])
+def test_inks_bits_and_depths_are_seen_as_they_were(mode: str, form: str) -> None:
+    grey = Image.new("L", (40, 40), 255)
+    made = Image.new("I;16", (40, 40), 65535) if mode == "I;16" else grey.convert(mode)
+    buffer = io.BytesIO()
+    made.save(buffer, form)
+
+    for written in ("jpeg", "png", "webp"):
+        low, _ = converted(buffer.getvalue(), written).convert("L").getextrema()
+        assert low > 250
+
+
+def test_a_copy_is_made_smaller_until_it_is_within_its_bytes() -> None:
+    noise = picture("BMP", (600, 400))
+    target = io.BytesIO()
+
+    convert(io.BytesIO(noise), "image/bmp", Conversion("png", kilobytes=60), target)
+
+    size = target.seek(0, io.SEEK_END)
+    assert 20 * 1024 < size <= 60 * 1024
+    copy = Image.open(target)
+    assert copy.width / copy.height == pytest.approx(1.5, rel=0.02)
+
+
+def test_the_same_picture_gives_the_same_copy() -> None:
+    made = set()
+    for _ in range(2):
+        target = io.BytesIO()
+        convert(io.BytesIO(heic()), "image/heic", Conversion("jpeg"), target)
+        made.add(hashlib.sha256(target.getvalue()).hexdigest())
+
+    assert len(made) == 1
+
+
+def test_what_cannot_be_decoded_is_said_in_words() -> None:
+    with pytest.raises(Unconvertible, match="cannot be converted: "):
+        converted(picture("TIFF")[:400], "jpeg")
+
+
+@given(st.builds(Conversion, FORMS, LIMITS, LIMITS))
+def test_a_conversion_is_read_back_as_it_was_written(conversion: Conversion) -> None:
+    assert Conversion.parse(str(conversion)) == conversion
+
+
+@pytest.mark.parametrize("written", ["", "gif", "jpeg<=px", "jpeg<=50GB", "png<=1MB<=4px"])
+def test_nothing_else_is_a_conversion(written: str) -> None:
+    with pytest.raises(ValueError, match="is no conversion"):
+        Conversion.parse(written)
+
+
+@given(
+    width=SIDES,
+    height=SIDES,
+    size=st.integers(1, 2**31),
+    form=st.sampled_from(["image/heic", "image/jpeg", "image/png", "image/webp", "image/gif"]),
+    limits=st.builds(Bounds, st.integers(2**20, 50 * 2**20), LIMITS, LIMITS, LIMITS, LIMITS),
+)
+def test_a_smaller_copy_is_within_every_bound(
+    width: int, height: int, size: int, form: str, limits: Bounds
+) -> None:
+    look = Look(form, width, height)
+    copy = conversion_for(look, size, Preparation("jpeg", downscale=True), limits)
+
+    if copy is None:
+        assert form != "image/heic"
+        assert limits.hold(width, height)
+        assert size <= limits.bytes
+        return
+    seen = look_of_copy(look, copy)
+    assert seen.width
+    assert seen.height
+    assert limits.hold(seen.width, seen.height) or max(seen.width, seen.height) == 1
+    assert too_many_pixels(look, copy) == "" or seen.width * seen.height <= 100_000_000
+    assert size <= limits.bytes or (copy.kilobytes or 0) * 1024 <= limits.bytes
+
+
+def test_a_picture_within_its_limits_goes_as_it_is() -> None:
+    every = Preparation("jpeg", downscale=True)
+
+    for form in ("jpeg", "png", "webp", "gif"):
+        assert conversion_for(Look(f"image/{form}", 4000, 3000), 2**20, every, Bounds()) is None
+
+
+def test_the_copy_of_a_photo_of_a_phone_is_the_same_job_with_and_without_downscale() -> None:
+    """Who adds the option for one large picture must not pay for all the others again."""
+    photo = Look("image/heic", 6048, 4024)
+    copies = {
+        str(conversion_for(photo, 2**22, Preparation("jpeg", downscale=down), Bounds()))
+        for down in (False, True)
+    }
+
+    assert copies == {"jpeg"}
+
+
+@pytest.mark.parametrize(
+    ("side", "form", "said"),
+    [(20_000, "jpeg", "has more than 100 million pixels"), (17_000, "webp", "16,383 pixels")],
+)
+def test_what_no_copy_can_hold_is_told_unless_it_is_made_smaller(
+    side: int, form: str, said: str
+) -> None:
+    look = Look("image/heic", side, 100 if form == "webp" else side)
+
+    plain = conversion_for(look, 1, Preparation(form), Bounds())
+    smaller = conversion_for(look, 1, Preparation(form, downscale=True), Bounds())
+
+    assert plain
+    assert smaller
+    assert said in too_many_pixels(look, plain)
+    assert too_many_pixels(look, smaller) == ""
+    assert smaller.size_of(side, side)[0] <= 16_383
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "expected"),
+    [
+        ("file_size_mb<", 30, Bounds(bytes=30 * 2**20 - 1)),
+        ("file_size_mb<=", 300, Bounds()),
+        ("width_pixels<=", 4096, Bounds(width=4096)),
+        ("height<", 4096, Bounds(height=4095)),
+        ("max_side<=", "2048", Bounds(longest=2048)),
+        ("width*height<=", 36_000_000, Bounds(pixels=36_000_000)),
+        ("megapixels<=", 36, Bounds(pixels=36_000_000)),
+        ("width/height<", 16, Bounds()),
+        ("width_pixels>", 14, Bounds()),
+        ("width<=", 0, Bounds()),
+    ],
+)
+def test_the_bounds_of_a_copy_are_those_that_the_model_judges_by(
+    rule: str, value: object, expected: Bounds
+) -> None:
+    rules = [{"validation_rule": rule, "validation_value": value}]
+
+    assert bounds(rules) == expected
+    if expected.width or expected.height or expected.longest:
+        side = expected.width or expected.height or expected.longest or 0
+        assert not judge_medium(rules, 1, Look("image/png", side, side)).broken
+        assert judge_medium(rules, 1, Look("image/png", side + 1, side + 1)).broken
