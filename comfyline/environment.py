@@ -5,13 +5,14 @@ The one place that reads the process environment and the working directory.
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 from comfyline.config_files import model_directories
 from comfyline.errors import UsageError
 from comfyline.settings import (
+    NO_BLOCKS,
     LocalStack,
     Secret,
     Settings,
@@ -20,6 +21,7 @@ from comfyline.settings import (
     home_directory,
     ledger_url,
     local_services,
+    named_blocks,
     read_profile,
     resolve,
     storage_settings,
@@ -36,10 +38,18 @@ _PORT_VARIABLES: dict[ServiceName, str] = {
     "sandbox": "COMFYLINE_SANDBOX_PORT",
 }
 
+ReadBlock = Callable[[str], Awaitable[str]]
+"""Gives what the Prefect Secret block of that name holds."""
+
 
 def home() -> Path:
     """Where local state lives, an absolute path."""
     return home_directory(os.environ, Path.cwd())
+
+
+def variable(name: str) -> str | None:
+    """A variable of the process's environment, None when it is not set."""
+    return os.environ.get(name)
 
 
 def asked_ports() -> dict[ServiceName, int]:
@@ -60,8 +70,13 @@ def asked_ports() -> dict[ServiceName, int]:
 
 
 def check_token(profile_name: str) -> None:
-    """Raises `TokenRejected` before anything starts when the profile's token is missing."""
-    find_token(read_profile(profile_name, Path.cwd()), os.environ)
+    """Raises `TokenRejected` before anything starts when the profile's token is missing.
+
+    A token in a Prefect block can be looked for only once the server is there.
+    """
+    profile = read_profile(profile_name, Path.cwd())
+    if profile.runcomfy.token_block is None:
+        find_token(profile, os.environ)
 
 
 def needed_services(profile_name: str) -> tuple[ServiceName, ...]:
@@ -84,16 +99,22 @@ async def start_services(
     )
 
 
-async def prepare(profile_name: str, tell: Callable[[str], None]) -> Settings:
+async def prepare(
+    profile_name: str, tell: Callable[[str], None], read_block: ReadBlock | None = None
+) -> Settings:
     """The settings of a profile, after starting the local services that it needs.
 
-    Raises `UsageError`, `InputInvalid`, `TokenRejected` or `Unreachable`, each with what to do.
+    `read_block` gives what a Prefect Secret block holds; without it a profile that names one is a
+    `UsageError`. Raises `UsageError`, `InputInvalid`, `TokenRejected` or `Unreachable`, each with
+    what to do.
     """
     profile = read_profile(profile_name, Path.cwd())
-    find_token(profile, os.environ)
+    names = named_blocks(profile, os.environ) if read_block else ()
+    blocks = {name: Secret(await read_block(name)) for name in names} if read_block else NO_BLOCKS
+    find_token(profile, os.environ, blocks)
     needed = local_services(profile, os.environ)
     found = await start_services(needed, tell) if needed else StackAddresses()
-    return resolve(profile_name, profile, os.environ, Path.cwd(), _local(found))
+    return resolve(profile_name, profile, os.environ, Path.cwd(), _local(found), blocks)
 
 
 def look(profile_name: str, patience: float = 0) -> Settings:
@@ -125,6 +146,15 @@ async def prepare_storage(profile_name: str, tell: Callable[[str], None]) -> Sto
     is_local = "storage" in local_services(profile, os.environ)
     found = await start_services(("storage",), tell) if is_local else StackAddresses()
     return storage_settings(profile, os.environ, _local(found))
+
+
+def look_at_storage(profile_name: str) -> StorageSettings:
+    """The storage of a profile as it is: nothing is started, and no token is needed.
+
+    Raises `UsageError`, `InputInvalid`, or `Unreachable` where the local storage does not run.
+    """
+    profile = read_profile(profile_name, Path.cwd())
+    return storage_settings(profile, os.environ, _local(addresses(home())))
 
 
 def _local(found: StackAddresses) -> LocalStack:

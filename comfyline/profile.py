@@ -3,19 +3,19 @@
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from comfyline.duration import Seconds
 from comfyline.errors import UsageError
-from comfyline.yamlfile import did_you_mean, load_yaml, validate_document
+from comfyline.secret_names import BlockName, LedgerAddress, VariableName
+from comfyline.yaml.document import validate_document
+from comfyline.yaml.file import did_you_mean, load_yaml
 
 LOCAL_SANDBOX = "local:sandbox"
 LOCAL_STORAGE = "local:storage"
-
-_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*", re.ASCII)
 
 
 def api_origin(base_url: str) -> str:
@@ -77,13 +77,6 @@ def _web_address(url: str, should: str) -> SplitResult:
     return parts
 
 
-def _variable_name(name: str) -> str:
-    if not _VARIABLE.fullmatch(name):
-        # What was written instead is not repeated: it may be the token.
-        raise ValueError("should be the name of an environment variable, never the token itself")
-    return name
-
-
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -97,13 +90,23 @@ class RuncomfySection(_Section):
         Field(description="Origin of the API, or local:sandbox for the local stand-in."),
     ]
     token_env: Annotated[
-        str,
-        AfterValidator(_variable_name),
+        VariableName,
         Field(description="Name of the environment variable that holds the token."),
     ] = "RUNCOMFY_API_TOKEN"  # noqa: S105  # the name of a variable
+    token_block: Annotated[
+        BlockName | None,
+        Field(
+            description="Name of the Prefect Secret block that holds the token, in the place of "
+            "`token_env`.",
+            examples=["runcomfy-token"],
+        ),
+    ] = None
     download_hosts: Annotated[
         tuple[str, ...],
-        Field(description="Hosts that outputs may come from; * stands for any subdomain."),
+        Field(
+            description="Hosts that outputs may come from; * stands for any subdomain. One without "
+            "* is meant even if it lies in a private network."
+        ),
     ] = ("*.runcomfy.net", "*.runcomfy.com")
     in_flight: Annotated[
         int,
@@ -130,6 +133,15 @@ class RuncomfySection(_Section):
         ),
     ] = None
 
+    @model_validator(mode="after")
+    def _one_token(self) -> "RuncomfySection":
+        if self.token_block and "token_env" in self.model_fields_set:
+            raise ValueError(
+                "should name one place for the token, `token_env` or `token_block`; a profile that "
+                "extends another takes its `token_env` away with null"
+            )
+        return self
+
 
 class StorageSection(_Section):
     """Where inputs are put so that RunComfy can fetch them."""
@@ -138,6 +150,14 @@ class StorageSection(_Section):
     endpoint_url: Annotated[
         Annotated[str, AfterValidator(storage_endpoint)] | None,
         Field(description="S3-compatible endpoint; local:storage for the local stack's own."),
+    ] = None
+    public_endpoint_url: Annotated[
+        Annotated[str, AfterValidator(storage_endpoint)] | None,
+        Field(
+            description="Where RunComfy reaches the same storage, if not at `endpoint_url`: "
+            "presigned URLs are made for it.",
+            examples=["https://s3.example.org"],
+        ),
     ] = None
     url_expires: Annotated[
         Seconds, Field(description="Life of a presigned GET, at most 7 days.", gt=0, le=604800)
@@ -149,15 +169,73 @@ class StorageSection(_Section):
             "s3://bucket/prefix. It tells whether an input was fetched."
         ),
     ] = None
+    addressing_style: Annotated[
+        Literal["auto", "path", "virtual"],
+        Field(
+            description="Where an address has the bucket: path is https://HOST/BUCKET/, virtual is "
+            "https://BUCKET.HOST/; auto is virtual at AWS and path elsewhere."
+        ),
+    ] = "auto"
+    ca_bundle: Annotated[
+        str | None,
+        Field(
+            description="PEM file with the authority that the endpoint's certificate is from.",
+            examples=["/etc/ssl/certs/company.pem"],
+            min_length=1,
+        ),
+    ] = None
+    aws_profile: Annotated[
+        str | None,
+        Field(
+            description="Profile of ~/.aws/config that the keys and the region come from; null = "
+            "the usual chain: AWS_* variables, AWS_PROFILE, the machine's role.",
+            min_length=1,
+        ),
+    ] = None
+    encryption: Annotated[
+        Literal["AES256", "aws:kms"] | None,
+        Field(
+            description="Server-side encryption of every object that comfyline writes; null = what "
+            "the bucket does by itself."
+        ),
+    ] = None
+    kms_key: Annotated[
+        str | None,
+        Field(
+            description="Id or ARN of the key for `encryption: aws:kms`; null = the account's own.",
+            min_length=1,
+        ),
+    ] = None
+    storage_class: Annotated[
+        str | None,
+        Field(
+            description="Storage class of every object that comfyline writes; null = the bucket's.",
+            examples=["STANDARD_IA", "INTELLIGENT_TIERING"],
+            pattern=r"^[A-Z][A-Z0-9_]*$",
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _key_has_its_use(self) -> "StorageSection":
+        if self.kms_key and self.encryption != "aws:kms":
+            raise ValueError("should say `encryption: aws:kms` beside `kms_key`, or have no key")
+        return self
 
 
 class ProfileDocument(_Section):
     """A whole profile file."""
 
-    runcomfy: RuncomfySection
-    storage: StorageSection
+    runcomfy: Annotated[RuncomfySection, Field(description="How RunComfy is reached.")]
+    storage: Annotated[
+        StorageSection, Field(description="Where inputs are put so that RunComfy can fetch them.")
+    ]
     ledger: Annotated[
-        str | None, Field(description="SQLAlchemy URL; null = SQLite under COMFYLINE_HOME.")
+        LedgerAddress | None,
+        Field(
+            description="SQLAlchemy URL without a password, or {env: NAME} or {block: NAME} where "
+            "the URL is kept; null = SQLite under COMFYLINE_HOME.",
+            examples=["sqlite:////srv/ledger.sqlite3", {"env": "LEDGER_URL"}],
+        ),
     ] = None
 
 

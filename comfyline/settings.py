@@ -1,8 +1,8 @@
 """Profile + environment + local stack → one frozen `Settings`, read once at the edge.
 
-Precedence, strongest first: RUNCOMFY_BASE_URL and COMFYLINE_LEDGER_URL, the profile, the AWS
-variables where the profile leaves `endpoint_url` open, the defaults. Nothing below this module
-looks at the environment.
+Precedence, strongest first: RUNCOMFY_BASE_URL and COMFYLINE_LEDGER_URL, the profile, what it
+extends, the AWS variables where the profile leaves `endpoint_url` open, the defaults. Nothing below
+this module looks at the environment.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from comfyline.config_files import config_directories, model_directories
-from comfyline.errors import InputInvalid, Problem, TokenRejected, Unreachable
+from comfyline.errors import InputInvalid, Problem, TokenRejected, Unreachable, UsageError
 from comfyline.profile import (
     LOCAL_SANDBOX,
     LOCAL_STORAGE,
@@ -23,6 +23,7 @@ from comfyline.profile import (
     load_profile,
     storage_endpoint,
 )
+from comfyline.secret_names import SecretReference
 
 _SANDBOX_BALANCE = "/prod/v2/balance"
 
@@ -51,6 +52,19 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash(self._value)
+
+
+Blocks = Mapping[str, Secret]
+"""What the Prefect Secret blocks hold that a profile names; empty where no Prefect server is."""
+
+
+NO_BLOCKS: Blocks = {}
+
+
+class BlockOutOfReach(UsageError):
+    """A profile keeps a secret in a Prefect block, and this command works without a server."""
+
+    kind = "block-out-of-reach"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +101,13 @@ class StorageSettings:
     secret: Secret | None
     url_expires: float
     access_log: str | None = None
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    ca_bundle: str | None = None
+    aws_profile: str | None = None
+    encryption: str | None = None
+    kms_key: str | None = None
+    storage_class: str | None = None
+    public_endpoint_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,30 +144,60 @@ def read_profile(name: str, working_directory: Path) -> ProfileDocument:
     return load_profile(name, config_directories(working_directory))
 
 
-def find_token(profile: ProfileDocument, environ: Mapping[str, str]) -> Secret | None:
-    """The token from the environment; None when the sandbox brings its own.
+def named_blocks(profile: ProfileDocument, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The Prefect Secret blocks without which a profile cannot be resolved in this environment."""
+    token = profile.runcomfy.token_block
+    is_needed = _base_url(profile, environ) != LOCAL_SANDBOX
+    ledger = profile.ledger.block if isinstance(profile.ledger, SecretReference) else None
+    if _variable(environ, "COMFYLINE_LEDGER_URL"):
+        ledger = None
+    return tuple(name for name in (token if is_needed else None, ledger) if name)
 
-    Raises `TokenRejected` when there is none. Called before anything is uploaded.
+
+def find_token(
+    profile: ProfileDocument, environ: Mapping[str, str], blocks: Blocks = NO_BLOCKS
+) -> Secret | None:
+    """The token from the environment or a block; None when the sandbox brings its own.
+
+    Raises `TokenRejected` when there is none, and `BlockOutOfReach`. Called before anything is
+    uploaded.
     """
     if _base_url(profile, environ) == LOCAL_SANDBOX:
         return None
+    if block := profile.runcomfy.token_block:
+        held = _in_block(block, "The RunComfy token", blocks)
+        return Secret(_whole_token(held.value.strip(), f"the Prefect block `{block}`"))
     names = [profile.runcomfy.token_env]
     if names == ["RUNCOMFY_API_TOKEN"]:
         names.append("RUNCOMFY_TOKEN")
     for name in names:
-        token = _variable(environ, name)
-        if token and not (token.isascii() and token.isprintable() and " " not in token):
-            raise TokenRejected(
-                f"What {name} holds is not a token: there is a space or a strange character in it",
-                hint="Set it to the token alone, without `Bearer` and without a line break.",
-            )
-        if token:
-            return Secret(token)
+        if token := _variable(environ, name):
+            return Secret(_whole_token(token, name))
     raise TokenRejected(
         f"There is no RunComfy token: {' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
         " not set",
         hint=f"Create a token in your RunComfy profile and `export {names[0]}=…`.",
     )
+
+
+def _whole_token(token: str, keeper: str) -> str:
+    if not token or not (token.isascii() and token.isprintable() and " " not in token):
+        flaw = "there is a space or a strange character in it" if token else "it is empty"
+        raise TokenRejected(
+            f"What {keeper} holds is not a token: {flaw}",
+            hint="Set it to the token alone, without `Bearer` and without a line break.",
+        )
+    return token
+
+
+def _in_block(name: str, what: str, blocks: Blocks) -> Secret:
+    if name not in blocks:
+        raise BlockOutOfReach(
+            f"{what} is in the Prefect Secret block `{name}`, which needs a Prefect server: only "
+            "`run`, `generate` and `reconcile` read it",
+            hint="For this command name a profile that takes it from an environment variable.",
+        )
+    return blocks[name]
 
 
 def resolve(
@@ -155,14 +206,16 @@ def resolve(
     environ: Mapping[str, str],
     working_directory: Path,
     local: LocalStack,
+    blocks: Blocks = NO_BLOCKS,
 ) -> Settings:
     """Merges everything into `Settings`.
 
     Raises `TokenRejected` without a token, `InputInvalid` for an origin that must not get one,
-    and `Unreachable` where the profile needs a local service that does not run.
+    `BlockOutOfReach` for a secret in a block that was not read, and `Unreachable` where the
+    profile needs a local service that does not run.
     """
     home = home_directory(environ, working_directory)
-    base_url, token = _base_url(profile, environ), find_token(profile, environ)
+    base_url, token = _base_url(profile, environ), find_token(profile, environ, blocks)
     # Each token goes with its own origin: the sandbox's nowhere else, the user's never to it.
     if base_url == LOCAL_SANDBOX:
         base_url, token = local.sandbox_url or "", local.sandbox_token
@@ -182,7 +235,7 @@ def resolve(
             balance_url=_balance_url(profile, base_url, local),
         ),
         storage=storage_settings(profile, environ, local),
-        ledger_url=Secret(ledger_url(profile, environ, home)),
+        ledger_url=Secret(ledger_url(profile, environ, home, blocks)),
     )
 
 
@@ -207,25 +260,50 @@ def storage_settings(
         secret=secret,
         url_expires=profile.storage.url_expires,
         access_log=profile.storage.access_log,
+        addressing_style=profile.storage.addressing_style,
+        ca_bundle=profile.storage.ca_bundle and str(Path(profile.storage.ca_bundle).expanduser()),
+        aws_profile=profile.storage.aws_profile,
+        encryption=profile.storage.encryption,
+        kms_key=profile.storage.kms_key,
+        storage_class=profile.storage.storage_class,
+        public_endpoint_url=profile.storage.public_endpoint_url,
     )
 
 
-def ledger_url(profile: ProfileDocument | None, environ: Mapping[str, str], home: Path) -> str:
+def ledger_url(
+    profile: ProfileDocument | None,
+    environ: Mapping[str, str],
+    home: Path,
+    blocks: Blocks = NO_BLOCKS,
+) -> str:
     """The ledger's SQLAlchemy URL: COMFYLINE_LEDGER_URL, the profile's, else SQLite at home.
 
     Raises `InputInvalid` for what is no such URL, without repeating it: it may hold a password.
+    Raises `BlockOutOfReach` for one in a block that was not read.
     """
-    named = _variable(environ, "COMFYLINE_LEDGER_URL")
-    url = named or (profile.ledger if profile else None)
-    if url is None:
-        if "?" in str(home):
-            problem = f"a folder with a question mark in its name cannot hold the ledger: {home}"
-            raise InputInvalid([Problem("COMFYLINE_HOME", problem, "choose another folder")])
-        return f"sqlite:///{home / 'ledger.sqlite3'}"
+    if named := _variable(environ, "COMFYLINE_LEDGER_URL"):
+        return _database_url(named, "COMFYLINE_LEDGER_URL")
+    match profile.ledger if profile else None:
+        case SecretReference(env=str(name)):
+            if kept := _variable(environ, name):
+                return _database_url(kept, name)
+            problem = f"the ledger's URL is in the variable {name}, which is not set"
+            raise InputInvalid([Problem("ledger", problem, f"export {name}=postgresql://…")])
+        case SecretReference(block=str(name)):
+            held = _in_block(name, "The ledger's URL", blocks)
+            return _database_url(held.value.strip(), f"the Prefect block `{name}`")
+        case str(url):
+            return url
+    if "?" in str(home):
+        problem = f"a folder with a question mark in its name cannot hold the ledger: {home}"
+        raise InputInvalid([Problem("COMFYLINE_HOME", problem, "choose another folder")])
+    return f"sqlite:///{home / 'ledger.sqlite3'}"
+
+
+def _database_url(url: str, where: str) -> str:
     try:
         make_url(url)
     except (ArgumentError, ValueError):
-        where = "COMFYLINE_LEDGER_URL" if named else "ledger"
         hint = "write sqlite:////folder/file.sqlite3 or postgresql://user:password@host/database"
         raise InputInvalid([Problem(where, "this is not an SQLAlchemy URL", hint)]) from None
     return url

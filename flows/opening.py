@@ -14,6 +14,7 @@ from comfyline.report.summary import RunSummary
 from comfyline.services import Services, open_services
 from comfyline.stopping import current_stop, stopped_by
 from flows.heeding import heeding
+from flows.secret_blocks import read_secret_block
 
 Work = Callable[[Services], Awaitable[State[RunSummary]]]
 
@@ -26,7 +27,7 @@ async def with_services(
     With `unchecked`, a model whose schema is nowhere to be had is taken without one.
     """
     try:
-        settings = await prepare(profile, _say)
+        settings = await prepare(profile, _say, read_secret_block)
         stop = current_stop()
         async with open_services(settings, unchecked=unchecked) as services:
             with stopped_by(stop):

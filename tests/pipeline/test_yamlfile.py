@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfyline.errors import InputInvalid, UsageError
-from comfyline.yamlfile import LocatedYaml, apply_overrides, did_you_mean, load_yaml
+from comfyline.yaml.file import LocatedYaml, did_you_mean, load_yaml, read_yaml
+from comfyline.yaml.overrides import apply_overrides
 
 
 def read(tmp_path: Path, text: str) -> LocatedYaml:
@@ -41,6 +42,48 @@ def test_only_what_yaml_1_2_calls_a_number_is_one(tmp_path: Path) -> None:
         "g": True,
         "h": "3",
         "i": "1_000",
+    }
+
+
+def test_what_a_person_may_take_for_a_number_or_a_truth_stays_the_text_that_it_is(
+    tmp_path: Path,
+) -> None:
+    words = "1:1 12:30:00 1_000 yes no On off 1.2.3 0x 0b11 08a 1e +-1 None nil 2026-01-31 0,5"
+
+    for word in words.split():
+        assert read(tmp_path, f"a: {word}\nb: [{word}]\n").data["a"] == word
+
+
+@pytest.mark.parametrize("word", ["08", "007", "0777", "-01", "00", "007.5", "+08", "00e1"])
+def test_a_leading_zero_is_a_question_and_no_guess(tmp_path: Path, word: str) -> None:
+    [found] = mistakes(tmp_path, f"a: 1\nb: {word}\n")
+
+    assert found.startswith(f"2:4: {word} is a number with a leading zero")
+    assert f'; write "{word}" in quotes for a text, or ' in found
+    assert read(tmp_path, f'b: "{word}"\n{word}: key\n').data == {"b": word, word: "key"}
+
+
+def test_a_number_that_only_begins_with_a_zero_digit_is_one(tmp_path: Path) -> None:
+    assert read(tmp_path, "a: [0, -0, 0.5, 0o17, 0.0, 0e0, .5]\n").data["a"] == [
+        0, 0, 0.5, 15, 0.0, 0.0, 0.5,
+    ]  # fmt: skip
+
+
+def test_a_number_of_more_digits_than_python_writes_is_a_mistake(tmp_path: Path) -> None:
+    for digits in ("9" * 5000, "0x" + "f" * 5000):
+        [found] = mistakes(tmp_path, f"a: {digits}\n")
+        assert "is not a number that JSON can carry" in found
+        assert len(found) < 100
+
+
+def test_how_a_value_was_written_is_kept_where_json_writes_it_otherwise(tmp_path: Path) -> None:
+    text = "a: 0x1F\nb: [1, 1.10]\nc: True\nd: ~\ne: 5\nf: x\ng: true\nh: '07'\n"
+
+    assert read(tmp_path, text).spelt == {
+        ("a",): "0x1F",
+        ("b", 1): "1.10",
+        ("c",): "True",
+        ("d",): "~",
     }
 
 
@@ -122,6 +165,30 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     found = mistakes(tmp_path, "a: 1\na: 2\nb: .inf\nc: !x y\n")
 
     assert [line.split(":")[0] for line in found] == ["2", "3", "4"]
+
+
+def test_a_duplicate_key_is_found_in_every_style(tmp_path: Path) -> None:
+    text = "a: {x: 1, x: 2}\nb:\n  - y: 1\n    y: 2\nc: &c\n  z: 1\n  z: 2\nd: {<<: *c}\n"
+    text += "1: a\n'1': b\n"
+
+    assert [line.split(" stands")[0] for line in mistakes(tmp_path, text)] == [
+        "1:11: `x`",
+        "4:5: `y`",
+        "7:3: `z`",
+        "10:1: `1`",
+    ]
+
+
+def test_a_file_with_mistakes_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a: 07\nb:\n  c: [1, !x y]\nd: 1\nd: 2\ne: fine\n")
+
+    read_so_far = read_yaml(path)
+
+    assert len(read_so_far.problems) == 3
+    assert read_so_far.located is not None
+    assert read_so_far.located.data["e"] == "fine"
+    assert read_so_far.flawed == {f"{path}:1:1", f"{path}:3:10"}
 
 
 def test_tabs_get_a_hint(tmp_path: Path) -> None:

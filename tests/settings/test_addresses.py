@@ -155,7 +155,7 @@ def test_a_ledger_that_is_no_url_is_a_mistake_in_words(profile: Write):
     with pytest.raises(InputInvalid, match="COMFYLINE_LEDGER_URL: this is not") as error:
         ledger_url(None, {"COMFYLINE_LEDGER_URL": "ledger.db SECRET"}, Path("/home"))
     assert "SECRET" not in str(error.value)
-    with pytest.raises(InputInvalid, match="ledger: this is not"):
+    with pytest.raises(InputInvalid, match=r"mine\.yaml:3:1: `ledger` should be an SQLAlchemy URL"):
         ledger_url(profile(REMOTE + "ledger: ledger.db\n"), {}, Path("/home"))
 
 

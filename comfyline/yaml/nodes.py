@@ -2,11 +2,10 @@
 
 YAML 1.2 whatever a document declares, so `1:1`, `yes` and `2026-01-31` stay text. The values are
 built from ruamel's node graph, because only nodes carry a position for every value, also in
-flow style, behind an anchor and through a merge.
+flow style, behind an anchor and through a merge. The one tag that means something is `!file`.
 """
 
-import math
-import re
+import json
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -18,22 +17,17 @@ from ruamel.yaml.reader import ReaderError
 
 from comfyline.errors import InputInvalid, Problem
 from comfyline.job import Pointer
+from comfyline.yaml.scalars import OddScalar, core_value
+from comfyline.yaml.texts import read_text_file
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {
     _TAG + name for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge")
 }
-_INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", re.ASCII)
-_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.ASCII)
-_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_WORDS = {"": None, "~": None} | {
-    spelt: value
-    for word, value in (("null", None), ("true", True), ("false", False))
-    for spelt in (word, word.capitalize(), word.upper())
-}
 # Anchors can multiply: a page of text must not become gigabytes.
 _MOST_VALUES = 200_000
 _DEEPEST = 50
+_FILE = "!file"
 QUOTE_IT = 'put quotes around a text that holds {{ … }}, ": ", # or begins with a special character'
 
 
@@ -44,14 +38,23 @@ def place_in(name: str, text: str, offset: int) -> str:
 
 
 class NodeReader:
-    """Builds plain values out of YAML nodes, and collects positions and mistakes meanwhile."""
+    """Builds plain values out of YAML nodes, and collects positions and mistakes meanwhile.
 
-    def __init__(self, name: str) -> None:
+    `spelt` holds how a number, true, false or null was written where JSON writes it otherwise,
+    `flawed` where a value is not what was meant, so that nothing else is to be said of it.
+    With `takes_files`, `!file` stands for the text of a file.
+    """
+
+    def __init__(self, name: str, *, takes_files: bool = True) -> None:
         self.name = name
+        self._takes_files = takes_files
         self.positions: dict[Pointer, str] = {}
+        self.spelt: dict[Pointer, str] = {}
         self.problems: list[Problem] = []
+        self.flawed: set[Pointer] = set()
         self._open: set[int] = set()
         self._values = 0
+        self._texts: dict[str, str] = {}
 
     def compose(self, text: str) -> Node | None:
         """Parses the text into nodes; None when it holds nothing."""
@@ -94,9 +97,10 @@ class NodeReader:
         """The plain value of a node; what stands below `pointer` gets its position."""
         self._values += 1
         if isinstance(node, ScalarNode):
-            return self._scalar(node)
+            return self._scalar(node, pointer)
         if refusal := self._refusal(node, pointer):
             self.report(node, refusal)
+            self.flawed.add(pointer)
             return None
         self._open.add(id(node))
         value = (
@@ -109,6 +113,8 @@ class NodeReader:
 
     def _refusal(self, node: Node, pointer: Pointer) -> str:
         """Why a list or mapping is not read, if it is not."""
+        if node.tag == _FILE:
+            return "`!file` takes the name of one text file"
         if node.tag not in (_TAG + "map", _TAG + "seq"):
             return f"the YAML tag {node.tag} is not allowed"
         if id(node) in self._open:
@@ -139,7 +145,7 @@ class NodeReader:
                 self.report(key_node, f"`{key}` stands twice; the first one is in {first}")
                 continue
             seen[key] = key_node
-            self._scalar(key_node)
+            self._check_text(key_node)
             self.positions[*pointer, key] = self.place(key_node)
             mapping[key] = self.build(value_node, (*pointer, key))
         for key_node, value_node in self._merged(node):
@@ -168,32 +174,40 @@ class NodeReader:
                 yield from self._merged(parent)
                 self._open.discard(id(parent))
 
-    def _scalar(self, node: ScalarNode) -> Any:
-        text = str(node.value)
-        if any("\ud800" <= character <= "\udfff" for character in text):
+    def _check_text(self, node: ScalarNode) -> bool:
+        """Whether a scalar is text, or what it stands for; what is neither is a mistake."""
+        if any("\ud800" <= character <= "\udfff" for character in str(node.value)):
             self.report(node, "the text holds half a character (a lone surrogate)")
         elif node.tag not in _SCALARS:
             self.report(node, f"the YAML tag {node.tag} is not allowed")
-        elif node.tag != _TAG + "str":
-            try:
-                return _core_value(text)
-            except ValueError:
-                self.report(node, f"{text:.20} is not a number that JSON can carry")
-        return text
+        else:
+            return True
+        return False
 
+    def _scalar(self, node: ScalarNode, pointer: Pointer) -> Any:
+        text = str(node.value)
+        try:
+            if node.tag == _FILE:
+                return self._text_of(text)
+            if not self._check_text(node):
+                self.flawed.add(pointer)
+                return text
+            value = text if node.tag == _TAG + "str" else core_value(text)
+        except OddScalar as odd:
+            self.report(node, str(odd), odd.hint)
+            self.flawed.add(pointer)
+            return text
+        if not isinstance(value, str) and text != json.dumps(value):
+            self.spelt[pointer] = text
+        return value
 
-def _core_value(text: str) -> Any:
-    """Reads a plain scalar as YAML 1.2's core schema does; what is nothing else is text."""
-    if text in _WORDS:
-        return _WORDS[text]
-    if _INTEGER.fullmatch(text):
-        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-    if _NUMBER.fullmatch(text) or _NOT_FINITE.fullmatch(text):
-        number = float(text.replace(".", "", 1) if text[-1].isalpha() else text)
-        if not math.isfinite(number):
-            raise ValueError(text)
-        return number
-    return text
+    def _text_of(self, file: str) -> str:
+        """What `!file` stands for; behind an anchor it is read from the disk once."""
+        if not self._takes_files:
+            raise OddScalar("`!file` is for YAML files; here write the text itself")
+        if file not in self._texts:
+            self._texts[file] = read_text_file(file)
+        return self._texts[file]
 
 
 def _has_plain_key(entry: tuple[Node, Node]) -> bool:
@@ -205,20 +219,3 @@ def _syntax_hint(said: str, line: list[str]) -> str:
         return "indent with spaces, not with tabs"
     special = ("mapping values are not allowed", "cannot start any token", "undefined alias")
     return QUOTE_IT if any(word in said for word in special) or "{{" in "".join(line) else ""
-
-
-def in_words(value: Any) -> str:
-    """A value in words: `a number (3)`."""
-    match value:
-        case None:
-            return "nothing (null)"
-        case bool():
-            return "true" if value else "false"
-        case int() | float():
-            return f"a number ({value})" if abs(value) < 1e15 else "a number"  # noqa: PLR2004
-        case str():
-            return f"the text {value!r}" if len(value) <= 40 else "a text"  # noqa: PLR2004
-        case list():
-            return "a list"
-        case _:
-            return "a mapping"

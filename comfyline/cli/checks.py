@@ -1,0 +1,101 @@
+"""check: what is wrong with pipeline files, before anything is spent or written."""
+
+import asyncio
+import re
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.text import Text
+
+from comfyline.cli.speech import errors, explain, say
+from comfyline.config_files import model_directories
+from comfyline.environment import home, look_at_storage
+from comfyline.errors import InputInvalid, Problem, UsageError
+from comfyline.models.kept import KeptModels
+from comfyline.offline_models import OfflineModels
+from comfyline.planning.inspecting import Inspection, inspect
+from comfyline.report.words import count
+from comfyline.services import kept_models, now, open_places
+from comfyline.settings import StorageSettings
+from comfyline.sourcing import StoredSources
+from comfyline.storage.bucket import Bucket
+from comfyline.storage.known_files import KNOWN_FILES
+from comfyline.storage.origins import Origins
+from comfyline.storage.uploads import Uploads
+
+_PLACE = re.compile(r"(.+?):(\d+):(\d+)(?::|$)", re.ASCII)
+
+StorageProfile = Annotated[
+    str | None,
+    Parameter(
+        name="--profile",
+        help="Look at s3:// sources and media as well, in the storage of this profile.",
+    ),
+]
+
+
+def check(*pipelines: Path, profile: StorageProfile = None) -> int:
+    """Find every mistake in the files at once, each with its place and what to write instead.
+
+    Example: comfyline check configs/pipelines/*.yaml
+
+    Parameters
+    ----------
+    pipelines
+        The pipeline files.
+    """
+    if not pipelines:
+        hint = "Name the pipeline files: comfyline check configs/pipelines/*.yaml"
+        raise UsageError("There is nothing to check", hint=hint)
+    storage = look_at_storage(profile) if profile else None
+    found = asyncio.run(_inspect_all(tuple(dict.fromkeys(pipelines)), storage))
+    away = {str(one.away): one.away for one in found.values() if one.away}
+    for note in (note for one in found.values() for note in one.notes):
+        say(note)
+    problems = {problem: path for path, one in found.items() for problem in one.problems}
+    for problem in sorted(problems, key=_order):
+        _print(problem)
+    for error in away.values():
+        explain(error)
+    if problems:
+        wrong = len(set(problems.values()))
+        files = f"{wrong} of {len(found)} files" if len(found) > 1 else "1 file"
+        say(f"{count(len(problems), 'mistake')} in {files}.")
+        return InputInvalid.exit_code
+    if away:
+        return next(iter(away.values())).exit_code
+    say(f"{count(len(found), 'file')} checked: no mistakes.")
+    return 0
+
+
+async def _inspect_all(
+    paths: tuple[Path, ...], storage: StorageSettings | None
+) -> dict[Path, Inspection]:
+    models = OfflineModels(model_directories(Path.cwd()), KeptModels(kept_models(home())))
+    async with AsyncExitStack() as stack:
+        reader = uploads = None
+        if storage:
+            places = await stack.enter_async_context(open_places(storage))
+            bucket, reader = places.bucket, StoredSources(places)
+            uploads = Uploads(bucket, storage.uploads, storage.url_expires)
+        else:
+            bucket = await stack.enter_async_context(Bucket(None, None, None))
+        origins = Origins(bucket, home() / KNOWN_FILES)
+        return {
+            path: await inspect(path, models, origins, reader, now(), uploads) for path in paths
+        }
+
+
+def _order(problem: Problem) -> tuple[str, int, int, str]:
+    """By file and line; what has no line stands before."""
+    place = _PLACE.match(problem.where)
+    if place is None:
+        return problem.where, 0, 0, problem.message
+    return place[1], int(place[2]), int(place[3]), problem.message
+
+
+def _print(problem: Problem) -> None:
+    line = Text(problem.where, style="bold").append(f": {problem.message}", style="red")
+    errors.print(line.append(f"; {problem.hint}" if problem.hint else "", style="cyan"))

@@ -1,0 +1,47 @@
+"""schemas: what editors complete and underline pipelines and profiles by."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from comfyline.atomic import appearing_whole
+from comfyline.cli.speech import say
+from comfyline.config_files import model_directories
+from comfyline.errors import InputInvalid, Problem
+from comfyline.models.library import list_models
+from comfyline.schemas import schema_files
+
+_FOLDER = Path("configs/schemas")
+
+OnlyCheck = Annotated[
+    bool,
+    Parameter(name="--check", negative="", help="Write nothing; exit code 65 when one is old."),
+]
+
+
+def schemas(*, check: OnlyCheck = False) -> int:
+    """Write the JSON Schemas for editors to configs/schemas/, with the models of configs/models/.
+
+    Example: comfyline schemas
+    """
+    files = schema_files(list_models(model_directories(Path.cwd())))
+    old = [name for name, text in files.items() if _kept(_FOLDER / name) != text]
+    if check and old:
+        hint = "`comfyline schemas` writes it anew"
+        raise InputInvalid(Problem(str(_FOLDER / name), "is not current", hint) for name in old)
+    for name in [] if check else old:
+        target = _FOLDER / name
+        with appearing_whole(target) as part:
+            part.write_text(files[name], encoding="utf-8")
+        say(f"{target} is written.")
+    if not old:
+        say(f"{_FOLDER}/ is current.")
+    return 0
+
+
+def _kept(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None

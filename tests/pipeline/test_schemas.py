@@ -1,0 +1,219 @@
+"""The schemas for editors: current, right about the examples, and not about what is wrong."""
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft7Validator
+
+from comfyline.cli.main import run
+from comfyline.config_files import model_directories
+from comfyline.models.entry import ModelEntry
+from comfyline.models.library import list_models
+from comfyline.schemas import PIPELINE_SCHEMA, PROFILE_SCHEMA, pipeline_schema, schema_files
+from comfyline.yaml.file import load_yaml
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "configs/pipelines").glob("*.yaml"))
+PROFILES = sorted((ROOT / "configs/profiles").glob("*.yaml"))
+OFFICE = ROOT / "configs/pipelines/office-scenes.yaml"
+FIRST_LINE = "# yaml-language-server: $schema=../schemas/"
+
+
+@pytest.fixture(scope="module")
+def schemas() -> dict[str, Draft7Validator]:
+    """The schemas as they are made now."""
+    files = schema_files(list_models(model_directories(ROOT)))
+    return {name: Draft7Validator(json.loads(text)) for name, text in files.items()}
+
+
+def refused(validator: Draft7Validator, document: Any) -> list[str]:
+    found = validator.iter_errors(document)
+    return [".".join(map(str, error.absolute_path)) for error in found]
+
+
+def test_the_schemas_that_lie_there_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+    assert run(["schemas", "--check"]) == 0, "`comfyline schemas` writes them anew"
+
+
+def test_the_command_writes_what_is_old_and_says_when_nothing_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert run(["schemas", "--check"]) == 65
+    assert not (tmp_path / "configs").exists()
+    assert run(["schemas"]) == 0
+    assert run(["schemas", "--check"]) == 0
+    (tmp_path / "configs/schemas" / PROFILE_SCHEMA).write_text("{}")
+    capsys.readouterr()
+    assert run(["schemas", "--check"]) == 65
+    assert PIPELINE_SCHEMA not in capsys.readouterr().err
+    assert run(["schemas"]) == 0
+    assert capsys.readouterr().err == f"configs/schemas/{PROFILE_SCHEMA} is written.\n"
+
+
+def test_the_schemas_are_schemas(schemas: dict[str, Draft7Validator]) -> None:
+    for validator in schemas.values():
+        Draft7Validator.check_schema(validator.schema)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_right_and_names_its_schema(
+    path: Path, schemas: dict[str, Draft7Validator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+
+    assert refused(schemas[PIPELINE_SCHEMA], load_yaml(path).data) == []
+    assert path.read_text().startswith(f"{FIRST_LINE}{PIPELINE_SCHEMA}\n")
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_a_profile_is_right_and_names_its_schema(
+    path: Path, schemas: dict[str, Draft7Validator]
+) -> None:
+    assert refused(schemas[PROFILE_SCHEMA], load_yaml(path).data) == []
+    assert path.read_text().startswith(f"{FIRST_LINE}{PROFILE_SCHEMA}\n")
+
+
+def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    document = copy.deepcopy(document)
+    parent: Any = document
+    *above, last = path.split(".")
+    for key in above:
+        parent = parent.setdefault(key, {})
+    if value is ...:
+        del parent[last]
+    else:
+        parent[last] = value
+    return document
+
+
+WRONG = [
+    ("nmae", "x", ""),
+    ("name", ..., ""),
+    ("name", "a b", "name"),
+    ("source", {}, "source"),
+    ("source", {"files": "*.jpg", "table": "a.csv"}, "source"),
+    ("matrix.aspect_ratio", "1:1", "matrix.aspect_ratio"),
+    ("steps", {}, "steps"),
+    ("steps.edit.model", ..., "steps.edit"),
+    ("steps.edit.modle", "x", "steps.edit"),
+    ("steps.edit.input.aspect_ratio", "16x9", "steps.edit.input.aspect_ratio"),
+    ("steps.edit.input.num_images", "2", "steps.edit.input.num_images"),
+    ("steps.edit.input.num_images", 9, "steps.edit.input.num_images"),
+    ("steps.edit.input.prompt", ..., "steps.edit.input"),
+    ("steps.edit.input.promt", "x", "steps.edit.input"),
+    ("steps.edit.input.image_urls", [], "steps.edit.input.image_urls"),
+    ("limits.timeout", "soon", "limits.timeout"),
+    ("limits.in_flight", "{{ x }}", "limits.in_flight"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "where"), WRONG)
+def test_what_is_wrong_is_underlined_at_its_place(
+    path: str, value: Any, where: str, schemas: dict[str, Draft7Validator]
+) -> None:
+    document = changed(load_yaml(OFFICE).data, path, value)
+
+    assert refused(schemas[PIPELINE_SCHEMA], document) == [where]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("steps.edit.input.num_images", "{{ item.count }}"),
+        ("steps.edit.input.image_urls", "{{ steps.cut.images }}"),
+        ("steps.edit.input.image_urls", ["{% if x %}a.jpg{% endif %}"]),
+        ("steps.edit.input.num_images", 2),
+        ("steps.edit.model", "{{ matrix.model }}"),
+        ("steps.edit.variant", {"any": ["thing"]}),
+        ("limits.timeout", 90),
+        ("limits.max_cost_usd", None),
+        ("source", {"items": [{"sku": 1}]}),
+    ],
+)
+def test_what_is_right_is_not(path: str, value: Any, schemas: dict[str, Draft7Validator]) -> None:
+    document = changed(load_yaml(OFFICE).data, path, value)
+
+    assert refused(schemas[PIPELINE_SCHEMA], document) == []
+
+
+def test_a_file_that_extends_another_may_leave_out_and_take_away(
+    schemas: dict[str, Draft7Validator],
+) -> None:
+    document = {
+        "extends": "configs/pipelines/office-scenes.yaml",
+        "matrix": {"aspect_ratio": ["1:1"]},
+        "steps": {"edit": {"input": {"aspect_ratio": None}, "variant": 2}, "cut": None},
+        "limits": {"timeout": None},
+        "source": {"files": None, "items": [{"sku": 1}]},
+    }
+
+    assert refused(schemas[PIPELINE_SCHEMA], document) == []
+    assert refused(schemas[PIPELINE_SCHEMA], document | {"nmae": "x"}) == [""]
+    wrong = changed(document, "limits.in_flight", "many")
+    assert refused(schemas[PIPELINE_SCHEMA], wrong) == ["limits.in_flight"]
+    profile = {"extends": "base.yaml", "runcomfy": {"token_env": None, "token_block": "rc"}}
+    assert refused(schemas[PROFILE_SCHEMA], profile) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "where"),
+    [
+        ("runcomfy.token_env", "rc-5f0e-the-token", "runcomfy.token_env"),
+        ("storage.uploads", "my-bucket", "storage.uploads"),
+        ("ledger", {"env": "X", "password": "y"}, "ledger"),
+        ("ledger", 3, "ledger"),
+        ("ledgre", None, ""),
+    ],
+)
+def test_what_is_wrong_in_a_profile_is_underlined(
+    path: str, value: Any, where: str, schemas: dict[str, Draft7Validator]
+) -> None:
+    document = changed(load_yaml(ROOT / "configs/profiles/production.yaml").data, path, value)
+
+    assert refused(schemas[PROFILE_SCHEMA], document) == [where]
+
+
+def _described(schema: Any) -> Iterator[tuple[str, bool]]:
+    for name, one in schema.get("properties", {}).items():
+        yield name, "description" in one or "$ref" in one
+
+
+def test_every_key_is_described_for_whoever_types_it(schemas: dict[str, Draft7Validator]) -> None:
+    for validator in schemas.values():
+        for part in validator.schema["$defs"].values():
+            assert [name for name, is_described in _described(part) if not is_described] == []
+
+
+def test_a_field_of_a_model_brings_its_words_and_choices() -> None:
+    entry = ModelEntry.model_validate(
+        {
+            "model_id": "acme/x",
+            "input_schema": {
+                "required": ["prompt"],
+                "properties": {
+                    "prompt": {"type": "string", "title": "Prompt", "default": "an example"},
+                    "size": {"type": "string", "enum": ["1K", "2K"], "default": "1K"},
+                },
+            },
+        }
+    )
+
+    [rule] = pipeline_schema([entry])["$defs"]["Step"]["allOf"]
+    fields = rule["then"]["properties"]["input"]["properties"]
+
+    assert rule["if"]["properties"]["model"] == {"const": "acme/x"}
+    assert fields["prompt"] == {
+        "description": "Prompt",
+        "examples": ["an example"],
+        "type": "string",
+    }
+    assert fields["size"]["default"] == "1K"
+    assert fields["size"]["anyOf"][0]["enum"] == ["1K", "2K"]

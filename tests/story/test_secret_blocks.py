@@ -1,0 +1,61 @@
+"""A profile whose secrets lie in Prefect's Secret blocks, at a real Prefect server."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from comfyline.stack.control import StackAddresses
+from tests.story.conftest import PIPELINE, Project
+
+PROFILE = """\
+extends: configs/profiles/sandbox.yaml
+runcomfy: {{base_url: "{url}", token_env: null, token_block: rc-token}}
+ledger: {{block: ledger-url}}
+"""
+
+
+def make_blocks(project: Project, prefect: str, **secrets: str) -> None:
+    """Saves blocks as Prefect's own documentation has it."""
+    lines = ["from prefect.blocks.system import Secret"]
+    lines += [
+        f"Secret(value={secret!r}).save({name.replace('_', '-')!r})"
+        for name, secret in secrets.items()
+    ]
+    there = {"PREFECT_API_URL": prefect, "PREFECT_HOME": str(project.home / "prefect-client")}
+    subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        env=project.environment | there,
+        timeout=120,
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_a_run_takes_token_and_ledger_from_blocks_and_shows_neither(
+    project: Project, stack: StackAddresses
+) -> None:
+    wanted = "--set=steps.edit.input.prompt=an office with a safe"
+    mine = ("--profile", "mine", "--json")
+    Path(project.directory, "configs/profiles/mine.yaml").write_text(
+        PROFILE.format(url=project.addresses.sandbox_url)
+    )
+
+    missing = project.comfyline("run", PIPELINE, wanted, "--limit", "1", *mine)
+    assert missing.code == 64, missing.stderr
+    assert "no Prefect Secret block `rc-token`" in missing.json["errors"][0]["message"]
+
+    # A number is the token as it was typed, and nothing else.
+    make_blocks(
+        project,
+        str(stack.prefect_api_url),
+        rc_token="12345678901234567890",
+        ledger_url=f"sqlite:///{project.home / 'ledger.sqlite3'}?timeout=7",
+    )
+    refused = project.comfyline("run", PIPELINE, wanted, "--limit", "1", *mine)
+
+    assert refused.code == 77, refused.stderr
+    assert {one["kind"] for one in refused.json["errors"]} == {"token"}
+    for ended in (missing, refused):
+        assert "12345678901234567890" not in ended.stdout + ended.stderr
+        assert "timeout=7" not in ended.stdout + ended.stderr
+    assert project.charges("an office with a safe") == []
