@@ -4,6 +4,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from pathvalidate import sanitize_filename
@@ -14,6 +15,11 @@ from comfyline.pipeline.template import render_text
 
 # ext4 and S3 allow more; the sidecar's `.json` and a temporary suffix must fit behind the name.
 _MOST_BYTES = 200
+_NOWHERE = re.compile(r'[/\\:*?"<>|]')
+"""Signs that some file system does not have in names."""
+# Longer than every reserved word, and of signs that no file system minds: the usual case, and the
+# looking would cost twice as much as the rest of naming.
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{7,}", re.ASCII)
 _EXTENSION = re.compile(r"[A-Za-z0-9]{1,16}", re.ASCII)
 
 
@@ -55,7 +61,7 @@ def colliding_names(jobs: Iterable[Job], expected_outputs: Callable[[Job], int])
             except InputInvalid as error:
                 broken.update(dict.fromkeys(error.problems))
                 continue
-            folder = PurePosixPath(job.placement.folder).as_posix()
+            folder = _plain_folder(job.placement.folder)
             place = (folder.casefold(), name.casefold())
             if place in owners:
                 problem = _collision(owners[place], job, name)
@@ -64,17 +70,28 @@ def colliding_names(jobs: Iterable[Job], expected_outputs: Callable[[Job], int])
     return [*broken, *(_first_of(problems) for problems in collisions.values())]
 
 
+@lru_cache(maxsize=256)
+def _plain_folder(folder: str) -> str:
+    return PurePosixPath(folder).as_posix()
+
+
 def _collision(one: Job, other: Job, name: str) -> Problem:
     if one is other:
         message = f"two outputs of `{one.label}` would both be called {name!r}"
-        return Problem(one.source, message, "add {{ index }} to output.name")
+        return Problem(one.source, message, f"add {{{{ index }}}} to {_written(one)}")
     message = f"outputs of `{one.label}` and `{other.label}` would both be called {name!r}"
     missing = [part for part in _differences(one, other) if part not in one.placement.name]
     if missing:
         added = " and ".join(f"{{{{ {part} }}}}" for part in missing)
-        return Problem(other.source, message, f"add {added} to output.name")
+        return Problem(other.source, message, f"add {added} to {_written(other)}")
     hint = "they differ only in case or in signs that file names cannot hold"
     return Problem(other.source, message, hint)
+
+
+def _written(job: Job) -> str:
+    """Where a job's name is written: `output.name`, or that of its own step."""
+    place = job.written.where("output.name") if job.written else "output.name"
+    return place.rpartition(": ")[2]
 
 
 def _differences(one: Job, other: Job) -> list[str]:
@@ -83,10 +100,11 @@ def _differences(one: Job, other: Job) -> list[str]:
         f"matrix.{key}" for key in one.settings if one.settings[key] != other.settings.get(key)
     ]
     if one.item != other.item:
-        ours, theirs = one.placement.scope["item"], other.placement.scope["item"]
+        ours, theirs = (job.placement.scope.get("item", {}) for job in (one, other))
         # A stem reads best, where it is enough.
         tells = "stem" in ours and ours["stem"] != theirs.get("stem")
         parts.append("item.stem" if tells else "item_name")
+    parts += ["each_index"] if one.part != other.part else []
     return parts + (["step"] if one.step != other.step else [])
 
 
@@ -105,4 +123,7 @@ def _shortened(name: str, most_bytes: int) -> str:
 
 
 def _portable(name: str) -> str:
+    told = _NOWHERE.sub("-", name)
+    if _PLAIN.fullmatch(told):
+        return told
     return sanitize_filename(name, replacement_text="-", platform="universal").strip(". ")

@@ -1,102 +1,139 @@
-"""Where items come from: files by a glob, or the items written in the pipeline itself."""
+"""Where items come from: files by a glob, the rows of a table, or the pipeline itself."""
 
-import glob
-import re
+import asyncio
+import tempfile
 from collections import Counter
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
-from comfyline.errors import InputInvalid, Problem
+from comfyline.errors import InputInvalid
 from comfyline.job import Item
 from comfyline.pipeline.document import Pipeline
+from comfyline.pipeline.files import local_files, no_such_object, stored_files
+from comfyline.pipeline.tables import read_table
 from comfyline.pipeline.template_errors import FILE_FIELDS
-from comfyline.yamlfile import did_you_mean
 
-_BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _NAME_FIELDS = ("name", "id", "sku")
+_S3 = "s3://"
 
 
-def read_items(pipeline: Pipeline, limit: int | None = None) -> list[Item]:
-    """Gives the pipeline's items, at most `limit`, always in the same order.
+class Reader(Protocol):
+    """Object storage, as far as sources need it."""
 
-    Names are unique, and do not depend on the limit. A glob that matches nothing gives no items;
-    a file named outright that is not there raises InputInvalid.
-    """
+    def files_in(self, prefix: str) -> AsyncGenerator[str, None]:
+        """The addresses of all objects that begin with a prefix, in any order."""
+
+    async def fetch(self, uri: str, target: Path) -> None:
+        """Copies an object to local disk. Raises `FileNotFoundError`."""
+
+
+def stored_source(pipeline: Pipeline) -> str | None:
+    """The address of a source that lies in object storage; None for one that needs no storage."""
+    source = pipeline.document.source
+    written = source.files or source.table or ""
+    return written if written.startswith(_S3) else None
+
+
+def nothing_to_do(pipeline: Pipeline) -> str:
+    """The sentence for a source that gives no items, which is no mistake."""
     source = pipeline.document.source
     if source.files is not None:
-        items = _file_items(_matching(source.files, pipeline))
+        return f"Nothing to do: no file is taken from {source.files}."
+    if source.table is not None:
+        return f"Nothing to do: no row is taken from {source.table}."
+    return "Nothing to do: no item is taken from source.items."
+
+
+async def read_items(
+    pipeline: Pipeline, reader: Reader | None, limit: int | None = None
+) -> list[Item]:
+    """Gives the pipeline's items, at most `limit`, always in the same order.
+
+    Names are unique, and do not depend on the limit. A glob that matches nothing gives no items,
+    nor does a table without rows; a file named outright that is not there raises `InputInvalid`,
+    as does every row that cannot be read. Without a reader, what lies in object storage
+    (`stored_source`) is not looked at and gives no items.
+    """
+    source = pipeline.document.source
+    if reader is None and stored_source(pipeline):
+        return []
+    if source.files is not None:
+        where = pipeline.yaml.where(("source", "files"))
+        items = file_items(await _matching(source.files, where, reader))
+    elif source.table is not None:
+        where = pipeline.yaml.where(("source", "table"))
+        items = row_items(await _rows(source.table, where, reader))
     else:
-        items = _written_items(source.items or [])
+        items = row_items(source.items or [])
     return items[:limit]
 
 
-def _matching(pattern: str, pipeline: Pipeline) -> list[Path]:
-    if Path(pattern).is_file():
-        return [Path(pattern)]
-    patterns = _alternatives(pattern)
-    if patterns == [pattern] and not glob.has_magic(pattern):
-        where = pipeline.yaml.where(("source", "files"))
-        raise InputInvalid([_not_a_file(pattern, where)])
-    matches = (match for each in patterns for match in glob.glob(each, recursive=True))  # noqa: PTH207 — Path.glob takes no absolute pattern and drops a leading ./
-    return sorted({Path(match) for match in matches if Path(match).is_file()}, key=_natural)
+async def _matching(pattern: str, where: str, reader: Reader | None) -> list[str]:
+    if reader is None or not pattern.startswith(_S3):
+        return await asyncio.to_thread(local_files, pattern, where)
+    return await stored_files(pattern, where, reader.files_in)
 
 
-def _alternatives(pattern: str) -> list[str]:
-    """Spells `*.{jpg,png}` out as `*.jpg` and `*.png`, which Python's glob does not know."""
-    match = _BRACES.search(pattern)
-    if match is None:
-        return [pattern]
-    head, tail = pattern[: match.start()], pattern[match.end() :]
-    choices = match[1].split(",")
-    return [spelt for choice in choices for spelt in _alternatives(head + choice + tail)]
+async def _rows(table: str, where: str, reader: Reader | None) -> list[dict[str, Any]]:
+    if reader is None or not table.startswith(_S3):
+        [path] = await asyncio.to_thread(local_files, table, where, is_pattern=False)
+        return await asyncio.to_thread(read_table, Path(path), table, where)
+    with tempfile.TemporaryDirectory(prefix="comfyline-table-") as folder:
+        copy = Path(folder) / "table"
+        try:
+            await reader.fetch(table, copy)
+        except FileNotFoundError:
+            problem = await no_such_object(table, where, reader.files_in)
+            raise InputInvalid([problem]) from None
+        return await asyncio.to_thread(read_table, copy, table, where)
 
 
-def _not_a_file(pattern: str, where: str) -> Problem:
-    path = Path(pattern)
-    if path.is_dir():
-        return Problem(where, f"{pattern} is a folder", f"write {pattern.rstrip('/')}/*")
-    folder = path.parent
-    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    hint = did_you_mean(path.name, names) if folder.is_dir() else f"there is no folder {folder}"
-    return Problem(where, f"no such file: {pattern}", hint)
+def file_items(paths: Sequence[str]) -> list[Item]:
+    """Names each file by its stem, and by more of its path where names would be the same."""
+    names = [_stem(path) for path in paths]
+    longer = {path: iter((_without_ending(path), path.removeprefix(_S3))) for path in paths}
+    while doubles := {name for name, times in Counter(names).items() if times > 1}:
+        names = [
+            next(longer[path], name) if name in doubles else name
+            for path, name in zip(paths, names, strict=True)
+        ]
+    return [Item(name, _file_fields(path)) for path, name in zip(paths, names, strict=True)]
 
 
-def _natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
-    """Orders `photo-2` before `photo-10`; the path itself settles every tie."""
-    parts = re.split(r"([0-9]+)", path.as_posix().casefold())
-    return [(1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts], path.as_posix()
-
-
-def _file_items(paths: list[Path]) -> list[Item]:
-    """Names each file by its stem, and by more of its path where stems are the same."""
-    stems = Counter(path.stem for path in paths)
-    longer = Counter(path.with_suffix("").as_posix() for path in paths)
+def row_items(rows: Sequence[Mapping[str, Any]]) -> list[Item]:
+    """Names each row by its name, id or sku, else by its number, which also tells equals apart."""
+    names = [_row_name(row, index) for index, row in enumerate(rows)]
+    times = Counter(names)
+    taken: set[str] = set()
     items = []
-    for path in paths:
-        name = path.stem
-        if stems[name] > 1:
-            name = path.with_suffix("").as_posix()
-        if stems[path.stem] > 1 and longer[name] > 1:
-            name = path.as_posix()
-        items.append(Item(name, _file_fields(path)))
+    for index, (name, row) in enumerate(zip(names, rows, strict=True)):
+        told = name if times[name] == 1 else f"{name}-{index}"
+        while told in taken or (told != name and told in times):
+            told += f"-{index}"
+        taken.add(told)
+        items.append(Item(told, row))
     return items
 
 
-def _file_fields(path: Path) -> dict[str, str]:
-    values = (path.as_posix(), path.name, path.stem, path.suffix[1:], path.parent.as_posix())
-    return dict(zip(FILE_FIELDS, values, strict=True))
+def _file_fields(path: str) -> dict[str, str]:
+    folder, _, name = path.rpartition("/")
+    ending = PurePosixPath(name).suffix[1:]
+    # A file of the root lies in `/`, one of the working directory in `.`.
+    folder = folder or ("/" if path.startswith("/") else ".")
+    return dict(zip(FILE_FIELDS, (path, name, _stem(path), ending, folder), strict=True))
 
 
-def _written_items(rows: list[dict[str, Any]]) -> list[Item]:
-    names = [_row_name(row, index) for index, row in enumerate(rows)]
-    times = Counter(names)
-    return [
-        Item(name if times[name] == 1 else f"{name}-{index}", row)
-        for index, (name, row) in enumerate(zip(names, rows, strict=True))
-    ]
+def _stem(path: str) -> str:
+    return PurePosixPath(path.rpartition("/")[2]).stem
 
 
-def _row_name(row: dict[str, Any], index: int) -> str:
+def _without_ending(path: str) -> str:
+    ending = PurePosixPath(path.rpartition("/")[2]).suffix
+    return path.removesuffix(ending).removeprefix(_S3)
+
+
+def _row_name(row: Mapping[str, Any], index: int) -> str:
     values = (row.get(field) for field in _NAME_FIELDS)
     named = (str(value).strip() for value in values if isinstance(value, str | int))
     return next((name for name in named if name), str(index))

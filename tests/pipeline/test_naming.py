@@ -4,13 +4,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pathvalidate import sanitize_filename
 
 from comfyline.errors import InputInvalid
 from comfyline.job import Job, Placement
-from comfyline.pipeline.document import load_pipeline
+from comfyline.pipeline import naming
 from comfyline.pipeline.naming import colliding_names, output_name
-from comfyline.pipeline.plan import RunScope, plan_jobs
-from comfyline.pipeline.sources import read_items
+from tests.pipeline.foreseen import foreseen
 
 Write = Callable[..., Path]
 
@@ -20,8 +20,7 @@ def named(value: object, template: str = "{{ item.v }}.{{ ext }}", ext: str = "p
 
 
 def jobs_of(path: Path) -> tuple[Job, ...]:
-    pipeline = load_pipeline(path)
-    return plan_jobs(pipeline, read_items(pipeline), RunScope("r", "2026-01-31")).jobs
+    return foreseen(path).all_jobs
 
 
 @pytest.mark.parametrize(
@@ -77,6 +76,13 @@ def test_any_value_gives_one_plain_short_name(value: str, ext: str) -> None:
     assert name == named(value, ext=ext)
 
 
+@given(st.from_regex(r"[A-Za-z0-9_:*/|?-]{0,12}", fullmatch=True) | st.text(max_size=20))
+def test_usual_names_are_mended_as_all_others_are(name: str) -> None:
+    mended = sanitize_filename(name, replacement_text="-", platform="universal").strip(". ")
+
+    assert naming._portable(name) == mended
+
+
 def test_names_that_differ_only_by_item_ask_for_the_item(write: Write) -> None:
     jobs = jobs_of(write(**{'"{{ item.sku }}-{{ matrix.ratio }}': '"{{ matrix.ratio }}'}))
 
@@ -110,3 +116,22 @@ def test_names_that_differ_only_in_case_collide(write: Write) -> None:
     problems = colliding_names(jobs, lambda _: 1)
 
     assert "they differ only in case" in problems[0].hint or "item_name" in problems[0].hint
+
+
+def test_a_step_with_a_name_of_its_own_is_told_to_mend_that_one(write: Write) -> None:
+    own = '    output: {name: "{{ item.sku }}-{{ matrix.seed }}"}\n'
+    jobs = jobs_of(write(**{"    input:\n": own + "    input:\n"}))
+
+    [problem] = colliding_names(jobs, lambda _: 1)
+
+    assert problem.hint == "add {{ matrix.ratio }} to steps.edit.output.name"
+
+
+def test_jobs_of_one_step_that_fans_out_ask_for_their_number(write: Write) -> None:
+    jobs = jobs_of(
+        write(**{"    model: some/model": "    model: some/model\n    for_each: [a, b]"})
+    )
+
+    [problem] = colliding_names(jobs, lambda _: 1)
+
+    assert problem.hint == "add {{ each_index }} to output.name"

@@ -1,19 +1,45 @@
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from comfyline.errors import InputInvalid
 from comfyline.job import Item
 from comfyline.pipeline.document import load_pipeline
-from comfyline.pipeline.sources import read_items
+from comfyline.pipeline.sources import file_items, read_items, row_items, stored_source
 
 Write = Callable[..., Path]
 
 
-def items_of(write: Write, source: str, limit: int | None = None) -> list[Item]:
+class Objects:
+    """Object storage with these objects, which are empty or hold a text."""
+
+    def __init__(self, *uris: str, **texts: str) -> None:
+        self.uris, self.texts = uris, texts
+        self.listed: list[str] = []
+
+    async def files_in(self, prefix: str) -> AsyncGenerator[str, None]:
+        self.listed.append(prefix)
+        for uri in self.uris:
+            if uri.startswith(prefix):
+                yield uri
+
+    async def fetch(self, uri: str, target: Path) -> None:
+        text = self.texts.get(uri.rpartition("/")[2].partition(".")[0])
+        if text is None:
+            raise FileNotFoundError(uri)
+        await asyncio.to_thread(target.write_text, text)
+
+
+def items_of(
+    write: Write, source: str, limit: int | None = None, objects: Objects | None = None
+) -> list[Item]:
     rest = "name: a\nsteps: {e: {model: m, input: {}}}\noutput: {to: o}\n"
-    return read_items(load_pipeline(write(f"{rest}source: {source}\n")), limit)
+    pipeline = load_pipeline(write(f"{rest}source: {source}\n"))
+    return asyncio.run(read_items(pipeline, objects, limit))
 
 
 def touch(*names: str) -> None:
@@ -96,3 +122,138 @@ def test_written_items_of_the_same_name_are_told_apart(write: Write) -> None:
     items = items_of(write, "{items: [{id: a}, {id: a}, {id: b}]}")
 
     assert [item.name for item in items] == ["a-0", "a-1", "b"]
+
+
+@given(st.lists(st.sampled_from(["a", "a-0", "a-1", "a-0-0", "1", ""]), max_size=7))
+def test_names_of_rows_are_unique(names: Sequence[str]) -> None:
+    told = [item.name for item in row_items([{"name": name} for name in names])]
+
+    assert len(set(told)) == len(names)
+
+
+@given(st.sets(st.from_regex(r"([ab]/){0,2}a(\.[ab]){0,3}", fullmatch=True), max_size=9))
+def test_names_of_files_are_unique(paths: set[str]) -> None:
+    items = file_items(sorted(paths))
+
+    assert len({item.name for item in items}) == len(paths)
+    assert {item.fields["path"] for item in items} == paths
+
+
+def test_objects_are_listed_from_the_longest_beginning_and_come_in_natural_order(
+    write: Write,
+) -> None:
+    bucket = Objects(
+        "s3://b/in/photo-10.jpg",
+        "s3://b/in/photo-2.jpg",
+        "s3://b/in/",
+        "s3://b/in/sub/photo-1.jpg",
+        "s3://b/in/.hidden.jpg",
+        "s3://b/in/photo-3.jpg/",
+        "s3://b/inside/photo-1.jpg",
+    )
+
+    items = items_of(write, '{files: "s3://b/in/*.jpg"}', objects=bucket)
+
+    assert bucket.listed == ["s3://b/in/"]
+    assert [item.name for item in items] == ["photo-2", "photo-10"]
+    assert items[0].fields == {
+        "path": "s3://b/in/photo-2.jpg",
+        "name": "photo-2.jpg",
+        "stem": "photo-2",
+        "ext": "jpg",
+        "dir": "s3://b/in",
+    }
+
+
+def test_alternatives_of_objects_are_listed_once_each(write: Write) -> None:
+    bucket = Objects("s3://b/2025/a.jpg", "s3://b/2026/a.png", "s3://b/2026/deep/a.jpg")
+
+    both = items_of(write, '{files: "s3://b/{2025,2026}/**/*.{jpg,png}"}', objects=bucket)
+    above = items_of(write, '{files: "s3://b/{*,2026/*}"}', objects=bucket)
+
+    assert bucket.listed == ["s3://b/2025/", "s3://b/2026/", "s3://b/"]
+    assert [item.name for item in both] == ["b/2025/a", "b/2026/a", "b/2026/deep/a"]
+    assert [item.name for item in above] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["a b+c#1.jpg", "ü é.jpg", "100%.jpg", "a?x=1.jpg", "q[1].jpg"])
+def test_an_object_of_any_name_is_found(write: Write, name: str) -> None:
+    bucket = Objects(f"s3://b/in/{name}")
+
+    [found] = items_of(write, '{files: "s3://b/in/*"}', objects=bucket)
+    [named] = items_of(write, f'{{files: "s3://b/in/{name}"}}', objects=bucket)
+
+    assert found.fields["path"] == named.fields["path"] == f"s3://b/in/{name}"
+    assert found.fields["name"] == name
+
+
+def test_an_object_named_outright_has_to_be_there(write: Write) -> None:
+    bucket = Objects("s3://b/in/cat.jpg", "s3://b/in/sub/dog.jpg")
+
+    with pytest.raises(InputInvalid, match=r"s3://b/in/cta\.jpg; did you mean `cat\.jpg`"):
+        items_of(write, "{files: 's3://b/in/cta.jpg'}", objects=bucket)
+    with pytest.raises(InputInvalid, match=r"s3://b/in/sub is a folder; write s3://b/in/sub/\*"):
+        items_of(write, "{files: 's3://b/in/sub'}", objects=bucket)
+    with pytest.raises(InputInvalid, match=r"s3://b is a folder; write s3://b/\*"):
+        items_of(write, "{files: 's3://b'}", objects=bucket)
+    with pytest.raises(InputInvalid, match=r"^p\.yaml:4:10: s3://\*/a should name one bucket"):
+        items_of(write, "{files: 's3://*/a'}", objects=bucket)
+
+
+def test_objects_that_nothing_matches_are_nothing_to_do(write: Write) -> None:
+    assert items_of(write, "{files: 's3://b/in/*.jpg'}", objects=Objects()) == []
+
+
+def test_without_storage_what_lies_there_is_not_looked_at(write: Write) -> None:
+    for kind in ("files", "table"):
+        assert items_of(write, f"{{{kind}: 's3://b/in.csv'}}") == []
+    assert stored_source(load_pipeline(Path("p.yaml"))) == "s3://b/in.csv"
+
+
+def test_a_table_gives_an_item_a_row(write: Write) -> None:
+    write()
+    Path("briefs.csv").write_text("sku,photo,count\nA1,a.jpg,2\nB2,,1\n")
+
+    items = items_of(write, "{table: briefs.csv}")
+
+    assert [item.name for item in items] == ["A1", "B2"]
+    assert items[0].fields == {"sku": "A1", "photo": "a.jpg", "count": 2}
+    assert items_of(write, "{table: briefs.csv}", 1) == items[:1]
+
+
+def test_a_table_may_lie_in_object_storage(write: Write) -> None:
+    bucket = Objects("s3://b/in/briefs.csv", briefs="id\n7\n")
+
+    items = items_of(write, "{table: s3://b/in/briefs.csv}", objects=bucket)
+
+    assert [(item.name, item.fields) for item in items] == [("7", {"id": 7})]
+
+
+def test_a_row_that_cannot_be_read_is_told_by_the_address_of_the_table(write: Write) -> None:
+    bucket = Objects(briefs="id,x\n7\n")
+
+    with pytest.raises(InputInvalid, match=r"^s3://b/in/briefs\.csv:2: the row has 1 cell, and"):
+        items_of(write, "{table: s3://b/in/briefs.csv}", objects=bucket)
+
+
+def test_a_table_has_to_be_there(write: Write) -> None:
+    write()
+    Path("briefs.csv").write_text("sku\n")
+    bucket = Objects("s3://b/in/briefs.csv")
+
+    with pytest.raises(
+        InputInvalid, match=r"^p\.yaml:4:10: no such file: brief\.csv; did you mean"
+    ):
+        items_of(write, "{table: brief.csv}")
+    with pytest.raises(InputInvalid, match=r"no such file: s3://b/in/brief\.csv; did you mean"):
+        items_of(write, "{table: s3://b/in/brief.csv}", objects=bucket)
+    with pytest.raises(InputInvalid, match=r"no such file: \*\.csv"):
+        items_of(write, "{table: '*.csv'}")
+
+
+@pytest.mark.parametrize("content", ["sku,photo\n", "sku,photo\n\n,\n"])
+def test_a_table_without_rows_is_nothing_to_do(write: Write, content: str) -> None:
+    write()
+    Path("briefs.csv").write_text(content)
+
+    assert items_of(write, "{table: briefs.csv}") == []

@@ -1,4 +1,4 @@
-"""Catalogue entries that the project does not have, served by a real sandbox, and one run of all.
+"""Catalogue entries of many shapes, most of them unknown to the project, and one run of all.
 
 `models/` holds them exactly as RunComfy publishes entries. The five of well-known vendors are
 RunComfy's own; those of `lumen/` have the shapes that these five do not show.

@@ -1,0 +1,148 @@
+"""The contact sheet: many small pictures side by side, each with a line on what it is."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+from unicodedata import combining, normalize
+
+from PIL import Image, ImageDraw, ImageFont
+
+from comfyline.report.thumbnails import NEUTRAL
+
+A_PAGE = 100
+"""Tiles on one page, so that a page of the largest size takes 25 MB in memory."""
+
+_SIDE = 256
+_GAP = 12
+_LINES, _LINE = 2, 18
+_GROUND, _INK = (255, 255, 255), (40, 40, 44)
+_COLUMNS = 10
+_TEXT = 14
+_QUALITY = 88
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One output: what is written below it, its thumbnail, and its name where there is none."""
+
+    caption: str
+    thumbnail: Path | None
+    name: str
+
+
+def page_name(name: str, page: int) -> str:
+    """The file name of a page, counted from 1: `sheet.jpg`, `sheet-2.jpg`, `sheet-3.jpg`."""
+    ending = PurePosixPath(name).suffix
+    return name if page == 1 else f"{name.removesuffix(ending)}-{page}{ending}"
+
+
+def write_pages(tiles: Sequence[Tile], name: str, folder: Path) -> Iterator[Path]:
+    """Writes the pages one after the other into a folder, in the format that the name says.
+
+    A page is written only when it is asked for, and the folder has to be there.
+    """
+    for page, start in enumerate(range(0, len(tiles), A_PAGE), 1):
+        path = folder / page_name(name, page)
+        _page(tiles[start : start + A_PAGE]).save(path, quality=_QUALITY)
+        yield path
+
+
+def _page(tiles: Sequence[Tile]) -> Image.Image:
+    columns = min(_COLUMNS, math.ceil(math.sqrt(len(tiles))))
+    pictures = [_picture(tile) or _in_its_place(tile) for tile in tiles]
+    rows = [range(at, min(at + columns, len(tiles))) for at in range(0, len(tiles), columns)]
+    heights = [max(pictures[number].height for number in row) for row in rows]
+    high = sum(heights) + len(rows) * (_GAP + _LINES * _LINE) + _GAP
+    page = Image.new("RGB", (columns * (_SIDE + _GAP) + _GAP, high), _GROUND)
+    draw = ImageDraw.Draw(page)
+    bottom = 0
+    for row, height in zip(rows, heights, strict=True):
+        bottom += _GAP + height
+        for column, number in enumerate(row):
+            middle = _GAP + column * (_SIDE + _GAP) + _SIDE // 2
+            picture = pictures[number]
+            page.paste(picture, (middle - picture.width // 2, bottom - picture.height))
+            for line, text in enumerate(_lines(tiles[number].caption)):
+                at = (middle, bottom + line * _LINE + _LINE // 2)
+                draw.text(at, text, _INK, _font(), anchor="mm")
+        bottom += _LINES * _LINE
+    return page
+
+
+def _picture(tile: Tile) -> Image.Image | None:
+    if tile.thumbnail is None:
+        return None
+    try:
+        with Image.open(tile.thumbnail, formats=["JPEG"]) as stored:
+            stored.draft("RGB", (_SIDE, _SIDE))
+            picture = stored.convert("RGB")
+    except OSError:
+        return None
+    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    return picture
+
+
+def _in_its_place(tile: Tile) -> Image.Image:
+    """A grey tile with the file's name, for a video and for what is not on this machine."""
+    blank = Image.new("RGB", (_SIDE, _SIDE * 9 // 16), NEUTRAL)
+    name = _shortened(_written(tile.name), _SIDE - 2 * _GAP)
+    middle = (blank.width // 2, blank.height // 2)
+    ImageDraw.Draw(blank).text(middle, name, _INK, _font(), anchor="mm")
+    return blank
+
+
+def _lines(caption: str) -> Iterator[str]:
+    """The caption in as many lines as there are, broken between words; the last one cut."""
+    words = _written(caption).split()
+    for number in range(_LINES):
+        if not words:
+            return
+        fitting = 1
+        while fitting < len(words) and _fits(" ".join(words[: fitting + 1])):
+            fitting += 1
+        is_last = number == _LINES - 1
+        yield _shortened(" ".join(words if is_last else words[:fitting]), _SIDE)
+        words = words[fitting:]
+
+
+def _fits(text: str) -> bool:
+    return _font().getlength(text) <= _SIDE
+
+
+def _shortened(text: str, width: int) -> str:
+    """The text cut so that it fits, by its length in pixels."""
+    if _font().getlength(text) <= width:
+        return text
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _font().getlength(text[:middle].rstrip() + "…") <= width:
+            low = middle
+        else:
+            high = middle - 1
+    return text[:low].rstrip() + "…"
+
+
+def _written(text: str) -> str:
+    """The text on one line and in signs that the font has, as far as it can be told."""
+    text = " ".join(text.encode("utf-8", "replace").decode().split())
+    if _system_font() is not None:
+        return text
+    # Pillow's own font has plain letters only, and draws a box for every other sign.
+    return "".join(sign for sign in normalize("NFKD", text) if not combining(sign))
+
+
+@cache
+def _system_font() -> ImageFont.FreeTypeFont | None:
+    for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf"):
+        with suppress(OSError):
+            return ImageFont.truetype(name, _TEXT)
+    return None
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return _system_font() or ImageFont.load_default(_TEXT)

@@ -1,0 +1,137 @@
+"""Combinations of matrix values, by the rule that GitHub Actions has made known."""
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from comfyline.pipeline.matrix import Combination, Matrix, combinations
+
+
+def of(**written: Any) -> list[Combination]:
+    return combinations(Matrix.model_validate(written))
+
+
+def test_the_last_list_changes_fastest() -> None:
+    assert of(a=[1, 2], b=["x", "y"]) == [
+        {"a": 1, "b": "x"},
+        {"a": 1, "b": "y"},
+        {"a": 2, "b": "x"},
+        {"a": 2, "b": "y"},
+    ]
+
+
+def test_no_matrix_is_one_empty_combination() -> None:
+    assert of() == [{}]
+
+
+def test_includes_extend_what_they_fit_and_stand_alone_otherwise() -> None:
+    made = of(
+        fruit=["apple", "pear"],
+        animal=["cat", "dog"],
+        include=[
+            {"color": "green"},
+            {"color": "pink", "animal": "cat"},
+            {"fruit": "apple", "shape": "circle"},
+            {"fruit": "banana"},
+            {"fruit": "banana", "animal": "cat"},
+        ],
+    )
+
+    assert made == [
+        {"fruit": "apple", "animal": "cat", "color": "pink", "shape": "circle"},
+        {"fruit": "apple", "animal": "dog", "color": "green", "shape": "circle"},
+        {"fruit": "pear", "animal": "cat", "color": "pink"},
+        {"fruit": "pear", "animal": "dog", "color": "green"},
+        {"fruit": "banana"},
+        {"fruit": "banana", "animal": "cat"},
+    ]
+
+
+def test_includes_alone_are_the_combinations() -> None:
+    assert of(include=[{"a": 1}, {"a": 1, "b": 2}]) == [{"a": 1}, {"a": 1, "b": 2}]
+
+
+def test_an_exclude_that_names_fewer_values_takes_all_that_fit() -> None:
+    made = of(a=[1, 2], b=["x", "y"], exclude=[{"a": 1}, {"a": 2, "b": "y"}])
+
+    assert made == [{"a": 2, "b": "x"}]
+
+
+def test_what_is_excluded_comes_back_only_as_an_include() -> None:
+    assert of(a=[1], exclude=[{"a": 1}]) == []
+    assert of(a=[1], exclude=[{"a": 1}], include=[{"a": 1, "b": 2}]) == [{"a": 1, "b": 2}]
+
+
+def test_values_are_told_apart_by_their_type_as_well() -> None:
+    assert of(a=[1, True, "1"], exclude=[{"a": True}]) == [{"a": 1}, {"a": "1"}]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"a": []},
+        {"a": [1, 1]},
+        {"a": "one"},
+        {"a": [[1]]},
+        {"a": [None]},
+        {"a b": [1]},
+        {"include": {"a": 1}},
+        {"include": [{"a": [1]}]},
+        {"exclude": ["a"]},
+    ],
+)
+def test_what_makes_no_combinations_is_refused(written: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        of(**written)
+
+
+NAMES = st.sampled_from("abc")
+VALUES = st.sampled_from([1, 2, True, "1"])
+LISTS = st.dictionaries(
+    NAMES,
+    st.lists(VALUES, min_size=1, max_size=3, unique_by=lambda value: (type(value), value)),
+    max_size=3,
+)
+ROWS = st.lists(st.dictionaries(NAMES, VALUES, max_size=3), max_size=4)
+
+
+@given(lists=LISTS, include=ROWS, exclude=ROWS)
+def test_the_rule_holds_for_any_matrix(
+    lists: dict[str, list[Any]], include: list[Combination], exclude: list[Combination]
+) -> None:
+    made = of(**lists, include=include, exclude=exclude)
+
+    crossed = itertools.product(*(lists[name] for name in lists))
+    kept = [
+        one for values in crossed if not out(one := dict(zip(lists, values, strict=True)), exclude)
+    ]
+    if include and not lists:
+        kept = []
+    assert [shown({name: one[name] for name in lists}) for one in made[: len(kept)]] == [
+        shown(one) for one in kept
+    ]
+    for added in include:
+        mine = {name: added[name] for name in added if name in lists}
+        fitting = [number for number, one in enumerate(kept) if out(one, [mine])]
+        # Each name of it is in all that it fits, though a later one may have another value there.
+        assert all(set(added) <= set(made[number]) for number in fitting)
+        assert fitting or shown(added) in [shown(one) for one in made[len(kept) :]]
+    alone = [
+        one
+        for one in include
+        if not any(out(k, [{n: one[n] for n in one if n in lists}]) for k in kept)
+    ]
+    assert len(made) == len(kept) + len(alone)
+
+
+def out(one: Combination, exclude: list[Combination]) -> bool:
+    return any(shown(row).items() <= shown(one).items() for row in exclude)
+
+
+def shown(one: Combination) -> dict[str, str]:
+    """Values as Python writes them, so that 1 and true differ."""
+    return {name: repr(value) for name, value in one.items()}

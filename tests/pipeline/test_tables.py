@@ -1,0 +1,242 @@
+"""Tables as people write them, and what is said of those that cannot be read."""
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comfyline.errors import InputInvalid
+from comfyline.pipeline.table_csv import cell
+from comfyline.pipeline.tables import read_table
+
+WHERE = "p.yaml:4:10"
+
+
+def rows_of(folder: Path, content: str | bytes, called: str = "briefs.csv") -> list[dict[str, Any]]:
+    path = folder / "table"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return read_table(path, called, WHERE)
+
+
+def mistakes(folder: Path, content: str | bytes, called: str = "briefs.csv") -> list[str]:
+    with pytest.raises(InputInvalid) as caught:
+        rows_of(folder, content, called)
+    return [f"{one.where}: {one.message}; {one.hint}" for one in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("7", 7),
+        ("-7", -7),
+        ("0", 0),
+        ("1.5", 1.5),
+        ("-0.25", -0.25),
+        ("true", True),
+        ("FALSE", False),
+        ("", None),
+        ("007", "007"),
+        ("+7", "+7"),
+        ("-0", "-0"),
+        ("1e5", "1e5"),
+        ("1,5", "1,5"),
+        ("1:1", "1:1"),
+        (" 7", " 7"),
+        ("yes", "yes"),
+        ("null", "null"),
+        ("nan", "nan"),
+        ("٣", "٣"),
+        ("1_000", "1_000"),
+        ("2026-01-31", "2026-01-31"),
+        ("1234567890123456", "1234567890123456"),
+    ],
+)
+def test_each_cell_of_csv_means_the_same_in_every_table(text: str, value: Any) -> None:
+    read = cell(text)
+
+    assert (type(read), read) == (type(value), value)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_csv_is_read_as_spreadsheets_save_it(tmp_path: Path, delimiter: str) -> None:
+    rows = [["sku", " alt text "], ["A", 'one, two; "three"\nfour'], ["", ""], ["B", "ü"]]
+    written = io.StringIO()
+    csv.writer(written, delimiter=delimiter).writerows(rows)
+
+    assert rows_of(tmp_path, b"\xef\xbb\xbf" + written.getvalue().encode()) == [
+        {"sku": "A", "alt text": 'one, two; "three"\nfour'},
+        {"sku": "B", "alt text": "ü"},
+    ]
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=9)
+
+
+@given(rows=st.lists(st.lists(TEXTS, min_size=2, max_size=2), max_size=5))
+def test_a_row_of_csv_means_the_same_whatever_the_others_hold(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]
+) -> None:
+    folder = tmp_path_factory.mktemp("csv")
+
+    def read(some: list[list[str]]) -> list[dict[str, Any]]:
+        written = io.StringIO()
+        csv.writer(written).writerows([["a", "b"], *some])
+        return rows_of(folder, written.getvalue())
+
+    assert read(rows) == [row for one in rows for row in read([one])]
+    assert [list(row.values()) for row in read(rows)] == [
+        [cell(text) for text in row] for row in rows if any(row)
+    ]
+
+
+def test_all_rows_of_csv_that_do_not_fit_are_told_at_their_lines(tmp_path: Path) -> None:
+    told = mistakes(tmp_path, 'a,b\n1,"2\n3"\n4\n\n5,6,7\n')
+
+    assert [one.partition(";")[0] for one in told] == [
+        "briefs.csv:4: the row has 1 cell, and the first line names 2 columns",
+        "briefs.csv:6: the row has 3 cells, and the first line names 2 columns",
+    ]
+
+
+def test_very_many_mistakes_are_counted(tmp_path: Path) -> None:
+    told = mistakes(tmp_path, "a,b\n" + "1\n" * 1234)
+
+    assert len(told) == 21
+    assert told[-1].startswith("briefs.csv: and 1,214 more mistakes like these")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "briefs.csv:1: the table has no first line with the columns' names"),
+        ("a,,b,\n", "briefs.csv:1: the first line names no column in cell 2, 4"),
+        ("\na,b,a\n", "briefs.csv:2: the first line names `a` more than once"),
+        ('a,b\n1,"2\n', "briefs.csv:2: cannot be read as CSV: unexpected end of data; a double"),
+        ('a,b\n1,"2"3\n', "briefs.csv:2: cannot be read as CSV: ',' expected after '\"'; a double"),
+        (b"a,b\n1,\xe9\n", "briefs.csv:2: the file is not UTF-8 text; save it as CSV UTF-8"),
+    ],
+)
+def test_csv_that_cannot_be_read_says_why(tmp_path: Path, content: str | bytes, told: str) -> None:
+    assert mistakes(tmp_path, content)[0].startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("called", "content", "told"),
+    [
+        ("b.csv", b"PK\x03\x04....", "b.csv is no CSV but an Excel or another zipped file; save"),
+        ("b.csv", gzip.compress(b"a,b\n", mtime=0), "b.csv is no CSV but packed with gzip; unpack it"),
+        ("b.csv", "a,b\n1,2\n".encode("utf-16"), "b.csv is no CSV but text in UTF-16; save it"),
+        ("b.csv", b"PAR1....", "b.csv is no CSV but Parquet; call it .parquet"),
+        ("b.csv", b'{"sku": 1}\n', "b.csv is no CSV but JSON; write one object a line and call it"),
+        ("b.jsonl", b'[{"sku": 1}]', "b.jsonl is no JSON lines but a JSON list; write one object"),
+        ("b.parquet", b"a,b\n", "b.parquet is no Parquet but something else"),
+        ("b.json", b"{}", "b.json is no table that is known here (.csv, .tsv, .jsonl, .ndjson, "),
+        ("briefs", b"a,b\n", "briefs is no table that is known here"),
+    ],
+)
+def test_what_is_another_format_says_which(
+    tmp_path: Path, called: str, content: bytes, told: str
+) -> None:
+    assert mistakes(tmp_path, content, called)[0].startswith(f"{WHERE}: {told}")
+
+
+def test_json_lines_keep_their_types(tmp_path: Path) -> None:
+    row = {"sku": "007", "n": 2, "f": 1.0, "on": False, "none": None, "in": {"list": [1, "x"]}}
+    content = "\ufeff" + json.dumps(row) + "\n\n" + json.dumps(row)
+
+    assert rows_of(tmp_path, content, "briefs.jsonl") == [row, row]
+    assert rows_of(tmp_path, "", "briefs.ndjson") == []
+
+
+def test_all_lines_of_json_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    lines = ["{}", "[1]", '{"a" 1}', '{"a": 1, "a": 2}', '{"a": NaN}', '{"a": 1}', "[" * 9999]
+    told = mistakes(tmp_path, "\n".join(lines).encode() + b'\n{"a": "\xff"}', "b.jsonl")
+
+    assert [one.partition(";")[0] for one in told][:5] == [
+        "b.jsonl:1: the object is empty",
+        "b.jsonl:2: the line is no object",
+        "b.jsonl:3: the line is no JSON: Expecting ':' delimiter (at its character 6)",
+        "b.jsonl:4: the line cannot be used: it names `a` twice",
+        "b.jsonl:5: the line cannot be used: NaN is no number of JSON's",
+    ]
+    assert [one.split(": ")[0] for one in told[5:]] == ["b.jsonl:7", "b.jsonl:8"]
+
+
+def parquet(folder: Path, table: pa.Table) -> list[dict[str, Any]]:
+    pq.write_table(table, folder / "made.parquet")
+    return rows_of(folder, (folder / "made.parquet").read_bytes(), "briefs.parquet")
+
+
+def test_parquet_keeps_what_json_can_carry(tmp_path: Path) -> None:
+    noon = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    columns = {
+        "sku": pa.array(["007", None]),
+        "n": pa.array([2, None]),
+        "f": pa.array([1.5, float("nan")]),
+        "on": pa.array([True, False]),
+        "day": pa.array([date(2026, 1, 31), None]),
+        "at": pa.array([noon, None]),
+        "clock": pa.array([time(12, 30), None]),
+        "lasts": pa.array([timedelta(minutes=1), None]),
+        "price": pa.array([Decimal("19.90"), Decimal("20.00")]),
+        "in": pa.array([{"list": [1, 2]}, None]),
+        "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
+        "sort": pa.array(["a", "b"]).dictionary_encode(),
+    }
+
+    first, second = parquet(tmp_path, pa.table(columns))
+
+    assert first == {
+        "sku": "007",
+        "n": 2,
+        "f": 1.5,
+        "on": True,
+        "day": "2026-01-31",
+        "at": "2026-01-31T12:00:00+00:00",
+        "clock": "12:30:00",
+        "lasts": 60.0,
+        "price": 19.9,
+        "in": {"list": [1, 2]},
+        "map": {"k": 1},
+        "sort": "a",
+    }
+    left = {name for name, value in second.items() if value is not None}
+    assert left == {"on", "price", "sort"}
+    assert json.loads(json.dumps([first, second])) == [first, second]
+
+
+def test_columns_of_bytes_are_left_out(tmp_path: Path) -> None:
+    columns = {
+        "id": pa.array([1]),
+        "image": pa.array([{"bytes": b"\xff", "path": "a.jpg"}]),
+        "raw": pa.array([b"x"]),
+    }
+
+    assert parquet(tmp_path, pa.table(columns)) == [{"id": 1}]
+
+
+def test_broken_parquet_says_so(tmp_path: Path) -> None:
+    [told] = mistakes(tmp_path, b"PAR1 and nothing else", "b.parquet")
+
+    assert told.startswith("b.parquet: the table cannot be read as Parquet: ")
+
+
+@pytest.mark.parametrize("called", ["b.csv", "b.jsonl", "b.parquet"])
+@given(content=st.binary(max_size=40) | st.text(max_size=20).map(str.encode))
+def test_any_bytes_are_rows_or_mistakes(
+    tmp_path_factory: pytest.TempPathFactory, called: str, content: bytes
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    with contextlib.suppress(InputInvalid):
+        assert all(rows_of(folder, content, called))
