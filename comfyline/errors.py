@@ -5,11 +5,13 @@
     ├── InputInvalid          65  the pipeline or an input is wrong; carries every `Problem` found
     ├── Unreachable           69  RunComfy, the storage or the local stack cannot be reached
     │   ├── BrokenAnswer      69  what answers there does not speak as the API is described
-    │   └── Redirected        69  what answers there sends elsewhere, where the token must not go
+    │   ├── Redirected        69  what answers there sends elsewhere, where the token must not go
+    │   └── Unfetchable       69  an input lies where RunComfy cannot fetch it
     ├── TryLater              75  rate limit: refused for now
     │   └── DeadlinePassed    75  the job's time is over; the request stays collectable
     ├── TokenRejected         77  no token, or RunComfy refused it
     ├── Interrupted          130  somebody pressed Ctrl-C
+    ├── LeadsOutside           1  a link leads out of the folder that outputs go to
     └── JobError               1  one job ended without its outputs
         ├── Refused               RunComfy said no before accepting: not charged
         │   └── NoBalance         the same, because the account holds no money
@@ -17,6 +19,8 @@
         ├── GenerationFailed      RunComfy accepted it and reports a failure
         ├── Cancelled             cancelled while queued
         ├── InDoubt               the POST may have been accepted; its answer never arrived
+        ├── Rejected              paid for, and not what the step's checks ask for; stored aside
+        ├── NameTaken             a file of somebody else's has the output's name, and is kept
         ├── Expired               paid for, and no longer kept by RunComfy
         ├── Defect                a mistake in comfyline itself
         └── BrokenOutput          what arrived is not what was asked for; may be fetched again
@@ -127,6 +131,16 @@ class Redirected(Unreachable):
     passing = False
 
 
+class Unfetchable(Unreachable):
+    """An input lies where RunComfy cannot fetch it: a job with it would fail, and may be charged.
+
+    Waiting does not mend it: an address, a permission, credentials or a clock is wrong.
+    """
+
+    kind = "unfetchable"
+    passing = False
+
+
 class TryLater(ComfylineError):
     """Nothing is wrong but the moment: RunComfy asks to slow down."""
 
@@ -154,6 +168,12 @@ class Interrupted(ComfylineError):
 
     kind = "interrupted"
     exit_code = 130
+
+
+class LeadsOutside(ComfylineError):
+    """A symbolic link below the folder of the outputs leads out of it. Nothing was written."""
+
+    kind = "leads-outside"
 
 
 class JobError(ComfylineError):
@@ -203,6 +223,27 @@ class Expired(JobError):
     """The result was paid for, and neither a stored copy nor RunComfy has it any more."""
 
     kind = "expired"
+
+
+class Skipped(JobError):
+    """A job that was not begun, because another one whose outputs it needs came to nothing."""
+
+    kind = "skipped"
+
+
+class Rejected(JobError):
+    """An output came whole, and is not what the step's `checks` ask for. It is stored aside."""
+
+    kind = "rejected"
+
+
+class NameTaken(JobError):
+    """A file of somebody else's has the output's name, and the pipeline says to keep it.
+
+    What was paid for stays collectable, and the next run stores it once the name is free.
+    """
+
+    kind = "name-taken"
 
 
 class BrokenOutput(JobError):

@@ -7,11 +7,18 @@ state machine.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 MediaKind = Literal["image", "video", "audio"]
 Pointer = tuple[str | int, ...]
 """Where a value stands in a job's inputs: `("image_urls", 0)`."""
+
+
+PENDING = "\ufdd0pending:"
+"""How the address of an output begins that has not been made yet: `pending:image:edit-0`.
+
+With a character that no text has: a prompt may speak of what is pending.
+"""
 
 
 class Stage(StrEnum):
@@ -74,16 +81,60 @@ class Item:
     fields: Mapping[str, Any]
 
 
+OnConflict = Literal["keep", "replace", "version"]
+"""What happens to a file of somebody else's that lies where an output is to go."""
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where a job's outputs go: a folder (local path or `s3://…`) and a name template.
 
-    `scope` holds what the template may use; `index` and `ext` are added for each output.
+    `scope` holds what the template may use; `index` and `ext` are added for each output. `root` is
+    the part of a local folder that the pipeline itself writes out, empty for all of it: what lies
+    below comes from items' values, and must not lead out of it by a symbolic link.
     """
 
     folder: str
     name: str
     scope: Mapping[str, Any]
+    on_conflict: OnConflict = "version"
+    root: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What may be done to a copy of a medium before a model gets it; the original stays as it is.
+
+    `convert` is the picture format for what is in another one, `downscale` lets a picture that is
+    too large be made smaller.
+    """
+
+    convert: Literal["jpeg", "png", "webp"] | None = None
+    downscale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ContentChecks:
+    """What an output has to show before it counts; sizes are in pixels.
+
+    `aspect_ratio`: the one that was asked for. `again` is how many further attempts are paid for
+    when an output is rejected.
+    """
+
+    min_width: int = 0
+    min_height: int = 0
+    aspect_ratio: bool = False
+    not_blank: bool = False
+    not_input: bool = False
+    not_duplicate: bool = False
+    again: int = 0
+
+
+class Written(Protocol):
+    """Where a job's step was written, for messages about its fields."""
+
+    def where(self, field: str) -> str:
+        """The place and the path of a field such as `image_urls[0]`, as people look for it."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -91,7 +142,8 @@ class Job:
     """One request to be paid for, as the pipeline asks for it: rendered, not yet checked.
 
     `inputs` is the model's input with media still as their origins (path, `s3://`, `https://`).
-    `settings` are the matrix values, for people. `source` is `file:line` of the step.
+    `settings` are the matrix values, for people. `source` is `file:line` of the step, `written` the
+    place of each of its fields. `part` counts the jobs of a step that fans out, from 0.
     """
 
     pipeline: str
@@ -103,16 +155,30 @@ class Job:
     variant: Any = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    part: int | None = None
+    preparation: Preparation = Preparation()
+    checks: ContentChecks | None = None
+    written: Written | None = field(default=None, compare=False, repr=False)
 
     @property
     def label(self) -> str:
         """The job in a few words, for run names, logs and errors: `cat · edit · 1:1`."""
-        return " · ".join([self.item, self.step, *(str(value) for value in self.settings.values())])
+        told = [self.item, self.step, *(str(value) for value in self.settings.values())]
+        return " · ".join(told if self.part is None else [*told, f"{self.part + 1}"])
+
+    @property
+    def again(self) -> int:
+        """How many further attempts are paid for when an output is rejected."""
+        return self.checks.again if self.checks else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """One media input of a job: where it came from and what its bytes are."""
+    """One media input of a job: where it came from and what its bytes are.
+
+    `conversion` names what is done to a copy before it is submitted (`jpeg`), empty for nothing;
+    the other values are the original's.
+    """
 
     pointer: Pointer
     origin: str
@@ -120,6 +186,7 @@ class Media:
     sha256: str
     bytes: int
     media_type: str
+    conversion: str = ""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -148,10 +215,17 @@ class FetchedFile:
 
 @dataclass(frozen=True, slots=True)
 class StoredOutput:
-    """One output under its final name."""
+    """One output under its final name.
+
+    `width` and `height` are in pixels, `duration` in seconds; only who has just stored it knows
+    them, and the sidecar.
+    """
 
     index: int
     uri: str
     sha256: str
     bytes: int
     media_type: str
+    width: int | None = field(default=None, compare=False)
+    height: int | None = field(default=None, compare=False)
+    duration: float | None = field(default=None, compare=False)

@@ -7,7 +7,6 @@ same job, whatever pipeline, machine or file name asks for them.
 `1`, `1.0` and `"1"` are four different values, because RunComfy is sent four different texts.
 """
 
-import copy
 import hashlib
 import json
 import math
@@ -25,7 +24,7 @@ def job_key(model_id: str, inputs: Mapping[str, Any], media: Iterable[Media], va
 
     Raises `InputInvalid` for what JSON cannot say: such a request could not be sent either.
     """
-    hashed = replace_values(inputs, {part.pointer: f"sha256:{part.sha256}" for part in media})
+    hashed = replace_values(inputs, {part.pointer: _content(part) for part in media})
     asked = {"model": model_id, "inputs": hashed, "variant": variant}
     problems = [*_not_json(hashed, ()), *_not_json(variant, ("variant",))]
     if problems:
@@ -36,15 +35,26 @@ def job_key(model_id: str, inputs: Mapping[str, Any], media: Iterable[Media], va
     return hashlib.sha256(f"{_VERSION}\n{canonical}".encode()).hexdigest()
 
 
+def _content(medium: Media) -> str:
+    # By the original: an encoder's next version must not make another job of the same photo.
+    return f"sha256:{medium.sha256}" + (f"+{medium.conversion}" if medium.conversion else "")
+
+
 def replace_values(inputs: Mapping[str, Any], values: Mapping[Pointer, Any]) -> dict[str, Any]:
     """A copy of `inputs` in which the values at the given pointers are replaced."""
-    replaced: dict[str, Any] = copy.deepcopy(dict(inputs))
+    replaced: dict[str, Any] = _copied(dict(inputs))
     for pointer, value in values.items():
         parent: Any = replaced
         for step in pointer[:-1]:
             parent = parent[step]
         parent[pointer[-1]] = value
     return replaced
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _not_json(value: Any, pointer: Pointer) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from comfyline.errors import ComfylineError
 from comfyline.job import CheckedJob, FetchedFile, Job, JobState, Stage, StoredOutput
+from comfyline.media.comparing import Seen
 from comfyline.stopping import current_stop
 
 
@@ -31,7 +32,10 @@ class Run:
     `timeout` is in seconds, for one job from submit to completed; `least_wait` is how long a job
     is waited for even when that time is over. `in_flight` bounds this run, the profile's bound is
     over all processes. With `collects_only` nothing is ever submitted, and nothing withdrawn. With
-    `verify` a stored file counts as there only when its bytes are read and right.
+    `verify` a stored file counts as there only when its bytes are read and right; with `new_only`
+    what an earlier run of the pipeline stored counts as there wherever it lies. `hands_on` are the
+    steps whose outputs other steps take. `contact_sheet` is
+    the file name of a picture of all outputs, None for no such picture.
     """
 
     def __init__(
@@ -46,6 +50,9 @@ class Run:
         least_wait: float = 0,
         collects_only: bool = False,
         verify: bool = False,
+        new_only: bool = False,
+        hands_on: frozenset[str] = frozenset(),
+        contact_sheet: str | None = None,
     ) -> None:
         self.id = id
         self.pipeline = pipeline
@@ -55,10 +62,15 @@ class Run:
         self.refresh = refresh
         self.collects_only = collects_only
         self.verify = verify
+        self.new_only = new_only
+        self.hands_on = hands_on
+        self.contact_sheet = contact_sheet
         self.stop = current_stop()
         self.stop.is_heeded = True
         self.slots = asyncio.Semaphore(in_flight)
         self.submitted = 0
+        # By step and job: what no later output may look like, where the step checks for that.
+        self.seen: dict[str, dict[str, tuple[Seen, ...]]] = {}
         self._least_wait = least_wait
 
     def time_left(self, age: float) -> float:
@@ -102,7 +114,8 @@ class Submission:
 class Outcome:
     """What became of one job in this run.
 
-    With `cost_unknown` the run has paid for it, and RunComfy did not tell how much.
+    With `cost_unknown` the run has paid for it, and RunComfy did not tell how much. With `is_old`
+    an earlier run of the pipeline made it and put it elsewhere, where it stays.
     """
 
     job: Job
@@ -117,3 +130,4 @@ class Outcome:
     request_id: str | None = None
     stage: Stage | None = None
     error: ComfylineError | None = None
+    is_old: bool = False

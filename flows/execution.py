@@ -1,29 +1,30 @@
 """All jobs of a run: what is there is reused before a task is made, the rest walks on its own.
 
-No stage waits for all of another. A window of walks is open at a time, so that memory follows the
-number of jobs in flight and not of jobs in all. A job that another process works on is put off:
-the others come first, and then its result is waited for, or the job taken over.
+No stage waits for all of another, and no step either: a job is begun as soon as what it needs has
+been made. A window of walks is open at a time, so that memory follows the number of jobs in flight
+and not of jobs in all. A job that another process works on is put off: the others come first, and
+then its result is waited for, or the job taken over.
 """
 
 import asyncio
-from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from comfyline.errors import ComfylineError
 from comfyline.job import CheckedJob, Job, JobState
 from comfyline.ledger.refusals import not_started
 from comfyline.leftovers import sweep
+from comfyline.planning.judging import judge_all
+from comfyline.planning.outlook import Begun, estimate, look_ahead
+from comfyline.planning.unfolding import Unfolding
 from comfyline.progress import JobEnded, Note, RunPlanned, tell
 from comfyline.report.words import count
 from comfyline.run import Outcome, Run
 from comfyline.services import Services
-from comfyline.survey import estimate, survey
 from comfyline.withdrawal import withdraw_all
+from flows.turns import Group, Queue
 from flows.walk import walk
-
-Group = list[tuple[Job, CheckedJob | None]]
-"""Jobs with one key, one after the other: the second takes what the first has paid for."""
 
 _BESIDE_FLIGHT = 8
 """Walks open beyond those at RunComfy: enough to upload ahead and fetch behind."""
@@ -31,51 +32,76 @@ _BESIDE_FLIGHT = 8
 _LOOK_AGAIN = 0.5
 """Seconds between two looks at what other processes work on."""
 
+Unlock = Callable[[Outcome], Sequence[Job]]
+"""Takes in what became of a job, and names the jobs that can be begun now."""
 
-async def execute(jobs: Sequence[Job], run: Run, services: Services) -> list[Outcome]:
-    """Brings every job to an end and returns what became of each, in the order of the plan."""
+
+def _nothing(_: Outcome) -> Sequence[Job]:
+    return ()
+
+
+async def execute(unfolding: Unfolding, run: Run, services: Services) -> list[Outcome]:
+    """Brings every job to an end and returns what became of each, by item and step."""
     await services.ledger.open_run(run.id, run.pipeline)
-    await sweep((job.placement.folder for job in jobs), services)
-    surveyed = await survey(jobs, run, services)
-    tell(
-        RunPlanned(
-            run_id=run.id,
-            pipeline=run.pipeline,
-            jobs=len(jobs),
-            reused=len(surveyed.there),
-            estimate_usd=await estimate(surveyed, run, services),
-        )
+    await sweep((job.placement.folder for job in unfolding.foreseen()), services)
+    outlook = await look_ahead(unfolding, run, services)
+    planned = RunPlanned(
+        run_id=run.id,
+        pipeline=run.pipeline,
+        jobs=outlook.jobs,
+        reused=len(outlook.there),
+        estimate_usd=await estimate(outlook, run, services),
     )
+    tell(planned)
+    left_out = unfolding.jobs - outlook.jobs
+    never = list(outlook.ended)
+
+    def unlock(outcome: Outcome) -> Sequence[Job]:
+        new = unfolding.ended(outcome)
+        never.extend(new.outcomes)
+        for one in new.outcomes:
+            _tell_end(one)
+        # A step fanned out over more, or fewer, than its model was expected to make.
+        if (jobs := unfolding.jobs - left_out) != planned.jobs:
+            tell(replace(planned, jobs=jobs))
+        return new.jobs
+
+    for outcome in never:
+        _tell_end(outcome)
     # All that is wrong is told before anything is uploaded.
-    wrong = [(job, checked) for job, checked in surveyed.to_make if checked is None]
-    right = [(job, checked) for job, checked in surveyed.to_make if checked is not None]
-    outcomes = [*surveyed.there]
+    hopeless = unfolding.give_up(job for job, checked in outlook.waiting if checked is None)
+    wrong: list[Begun] = [(job, None) for job in hopeless]
+    wrong += [(job, checked) for job, checked in outlook.to_make if checked is None]
+    right = [(job, checked) for job, checked in outlook.to_make if checked is not None]
+    outcomes = [*outlook.there]
     for some in (wrong, right):
-        outcomes += await walk_all(some, run, services)
-    of_job = {id(outcome.job): outcome for outcome in outcomes}
-    return [of_job[id(job)] for job in jobs]
+        outcomes += await walk_all(some, run, services, unlock=unlock)
+    return sorted([*outcomes, *never], key=lambda one: unfolding.position(one.job))
 
 
 async def walk_all(
-    to_make: Sequence[tuple[Job, CheckedJob | None]],
+    to_make: Sequence[Begun],
     run: Run,
     services: Services,
     *,
     waits_for_others: bool = True,
+    unlock: Unlock = _nothing,
 ) -> list[Outcome]:
     """Brings these jobs to an end, begun in their order, and returns what became of them.
 
-    Without `waits_for_others`, what other processes work on is left to them and has no outcome.
+    So does it with the jobs that each of them unlocks. Without `waits_for_others`,
+    what other processes work on is left to them and has no outcome.
     """
-    outcomes: list[Outcome] = []
-    ready, elsewhere = deque(_by_key(to_make)), deque[Group]()
+    walking = _Walking(run, services, unlock)
+    walking.queue.add(to_make)
     left: ComfylineError | None = None
     try:
-        while ready:
-            outcomes += await _walk_ready(ready, elsewhere, run, services)
-            if elsewhere and waits_for_others and not run.stop.is_pulled:
-                tell(Note(f"waiting for {count(len(elsewhere), 'job')} of another process"))
-                ready.extend(await _freed(elsewhere, run, services))
+        while walking.queue.is_waiting:
+            await walking.through()
+            if walking.elsewhere and waits_for_others and not run.stop.is_pulled:
+                held = count(len(walking.elsewhere), "job")
+                tell(Note(f"waiting for {held} of another process"))
+                await walking.take_freed()
     except ComfylineError as error:
         left = error
     except asyncio.CancelledError:
@@ -83,77 +109,95 @@ async def walk_all(
         with suppress(ComfylineError):
             await withdraw_all(run, services)
         raise
-    if elsewhere and not waits_for_others:
-        tell(Note(f"{count(len(elsewhere), 'job')} left to the process that works on it"))
-        return outcomes
-    left = left or not_started(run.stop.reason)
-    return outcomes + [_stuck(job, checked, left) for group in elsewhere for job, checked in group]
+    if walking.elsewhere and not waits_for_others:
+        tell(Note(f"{count(len(walking.elsewhere), 'job')} left to the process that works on it"))
+        return walking.outcomes
+    return await walking.leave(left or not_started(run.stop.reason))
 
 
-async def _walk_ready(
-    ready: deque[Group], elsewhere: deque[Group], run: Run, services: Services
-) -> list[Outcome]:
-    """Walks what is ready, in a window; what others hold is moved to `elsewhere`."""
-    outcomes: list[Outcome] = []
+class _Walking:
+    """Walks under way, what waits for its turn, and what others hold."""
 
-    async def work() -> None:
-        while ready:
-            group = ready.popleft()
-            _, first = group[0]
+    def __init__(self, run: Run, services: Services, unlock: Unlock) -> None:
+        self.queue = Queue()
+        self.elsewhere: list[Group] = []
+        self.outcomes: list[Outcome] = []
+        self._run = run
+        self._services = services
+        self._unlock = unlock
+
+    async def through(self) -> None:
+        """Walks all that waits and all that it unlocks, in a window."""
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(self._run.in_flight + _BESIDE_FLIGHT):
+                workers.create_task(self._work())
+
+    async def take_freed(self) -> None:
+        """Waits until other processes let go of some jobs, and puts those back into the queue.
+
+        Does nothing when the run is told to stop before.
+        """
+        while not self._run.stop.is_pulled:
+            keys = sorted({group.key for group in self.elsewhere})
+            free = await self._services.ledger.free(keys)
+            if freed := [group for group in self.elsewhere if group.key in free]:
+                self.elsewhere = [group for group in self.elsewhere if group.key not in free]
+                for group in freed:
+                    self.queue.add(group.jobs)
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_AGAIN):
+                    await self._run.stop.pulled()
+
+    async def leave(self, why: ComfylineError) -> list[Outcome]:
+        """Gives up what others hold, and returns all outcomes."""
+        while self.elsewhere:
+            group = self.elsewhere.pop()
+            for job, checked in group.jobs:
+                await self._end(_stuck(job, checked, why))
+        return self.outcomes
+
+    async def _work(self) -> None:
+        while group := await self.queue.take():
             try:
-                if first and not await services.ledger.take(first.key, first.job.model_id):
-                    elsewhere.append(group)
-                    continue
-            except ComfylineError as error:
-                outcomes.extend(_stuck(job, checked, error) for job, checked in group)
-                continue
-            for job, checked in group:
-                outcomes.append(await walk(job, checked, run, services))
-                _tell_end(outcomes[-1])
-            if first:
-                # What cannot be given up lapses by itself.
-                with suppress(ComfylineError):
-                    await services.ledger.release(first.key)
+                await self._walk(group)
+            finally:
+                self.queue.done(group)
 
-    async with asyncio.TaskGroup() as workers:
-        for _ in range(min(len(ready), run.in_flight + _BESIDE_FLIGHT)):
-            workers.create_task(work())
-    return outcomes
+    async def _walk(self, group: Group) -> None:
+        ledger = self._services.ledger
+        _, first = group.jobs[0]
+        try:
+            if first and not await ledger.take(first.key, first.job.model_id):
+                self.elsewhere.append(group)
+                return
+        except ComfylineError as error:
+            for job, checked in group.jobs:
+                await self._end(_stuck(job, checked, error))
+            return
+        # The list may grow meanwhile: a job that has just been unlocked may ask for the same.
+        for job, checked in group.jobs:
+            await self._end(await walk(job, checked, self._run, self._services))
+        self.queue.close(group)
+        if first:
+            # What cannot be given up lapses by itself.
+            with suppress(ComfylineError):
+                await ledger.release(first.key)
 
-
-async def _freed(elsewhere: deque[Group], run: Run, services: Services) -> list[Group]:
-    """Waits until other processes let go of some jobs, and takes those out of `elsewhere`.
-
-    Returns nothing when the run is told to stop before.
-    """
-    while not run.stop.is_pulled:
-        keys = sorted({checked.key for group in elsewhere for _, checked in group if checked})
-        free = await services.ledger.free(keys)
-        if freed := [group for group in elsewhere if group[0][1] and group[0][1].key in free]:
-            for group in freed:
-                elsewhere.remove(group)
-            return freed
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LOOK_AGAIN):
-                await run.stop.pulled()
-    return []
+    async def _end(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        _tell_end(outcome)
+        if jobs := self._unlock(outcome):
+            verdicts = await judge_all(jobs, self._services)
+            self.queue.add(list(zip(jobs, verdicts.checked, strict=True)))
 
 
 def _stuck(job: Job, checked: CheckedJob | None, error: ComfylineError) -> Outcome:
     """A job that was not even begun."""
-    outcome = Outcome(job, checked.key if checked else "", JobState.PLANNED, error=error)
-    _tell_end(outcome)
-    return outcome
+    return Outcome(job, checked.key if checked else "", JobState.PLANNED, error=error)
 
 
 def _tell_end(outcome: Outcome) -> None:
     message = str(outcome.error) if outcome.error else ""
     label = outcome.job.label
     tell(JobEnded(label, label, outcome.state, outcome.cost_usd, message, outcome.cost_unknown))
-
-
-def _by_key(to_make: Iterable[tuple[Job, CheckedJob | None]]) -> list[Group]:
-    groups: dict[str | int, Group] = defaultdict(list)
-    for job, checked in to_make:
-        groups[checked.key if checked else id(job)].append((job, checked))
-    return list(groups.values())

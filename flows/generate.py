@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import State
 from comfyline.errors import ComfylineError
 from comfyline.job import Job, Placement
 from comfyline.models.fit import fit_inputs
+from comfyline.planning.unfolding import Unfolding
 from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, now
@@ -58,7 +59,7 @@ async def generate(
         )
         entry = await services.catalogue.entry(model_id)
         job = ad_hoc_job(model_id, fit_inputs(entry, inputs), output)
-        outcomes = await execute([job], run, services)
+        outcomes = await execute(Unfolding.of(job), run, services)
         return await report(outcomes, run, services, started, began)
 
     return await with_services(profile, work, unchecked=unchecked)

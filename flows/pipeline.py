@@ -8,10 +8,12 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from comfyline.errors import ComfylineError
-from comfyline.planning import plan_pipeline
+from comfyline.planning.plan import plan_pipeline
+from comfyline.progress import Note, tell
 from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, now
+from comfyline.sourcing import StoredSources
 from flows.execution import execute
 from flows.opening import run_id, with_services
 from flows.report import report
@@ -53,8 +55,16 @@ async def pipeline(
 
     async def work(services: Services) -> State[RunSummary]:
         planned = await plan_pipeline(
-            Path(path), overrides or [], limit, run_id(), started, services.catalogue
+            Path(path),
+            overrides or [],
+            limit,
+            run_id(),
+            started,
+            services.catalogue,
+            StoredSources(services.places),
         )
+        for note in planned.notes:
+            tell(Note(note))
         limits = planned.pipeline.document.limits
         caps = [cap for cap in (max_cost_usd, limits.max_cost_usd) if cap is not None]
         run = Run(
@@ -70,8 +80,11 @@ async def pipeline(
             ),
             refresh=refresh,
             verify=verify,
+            new_only=planned.pipeline.document.source.new_only,
+            hands_on=planned.dag.handing_on,
+            contact_sheet=planned.pipeline.document.output.contact_sheet,
         )
-        outcomes = await execute(planned.jobs, run, services)
+        outcomes = await execute(planned.unfolding(), run, services)
         return await report(outcomes, run, services, started, began)
 
     return await with_services(profile, work, unchecked=unchecked)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 
 import httpx
 from prefect import get_run_logger
@@ -17,8 +18,10 @@ from prefect.states import Cancelled, Completed, Failed
 
 from comfyline.atomic import appearing_whole
 from comfyline.errors import ComfylineError
+from comfyline.indexing import write_index
 from comfyline.job import JobState
 from comfyline.ledger.reading import Selection
+from comfyline.overview import store_contact_sheet
 from comfyline.progress import Note, RunReported, tell
 from comfyline.report.costs import Charge
 from comfyline.report.gallery import write_gallery
@@ -42,9 +45,10 @@ async def report(
     `began` is the monotonic time at which the run began.
     """
     folder = services.settings.home / "runs" / run.id
-    gallery = folder / "gallery.html"
+    gallery, index = folder / "gallery.html", folder / "index.jsonl"
     charges = await _charges(run, outcomes, services)
-    summary = summarise(run, outcomes, time.monotonic() - began, str(gallery), charges)
+    indexed = await _indexed(index, outcomes, run, services)
+    summary = summarise(run, outcomes, time.monotonic() - began, str(gallery), charges, indexed)
 
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,15 +59,46 @@ async def report(
 
     await asyncio.to_thread(write)
     await _warn(run, services)
+    sheet = await _sheet(outcomes, run, services)
     tell(RunReported(str(folder / "summary.json")))
     try:
         await acreate_markdown_artifact(
-            _markdown(summary), key=_key(run.pipeline), description=headline(summary)
+            _markdown(summary, sheet), key=_key(run.pipeline), description=headline(summary)
         )
     except (httpx.HTTPError, PrefectException) as error:
         # What was made is stored and written down; only a page about it is missing.
         get_run_logger().warning("no artifact: %s", error)
     return ended(summary, run.stop)
+
+
+async def _sheet(outcomes: Sequence[Outcome], run: Run, services: Services) -> Sequence[str]:
+    """Stores the contact sheet, where one is asked for; the URIs of its pages."""
+    if run.contact_sheet is None:
+        return ()
+    try:
+        uris = await store_contact_sheet(
+            run.contact_sheet, outcomes, services.thumbnails, services.places
+        )
+    except (ComfylineError, OSError) as error:
+        # What was made is stored; a picture of it can be made again by the next run.
+        tell(Note(f"No contact sheet: {error}"))
+        return ()
+    for uri in uris:
+        tell(Note(f"Contact sheet: {uri}"))
+    return uris
+
+
+async def _indexed(
+    path: Path, outcomes: Sequence[Outcome], run: Run, services: Services
+) -> str | None:
+    """Writes the run index; where it lies, or None when that could not be done."""
+    try:
+        await write_index(path, outcomes, run.id, services.ledger)
+    except (ComfylineError, OSError) as error:
+        # What was made is stored; a list of it can be made again by the next run.
+        get_run_logger().warning("no run index: %s", error)
+        return None
+    return str(path)
 
 
 async def _warn(run: Run, services: Services) -> None:
@@ -112,11 +147,12 @@ def ended(summary: RunSummary, stop: Stop) -> State[RunSummary]:
     return Failed(name="Failed" if failed else "Unfinished", message=message, data=summary)
 
 
-def _markdown(summary: RunSummary) -> str:
+def _markdown(summary: RunSummary, sheet: Sequence[str]) -> str:
     lines = [
         f"# {summary.pipeline}",
         f"{headline(summary)} · cost {' '.join(cost_in_words(summary))} · {span(summary.seconds)}",
         f"Gallery: `{summary.report}`",
+        *(f"Contact sheet: `{uri}`" for uri in sheet),
     ]
     if summary.errors:
         lines += ["", "| item | stage | kind | what happened | request |", "|---|---|---|---|---|"]

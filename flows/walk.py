@@ -22,17 +22,22 @@ from comfyline.errors import (
     Expired,
     InDoubt,
     Interrupted,
+    Rejected,
     TryLater,
     Unreachable,
 )
 from comfyline.job import CheckedJob, Job, JobState, Stage
 from comfyline.ledger.decision import Decision, decide
+from comfyline.ledger.records import Attempt
 from comfyline.ledger.refusals import blocked, not_started
+from comfyline.planning.survey import there_now
+from comfyline.progress import Note, tell
 from comfyline.report.thumbnails import make_thumbnail
 from comfyline.run import FetchedOutputs, Outcome, Run, Submission
 from comfyline.services import Services, now
-from comfyline.storage.origins import is_remote
-from comfyline.survey import there_now
+from comfyline.storage.facts import Facts
+from comfyline.storage.origins import is_remote, origin_path
+from comfyline.storage.reading import look_at_file
 from comfyline.withdrawal import AT_RUNCOMFY
 from tasks.failure import unwrap
 from tasks.fetch import fetch
@@ -60,7 +65,7 @@ async def walk(job: Job, checked: CheckedJob | None, run: Run, services: Service
     started = time.monotonic()
     outcome = Outcome(job=job, key=checked.key if checked else "", state=JobState.PLANNED)
     try:
-        outcome = await _through(None, _walk(job, checked, outcome, run, services))
+        outcome = await _through(None, _until_accepted(job, checked, outcome, run, services))
     except _Stopped as stopped:
         error = stopped.error
         outcome = replace(
@@ -73,12 +78,33 @@ async def walk(job: Job, checked: CheckedJob | None, run: Run, services: Service
     return replace(outcome, seconds=time.monotonic() - started)
 
 
+async def _until_accepted(
+    job: Job, checked: CheckedJob | None, outcome: Outcome, run: Run, services: Services
+) -> Outcome:
+    """Walks as often as the job allows for when what comes is rejected; the ledger counts."""
+    while True:
+        try:
+            return await _walk(job, checked, outcome, run, services)
+        except _Stopped as stopped:
+            rejected = stopped.stage is Stage.PERSIST and isinstance(stopped.error, Rejected)
+            if not rejected or checked is None or run.collects_only or run.stop.is_pulled:
+                raise
+            attempt = (await services.ledger.find([checked.key])).get(checked.key)
+            if _decision(attempt, job, run) is not Decision.SUBMIT:
+                raise
+            tell(Note(f"{job.label}: asked for again"))
+
+
+def _decision(attempt: Attempt | None, job: Job, run: Run) -> Decision:
+    return decide(attempt, refresh=run.refresh, run_id=run.id, now=now(), again=job.again)
+
+
 async def _walk(
     job: Job, checked: CheckedJob | None, outcome: Outcome, run: Run, services: Services
 ) -> Outcome:
     attempt = (await services.ledger.find([checked.key])).get(checked.key) if checked else None
     restores = False
-    match decide(attempt, refresh=run.refresh, run_id=run.id, now=now()):
+    match _decision(attempt, job, run):
         case Decision.REUSE if attempt and checked:
             if there := await there_now(job, checked, attempt, run, services):
                 return there
@@ -100,9 +126,14 @@ async def _walk(
             checked, submission = await _make(job, run, services)
     fetched = await _fetched(checked, submission, services, again=restores)
     await asyncio.to_thread(_thumbnails, checked, fetched, services.thumbnails)
+    # A later step takes them as they lie there, without reading them once more.
+    looks = await asyncio.to_thread(_looks, fetched) if job.step in run.hands_on else {}
     stored = await _through(
-        Stage.PERSIST, persist(linked(checked), linked(submission), linked(fetched), services)
+        Stage.PERSIST,
+        persist(linked(checked), linked(submission), linked(fetched), run, services),
     )
+    for output in stored if looks else ():
+        services.origins.know(output.uri, looks[output.index])
     paid = (await services.ledger.find([checked.key]))[checked.key]
     # What another run has paid, or another job of this one, is not paid by this job.
     paid_here = paid.run_id == run.id and not submission.copies
@@ -186,13 +217,20 @@ def _state_after(error: ComfylineError) -> JobState:
             return JobState.FAILED
 
 
+def _looks(fetched: FetchedOutputs) -> dict[int, Facts]:
+    """What is known of the outputs while they are at hand; empty when one cannot be read."""
+    looks = {file.index: look_at_file(file.path)[0] for file in fetched.files}
+    known = {index: facts for index, facts in looks.items() if isinstance(facts, Facts)}
+    return known if len(known) == len(looks) else {}
+
+
 def _thumbnails(checked: CheckedJob, fetched: FetchedOutputs, directory: Path) -> None:
     """Small pictures for the gallery while the files are at hand, named by content.
 
     A gallery without one is still a gallery: a full disk must not keep a result from being stored.
     """
     sources = [(Path(file.path), file.sha256) for file in fetched.files]
-    sources += [(Path(m.origin), m.sha256) for m in checked.media if not is_remote(m.origin)]
+    sources += [(origin_path(m.origin), m.sha256) for m in checked.media if not is_remote(m.origin)]
     with suppress(OSError):
         directory.mkdir(parents=True, exist_ok=True)
         for source, sha256 in sources:

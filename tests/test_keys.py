@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfyline.errors import InputInvalid
-from comfyline.job import Job, Media, Placement
+from comfyline.job import ContentChecks, Job, Media, Placement, Preparation
 from comfyline.keys import job_key, replace_values
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -46,6 +46,10 @@ IRRELEVANT: dict[str, tuple[Any, str]] = {
     "placement": (Placement("/elsewhere", "x", {}), "where outputs go: a copy is not paid for"),
     "settings": ({"ratio": "16:9"}, "matrix values for people; they work through the inputs"),
     "source": ("scenes.yaml:12", "where the step is written, for messages"),
+    "written": (None, "where each field is written, for messages"),
+    "part": (3, "a name for people; what differs within a fan-out stands in the inputs"),
+    "preparation": (Preparation("webp"), "what is allowed; what is done is said of each medium"),
+    "checks": (ContentChecks(min_width=9), "what an output has to show, not what is asked for"),
 }
 
 

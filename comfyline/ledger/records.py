@@ -1,14 +1,27 @@
 """What the ledger answers: frozen records of attempts, and the job inside one of them."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from comfyline.addresses import bare_origin, without_secrets
-from comfyline.job import CheckedJob, Job, JobState, Media, Placement, StoredOutput
+from comfyline.job import (
+    CheckedJob,
+    ContentChecks,
+    Job,
+    JobState,
+    Media,
+    Placement,
+    Preparation,
+    StoredOutput,
+)
 from comfyline.keys import replace_values
+
+REFRESH = "refresh"
+"""Stands beside the job in what the ledger keeps of an attempt: whether a refresh began it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +45,8 @@ class Attempt:
 
     `outputs` are whole or empty: an attempt that lost one of its files to another job has none.
     `reserved_usd` is what its claim set aside, `claimed_at` when the POST was about to leave.
+    `rejections` counts the attempts that ended as rejected since the job was last refreshed, this
+    one with them; it is counted for one that was rejected itself.
     """
 
     id: int
@@ -53,6 +68,85 @@ class Attempt:
     updated_at: datetime
     outputs: tuple[StoredOutput, ...]
     reached: Mapping[JobState, datetime]
+    rejections: int = 0
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline that asked for it."""
+        return self.checked.job.pipeline
+
+    @property
+    def placement(self) -> Placement:
+        """Where its outputs were to go."""
+        return self.checked.job.placement
+
+
+class Standing(Protocol):
+    """What of an attempt decides about its job; an `Attempt` has it, and a `Glance`."""
+
+    @property
+    def state(self) -> JobState:
+        """Where the attempt stands."""
+
+    @property
+    def run_id(self) -> str:
+        """The run that asked for it last."""
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline that asked for it."""
+
+    @property
+    def lease_until(self) -> datetime | None:
+        """Until when its owner may POST."""
+
+    @property
+    def request_id(self) -> str | None:
+        """Its id at RunComfy."""
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What it cost, where RunComfy has said so."""
+
+    @property
+    def error_kind(self) -> str | None:
+        """The stable name of the error with which it ended."""
+
+    @property
+    def outputs(self) -> tuple[StoredOutput, ...]:
+        """What is stored of it: all of it, or nothing."""
+
+    @property
+    def rejections(self) -> int:
+        """How many attempts were rejected since the last refresh, of one that was itself."""
+
+    @property
+    def placement(self) -> Placement:
+        """Where its outputs were to go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """An attempt as far as it decides about its job: ten thousand whole ones take seconds to read.
+
+    `packed` is its request as the ledger keeps it.
+    """
+
+    state: JobState
+    run_id: str
+    pipeline: str
+    lease_until: datetime | None
+    request_id: str | None
+    cost_usd: float | None
+    error_kind: str | None
+    packed: str
+    outputs: tuple[StoredOutput, ...] = ()
+    rejections: int = 0
+
+    @property
+    def placement(self) -> Placement:
+        """Where its outputs were to go."""
+        return Placement(**json.loads(self.packed)["job"]["placement"])
 
 
 def pack(checked: CheckedJob) -> dict[str, Any]:
@@ -72,6 +166,7 @@ def pack(checked: CheckedJob) -> dict[str, Any]:
             "variant": job.variant,
             "settings": job.settings,
             "source": job.source,
+            "part": job.part,
         }
     )
     # A local path keeps its question mark, which no rule for texts can know.
@@ -81,7 +176,11 @@ def pack(checked: CheckedJob) -> dict[str, Any]:
         "folder": job.placement.folder,
         "name": job.placement.name,
         "scope": _shown(job.placement.scope),
+        "on_conflict": job.placement.on_conflict,
+        "root": job.placement.root,
     }
+    packed["preparation"] = asdict(job.preparation)
+    packed["checks"] = asdict(job.checks) if job.checks else None
     return {
         "job": packed,
         "key": checked.key,
@@ -91,9 +190,11 @@ def pack(checked: CheckedJob) -> dict[str, Any]:
 
 
 def unpack(packed: Mapping[str, Any]) -> CheckedJob:
-    """The checked job that `pack` wrote down."""
+    """The checked job that `pack` wrote down, also when that was an earlier version's."""
     job = dict(packed["job"])
     job["placement"] = Placement(**job["placement"])
+    job["preparation"] = Preparation(**job.get("preparation") or {})
+    job["checks"] = ContentChecks(**job["checks"]) if job.get("checks") else None
     return CheckedJob(
         job=Job(**job),
         key=packed["key"],

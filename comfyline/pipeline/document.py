@@ -4,117 +4,108 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from comfyline.duration import Seconds
-from comfyline.errors import InputInvalid, Problem
+from comfyline.errors import InputInvalid
+from comfyline.job import OnConflict
+from comfyline.pipeline.graph import find_graph_errors
+from comfyline.pipeline.matrix import Matrix
+from comfyline.pipeline.sections import Filled, Identifier, Section, Slug
+from comfyline.pipeline.step import Step
 from comfyline.pipeline.template_errors import find_template_errors
-from comfyline.yamlfile import LocatedYaml, apply_overrides, load_yaml, validate_document
-
-_SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII)
-
-
-def _slug(name: str) -> str:
-    if not _SLUG.fullmatch(name):
-        raise ValueError(f"should be letters, digits, `-`, `_` and `.` only, not {name!r}")
-    return name
+from comfyline.yaml.document import validate_document
+from comfyline.yaml.file import LocatedYaml, load_yaml
+from comfyline.yaml.overrides import apply_overrides
 
 
-def _identifier(name: str) -> str:
-    # It is written behind a dot in templates: {{ matrix.aspect_ratio }}.
-    if not _IDENTIFIER.fullmatch(name):
-        raise ValueError("should be letters, digits and `_` only, and not begin with a digit")
-    return name
-
-
-def _filled(text: str) -> str:
-    if not text.strip():
-        raise ValueError("should not be empty")
-    return text
-
-
-def _scalar(value: Any) -> Any:
-    if not isinstance(value, str | int | float):
-        raise ValueError("should hold texts, numbers, true or false")  # noqa: TRY004 — for pydantic
-    return value
-
-
-def _distinct(values: list[Any]) -> list[Any]:
-    # By type too: in Python `1`, `1.0` and `true` are equal.
-    if len({(type(value), value) for value in values}) < len(values):
-        raise ValueError("names a value twice, which would make the same job twice")
-    return values
-
-
-def _glob(pattern: str) -> str:
-    if "://" in pattern:
-        raise ValueError("should be local files; `s3://` and URLs are not supported yet")
+def _plain(pattern: str) -> str:
     if "{{" in pattern:
         raise ValueError("should be a plain pattern; templates are not available here")
     if any(ord(character) < ord(" ") for character in pattern):
         raise ValueError("should not hold control characters")
+    if "://" in pattern and not pattern.startswith("s3://"):
+        raise ValueError("should be local, or begin with s3://")
     return pattern
 
 
-Filled = Annotated[str, AfterValidator(_filled)]
-Identifier = Annotated[str, AfterValidator(_identifier)]
-Scalar = Annotated[Any, BeforeValidator(_scalar)]
+Pattern = Annotated[Filled, AfterValidator(_plain)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+def _picture(name: str) -> str:
+    if not re.fullmatch(r"[^/\\{}]+\.(jpe?g|png|webp)", name):
+        raise ValueError("should be a plain file name that ends with .jpg, .png or .webp")
+    return name
 
 
-class Source(_Section):
+PictureName = Annotated[Filled, AfterValidator(_picture)]
+
+
+class Source(Section):
     """The items; exactly one kind of source."""
 
-    not_yet: ClassVar[frozenset[str]] = frozenset({"table"})
-
     files: Annotated[
-        Filled | None,
-        AfterValidator(lambda pattern: pattern if pattern is None else _glob(pattern)),
-        Field(description="A glob for local files, such as photos/**/*.{jpg,png}."),
+        Pattern | None,
+        Field(
+            description="A glob for local files or objects: photos/**/*.{jpg,png}, s3://inbox/*.jpg"
+        ),
+    ] = None
+    table: Annotated[
+        Pattern | None,
+        Field(description="A CSV, JSONL or Parquet file, local or s3://; one item a row."),
     ] = None
     items: Annotated[
         list[dict[str, Any]] | None,
         Field(description="The items themselves: a list of mappings with fields of any name."),
     ] = None
+    new_only: Annotated[
+        bool,
+        Field(
+            description="Leave out items of which everything was made by an earlier run and lies "
+            "elsewhere, as in yesterday's folder."
+        ),
+    ] = False
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "Source":
-        if (self.files is None) == (self.items is None):
-            raise ValueError("should have exactly one of `files` and `items`")
+        if [self.files, self.table, self.items].count(None) != 2:  # noqa: PLR2004
+            raise ValueError("should have exactly one of `files`, `table` and `items`")
         return self
 
 
-class Step(_Section):
-    """One call of a model for every item and matrix combination."""
-
-    model: Annotated[
-        Filled, Field(description="The model's id, such as google/nano-banana/pro/edit.")
-    ]
-    input: Annotated[
-        dict[str, Any], Field(description="The model's input; texts may be templates.")
-    ]
-    variant: Annotated[
-        Any, Field(description="Any value; another value makes another job of the same input.")
-    ] = None
-
-
-class Output(_Section):
+class Output(Section):
     """Where outputs are stored, and under which name."""
 
-    to: Annotated[Filled, Field(description="A local folder or s3://bucket/prefix; a template.")]
+    to: Annotated[
+        Filled,
+        Field(
+            description="A folder, s3://bucket/prefix, or another address that fsspec has a driver "
+            "for (gs://, az://, sftp://); a template."
+        ),
+    ]
     name: Annotated[
         Filled | None,
         Field(description="The file name's template; by default item, matrix values, step, index."),
     ] = None
+    on_conflict: Annotated[
+        OnConflict,
+        Field(
+            description="A file of somebody else's under an output's name: keep it (and fail), "
+            "replace it, or store the output as another version (name-2.png)."
+        ),
+    ] = "version"
+    contact_sheet: Annotated[
+        PictureName | None,
+        Field(
+            description="The file name of a picture that shows all outputs of a run side by side.",
+            examples=["contact-sheet.jpg"],
+        ),
+    ] = None
 
 
-class Limits(_Section):
+class Limits(Section):
     """What a run of this pipeline may take up."""
 
     in_flight: Annotated[
@@ -138,23 +129,24 @@ class Limits(_Section):
     cost_ceilings: Annotated[
         dict[Filled, Annotated[float, Field(ge=0, allow_inf_nan=False)]],
         Field(description="By model id: what to set aside for a job whose price is unknown."),
-    ] = {}
+    ] = {}  # noqa: RUF012  # pydantic copies a default
 
 
-class PipelineDocument(_Section):
+class PipelineDocument(Section):
     """A whole pipeline file."""
 
-    name: Annotated[
-        str, AfterValidator(_slug), Field(description="What the pipeline is called in the ledger.")
-    ]
+    name: Annotated[Slug, Field(description="What the pipeline is called in the ledger.")]
     source: Annotated[Source, Field(description="What the pipeline works on.")]
     matrix: Annotated[
-        dict[Identifier, Annotated[list[Scalar], Field(min_length=1), AfterValidator(_distinct)]],
-        Field(description="Lists of values, each combination crossed with every item."),
-    ] = {}
+        Matrix, Field(description="Lists of values, each combination crossed with every item.")
+    ] = Matrix()
+    env: Annotated[
+        list[Identifier],
+        Field(description="Environment variables that templates may use: {{ env.SEASON }}."),
+    ] = []  # noqa: RUF012  # pydantic copies a default
     steps: Annotated[
         dict[Identifier, Step],
-        Field(min_length=1, description="The model calls by name; for now exactly one."),
+        Field(min_length=1, description="The model calls by name; one may use what others made."),
     ]
     output: Annotated[Output, Field(description="Where outputs are stored.")]
     limits: Annotated[Limits, Field(description="What a run may take up.")] = Limits()
@@ -179,26 +171,16 @@ def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
 
     An override that cannot be applied raises UsageError.
     """
-    located = apply_overrides(load_yaml(path), overrides)
-    problems = _several_steps(located)
+    return read_pipeline(apply_overrides(load_yaml(path), overrides))
+
+
+def read_pipeline(located: LocatedYaml) -> Pipeline:
+    """The same for YAML that has been read."""
+    problems = [*find_template_errors(located), *find_graph_errors(located)]
     try:
         document = validate_document(located, PipelineDocument)
     except InputInvalid as error:
-        raise InputInvalid([*error.problems, *problems, *find_template_errors(located)]) from None
-    problems += find_template_errors(located)
+        raise InputInvalid([*error.problems, *problems]) from None
     if problems:
         raise InputInvalid(problems)
-    return Pipeline(document, located, path)
-
-
-def _several_steps(located: LocatedYaml) -> list[Problem]:
-    steps = located.data.get("steps")
-    names = list(steps) if isinstance(steps, dict) else []
-    return [
-        Problem(
-            located.where(("steps", name)),
-            f"`{name}` is the second step; several steps are not supported yet",
-            "put it into a pipeline of its own",
-        )
-        for name in names[1:2]
-    ]
+    return Pipeline(document, located, located.path)

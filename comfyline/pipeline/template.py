@@ -7,7 +7,7 @@ prompt that differs each time would be paid for each time.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,12 +20,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 
 from comfyline.errors import Problem
 from comfyline.job import Pointer
-from comfyline.yamlfile import LocatedYaml, did_you_mean
+from comfyline.yaml.file import LocatedYaml, did_you_mean
 
-INPUT_NAMES = ("item", "item_name", "matrix", "run", "step")
+RUN_NAMES = ("item_name", "run", "step", "env")
 """What every template may use; `item_name` is the unique name that items have in logs."""
-OUTPUT_NAMES = (*INPUT_NAMES, "index", "ext")
-"""What the name of one output may use besides."""
 
 _NUMBER = int | float
 # Between a message and its hint, on their way through one of Jinja2's exceptions.
@@ -85,6 +83,10 @@ class _NamedUndefined(StrictUndefined):
         if isinstance(self._undefined_obj, Mapping):
             known = [str(key) for key in self._undefined_obj]
             return f"there is no field `{name}`{_HINT}{suggest(name, known)}"
+        if isinstance(self._undefined_obj, list | tuple):
+            size = len(self._undefined_obj)
+            has = f"it has {size}, counted from 0" if size else "it is empty"
+            return f"the list has no entry {name}{_HINT}{has}"
         return f"`{name}` is not defined"
 
 
@@ -93,6 +95,10 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     # A few characters could otherwise ask for gigabytes: 'x' * 10 ** 10.
     intercepted_binops = frozenset({"*", "**"})
+
+    def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
+        """One dict: the chain that it is by default takes longer to copy than most to render."""
+        return {**self.globals, **(d or {})}
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Gives a field even when its name is that of a dict's method, such as `items`."""

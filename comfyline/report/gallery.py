@@ -42,6 +42,7 @@ class GalleryHeader:
     failed: int
     cancelled: int
     in_doubt: int
+    skipped: int
     cost: str
     cost_of: str
 

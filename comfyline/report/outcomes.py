@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from comfyline.errors import Skipped
 from comfyline.job import Job, JobState
 from comfyline.report.costs import Charge, Costs, total
 from comfyline.report.gallery import Card, GalleryHeader
@@ -20,6 +21,7 @@ def summarise(
     seconds: float,
     report: str | None,
     charges: Mapping[str, Sequence[Charge]],
+    index: str | None = None,
 ) -> RunSummary:
     """The run in numbers, with every output and every error.
 
@@ -38,11 +40,13 @@ def summarise(
         cancelled=states[JobState.CANCELLED],
         in_doubt=states[JobState.IN_DOUBT],
         submitted=run.submitted,
+        skipped=sum(isinstance(outcome.error, Skipped) for outcome in outcomes),
         cost_usd=costs.cost_usd,
         estimate_usd=costs.estimate_usd,
         cost_unknown=costs.unknown,
         seconds=seconds,
         report=report,
+        index=index,
         outputs=tuple(_output_records(outcomes)),
         errors=tuple(_error_records(outcomes)),
     )
@@ -62,6 +66,7 @@ def header(summary: RunSummary, started: datetime) -> GalleryHeader:
         failed=summary.failed,
         cancelled=summary.cancelled,
         in_doubt=summary.in_doubt,
+        skipped=summary.skipped,
         cost=cost,
         cost_of=cost_of,
     )
@@ -88,7 +93,7 @@ def cards(
             origins=tuple(part.origin.split("?", 1)[0] for part in media),
             after=tuple(_thumbnail(thumbnails, output.sha256) for output in outcome.outputs),
             links=tuple(output.uri for output in outcome.outputs),
-            prompt=_prompt(job),
+            prompt=prompt_of(job),
             settings=_settings(job, {part.pointer[0] for part in media}),
             costs=_costs(outcome, left.pop(outcome.key, ())),
             seconds=outcome.seconds,
@@ -140,7 +145,8 @@ def _thumbnail(folder: Path, sha256: str) -> Path | None:
     return path if path.exists() else None
 
 
-def _prompt(job: Job) -> str:
+def prompt_of(job: Job) -> str:
+    """The text that a job asks with, under whichever name the model has it; empty for none."""
     found = (job.inputs.get(name) for name in _PROMPT_FIELDS)
     return next((value for value in found if isinstance(value, str) and value), "")
 

@@ -13,6 +13,7 @@ from comfyline.errors import (
     ComfylineError,
     InDoubt,
     Interrupted,
+    Skipped,
     TryLater,
     Unreachable,
 )
@@ -64,11 +65,13 @@ class RunSummary(_Record):
     """What a run did, field by field as `--json` prints it.
 
     `persisted` were made and stored by this run, `reused` were there already; `submitted` counts
-    the POSTs of this run, `jobs` all of the plan. An expired job counts as failed.
+    the POSTs of this run, `jobs` all of the plan. An expired job counts as failed; `skipped` are
+    those that need what a failed one would have made.
 
     `cost_usd` is what RunComfy told of this run's requests; of `cost_unknown` requests it told
     nothing, which is not free. `estimate_usd` is what the same requests were expected to cost,
-    None when one of the prices was unknown.
+    None when one of the prices was unknown. `report` is the gallery's path, `index` that of the run
+    index, which holds one line for every output.
     """
 
     run_id: str
@@ -80,11 +83,13 @@ class RunSummary(_Record):
     cancelled: int
     in_doubt: int
     submitted: int
+    skipped: int = 0
     cost_usd: Dollars
     estimate_usd: Dollars | None = None
     cost_unknown: int = 0
     seconds: Seconds
     report: Text | None = None
+    index: Text | None = None
     outputs: tuple[OutputRecord, ...] = ()
     errors: tuple[ErrorRecord, ...] = ()
 
@@ -95,21 +100,27 @@ class RunSummary(_Record):
     @property
     def unfinished(self) -> int:
         """Jobs of the plan that never came to an end, because the run was stopped before."""
-        ended = self.persisted + self.reused + self.failed + self.cancelled + self.in_doubt
-        return max(self.jobs - ended, 0)
+        bad = self.failed + self.cancelled + self.in_doubt + self.skipped
+        return max(self.jobs - self.persisted - self.reused - bad, 0)
 
     @property
     def exit_code(self) -> int:
         """The exit code of the run; a job without outputs and without an error still counts."""
         if self.errors:
             return exit_code(error.kind for error in self.errors)
-        return int(self.failed + self.cancelled + self.in_doubt + self.unfinished > 0)
+        bad = self.failed + self.cancelled + self.in_doubt + self.skipped
+        return int(bad + self.unfinished > 0)
 
 
 def exit_code(kinds: Iterable[str]) -> int:
-    """The exit code for errors of these kinds: 0 for none, the code they share, otherwise 1."""
+    """The exit code for errors of these kinds: 0 for none, the code they share, otherwise 1.
+
+    What was skipped counts only by itself: why is told by the error that it was skipped for.
+    """
     known = {error.kind: error.exit_code for error in _error_types(ComfylineError)}
-    codes = {known.get(kind, ComfylineError.exit_code) for kind in kinds}
+    told = set(kinds)
+    causes = told - {Skipped.kind} or told
+    codes = {known.get(kind, ComfylineError.exit_code) for kind in causes}
     if not codes:
         return 0
     return codes.pop() if len(codes) == 1 else ComfylineError.exit_code
@@ -117,10 +128,9 @@ def exit_code(kinds: Iterable[str]) -> int:
 
 def headline(summary: RunSummary) -> str:
     """One sentence with the counts and the reasons, short enough for a state message."""
-    # Cancelled and in doubt are counted on their own; naming them as reasons would say it twice.
-    reasons = Counter(
-        error.kind for error in summary.errors if error.kind not in {Cancelled.kind, InDoubt.kind}
-    )
+    # These are counted on their own; naming them as reasons would say it twice.
+    counted = {Cancelled.kind, InDoubt.kind, Skipped.kind}
+    reasons = Counter(error.kind for error in summary.errors if error.kind not in counted)
     going_on = {kind: reasons.pop(kind) for kind in _GOING_ON if kind in reasons}
     because, until_later = _listed(reasons), _listed(Counter(going_on))
     parts = [
@@ -131,6 +141,7 @@ def headline(summary: RunSummary) -> str:
             (summary.failed, f"failed{because}"),
             (summary.cancelled, "cancelled"),
             (summary.in_doubt, "in doubt"),
+            (summary.skipped, "skipped"),
             (summary.unfinished, f"not finished{until_later}"),
         )
         if number

@@ -14,6 +14,7 @@ from comfyline.job import JobState
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.tables import attempts, jobs
 from comfyline.services import open_ledger
+from comfyline.targets import target_uris
 from tests.conftest import EDIT, ROOT, Sandbox, jpeg
 from tests.crash.breaks import Break
 from tests.forking import Command, Process, start
@@ -202,8 +203,11 @@ def _files(scene: Scene, made: list[Attempt]) -> list[str]:
             broken.append(f"{attempt.request_id} has no output")
             continue
         pictures = scene.sandbox.download(scene.sandbox.result(attempt.request_id))
-        for output, picture in zip(attempt.outputs, pictures, strict=True):
+        planned = target_uris(attempt.checked.job.placement, attempt.outputs)
+        for output, uri, picture in zip(attempt.outputs, planned, pictures, strict=True):
             name = output.uri.rsplit("/", 1)[-1]
+            if name != uri.rsplit("/", 1)[-1]:
+                broken.append(f"{name} was stored beside what was taken for somebody else's")
             expected |= {name, f"{name}.json"}
             if lying.get(name) != picture:
                 broken.append(f"{name} is not what was paid for")

@@ -5,18 +5,10 @@ from pathlib import Path
 import pytest
 
 from comfyline.job import Job
-from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.naming import colliding_names, output_name
-from comfyline.pipeline.plan import Plan, RunScope, plan_jobs
-from comfyline.pipeline.sources import read_items
+from tests.pipeline.foreseen import foreseen
 
 Write = Callable[..., Path]
-RUN = RunScope(id="run-1", date="2026-01-31")
-
-
-def plan_of(path: Path) -> Plan:
-    pipeline = load_pipeline(path)
-    return plan_jobs(pipeline, read_items(pipeline), RUN)
 
 
 def one(job: Job) -> int:  # noqa: ARG001
@@ -24,10 +16,10 @@ def one(job: Job) -> int:  # noqa: ARG001
 
 
 def test_jobs_are_items_times_matrix_and_the_last_name_varies_fastest(write: Write) -> None:
-    plan = plan_of(write())
+    plan = foreseen(write())
 
     assert plan.problems == ()
-    assert [job.label for job in plan.jobs] == [
+    assert [job.label for job in plan.all_jobs] == [
         "A1 · edit · 1:1 · 1",
         "A1 · edit · 1:1 · 2",
         "A1 · edit · 16:9 · 1",
@@ -40,7 +32,7 @@ def test_jobs_are_items_times_matrix_and_the_last_name_varies_fastest(write: Wri
 
 
 def test_a_job_is_rendered_and_knows_where_it_was_written(write: Write) -> None:
-    job = plan_of(write()).jobs[0]
+    job = foreseen(write()).all_jobs[0]
 
     assert job.inputs == {"prompt": "a A1 in 1:1", "image_urls": ["a.jpg"], "seed": 1}
     assert job.settings == {"ratio": "1:1", "seed": 1}
@@ -54,45 +46,45 @@ def test_without_a_matrix_there_is_one_job_an_item(write: Write) -> None:
         "name: a\nsource: {items: [{}, {}]}\nsteps: {e: {model: m, input: {}}}\noutput: {to: o}\n"
     )
 
-    assert [job.item for job in plan_of(write(text)).jobs] == ["0", "1"]
+    assert [job.item for job in foreseen(write(text)).all_jobs] == ["0", "1"]
 
 
 def test_the_default_name_tells_all_outputs_apart(write: Write, pipeline_text: str) -> None:
     lines = [line for line in pipeline_text.splitlines() if not line.startswith("  name:")]
-    plan = plan_of(write("\n".join(lines)))
+    plan = foreseen(write("\n".join(lines)))
 
-    assert output_name(plan.jobs[2].placement, 1, "png") == "A1-16-9-1-edit-1.png"
-    assert colliding_names(plan.jobs, lambda _: 3) == []
+    assert output_name(plan.all_jobs[2].placement, 1, "png") == "A1-16-9-1-edit-1.png"
+    assert colliding_names(plan.all_jobs, lambda _: 3) == []
 
 
 def test_a_mistake_in_many_items_is_told_once(write: Write) -> None:
-    plan = plan_of(write(**{"{{ item.photo }}": "{{ item.foto }}"}))
+    plan = foreseen(write(**{"{{ item.photo }}": "{{ item.foto }}"}))
 
-    assert plan.jobs == ()
+    assert plan.all_jobs == ()
     assert [str(problem) for problem in plan.problems] == [
         "p.yaml:14:20: there is no field `foto` (item A1 and 1 more item); did you mean `photo`?"
     ]
 
 
 def test_a_mistake_in_the_output_name_is_found_in_the_plan(write: Write) -> None:
-    plan = plan_of(write(**{'"{{ item.sku }}-{{ matrix.ratio }}': '"{{ item.skew }}'}))
+    plan = foreseen(write(**{'"{{ item.sku }}-{{ matrix.ratio }}': '"{{ item.skew }}'}))
 
     assert str(plan.problems[0]).startswith("p.yaml:18:3: there is no field `skew`")
 
 
 def test_model_and_variant_may_be_templates(write: Write) -> None:
     text = "some/{{ item.sku|lower }}\n    variant: '{{ matrix.seed }}'"
-    job = plan_of(write(**{"some/model": text})).jobs[1]
+    job = foreseen(write(**{"some/model": text})).all_jobs[1]
 
     assert (job.model_id, job.variant) == ("some/a1", 2)
 
 
 @pytest.mark.parametrize("value", ["../x", "a/../../x"])
 def test_an_items_value_cannot_lead_out_of_the_folder(write: Write, value: str) -> None:
-    plan = plan_of(write(**{"sku: A1": f"sku: {value}", "{{ run.date }}": "{{ item.sku }}"}))
+    plan = foreseen(write(**{"sku: A1": f"sku: {value}", "{{ run.date }}": "{{ item.sku }}"}))
 
     assert "leads out of the folder" in plan.problems[0].message
-    assert {job.item for job in plan.jobs} == {"B2"}
+    assert {job.item for job in plan.all_jobs} == {"B2"}
 
 
 def test_the_order_of_keys_never_changes_jobs(write: Write, pipeline_text: str) -> None:
@@ -103,10 +95,10 @@ def test_the_order_of_keys_never_changes_jobs(write: Write, pipeline_text: str) 
         else:
             blocks.append(line)
     source = "p.yaml:"
-    expected = plan_of(write()).jobs
+    expected = foreseen(write()).all_jobs
 
     for order in list(permutations(blocks))[::11]:
-        jobs = plan_of(write("".join(order))).jobs
+        jobs = foreseen(write("".join(order))).all_jobs
         assert all(job.source.startswith(source) for job in jobs)
         assert [(j.inputs, j.placement, j.label) for j in jobs] == [
             (j.inputs, j.placement, j.label) for j in expected
@@ -116,8 +108,8 @@ def test_the_order_of_keys_never_changes_jobs(write: Write, pipeline_text: str) 
 def test_the_pipeline_that_comes_along_plans_ten_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
 
-    plan = plan_of(Path("configs/pipelines/office-scenes.yaml"))
+    plan = foreseen(Path("configs/pipelines/office-scenes.yaml"))
 
-    assert (len(plan.jobs), plan.problems) == (10, ())
-    assert colliding_names(plan.jobs, one) == []
-    assert output_name(plan.jobs[0].placement, 0, "png") == "astronaut-1-1-edit-0.png"
+    assert (len(plan.all_jobs), plan.problems) == (10, ())
+    assert colliding_names(plan.all_jobs, one) == []
+    assert output_name(plan.all_jobs[0].placement, 0, "png") == "astronaut-1-1-edit-0.png"

@@ -51,8 +51,8 @@ def test_json_has_exactly_the_promised_fields_in_their_order_on_one_line():
     assert "\n" not in text
     assert list(document) == [
         "run_id", "pipeline", "jobs", "persisted", "reused", "failed", "cancelled", "in_doubt",
-        "submitted", "cost_usd", "estimate_usd", "cost_unknown", "seconds", "report",
-        "outputs", "errors",
+        "submitted", "skipped", "cost_usd", "estimate_usd", "cost_unknown", "seconds", "report",
+        "index", "outputs", "errors",
     ]  # fmt: skip
     assert list(document["outputs"][0]) == [
         "job", "item", "step", "index", "uri", "sha256", "bytes", "media_type",

@@ -22,11 +22,13 @@ KEYS = [
     "cancelled",
     "in_doubt",
     "submitted",
+    "skipped",
     "cost_usd",
     "estimate_usd",
     "cost_unknown",
     "seconds",
     "report",
+    "index",
     "outputs",
     "errors",
 ]
@@ -71,6 +73,10 @@ def test_ten_pictures_come_out_of_five_photographs(project: Project) -> None:
         assert sidecar["cost_usd"] == sidecar["estimate_usd"] == 0.14
         assert list(sidecar["timestamps"])[-1] == "persisted"
     assert sorted(shapes.values()) == [5, 5]
+
+    rows = [json.loads(line) for line in Path(summary["index"]).read_text().splitlines()]
+    assert [row["uri"] for row in rows] == [one["uri"] for one in summary["outputs"]]
+    assert sum(row["cost_usd"] for row in rows) == pytest.approx(1.40)
 
     gallery = Path(summary["report"]).read_text()
     assert gallery.count("data:image/jpeg;base64,") >= 15

@@ -112,7 +112,7 @@ def test_check_finds_the_mistakes_of_all_files(project: Project) -> None:
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     commands = ["run", "plan", "check", "generate", "jobs", "cancel", "reconcile", "resolve"]
-    commands += ["sandbox", "up", "down", "status", "env", "models list", "models show"]
+    commands += ["sandbox", "up", "down", "status", "env", "models list", "models show", "schemas"]
     for command in [*commands, "models pull"]:
         assert run([*command.split(), "--help"]) == 0
         assert "Example: " in capsys.readouterr().out, command

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from comfyline import planning
 from comfyline.catalogue import Catalogue
 from comfyline.errors import InputInvalid, Refused, Unreachable
 from comfyline.models.kept import KeptModels
-from comfyline.planning import Planned, plan_pipeline
+from comfyline.planning import plan as planning
+from comfyline.planning.plan import Planned, plan_pipeline
 
 PIPELINE = """\
 name: cats
@@ -133,7 +133,8 @@ async def test_an_unknown_model_is_told_at_its_step_beside_the_other_mistakes(
 
     told = await mistakes(path, client)
 
-    assert told[0].startswith("cats.yaml:7:3: acme/edti: there is no schema in configs/models/")
+    place = "cats.yaml:8:5: steps.edit.model"
+    assert told[0].startswith(f"{place}: there is no schema in configs/models/")
     assert "did you mean `acme/edit`?" in told[0]
     assert "would both be called" in told[1]
 
@@ -141,7 +142,7 @@ async def test_an_unknown_model_is_told_at_its_step_beside_the_other_mistakes(
 async def test_what_is_no_model_id_is_told_at_its_step(write: Write, client: Client) -> None:
     told = await mistakes(write(**{"acme/edit": "../etc"}), client)
 
-    assert told[0].startswith("cats.yaml:7:3: model: '../etc' is not a model id")
+    assert told[0].startswith("cats.yaml:8:5: steps.edit.model: '../etc' is not a model id")
 
 
 async def test_as_many_outputs_as_the_inputs_ask_for_need_names(

@@ -1,18 +1,26 @@
 """All jobs of a run judged at once, so that every mistake is known before the first upload."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from comfyline.checking import judge, media_origins, notes
+from comfyline.checking.findings import Findings
+from comfyline.checking.jobs import Subject, judge
 from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.job import CheckedJob, Job
 from comfyline.models.entry import ModelEntry
 from comfyline.services import Services
 from comfyline.storage.facts import Facts, Trouble
-from comfyline.storage.origins import Origins
 
 Verdict = CheckedJob | ComfylineError
+
+
+class Looking(Protocol):
+    """Who looks at media inputs: `comfyline.storage.origins.Origins`, or less than it."""
+
+    async def look(self, origins: Iterable[str], /) -> dict[str, Facts | Trouble]:
+        """The facts of media inputs, or for each what is in the way. Raises nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,31 +48,37 @@ async def judge_all(jobs: Sequence[Job], services: Services) -> Verdicts:
 
 
 async def judge_with(
-    pairs: Sequence[tuple[Job, ModelEntry | ComfylineError]], origins: Origins
+    pairs: Sequence[tuple[Job, ModelEntry | ComfylineError]], origins: Looking
 ) -> Verdicts:
-    """The same for jobs whose models are known, or known to be missing and why."""
-    known = [(job, entry) for job, entry in pairs if isinstance(entry, ModelEntry)]
-    wanted = (origin for job, entry in known for origin in media_origins(job, entry))
-    facts = await origins.look(wanted)
+    """The same for jobs whose models are known, or known to be missing and why.
+
+    A medium that `origins` does not look at is not judged, and its job gets no key.
+    """
+    # In threads: ten thousand jobs take a second.
+    subjects = await asyncio.to_thread(lambda: [_subject(*pair) for pair in pairs])
+    wanted = (origin for one in subjects if isinstance(one, Subject) for origin in one.origins)
+    found = Findings(await origins.look(wanted))
 
     def judged() -> Verdicts:
-        verdicts = [_verdict(job, entry, facts) for job, entry in pairs]
+        verdicts = [_verdict(one, found) for one in subjects]
         return Verdicts(
             checked=tuple(one if isinstance(one, CheckedJob) else None for one in verdicts),
             mistakes=_mistakes([job for job, _ in pairs], verdicts),
-            notes=tuple(notes(known, facts)),
+            notes=tuple(found.notes()),
         )
 
     return await asyncio.to_thread(judged)
 
 
-def _verdict(
-    job: Job, entry: ModelEntry | ComfylineError, facts: Mapping[str, Facts | Trouble]
-) -> Verdict:
-    if isinstance(entry, ComfylineError):
-        return entry
+def _subject(job: Job, entry: ModelEntry | ComfylineError) -> Subject | ComfylineError:
+    return Subject.of(job, entry) if isinstance(entry, ModelEntry) else entry
+
+
+def _verdict(subject: Subject | ComfylineError, found: Findings) -> Verdict:
+    if isinstance(subject, ComfylineError):
+        return subject
     try:
-        return judge(job, entry, facts)
+        return judge(subject, found)
     except ComfylineError as error:
         return error
 

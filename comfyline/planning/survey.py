@@ -1,22 +1,18 @@
-"""What is there already and what has to be made, decided before any task is made.
-
-Spends and writes nothing: the plan stops here, a run goes on from here.
-"""
+"""What is there already of some jobs, decided before any task is made; spends nothing."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from comfyline.checking import estimate_usd
 from comfyline.errors import ComfylineError, Problem
 from comfyline.job import CheckedJob, Job, JobState, StoredOutput
-from comfyline.judging import judge_all
 from comfyline.ledger.decision import Decision, decide
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.records import Standing
+from comfyline.planning.judging import judge_all
 from comfyline.progress import Note, tell
 from comfyline.run import Outcome, Run
 from comfyline.services import Services, now
-from comfyline.targets import target_uris
+from comfyline.targets import own_names, target_uris
 
 _READ_AT_ONCE = 8
 """Files whose bytes are compared at a time."""
@@ -33,7 +29,7 @@ class Survey:
 
     there: tuple[Outcome, ...]
     to_make: tuple[tuple[Job, CheckedJob | None], ...]
-    known: Mapping[str, Attempt]
+    known: Mapping[str, Standing]
     mistakes: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -47,14 +43,17 @@ async def survey(jobs: Sequence[Job], run: Run, services: Services) -> Survey:
     for note in verdicts.notes:
         tell(Note(note))
     checked = verdicts.checked
-    known = await services.ledger.find(list({one.key: None for one in checked if one}))
+    known = await services.ledger.glance(list({one.key: None for one in checked if one}))
     claims = await asyncio.to_thread(_claims, jobs, checked, known, run)
     lying = await _lying([output for claim in claims for output in claim], run, services)
     there: list[Outcome] = []
     to_make: list[tuple[Job, CheckedJob | None]] = []
     for job, one, claim in zip(jobs, checked, claims, strict=True):
-        if one and claim and lying.issuperset(claim):
-            there.append(_reused(job, one, claim, known[one.key]))
+        attempt = known.get(one.key) if one else None
+        if one and attempt and claim and lying.issuperset(claim):
+            there.append(_reused(job, one, claim, attempt))
+        elif one and attempt and run.new_only and _is_old(attempt, run):
+            there.append(replace(_reused(job, one, attempt.outputs, attempt), is_old=True))
         else:
             to_make.append((job, one))
     return Survey(
@@ -67,57 +66,13 @@ async def survey(jobs: Sequence[Job], run: Run, services: Services) -> Survey:
 
 
 async def there_now(
-    job: Job, checked: CheckedJob, attempt: Attempt, run: Run, services: Services
+    job: Job, checked: CheckedJob, attempt: Standing, run: Run, services: Services
 ) -> Outcome | None:
     """The same for one job whose attempt another process has just stored; None when it is not."""
-    claim = _claim(job, attempt)
+    claim = claimed(job, attempt)
     if not claim or not (await _lying(claim, run, services)).issuperset(claim):
         return None
     return _reused(job, checked, claim, attempt)
-
-
-async def estimate(surveyed: Survey, run: Run, services: Services) -> float | None:
-    """What is still to be paid for, probably; None when a price is unknown.
-
-    What was paid for before and has to be collected or stored again costs nothing. Raises
-    `TokenRejected`: there is no use in going on.
-    """
-    total = 0.0
-    for job, checked in surveyed.to_make:
-        if checked is None:
-            continue
-        attempt = surveyed.known.get(checked.key)
-        if decide(attempt, refresh=run.refresh, run_id=run.id, now=now()) is not Decision.SUBMIT:
-            continue
-        price = estimate_usd(checked, await services.catalogue.priced(job.model_id))
-        if price is None:
-            return None
-        total += price
-    return total
-
-
-def reasons(surveyed: Survey, run: Run) -> list[str]:
-    """Why each of the jobs to be made is not there, in a word or two."""
-    return [
-        _reason(job, surveyed.known.get(checked.key), run) if checked else "with mistakes"
-        for job, checked in surveyed.to_make
-    ]
-
-
-def _reason(job: Job, attempt: Attempt | None, run: Run) -> str:
-    if attempt is None:
-        return "new"
-    match decide(attempt, refresh=run.refresh, run_id=run.id, now=now()):
-        case Decision.REUSE:
-            return "output missing" if _claim(job, attempt) else "there under another name"
-        case Decision.RESUME:
-            return "paid for, to be collected"
-        case Decision.WAIT:
-            return "being submitted by another run"
-        case Decision.BLOCKED:
-            return attempt.state.replace("_", " ")
-        case Decision.SUBMIT:
-            return "refresh" if attempt.state is JobState.PERSISTED else "to be tried again"
 
 
 async def _lying(
@@ -142,7 +97,7 @@ async def _lying(
 def _claims(
     jobs: Sequence[Job],
     checked: Sequence[CheckedJob | None],
-    known: Mapping[str, Attempt],
+    known: Mapping[str, Standing],
     run: Run,
 ) -> list[tuple[StoredOutput, ...]]:
     """For each job the outputs that the ledger says lie under the job's own names; or none."""
@@ -153,26 +108,50 @@ def _claims(
         reuse = attempt and (
             decide(attempt, refresh=run.refresh, run_id=run.id, now=at) is Decision.REUSE
         )
-        claims.append(_claim(job, attempt) if attempt and reuse else ())
+        claims.append(claimed(job, attempt) if attempt and reuse else ())
     return claims
 
 
-def _claim(job: Job, attempt: Attempt) -> tuple[StoredOutput, ...]:
+def _is_old(attempt: Standing, run: Run) -> bool:
+    """Whether an earlier run of the same pipeline has made and delivered it, wherever that is."""
+    reuse = decide(attempt, refresh=run.refresh, run_id=run.id, now=now()) is Decision.REUSE
+    return reuse and attempt.pipeline == run.pipeline and bool(attempt.outputs)
+
+
+def claimed(job: Job, attempt: Standing) -> tuple[StoredOutput, ...]:
     """An attempt's outputs under this job's names; empty when any was stored only elsewhere."""
     ones = {output.index: output for output in attempt.outputs}
     outputs = [ones[index] for index in sorted(ones)]
     recorded = {(output.index, output.uri): output for output in attempt.outputs}
     try:
         uris = target_uris(job.placement, outputs)
+        mine = [recorded.get((one.index, uri)) for one, uri in zip(outputs, uris, strict=True)]
+        if not all(mine):
+            mine = _displaced(attempt, outputs, uris)
     except ComfylineError:
         return ()
-    mine = [recorded.get((one.index, uri)) for one, uri in zip(outputs, uris, strict=True)]
     stored = tuple(one for one in mine if one)
     return stored if len(stored) == len(outputs) else ()
 
 
+def _displaced(
+    attempt: Standing, outputs: Sequence[StoredOutput], uris: Sequence[str]
+) -> list[StoredOutput | None]:
+    """The same, also where another's file had a name and the output lies under a version of it.
+
+    What is the attempt's own name as it was submitted is no version of another job's.
+    """
+    proper = {*target_uris(attempt.placement, outputs)}
+    found: list[StoredOutput | None] = []
+    for one, uri in zip(outputs, uris, strict=True):
+        of_index = {other.uri: other for other in attempt.outputs if other.index == one.index}
+        names = [name for name in own_names([*of_index], uri) if name == uri or name not in proper]
+        found.append(of_index[names[0]] if names else None)
+    return found
+
+
 def _reused(
-    job: Job, checked: CheckedJob, outputs: tuple[StoredOutput, ...], attempt: Attempt
+    job: Job, checked: CheckedJob, outputs: tuple[StoredOutput, ...], attempt: Standing
 ) -> Outcome:
     return Outcome(
         job=job,

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
-from comfyline.checking import identify
+from comfyline.checking.jobs import identify
 from comfyline.errors import GenerationFailed, InputInvalid, Unreachable
 from comfyline.job import Job, JobState, Placement, StoredOutput
 from comfyline.ledger.budget import Limits
 from comfyline.ledger.claiming import Claimed
 from comfyline.models.entry import ModelEntry
+from comfyline.planning.forecast import reasons
+from comfyline.planning.outlook import Outlook, estimate
+from comfyline.planning.survey import Survey, survey
 from comfyline.progress import Event, Note, observed_by
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, open_services
@@ -21,11 +24,10 @@ from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.known_files import Stamp
 from comfyline.storage.place import join, local_path
 from comfyline.storage.reading import look_at_file
-from comfyline.survey import Survey, estimate, reasons, survey
 from comfyline.targets import target_uris
 from tests.media.clips import clip, picture
 
-CAT = Path(__file__).parents[1] / "configs/samples/cat.jpg"
+CAT = Path(__file__).parents[2] / "configs/samples/cat.jpg"
 MODEL = "google/nano-banana/pro/edit"
 LIMITS = Limits(in_flight=10_000, flight_window=60, max_cost_usd=None)
 
@@ -37,7 +39,7 @@ async def services(tmp_path: Path, storage: StackAddresses) -> AsyncIterator[Ser
     settings = Settings(
         profile="test",
         home=tmp_path / "home",
-        model_directories=(Path(__file__).parents[1] / "configs/models",),
+        model_directories=(Path(__file__).parents[2] / "configs/models",),
         runcomfy=RuncomfySettings("http://127.0.0.1:9", Secret("token"), (), 32, 5, 0),
         storage=StorageSettings(
             "s3://comfyline/uploads",
@@ -105,6 +107,15 @@ async def persisted(services: Services, one: Job, outputs: int = 1) -> Sequence[
     return stored
 
 
+def outlook(surveyed: Survey) -> Outlook:
+    """That of a run whose jobs need none of one another."""
+    return Outlook(surveyed.there, (), surveyed.to_make, (), surveyed.known)
+
+
+async def why(surveyed: Survey, services: Services, of: Run | None = None) -> list[str]:
+    return await reasons(outlook(surveyed), {}, of or run(), services)
+
+
 def counted(surveyed: Survey) -> tuple[int, int]:
     return len(surveyed.there), len(surveyed.to_make)
 
@@ -113,8 +124,8 @@ async def test_no_jobs_are_nothing_to_make(services: Services) -> None:
     surveyed = await survey([], run(), services)
 
     assert surveyed == Survey(there=(), to_make=(), known={})
-    assert reasons(surveyed, run()) == []
-    assert await estimate(surveyed, run(), services) == 0
+    assert await why(surveyed, services) == []
+    assert await estimate(outlook(surveyed), run(), services) == 0
 
 
 async def test_a_new_job_is_to_be_made(services: Services, out: str) -> None:
@@ -123,7 +134,7 @@ async def test_a_new_job_is_to_be_made(services: Services, out: str) -> None:
     [(one, checked)] = surveyed.to_make
     assert checked is not None
     assert checked.job is one
-    assert reasons(surveyed, run()) == ["new"]
+    assert await why(surveyed, services) == ["new"]
 
 
 @pytest.mark.parametrize("place", ["folder", "bucket"])
@@ -156,7 +167,7 @@ async def test_an_output_that_is_not_what_was_stored_is_not_reused(
     surveyed = await survey([job(out)], run(), services)
 
     assert counted(surveyed) == (0, 1)
-    assert reasons(surveyed, run()) == ["output missing"]
+    assert await why(surveyed, services) == ["output missing"]
 
 
 @pytest.mark.parametrize("place", ["folder", "bucket"])
@@ -183,7 +194,7 @@ async def test_an_output_under_another_pipelines_name_is_to_be_brought_here(
 
     assert [outcome.job.pipeline for outcome in surveyed.there] == ["p"]
     assert [one for one, _ in surveyed.to_make] == [elsewhere]
-    assert reasons(surveyed, run()) == ["there under another name"]
+    assert await why(surveyed, services) == ["there under another name"]
 
 
 async def test_a_file_that_only_has_the_right_name_is_not_reused(
@@ -202,7 +213,7 @@ async def test_a_refresh_makes_what_is_there_and_says_so(services: Services, out
     surveyed = await survey([job(out)], again, services)
 
     assert counted(surveyed) == (0, 1)
-    assert reasons(surveyed, again) == ["refresh"]
+    assert await why(surveyed, services, again) == ["refresh"]
     assert counted(await survey([job(out)], run("first", refresh=True), services)) == (1, 0)
 
 
@@ -217,7 +228,7 @@ async def test_each_job_to_be_made_has_its_reason(services: Services, out: str) 
 
     surveyed = await survey([*jobs, wrong], run(), services)
 
-    assert reasons(surveyed, run()) == [
+    assert await why(surveyed, services) == [
         "paid for, to be collected",
         "to be tried again",
         "expired",
@@ -264,7 +275,7 @@ async def test_storage_that_cannot_be_asked_is_no_missing_output(
 async def test_an_unknown_price_is_not_free(services: Services, out: str) -> None:
     surveyed = await survey([job(out)], run(), services)
 
-    assert await estimate(surveyed, run(), services) is None
+    assert await estimate(outlook(surveyed), run(), services) is None
 
 
 async def test_each_file_is_read_once_and_each_model_asked_for_once_for_many_jobs(

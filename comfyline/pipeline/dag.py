@@ -1,0 +1,173 @@
+"""Items × matrix × steps as a graph of nodes, and the jobs of a node once its inputs are known.
+
+A *node* is one step for one item and combination, or for a collecting step for all of them. What a
+node needs is known from the document; what jobs it has only when its needs have been made, because
+a step may fan out over outputs, or not apply. Nothing here is checked against a model yet.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from comfyline.job import Item, Job, MediaKind
+from comfyline.pipeline.document import Pipeline
+from comfyline.pipeline.graph import step_needs, step_order
+from comfyline.pipeline.matrix import combinations
+from comfyline.pipeline.rendering import ALL_ITEMS, JobWriter, Rendered
+
+NodeId = tuple[str, int]
+"""A step's name, and which of its nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunScope:
+    """What templates may know of the run; `date` is ISO, such as 2026-01-31."""
+
+    id: str
+    date: str
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An output as later steps see it. Its kind is None while nobody can know it.
+
+    `is_old`: it was made by an earlier run and lies where that one put it.
+    """
+
+    address: str
+    kind: MediaKind | None
+    is_old: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    item: Item
+    settings: Mapping[str, Any]
+
+
+class Dag:
+    """All nodes of a run. Nodes of a step are numbered by item, then by combination."""
+
+    def __init__(self, pipeline: Pipeline, items: Sequence[Item], run: RunScope) -> None:
+        document = pipeline.document
+        self.items = tuple(items)
+        self.order = step_order(pipeline.yaml.data["steps"])
+        self._combinations = combinations(document.matrix)
+        self._steps = document.steps
+        self._needs = {
+            name: step_needs(pipeline.yaml.data["steps"][name]) for name in document.steps
+        }
+        self._rows = [_Row(item, settings) for item in items for settings in self._combinations]
+        self._writer = JobWriter(pipeline, self.items, run.id, run.date, run.env)
+        self._new_only = document.source.new_only
+
+    def nodes(self) -> Iterator[NodeId]:
+        """All nodes, each after those that it needs."""
+        return (node for step in self.order for node in self.nodes_of(step))
+
+    def nodes_of(self, step: str) -> Iterator[NodeId]:
+        """The nodes of one step."""
+        return ((step, number) for number in range(self._count(step)))
+
+    def item_name(self, node: NodeId) -> str:
+        """The item that a node is for, as it is called in messages."""
+        step, number = node
+        return ALL_ITEMS if self._steps[step].collect else self._rows[number].item.name
+
+    def needs(self, node: NodeId) -> tuple[NodeId, ...]:
+        """The nodes that have to be made first."""
+        step, number = node
+        return tuple(
+            (needed, one)
+            for needed in self._needs[step]
+            for one in self._joined(step, number, needed)
+        )
+
+    def dependents(self, node: NodeId) -> tuple[NodeId, ...]:
+        """The nodes that need this one."""
+        step, number = node
+        return tuple(
+            (other, one)
+            for other, needs in self._needs.items()
+            if step in needs
+            for one in self._joined(step, number, other)
+        )
+
+    def is_needed(self, step: str) -> bool:
+        """Whether any other step uses this one's outputs."""
+        return any(step in needs for needs in self._needs.values())
+
+    @property
+    def combinations(self) -> int:
+        """How many matrix combinations each item has; one where there is no matrix."""
+        return len(self._combinations)
+
+    def steps_needed(self, step: str) -> tuple[str, ...]:
+        """The steps whose outputs a step takes."""
+        return self._needs[step]
+
+    @property
+    def handing_on(self) -> frozenset[str]:
+        """The steps whose outputs other steps take."""
+        return frozenset(name for name in self.order if self.is_needed(name))
+
+    def position(self, node: NodeId) -> tuple[int, int]:
+        """Where a node's jobs stand among those of the run: by item, then by step."""
+        step, number = node
+        is_late = bool(self._steps[step].collect)
+        return (len(self._rows) + number if is_late else number, self.order.index(step))
+
+    def jobs(self, node: NodeId, made: Mapping[NodeId, Sequence[Made]]) -> Rendered:
+        """The jobs of a node from the outputs of all that it needs; none where it does not apply.
+
+        Where one of its needs made nothing (it did not apply, or fanned out over an empty list), it
+        does not apply either; a collecting step takes what there is.
+        """
+        step, number = node
+        collects = self._steps[step].collect
+        outputs: dict[str, list[Made]] = {}
+        for needed in self._needs[step]:
+            numbers = self._joined(step, number, needed)
+            found = [one for each in numbers for one in self._taken(step, made[needed, each])]
+            outputs[needed] = found
+        if any(not found for found in outputs.values()):
+            return Rendered((), ())
+        if collects is True:
+            return self._writer.collected(step, {}, outputs)
+        if collects:
+            return self._writer.collected(step, self._combinations[number], outputs)
+        row = self._rows[number]
+        return self._writer.for_item(step, row.item, row.settings, outputs)
+
+    def blank(self, node: NodeId) -> Job:
+        """Stands for the jobs of a node whose templates cannot be filled in."""
+        step, number = node
+        row = None if self._steps[step].collect else self._rows[number]
+        return self._writer.blank(step, self.item_name(node), row.settings if row else {})
+
+    def _taken(self, step: str, made: Sequence[Made]) -> Sequence[Made]:
+        """What a step sees of one node; of new items only, what an earlier run made is left out."""
+        is_old = self._new_only and all(one.is_old for one in made)
+        return () if is_old and self._steps[step].collect else made
+
+    def _count(self, step: str) -> int:
+        match self._steps[step].collect:
+            case True:
+                return 1 if self.items else 0
+            case "items":
+                return len(self._combinations) if self.items else 0
+            case _:
+                return len(self._rows)
+
+    def _joined(self, step: str, number: int, other: str) -> Sequence[int]:
+        """Which nodes of `other` belong together with one node of `step`, either way round."""
+        mine, theirs = self._steps[step].collect, self._steps[other].collect
+        combined = len(self._combinations)
+        if mine is True or theirs is True:
+            return range(self._count(other))
+        if mine == theirs:
+            return (number,)
+        if mine:  # for each combination, of all items
+            return range(number, len(self._rows), combined)
+        return (number % combined,)

@@ -1,0 +1,239 @@
+"""A step → its jobs for one item, or for all: conditions, fan-out, every template filled in."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, Protocol
+
+from comfyline.errors import InputInvalid, Problem
+from comfyline.job import Item, Job, MediaKind, Placement, Pointer, Written
+from comfyline.pipeline.document import Pipeline
+from comfyline.pipeline.naming import output_name
+from comfyline.pipeline.step import Step
+from comfyline.pipeline.template import Mistake, render, render_text
+from comfyline.pipeline.written import WrittenStep
+
+ALL_ITEMS = "all"
+"""How the jobs of a collecting step are called in the place of an item."""
+
+_TEMPLATE = re.compile(r"\{[{%#]")
+_CONTROL = re.compile(r"[\x00-\x1f]")
+_YES, _NO = {"true", "yes", "on", "1"}, {"false", "no", "off", "0", ""}
+
+
+class Output(Protocol):
+    """What templates need of an output that was made: where it lies, and what it is."""
+
+    @property
+    def address(self) -> str:
+        """A local path, or an `s3://` address."""
+
+    @property
+    def kind(self) -> MediaKind | None:
+        """None where nobody can know it yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The jobs of a step for one item, or the mistakes that keep them from being made."""
+
+    jobs: tuple[Job, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+class JobWriter:
+    """Renders the steps of one pipeline in one run."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        items: Sequence[Item],
+        run_id: str,
+        date: str,
+        env: Mapping[str, str],
+    ) -> None:
+        self._pipeline = pipeline
+        self._items = items
+        self._run = {"run": {"id": run_id, "date": date}, "env": env}
+        self._written: dict[str, Written] = {
+            name: WrittenStep(pipeline.yaml, name) for name in pipeline.document.steps
+        }
+
+    def for_item(
+        self,
+        step: str,
+        item: Item,
+        settings: Mapping[str, Any],
+        outputs: Mapping[str, Sequence[Output]],
+    ) -> Rendered:
+        """The jobs of a step for one item and one combination of matrix values."""
+        named = {"item": item.fields, "item_name": item.name, "matrix": settings, "step": step}
+        return self._rendered(step, item.name, settings, {**named, **self._run}, outputs)
+
+    def collected(
+        self, step: str, settings: Mapping[str, Any], outputs: Mapping[str, Sequence[Output]]
+    ) -> Rendered:
+        """The job of a step that takes all items together."""
+        named = {"item_name": ALL_ITEMS, "matrix": settings, "step": step}
+        scope = {**named, **self._run, "items": [item.fields for item in self._items]}
+        return self._rendered(step, ALL_ITEMS, settings, scope, outputs)
+
+    def blank(self, step: str, item: str, settings: Mapping[str, Any]) -> Job:
+        """A job of which nothing but its name is known."""
+        return Job(
+            pipeline=self._pipeline.name,
+            item=item,
+            step=step,
+            model_id=self._pipeline.document.steps[step].model,
+            inputs={},
+            placement=Placement("", "", {}),
+            settings=settings,
+            source=self._pipeline.yaml.where(("steps", step)),
+        )
+
+    def _rendered(
+        self,
+        name: str,
+        item: str,
+        settings: Mapping[str, Any],
+        known: Mapping[str, Any],
+        outputs: Mapping[str, Sequence[Output]],
+    ) -> Rendered:
+        step = self._pipeline.document.steps[name]
+        scope = {**known, "steps": {used: _as_seen(made) for used, made in outputs.items()}}
+        if step.for_each is None:
+            return self._one(name, step, item, settings, {**scope, "each_index": 0}, None)
+        entries, mistakes = render(step.for_each, scope)
+        if not mistakes and not isinstance(entries, list):
+            mistakes = [Mistake((), "`for_each` should give a list", "{{ steps.NAME.images }}")]
+        if mistakes:
+            return Rendered((), self._located(mistakes, ("steps", name, "for_each")))
+        parts = [
+            self._one(name, step, item, settings, {**scope, "each": each, "each_index": part}, part)
+            for part, each in enumerate(entries)
+        ]
+        return Rendered(
+            tuple(job for part in parts for job in part.jobs),
+            tuple(problem for part in parts for problem in part.problems),
+        )
+
+    def _one(
+        self,
+        name: str,
+        step: Step,
+        item: str,
+        settings: Mapping[str, Any],
+        scope: Mapping[str, Any],
+        part: int | None,
+    ) -> Rendered:
+        at: Pointer = ("steps", name)
+        applies, mistakes = _applies(step.when, scope)
+        if mistakes:
+            return Rendered((), self._located(mistakes, (*at, "when")))
+        if not applies:
+            return Rendered(())
+        model_id, model_mistakes = render_text(step.model, scope)
+        inputs, input_mistakes = render(step.input, scope)
+        variant, variant_mistakes = render(step.variant, scope)
+        output = self._pipeline.document.output
+        folder, folder_mistakes = _folder(step.output.to or output.to, scope)
+        placement = Placement(
+            folder,
+            step.output.name or output.name or _default_name(scope.get("matrix") or {}, part),
+            {key: value for key, value in scope.items() if key not in {"steps", "items"}},
+            output.on_conflict,
+            _root(step.output.to or output.to, folder),
+        )
+        to_at, name_at = (
+            (*at, "output") if own else ("output",) for own in (step.output.to, step.output.name)
+        )
+        rendered = (
+            ((*at, "model"), model_mistakes),
+            ((*at, "input"), input_mistakes),
+            ((*at, "variant"), variant_mistakes),
+            ((*to_at, "to"), folder_mistakes),
+            ((*name_at, "name"), _name_mistakes(placement)),
+        )
+        problems = tuple(
+            problem for parent, mistakes in rendered for problem in self._located(mistakes, parent)
+        )
+        if problems:
+            return Rendered((), problems)
+        job = Job(
+            pipeline=self._pipeline.name,
+            item=item,
+            step=name,
+            model_id=model_id,
+            inputs=inputs,
+            placement=placement,
+            variant=variant,
+            settings=settings,
+            source=self._pipeline.yaml.where(at),
+            part=part,
+            preparation=step.preparation,
+            checks=step.checks.value if step.checks else None,
+            written=self._written[name],
+        )
+        return Rendered((job,))
+
+    def _located(self, mistakes: Sequence[Mistake], parent: Pointer) -> tuple[Problem, ...]:
+        return tuple(mistake.at(self._pipeline.yaml, parent) for mistake in mistakes)
+
+
+def _as_seen(made: Sequence[Output]) -> dict[str, Any]:
+    """A step's outputs as templates find them; what may be of any kind is found under each."""
+    seen: dict[str, Any] = {"files": [one.address for one in made]}
+    for kind in ("image", "video", "audio"):
+        seen[f"{kind}s"] = [one.address for one in made if one.kind in {kind, None}]
+        if seen[f"{kind}s"]:
+            seen[kind] = seen[f"{kind}s"][0]
+    return seen
+
+
+def _applies(when: Any, scope: Mapping[str, Any]) -> tuple[bool, list[Mistake]]:
+    value, mistakes = render(when, scope)
+    if mistakes:
+        return False, mistakes
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word not in _YES | _NO:
+            return False, [Mistake((), f"`when` should give true or false, not {value!r}")]
+        return word in _YES, []
+    return bool(value), []
+
+
+def _default_name(settings: Mapping[str, Any], part: int | None) -> str:
+    """A template that tells all outputs of one step apart."""
+    parts = ["item_name", *(f"matrix.{name}" for name in settings), "step"]
+    parts += ["index"] if part is None else ["each_index", "index"]
+    return "-".join(f"{{{{ {part} }}}}" for part in parts) + ".{{ ext }}"
+
+
+def _folder(template: str, scope: Mapping[str, Any]) -> tuple[str, list[Mistake]]:
+    folder, mistakes = render_text(template, scope)
+    if mistakes:
+        return "", mistakes
+    if not folder.strip():
+        return "", [Mistake((), "the folder is empty once rendered")]
+    if _CONTROL.search(folder):
+        return "", [Mistake((), f"the folder holds a control character: {folder!r}")]
+    # A folder above may be written, but must not come out of an item's values.
+    if ".." in folder and ".." in PurePath(folder).parts and ".." not in PurePath(template).parts:
+        return "", [Mistake((), f"an item's value leads out of the folder: {folder!r}")]
+    return folder, []
+
+
+def _root(template: str, folder: str) -> str:
+    """The part of a local folder that is written out, above what comes from an item's values."""
+    written = _TEMPLATE.split(template, maxsplit=1)[0]
+    is_local = "://" not in folder or folder.startswith("file://")
+    return written.rpartition("/")[0] if is_local and written != template else ""
+
+
+def _name_mistakes(placement: Placement) -> list[Mistake]:
+    try:
+        output_name(placement, 0, "png")
+    except InputInvalid as error:
+        return [Mistake((), problem.message, problem.hint) for problem in error.problems]
+    return []

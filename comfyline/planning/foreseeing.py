@@ -1,0 +1,131 @@
+"""All jobs of a graph as far as they can be foreseen, with every mistake, before anything is made.
+
+What a step will make is guessed from its model: how many outputs, and of which kind. So a later
+step is rendered, named and checked before the first one is paid for.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from comfyline.errors import ComfylineError, InputInvalid, Problem
+from comfyline.job import PENDING, Job, MediaKind
+from comfyline.models.entry import ModelEntry
+from comfyline.models.makes import kind_made
+from comfyline.models.price import expected_outputs
+from comfyline.pipeline.dag import Dag, Made, NodeId
+from comfyline.pipeline.naming import colliding_names
+from comfyline.pipeline.rendering import Rendered
+
+FindModel = Callable[[str], Awaitable[ModelEntry]]
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """The jobs of each node, and the mistakes of those that cannot be made.
+
+    `away` says why a model could not be asked for, which is no mistake of the pipeline's.
+    """
+
+    jobs: Mapping[NodeId, tuple[Job, ...]]
+    problems: tuple[Problem, ...]
+    away: ComfylineError | None = None
+
+    @property
+    def all_jobs(self) -> tuple[Job, ...]:
+        """All of them, in the order in which they were foreseen."""
+        return tuple(job for jobs in self.jobs.values() for job in jobs)
+
+
+async def foresee(dag: Dag, find_model: FindModel) -> Foreseen:
+    """Renders every node, each after those that it needs.
+
+    A node that needs no other has its real jobs; those of all others are placeholders. A mistake
+    that many items share is told once.
+    """
+    jobs: dict[NodeId, tuple[Job, ...]] = {}
+    made: dict[NodeId, Sequence[Made]] = {}
+    found: dict[Problem, list[str]] = {}
+    models = _Models(find_model)
+    for step in dag.order:
+        # In a thread: ten thousand jobs take a second to render.
+        rendered = await asyncio.to_thread(_render_step, dag, step, made)
+        for node, one in rendered.items():
+            jobs[node] = one.jobs
+            for problem in one.problems:
+                names = found.setdefault(problem, [])
+                if dag.item_name(node) not in names[-1:]:
+                    names.append(dag.item_name(node))
+        await models.learn(job for one in rendered.values() for job in one.jobs)
+        if dag.is_needed(step):
+            made |= {node: _guesses(one, step, models) for node, one in rendered.items()}
+    every = [job for some in jobs.values() for job in some]
+    collisions = await asyncio.to_thread(colliding_names, every, models.outputs_of)
+    problems = [_for_items(problem, names) for problem, names in found.items()]
+    return Foreseen(jobs, (*problems, *models.problems, *collisions), models.away)
+
+
+class _Models:
+    """The models of the jobs met so far, and what is wrong with those that there are not."""
+
+    def __init__(self, find: FindModel) -> None:
+        self._find = find
+        self._known: dict[str, ModelEntry | None] = {}
+        self.problems: list[Problem] = []
+        self.away: ComfylineError | None = None
+
+    async def learn(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            if job.model_id in self._known:
+                continue
+            self._known[job.model_id] = None
+            try:
+                self._known[job.model_id] = await self._find(job.model_id)
+            except InputInvalid as error:
+                self.problems += (_at(job, problem) for problem in error.problems)
+            except ComfylineError as error:
+                self.away = error
+
+    def outputs_of(self, job: Job) -> int:
+        entry = self._known.get(job.model_id)
+        return expected_outputs(entry, job.inputs) if entry else 1
+
+    def kind_of(self, job: Job) -> MediaKind | None:
+        entry = self._known.get(job.model_id)
+        return kind_made(entry) if entry else None
+
+
+def _render_step(
+    dag: Dag, step: str, made: Mapping[NodeId, Sequence[Made]]
+) -> dict[NodeId, Rendered]:
+    return {node: dag.jobs(node, made) for node in dag.nodes_of(step)}
+
+
+def _guesses(rendered: Rendered, step: str, models: _Models) -> list[Made]:
+    if rendered.problems:
+        # Something will be there once the mistake is mended: nothing more is to be said of it.
+        return [Made(f"{PENDING}any:{step}-0", None)]
+    return [
+        Made(f"{PENDING}{models.kind_of(job) or 'any'}:{step}-{index}", models.kind_of(job))
+        for job in rendered.jobs
+        for index in range(models.outputs_of(job))
+    ]
+
+
+def _at(job: Job, problem: Problem) -> Problem:
+    """A problem with a model, at the step that names the model."""
+    if job.written is None:
+        return replace(problem, where=f"{job.source}: {problem.where}")
+    # A mistake in a schema's own file has to name that file.
+    is_own = problem.where in {"model", job.model_id}
+    message = problem.message if is_own else f"{problem.where}: {problem.message}"
+    return replace(problem, where=job.written.where("model"), message=message)
+
+
+def _for_items(problem: Problem, names: list[str]) -> Problem:
+    if not names[1:]:
+        return Problem(problem.where, f"{problem.message} (item {names[0]})", problem.hint)
+    more = len(names) - 1
+    counted = f"{more} more item" + ("s" if more > 1 else "")
+    message = f"{problem.message} (item {names[0]} and {counted})"
+    return Problem(problem.where, message, problem.hint)

@@ -1,0 +1,251 @@
+"""A run's jobs as they become known: those of a step when what it needs has been made.
+
+A job that fails takes with it what depends on it, and nothing else. Pure bookkeeping: nothing is
+read, written or paid for here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from comfyline.errors import ComfylineError, InputInvalid, Skipped
+from comfyline.job import Job, JobState
+from comfyline.media import kind_of
+from comfyline.pipeline.dag import Made, NodeId
+from comfyline.pipeline.rendering import Rendered
+from comfyline.run import Outcome
+from comfyline.storage.place import local_path
+
+Position = tuple[int, int, int]
+_ONLY: NodeId = ("", 0)
+
+
+_ENDS = {
+    JobState.FAILED: "failed",
+    JobState.CANCELLED: "was cancelled",
+    JobState.IN_DOUBT: "is in doubt",
+    JobState.EXPIRED: "is not kept by RunComfy any more",
+}
+
+
+class Graph(Protocol):
+    """What is asked of a graph of nodes; `comfyline.pipeline.dag.Dag` is one."""
+
+    def nodes(self) -> Iterable[NodeId]:
+        """All nodes, each after those that it needs."""
+
+    def needs(self, node: NodeId, /) -> tuple[NodeId, ...]:
+        """The nodes that have to be made first."""
+
+    def dependents(self, node: NodeId, /) -> tuple[NodeId, ...]:
+        """The nodes that need this one."""
+
+    def is_needed(self, step: str, /) -> bool:
+        """Whether any other step uses this one's outputs."""
+
+    def position(self, node: NodeId, /) -> tuple[int, int]:
+        """Where a node's jobs stand among those of the run."""
+
+    def jobs(self, node: NodeId, made: Mapping[NodeId, Sequence[Made]], /) -> Rendered:
+        """The jobs of a node from the outputs of all that it needs."""
+
+    def blank(self, node: NodeId, /) -> Job:
+        """Stands for the jobs of a node that cannot even be rendered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfolded:
+    """What has become known: jobs that can be begun, and outcomes of those that never will be."""
+
+    jobs: tuple[Job, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
+
+
+@dataclass(slots=True)
+class _Open:
+    """A node whose jobs are known and not all at their end."""
+
+    left: int
+    made: dict[int, tuple[Made, ...]] = field(default_factory=dict)
+
+
+class Unfolding:
+    """Which jobs can be begun, told step by step. Not thread-safe.
+
+    `expected` are the jobs of each node as far as they could be foreseen.
+    """
+
+    def __init__(self, graph: Graph, expected: Mapping[NodeId, Sequence[Job]]) -> None:
+        self._graph = graph
+        self._expected = dict(expected)
+        self._jobs = sum(map(len, expected.values()))
+        self._waiting: dict[NodeId, int] = {}
+        self._roots: list[NodeId] = []
+        for node in graph.nodes():
+            if needs := len(graph.needs(node)):
+                self._waiting[node] = needs
+            else:
+                self._roots.append(node)
+        self._open: dict[NodeId, _Open] = {}
+        self._node_of: dict[int, tuple[NodeId, int, Job]] = {}
+        self._made: dict[NodeId, Sequence[Made]] = {}
+
+    @classmethod
+    def of(cls, job: Job) -> "Unfolding":
+        """The unfolding of a single job that nothing depends on."""
+        return cls(_OneJob(), {_ONLY: (job,)})
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs the run has, as far as can be told now."""
+        return self._jobs
+
+    def foreseen(self) -> tuple[Job, ...]:
+        """All jobs that are expected and not known yet."""
+        return tuple(job for jobs in self._expected.values() for job in jobs)
+
+    def begin(self) -> Unfolded:
+        """The jobs that need no other; called once, before anything has ended."""
+        roots, self._roots = self._roots, []
+        return _together(self._known(node, tuple(self._expected.pop(node, ()))) for node in roots)
+
+    def waiting(self) -> tuple[Job, ...]:
+        """What is expected of the nodes whose inputs have not been made yet, in order."""
+        nodes = sorted(self._waiting, key=self._graph.position)
+        return tuple(job for node in nodes for job in self._expected.get(node, ()))
+
+    def give_up(self, wrong: Iterable[Job]) -> tuple[Job, ...]:
+        """Takes out what is waited for in vain, because the placeholder is wrong already.
+
+        Gives the placeholders, which come to their end like any other job: at their check.
+        """
+        ids = {id(job) for job in wrong}
+        given_up: list[Job] = []
+        for node in list(self._waiting):
+            jobs = self._expected.get(node, ())
+            if jobs and ids.issuperset(id(job) for job in jobs):
+                del self._waiting[node]
+                given_up += self._known(node, tuple(self._expected.pop(node))).jobs
+        return tuple(given_up)
+
+    def position(self, job: Job) -> Position:
+        """Where a job stands in the order of the run: by item, step and part."""
+        node, number, _ = self._node_of[id(job)]
+        return (*self._graph.position(node), number)
+
+    def all_ended(self, outcomes: Iterable[Outcome]) -> Unfolded:
+        """The same as `ended` for many."""
+        return _together([self.ended(outcome) for outcome in outcomes])
+
+    def ended(self, outcome: Outcome) -> Unfolded:
+        """Takes in what became of a job; gives what can be begun now, and what never can."""
+        node, number, _ = self._node_of[id(outcome.job)]
+        if not self._graph.is_needed(node[0]):
+            return Unfolded()
+        if outcome.state is not JobState.PERSISTED:
+            return self._skip_after(node, outcome)
+        current = self._open.get(node)
+        if current is None:
+            return Unfolded()  # Another job of the node has failed before.
+        current.left -= 1
+        current.made[number] = _made(outcome)
+        return self._close(node) if current.left == 0 else Unfolded()
+
+    def _known(self, node: NodeId, jobs: tuple[Job, ...]) -> Unfolded:
+        """The jobs of a node are known now; one without jobs has made its nothing already."""
+        for number, job in enumerate(jobs):
+            self._node_of[id(job)] = (node, number, job)
+        if not self._graph.is_needed(node[0]):
+            return Unfolded(jobs)
+        self._open[node] = _Open(len(jobs))
+        return Unfolded(jobs) if jobs else self._close(node)
+
+    def _close(self, node: NodeId) -> Unfolded:
+        done = self._open.pop(node)
+        self._made[node] = [one for number in sorted(done.made) for one in done.made[number]]
+        return _together(self._one_need_less(other) for other in self._graph.dependents(node))
+
+    def _one_need_less(self, node: NodeId) -> Unfolded:
+        if node not in self._waiting:
+            return Unfolded()  # It was skipped because of another need.
+        self._waiting[node] -= 1
+        if self._waiting[node]:
+            return Unfolded()
+        del self._waiting[node]
+        expected = self._expected.pop(node, ())
+        rendered = self._graph.jobs(node, self._made)
+        if not rendered.problems:
+            self._jobs += len(rendered.jobs) - len(expected)
+            return self._known(node, rendered.jobs)
+        failed = expected or [self._graph.blank(node)]
+        self._jobs += len(failed) - len(expected)
+        return self._fail(node, failed, InputInvalid(rendered.problems))
+
+    def _skip_after(self, node: NodeId, outcome: Outcome) -> Unfolded:
+        self._open.pop(node, None)
+        return self._skip_dependents(node, _skipped(outcome.job.label, outcome.state))
+
+    def _skip_dependents(self, node: NodeId, error: ComfylineError) -> Unfolded:
+        return _together(
+            self._fail(other, self._expected.pop(other, ()), error)
+            for other in self._graph.dependents(node)
+            if self._waiting.pop(other, None) is not None
+        )
+
+    def _fail(self, node: NodeId, jobs: Sequence[Job], error: ComfylineError) -> Unfolded:
+        for number, job in enumerate(jobs):
+            self._node_of[id(job)] = (node, number, job)
+        state = JobState.PLANNED if isinstance(error, Skipped) else JobState.FAILED
+        outcomes = tuple(Outcome(job, "", state, error=error) for job in jobs)
+        why = "was skipped" if isinstance(error, Skipped) else "failed"
+        after = Skipped(f"it needs `{jobs[0].label}`, which {why}") if jobs else error
+        return _together([Unfolded((), outcomes), self._skip_dependents(node, after)])
+
+
+class _OneJob:
+    """The graph of one job that no pipeline was written for."""
+
+    def nodes(self) -> Iterable[NodeId]:
+        return [_ONLY]
+
+    def needs(self, _: NodeId) -> tuple[NodeId, ...]:
+        return ()
+
+    def dependents(self, _: NodeId) -> tuple[NodeId, ...]:
+        return ()
+
+    def is_needed(self, _: str) -> bool:
+        return False
+
+    def position(self, _: NodeId) -> tuple[int, int]:
+        return (0, 0)
+
+    def jobs(self, _: NodeId, __: Mapping[NodeId, Sequence[Made]]) -> Rendered:
+        return Rendered(())
+
+    def blank(self, _: NodeId) -> Job:
+        raise AssertionError("a single job is always rendered")
+
+
+def _skipped(label: str, state: JobState) -> Skipped:
+    return Skipped(f"it needs `{label}`, which {_ENDS.get(state, 'is not finished')}")
+
+
+def _made(outcome: Outcome) -> tuple[Made, ...]:
+    return tuple(
+        Made(address_of(output.uri), kind_of(output.media_type), outcome.is_old)
+        for output in outcome.outputs
+    )
+
+
+def address_of(uri: str) -> str:
+    """A stored output as a media input takes it: a path where it lies on this machine's disk."""
+    return str(local_path(uri)) if uri.startswith("file://") else uri
+
+
+def _together(parts: Iterable[Unfolded]) -> Unfolded:
+    some = list(parts)
+    return Unfolded(
+        tuple(job for part in some for job in part.jobs),
+        tuple(outcome for part in some for outcome in part.outcomes),
+    )

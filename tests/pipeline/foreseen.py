@@ -1,0 +1,33 @@
+"""What a pipeline file's jobs are foreseen to be, with models that take anything."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+from comfyline.models.entry import ModelEntry
+from comfyline.pipeline.dag import Dag, RunScope
+from comfyline.pipeline.document import load_pipeline
+from comfyline.pipeline.sources import read_items
+from comfyline.planning.foreseeing import FindModel, Foreseen, foresee
+
+RUN = RunScope(id="run-1", date="2026-01-31")
+
+
+def graph_of(path: Path) -> Dag:
+    pipeline = load_pipeline(path)
+    return Dag(pipeline, asyncio.run(read_items(pipeline, None)), RUN)
+
+
+def foreseen(path: Path, categories: Mapping[str, str] | None = None) -> Foreseen:
+    """The jobs of a file; `categories` says by model id what a model does (`text-to-image`)."""
+    return asyncio.run(foresee(graph_of(path), models(categories or {})))
+
+
+def models(categories: Mapping[str, str]) -> FindModel:
+    """Finds every model."""
+
+    async def find(model_id: str) -> ModelEntry:
+        category = categories.get(model_id, "image-to-image")
+        return ModelEntry(model_id=model_id, categories=(category,), input_schema={})
+
+    return find

@@ -1,0 +1,189 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from comfyline.errors import InputInvalid
+from comfyline.job import PENDING
+from comfyline.pipeline.document import load_pipeline
+from comfyline.pipeline.graph import step_needs, step_order
+from tests.pipeline.foreseen import foreseen
+
+Write = Callable[..., Path]
+FILM = {"film": "image-to-video"}
+ONE = "  one: {model: m, input: {}}\n"
+TWO = "  two: {{model: m, input: {{x: '{{{{ {} }}}}'}}}}\n"
+
+
+def pipeline(steps: str, *, items: str = "[{name: a}, {name: b}]", more: str = "") -> str:
+    return f"name: p\nsource: {{items: {items}}}\n{more}steps:\n{steps}output: {{to: out}}\n"
+
+
+def labels(write: Write, text: str) -> list[str]:
+    found = foreseen(write(text), FILM)
+    assert found.problems == ()
+    return [job.label for job in found.all_jobs]
+
+
+def mistakes(write: Write, text: str) -> list[str]:
+    try:
+        return [str(problem) for problem in foreseen(write(text), FILM).problems]
+    except InputInvalid as error:
+        return [str(problem) for problem in error.problems]
+
+
+def test_a_step_needs_what_its_templates_name() -> None:
+    step = {
+        "model": "m",
+        "when": "{{ steps.a.files }}",
+        "input": {"x": ["{{ steps['b'].images[0] ~ steps.c.image }}", "steps.d"]},
+        "for_each": "{{ steps.a.images }}",
+    }
+
+    assert set(step_needs(step)) == {"a", "b", "c"}
+
+
+def test_steps_come_after_what_they_need_and_else_as_written() -> None:
+    steps = {
+        "c": {"input": {"x": "{{ steps.a.image }}"}},
+        "b": {"input": {}},
+        "a": {"input": {}},
+    }
+
+    assert step_order(steps) == ("b", "a", "c")
+
+
+def test_a_step_takes_what_another_made_for_the_same_item(write: Write) -> None:
+    text = pipeline(
+        "  one: {model: m, input: {}}\n"
+        "  two: {model: film, input: {image: '{{ steps.one.images[0] }}'}}\n"
+    )
+    found = foreseen(write(text), FILM)
+
+    assert [job.label for job in found.all_jobs] == ["a · one", "b · one", "a · two", "b · two"]
+    assert found.all_jobs[2].inputs == {"image": f"{PENDING}image:one-0"}
+
+
+def test_it_fans_out_over_all_outputs(write: Write) -> None:
+    text = pipeline(
+        "  one: {model: m, input: {num_images: 3}}\n"
+        "  two: {model: m, for_each: '{{ steps.one.images }}', when: '{{ each_index != 1 }}',\n"
+        "        input: {image: '{{ each }}'}}\n",
+        items="[{}]",
+    )
+
+    assert labels(write, text) == ["0 · one", "0 · two · 1", "0 · two · 3"]
+
+
+def test_a_list_may_be_written_outright(write: Write) -> None:
+    text = pipeline("  one: {model: m, for_each: [x, 2], input: {v: '{{ each }}'}}\n", items="[{}]")
+    found = foreseen(write(text))
+
+    assert [job.inputs["v"] for job in found.all_jobs] == ["x", 2]
+    assert [job.part for job in found.all_jobs] == [0, 1]
+
+
+def test_a_step_may_collect_everything_or_every_combination(write: Write) -> None:
+    text = pipeline(
+        "  one: {model: m, input: {}}\n"
+        "  every: {model: m, collect: true, input: {images: '{{ steps.one.images }}',\n"
+        "          n: '{{ items | map(attribute=\"name\") | list }}'}}\n"
+        "  each: {model: m, collect: items, input: {images: '{{ steps.one.images }}',\n"
+        "         r: '{{ matrix.r }}'}}\n",
+        more="matrix: {r: [1, 2, 3]}\n",
+    )
+    found = foreseen(write(text))
+    every, *each = found.all_jobs[6:]
+
+    assert (every.label, len(every.inputs["images"]), every.inputs["n"]) == (
+        "all · every",
+        6,
+        ["a", "b"],
+    )
+    assert [(job.label, len(job.inputs["images"])) for job in each] == [
+        ("all · each · 1", 2),
+        ("all · each · 2", 2),
+        ("all · each · 3", 2),
+    ]
+
+
+def test_where_a_step_does_not_apply_neither_does_what_needs_it(write: Write) -> None:
+    text = pipeline(
+        "  one: {model: m, when: \"{{ item.name == 'a' }}\", input: {}}\n"
+        "  two: {model: m, input: {image: '{{ steps.one.image }}'}}\n"
+        "  sum: {model: m, collect: true, input: {images: '{{ steps.two.images }}'}}\n"
+    )
+
+    assert labels(write, text) == ["a · one", "a · two", "all · sum"]
+
+
+@pytest.mark.parametrize(
+    ("value", "applies"),
+    [("yes", True), ("true", True), ("No", False), ("", False), ("1", True), ("0", False)],
+)
+def test_words_of_a_table_decide_as_they_read(write: Write, *, value: str, applies: bool) -> None:
+    text = pipeline(
+        "  one: {model: m, when: '{{ item.hero }}', input: {}}\n", items=f"[{{hero: '{value}'}}]"
+    )
+
+    assert bool(labels(write, text)) is applies
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (
+            ONE.replace("{}", "{x: '{{ steps.two.image }}'}")
+            + TWO.format("steps.three.image")
+            + "  three: {model: m, input: {x: '{{ steps.one.image }}'}}\n",
+            "p.yaml:4:3: the steps need one another in a circle: ",
+        ),
+        (
+            ONE + TWO.format("steps.onne.image"),
+            "p.yaml:5:27: there is no step `onne`; did you mean `one`?",
+        ),
+        (
+            ONE + TWO.format("steps.one.imags[0]"),
+            "p.yaml:5:27: the outputs of a step have no `imags`; did you mean `images`?",
+        ),
+        (
+            ONE.replace(": m", ": film") + TWO.format("steps.one.images[0]"),
+            "p.yaml:5:27: the list has no entry 0 (item a and 1 more item); it is empty",
+        ),
+        (
+            "  one: {model: m, when: '{{ item.name }}', input: {}}\n",
+            "p.yaml:4:19: `when` should give true or false, not 'a'",
+        ),
+        (
+            "  one: {model: m, for_each: '{{ item.name }}', input: {}}\n",
+            "p.yaml:4:19: `for_each` should give a list",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_graph_is_said_where_it_stands(
+    write: Write, steps: str, expected: str
+) -> None:
+    found = mistakes(write, pipeline(steps))
+
+    assert any(one.startswith(expected) for one in found), found
+
+
+def test_a_step_that_collects_needs_a_name_without_an_item(write: Write) -> None:
+    steps = (
+        "  one: {model: m, input: {}}\n"
+        "  sum: {model: m, collect: true, input: {x: '{{ steps.one.images }}'}}\n"
+    )
+    text = pipeline(steps).replace("{to: out}", "{to: out, name: '{{ item.name }}-{{ step }}.png'}")
+    named = text.replace("collect: true,", "collect: true, output: {name: sum.png},")
+
+    assert "collects all items, and output.name uses `item`" in mistakes(write, text)[0]
+    assert mistakes(write, named) == []
+
+
+def test_only_variables_that_are_listed_can_be_used(write: Write) -> None:
+    text = pipeline("  one: {model: m, input: {x: '{{ env.SEASON }}'}}\n")
+
+    assert "`env` has no `SEASON`" in mistakes(write, text)[0]
+    assert load_pipeline(write(text.replace("steps:", "env: [SEASON]\nsteps:"))).document.env == [
+        "SEASON"
+    ]

@@ -1,0 +1,160 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from comfyline.errors import Refused
+from comfyline.job import Job, JobState, StoredOutput
+from comfyline.planning.unfolding import Unfolded, Unfolding
+from comfyline.run import Outcome
+from tests.pipeline.foreseen import foreseen, graph_of
+
+CHAIN = """\
+name: p
+source: {items: [{name: a}, {name: b}, {name: c}]}
+steps:
+  edit: {model: m, input: {n: "{{ item.name }}"}}
+  more: {model: m, for_each: "{{ steps.edit.images }}", input: {image: "{{ each }}"}}
+  sum: {model: m, collect: true, input: {images: "{{ steps.more.images }}"}}
+output: {to: out}
+"""
+
+
+@pytest.fixture
+def unfolding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Unfolding]:
+    monkeypatch.chdir(tmp_path)
+
+    def unfold(text: str) -> Unfolding:
+        Path("p.yaml").write_text(text)
+        path = Path("p.yaml")
+        return Unfolding(graph_of(path), foreseen(path).jobs)
+
+    return unfold
+
+
+def made(job: Job, *names: str) -> Outcome:
+    outputs = tuple(
+        StoredOutput(index, f"s3://b/{name}.png", "0" * 64, 1, "image/png")
+        for index, name in enumerate(names or (f"{job.item}-{job.step}-{job.part}",))
+    )
+    return Outcome(job, "k", JobState.PERSISTED, outputs=outputs)
+
+
+def failed(job: Job) -> Outcome:
+    return Outcome(job, "k", JobState.FAILED, error=Refused("no"))
+
+
+def labels(jobs: tuple[Job, ...]) -> list[str]:
+    return [job.label for job in jobs]
+
+
+def by_label(new: Unfolded) -> dict[str, Job]:
+    return {job.label: job for job in new.jobs}
+
+
+def test_a_job_can_begin_as_soon_as_its_own_inputs_are_there(
+    unfolding: Callable[[str], Unfolding],
+) -> None:
+    run = unfolding(CHAIN)
+    first = by_label(run.begin())
+
+    new = run.ended(made(first["b · edit"], "x", "y"))
+
+    assert labels(new.jobs) == ["b · more · 1", "b · more · 2"]
+    assert [job.inputs for job in new.jobs] == [
+        {"image": "s3://b/x.png"},
+        {"image": "s3://b/y.png"},
+    ]
+    assert labels(run.waiting()) == ["a · more · 1", "c · more · 1", "all · sum"]
+    assert run.jobs == 8
+
+
+def test_a_failed_job_takes_with_it_what_depends_on_it_and_nothing_else(
+    unfolding: Callable[[str], Unfolding],
+) -> None:
+    run = unfolding(CHAIN)
+    first = by_label(run.begin())
+
+    lost = run.ended(failed(first["a · edit"]))
+
+    assert labels(lost.jobs) == []
+    told = {one.job.label: str(one.error) for one in lost.outcomes}
+    assert list(told) == ["a · more · 1", "all · sum"]
+    assert "`a · edit`" in told["a · more · 1"]
+    assert "`a · more · 1`" in told["all · sum"]
+    assert {one.state for one in lost.outcomes} == {JobState.PLANNED}
+    assert labels(run.ended(made(first["b · edit"])).jobs) == ["b · more · 1"]
+
+
+def test_a_template_that_fails_on_real_outputs_fails_its_job(
+    unfolding: Callable[[str], Unfolding],
+) -> None:
+    run = unfolding(CHAIN.replace("{image: ", "{second: '{{ steps.edit.images[0] }}', image: "))
+    text = CHAIN.replace("{images: ", "{second: '{{ steps.more.images[2] }}', images: ")
+    run = unfolding(text)
+    first = run.begin().jobs
+
+    second = [job for one in first for job in run.ended(made(one)).jobs]
+    last = [run.ended(made(one, *"xy") if one.item == "a" else made(one)) for one in second]
+
+    assert labels(last[-1].jobs) == ["all · sum"]
+
+
+def test_a_list_that_turns_out_empty_is_no_failure(unfolding: Callable[[str], Unfolding]) -> None:
+    run = unfolding(CHAIN)
+    first = run.begin().jobs
+
+    new = [run.ended(Outcome(job, "k", JobState.PERSISTED)) for job in first]
+
+    assert all(not one.jobs and not one.outcomes for one in new)
+    assert run.waiting() == ()
+
+
+def test_a_placeholder_that_is_wrong_is_given_up_and_its_dependents_with_it(
+    unfolding: Callable[[str], Unfolding],
+) -> None:
+    run = unfolding(CHAIN)
+    run.begin()
+    [wrong] = [job for job in run.waiting() if job.label == "c · more · 1"]
+
+    assert run.give_up([wrong]) == (wrong,)
+    assert [one.job.label for one in run.ended(failed(wrong)).outcomes] == ["all · sum"]
+
+
+def test_local_outputs_are_handed_on_as_paths(unfolding: Callable[[str], Unfolding]) -> None:
+    run = unfolding(CHAIN)
+    first = run.begin().jobs[0]
+    output = StoredOutput(0, "file:///a%20b/x.png", "0" * 64, 1, "image/png")
+
+    [job] = run.ended(Outcome(first, "k", JobState.PERSISTED, outputs=(output,))).jobs
+
+    assert job.inputs == {"image": "/a b/x.png"}
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.randoms(use_true_random=False), failing=st.integers(0, 8))
+def test_in_any_order_every_job_ends_once(
+    unfolding: Callable[[str], Unfolding], order: st.DataObject, failing: int
+) -> None:
+    run = unfolding(CHAIN)
+    ready, ended = list(run.begin().jobs), list[Job]()
+    skipped: list[Job] = []
+
+    def one_after_the_other() -> Iterator[Outcome]:
+        while ready:
+            job = ready.pop(order.randrange(len(ready)))  # type: ignore[attr-defined]
+            ended.append(job)
+            yield failed(job) if len(ended) == failing else made(job)
+
+    for outcome in one_after_the_other():
+        new = run.ended(outcome)
+        ready += new.jobs
+        skipped += [one.job for one in new.outcomes]
+
+    every = [f"{item} · {step}" for item in "abc" for step in ("edit", "more · 1")]
+    assert sorted(labels((*ended, *skipped))) == sorted([*every, "all · sum"])
+    assert bool(skipped) is (1 <= failing <= 6)
+    positions = [run.position(job) for job in (*ended, *skipped)]
+    assert len(set(positions)) == len(positions)
