@@ -2,60 +2,113 @@
 
 import asyncio
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
+from sqlalchemy import Connection, insert
 
 from benchmarks.contenders.side import start
-from comfyline.checking import identify
 from comfyline.environment import look
-from comfyline.job import Job, StoredOutput
-from comfyline.ledger.budget import Limits
-from comfyline.ledger.claiming import Claimed
-from comfyline.planning import plan_pipeline
-from comfyline.services import Services, now, open_services
-from comfyline.storage.place import join
+from comfyline.job import CheckedJob, JobState, StoredOutput
+from comfyline.ledger.connection import LedgerDatabase
+from comfyline.ledger.records import pack
+from comfyline.ledger.tables import attempts, jobs, outputs, transitions
+from comfyline.planning.judging import judge_all
+from comfyline.planning.plan import plan_pipeline
+from comfyline.services import now, open_services
+from comfyline.storage.facts import Facts
+from comfyline.targets import target_uris
 
-_LIMITS = Limits(in_flight=1_000_000, flight_window=60, max_cost_usd=None)
-_AT_ONCE = 16
+_PICTURE = Path("picture.png")
+_STATES = ("planned", "submitting", "submitted", "in_progress", "completed", "persisted")
 
 
-async def main(jobs: int) -> None:
+async def main(photos: int) -> None:
     """Writes down for every job of the pipeline that it was made."""
     watch = start()
-    await asyncio.to_thread(_write_files, jobs)
-    async with open_services(look("sandbox")) as services:
+    await asyncio.to_thread(_write_photos, photos)
+    settings = look("sandbox")
+    async with open_services(settings) as services:
         planned = await plan_pipeline(
             Path("pipeline.yaml"), (), None, "history", now(), services.catalogue
         )
-        gate = asyncio.Semaphore(_AT_ONCE)
-        await asyncio.gather(*(_made(job, services, gate) for job in planned.jobs))
+        checked = [one for one in (await judge_all(planned.jobs, services)).checked if one]
+        facts = await services.origins.facts(str(_PICTURE))
+        uris = [await asyncio.to_thread(_write_output, one, facts) for one in checked]
+    database = LedgerDatabase(settings.ledger_url.value)
+    # Not job by job: ten thousand of them take minutes, and it is their end that counts.
+    await database.run(lambda connection: _write_ledger(connection, checked, uris, facts))
+    database.close()
     watch.tell()
 
 
-def _write_files(jobs: int) -> None:
-    for name in ("photos", "outputs"):
-        Path(name).mkdir()
-        for number in range(jobs):
-            colour = (number % 256, number // 256, len(name))
-            Image.new("RGB", (8, 8), colour).save(f"{name}/item-{number}.png")
+def _write_photos(photos: int) -> None:
+    Path("photos").mkdir()
+    for number in range(photos):
+        Image.new("RGB", (8, 8), (number % 256, number // 256, 6)).save(f"photos/item-{number}.png")
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(_PICTURE)
 
 
-async def _made(job: Job, services: Services, gate: asyncio.Semaphore) -> None:
-    async with gate:
-        entry = await services.catalogue.entry(job.model_id)
-        checked = await identify(job, entry, services.origins)
-        claim = await services.ledger.claim(
-            checked, run_id="history", refresh=False, limits=_LIMITS
-        )
-        if not isinstance(claim, Claimed):
-            raise TypeError(f"{job.label} cannot be claimed: {claim}")
-        uri = join(job.placement.folder, f"{job.item}.png")
-        facts = await services.origins.facts(f"outputs/{job.item}.png")
-        stored = StoredOutput(0, uri, facts.sha256, facts.bytes, facts.media_type)
-        await services.ledger.accepted(claim.attempt_id, f"request-{claim.attempt_id}")
-        await services.ledger.completed(claim.attempt_id, 0.14)
-        await services.ledger.persisted(claim.attempt_id, [stored])
+def _write_output(checked: CheckedJob, facts: Facts) -> str:
+    placement = checked.job.placement
+    [uri] = target_uris(placement, [_output("", facts)])
+    folder = Path(placement.folder)
+    folder.mkdir(exist_ok=True)
+    (folder / uri.rpartition("/")[2]).write_bytes(_PICTURE.read_bytes())
+    return uri
+
+
+def _write_ledger(
+    connection: Connection, checked: Sequence[CheckedJob], uris: Sequence[str], facts: Facts
+) -> None:
+    """What the ledger holds of jobs that went through all their states, as whole tables."""
+    at = now()
+    numbered = list(enumerate(checked, 1))
+    connection.execute(
+        insert(jobs),
+        [{"key": one.key, "model_id": one.job.model_id, "created_at": at} for one in checked],
+    )
+    connection.execute(insert(attempts), [_attempt(number, one, at) for number, one in numbered])
+    connection.execute(
+        insert(transitions),
+        [
+            {"attempt_id": number, "state": state, "at": at}
+            for number, _ in numbered
+            for state in _STATES
+        ],
+    )
+    stored = [asdict(_output(uri, facts)) for uri in uris]
+    connection.execute(
+        insert(outputs), [one | {"attempt_id": number} for number, one in enumerate(stored, 1)]
+    )
+
+
+def _attempt(number: int, checked: CheckedJob, at: datetime) -> dict[str, Any]:
+    job = checked.job
+    return {
+        "id": number,
+        "key": checked.key,
+        "number": 1,
+        "state": JobState.PERSISTED,
+        "pipeline": job.pipeline,
+        "item": job.item,
+        "step": job.step,
+        "request": pack(checked),
+        "run_id": "history",
+        "request_id": f"request-{number}",
+        "cost_usd": 0.14,
+        "created_at": at,
+        "submitted_at": at,
+        "updated_at": at,
+    }
+
+
+def _output(uri: str, facts: Facts) -> StoredOutput:
+    return StoredOutput(0, uri, facts.sha256, facts.bytes, facts.media_type)
 
 
 if __name__ == "__main__":

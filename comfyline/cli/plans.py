@@ -1,35 +1,36 @@
-"""plan and check: what would happen, and what is wrong, before anything is spent or written."""
+"""plan: what would happen, before anything is spent or written."""
 
 import asyncio
-import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from rich.table import Table
+from cyclopts import Parameter
+from rich.text import Text
 
 from comfyline.cli.options import Json, Limit, MaxCost, Overrides, Profile, Refresh, Unchecked
 from comfyline.cli.speech import answer, explain, results, say
-from comfyline.config_files import model_directories
-from comfyline.environment import home, look
+from comfyline.environment import look
 from comfyline.errors import ComfylineError, InputInvalid, Problem
-from comfyline.job import Job
-from comfyline.judging import judge_with
-from comfyline.models.entry import ModelEntry
-from comfyline.models.kept import KeptModels
-from comfyline.models.library import find_model, list_models
-from comfyline.pipeline.document import load_pipeline
-from comfyline.pipeline.plan import RunScope, plan_jobs
-from comfyline.pipeline.sources import read_items
-from comfyline.planning import plan_pipeline
+from comfyline.pipeline.document import Limits
+from comfyline.planning.forecast import forecast, planned_steps
+from comfyline.planning.outlook import look_ahead
+from comfyline.planning.plan import Planned, plan_pipeline
+from comfyline.report.plan import PlannedJob, PlanRecord, mistake_records, plan_record
+from comfyline.report.plan_tree import job_lines, plan_tree
 from comfyline.report.words import count, usd
 from comfyline.run import CostLimits, Run
-from comfyline.services import kept_models, now, open_services
-from comfyline.storage.bucket import Bucket
-from comfyline.storage.known_files import KNOWN_FILES
-from comfyline.storage.origins import Origins
-from comfyline.survey import Survey, estimate, reasons, survey
-from comfyline.yamlfile import did_you_mean
+from comfyline.services import Services, now, open_services
+from comfyline.sourcing import StoredSources
+
+Everything = Annotated[
+    bool,
+    Parameter(
+        name=["--all", "-a"],
+        negative="",
+        help="Name every job that would be made, with its reason.",
+    ),
+]
 
 
 def plan(
@@ -42,9 +43,10 @@ def plan(
     refresh: Refresh = False,
     max_cost: MaxCost = None,
     unchecked: Unchecked = False,
+    everything: Everything = False,
     json_output: Json = False,
 ) -> int:
-    """Show what `run` would make, what is there already and what it would cost; spends nothing.
+    """Show what `run` would make and why, what is there already and the cost; spends nothing.
 
     Example: comfyline plan configs/pipelines/office-scenes.yaml --profile production
 
@@ -53,97 +55,103 @@ def plan(
     pipeline
         The pipeline's YAML file.
     """
+    # Not a result of the coroutine: asyncio writes that out as text when its loop ends.
+    found: list[tuple[Planned, PlanRecord, Sequence[PlannedJob]]] = []
 
-    async def work() -> tuple[Survey, float | None, Counter[str]]:
+    async def work() -> None:
         async with open_services(look(profile), reading=True, unchecked=unchecked) as services:
+            sources = StoredSources(services.places)
             planned = await plan_pipeline(
-                pipeline, overrides, limit, "plan", now(), services.catalogue
+                pipeline, overrides, limit, "plan", now(), services.catalogue, sources
             )
-            limits = planned.pipeline.document.limits
-            run = Run(
-                id="plan",
-                pipeline=planned.pipeline.document.name,
-                in_flight=limits.in_flight,
-                timeout=limits.timeout,
-                costs=CostLimits(per_run=max_cost),
-                refresh=refresh,
-            )
-            surveyed = await survey(planned.jobs, run, services)
-            why = Counter(reasons(surveyed, run))
-            return surveyed, await estimate(surveyed, run, services), why
+            found.append((planned, *await _looked_at(planned, services, refresh=refresh)))
 
-    surveyed, cost, why = asyncio.run(work())
-    for note in surveyed.notes:
+    try:
+        asyncio.run(work())
+    except ComfylineError as error:
+        explain(error)
+        if json_output:
+            answer(_nothing(pipeline.stem, error).to_json())
+        return error.exit_code
+    [(planned, record, jobs)] = found
+    for note in (*planned.notes, *record.notes):
         say(note)
-    if surveyed.mistakes:
-        explain(InputInvalid(surveyed.mistakes))
-    there, to_make = len(surveyed.there), len(surveyed.to_make)
-    if json_output:
-        answer(
-            json.dumps(
-                {
-                    "pipeline": pipeline.stem,
-                    "jobs": there + to_make,
-                    "reused": there,
-                    "to_make": to_make,
-                    "reasons": dict(why),
-                    "estimate_usd": cost,
-                }
-            )
-        )
-        return 0
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("there already", str(there))
-    table.add_row("to make", str(to_make), ", ".join(f"{why[one]} {one}" for one in why))
-    table.add_row("estimated cost", "unknown" if cost is None else usd(cost))
-    results.print(table)
-    return 0
-
-
-def check(*pipelines: Path) -> int:
-    """Find every mistake in the files at once, each with its place and what to write instead.
-
-    Example: comfyline check configs/pipelines/*.yaml
-
-    Parameters
-    ----------
-    pipelines
-        The pipeline files.
-    """
-    problems: list[Problem] = []
-    for path in pipelines:
-        try:
-            problems += asyncio.run(_mistakes(path))
-        except InputInvalid as error:
-            problems += error.problems
+    problems = [Problem(one.where, one.message, one.hint) for one in record.errors]
     if problems:
-        explain(InputInvalid(dict.fromkeys(problems)))
-        return InputInvalid.exit_code
-    say(f"{count(len(pipelines), 'file')} checked: no mistakes.")
-    return 0
+        explain(InputInvalid(problems))
+    if json_output:
+        answer(record.to_json())
+    else:
+        _show(planned, record, jobs, everything=everything)
+        for warning in _warnings(record, planned.pipeline.document.limits, max_cost):
+            results.print(Text(warning, style="yellow"))
+    return InputInvalid.exit_code if problems else 0
 
 
-async def _mistakes(path: Path) -> list[Problem]:
-    """Every mistake of one file that can be found without RunComfy."""
-    pipeline = load_pipeline(path)
-    planned = plan_jobs(pipeline, read_items(pipeline), RunScope("check", f"{now():%Y-%m-%d}"))
-    problems = list(planned.problems)
-    directories, kept = model_directories(Path.cwd()), KeptModels(kept_models(home()))
-    pairs: list[tuple[Job, ModelEntry | ComfylineError]] = []
-    for job in planned.jobs:
-        known = find_model(job.model_id, directories)
-        found = None if known else kept.find(job.model_id)
-        entry = found.entry if found else known
-        names = [] if entry else [one.model_id for one in (*list_models(directories), *kept.list())]
-        pairs.append((job, entry or _unknown(job, path, names)))
-    async with Bucket(None, None, None) as bucket:
-        verdicts = await judge_with(pairs, Origins(bucket, home() / KNOWN_FILES))
-    return [*problems, *verdicts.mistakes]
+async def _looked_at(
+    planned: Planned, services: Services, *, refresh: bool
+) -> tuple[PlanRecord, Sequence[PlannedJob]]:
+    document = planned.pipeline.document
+    run = Run(
+        id="plan",
+        pipeline=document.name,
+        in_flight=document.limits.in_flight,
+        timeout=document.limits.timeout,
+        costs=CostLimits(),
+        refresh=refresh,
+        new_only=document.source.new_only,
+    )
+    outlook = await look_ahead(planned.unfolding(), run, services)
+    steps = planned_steps(planned)
+    needs = {step.name: step.needs for step in steps}
+    jobs = await forecast(outlook, needs, run, services)
+    record = plan_record(
+        document.name, len(planned.dag.items), steps, jobs, outlook.mistakes, outlook.notes
+    )
+    return record, jobs
 
 
-def _unknown(job: Job, path: Path, names: Sequence[str]) -> InputInvalid:
-    hint = f"`comfyline models pull {job.model_id}` takes it from RunComfy"
-    if near := did_you_mean(job.model_id, names):
-        hint = f"{near} Otherwise {hint}"
-    message = f"{job.model_id} is not in configs/models/"
-    return InputInvalid([Problem(job.source or str(path), message, hint)])
+def _show(
+    planned: Planned, record: PlanRecord, jobs: Sequence[PlannedJob], *, everything: bool
+) -> None:
+    if not record.jobs:
+        results.print("nothing to do")
+        return
+    combinations = planned.dag.combinations
+    head = count(record.items, "item")
+    if combinations > 1:
+        head += f" × {count(combinations, 'combination')}"
+    results.print(plan_tree(record, planned_steps(planned), head))
+    if record.to_make:
+        results.print(Text("\nto make", style="bold"))
+        for line in job_lines(jobs, everything=everything):
+            results.print(line)
+    else:
+        results.print("nothing to do: everything is there already")
+
+
+def _warnings(record: PlanRecord, limits: Limits, max_cost: float | None) -> list[str]:
+    """What a run would stumble over: prices that nobody knows, limits that do not suffice."""
+    told = []
+    if record.unknown_prices:
+        named = ", ".join(record.unknown_prices)
+        told.append(f"No price is known of {named}: what those cost comes on top.")
+    caps = {"--max-cost": max_cost, "limits.max_cost_usd": limits.max_cost_usd}
+    known = {name: cap for name, cap in caps.items() if cap is not None}
+    for name, cap in known.items():
+        if record.estimate_known_usd > cap:
+            cost = usd(record.estimate_known_usd)
+            told.append(f"The estimate of {cost} is over {name}, {usd(cap)}: a run stops there.")
+    per_day = limits.max_cost_usd_per_day
+    if per_day is not None and record.estimate_known_usd > per_day:
+        cost = usd(record.estimate_known_usd)
+        name = "limits.max_cost_usd_per_day"
+        told.append(f"The estimate of {cost} is over {name}, {usd(per_day)}: it takes days.")
+    return told
+
+
+def _nothing(name: str, error: ComfylineError) -> PlanRecord:
+    """The JSON of a plan that could not be made."""
+    problems = error.problems if isinstance(error, InputInvalid) else ()
+    said = problems or [Problem("", error.message, error.hint)]
+    return PlanRecord(pipeline=name, estimate_usd=None, errors=mistake_records(said))

@@ -15,10 +15,11 @@ from comfyline.job import CheckedJob, JobState, StoredOutput
 from comfyline.ledger import claiming, holds, reading, writing
 from comfyline.ledger.budget import Limits
 from comfyline.ledger.claiming import Asking, Claim, Claimed
+from comfyline.ledger.earlier import earlier_jobs
 from comfyline.ledger.presence import Presence
 from comfyline.ledger.reading import Selection
-from comfyline.ledger.records import Attempt, Evidence
-from comfyline.ledger.stored import record_outputs
+from comfyline.ledger.records import Attempt, Evidence, Glance
+from comfyline.ledger.stored import Provenance, owners, provenance, record_outputs
 from comfyline.owner import is_dead
 
 _STORED = frozenset({JobState.PERSISTED})
@@ -45,9 +46,30 @@ class Ledger(Presence):
         """The latest attempt of each known key."""
         return await self._database.read(lambda c: reading.latest_attempts(c, keys))
 
+    async def glance(self, keys: Sequence[str]) -> dict[str, Glance]:
+        """The same with what decides about a job and no more, for very many keys."""
+        return await self._database.read(lambda c: reading.latest_glances(c, keys))
+
     async def list(self, selection: Selection = Selection()) -> Sequence[Attempt]:  # noqa: B008  # frozen
         """The attempts that are meant, newest first."""
         return await self._database.read(lambda c: reading.list_attempts(c, selection))
+
+    async def earlier(
+        self, asked: Sequence[CheckedJob]
+    ) -> Sequence[tuple[CheckedJob, CheckedJob] | None]:
+        """For each job what was last submitted in its place, beside itself as it would be kept.
+
+        A place is an item, a step, its settings and its part, in one pipeline.
+        """
+        return await self._database.read(lambda c: earlier_jobs(c, asked))
+
+    async def owners(self, uris: Sequence[str]) -> dict[str, Attempt]:
+        """The attempt whose output each of a few places holds, for those that hold one."""
+        return await self._database.read(lambda c: owners(c, uris))
+
+    async def provenance(self, keys: Sequence[str]) -> dict[str, Provenance]:
+        """Where what is stored of these jobs came from, for those of which anything is."""
+        return await self._database.read(lambda c: provenance(c, keys))
 
     async def unfinished(self) -> Sequence[Attempt]:
         """What was paid for and is not stored, oldest first."""

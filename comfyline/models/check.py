@@ -1,6 +1,6 @@
 """Every mistake in a model's inputs at once, in words, before anything is paid for."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -56,19 +56,31 @@ def check_inputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> list[Problem]:
     A missing required field is a mistake even where the schema has a default: that default is
     the model page's example, and an example is never submitted and paid for silently.
     """
+    if _fits(entry, inputs):
+        return []
     return [
         Problem(field_path(mistake.pointer), mistake.message, mistake.hint)
         for mistake in find_mistakes(entry, inputs)
     ]
 
 
-def find_mistakes(entry: ModelEntry, inputs: Mapping[str, Any]) -> list[Mistake]:
-    """The same with pointers into the inputs, for who knows where each value was written."""
+def find_mistakes(
+    entry: ModelEntry, inputs: Mapping[str, Any], is_open: Callable[[Any], bool] | None = None
+) -> list[Mistake]:
+    """The same with pointers into the inputs, for who knows where each value was written.
+
+    `is_open` says of a text that its value is not known yet, as of a template: then only what
+    holds for every value is a mistake.
+    """
     if too_deep := [name for name, value in inputs.items() if is_too_deep(value)]:
         return [
             Mistake((name,), f"is nested more than {_DEEPEST} levels deep") for name in too_deep
         ]
-    errors = list(_validator(entry).iter_errors(dict(inputs)))
+    errors = [
+        error
+        for error in _validator(entry).iter_errors(dict(inputs))
+        if is_open is None or not _may_still_fit(error, is_open)
+    ]
     # Of a value of the wrong type nothing else is worth saying.
     other_type = {tuple(error.absolute_path) for error in errors if error.validator == "type"}
     found = (
@@ -78,6 +90,22 @@ def find_mistakes(entry: ModelEntry, inputs: Mapping[str, Any]) -> list[Mistake]
         for mistake in _mistakes(error)
     )
     return sorted(dict.fromkeys(found), key=lambda mistake: [str(key) for key in mistake.pointer])
+
+
+_OF_THE_WHOLE = {"required", "additionalProperties", "minItems", "maxItems", "type"}
+"""Rules that a list or a mapping breaks whatever the values in it turn out to be."""
+
+
+def _may_still_fit(error: ValidationError, is_open: Callable[[Any], bool]) -> bool:
+    if isinstance(error.instance, dict | list) and error.validator in _OF_THE_WHOLE:
+        return False
+    left = [error.instance]
+    while left:
+        value = left.pop()
+        if is_open(value):
+            return True
+        left.extend(_inside(value))
+    return False
 
 
 def is_too_deep(value: Any) -> bool:
@@ -94,6 +122,16 @@ def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, Mapping):
         return value.values()
     return value if isinstance(value, list | tuple) else ()
+
+
+def _fits(entry: ModelEntry, inputs: Mapping[str, Any]) -> bool:
+    """A quick look that most inputs pass; False also says that a closer one is needed."""
+    if any(is_too_deep(value) for value in inputs.values()):
+        return False
+    try:
+        return entry.quick_validator is not None and entry.quick_validator.is_valid(dict(inputs))
+    except ValueError:
+        return False  # A value that is no JSON.
 
 
 def _validator(entry: ModelEntry) -> Draft202012Validator:

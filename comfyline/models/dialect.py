@@ -24,10 +24,16 @@ _REFERENCE = 8
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One way in which the schema takes a medium: its kind, and the `validations` that it holds."""
+    """One way in which the schema takes a medium: its kind, and the `validations` that it holds.
+
+    `said` is what the field says of itself to people, which may name file formats. With
+    `is_unknown` the model has no schema, so that nothing is known of what it takes.
+    """
 
     kind: MediaKind
     validations: Sequence[Any] = ()
+    said: str = ""
+    is_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +61,31 @@ def media_fields(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[M
     """Finds every media value in the inputs, at any depth, in the order of the inputs."""
     values: dict[Pointer, str] = {}
     readings: dict[Pointer, list[Reading]] = {}
-    for pointer, value, reading in _media_in(_At(schema, 0, ()), inputs, (), schema):
+    for pointer, value, reading in _media_in(_At(schema, 0), inputs, (), schema):
         values[pointer] = value
         readings.setdefault(pointer, []).append(reading)
     return [MediaField(at, value, tuple(readings[at])) for at, value in values.items()]
+
+
+def plain_fields(schema: Mapping[str, Any]) -> frozenset[str]:
+    """The fields of the input that hold no media whatever is in them: none has to look there."""
+    if "$ref" in schema or any(key in schema for key in _COMBINING):
+        return frozenset()  # They may be described once more elsewhere.
+    properties = _mapping(schema.get("properties"))
+    return frozenset(name for name, field in properties.items() if not _may_be_media(field))
+
+
+def _may_be_media(field: Any) -> bool:
+    left = [field]
+    while left:
+        match left.pop():
+            case Mapping() as schema:
+                if "$ref" in schema or media_kind(schema):
+                    return True
+                left.extend(schema.values())
+            case list() as entries:
+                left.extend(entries)
+    return False
 
 
 def media_kind(schema: Mapping[str, Any]) -> MediaKind | None:
@@ -69,11 +96,12 @@ def media_kind(schema: Mapping[str, Any]) -> MediaKind | None:
 
 @dataclass(frozen=True, slots=True)
 class _At:
-    """A place in the schema, how deep it lies, and the `validations` said on the way to it."""
+    """A place in the schema, how deep it lies, and what was said on the way to it."""
 
     schema: Any
     depth: int
-    validations: tuple[Any, ...]
+    validations: tuple[Any, ...] = ()
+    said: str = ""
 
 
 def _media_in(
@@ -86,26 +114,36 @@ def _media_in(
         return
     # They may stand on the array or on the field, while the format stands on items or a branch.
     validations = (*at.validations, *_list(schema.get("validations")))
+    said = " ".join([at.said, *_said(schema)])
 
-    def inner(part: Any, held: tuple[Any, ...] = ()) -> _At:
-        return _At(part, depth + 1, held)
+    def inner(part: Any, *, same_field: bool = True) -> _At:
+        held = (validations, said) if same_field else ()
+        return _At(part, depth + 1, *held)
 
     if kind := media_kind(schema):
         for where, text in _texts(value, pointer, depth):
-            yield where, text, Reading(kind, validations)
+            yield where, text, Reading(kind, validations, said)
     branches = [branch for key in _COMBINING for branch in _list(schema.get(key))]
     for branch in [] if _is_listed(value, branches) else branches:
-        yield from _media_in(inner(branch, validations), value, pointer, root)
+        yield from _media_in(inner(branch), value, pointer, root)
     if isinstance(value, Mapping):
         properties = _mapping(schema.get("properties"))
         for name, entry in value.items():
             known = properties.get(name, schema.get("additionalProperties"))
-            yield from _media_in(inner(known), entry, (*pointer, name), root)
+            yield from _media_in(inner(known, same_field=False), entry, (*pointer, name), root)
     elif isinstance(value, list):
         first = _list(schema.get("prefixItems"))
         for index, entry in enumerate(value):
             known = first[index] if index < len(first) else schema.get("items")
-            yield from _media_in(inner(known, validations), entry, (*pointer, index), root)
+            yield from _media_in(inner(known), entry, (*pointer, index), root)
+
+
+def _said(schema: Mapping[str, Any]) -> Iterator[str]:
+    """What a field says to people: its title, its description, the errors of its rules."""
+    errors = (_mapping(one).get("validation_error") for one in _list(schema.get("validations")))
+    for text in (schema.get("title"), schema.get("description"), *errors):
+        if isinstance(text, str):
+            yield text
 
 
 def _is_listed(value: Any, branches: Sequence[Any]) -> bool:

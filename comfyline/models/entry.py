@@ -4,9 +4,10 @@ import math
 from functools import cached_property
 from typing import Annotated, Any, Self
 
+import jsonschema_rs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from comfyline.models.dialect import to_json_schema
+from comfyline.models.dialect import plain_fields, to_json_schema
 
 
 def _price(value: Any) -> float | None:
@@ -66,3 +67,16 @@ class ModelEntry(BaseModel):
     def plain_schema(self) -> dict[str, Any]:
         """The input schema as plain JSON Schema, translated once for however many jobs."""
         return to_json_schema(self.input_schema)
+
+    @cached_property
+    def quick_validator(self) -> jsonschema_rs.Draft202012Validator | None:
+        """Says of inputs quickly whether they fit, but not in words; None for an odd schema."""
+        try:
+            return jsonschema_rs.Draft202012Validator(self.plain_schema)
+        except ValueError:
+            return None
+
+    @cached_property
+    def plain_fields(self) -> frozenset[str]:
+        """The fields of the input that never hold media."""
+        return plain_fields(self.input_schema)

@@ -5,7 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from comfyline.yamlfile import did_you_mean
+from comfyline.yaml.file import did_you_mean
+from comfyline.yaml.scalars import as_number, as_truth
 
 _SIZE = re.compile(r"(?<=\d)\s*[x×*/\-_.,:]\s*(?=\d)", re.IGNORECASE)
 _LEADING = re.compile(r"-?[0-9]+(?:\.[0-9]+)?", re.ASCII)
@@ -62,13 +63,14 @@ def written(value: Any) -> str:
 
 
 def _from_text(text: str, types: Sequence[str]) -> str:
-    if "boolean" in types and text.lower() in {"true", "yes", "on", "false", "no", "off"}:
-        truth = written(text.lower() in {"true", "yes", "on"})
-        return f"write it without quotes: `{truth}`"
+    if "boolean" in types and (hint := as_truth(text)):
+        return hint
     if "number" in types or "integer" in types:
         found = _LEADING.match(text)
-        if found and found[0] == text and ("number" in types or "." not in text):
-            return f"write it without quotes: `{text}`"
+        if found and found[0] == text and "." in text and "number" not in types:
+            return ""
+        if hint := as_number(text):
+            return hint
         if found and len(text) - len(found[0]) <= 8:  # noqa: PLR2004  # a unit: `5 seconds`
             return f"did you mean `{found[0]}`?"
     if "array" in types:

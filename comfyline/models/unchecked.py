@@ -7,7 +7,7 @@ Without a schema no field says that it is media, so the value has to: `@photo.jp
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from comfyline.job import Pointer
+from comfyline.job import PENDING, Pointer
 from comfyline.models.entry import ModelEntry
 
 
@@ -26,3 +26,16 @@ def explicit_media(value: Any, pointer: Pointer = ()) -> Iterator[tuple[Pointer,
         case list():
             for index, inner in enumerate(value):
                 yield from explicit_media(inner, (*pointer, index))
+
+
+def unmarked_media(value: Any, pointer: Pointer = ()) -> Iterator[Pointer]:
+    """Where another step's output is taken without a mark that makes it a medium."""
+    match value:
+        case str() if value.startswith(PENDING):
+            yield pointer
+        case Mapping():
+            for name, inner in value.items():
+                yield from unmarked_media(inner, (*pointer, name))
+        case list():
+            for index, inner in enumerate(value):
+                yield from unmarked_media(inner, (*pointer, index))

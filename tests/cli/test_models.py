@@ -8,13 +8,21 @@ from typing import Any
 import pytest
 
 from comfyline.cli.main import run
-from tests.conftest import EDIT, Sandbox, free_port
+from tests.conftest import EDIT, ROOT, Sandbox, free_port
 
 SAMPLES = json.loads(
     (Path(__file__).parents[1] / "models/catalogue-samples.json").read_text(encoding="utf-8")
 )["models"]
 BY_ID = {entry["model_id"]: entry for entry in SAMPLES}
 WAN = "wan-ai/wan-3.0/image-to-video"
+SONG = "acestep-ai/ace-step-1.5/text-to-audio"
+"""A model that is in the catalogue and not in the project."""
+LOCAL = {
+    path.relative_to(ROOT / "configs/models").with_suffix("").as_posix(): json.loads(
+        path.read_text(encoding="utf-8")
+    )
+    for path in (ROOT / "configs/models").rglob("*.json")
+}
 MANY = 1203
 """More than two pages of the largest size that the API gives."""
 
@@ -100,16 +108,17 @@ def test_the_list_holds_every_page_of_the_catalogue_and_what_is_local(models: Mo
     listed: list[dict[str, Any]] = json.loads(models("list", "--json").out)
 
     ids = [one["model"] for one in listed]
-    assert len(ids) == MANY + 1
+    assert len(ids) == MANY + len(LOCAL.keys() - BY_ID.keys())
     assert ids == sorted(set(ids))
-    assert {one["model"]: one["where"] for one in listed}[EDIT] == "local"
-    assert {one["where"] for one in listed if one["model"] != EDIT} == {"catalogue"}
+    assert {one["model"] for one in listed if one["where"] == "local"} == set(LOCAL)
+    assert {one["where"] for one in listed if one["model"] not in LOCAL} == {"catalogue"}
+    assert EDIT in LOCAL
     assert {one["model"] for one in listed if one["price_usd"] is None} == {EDIT}
-    [wan] = [one for one in listed if one["model"] == WAN]
-    assert wan == {
-        "model": WAN,
-        "categories": ["image-to-video"],
-        "price_usd": 0.08,
+    [song] = [one for one in listed if one["model"] == SONG]
+    assert song == {
+        "model": SONG,
+        "categories": ["text-to-audio"],
+        "price_usd": 0.002,
         "price_unit": "second",
         "where": "catalogue",
     }
@@ -133,7 +142,7 @@ def test_local_asks_nobody(models: Models, go_offline: Callable[[], None]) -> No
 
     assert (listed.code, listed.err) == (0, "")
     assert [line.split() for line in listed.out.splitlines()[1:]] == [
-        [EDIT, "image-to-image", "unknown", "local"]
+        [model_id, *LOCAL[model_id]["categories"], "unknown", "local"] for model_id in sorted(LOCAL)
     ]
 
 
@@ -176,18 +185,18 @@ def test_show_tells_the_limits_of_media_in_runcomfys_words(models: Models) -> No
 def test_what_was_shown_once_is_shown_offline_and_listed_as_cached(
     online: Path, models: Models, go_offline: Callable[[], None]
 ) -> None:
-    assert models("show", WAN).code == 0
-    kept = json.loads((online / f"home/models/{WAN}.json").read_text())
-    assert kept["input_schema"] == BY_ID[WAN]["input_schema"]
+    assert models("show", SONG).code == 0
+    kept = json.loads((online / f"home/models/{SONG}.json").read_text())
+    assert kept["input_schema"] == BY_ID[SONG]["input_schema"]
 
     go_offline()
-    shown, listed = models("show", WAN), models("list")
+    shown, listed = models("show", SONG), models("list")
 
     assert shown.code == 0
     assert "price   unknown" in shown.out
-    assert "2 to 30" in shown.out
+    assert "5 to 240" in shown.out
     rows = {line.split()[0]: line.split()[-1] for line in listed.out.splitlines()[1:]}
-    assert rows == {EDIT: "local", WAN: "cached"}
+    assert rows == {**dict.fromkeys(LOCAL, "local"), SONG: "cached"}
 
 
 @pytest.mark.usefixtures("project")
@@ -232,7 +241,7 @@ def test_what_is_no_model_id_is_65_before_anybody_is_asked(models: Models, comma
 def test_pull_stores_what_runcomfy_publishes(
     online: Path, models: Models, big_catalogue: Sandbox
 ) -> None:
-    ids = [WAN, "acestep-ai/ace-step-1.5/text-to-audio"]
+    ids = [WAN, SONG]
 
     said = models("pull", *ids)
 

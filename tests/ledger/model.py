@@ -7,15 +7,17 @@ can happen in between: another worker's claim, a death, a clock that jumps, a pe
 import asyncio
 import itertools
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, ClassVar
 from unittest.mock import patch
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from comfyline.errors import ComfylineError
-from comfyline.job import ALLOWED, JobState
+from comfyline.errors import ComfylineError, Rejected
+from comfyline.job import ALLOWED, ContentChecks, JobState
 from comfyline.ledger.budget import Limits, NoMoney
 from comfyline.ledger.claiming import Claimed, NoSlot, NotOurs
 from comfyline.ledger.decision import Decision
@@ -30,6 +32,7 @@ WHO = st.integers(0, 2)
 ENDS = {JobState.PERSISTED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
 LIVE = set(JobState) - ENDS
 IN_FLIGHT, LIMIT_USD = 3, 2.5
+AGAIN = 1
 LOST = ComfylineError("A person found that it was never accepted")
 
 
@@ -45,13 +48,17 @@ class LedgerModel(RuleBasedStateMachine):
         self.url = self.new_url()
         self.names = (f"worker-{number}" for number in itertools.count(1))
         self.known_dead: set[str | None] = set()
-        self.is_dead = patch("comfyline.ledger.ledger.is_dead", self.known_dead.__contains__)
-        self.is_dead.start()
+        self.is_dead = ExitStack()
+        for module in ("ledger", "presence"):
+            asks = f"comfyline.ledger.{module}.is_dead"
+            self.is_dead.enter_context(patch(asks, self.known_dead.__contains__))
         self.talk = Talk()
         self.workers = [self.a_worker() for _ in range(3)]
         self.holder: dict[str, tuple[str, Any]] = {}
         self.looked: list[Attempt] = []
         self.last: dict[int, JobState] = {}
+        # Of each job, since a refresh was the only reason to ask for it again.
+        self.rejected: dict[str, int] = defaultdict(int)
 
     def a_worker(self) -> Worker:
         mine = self.url, next(self.names), self.world, self.do, self.runcomfy, self.talk
@@ -74,7 +81,7 @@ class LedgerModel(RuleBasedStateMachine):
         limited=st.booleans(),
     )
     def claim(self, who: int, prompt: str, run: str, *, refresh: bool, limited: bool) -> None:
-        checked = asked(prompt, price=1.0)
+        checked = asked(prompt, price=1.0, checks=ContentChecks(not_blank=True, again=AGAIN))
         before = [row for row in self.rows() if row.checked.key == checked.key]
         limits = Limits(IN_FLIGHT, 600, LIMIT_USD if limited else None)
         claim = self.workers[who].claim(checked, run, refresh=refresh, limits=limits)
@@ -96,12 +103,20 @@ class LedgerModel(RuleBasedStateMachine):
     ) -> None:
         for row in before:
             assert row.state in ENDS | {JobState.PLANNED}, "claimed while it is under way"
-            if row.state is not JobState.PLANNED:
-                assert row.run_id != run, "a run asks twice"
         counted = [row for row in before if row.state is not JobState.PLANNED]
-        if counted and not refresh:
-            assert counted[0].state in {JobState.FAILED, JobState.CANCELLED}
-            assert not counted[0].cost_usd
+        if not counted:
+            return
+        latest, key = counted[0], counted[0].checked.key
+        is_rejected = latest.error_kind == Rejected.kind
+        has_some_left = is_rejected and self.rejected[key] <= AGAIN
+        assert has_some_left or run not in {row.run_id for row in counted}, "a run asks twice"
+        if refresh and not has_some_left:
+            self.rejected[key] = 0
+        elif is_rejected:
+            assert has_some_left, "asked for again more often than allowed"
+        elif not refresh:
+            assert latest.state in {JobState.FAILED, JobState.CANCELLED}
+            assert not latest.cost_usd
 
     @precondition(lambda self: any(s.answer is None for w in self.workers for s in w.hands))
     @rule(answer=st.sampled_from(Answer), which=st.integers(0, 9))
@@ -186,17 +201,24 @@ class LedgerModel(RuleBasedStateMachine):
             request.gone = gone == 0
 
     @precondition(lambda self: self.runcomfy.requests)
-    @rule(who=WHO, which=st.integers(0, 9), store=st.booleans())
-    def reconcile(self, who: int, which: int, *, store: bool) -> None:
+    @rule(
+        who=WHO,
+        which=st.integers(0, 9),
+        what=st.sampled_from(["look", "store", "reject", "reject"]),
+    )
+    def reconcile(self, who: int, which: int, what: str) -> None:
         worker = self.workers[who]
         left: Sequence[Attempt] = self.do(worker.ledger.unfinished())
         if not left:
             return
         row = left[which % len(left)]
         assert row.request_id is not None
-        if row.state is JobState.COMPLETED and store:
+        if row.state is JobState.COMPLETED and what == "store":
             uri = f"file:///{row.checked.key}"
             self.do(worker.ledger.persisted(row.id, [output(uri)]))
+        elif row.state is JobState.COMPLETED and what == "reject":
+            self.do(worker.ledger.ended(row.id, JobState.FAILED, Rejected("The output is blank")))
+            self.rejected[row.checked.key] += 1
         else:
             worker.look(row.id, row.request_id)
 
@@ -260,7 +282,9 @@ class LedgerModel(RuleBasedStateMachine):
         for request_id, row in known.items():
             request = self.runcomfy.requests[request_id]
             assert request.of == (row.checked.key, row.number)
-            if row.state in {JobState.FAILED, JobState.CANCELLED}:
+            if row.error_kind == Rejected.kind:
+                assert request.state is JobState.COMPLETED, "rejected, and never there"
+            elif row.state in {JobState.FAILED, JobState.CANCELLED}:
                 assert request.state is row.state, "paid for, and given up"
             if row.state is JobState.EXPIRED:
                 assert request.gone
@@ -306,7 +330,7 @@ class LedgerModel(RuleBasedStateMachine):
             else:
                 worker.look(row.id, row.request_id)
         for prompt in PROMPTS:
-            checked = asked(prompt, price=1.0)
+            checked = asked(prompt, price=1.0, checks=ContentChecks(again=AGAIN))
             assert self.do(worker.ledger.take(checked.key, MODEL))
             if isinstance(
                 worker.claim(checked, "the last run", refresh=False, limits=ROOMY), Claimed
@@ -324,5 +348,5 @@ class LedgerModel(RuleBasedStateMachine):
         finally:
             for worker in self.workers:
                 worker.ledger.close()
-            self.is_dead.stop()
+            self.is_dead.close()
             self.loop.close()
