@@ -6,16 +6,20 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint fix bench clean
+.PHONY: help demo test storage-test lint fix bench clean
 
 help:  ## Show what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/.installed  ## Run the main job: ten pictures from five photographs, and a gallery
 	$(BIN)/comfyline run configs/pipelines/office-scenes.yaml
 
 test: $(VENV)/.installed-dev  ## Run every test against real servers
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder
+
+storage-test: $(VENV)/.installed-dev  ## Try a bucket of your own: BUCKET=s3://name/prefix, keys in AWS_*
+	COMFYLINE_TEST_BUCKET='$(or $(BUCKET),$(error say BUCKET=s3://name/prefix))' \
+		$(BIN)/python -m pytest tests/storage/test_any_bucket.py
 
 lint: $(VENV)/.installed-dev  ## Check style, types, imports and pinned versions
 	$(BIN)/ruff check .

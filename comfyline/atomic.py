@@ -24,6 +24,18 @@ def part_path(target: Path) -> Path:
     return target.with_name(f"{_PREFIX}{owner}{secrets.token_hex(2)}{_SUFFIX}")
 
 
+def is_leftover(name: str, written: float) -> bool:
+    """Whether a file of this name, last written at that time, is a dead process's temporary one."""
+    if not (name.startswith(_PREFIX) and name.endswith(_SUFFIX)):
+        return False
+    parts = name.removeprefix(_PREFIX).removesuffix(_SUFFIX).rsplit("~", _OWNER_PARTS - 1)
+    if len(parts) == _OWNER_PARTS:
+        host, pid, machine, started, token = parts
+        if is_dead(f"{host}:{pid}/{machine}/{started}/{token}"):
+            return True
+    return time.time() - written > _ABANDONED
+
+
 @contextmanager
 def appearing_whole(target: Path) -> Iterator[Path]:
     """Gives a temporary path beside `target`, renamed to it when the block ends well.
@@ -47,16 +59,7 @@ def sweep_parts(directory: Path) -> int:
     removed = 0
     with suppress(OSError):
         for path in directory.glob(f"{_PREFIX}*{_SUFFIX}"):
-            if _is_leftover(path):
+            if is_leftover(path.name, path.stat().st_mtime):
                 path.unlink(missing_ok=True)
                 removed += 1
     return removed
-
-
-def _is_leftover(path: Path) -> bool:
-    parts = path.name.removeprefix(_PREFIX).removesuffix(_SUFFIX).rsplit("~", _OWNER_PARTS - 1)
-    if len(parts) == _OWNER_PARTS:
-        host, pid, machine, started, token = parts
-        if is_dead(f"{host}:{pid}/{machine}/{started}/{token}"):
-            return True
-    return time.time() - path.stat().st_mtime > _ABANDONED

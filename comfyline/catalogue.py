@@ -26,7 +26,7 @@ from comfyline.models.library import check_model_id, find_model, list_models
 from comfyline.models.unchecked import UncheckedModel
 from comfyline.once import Once
 from comfyline.runcomfy.client import RuncomfyClient
-from comfyline.yamlfile import did_you_mean
+from comfyline.yaml.file import did_you_mean
 
 _ERRORS_LAST = 60.0
 """Seconds until what RunComfy did not say is asked again."""

@@ -15,11 +15,11 @@ from comfyline.ledger.doubts import Balance, others_since, read_balance, sent_at
 from comfyline.ledger.reading import Selection
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.refusals import short
-from comfyline.runcomfy.downloads import output_urls
+from comfyline.runcomfy.outputs import output_urls
 from comfyline.runcomfy.wire import RequestResult
 from comfyline.services import Services
 from comfyline.storage.access_log import Fetch, find_fetches
-from comfyline.storage.origins import is_remote
+from comfyline.storage.origins import is_presigned
 
 _CLOCKS = timedelta(minutes=2)
 """By how much RunComfy's clock, this machine's and the ledger's may differ."""
@@ -130,7 +130,7 @@ def _drop(services: Services, request_id: str, result: RequestResult) -> None:
 
 async def _fetches(attempt: Attempt, services: Services) -> tuple[tuple[Fetch, ...] | None, str]:
     storage, mark = services.settings.storage, attempt.evidence.mark
-    if not any(_has_mark(media.origin) for media in attempt.checked.media):
+    if not any(is_presigned(media.origin) for media in attempt.checked.media):
         return None, "it has no inputs in this storage"
     if mark is None:
         return None, "its addresses carried no mark"
@@ -144,10 +144,6 @@ async def _fetches(attempt: Attempt, services: Services) -> tuple[tuple[Fetch, .
     except ComfylineError as error:
         return None, f"the access log cannot be read: {error.message}"
     return tuple(found), ""
-
-
-def _has_mark(origin: str) -> bool:
-    return not is_remote(origin) or origin.startswith("s3://")
 
 
 def _utc(moment: datetime) -> str:

@@ -15,11 +15,13 @@ import psutil
 from comfyline.atomic import sweep_parts
 from comfyline.errors import ComfylineError
 from comfyline.job import JobState
+from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.reading import Selection
 from comfyline.services import Services
+from comfyline.storage.copies import COPIES
 
 _OVER = {JobState.PERSISTED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
-_OWN_FOLDERS = ("runs/*", "thumbnails", "models/**")
+_OWN_FOLDERS = ("runs/*", "thumbnails", "models/**", COPIES)
 
 
 async def settle_what_can_be(services: Services) -> None:
@@ -55,17 +57,20 @@ def clear(directory: Path) -> None:
         directory.rmdir()
 
 
-async def _sweep_work(services: Services) -> None:
-    """Removes the work folders of what is over; of a result that is not stored, it is the copy."""
+async def finished_work(work: Path, ledger: Ledger) -> list[Path]:
+    """The work folders of what is over; of a result that is not stored, it is the copy."""
 
     def found() -> list[str]:
-        return [path.name for path in services.work.glob("*") if path.is_dir()]
+        return [path.name for path in work.glob("*") if path.is_dir()]
 
     ids = await asyncio.to_thread(found)
     if not ids:
-        return
-    attempts = await services.ledger.list(Selection(request_ids=tuple(ids)))
-    over = [one.request_id for one in attempts if one.state in _OVER and one.request_id]
-    for request_id in over:
+        return []
+    attempts = await ledger.list(Selection(request_ids=tuple(ids)))
+    return [work / one.request_id for one in attempts if one.state in _OVER and one.request_id]
+
+
+async def _sweep_work(services: Services) -> None:
+    for folder in await finished_work(services.work, services.ledger):
         with suppress(OSError):
-            await asyncio.to_thread(clear, services.work_directory(request_id))
+            await asyncio.to_thread(clear, folder)

@@ -4,8 +4,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from aiolimiter import AsyncLimiter
 from sqlalchemy import make_url
@@ -24,9 +26,12 @@ from comfyline.runcomfy.poller import Poller
 from comfyline.runcomfy.polling import next_poll
 from comfyline.settings import Secret, Settings, StorageSettings
 from comfyline.storage.bucket import Bucket
+from comfyline.storage.bucket_options import BucketOptions
+from comfyline.storage.copies import COPIES, Copies
 from comfyline.storage.known_files import KNOWN_FILES
 from comfyline.storage.origins import Origins
 from comfyline.storage.places import Places
+from comfyline.storage.remote_hosts import is_inside
 from comfyline.storage.uploads import Uploads
 
 
@@ -42,6 +47,7 @@ class Services:
         poller: Poller,
         ledger: Ledger,
         bucket: Bucket,
+        signer: Bucket,
         catalogue: Catalogue,
     ) -> None:
         self.settings = settings
@@ -51,8 +57,21 @@ class Services:
         self.ledger = ledger
         self.strays = Strays(settings.home / "strays")
         self.places = Places(bucket)
-        self.origins = Origins(bucket, settings.home / KNOWN_FILES)
-        self.uploads = Uploads(bucket, settings.storage.uploads, settings.storage.url_expires)
+        runcomfy_url, storage = settings.runcomfy.base_url, settings.storage
+        self.origins = Origins(
+            bucket,
+            settings.home / KNOWN_FILES,
+            private_hosts=is_inside(urlsplit(runcomfy_url).hostname or ""),
+        )
+        self.uploads = Uploads(
+            bucket,
+            storage.uploads,
+            storage.url_expires,
+            signer=signer,
+            endpoint_url=storage.public_endpoint_url or storage.endpoint_url,
+            runcomfy_url=runcomfy_url,
+        )
+        self.copies = Copies(self.origins, self.uploads, settings.home / COPIES)
         self.catalogue = catalogue
         self.thumbnails = settings.home / "thumbnails"
         self.purse = Purse(client.balance)
@@ -112,20 +131,23 @@ async def open_services(
         downloads = await stack.enter_async_context(
             Downloads(runcomfy.download_hosts, runcomfy.base_url)
         )
-        bucket = await stack.enter_async_context(
-            Bucket(storage.endpoint_url, _value(storage.key), _value(storage.secret))
-        )
+        bucket = await stack.enter_async_context(open_bucket(storage))
+        signer = bucket
+        if public := storage.public_endpoint_url:
+            outside = replace(storage, endpoint_url=public)
+            signer = await stack.enter_async_context(open_bucket(outside))
         poller = await stack.enter_async_context(Poller(client.status, next_poll, time.monotonic))
         ledger = open_ledger(settings.ledger_url.value, reading=reading)
         stack.callback(ledger.close)
         await stack.enter_async_context(_holding(ledger))
-        yield Services(
+        services = Services(
             settings=settings,
             client=client,
             downloads=downloads,
             poller=poller,
             ledger=ledger,
             bucket=bucket,
+            signer=signer,
             catalogue=Catalogue(
                 settings.model_directories,
                 client,
@@ -134,6 +156,8 @@ async def open_services(
                 unchecked=unchecked,
             ),
         )
+        stack.push_async_callback(services.places.close)
+        yield services
 
 
 @asynccontextmanager
@@ -162,9 +186,29 @@ async def open_catalogue(settings: Settings) -> AsyncIterator[Catalogue]:
 @asynccontextmanager
 async def open_places(storage: StorageSettings) -> AsyncIterator[Places]:
     """Opens the storage alone: no token, no RunComfy, no ledger."""
-    keys = _value(storage.key), _value(storage.secret)
-    async with Bucket(storage.endpoint_url, *keys) as bucket:
-        yield Places(bucket)
+    async with open_bucket(storage) as bucket:
+        places = Places(bucket)
+        try:
+            yield places
+        finally:
+            await places.close()
+
+
+def open_bucket(storage: StorageSettings) -> Bucket:
+    """The bucket storage of a profile, to be entered."""
+    return Bucket(
+        storage.endpoint_url,
+        _value(storage.key),
+        _value(storage.secret),
+        BucketOptions(
+            addressing_style=storage.addressing_style,
+            ca_bundle=storage.ca_bundle,
+            aws_profile=storage.aws_profile,
+            encryption=storage.encryption,
+            kms_key=storage.kms_key,
+            storage_class=storage.storage_class,
+        ),
+    )
 
 
 def kept_models(home: Path) -> Path:

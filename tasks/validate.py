@@ -9,7 +9,7 @@ from dataclasses import replace
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from comfyline.checking import estimate_usd, identify
+from comfyline.checking.jobs import estimate_usd, identify
 from comfyline.job import CheckedJob, Job, Stage
 from comfyline.progress import StageEntered, tell
 from comfyline.services import Services

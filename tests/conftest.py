@@ -13,10 +13,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import httpx
 import psycopg
 import pytest
@@ -31,20 +32,22 @@ from tests.crash.table import (  # noqa: F401  # hooks, which a folder's own con
     pytest_terminal_summary,
     pytest_testnodedown,
 )
+from tests.sftp import PASSWORD, USER, Sftp, serving
 
 EDIT = "google/nano-banana/pro/edit"
 ROOT = Path(__file__).parents[1]
 
 
-STACK_FOLDERS = ("tests/story/", "tests/crash/", "tests/shapes/")
-"""Where tests need the whole local stack, of which a test run has one."""
+STACKS = (("tests/story/",), ("tests/crash/", "tests/shapes/"))
+"""Folders whose tests need the whole local stack: those of a row share one, and a process."""
 
 
 class _Shares(LoadScopeScheduling):
-    """Shares the tests out between processes: one has the stack, each other file goes anywhere."""
+    """Shares the tests out between processes: two have a stack, each other file goes anywhere."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "stack" if nodeid.startswith(STACK_FOLDERS) else nodeid.partition("::")[0]
+        stack = next((one[0] for one in STACKS if nodeid.startswith(one)), None)
+        return stack or nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Shares:
@@ -53,7 +56,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Shares:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest way first: what needs the stack."""
-    items.sort(key=lambda item: not item.nodeid.startswith(STACK_FOLDERS))
+    folders = tuple(folder for stack in STACKS for folder in stack)
+    items.sort(key=lambda item: not item.nodeid.startswith(folders))
 
 
 def free_port() -> int:
@@ -325,3 +329,21 @@ def drop_database(server_url: str, url: str) -> None:
     with psycopg.connect(server_url, autocommit=True) as connection:
         drop = sql.SQL("DROP DATABASE {} WITH (FORCE)")
         connection.execute(drop.format(sql.Identifier(str(make_url(url).database))))
+
+
+@pytest.fixture(scope="session")
+async def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sftp]:
+    async with serving(tmp_path_factory.mktemp("sftp")) as server:
+        yield server
+
+
+@pytest.fixture
+def sftp(sftp_server: Sftp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sftp:
+    """An SFTP server that this user knows and may use, as far as the machine's files say."""
+    ssh = tmp_path / "home-of-user/.ssh"
+    ssh.mkdir(parents=True)
+    (ssh / "known_hosts").write_text(sftp_server.known_hosts)
+    monkeypatch.setenv("HOME", str(ssh.parent))
+    told = {"username": USER, "password": PASSWORD, "allow_agent": False, "look_for_keys": False}
+    monkeypatch.setitem(fsspec.config.conf, "sftp", told)
+    return sftp_server

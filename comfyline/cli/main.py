@@ -17,7 +17,8 @@ from comfyline.errors import ComfylineError, Defect, Interrupted, UsageError
 _COMMANDS = (
     "runs:run",
     "plans:plan",
-    "plans:check",
+    "checks:check",
+    "schemas:schemas",
     "runs:generate",
     "jobs:jobs",
     "cancelling:cancel",
@@ -25,6 +26,7 @@ _COMMANDS = (
     "doubts:resolve",
     "audits:audit",
     "verifying:verify",
+    "cleaning:clean",
     "models:app",
     "stack:up",
     "stack:down",

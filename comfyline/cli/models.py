@@ -24,7 +24,7 @@ from comfyline.models.library import check_model_id, list_models, model_path, re
 from comfyline.models.listing import Listed, listing
 from comfyline.report.words import count, usd
 from comfyline.services import kept_models, open_catalogue
-from comfyline.yamlfile import did_you_mean
+from comfyline.yaml.file import did_you_mean
 
 _PATIENCE = 5.0
 """Seconds for which RunComfy may be away: somebody is waiting at the prompt."""

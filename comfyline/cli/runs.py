@@ -63,7 +63,7 @@ def run(
     """
 
     def check() -> None:
-        read_items(load_pipeline(pipeline, overrides), limit)
+        asyncio.run(read_items(load_pipeline(pipeline, overrides), None, limit))
 
     def flow() -> Any:
         from flows.pipeline import pipeline as pipeline_flow

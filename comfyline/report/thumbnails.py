@@ -7,6 +7,8 @@ from pathlib import Path
 from PIL import ExifTags, Image, ImageOps
 
 from comfyline.atomic import appearing_whole
+from comfyline.media import HEAD_BYTES, media_type_of
+from comfyline.media.pictures import learn
 
 MAX_PIXELS = 64_000_000
 """Pictures that would take more pixels in memory are not opened (as RGBA: 256 MB)."""
@@ -15,7 +17,7 @@ NEUTRAL = (226, 226, 228)
 """What shows through where a picture is transparent: calm on a light and on a dark page."""
 
 # Pillow can read far more, partly by starting other programs (EPS runs Ghostscript).
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")
 _SMALL_PROFILE = 4096
 _UNREADABLE = (
     OSError,
@@ -70,6 +72,8 @@ def _small(source: Path, side: int) -> tuple[Image.Image, bytes | None]:
 
 
 def _open(source: Path) -> Image.Image:
+    with source.open("rb") as file:
+        learn(media_type_of(file.read(HEAD_BYTES)))
     Image.init()
     readable = [name for name in _FORMATS if name in Image.OPEN]
     # Pillow warns by the size in the file; the limit that counts is the size in memory, above.
