@@ -46,6 +46,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV) with what tests need; this takes a minute or two, once."
 	$(PIP) --editable '.[dev]'
-	@touch $@
+	@touch $(VENV)/.installed $@

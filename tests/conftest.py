@@ -21,6 +21,7 @@ import fsspec
 import httpx
 import psycopg
 import pytest
+from hypothesis import settings
 from PIL import Image
 from psycopg import sql
 from sqlalchemy import make_url
@@ -33,6 +34,11 @@ from tests.crash.table import (  # noqa: F401  # hooks, which a folder's own con
     pytest_testnodedown,
 )
 from tests.sftp import PASSWORD, USER, Sftp, serving
+
+# `HYPOTHESIS_PROFILE=thorough` looks for longer than a commit can wait.
+settings.register_profile("usual", max_examples=50)
+settings.register_profile("thorough", max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
 
 EDIT = "google/nano-banana/pro/edit"
 ROOT = Path(__file__).parents[1]

@@ -63,7 +63,10 @@ def run(
     """
 
     def check() -> None:
-        asyncio.run(read_items(load_pipeline(pipeline, overrides), None, limit))
+        async def read() -> None:
+            await read_items(load_pipeline(pipeline, overrides), None, limit)
+
+        asyncio.run(read())
 
     def flow() -> Any:
         from flows.pipeline import pipeline as pipeline_flow
@@ -161,10 +164,12 @@ def _carry_out(
 ) -> int:
     """Checks early, starts what is needed, runs the flow under the display, tells the end."""
     reported: list[RunReported] = []
+    # Not what `asyncio.run` returns: it writes out the repr, for ten thousand outputs in seconds.
+    ended: list[RunSummary] = []
     server_is_gone = False
     stop = Stop()
 
-    async def work() -> RunSummary:
+    async def work() -> None:
         nonlocal server_is_gone
         await connect(needed_services(profile))
         with (
@@ -173,24 +178,25 @@ def _carry_out(
             stopped_by(stop),
         ):
             try:
-                return await run_flow(flow)
+                ended.append(await run_flow(flow))
             except PrefectIsGone as gone:
                 server_is_gone = True
                 if not reported:
                     raise
                 say(f"{gone.message}: its page of this run is incomplete, the run is not.")
-                return _written(reported[0])
+                ended.append(_written(reported[0]))
 
     try:
         check()
         check_token(profile)
-        summary = asyncio.run(interruptible(work(), stop))
+        asyncio.run(interruptible(work(), stop))
     except ComfylineError as error:
         explain(error)
         code = error.exit_code
         if json_output:
             answer(_nothing_done(name, error).to_json())
     else:
+        [summary] = ended
         code = Interrupted.exit_code if stop.is_pulled else summary.exit_code
         print_summary(errors, summary, page(summary.run_id))
         if json_output:

@@ -539,7 +539,7 @@ def _verdict(one: Subject, found: Findings) -> list[str]:
         return [problem.message for problem in error.problems] or [""]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     schema=st.dictionaries(st.sampled_from("abc"), FIELD),
     required=JSON,

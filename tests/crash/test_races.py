@@ -30,7 +30,7 @@ def test_eight_processes_on_sqlite_pay_for_each_job_once(scene: MakeScene) -> No
 def test_eight_processes_on_postgresql_pay_for_each_job_once(
     scene: MakeScene, postgresql_database: str
 ) -> None:
-    here = scene(items=JOBS, ledger_url=postgresql_database)
+    here = scene(items=20, ledger_url=postgresql_database)
 
     started = [here.start_run() for _ in range(PROCESSES)]
 

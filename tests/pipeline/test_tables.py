@@ -135,7 +135,11 @@ def test_csv_that_cannot_be_read_says_why(tmp_path: Path, content: str | bytes, 
     ("called", "content", "told"),
     [
         ("b.csv", b"PK\x03\x04....", "b.csv is no CSV but an Excel or another zipped file; save"),
-        ("b.csv", gzip.compress(b"a,b\n", mtime=0), "b.csv is no CSV but packed with gzip; unpack it"),
+        (
+            "b.csv",
+            gzip.compress(b"a,b\n", mtime=0),
+            "b.csv is no CSV but packed with gzip; unpack it",
+        ),
         ("b.csv", "a,b\n1,2\n".encode("utf-16"), "b.csv is no CSV but text in UTF-16; save it"),
         ("b.csv", b"PAR1....", "b.csv is no CSV but Parquet; call it .parquet"),
         ("b.csv", b'{"sku": 1}\n', "b.csv is no CSV but JSON; write one object a line and call it"),

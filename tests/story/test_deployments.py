@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from prefect.workers.process import ProcessWorker
 
 from comfyline.job import JobState
 from tests.story.conftest import Project
@@ -44,6 +45,20 @@ class Prefect:
             check=False,
         )
 
+    def ask(self, method: str, path: str, **more: Any) -> Any:
+        """One call of the API, which spares the seconds in which Prefect's command line starts."""
+        answer = httpx.request(method, f"{self.api}/{path}", trust_env=False, timeout=60, **more)
+        return answer.raise_for_status().json() if answer.content else None
+
+    def deployment(self, name: str) -> str:
+        """The id of a deployment by its name, such as `pipeline/nightly`."""
+        return str(self.ask("GET", f"deployments/name/{name}")["id"])
+
+    def start(self, name: str, **parameters: Any) -> None:
+        """Starts a deployment as its button on the page does."""
+        path = f"deployments/{self.deployment(name)}/create_flow_run"
+        self.ask("POST", path, json={"parameters": parameters})
+
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         body = {"deployments": {"name": {"any_": [deployment]}}, "sort": "START_TIME_DESC"}
         url = f"{self.api}/flow_runs/filter"
@@ -75,8 +90,9 @@ def prefect(project: Project) -> Iterator[Prefect]:
     for name in ("flows", "tasks", "prefect.yaml"):
         (project.directory / name).symlink_to(ROOT / name)
     prefect = Prefect(project)
-    created = prefect("work-pool", "create", "comfyline", "--type", "process", "--overwrite")
-    assert created.returncode == 0, created.stderr
+    template = ProcessWorker.get_default_base_job_template()
+    pool = {"name": "comfyline", "type": "process", "base_job_template": template}
+    prefect.ask("POST", "work_pools/", json=pool)
     deployed = prefect("--no-prompt", "deploy", "--all")
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     log = (project.directory / "worker.log").open("w")
@@ -94,7 +110,7 @@ def prefect(project: Project) -> Iterator[Prefect]:
         process.kill()
     worker.wait()
     log.close()
-    prefect("work-pool", "delete", "comfyline")
+    prefect.ask("DELETE", "work_pools/comfyline")
 
 
 def test_a_worker_runs_deployments_on_schedule_and_by_parameter(
@@ -106,10 +122,11 @@ def test_a_worker_runs_deployments_on_schedule_and_by_parameter(
     overrides = f'overrides=["steps.edit.input.prompt={prompt}"]'
     started = prefect("deployment", "run", "pipeline/pipeline", *wanted, "--param", overrides)
     assert started.returncode == 0, started.stderr
-    missing = "path=configs/pipelines/nowhere.yaml"
-    prefect("deployment", "run", "pipeline/pipeline", "--param", missing)
-    scheduled = prefect("deployment", "schedule", "create", "pipeline/nightly", "--interval", "15")
-    assert scheduled.returncode == 0, scheduled.stdout
+    prefect.start("pipeline/pipeline", path="configs/pipelines/nowhere.yaml")
+    often = [{"schedule": {"interval": 15}, "active": True}]
+    prefect.ask(
+        "POST", f"deployments/{prefect.deployment('pipeline/nightly')}/schedules", json=often
+    )
 
     asked = project.until(
         lambda: (
@@ -128,21 +145,21 @@ def test_a_worker_runs_deployments_on_schedule_and_by_parameter(
     assert nightly[-1]["state_type"] == "COMPLETED"
     assert nightly[-1]["auto_scheduled"]
 
-    refused = prefect("deployment", "run", "pipeline/pipeline", *wanted[:2], "--param", "limit=few")
-    assert refused.returncode != 0
-    assert "limit" in refused.stdout + refused.stderr
+    with pytest.raises(httpx.HTTPStatusError) as refused:
+        prefect.start("pipeline/pipeline", path="configs/pipelines/office-scenes.yaml", limit="few")
+    assert "limit" in refused.value.response.text
 
 
 def test_a_run_is_retried_from_the_page_and_cancelled_there(
     project: Project, prefect: Prefect
 ) -> None:
     prompt = "an office that has nowhere to go"
-    wanted = ["--param", "path=configs/pipelines/office-scenes.yaml", "--param", "limit=1"]
-    overrides = f'overrides=["steps.edit.input.prompt={prompt}", "output.to=shelf/office"]'
+    path = "configs/pipelines/office-scenes.yaml"
+    overrides = [f"steps.edit.input.prompt={prompt}", "output.to=shelf/office"]
     shelf = project.directory / "shelf"
     shelf.write_text("a file where a folder should be")
     before = {run["id"] for run in prefect.runs("pipeline")}
-    prefect("deployment", "run", "pipeline/pipeline", *wanted, "--param", overrides)
+    prefect.start("pipeline/pipeline", path=path, limit=1, overrides=overrides)
     [failed] = project.until(
         lambda: [run for run in prefect.runs("pipeline") if run["id"] not in before]
     )
@@ -172,8 +189,7 @@ def test_a_run_is_retried_from_the_page_and_cancelled_there(
     slow = "an office that is taken back"
     hold = {"on": "generation", "kind": "delay", "seconds": 20, "times": 4}
     project.sandbox("POST", "faults", json=hold)
-    overrides = f'overrides=["steps.edit.input.prompt={slow}"]'
-    prefect("deployment", "run", "pipeline/pipeline", *wanted[:2], "--param", overrides)
+    prefect.start("pipeline/pipeline", path=path, overrides=[f"steps.edit.input.prompt={slow}"])
     accepted = project.until(lambda: found if len(found := project.accepted(slow)) == 10 else None)
     prefect("flow-run", "cancel", accepted[0].run_id)
     project.until(lambda: prefect.state(accepted[0].run_id) == "CANCELLED")

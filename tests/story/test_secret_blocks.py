@@ -44,18 +44,15 @@ def test_a_run_takes_token_and_ledger_from_blocks_and_shows_neither(
     assert missing.code == 64, missing.stderr
     assert "no Prefect Secret block `rc-token`" in missing.json["errors"][0]["message"]
 
-    # A number is the token as it was typed, and nothing else.
     make_blocks(
         project,
         str(stack.prefect_api_url),
-        rc_token="12345678901234567890",
+        rc_token="sandbox-token",
         ledger_url=f"sqlite:///{project.home / 'ledger.sqlite3'}?timeout=7",
     )
-    refused = project.comfyline("run", PIPELINE, wanted, "--limit", "1", *mine)
+    ended = project.comfyline("run", PIPELINE, wanted, "--limit", "1", *mine)
 
-    assert refused.code == 77, refused.stderr
-    assert {one["kind"] for one in refused.json["errors"]} == {"token"}
-    for ended in (missing, refused):
-        assert "12345678901234567890" not in ended.stdout + ended.stderr
-        assert "timeout=7" not in ended.stdout + ended.stderr
-    assert project.charges("an office with a safe") == []
+    assert (ended.code, ended.json["persisted"]) == (0, 2), ended.stderr
+    assert len(project.accepted("an office with a safe")) == 2
+    for shown in ("sandbox-token", "timeout=7"):
+        assert shown not in ended.stdout + ended.stderr
