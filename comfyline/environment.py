@@ -11,12 +11,7 @@ from pathlib import Path
 
 from comfyline.config_files import model_directories
 from comfyline.errors import UsageError
-from comfyline.settings import (
-    NO_BLOCKS,
-    LocalStack,
-    Secret,
-    Settings,
-    StorageSettings,
+from comfyline.resolving import (
     find_token,
     home_directory,
     ledger_url,
@@ -26,6 +21,7 @@ from comfyline.settings import (
     resolve,
     storage_settings,
 )
+from comfyline.settings import NO_BLOCKS, LocalStack, Secret, Settings, StorageSettings
 from comfyline.stack.control import StackAddresses, addresses, ensure
 from comfyline.stack.services import ServiceName
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from comfyline.profile import ProfileDocument
-from comfyline.settings import LocalStack, Secret, Settings, read_profile, resolve
+from comfyline.resolving import read_profile, resolve
+from comfyline.settings import LocalStack, Secret, Settings
 
 STACK = LocalStack(
     sandbox_url="http://127.0.0.1:4273",

@@ -7,7 +7,7 @@ import pytest
 
 from comfyline.errors import InputInvalid
 from comfyline.profile import is_loopback
-from comfyline.settings import home_directory, ledger_url, local_services
+from comfyline.resolving import home_directory, ledger_url, local_services
 from tests.settings.conftest import LOCAL, REMOTE, Resolve, Write
 
 TOKEN = {"RUNCOMFY_API_TOKEN": "mine"}

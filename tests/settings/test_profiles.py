@@ -7,7 +7,7 @@ import pytest
 from comfyline import config_files
 from comfyline.config_files import config_directories, model_directories
 from comfyline.errors import InputInvalid, UsageError
-from comfyline.settings import read_profile
+from comfyline.resolving import read_profile
 from tests.settings.conftest import REMOTE, Write
 
 

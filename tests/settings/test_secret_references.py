@@ -6,14 +6,8 @@ import pytest
 
 from comfyline import environment
 from comfyline.errors import InputInvalid, TokenRejected, UsageError
-from comfyline.settings import (
-    BlockOutOfReach,
-    Secret,
-    find_token,
-    ledger_url,
-    named_blocks,
-    resolve,
-)
+from comfyline.resolving import find_token, ledger_url, named_blocks, resolve
+from comfyline.settings import BlockOutOfReach, Secret
 from tests.settings.conftest import LOCAL, REMOTE, STACK, Write
 
 HOME = Path("/home")

@@ -7,7 +7,8 @@ import pickle
 import pytest
 
 from comfyline.errors import InputInvalid, TokenRejected, Unreachable
-from comfyline.settings import LocalStack, Secret, find_token
+from comfyline.resolving import find_token
+from comfyline.settings import LocalStack, Secret
 from tests.settings.conftest import LOCAL, REMOTE, Resolve, Write
 
 NAMED = REMOTE.replace("api.example", "api.example, token_env: MY_TOKEN")
