@@ -44,8 +44,13 @@ EDIT = "google/nano-banana/pro/edit"
 ROOT = Path(__file__).parents[1]
 
 
-STACKS = (("tests/story/",), ("tests/crash/", "tests/shapes/"))
-"""Folders whose tests need the whole local stack: those of a row share one, and a process."""
+_BESIDE = ("content", "examples", "models", "secret_blocks", "steps")
+STACKS = (
+    ("tests/crash/", "tests/shapes/", *(f"tests/story/test_{name}.py" for name in _BESIDE)),
+    ("tests/story/",),
+)
+"""What needs the whole local stack: the tests of a row share one, and a process. The two take
+about as long as each other, and as all other tests do."""
 
 
 class _Shares(LoadScopeScheduling):

@@ -9,7 +9,7 @@ from tests.story.conftest import Project
 
 def slow_down(project: Project) -> None:
     """Holds the next requests in progress, so that a run is still waiting when something ends."""
-    slow = {"on": "generation", "kind": "delay", "seconds": 8, "times": 4}
+    slow = {"on": "generation", "kind": "delay", "seconds": 6, "times": 4}
     project.sandbox("POST", "faults", json=slow)
 
 
