@@ -25,7 +25,7 @@ from comfyline.storage.s3_session import S3Session
 
 T = TypeVar("T")
 
-_BUFFERS = 6
+_BUFFERS = 10
 _PARTS_AT_ONCE = 4
 _DONE_BEFORE = frozenset({"412", "InvalidPart", "NoSuchUpload", "PreconditionFailed"})
 """What is answered when a call is repeated whose first answer was lost, but not its effect."""

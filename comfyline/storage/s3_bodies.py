@@ -17,7 +17,7 @@ from comfyline.storage.bucket_options import Patience
 from comfyline.storage.s3_retry import PASSING, may_pass, wait_before
 from comfyline.storage.s3_session import S3Session
 
-_PIECE = 128 * 1024
+_PIECE = 512 * 1024
 """What is handed to the connection at a time; larger pieces wait in its buffer, as copies."""
 _BATCH = 1024 * 1024
 _MOST_OF_AN_ERROR = 64 * 1024
