@@ -21,6 +21,20 @@ With a character that no text has: a prompt may speak of what is pending.
 """
 
 
+def takes_pending(value: Any) -> bool:
+    """Whether there is an output in a value that has not been made yet."""
+    left = [value]
+    while left:
+        match left.pop():
+            case str() as text if PENDING in text:
+                return True
+            case Mapping() as fields:
+                left.extend(fields.values())
+            case list() as entries:
+                left.extend(entries)
+    return False
+
+
 class Stage(StrEnum):
     """The six stages by the names that the Prefect UI, logs and errors use."""
 

@@ -1,12 +1,12 @@
 """A rendered job → a checked one, or all its mistakes. Shared by `validate` and the plan."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 from comfyline.checking.findings import Findings
 from comfyline.checking.media import check_pending
 from comfyline.errors import InputInvalid, Problem
-from comfyline.job import PENDING, CheckedJob, Job, Media, MediaKind
+from comfyline.job import PENDING, CheckedJob, Job, Media, MediaKind, takes_pending
 from comfyline.keys import job_key
 from comfyline.models.check import check_inputs, field_path, is_too_deep
 from comfyline.models.dialect import MediaField, Reading, media_fields
@@ -88,26 +88,12 @@ def judge(subject: Subject, found: Findings) -> CheckedJob:
         problems.append(Problem("output.to", mistake, "use a folder or s3://bucket/prefix"))
     key = ""
     try:
-        key = _key(job, media) if is_whole and not is_placeholder(job) else ""
+        key = _key(job, media) if is_whole and not takes_pending(job.inputs) else ""
     except InputInvalid as error:
         problems += error.problems
     if problems:
         raise InputInvalid(replace(one, where=_where(job, one.where)) for one in problems)
     return CheckedJob(job=job, key=key, media=tuple(media), estimate_usd=None)
-
-
-def is_placeholder(job: Job) -> bool:
-    """Whether a job takes an output that has not been made yet."""
-    left: list[Any] = [*job.inputs.values()]
-    while left:
-        match left.pop():
-            case str() as text if PENDING in text:
-                return True
-            case dict() as fields:
-                left.extend(fields.values())
-            case list() as entries:
-                left.extend(entries)
-    return False
 
 
 def estimate_usd(checked: CheckedJob, entry: ModelEntry) -> float | None:

@@ -198,7 +198,7 @@ class Unfolding:
         state = JobState.PLANNED if isinstance(error, Skipped) else JobState.FAILED
         outcomes = tuple(Outcome(job, "", state, error=error) for job in jobs)
         why = "was skipped" if isinstance(error, Skipped) else "failed"
-        after = Skipped(f"it needs `{jobs[0].label}`, which {why}") if jobs else error
+        after = Skipped(f"It needs `{jobs[0].label}`, which {why}") if jobs else error
         return _together([Unfolded((), outcomes), self._skip_dependents(node, after)])
 
 
@@ -228,7 +228,7 @@ class _OneJob:
 
 
 def _skipped(label: str, state: JobState) -> Skipped:
-    return Skipped(f"it needs `{label}`, which {_ENDS.get(state, 'is not finished')}")
+    return Skipped(f"It needs `{label}`, which {_ENDS.get(state, 'is not finished')}")
 
 
 def _made(outcome: Outcome) -> tuple[Made, ...]:

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from comfyline.errors import Skipped
-from comfyline.job import Job, JobState
+from comfyline.job import Job, JobState, takes_pending
 from comfyline.report.costs import Charge, Costs, total
 from comfyline.report.gallery import Card, GalleryHeader
 from comfyline.report.summary import ErrorRecord, OutputRecord, RunSummary, cost_in_words
@@ -152,6 +152,10 @@ def prompt_of(job: Job) -> str:
 
 
 def _settings(job: Job, media_fields: set[str | int]) -> Mapping[str, object]:
-    """The inputs that are neither the prompt nor a picture: what makes two results differ."""
+    """The inputs that are neither the prompt nor a picture: what makes two results differ.
+
+    What another step was to make, and has not made, says nothing to a person.
+    """
     left_out = {*_PROMPT_FIELDS, *media_fields}
+    left_out |= {name for name, value in job.inputs.items() if takes_pending(value)}
     return {name: value for name, value in job.inputs.items() if name not in left_out}

@@ -1,9 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from comfyline.errors import GenerationFailed
-from comfyline.job import Job, JobState, Placement
+from comfyline.job import PENDING, Job, JobState, Placement
 from comfyline.report.costs import Charge
 from comfyline.report.outcomes import cards, summarise
 from comfyline.run import CostLimits, Outcome, Run
@@ -69,3 +70,13 @@ def test_a_failure_that_was_charged_says_so_on_its_card() -> None:
     [card] = cards([outcome("a", JobState.FAILED)], Path("thumbnails"), {"a": [Charge(0.14, None)]})
 
     assert card.costs.words == "$0.14, estimate unknown"
+
+
+def test_what_was_never_made_is_not_shown_as_a_setting(tmp_path: Path) -> None:
+    skipped = outcome("a", JobState.PLANNED)
+    inputs = {"images": [f"{PENDING}image:edit-0"], "aspect_ratio": "1:1"}
+    skipped = replace(skipped, job=replace(skipped.job, inputs=inputs))
+
+    [card] = cards([skipped], tmp_path, {})
+
+    assert dict(card.settings) == {"aspect_ratio": "1:1"}

@@ -51,7 +51,7 @@ def test_a_job_that_fails_takes_with_it_only_what_needs_it(project: Project) -> 
     skipped = [error for error in summary["errors"] if error["kind"] == "skipped"]
     assert {error["item"] for error in skipped} == {failed["item"]}
     assert summary["skipped"] == len(skipped) >= 1
-    assert f"it needs `{failed['item']} · edit`, which failed" in skipped[0]["message"]
+    assert f"It needs `{failed['item']} · edit`, which failed" in skipped[0]["message"]
     assert summary["jobs"] == 24 == summary["persisted"] + 1 + len(skipped)
     stored = {path.name for path in (project.directory / "outputs/many").glob("*.png")}
     assert len(stored) == summary["persisted"]
