@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -136,7 +137,7 @@ def test_local_outputs_are_handed_on_as_paths(unfolding: Callable[[str], Unfoldi
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.randoms(use_true_random=False), failing=st.integers(0, 8))
 def test_in_any_order_every_job_ends_once(
-    unfolding: Callable[[str], Unfolding], order: st.DataObject, failing: int
+    unfolding: Callable[[str], Unfolding], order: Random, failing: int
 ) -> None:
     run = unfolding(CHAIN)
     ready, ended = list(run.begin().jobs), list[Job]()
@@ -144,7 +145,7 @@ def test_in_any_order_every_job_ends_once(
 
     def one_after_the_other() -> Iterator[Outcome]:
         while ready:
-            job = ready.pop(order.randrange(len(ready)))  # type: ignore[attr-defined]
+            job = ready.pop(order.randrange(len(ready)))
             ended.append(job)
             yield failed(job) if len(ended) == failing else made(job)
 
