@@ -57,7 +57,7 @@ def check(model: type[LedgerModel], new_url: NewUrl, examples: int) -> None:
 def test_any_order_of_events_pays_once_drops_nothing_and_comes_to_an_end(
     database: str, new_urls: NewUrl
 ):
-    check(LedgerModel, new_urls, {"sqlite": 16, "postgresql": 8}[database])
+    check(LedgerModel, new_urls, {"sqlite": 12, "postgresql": 8}[database])
 
 
 class PostsBeforeItsIntent(Worker):

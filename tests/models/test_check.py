@@ -249,7 +249,7 @@ def test_a_schema_that_refers_to_itself_ends() -> None:
     assert problem.where == "left.n"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     schema=ODD_SCHEMAS.filter(lambda schema: isinstance(schema, dict)),
     inputs=st.dictionaries(st.sampled_from(["a", "b"]), JSON, max_size=3),

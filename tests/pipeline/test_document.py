@@ -186,7 +186,7 @@ output: {to: '..'}
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(text=st.one_of(LINES, st.text(max_size=60)))
 def test_any_text_gives_a_pipeline_or_located_mistakes(write: Write, text: str) -> None:

@@ -62,7 +62,7 @@ def test_an_empty_name_is_a_mistake(value: str) -> None:
         named(value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.text(max_size=300), st.sampled_from(["png", "mp4", "", "../x", "a b"]))
 def test_any_value_gives_one_plain_short_name(value: str, ext: str) -> None:
     try:

@@ -147,7 +147,7 @@ PIECES = [
 PIECES += ["endif", "*", "**", "9", "~", "{#", "#}", "raw", " is ", "self", "set a=", ".__class__"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join) | st.text(max_size=20))
 def test_any_text_is_rendered_or_a_mistake(text: str) -> None:
     value, mistakes = render(text, SCOPE)

@@ -21,6 +21,7 @@ class Prefect:
     """Prefect's command line and API against the shared server."""
 
     def __init__(self, project: Project) -> None:
+        self.project = project
         self.api = project.addresses.prefect_api_url
         self.directory = project.directory
         self.worker = 0
@@ -46,8 +47,17 @@ class Prefect:
         )
 
     def ask(self, method: str, path: str, **more: Any) -> Any:
-        """One call of the API, which spares the seconds in which Prefect's command line starts."""
-        answer = httpx.request(method, f"{self.api}/{path}", trust_env=False, timeout=60, **more)
+        """One call of the API, which spares the seconds in which Prefect's command line starts.
+
+        Repeated while the server is too busy, as Prefect's own client does.
+        """
+
+        def answered() -> httpx.Response | None:
+            url = f"{self.api}/{path}"
+            answer = httpx.request(method, url, trust_env=False, timeout=60, **more)
+            return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
+
+        answer = self.project.until(answered)
         return answer.raise_for_status().json() if answer.content else None
 
     def deployment(self, name: str) -> str:
