@@ -57,8 +57,8 @@ class Prefect:
             answer = httpx.request(method, url, trust_env=False, timeout=60, **more)
             return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
 
-        answer = self.project.until(answered)
-        return answer.raise_for_status().json() if answer.content else None
+        answer = self.project.until(answered).raise_for_status()
+        return answer.json() if answer.content else None
 
     def deployment(self, name: str) -> str:
         """The id of a deployment by its name, such as `pipeline/nightly`."""
@@ -71,18 +71,15 @@ class Prefect:
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         body = {"deployments": {"name": {"any_": [deployment]}}, "sort": "START_TIME_DESC"}
-        url = f"{self.api}/flow_runs/filter"
-        found = httpx.post(url, json=body, trust_env=False).raise_for_status().json()
+        found = self.ask("POST", "flow_runs/filter", json=body)
         return [run for run in found if run["state_type"] in {"COMPLETED", "FAILED", "CRASHED"}]
 
     def set_state(self, run_id: str, state: dict[str, Any]) -> None:
-        url = f"{self.api}/flow_runs/{run_id}/set_state"
         body = {"state": state, "force": True}
-        httpx.post(url, json=body, trust_env=False).raise_for_status()
+        self.ask("POST", f"flow_runs/{run_id}/set_state", json=body)
 
     def state(self, run_id: str) -> str:
-        seen = httpx.get(f"{self.api}/flow_runs/{run_id}", trust_env=False).json()
-        return str(seen["state_type"])
+        return str(self.ask("GET", f"flow_runs/{run_id}")["state_type"])
 
     def cached_tasks(self, run_id: str, how_many: int) -> list[str] | None:
         """The names of a flow run's task runs that show as Cached, once there are so many."""
@@ -90,8 +87,7 @@ class Prefect:
             "flow_runs": {"id": {"any_": [run_id]}},
             "task_runs": {"state": {"name": {"any_": ["Cached"]}}},
         }
-        url = f"{self.api}/task_runs/filter"
-        found = httpx.post(url, json=body, trust_env=False).raise_for_status().json()
+        found = self.ask("POST", "task_runs/filter", json=body)
         return [run["name"] for run in found] if len(found) >= how_many else None
 
 
