@@ -36,7 +36,7 @@ from tests.crash.table import (  # noqa: F401  # hooks, which a folder's own con
 from tests.sftp import PASSWORD, USER, Sftp, serving
 
 # `HYPOTHESIS_PROFILE=thorough` looks for longer than a commit can wait.
-settings.register_profile("usual", max_examples=50, deadline=None)
+settings.register_profile("usual", max_examples=30, deadline=None)
 settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
 

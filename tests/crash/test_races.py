@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from tests.crash.scene import Ended, Scene, broken_rules
 
-JOBS = 50
+JOBS = 30
 PROCESSES = 8
 
 MakeScene = Callable[..., Scene]
