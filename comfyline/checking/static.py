@@ -12,11 +12,10 @@ from comfyline.errors import InputInvalid, Problem
 from comfyline.job import Pointer
 from comfyline.models.check import Mistake, field_path, find_mistakes
 from comfyline.models.entry import ModelEntry
+from comfyline.pipeline.template import is_template
 from comfyline.pipeline.written import WrittenStep
 from comfyline.yaml.file import LocatedYaml
 from comfyline.yaml.scalars import as_text
-
-_TEMPLATE = ("{{", "{%", "{#")
 
 
 def named_models(located: LocatedYaml) -> tuple[str, ...]:
@@ -58,7 +57,7 @@ def _steps(located: LocatedYaml) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def _is_template(value: Any) -> bool:
-    return isinstance(value, str) and any(mark in value for mark in _TEMPLATE)
+    return isinstance(value, str) and is_template(value)
 
 
 def _hint(located: LocatedYaml, at: Pointer, inputs: Mapping[str, Any], mistake: Mistake) -> str:

@@ -15,27 +15,25 @@ class UncheckedModel(ModelEntry):
     """Stands for a model of which nothing but its id is known."""
 
 
-def explicit_media(value: Any, pointer: Pointer = ()) -> Iterator[tuple[Pointer, str]]:
+def explicit_media(inputs: Any) -> Iterator[tuple[Pointer, str]]:
     """Every value that says of itself that it is media, with where its bytes are."""
-    match value:
-        case str() if len(value) > 1 and value.startswith(("@", "s3://")):
-            yield pointer, value.removeprefix("@")
-        case Mapping():
-            for name, inner in value.items():
-                yield from explicit_media(inner, (*pointer, name))
-        case list():
-            for index, inner in enumerate(value):
-                yield from explicit_media(inner, (*pointer, index))
+    for pointer, text in _texts(inputs, ()):
+        if len(text) > 1 and text.startswith(("@", "s3://")):
+            yield pointer, text.removeprefix("@")
 
 
-def unmarked_media(value: Any, pointer: Pointer = ()) -> Iterator[Pointer]:
+def unmarked_media(inputs: Any) -> Iterator[Pointer]:
     """Where another step's output is taken without a mark that makes it a medium."""
+    return (pointer for pointer, text in _texts(inputs, ()) if text.startswith(PENDING))
+
+
+def _texts(value: Any, pointer: Pointer) -> Iterator[tuple[Pointer, str]]:
     match value:
-        case str() if value.startswith(PENDING):
-            yield pointer
+        case str():
+            yield pointer, value
         case Mapping():
             for name, inner in value.items():
-                yield from unmarked_media(inner, (*pointer, name))
+                yield from _texts(inner, (*pointer, name))
         case list():
             for index, inner in enumerate(value):
-                yield from unmarked_media(inner, (*pointer, index))
+                yield from _texts(inner, (*pointer, index))

@@ -6,38 +6,17 @@ a step may fan out over outputs, or not apply. Nothing here is checked against a
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from comfyline.job import Item, Job, MediaKind
+from comfyline.job import Item, Job
 from comfyline.pipeline.document import Pipeline
 from comfyline.pipeline.graph import step_needs, step_order
 from comfyline.pipeline.matrix import combinations
-from comfyline.pipeline.rendering import ALL_ITEMS, JobWriter, Rendered
+from comfyline.pipeline.rendering import ALL_ITEMS, JobWriter, Made, Rendered, RunScope
 
 NodeId = tuple[str, int]
 """A step's name, and which of its nodes."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunScope:
-    """What templates may know of the run; `date` is ISO, such as 2026-01-31."""
-
-    id: str
-    date: str
-    env: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """An output as later steps see it. Its kind is None while nobody can know it.
-
-    `is_old`: it was made by an earlier run and lies where that one put it.
-    """
-
-    address: str
-    kind: MediaKind | None
-    is_old: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +38,7 @@ class Dag:
             name: step_needs(pipeline.yaml.data["steps"][name]) for name in document.steps
         }
         self._rows = [_Row(item, settings) for item in items for settings in self._combinations]
-        self._writer = JobWriter(pipeline, self.items, run.id, run.date, run.env)
+        self._writer = JobWriter(pipeline, self.items, run)
         self._new_only = document.source.new_only
 
     def nodes(self) -> Iterator[NodeId]:

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any, Protocol
+from typing import Any
 
 from comfyline.errors import InputInvalid, Problem
 from comfyline.job import Item, Job, MediaKind, Placement, Pointer, Written
@@ -22,16 +22,25 @@ _CONTROL = re.compile(r"[\x00-\x1f]")
 _YES, _NO = {"true", "yes", "on", "1"}, {"false", "no", "off", "0", ""}
 
 
-class Output(Protocol):
-    """What templates need of an output that was made: where it lies, and what it is."""
+@dataclass(frozen=True, slots=True)
+class RunScope:
+    """What templates may know of the run; `date` is ISO, such as 2026-01-31."""
 
-    @property
-    def address(self) -> str:
-        """A local path, or an `s3://` address."""
+    id: str
+    date: str
+    env: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def kind(self) -> MediaKind | None:
-        """None where nobody can know it yet."""
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An output as later steps see it. Its kind is None while nobody can know it.
+
+    `is_old`: it was made by an earlier run and lies where that one put it.
+    """
+
+    address: str
+    kind: MediaKind | None
+    is_old: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +58,11 @@ class JobWriter:
         self,
         pipeline: Pipeline,
         items: Sequence[Item],
-        run_id: str,
-        date: str,
-        env: Mapping[str, str],
+        run: RunScope,
     ) -> None:
         self._pipeline = pipeline
         self._items = items
-        self._run = {"run": {"id": run_id, "date": date}, "env": env}
+        self._run = {"run": {"id": run.id, "date": run.date}, "env": run.env}
         self._written: dict[str, Written] = {
             name: WrittenStep(pipeline.yaml, name) for name in pipeline.document.steps
         }
@@ -65,14 +72,14 @@ class JobWriter:
         step: str,
         item: Item,
         settings: Mapping[str, Any],
-        outputs: Mapping[str, Sequence[Output]],
+        outputs: Mapping[str, Sequence[Made]],
     ) -> Rendered:
         """The jobs of a step for one item and one combination of matrix values."""
         named = {"item": item.fields, "item_name": item.name, "matrix": settings, "step": step}
         return self._rendered(step, item.name, settings, {**named, **self._run}, outputs)
 
     def collected(
-        self, step: str, settings: Mapping[str, Any], outputs: Mapping[str, Sequence[Output]]
+        self, step: str, settings: Mapping[str, Any], outputs: Mapping[str, Sequence[Made]]
     ) -> Rendered:
         """The job of a step that takes all items together."""
         named = {"item_name": ALL_ITEMS, "matrix": settings, "step": step}
@@ -98,7 +105,7 @@ class JobWriter:
         item: str,
         settings: Mapping[str, Any],
         known: Mapping[str, Any],
-        outputs: Mapping[str, Sequence[Output]],
+        outputs: Mapping[str, Sequence[Made]],
     ) -> Rendered:
         step = self._pipeline.document.steps[name]
         scope = {**known, "steps": {used: _as_seen(made) for used, made in outputs.items()}}
@@ -181,7 +188,7 @@ class JobWriter:
         return tuple(mistake.at(self._pipeline.yaml, parent) for mistake in mistakes)
 
 
-def _as_seen(made: Sequence[Output]) -> dict[str, Any]:
+def _as_seen(made: Sequence[Made]) -> dict[str, Any]:
     """A step's outputs as templates find them; what may be of any kind is found under each."""
     seen: dict[str, Any] = {"files": [one.address for one in made]}
     for kind in ("image", "video", "audio"):

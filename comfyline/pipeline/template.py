@@ -151,10 +151,15 @@ def template_environment() -> SandboxedEnvironment:
     return environment
 
 
+def is_template(text: str) -> bool:
+    """Whether anything is to be rendered in a text."""
+    return any(mark in text for mark in ("{{", "{%", "{#"))
+
+
 @lru_cache(maxsize=4096)
 def compile_text(text: str) -> Template | TemplateExpression | None:
     """Gives the text as an expression or a template; None when nothing is to be rendered in it."""
-    if not any(mark in text for mark in ("{{", "{%", "{#")):
+    if not is_template(text):
         return None
     environment = template_environment()
     stripped = text.strip()

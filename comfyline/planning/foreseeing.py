@@ -13,9 +13,9 @@ from comfyline.job import PENDING, Job, MediaKind
 from comfyline.models.entry import ModelEntry
 from comfyline.models.makes import kind_made
 from comfyline.models.price import expected_outputs
-from comfyline.pipeline.dag import Dag, Made, NodeId
+from comfyline.pipeline.dag import Dag, NodeId
 from comfyline.pipeline.naming import colliding_names
-from comfyline.pipeline.rendering import Rendered
+from comfyline.pipeline.rendering import Made, Rendered
 
 FindModel = Callable[[str], Awaitable[ModelEntry]]
 

@@ -10,8 +10,9 @@ from comfyline.catalogue import Catalogue
 from comfyline.environment import variable
 from comfyline.errors import InputInvalid, Problem
 from comfyline.job import Item, Job
-from comfyline.pipeline.dag import Dag, RunScope
+from comfyline.pipeline.dag import Dag
 from comfyline.pipeline.document import Pipeline, load_pipeline
+from comfyline.pipeline.rendering import RunScope
 from comfyline.pipeline.sources import Reader, nothing_to_do, read_items
 from comfyline.planning.foreseeing import Foreseen, foresee
 from comfyline.planning.unfolding import Unfolding

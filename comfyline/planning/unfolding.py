@@ -11,10 +11,10 @@ from typing import Protocol
 from comfyline.errors import ComfylineError, InputInvalid, Skipped
 from comfyline.job import Job, JobState
 from comfyline.media import kind_of
-from comfyline.pipeline.dag import Made, NodeId
-from comfyline.pipeline.rendering import Rendered
+from comfyline.pipeline.dag import NodeId
+from comfyline.pipeline.rendering import Made, Rendered
 from comfyline.run import Outcome
-from comfyline.storage.place import local_path
+from comfyline.storage.origins import address_of
 
 Position = tuple[int, int, int]
 _ONLY: NodeId = ("", 0)
@@ -236,11 +236,6 @@ def _made(outcome: Outcome) -> tuple[Made, ...]:
         Made(address_of(output.uri), kind_of(output.media_type), outcome.is_old)
         for output in outcome.outputs
     )
-
-
-def address_of(uri: str) -> str:
-    """A stored output as a media input takes it: a path where it lies on this machine's disk."""
-    return str(local_path(uri)) if uri.startswith("file://") else uri
 
 
 def _together(parts: Iterable[Unfolded]) -> Unfolded:

@@ -48,18 +48,18 @@ class Origins:
 
         Raises `FileNotFoundError`, `OSError` for what cannot be read, or `Unreachable`.
         """
-        found = self._known.get(_address(origin)) or (await self.look([origin]))[origin]
+        found = self._known.get(address_of(origin)) or (await self.look([origin]))[origin]
         if isinstance(found, Facts):
             return found
         raise found
 
     def know(self, origin: str, facts: Facts) -> None:
         """Takes the facts of a medium from whoever has just made it, so that nobody reads it."""
-        self._known[_address(origin)] = facts
+        self._known[address_of(origin)] = facts
 
     async def look(self, origins: Iterable[str]) -> dict[str, Facts | Trouble]:
         """The facts of many media inputs, or for each what is in the way. Raises nothing."""
-        addresses = {one: _address(one) for one in origins}
+        addresses = {one: address_of(one) for one in origins}
         asked = list(dict.fromkeys(addresses.values()))
         unknown = [one for one in asked if one not in self._known and one not in self._reading]
         for share, read in self._dealt_out(unknown):
@@ -210,10 +210,10 @@ def is_presigned(origin: str) -> bool:
 
 def origin_path(origin: str) -> Path:
     """The file behind a local media input, a path or a `file://` URI."""
-    return Path(_address(origin))
+    return Path(address_of(origin))
 
 
-def _address(origin: str) -> str:
+def address_of(origin: str) -> str:
     """An origin as it is read and remembered: a `file://` URI is the path that it names."""
     if not origin.startswith("file://"):
         return origin
