@@ -134,7 +134,7 @@ def _money(seen: Seen) -> Iterator[tuple[str, str, None]]:
     if attempt.state is JobState.IN_DOUBT:
         price = attempt.checked.estimate_usd
         much = "an unknown price" if price is None else f"about {usd(price)}"
-        hint = f"`comfyline resolve {short(attempt.checked.key)}` shows what is known"
+        hint = f"{attempt.command(f'resolve {short(attempt.checked.key)}')} shows what is known"
         yield "in-doubt", f"it may have been charged, {much}; {hint}", None
         return
     if attempt.request_id is None:
@@ -158,7 +158,7 @@ def _results(attempt: Attempt) -> Iterator[tuple[str, str, None]]:
         message = "its files were replaced by another job's; the next run stores them again"
     elif end := kept_until(attempt):
         message = f"it is {attempt.state} and not stored; RunComfy keeps it until "
-        message += f"{end:%Y-%m-%d %H:%M} UTC: `comfyline reconcile` collects it"
+        message += f"{end:%Y-%m-%d %H:%M} UTC: {attempt.command('reconcile')} collects it"
     else:
         return
     yield "paid-not-stored", message, None

@@ -39,7 +39,11 @@ class NeededInputs:
 
 async def needed_inputs(ledger: Ledger) -> NeededInputs:
     """What RunComfy may still fetch for the jobs that are not finished."""
-    attempts = [one for state in _READS_INPUTS for one in await ledger.list(Selection(state=state))]
+    attempts = [
+        one
+        for state in _READS_INPUTS
+        for one in await ledger.list(Selection(state=state), of_all=True)
+    ]
     media = [one for attempt in attempts for one in attempt.checked.media]
     return NeededInputs(
         frozenset(one.sha256 for one in media), copies=any(one.conversion for one in media)

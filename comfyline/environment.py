@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+from comfyline.account import Account
 from comfyline.config_files import model_directories
 from comfyline.errors import UsageError
 from comfyline.resolving import (
+    account_of,
     find_token,
     home_directory,
     ledger_url,
@@ -162,6 +164,11 @@ def _local(found: StackAddresses) -> LocalStack:
         storage_key=Secret(keys.access_key_id) if keys else None,
         storage_secret=Secret(keys.secret_access_key) if keys else None,
     )
+
+
+def profile_account(profile_name: str) -> Account:
+    """Whom the requests of a profile belong to, without resolving the rest of it."""
+    return account_of(profile_name, read_profile(profile_name, Path.cwd()), os.environ)
 
 
 def profile_ledger_url(profile_name: str) -> str:

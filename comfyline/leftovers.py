@@ -66,7 +66,7 @@ async def finished_work(work: Path, ledger: Ledger) -> list[Path]:
     ids = await asyncio.to_thread(found)
     if not ids:
         return []
-    attempts = await ledger.list(Selection(request_ids=tuple(ids)))
+    attempts = await ledger.list(Selection(request_ids=tuple(ids)), of_all=True)
     return [work / one.request_id for one in attempts if one.state in _OVER and one.request_id]
 
 

@@ -8,13 +8,13 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from comfyline.account import LOCAL_SANDBOX
 from comfyline.duration import Seconds
 from comfyline.errors import UsageError
 from comfyline.secret_names import BlockName, LedgerAddress, VariableName
 from comfyline.yaml.document import validate_document
 from comfyline.yaml.file import did_you_mean, load_yaml
 
-LOCAL_SANDBOX = "local:sandbox"
 LOCAL_STORAGE = "local:storage"
 
 
@@ -108,6 +108,15 @@ class RuncomfySection(_Section):
             "* is meant even if it lies in a private network."
         ),
     ] = ("*.runcomfy.net", "*.runcomfy.com")
+    account: Annotated[
+        str,
+        Field(
+            description="A name that tells several accounts at one origin apart: what one has paid "
+            "for is never taken for another's.",
+            examples=["team-a"],
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        ),
+    ] = "default"
     in_flight: Annotated[
         int,
         Field(ge=1, strict=True, description="Requests at RunComfy at a time, over all processes."),

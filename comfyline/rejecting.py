@@ -114,6 +114,7 @@ async def _store_aside(
                 checked,
                 file,
                 name=stored.rpartition("/")[2],
+                account=attempt.account,
                 request_id=submission.request_id,
                 attempt=submission.attempt,
                 cost_usd=attempt.cost_usd,

@@ -12,10 +12,10 @@ from typing import Literal
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from comfyline.account import LOCAL_SANDBOX, Account, origin_of
 from comfyline.config_files import config_directories, model_directories
 from comfyline.errors import InputInvalid, Problem, TokenRejected, Unreachable
 from comfyline.profile import (
-    LOCAL_SANDBOX,
     LOCAL_STORAGE,
     ProfileDocument,
     api_origin,
@@ -57,6 +57,13 @@ def local_services(
 def read_profile(name: str, working_directory: Path) -> ProfileDocument:
     """The profile of that name or file, as it stands in YAML."""
     return load_profile(name, config_directories(working_directory))
+
+
+def account_of(name: str, profile: ProfileDocument, environ: Mapping[str, str]) -> Account:
+    """Return whom requests of a profile belong to; `name` is the profile's own."""
+    base_url = _base_url(profile, environ)
+    origin = base_url if base_url == LOCAL_SANDBOX else origin_of(base_url)
+    return Account(origin, profile.runcomfy.account, name)
 
 
 def named_blocks(profile: ProfileDocument, environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -143,6 +150,7 @@ def resolve(
         runcomfy=RuncomfySettings(
             base_url=base_url,
             token=token,
+            account=account_of(name, profile, environ),
             download_hosts=profile.runcomfy.download_hosts,
             in_flight=profile.runcomfy.in_flight,
             submits_per_second=profile.runcomfy.submits_per_second,

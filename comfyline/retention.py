@@ -25,8 +25,10 @@ def warnings(attempts: Iterable[Attempt], now: datetime) -> list[Warning]:
     said = [(one.urgency, sentence(one)) for one in found[:_NAMED]]
     if len(found) > _NAMED:
         said.append((found[_NAMED].urgency, f"and {count(len(found) - _NAMED, 'more job')}"))
-    them = "it" if len(found) == 1 else "them"
-    said.append((found[0].urgency, f"`comfyline reconcile` collects {them}: it costs nothing"))
+    for command in dict.fromkeys(one.attempt.command("reconcile") for one in found):
+        them = [one for one in found if one.attempt.command("reconcile") == command]
+        it = "it" if len(them) == 1 else "them"
+        said.append((them[0].urgency, f"{command} collects {it}: it costs nothing"))
     return said
 
 
@@ -57,6 +59,7 @@ def described(one: AtRisk) -> dict[str, object]:
         "job": attempt.checked.key,
         "pipeline": attempt.checked.job.pipeline,
         "item": attempt.checked.job.item,
+        **({"profile": attempt.account.profile} if attempt.account else {}),
         "request_id": attempt.request_id,
         "state": attempt.state.value,
         "kept_until": end.isoformat() if end else None,

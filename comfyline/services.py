@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from aiolimiter import AsyncLimiter
 from sqlalchemy import make_url
 
+from comfyline.account import LOCAL_SANDBOX, Account, acting_for
 from comfyline.catalogue import Catalogue
 from comfyline.errors import ComfylineError
 from comfyline.ledger.ledger import Ledger
@@ -24,7 +25,9 @@ from comfyline.runcomfy.downloads import Downloads
 from comfyline.runcomfy.outage import Outage
 from comfyline.runcomfy.poller import Poller
 from comfyline.runcomfy.polling import next_poll
+from comfyline.sandbox.store import request_ids
 from comfyline.settings import Secret, Settings, StorageSettings
+from comfyline.stack.layout import Layout
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.bucket_options import BucketOptions
 from comfyline.storage.copies import COPIES, Copies
@@ -46,6 +49,7 @@ class Services:
         downloads: Downloads,
         poller: Poller,
         ledger: Ledger,
+        ledger_id: str,
         bucket: Bucket,
         signer: Bucket,
         catalogue: Catalogue,
@@ -55,6 +59,7 @@ class Services:
         self.downloads = downloads
         self.poller = poller
         self.ledger = ledger
+        self.ledger_id = ledger_id
         self.strays = Strays(settings.home / "strays")
         self.places = Places(bucket)
         runcomfy_url, storage = settings.runcomfy.base_url, settings.storage
@@ -97,15 +102,16 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def open_ledger(url: str, *, reading: bool = False) -> Ledger:
+def open_ledger(url: str, account: Account | None, *, reading: bool = False) -> Ledger:
     """The ledger at a SQLAlchemy URL, in which this process has a name of its own.
 
-    With `reading`, a SQLite file that is not there is not made: the ledger is an empty one.
+    It shows what `account` has, and all for None. With `reading`, a SQLite file that is not there
+    is not made: the ledger is an empty one.
     """
     file = make_url(url).database if make_url(url).get_backend_name() == "sqlite" else None
     if reading and file and not Path(file).exists():
         url = "sqlite://"
-    return Ledger(url, this_process())
+    return Ledger(url, this_process(), account=account)
 
 
 @asynccontextmanager
@@ -119,6 +125,7 @@ async def open_services(
     """
     runcomfy, storage = settings.runcomfy, settings.storage
     async with AsyncExitStack() as stack:
+        stack.enter_context(acting_for(runcomfy.account))
         outage = Outage(runcomfy.patience, time.monotonic)
         client = await stack.enter_async_context(
             RuncomfyClient(
@@ -137,8 +144,12 @@ async def open_services(
             outside = replace(storage, endpoint_url=public)
             signer = await stack.enter_async_context(open_bucket(outside))
         poller = await stack.enter_async_context(Poller(client.status, next_poll, time.monotonic))
-        ledger = open_ledger(settings.ledger_url.value, reading=reading)
+        ledger = open_ledger(settings.ledger_url.value, runcomfy.account, reading=reading)
         stack.callback(ledger.close)
+        if not reading:
+            # From before requests had accounts, as long as its own memory tells which were its.
+            sandbox = Account(LOCAL_SANDBOX, profile="sandbox")
+            await ledger.adopt(sandbox, lambda: request_ids(Layout(settings.home).sandbox))
         await stack.enter_async_context(_holding(ledger))
         services = Services(
             settings=settings,
@@ -146,6 +157,7 @@ async def open_services(
             downloads=downloads,
             poller=poller,
             ledger=ledger,
+            ledger_id=await ledger.identity(),
             bucket=bucket,
             signer=signer,
             catalogue=Catalogue(

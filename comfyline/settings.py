@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from comfyline.account import Account
 from comfyline.errors import UsageError
 
 
@@ -63,7 +64,7 @@ class LocalStack:
 
 @dataclass(frozen=True, slots=True)
 class RuncomfySettings:
-    """How RunComfy is reached; times are in seconds."""
+    """How RunComfy is reached, and for whom; times are in seconds."""
 
     base_url: str
     token: Secret
@@ -71,6 +72,7 @@ class RuncomfySettings:
     in_flight: int
     submits_per_second: float
     patience: float
+    account: Account
     balance_url: str | None = None
 
 

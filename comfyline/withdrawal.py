@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from comfyline.account import command
 from comfyline.errors import Cancelled, ComfylineError, Interrupted
 from comfyline.job import JobState
 from comfyline.ledger.reading import Selection
@@ -117,6 +118,6 @@ async def _settled(
 def _goes_on(request_id: str, why: str) -> Interrupted:
     return Interrupted(
         f"The run was stopped, and request {request_id} goes on at RunComfy: {why}",
-        hint="It is paid for and not lost: `comfyline reconcile` or the next run collects it.",
+        hint=f"It is paid for and not lost: {command('reconcile')} or the next run collects it.",
         request_id=request_id,
     )

@@ -168,7 +168,7 @@ class _Walking:
         ledger = self._services.ledger
         _, first = group.jobs[0]
         try:
-            if first and not await ledger.take(first.key, first.job.model_id):
+            if first and not await ledger.take(first.key):
                 self.elsewhere.append(group)
                 return
         except ComfylineError as error:

@@ -26,7 +26,7 @@ _TIMEOUT = 1800.0
 async def generate(
     model_id: str,
     inputs: dict[str, Any],
-    profile: str = "sandbox",
+    profile: str,
     output: str = "outputs/generate",
     refresh: bool = False,  # noqa: FBT001, FBT002  # parameters of a flow go by name
     max_cost_usd: float | None = None,

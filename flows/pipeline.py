@@ -28,7 +28,7 @@ def _name() -> str:
 @flow(name="pipeline", flow_run_name=_name, retries=0)
 async def pipeline(
     path: str,
-    profile: str = "sandbox",
+    profile: str,
     overrides: list[str] | None = None,
     limit: int | None = None,
     refresh: bool = False,  # noqa: FBT001, FBT002  # parameters of a flow go by name

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 
+from comfyline.account import command
 from comfyline.errors import ComfylineError
 from comfyline.job import JobState
 from comfyline.ledger.doubts import sent_at
 from comfyline.ledger.reading import Selection
 from comfyline.ledger.records import Attempt
-from comfyline.ledger.refusals import short
+from comfyline.ledger.refusals import elsewhere_in_words, short
 from comfyline.leftovers import sweep
 from comfyline.progress import Note, RunPlanned, tell
 from comfyline.report.summary import RunSummary
@@ -36,7 +37,7 @@ _NAMED = 20
 
 
 @flow(name="reconcile", flow_run_name="reconcile", retries=0)
-async def reconcile(profile: str = "sandbox") -> State[RunSummary] | State[ComfylineError]:
+async def reconcile(profile: str) -> State[RunSummary] | State[ComfylineError]:
     """Polls, fetches and stores everything that was paid for and is not stored yet.
 
     Args:
@@ -50,6 +51,7 @@ async def reconcile(profile: str = "sandbox") -> State[RunSummary] | State[Comfy
         left = await services.ledger.unfinished()
         _say_all(text for _, text in warnings(left, now()))
         _say_all(_what_is_left(left))
+        _say_all(elsewhere_in_words(await services.ledger.unfinished_elsewhere()))
         run = Run(
             id=run_id(),
             pipeline="reconcile",
@@ -93,10 +95,11 @@ def _doubts(doubts: Sequence[Attempt]) -> Iterable[str]:
     for attempt in doubts[:_NAMED]:
         job, key = attempt.checked.job, short(attempt.checked.key)
         since = f"{sent_at(attempt):%Y-%m-%d %H:%M} UTC"
-        yield f"in doubt since {since}: {job.label} ({job.pipeline}): `comfyline resolve {key}`"
+        resolve = attempt.command(f"resolve {key}")
+        yield f"in doubt since {since}: {job.label} ({job.pipeline}): {resolve}"
     if len(doubts) > _NAMED:
         more = count(len(doubts) - _NAMED, "more job")
-        yield f"and {more} in doubt: `comfyline jobs --state in_doubt`"
+        yield f"and {more} in doubt: {command('jobs --state in_doubt')}"
 
 
 def _say_all(texts: Iterable[str]) -> None:

@@ -1,8 +1,9 @@
 """What Prefect may remember of a stage, and under which key.
 
-The ledger decides; a remembered result only spares work. So a key holds the job, the attempt and
-the request: a new attempt is never answered by an old result, nor one ledger by another's. What is
-remembered are ids, times and paths, as JSON: no media, no token, no presigned URL.
+The ledger decides; a remembered result only spares work. So a key holds the ledger, the job, the
+attempt and the request: a new attempt is never answered by an old result, nor one ledger by
+another's. What is remembered are ids, times and paths, as JSON: no media, no token, no presigned
+URL.
 
 poll and fetch are remembered. The others are not, each with its reason beside it.
 """
@@ -15,6 +16,7 @@ from pydantic import TypeAdapter
 
 from comfyline.job import CheckedJob
 from comfyline.run import FetchedOutputs, Submission
+from comfyline.services import Services
 
 _TYPES: dict[str, TypeAdapter[Any]] = {
     kind.__name__: TypeAdapter(kind) for kind in (Submission, FetchedOutputs)
@@ -23,11 +25,13 @@ _TAG = "comfyline"
 
 
 def of_attempt(context: TaskRunContext, arguments: dict[str, Any]) -> str:
-    """The key of a stage's result: stage, job, attempt and request."""
+    """The key of a stage's result: stage, ledger, job, attempt and request."""
     checked: CheckedJob = arguments["checked"]
     submission: Submission = arguments["submission"]
     stage = context.task.name
-    return f"{stage}-{checked.key}-{submission.attempt}-{submission.request_id}"
+    services: Services = arguments["services"]
+    of_request = f"{checked.key}-{submission.attempt}-{submission.request_id}"
+    return f"{stage}-{services.ledger_id}-{of_request}"
 
 
 def encode(value: Any) -> Any:

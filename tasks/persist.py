@@ -134,6 +134,7 @@ async def _put_sidecar(
         file,
         look=look,
         name=name.uri.rsplit("/", 1)[-1],
+        account=attempt.account,
         request_id=submission.request_id,
         attempt=submission.attempt,
         cost_usd=attempt.cost_usd,

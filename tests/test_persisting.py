@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
+from comfyline.account import Account
 from comfyline.errors import LeadsOutside, NameTaken, Unreachable
 from comfyline.job import CheckedJob, FetchedFile, Job, JobState, OnConflict, Placement
 from comfyline.ledger.budget import Limits
@@ -54,7 +55,9 @@ def settings(directory: Path, storage: StackAddresses) -> Settings:
         profile="test",
         home=directory / "home",
         model_directories=(),
-        runcomfy=RuncomfySettings("http://127.0.0.1:9", Secret("token"), (), 32, 5, 0),
+        runcomfy=RuncomfySettings(
+            "http://127.0.0.1:9", Secret("token"), (), 32, 5, 0, Account("http://127.0.0.1:9")
+        ),
         storage=StorageSettings(
             "s3://comfyline/uploads",
             storage.storage_endpoint,

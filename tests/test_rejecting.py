@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from comfyline.account import Account
 from comfyline.errors import Unreachable
 from comfyline.job import CheckedJob, ContentChecks, FetchedFile, Job, JobState, Media, Placement
 from comfyline.keys import job_key
@@ -33,7 +34,9 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
         profile="test",
         home=tmp_path / "home",
         model_directories=(),
-        runcomfy=RuncomfySettings("http://127.0.0.1:9", Secret("token"), (), 32, 5, 0),
+        runcomfy=RuncomfySettings(
+            "http://127.0.0.1:9", Secret("token"), (), 32, 5, 0, Account("http://127.0.0.1:9")
+        ),
         storage=StorageSettings("s3://b/uploads", None, Secret("key"), Secret("secret"), 60),
         ledger_url=Secret(f"sqlite:///{tmp_path / 'ledger.sqlite3'}"),
     )

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comfyline.account import Account
 from comfyline.job import CheckedJob, Job, JobState, Placement
 from comfyline.ledger.reading import UNFINISHED
 from comfyline.ledger.records import Attempt, Evidence
@@ -24,6 +25,7 @@ def paid(left: timedelta, state: JobState = JobState.IN_PROGRESS, number: int = 
         number=1,
         state=state,
         checked=replace(CHECKED, key=f"{number:064}"),
+        account=Account("https://model-api.example", profile="production"),
         run_id="run",
         owner=None,
         lease_until=None,

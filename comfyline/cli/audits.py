@@ -20,6 +20,7 @@ from comfyline.cli.selecting import (
     Since,
     Until,
     reading_ledger,
+    say_elsewhere,
     selection,
 )
 from comfyline.cli.speech import answer, results, say
@@ -53,6 +54,7 @@ def audit(
     async def work() -> int:
         async with _opened(profile, offline=offline) as (ledger, places, client):
             attempts = (await ledger.list(selected))[::-1]
+            await say_elsewhere(ledger)
             seen = await gather(attempts, places, client, now())
             asked_again, alarming = repeats(await with_history(attempts, ledger))
             balance = await client.balance() if client else None

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from comfyline.account import command
 from comfyline.cli.options import Profile
-from comfyline.cli.selecting import the_jobs
+from comfyline.cli.selecting import say_elsewhere, the_jobs
 from comfyline.cli.speech import say
 from comfyline.environment import prepare
 from comfyline.errors import UsageError
@@ -48,7 +49,9 @@ def cancel(
             if job:
                 attempts: Sequence[Attempt] = await the_jobs(services.ledger, job)
                 return await _cancel_jobs(attempts, services)
-            return await _cancel_all(run, pipeline, services)
+            code = await _cancel_all(run, pipeline, services)
+            await say_elsewhere(services.ledger)
+            return code
 
     return asyncio.run(work())
 
@@ -73,7 +76,7 @@ async def _cancel_all(run: str | None, pipeline: str | None, services: Services)
     if not told and not attempts:
         what = f"run {run!r}" if run is not None else f"pipeline {pipeline!r}"
         raise UsageError(
-            f"The ledger knows no {what}", hint="`comfyline jobs` lists what it knows."
+            f"The ledger knows no {what}", hint=f"{command('jobs')} lists what it knows."
         )
     if told:
         which = f"Run {run} submits" if run is not None else f"The runs of {pipeline} submit"
@@ -98,4 +101,4 @@ def _tell(taken: Sequence[Withdrawn]) -> None:
     left = sum(not one.is_cancelled for one in taken)
     if left:
         what = "It is" if left == 1 else f"These {left:,} are"
-        say(f"{what} paid for and not lost: `comfyline reconcile` or the next run collects it.")
+        say(f"{what} paid for and not lost: {command('reconcile')} or the next run collects it.")

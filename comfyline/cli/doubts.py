@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from comfyline.account import command, command_line
 from comfyline.cli.doubt_words import Line, facts
 from comfyline.cli.options import Json, Profile
-from comfyline.cli.selecting import the_jobs
+from comfyline.cli.selecting import the_jobs, whose
 from comfyline.cli.speech import answer, errors, say
 from comfyline.doubts import Doubt, check_request, look_into
 from comfyline.environment import prepare
@@ -74,7 +75,7 @@ def resolve(
 def _check(job: tuple[str, ...], *, lost: bool, request_id: str | None, force: bool) -> None:
     if not job:
         raise UsageError(
-            "Name the job that is in doubt", hint="`comfyline jobs --state in_doubt` lists them."
+            "Name the job that is in doubt", hint=f"{command('jobs --state in_doubt')} lists them."
         )
     if lost and request_id is not None:
         raise UsageError("--lost and --request-id are two answers: say one of them")
@@ -119,7 +120,7 @@ async def _adopt(
     for doubtful in (*found.objections, *found.unknown):
         say(f"{short(attempt.checked.key)}: {doubtful}; it is taken all the same.")
     await services.ledger.accepted(attempt.id, request_id)
-    message = f"Request {request_id} is {found.word}; `comfyline reconcile` collects it"
+    message = f"Request {request_id} is {found.word}; {command('reconcile')} collects it"
     return _told(attempt, "accepted", request_id, message)
 
 
@@ -148,10 +149,10 @@ def _print(attempt: Attempt, lines: list[Line]) -> None:
     for line in lines:
         advice = f" → this speaks for: {line.speaks_for.value}" if line.speaks_for else ""
         say(f"  {line.name:<{width}}  {line.text}{advice}")
-    key = short(attempt.checked.key)
     say("You decide. Look for it at RunComfy, in the request history of your account, then answer")
-    say(f"  comfyline resolve {key} --request-id ID   it is there: it is collected, not paid again")
-    say(f"  comfyline resolve {key} --lost            it is not: the next run submits it again")
+    there, lost = _answers(attempt)
+    say(f"  {there}   it is there: it is collected, not paid again")
+    say(f"  {lost:<{len(there)}}   it is not: the next run submits it again")
     errors.print()
 
 
@@ -161,6 +162,7 @@ def _as_json(doubt: Doubt, lines: list[Line]) -> dict[str, Any]:
     return {
         "job": attempt.checked.key,
         "attempt": attempt.number,
+        **whose(attempt),
         "pipeline": attempt.checked.job.pipeline,
         "item": attempt.checked.job.item,
         "step": attempt.checked.job.step,
@@ -193,8 +195,11 @@ def _as_json(doubt: Doubt, lines: list[Line]) -> dict[str, Any]:
             }
             for line in lines
         ],
-        "answers": [
-            f"comfyline resolve {short(attempt.checked.key)} --request-id ID",
-            f"comfyline resolve {short(attempt.checked.key)} --lost",
-        ],
+        "answers": list(_answers(attempt)),
     }
+
+
+def _answers(attempt: Attempt) -> tuple[str, str]:
+    """The two commands with which a person answers."""
+    resolve = f"resolve {short(attempt.checked.key)}"
+    return command_line(f"{resolve} --request-id ID"), command_line(f"{resolve} --lost")

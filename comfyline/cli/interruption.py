@@ -5,6 +5,7 @@ import signal
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from comfyline.account import command
 from comfyline.cli.orchestrator import leave_at_once
 from comfyline.cli.speech import say
 from comfyline.errors import Interrupted
@@ -26,7 +27,7 @@ async def interruptible(work: Coroutine[Any, Any, T], stop: Stop) -> T:
 
     async def leave() -> None:
         await stop.nothing_sending(_ANSWERS_TAKE)
-        say("Left at once: what is at RunComfy is in the ledger, `comfyline reconcile` it.")
+        say(f"Left at once: what is at RunComfy is in the ledger, {command('reconcile')} it.")
         leave_at_once(Interrupted.exit_code)
 
     leaving: list[asyncio.Task[None]] = []
@@ -54,7 +55,7 @@ async def interruptible(work: Coroutine[Any, Any, T], stop: Stop) -> T:
         raise Interrupted(
             "Interrupted",
             hint="What was submitted goes on at RunComfy and is in the ledger: run again, or "
-            "`comfyline reconcile`, and nothing is paid twice.",
+            f"{command('reconcile')}, and nothing is paid twice.",
         ) from None
     finally:
         loop.remove_signal_handler(signal.SIGINT)

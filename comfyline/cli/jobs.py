@@ -10,7 +10,7 @@ from rich.table import Table
 
 from comfyline.cli.options import Json, Profile
 from comfyline.cli.retention import warn
-from comfyline.cli.selecting import PipelineName, RunId, reading_ledger
+from comfyline.cli.selecting import PipelineName, RunId, reading_ledger, whose
 from comfyline.cli.speech import answer, results, say
 from comfyline.job import JobState
 from comfyline.ledger.doubts import how_far_in_words, sent_at
@@ -39,7 +39,7 @@ def jobs(
     selected = Selection(state=state, pipeline=pipeline, run_id=run)
 
     async def work() -> Sequence[Attempt]:
-        with reading_ledger(profile) as ledger:
+        with reading_ledger(profile, of_all=True) as ledger:
             return await ledger.list(selected)
 
     attempts = asyncio.run(work())
@@ -49,18 +49,26 @@ def jobs(
         results.print(_doubts(attempts) if state is JobState.IN_DOUBT else _all(attempts))
     doubts = sum(attempt.state is JobState.IN_DOUBT for attempt in attempts)
     if doubts:
-        say(f"{count(doubts, 'job')} in doubt: `comfyline resolve JOB` shows what is known.")
+        say(f"{count(doubts, 'job')} in doubt: {_resolving(attempts)} shows what is known.")
     warn(attempts)
     return 0
 
 
+def _resolving(attempts: Sequence[Attempt]) -> str:
+    """The commands that show what is known of the doubts: one for each profile."""
+    doubts = (one for one in attempts if one.state is JobState.IN_DOUBT)
+    return " or ".join(dict.fromkeys(one.command("resolve JOB") for one in doubts))
+
+
 def _all(attempts: Sequence[Attempt]) -> Table:
     columns = ("job", "pipeline", "item", "step", "state", "estimate", "cost", "request", "updated")
-    table = _table(columns)
+    several = len({attempt.account for attempt in attempts}) > 1
+    table = _table((*columns[:1], "where", *columns[1:]) if several else columns)
     for attempt in attempts:
         job = attempt.checked.job
         table.add_row(
             short(attempt.checked.key),
+            *([str(attempt.account or "not known")] if several else []),
             job.pipeline,
             job.label,
             job.step,
@@ -113,6 +121,7 @@ def _as_json(attempt: Attempt) -> dict[str, Any]:
     return {
         "job": attempt.checked.key,
         "attempt": attempt.number,
+        **whose(attempt),
         "run_id": attempt.run_id,
         "pipeline": job.pipeline,
         "item": job.item,

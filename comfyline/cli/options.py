@@ -5,7 +5,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 Profile = Annotated[
-    str, Parameter(name="--profile", help="Where it runs: a name in configs/profiles/, or a file.")
+    str,
+    Parameter(
+        name="--profile",
+        env_var="COMFYLINE_PROFILE",
+        help="Where it runs: a name in configs/profiles/, or a file.",
+    ),
 ]
 Overrides = Annotated[
     tuple[str, ...],

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import httpx
 
+from comfyline.account import command
 from comfyline.cli.speech import say
 from comfyline.environment import home, start_services
 from comfyline.errors import ComfylineError, Defect, Unreachable
@@ -74,7 +75,7 @@ async def run_flow(flow: Flow) -> RunSummary:
         raise PrefectIsGone(
             f"The Prefect server does not answer any more ({type(error).__name__})",
             hint="What was paid for is in the ledger: start the server with `comfyline up`, then "
-            "run again or `comfyline reconcile`.",
+            f"run again or {command('reconcile')}.",
         ) from error
     result = await state.aresult(raise_on_failure=False)
     if isinstance(result, RunSummary):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from comfyline.account import acting_for
 from comfyline.cli.interruption import interruptible
 from comfyline.cli.live import LiveDisplay, print_summary
 from comfyline.cli.options import (
@@ -23,7 +24,7 @@ from comfyline.cli.options import (
 )
 from comfyline.cli.orchestrator import Flow, PrefectIsGone, connect, leave_at_once, page, run_flow
 from comfyline.cli.speech import answer, errors, explain, say
-from comfyline.environment import check_token, needed_services
+from comfyline.environment import check_token, needed_services, profile_account
 from comfyline.errors import (
     ComfylineError,
     InputInvalid,
@@ -187,9 +188,10 @@ def _carry_out(
                 ended.append(_written(reported[0]))
 
     try:
-        check()
-        check_token(profile)
-        asyncio.run(interruptible(work(), stop))
+        with acting_for(profile_account(profile)):
+            check()
+            check_token(profile)
+            asyncio.run(interruptible(work(), stop))
     except ComfylineError as error:
         explain(error)
         code = error.exit_code

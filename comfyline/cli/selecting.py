@@ -7,12 +7,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from comfyline.account import acting_for, command
+from comfyline.cli.speech import say
 from comfyline.duration import parse_duration
-from comfyline.environment import profile_ledger_url
+from comfyline.environment import profile_account, profile_ledger_url
 from comfyline.errors import UsageError
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.reading import Selection
 from comfyline.ledger.records import Attempt
+from comfyline.ledger.refusals import elsewhere_in_words, short
 from comfyline.services import now, open_ledger
 
 RunId = Annotated[str | None, Parameter(name="--run", help="Only what this run asked for.")]
@@ -35,13 +38,25 @@ _NAMED = 5
 
 
 @contextmanager
-def reading_ledger(profile: str) -> Iterator[Ledger]:
-    """The ledger of a profile, to be looked at only: where there is none, none is made."""
-    ledger = open_ledger(profile_ledger_url(profile), reading=True)
+def reading_ledger(profile: str, *, of_all: bool = False) -> Iterator[Ledger]:
+    """The ledger of a profile, to be looked at only: where there is none, none is made.
+
+    It shows what the profile's account has, with `of_all` what every account has.
+    """
+    account = profile_account(profile)
+    shown = None if of_all else account
+    ledger = open_ledger(profile_ledger_url(profile), shown, reading=True)
     try:
-        yield ledger
+        with acting_for(account):
+            yield ledger
     finally:
         ledger.close()
+
+
+async def say_elsewhere(ledger: Ledger) -> None:
+    """Says what a command left alone because it is other accounts', and how to reach it."""
+    for line in elsewhere_in_words(await ledger.unfinished_elsewhere()):
+        say(line)
 
 
 def selection(
@@ -57,17 +72,32 @@ async def the_jobs(ledger: Ledger, prefixes: Sequence[str]) -> list[Attempt]:
     mistakes = []
     for prefix in prefixes:
         attempts = await ledger.list(Selection(key_prefix=prefix)) if prefix else []
+        others = await ledger.list(Selection(key_prefix=prefix), of_all=True) if prefix else []
         keys = list(dict.fromkeys(attempt.checked.key for attempt in attempts))
         if len(keys) == 1:
             found |= await ledger.find(keys)
         elif keys:
             some = ", ".join(key[:16] for key in keys[:_NAMED])
             mistakes.append(f"{len(keys)} jobs have a key that begins with {prefix!r}: {some}")
+        elif others:
+            other = others[0]
+            said = f"Job {short(other.checked.key)} was asked for at {other.account}, not here"
+            mistakes.append(f"{said}: {other.command('…')} reaches it")
         else:
             mistakes.append(f"No job has a key that begins with {prefix!r}")
     if mistakes:
-        raise UsageError("\n".join(mistakes), hint="`comfyline jobs` lists them.")
+        raise UsageError("\n".join(mistakes), hint=f"{command('jobs')} lists them.")
     return list(found.values())
+
+
+def whose(attempt: Attempt) -> dict[str, str | None]:
+    """Whose an attempt is, for a program; nulls where a version before accounts wrote it."""
+    account = attempt.account
+    return {
+        "origin": account.origin if account else None,
+        "account": account.name if account else None,
+        "profile": account.profile if account else None,
+    }
 
 
 def _moment(written: str | None) -> datetime | None:

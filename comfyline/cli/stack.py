@@ -69,7 +69,7 @@ def _unfinished(profile: str) -> Sequence[Attempt]:
     """What was paid for and is not stored. A ledger that cannot be read is said, and no more."""
 
     async def work() -> Sequence[Attempt]:
-        with reading_ledger(profile) as ledger:
+        with reading_ledger(profile, of_all=True) as ledger:
             return await ledger.unfinished()
 
     try:

@@ -80,7 +80,7 @@ def verify(
     async def work() -> None:
         attempts: Sequence[Attempt] = ()
         if not target:
-            with reading_ledger(profile) as ledger:
+            with reading_ledger(profile, of_all=True) as ledger:
                 attempts = await ledger.list(selection(run, pipeline, None, None))
         async with open_places(await _storage(profile, target, attempts)) as places:
             await verify_files(_expected(target, attempts, places), places, progress)

@@ -6,10 +6,12 @@ from datetime import datetime
 
 from sqlalchemy import Connection, select
 
+from comfyline.account import Account
 from comfyline.job import CheckedJob, JobState
 from comfyline.ledger import budget, sums, writing
 from comfyline.ledger.budget import Limits, NoMoney
 from comfyline.ledger.decision import Decision, decide
+from comfyline.ledger.reading import belongs_to
 from comfyline.ledger.records import Attempt, Evidence
 from comfyline.ledger.tables import attempts, runs
 from comfyline.ledger.writing import IsDead
@@ -49,6 +51,7 @@ class Asking:
     """Who asks for which job: `posting` are the claims that this owner still means to use."""
 
     checked: CheckedJob
+    account: Account | None
     run_id: str
     refresh: bool
     limits: Limits
@@ -73,7 +76,7 @@ def claim(connection: Connection, asking: Asking, now: datetime, is_dead: IsDead
         return NotOurs(decision, latest)
     if is_stopped(connection, asking.run_id):
         return RunStopped()
-    if sums.in_flight(connection, now) >= limits.in_flight:
+    if sums.in_flight(connection, now, asking.account) >= limits.in_flight:
         return NoSlot()
     amount = budget.to_reserve(checked.estimate_usd, limits)
     if no_money := _refused(connection, asking, amount, now):
@@ -84,6 +87,7 @@ def claim(connection: Connection, asking: Asking, now: datetime, is_dead: IsDead
         checked,
         asking.run_id,
         now,
+        account=asking.account,
         is_refresh=unasked is not Decision.SUBMIT,
     )
     writing.lease(
@@ -105,14 +109,14 @@ def is_stopped(connection: Connection, run_id: str) -> bool:
 
 
 def _latest(connection: Connection, asking: Asking, now: datetime) -> Attempt | None:
-    latest = writing.latest(connection, asking.checked.key)
+    latest = writing.latest(connection, asking.checked.key, asking.account)
     if latest is None or latest.state is not JobState.SUBMITTING or latest.owner != asking.owner:
         return latest
     if latest.id in asking.posting:
         return latest
     # A claim of our own whose commit we never heard of: its POST has not left.
     writing.give_back(connection, latest.id, asking.owner, now)
-    return writing.latest(connection, asking.checked.key)
+    return writing.latest(connection, asking.checked.key, asking.account)
 
 
 def _refused(
@@ -126,6 +130,7 @@ def _refused(
         of_day = sums.reserved_usd(
             connection,
             attempts.c.pipeline == asking.checked.job.pipeline,
+            belongs_to(asking.account),
             attempts.c.claimed_at >= now.replace(hour=0, minute=0, second=0, microsecond=0),
         )
     return budget.refusal(amount, limits, of_run, of_day)

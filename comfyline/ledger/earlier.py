@@ -6,7 +6,9 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from comfyline.account import Account
 from comfyline.job import CheckedJob, JobState
+from comfyline.ledger.reading import belongs_to
 from comfyline.ledger.records import pack, unpack
 from comfyline.ledger.tables import attempts
 
@@ -17,7 +19,7 @@ Spot = tuple[str, str, str, str, int | None]
 
 
 def earlier_jobs(
-    connection: Connection, asked: Sequence[CheckedJob]
+    connection: Connection, asked: Sequence[CheckedJob], account: Account | None
 ) -> list[tuple[CheckedJob, CheckedJob] | None]:
     """For each job what was last submitted in its place, and the job itself in the same form.
 
@@ -32,7 +34,7 @@ def earlier_jobs(
         items = sorted({item for _, item, *_ in mine})
         for start in range(0, len(items), _ITEMS_AT_A_TIME):
             some = items[start : start + _ITEMS_AT_A_TIME]
-            latest |= _latest(connection, pipeline, some, mine)
+            latest |= _latest(connection, pipeline, some, mine, account)
     return [
         (latest[spot], unpack(json.loads(json.dumps(one)))) if spot in latest else None
         for spot, one in zip(spots, packed, strict=True)
@@ -40,7 +42,11 @@ def earlier_jobs(
 
 
 def _latest(
-    connection: Connection, pipeline: str, items: Sequence[str], spots: set[Spot]
+    connection: Connection,
+    pipeline: str,
+    items: Sequence[str],
+    spots: set[Spot],
+    account: Account | None,
 ) -> dict[Spot, CheckedJob]:
     column = attempts.c
     query = (
@@ -51,6 +57,7 @@ def _latest(
             column.step.in_(sorted({step for _, _, step, *_ in spots})),
             # What never left was never asked for.
             column.state != JobState.PLANNED,
+            belongs_to(account),
         )
         .order_by(column.id)
     )

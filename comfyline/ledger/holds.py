@@ -1,12 +1,14 @@
 """Who walks a job right now, so that no two do the same work; the lease alone guards the money."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
-from comfyline.ledger.tables import jobs
-from comfyline.ledger.writing import IsDead, know_job
+from comfyline.account import Account
+from comfyline.ledger.tables import holds
+from comfyline.ledger.writing import IsDead
 
 HOLD_SECONDS = 45
 """How long a hold is believed that is not renewed."""
@@ -17,40 +19,59 @@ RENEW_SECONDS = 15
 _PER_QUERY = 500
 
 
-def take(
-    connection: Connection, key: str, model_id: str, owner: str, now: datetime, is_dead: IsDead
-) -> bool:
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds jobs: a process, for one account; two accounts do not wait for each other."""
+
+    owner: str
+    account: Account | None
+
+    @property
+    def scope(self) -> dict[str, str]:
+        """The columns that stand for the account."""
+        account = self.account
+        return {
+            "origin": account.origin if account else "",
+            "account": account.name if account else "",
+        }
+
+    def among_its_own(self) -> ColumnElement[bool]:
+        """Select the holds for the same account."""
+        scope = self.scope
+        return (holds.c.origin == scope["origin"]) & (holds.c.account == scope["account"])
+
+
+def take(connection: Connection, key: str, holder: Holder, now: datetime, is_dead: IsDead) -> bool:
     """Takes the hold on a job, unless somebody else alive has it."""
-    know_job(connection, key, model_id, now)
-    row = connection.execute(
-        select(jobs.c.held_by, jobs.c.held_until).where(jobs.c.key == key)
-    ).one()
-    if not _is_free(row.held_by, row.held_until, owner, now, is_dead):
+    until = {"held_by": holder.owner, "held_until": now + timedelta(seconds=HOLD_SECONDS)}
+    this = (holds.c.key == key) & holder.among_its_own()
+    row = connection.execute(select(holds.c.held_by, holds.c.held_until).where(this)).one_or_none()
+    if row is None:
+        connection.execute(insert(holds).values(key=key, **holder.scope, **until))
+        return True
+    if not _is_free(row.held_by, row.held_until, holder.owner, now, is_dead):
         return False
-    until = now + timedelta(seconds=HOLD_SECONDS)
-    connection.execute(
-        update(jobs).where(jobs.c.key == key).values(held_by=owner, held_until=until)
-    )
+    connection.execute(update(holds).where(this).values(**until))
     return True
 
 
 def free(
-    connection: Connection, keys: Sequence[str], owner: str, now: datetime, is_dead: IsDead
+    connection: Connection, keys: Sequence[str], holder: Holder, now: datetime, is_dead: IsDead
 ) -> set[str]:
     """Which of these jobs nobody else holds."""
     found: set[str] = set(keys)
     for start in range(0, len(keys), _PER_QUERY):
         some = keys[start : start + _PER_QUERY]
-        query = select(jobs.c.key, jobs.c.held_by, jobs.c.held_until).where(jobs.c.key.in_(some))
+        query = select(holds).where(holds.c.key.in_(some), holder.among_its_own())
         for row in connection.execute(query):
-            if not _is_free(row.held_by, row.held_until, owner, now, is_dead):
+            if not _is_free(row.held_by, row.held_until, holder.owner, now, is_dead):
                 found.discard(row.key)
     return found
 
 
 def is_any_held(connection: Connection, owner: str, now: datetime, is_dead: IsDead) -> bool:
-    """Whether anybody else holds a job."""
-    query = select(jobs.c.held_by, jobs.c.held_until).where(jobs.c.held_by.is_not(None)).distinct()
+    """Whether anybody else holds a job, for whichever account."""
+    query = select(holds.c.held_by, holds.c.held_until).distinct()
     return any(
         not _is_free(row.held_by, row.held_until, owner, now, is_dead)
         for row in connection.execute(query)
@@ -60,30 +81,24 @@ def is_any_held(connection: Connection, owner: str, now: datetime, is_dead: IsDe
 def renew(connection: Connection, owner: str, now: datetime) -> None:
     """Says that the owner still works on all that it holds."""
     until = now + timedelta(seconds=HOLD_SECONDS)
-    connection.execute(update(jobs).where(jobs.c.held_by == owner).values(held_until=until))
+    connection.execute(update(holds).where(holds.c.held_by == owner).values(held_until=until))
 
 
 def release(connection: Connection, owner: str, key: str | None) -> None:
     """Gives up the hold on one job, or on all."""
-    mine = update(jobs).where(jobs.c.held_by == owner)
-    if key is not None:
-        mine = mine.where(jobs.c.key == key)
-    connection.execute(mine.values(held_by=None, held_until=None))
+    mine = delete(holds).where(holds.c.held_by == owner)
+    connection.execute(mine if key is None else mine.where(holds.c.key == key))
 
 
 def drop_dead(connection: Connection, is_dead: IsDead) -> None:
     """Frees what is held by those who are certainly gone, so that the ledger names no dead one."""
-    holders = select(jobs.c.held_by).where(jobs.c.held_by.is_not(None)).distinct()
+    holders = select(holds.c.held_by).distinct()
     gone = [one for one in connection.execute(holders).scalars() if is_dead(one)]
     if gone:
-        connection.execute(
-            update(jobs).where(jobs.c.held_by.in_(gone)).values(held_by=None, held_until=None)
-        )
+        connection.execute(delete(holds).where(holds.c.held_by.in_(gone)))
 
 
 def _is_free(
-    held_by: str | None, held_until: datetime | None, owner: str, now: datetime, is_dead: IsDead
+    held_by: str, held_until: datetime, owner: str, now: datetime, is_dead: IsDead
 ) -> bool:
-    if held_by is None or held_by == owner or held_until is None:
-        return True
-    return held_until <= now or is_dead(held_by)
+    return held_by == owner or held_until <= now or is_dead(held_by)

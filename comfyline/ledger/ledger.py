@@ -1,14 +1,15 @@
 """The ledger: each method is one transaction, and says which crash it is safe against."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
+from comfyline.account import Account, command
 from comfyline.addresses import without_secrets
 from comfyline.errors import ComfylineError
 from comfyline.job import CheckedJob, JobState, StoredOutput
@@ -20,6 +21,7 @@ from comfyline.ledger.presence import Presence
 from comfyline.ledger.reading import Selection
 from comfyline.ledger.records import Attempt, Evidence, Glance
 from comfyline.ledger.stored import Provenance, owners, provenance, record_outputs
+from comfyline.ledger.tables import attempts, ledger
 from comfyline.owner import is_dead
 
 _STORED = frozenset({JobState.PERSISTED})
@@ -31,11 +33,19 @@ _NOTHING = Evidence()
 class Ledger(Presence):
     """The record of jobs, attempts, costs and outputs in one database.
 
-    `owner` names this process; `now` is the clock, None for the database's own.
+    `owner` names this process; `now` is the clock, None for the database's own; of what other
+    accounts than `account` have nothing is seen, of all for None.
     """
 
-    def __init__(self, url: str, owner: str, now: Callable[[], datetime] | None = None) -> None:
-        super().__init__(url, owner, now)
+    def __init__(
+        self,
+        url: str,
+        owner: str,
+        now: Callable[[], datetime] | None = None,
+        *,
+        account: Account | None = None,
+    ) -> None:
+        super().__init__(url, owner, now, account=account)
         self._posting: set[int] = set()
 
     def close(self) -> None:
@@ -44,15 +54,21 @@ class Ledger(Presence):
 
     async def find(self, keys: Sequence[str]) -> dict[str, Attempt]:
         """The latest attempt of each known key."""
-        return await self._database.read(lambda c: reading.latest_attempts(c, keys))
+        return await self._database.read(lambda c: reading.latest_attempts(c, keys, self._account))
 
     async def glance(self, keys: Sequence[str]) -> dict[str, Glance]:
         """The same with what decides about a job and no more, for very many keys."""
-        return await self._database.read(lambda c: reading.latest_glances(c, keys))
+        return await self._database.read(lambda c: reading.latest_glances(c, keys, self._account))
 
-    async def list(self, selection: Selection = Selection()) -> Sequence[Attempt]:  # noqa: B008  # frozen
-        """The attempts that are meant, newest first."""
-        return await self._database.read(lambda c: reading.list_attempts(c, selection))
+    async def list(
+        self,
+        selection: Selection = Selection(),  # noqa: B008  # frozen
+        *,
+        of_all: bool = False,
+    ) -> Sequence[Attempt]:
+        """The attempts that are meant, newest first; with `of_all` those of every account."""
+        account = None if of_all else self._account
+        return await self._database.read(lambda c: reading.list_attempts(c, selection, account))
 
     async def earlier(
         self, asked: Sequence[CheckedJob]
@@ -61,7 +77,7 @@ class Ledger(Presence):
 
         A place is an item, a step, its settings and its part, in one pipeline.
         """
-        return await self._database.read(lambda c: earlier_jobs(c, asked))
+        return await self._database.read(lambda c: earlier_jobs(c, asked, self._account))
 
     async def owners(self, uris: Sequence[str]) -> dict[str, Attempt]:
         """The attempt whose output each of a few places holds, for those that hold one."""
@@ -69,11 +85,42 @@ class Ledger(Presence):
 
     async def provenance(self, keys: Sequence[str]) -> dict[str, Provenance]:
         """Where what is stored of these jobs came from, for those of which anything is."""
-        return await self._database.read(lambda c: provenance(c, keys))
+        return await self._database.read(lambda c: provenance(c, keys, self._account))
 
     async def unfinished(self) -> Sequence[Attempt]:
         """What was paid for and is not stored, oldest first."""
-        return await self._database.read(reading.unfinished_attempts)
+        return await self._database.read(lambda c: reading.unfinished_attempts(c, self._account))
+
+    async def unfinished_elsewhere(self) -> dict[Account, int]:
+        """How many unfinished jobs the other accounts have, those in doubt with them."""
+        if self._account is None:
+            return {}
+        account = self._account
+        return await self._database.read(lambda c: reading.unfinished_elsewhere(c, account))
+
+    async def identity(self) -> str:
+        """What tells this ledger from one that was made anew."""
+        return await self._database.read(lambda c: str(c.execute(select(ledger.c.id)).scalar_one()))
+
+    async def adopt(self, account: Account, request_ids: Callable[[], Collection[str]]) -> int:
+        """Gives an account what versions before accounts wrote under its request ids; how many.
+
+        `request_ids` tells them, and is asked in a thread, only where there is anything to adopt.
+        """
+        nobodys = attempts.c.origin.is_(None) & attempts.c.request_id.is_not(None)
+        query = select(attempts.c.id, attempts.c.request_id).where(nobodys)
+        rows = await self._database.read(lambda c: c.execute(query).all())
+        if not rows:
+            return 0
+        its_own = await asyncio.to_thread(request_ids)
+        mine = [row.id for row in rows if row.request_id in its_own]
+
+        def work(connection: Connection) -> None:
+            for attempt_id in mine:
+                writing.adopt(connection, attempt_id, account)
+
+        await self._database.run(work)
+        return len(mine)
 
     async def end_dead_leases(self) -> int:
         """Puts in doubt what dead processes were submitting; how many those were.
@@ -101,7 +148,16 @@ class Ledger(Presence):
         Of any number of processes that ask for the same key at once, one gets `Claimed`.
         `evidence` is what is known before the POST, for a doubt.
         """
-        asking = Asking(checked, run_id, refresh, limits, self._owner, self._posting, evidence)
+        asking = Asking(
+            checked,
+            self._account,
+            run_id,
+            refresh,
+            limits,
+            self._owner,
+            self._posting,
+            evidence,
+        )
         meant: set[int] = set()
 
         def work(connection: Connection) -> Claim:
@@ -139,7 +195,7 @@ class Ledger(Presence):
         except ComfylineError as error:
             # The only trace of something paid for: the error has to carry it to a person.
             error.message = f"RunComfy accepted request {request_id}. {error.message}"
-            error.hint = f"Keep the id for `comfyline resolve JOB --request-id {request_id}`."
+            error.hint = f"Keep the id for {command(f'resolve JOB --request-id {request_id}')}."
             error.request_id = request_id
             raise
 
@@ -223,6 +279,9 @@ class Ledger(Presence):
         **values: object,
     ) -> None:
         def work(connection: Connection) -> None:
+            if self._account and to is not JobState.EXPIRED:
+                # Whoever was answered about it, or has stored it, knows whose it is.
+                writing.adopt(connection, attempt_id, self._account)
             writing.move(connection, attempt_id, to, self._now(connection), unless=unless, **values)
 
         await self._database.run(work)

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import ColumnElement, Connection, insert, true, update
 
+from comfyline.account import Account
 from comfyline.errors import ComfylineError
-from comfyline.ledger import claiming, holds
+from comfyline.ledger import claiming, holds, writing
 from comfyline.ledger.connection import LedgerDatabase
 from comfyline.ledger.tables import runs
 from comfyline.owner import is_dead
@@ -17,19 +18,29 @@ from comfyline.owner import is_dead
 class Presence:
     """The part of the ledger that spares double work and hears of stops; money is not decided here.
 
-    `owner` names this process; `now` is the clock, None for the database's own.
+    `owner` names this process; `now` is the clock, None for the database's own. What `account` has
+    is all that is seen, and what is asked for is asked for it; None sees what everybody has.
     """
 
-    def __init__(self, url: str, owner: str, now: Callable[[], datetime] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        owner: str,
+        now: Callable[[], datetime] | None = None,
+        *,
+        account: Account | None = None,
+    ) -> None:
         self._database = LedgerDatabase(url)
         self._owner = owner
         self._clock = now
+        self._account = account
+        self._holder = holds.Holder(owner, account)
         self._held: set[str] = set()
 
-    async def take(self, key: str, model_id: str) -> bool:
+    async def take(self, key: str) -> bool:
         """Takes the hold on a job, unless another process works on it."""
         taken = await self._database.run(
-            lambda c: holds.take(c, key, model_id, self._owner, self._now(c), is_dead)
+            lambda c: holds.take(c, key, self._holder, self._now(c), is_dead)
         )
         if taken:
             self._held.add(key)
@@ -38,7 +49,7 @@ class Presence:
     async def free(self, keys: Sequence[str]) -> set[str]:
         """Which of these jobs no other process works on any more."""
         return await self._database.read(
-            lambda c: holds.free(c, keys, self._owner, self._now(c), is_dead)
+            lambda c: holds.free(c, keys, self._holder, self._now(c), is_dead)
         )
 
     async def is_anybody_at_work(self) -> bool:
@@ -83,7 +94,7 @@ class Presence:
             )
             if not known.rowcount:
                 values = {"id": run_id, "pipeline": pipeline, "started_at": self._now(connection)}
-                connection.execute(insert(runs).values(values))
+                connection.execute(insert(runs).values(**values, **writing.whose(self._account)))
 
         await self._database.run(work)
 
@@ -91,7 +102,8 @@ class Presence:
         """Lets a run submit nothing more; whether there is such a run."""
 
         def work(connection: Connection) -> bool:
-            stop = update(runs).where(runs.c.id == run_id).values(stopped_at=self._now(connection))
+            this = (runs.c.id == run_id) & self._own_runs()
+            stop = update(runs).where(this).values(stopped_at=self._now(connection))
             return connection.execute(stop).rowcount > 0
 
         return await self._database.run(work)
@@ -100,7 +112,7 @@ class Presence:
         """Lets the runs of a pipeline submit nothing more; how many that had not been told yet."""
 
         def work(connection: Connection) -> int:
-            going = (runs.c.pipeline == pipeline, runs.c.stopped_at.is_(None))
+            going = (runs.c.pipeline == pipeline, runs.c.stopped_at.is_(None), self._own_runs())
             stop = update(runs).where(*going).values(stopped_at=self._now(connection))
             return connection.execute(stop).rowcount
 
@@ -109,6 +121,12 @@ class Presence:
     async def is_stopped(self, run_id: str) -> bool:
         """Whether a run was told to stop."""
         return await self._database.read(lambda c: claiming.is_stopped(c, run_id))
+
+    def _own_runs(self) -> ColumnElement[bool]:
+        if self._account is None:
+            return true()
+        own = (runs.c.origin == self._account.origin) & (runs.c.account == self._account.name)
+        return own | runs.c.origin.is_(None)
 
     def _now(self, connection: Connection) -> datetime:
         return self._clock() if self._clock else self._database.now(connection)

@@ -16,9 +16,12 @@ from sqlalchemy import (
     case,
     cast,
     func,
+    or_,
     select,
+    true,
 )
 
+from comfyline.account import Account
 from comfyline.errors import Rejected
 from comfyline.job import JobState, StoredOutput
 from comfyline.ledger.records import REFRESH, Attempt, Evidence, Glance, unpack
@@ -37,31 +40,47 @@ UNFINISHED = (
 """States in which money is, or may be, at stake and a machine can still do something."""
 
 
-def latest_attempts(connection: Connection, keys: Sequence[str]) -> dict[str, Attempt]:
-    """The latest attempt of each key that the ledger knows.
+def belongs_to(account: Account | None) -> ColumnElement[bool]:
+    """Select an account's own attempts, all of them for None.
+
+    What a version before accounts wrote is everybody's until an answer tells whose it is: better
+    looked for at the wrong place than paid for twice.
+    """
+    if account is None:
+        return true()
+    own = (attempts.c.origin == account.origin) & (attempts.c.account == account.name)
+    return or_(own, attempts.c.origin.is_(None))
+
+
+def latest_attempts(
+    connection: Connection, keys: Sequence[str], account: Account | None
+) -> dict[str, Attempt]:
+    """The latest attempt of each key that an account has.
 
     One that never left does not count beside an earlier one: a refresh that came to nothing must
     not hide what is stored already, or in doubt.
     """
     found: dict[str, Attempt] = {}
-    for newest in _newest(keys):
-        query = select(attempts).join(newest, _is_newest(newest))
+    for newest in _newest(keys, account):
+        query = select(attempts).join(newest, _is_newest(newest)).where(belongs_to(account))
         found |= {attempt.checked.key: attempt for attempt in read_attempts(connection, query)}
     return found
 
 
-def latest_glances(connection: Connection, keys: Sequence[str]) -> dict[str, Glance]:
+def latest_glances(
+    connection: Connection, keys: Sequence[str], account: Account | None
+) -> dict[str, Glance]:
     """The same, with no more of each attempt than decides about its job."""
     column = attempts.c
     found: dict[str, Glance] = {}
-    for newest in _newest(keys):
+    for newest in _newest(keys, account):
         # As text: most are never looked into.
         packed = cast(column.request, Text).label("packed")
         parts = (column.id, column.key, column.state, column.run_id, column.pipeline)
         more = (column.lease_until, column.request_id, column.cost_usd, column.error_kind, packed)
-        query = select(*parts, *more).join(newest, _is_newest(newest))
+        query = select(*parts, *more).join(newest, _is_newest(newest)).where(belongs_to(account))
         rows = connection.execute(query).all()
-        files, rejected = _files(connection, rows), _rejections(connection, rows)
+        files, rejected = _files(connection, rows), _rejections(connection, rows, account)
         for row in rows:
             found[row.key] = Glance(
                 state=JobState(row.state),
@@ -78,21 +97,23 @@ def latest_glances(connection: Connection, keys: Sequence[str]) -> dict[str, Gla
     return found
 
 
-def _newest(keys: Sequence[str]) -> Iterator[Subquery]:
-    """For some keys after the other, the number of the attempt that counts."""
-    # What never left and stands alone is number 1; beside others it is the last and counts least.
-    counts = case((attempts.c.state == JobState.PLANNED, 1), else_=attempts.c.number)
+_WEIGHT = case((attempts.c.state == JobState.PLANNED, -attempts.c.number), else_=attempts.c.number)
+"""Which attempt of a job counts: the last, and before what never left any other."""
+
+
+def _newest(keys: Sequence[str], account: Account | None) -> Iterator[Subquery]:
+    """For some keys after the other, the weight of the attempt that counts."""
     for start in range(0, len(keys), _PER_QUERY):
         yield (
-            select(attempts.c.key, func.max(counts).label("number"))
-            .where(attempts.c.key.in_(keys[start : start + _PER_QUERY]))
+            select(attempts.c.key, func.max(_WEIGHT).label("weight"))
+            .where(attempts.c.key.in_(keys[start : start + _PER_QUERY]), belongs_to(account))
             .group_by(attempts.c.key)
             .subquery()
         )
 
 
 def _is_newest(newest: Subquery) -> ColumnElement[bool]:
-    return (attempts.c.key == newest.c.key) & (attempts.c.number == newest.c.number)
+    return (attempts.c.key == newest.c.key) & (newest.c.weight == _WEIGHT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +132,12 @@ class Selection:
     until: datetime | None = None
 
 
-def list_attempts(connection: Connection, selection: Selection) -> list[Attempt]:
-    """The attempts that are meant, newest first."""
+def list_attempts(
+    connection: Connection, selection: Selection, account: Account | None
+) -> list[Attempt]:
+    """The attempts of an account that are meant, newest first."""
     column = attempts.c
-    query = select(attempts).order_by(column.id.desc())
+    query = select(attempts).where(belongs_to(account)).order_by(column.id.desc())
     if selection.state:
         query = query.where(column.state == selection.state)
     if selection.pipeline:
@@ -129,21 +152,46 @@ def list_attempts(connection: Connection, selection: Selection) -> list[Attempt]
         query = query.where(column.updated_at >= selection.since)
     if selection.until:
         query = query.where(column.updated_at < selection.until)
-    return read_attempts(connection, query)
+    return read_attempts(connection, query, account)
 
 
-def unfinished_attempts(connection: Connection) -> list[Attempt]:
+_IS_UNFINISHED = attempts.c.state.in_(UNFINISHED) & attempts.c.request_id.is_not(None)
+
+
+def unfinished_attempts(connection: Connection, account: Account | None) -> list[Attempt]:
     """What was paid for and is not stored yet, oldest submission first: it expires first."""
     query = (
         select(attempts)
-        .where(attempts.c.state.in_(UNFINISHED), attempts.c.request_id.is_not(None))
+        .where(_IS_UNFINISHED, belongs_to(account))
         .order_by(attempts.c.submitted_at, attempts.c.id)
     )
-    return read_attempts(connection, query)
+    return read_attempts(connection, query, account)
 
 
-def read_attempts(connection: Connection, query: Select[Any]) -> list[Attempt]:
-    """The attempts that a query over `attempts` selects, in its order."""
+def unfinished_elsewhere(connection: Connection, account: Account) -> dict[Account, int]:
+    """How many unfinished jobs every other account has, each as it was last reached."""
+    column = attempts.c
+    query = (
+        select(column.origin, column.account, column.profile)
+        .where((column.state == JobState.IN_DOUBT) | _IS_UNFINISHED, ~belongs_to(account))
+        .order_by(column.id)
+    )
+    found: dict[Account, int] = defaultdict(int)
+    named: dict[Account, Account] = {}
+    for row in connection.execute(query):
+        other = Account(row.origin, row.account, row.profile or "")
+        found[other] += 1
+        named[other] = other
+    return {named[other]: number for other, number in found.items()}
+
+
+def read_attempts(
+    connection: Connection, query: Select[Any], account: Account | None = None
+) -> list[Attempt]:
+    """The attempts that a query over `attempts` selects, in its order.
+
+    Rejections are counted among those of `account`.
+    """
     rows = connection.execute(query).all()
     files = _files(connection, rows)
     reached: dict[int, dict[JobState, datetime]] = defaultdict(dict)
@@ -151,7 +199,7 @@ def read_attempts(connection: Connection, query: Select[Any]) -> list[Attempt]:
         steps = select(transitions).where(transitions.c.attempt_id.in_(some))
         for row in connection.execute(steps.order_by(transitions.c.id)):
             reached[row.attempt_id][JobState(row.state)] = row.at
-    rejected = _rejections(connection, rows)
+    rejected = _rejections(connection, rows, account)
     return [
         _attempt(row, tuple(files[row.id]), reached[row.id], rejected.get(row.id, 0))
         for row in rows
@@ -179,7 +227,9 @@ def _ids(rows: Sequence[Row[Any]]) -> Iterator[Sequence[int]]:
     return (ids[start : start + _PER_QUERY] for start in range(0, len(ids), _PER_QUERY))
 
 
-def _rejections(connection: Connection, rows: Sequence[Row[Any]]) -> dict[int, int]:
+def _rejections(
+    connection: Connection, rows: Sequence[Row[Any]], account: Account | None
+) -> dict[int, int]:
     """For each rejected attempt, how many were since the last refresh of its job, with itself."""
     keys = sorted({row.key for row in rows if row.error_kind == Rejected.kind})
     column = attempts.c
@@ -189,7 +239,7 @@ def _rejections(connection: Connection, rows: Sequence[Row[Any]]) -> dict[int, i
         query = (
             select(column.id, column.key, column.error_kind)
             .add_columns(column.request[REFRESH].as_boolean().label(REFRESH))
-            .where(column.key.in_(keys[start : start + _PER_QUERY]))
+            .where(column.key.in_(keys[start : start + _PER_QUERY]), belongs_to(account))
             .order_by(column.key, column.number)
         )
         for row in connection.execute(query):
@@ -212,6 +262,7 @@ def _attempt(
         number=row.number,
         state=JobState(row.state),
         checked=unpack(row.request),
+        account=_account(row),
         run_id=row.run_id,
         owner=row.owner,
         lease_until=row.lease_until,
@@ -227,5 +278,10 @@ def _attempt(
         updated_at=row.updated_at,
         outputs=stored,
         reached=reached,
+        missing_since=row.missing_since,
         rejections=rejections,
     )
+
+
+def _account(row: Row[Any]) -> Account | None:
+    return Account(row.origin, row.account, row.profile or "") if row.origin else None

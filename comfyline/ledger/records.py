@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from comfyline.account import Account, command
 from comfyline.addresses import bare_origin, without_secrets
 from comfyline.job import (
     CheckedJob,
@@ -43,16 +44,19 @@ class Evidence:
 class Attempt:
     """One attempt of a job, with its outputs and the time of each state.
 
+    `account` is whose it is, None where a version before accounts wrote it and nothing has told.
     `outputs` are whole or empty: an attempt that lost one of its files to another job has none.
     `reserved_usd` is what its claim set aside, `claimed_at` when the POST was about to leave.
-    `rejections` counts the attempts that ended as rejected since the job was last refreshed, this
-    one with them; it is counted for one that was rejected itself.
+    `missing_since` is since when RunComfy has not known the request, without an answer in between
+    that did. `rejections` counts the attempts that ended as rejected since the job was last
+    refreshed, this one with them; it is counted for one that was rejected itself.
     """
 
     id: int
     number: int
     state: JobState
     checked: CheckedJob
+    account: Account | None
     run_id: str
     owner: str | None
     lease_until: datetime | None
@@ -68,12 +72,17 @@ class Attempt:
     updated_at: datetime
     outputs: tuple[StoredOutput, ...]
     reached: Mapping[JobState, datetime]
+    missing_since: datetime | None = None
     rejections: int = 0
 
     @property
     def pipeline(self) -> str:
         """The pipeline that asked for it."""
         return self.checked.job.pipeline
+
+    def command(self, words: str) -> str:
+        """Return a command as people type it for the account of this attempt."""
+        return self.account.command(words) if self.account else command(words)
 
     @property
     def placement(self) -> Placement:

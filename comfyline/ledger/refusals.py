@@ -1,5 +1,8 @@
 """Why the ledger lets a job not be submitted, said for the person who can do something about it."""
 
+from collections.abc import Iterator, Mapping
+
+from comfyline.account import Account, command
 from comfyline.errors import (
     Cancelled,
     Expired,
@@ -22,12 +25,19 @@ def short(key: str) -> str:
     return key[:_SHORT_KEY]
 
 
+def elsewhere_in_words(unfinished: Mapping[Account, int]) -> Iterator[str]:
+    """Say what other accounts have left unfinished, and with which profile it is reached."""
+    for account, number in unfinished.items():
+        left = f"{number:,} unfinished job{'s' * (number != 1)} of {account} left alone"
+        yield f"{left}: {account.command('reconcile')} collects what is paid for there"
+
+
 def in_doubt(key: str, reason: str) -> InDoubt:
     """A POST whose outcome nobody knows."""
     return InDoubt(
         f"The POST may have been accepted, and its answer never arrived ({reason})",
-        hint="It is not sent again by itself. Look for it at RunComfy, then `comfyline resolve "
-        f"{short(key)} --request-id ID`, or `--lost` when it is not there.",
+        hint="It is not sent again by itself. Look for it at RunComfy, then "
+        f"{command(f'resolve {short(key)} --request-id ID')}, or `--lost` when it is not there.",
     )
 
 

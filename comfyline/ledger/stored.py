@@ -6,8 +6,9 @@ from datetime import datetime
 
 from sqlalchemy import Connection, delete, insert, select
 
+from comfyline.account import Account
 from comfyline.job import JobState, StoredOutput
-from comfyline.ledger.reading import read_attempts
+from comfyline.ledger.reading import belongs_to, read_attempts
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.tables import attempts, outputs, transitions
 
@@ -51,7 +52,9 @@ class Provenance:
     stored_at: datetime
 
 
-def provenance(connection: Connection, keys: Sequence[str]) -> dict[str, Provenance]:
+def provenance(
+    connection: Connection, keys: Sequence[str], account: Account | None
+) -> dict[str, Provenance]:
     """Where what is stored of these jobs came from, in few queries however many they are."""
     found: dict[str, Provenance] = {}
     for start in range(0, len(keys), _PER_QUERY):
@@ -65,7 +68,7 @@ def provenance(connection: Connection, keys: Sequence[str]) -> dict[str, Provena
             )
             .join(transitions, transitions.c.attempt_id == attempts.c.id)
             .where(attempts.c.key.in_(keys[start : start + _PER_QUERY]))
-            .where(transitions.c.state == JobState.PERSISTED)
+            .where(transitions.c.state == JobState.PERSISTED, belongs_to(account))
             .order_by(attempts.c.number)
         )
         for key, *told in connection.execute(query):

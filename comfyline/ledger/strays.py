@@ -40,7 +40,7 @@ class Strays:
 
 
 async def _adopt(told: dict[str, str | int | None], ledger: Ledger) -> bool:
-    for attempt in await ledger.list(Selection(key_prefix=str(told["key"]))):
+    for attempt in await ledger.list(Selection(key_prefix=str(told["key"])), of_all=True):
         # By its mark, because another ledger may have the same key and number as well.
         if attempt.number == told["number"] and attempt.evidence.mark == told["mark"]:
             await ledger.accepted(attempt.id, str(told["request_id"]))

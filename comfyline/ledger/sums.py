@@ -4,9 +4,10 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
 
+from comfyline.account import Account
 from comfyline.errors import Rejected
 from comfyline.job import JobState
-from comfyline.ledger.reading import UNFINISHED
+from comfyline.ledger.reading import UNFINISHED, belongs_to
 from comfyline.ledger.tables import attempts
 
 
@@ -20,11 +21,13 @@ def has_submitted(connection: Connection, key: str, run_id: str) -> bool:
     return connection.execute(query).scalar_one() > 0
 
 
-def in_flight(connection: Connection, now: datetime) -> int:
-    """How many requests all processes have at RunComfy, or are sending there."""
+def in_flight(connection: Connection, now: datetime, account: Account | None) -> int:
+    """How many requests of an account all processes have at RunComfy, or are sending there."""
     waiting = [state for state in UNFINISHED if state is not JobState.COMPLETED]
     holds_slot = and_(attempts.c.state.in_(waiting), attempts.c.slot_until > now)
-    query = select(func.count()).where(or_(attempts.c.state == JobState.SUBMITTING, holds_slot))
+    query = select(func.count()).where(
+        or_(attempts.c.state == JobState.SUBMITTING, holds_slot), belongs_to(account)
+    )
     return connection.execute(query).scalar_one()
 
 

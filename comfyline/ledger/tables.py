@@ -60,10 +60,28 @@ jobs = Table(
     Column("key", String(64), primary_key=True),
     Column("model_id", String, nullable=False),
     Column("created_at", UtcTime, nullable=False),
-    # Who walks the job right now, and until when that is believed.
+    # Where versions before accounts hold jobs; kept for those that run beside this one.
     Column("held_by", String),
     Column("held_until", UtcTime),
     Index("jobs_by_holder", "held_by"),
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("origin", String, primary_key=True),
+    Column("account", String, primary_key=True),
+    # Who walks the job right now, and until when that is believed.
+    Column("held_by", String, nullable=False, index=True),
+    Column("held_until", UtcTime, nullable=False),
+)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    # What tells this ledger from one that was made anew: its row numbers begin again.
+    Column("id", String(32), primary_key=True),
 )
 
 attempts = Table(
@@ -71,7 +89,13 @@ attempts = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("key", ForeignKey("jobs.key"), nullable=False),
+    # Counted over all accounts.
     Column("number", Integer, nullable=False),
+    # Whose it is; null where a version before accounts wrote it, and nothing has told since.
+    Column("origin", String),
+    Column("account", String),
+    # How people reach that account, for hints.
+    Column("profile", Words),
     Column("state", String(16), nullable=False),
     Column("pipeline", Words, nullable=False),
     Column("item", Words, nullable=False),
@@ -97,10 +121,12 @@ attempts = Table(
     # When the intent was last committed; the POST leaves right after it.
     Column("claimed_at", UtcTime),
     Column("submitted_at", UtcTime),
+    # Since when RunComfy has not known the request, without an answer in between that did.
+    Column("missing_since", UtcTime),
     Column("updated_at", UtcTime, nullable=False),
     UniqueConstraint("key", "number"),
     Index("attempts_by_state", "state"),
-    Index("attempts_by_request", "request_id", unique=True),
+    Index("attempts_by_request", "request_id", "origin", unique=True),
     Index("attempts_by_run", "run_id"),
     Index("attempts_by_day", "pipeline", "claimed_at"),
 )
@@ -109,6 +135,8 @@ runs = Table(
     "runs",
     metadata,
     Column("id", String, primary_key=True),
+    Column("origin", String),
+    Column("account", String),
     Column("pipeline", Words, nullable=False),
     Column("started_at", UtcTime, nullable=False),
     # Since when it may submit nothing more.

@@ -12,10 +12,11 @@ from sqlalchemy import (
     update,
 )
 
+from comfyline.account import Account, command
 from comfyline.errors import ComfylineError
 from comfyline.job import ALLOWED, CheckedJob, JobState
 from comfyline.ledger.decision import LEASE_SECONDS
-from comfyline.ledger.reading import latest_attempts
+from comfyline.ledger.reading import belongs_to, latest_attempts
 from comfyline.ledger.records import REFRESH, Attempt, Evidence, pack
 from comfyline.ledger.tables import attempts, jobs, transitions
 
@@ -29,7 +30,8 @@ class StateConflict(ComfylineError):
     kind = "state-conflict"
 
 
-_LOOK = "Something else has moved it on meanwhile: `comfyline jobs` shows where it stands."
+def _look() -> str:
+    return f"Something else has moved it on meanwhile: {command('jobs')} shows where it stands."
 
 
 def open_attempt(
@@ -38,6 +40,7 @@ def open_attempt(
     run_id: str,
     now: datetime,
     *,
+    account: Account | None,
     is_refresh: bool = False,
 ) -> tuple[int, int]:
     """A row in `planned` to submit: the one that never left, else a new one. Its id and number.
@@ -52,15 +55,17 @@ def open_attempt(
         "step": packed["job"]["step"],
         "request": packed,
         "estimate_usd": packed["estimate_usd"],
+        **whose(account),
+        "profile": account.profile if account else None,
     }
-    of_key = select(attempts.c.id, attempts.c.number, attempts.c.state).where(
-        attempts.c.key == checked.key
-    )
-    newest = connection.execute(of_key.order_by(attempts.c.number.desc()).limit(1)).one_or_none()
+    last = select(attempts.c.id, attempts.c.number, attempts.c.state)
+    last = last.where(attempts.c.key == checked.key).order_by(attempts.c.number.desc()).limit(1)
+    newest = connection.execute(last.where(belongs_to(account))).one_or_none()
     if newest is not None and newest.state == JobState.PLANNED:
         connection.execute(update(attempts).where(attempts.c.id == newest.id).values(**asked))
         return newest.id, newest.number
     know_job(connection, checked.key, checked.job.model_id, now)
+    newest = connection.execute(last).one_or_none()
     number = newest.number + 1 if newest else 1
     row = connection.execute(
         insert(attempts).values(
@@ -75,6 +80,18 @@ def open_attempt(
     attempt_id = int(row.inserted_primary_key[0]) if row.inserted_primary_key else 0
     _note(connection, attempt_id, JobState.PLANNED, now)
     return attempt_id, number
+
+
+def whose(account: Account | None) -> dict[str, str]:
+    """An account as values to write."""
+    return {"origin": account.origin, "account": account.name} if account else {}
+
+
+def adopt(connection: Connection, attempt_id: int, account: Account) -> None:
+    """Writes down whose an attempt is of which that was not known."""
+    unknown = (attempts.c.id == attempt_id) & attempts.c.origin.is_(None)
+    told = {**whose(account), "profile": account.profile}
+    connection.execute(update(attempts).where(unknown).values(**told))
 
 
 def know_job(connection: Connection, key: str, model_id: str, now: datetime) -> None:
@@ -107,7 +124,7 @@ def move(
     if current is to and not values:
         return
     if current is not to and to not in ALLOWED[current]:
-        raise StateConflict(f"Attempt {attempt_id} cannot go from {current} to {to}", hint=_LOOK)
+        raise StateConflict(f"Attempt {attempt_id} cannot go from {current} to {to}", hint=_look())
     connection.execute(
         update(attempts)
         .where(attempts.c.id == attempt_id)
@@ -156,17 +173,25 @@ def accept(connection: Connection, attempt_id: int, request_id: str, now: dateti
             attempts.c.submitted_at,
             attempts.c.state,
             attempts.c.claimed_at,
+            attempts.c.origin,
         )
         .where(attempts.c.id == attempt_id)
         .with_for_update()
     ).one()
     if row.request_id is not None and row.request_id != request_id:
-        raise StateConflict(f"Attempt {attempt_id} is request {row.request_id} already", hint=_LOOK)
+        raise StateConflict(
+            f"Attempt {attempt_id} is request {row.request_id} already", hint=_look()
+        )
     taken = select(attempts.c.id).where(
         attempts.c.request_id == request_id, attempts.c.id != attempt_id
     )
-    if (other := connection.execute(taken).scalar_one_or_none()) is not None:
-        raise StateConflict(f"Request {request_id} is that of attempt {other} already", hint=_LOOK)
+    if row.origin is not None:
+        # Another origin may give the same id.
+        taken = taken.where((attempts.c.origin == row.origin) | attempts.c.origin.is_(None))
+    if (other := connection.execute(taken.limit(1)).scalar_one_or_none()) is not None:
+        raise StateConflict(
+            f"Request {request_id} is that of attempt {other} already", hint=_look()
+        )
     if row.request_id is not None and row.submitted_at is not None:
         known: datetime = row.submitted_at
         return known
@@ -196,7 +221,7 @@ def give_back(connection: Connection, attempt_id: int, owner: str, now: datetime
         .with_for_update()
     ).one()
     if row.state == JobState.SUBMITTING and row.owner != owner:
-        raise StateConflict(f"Attempt {attempt_id} is being submitted by another", hint=_LOOK)
+        raise StateConflict(f"Attempt {attempt_id} is being submitted by another", hint=_look())
     if row.state == JobState.IN_DOUBT:
         reason = {"error_kind": "not-sent", "error_message": "RunComfy never accepted it."}
         move(connection, attempt_id, JobState.FAILED, now, **{**_let_go(), **reason})
@@ -215,7 +240,7 @@ def give_up(
         select(attempts.c.state).where(attempts.c.id == attempt_id).with_for_update()
     ).one()
     if row.state != JobState.IN_DOUBT:
-        raise StateConflict(f"Attempt {attempt_id} is {row.state}, not in doubt", hint=_LOOK)
+        raise StateConflict(f"Attempt {attempt_id} is {row.state}, not in doubt", hint=_look())
     move(connection, attempt_id, JobState.FAILED, now, **{**_let_go(), **reason})
 
 
@@ -237,9 +262,9 @@ def end_dead_leases(connection: Connection, now: datetime, is_dead: IsDead) -> i
     return len(ids)
 
 
-def latest(connection: Connection, key: str) -> Attempt | None:
-    """The latest attempt of one key."""
-    return latest_attempts(connection, [key]).get(key)
+def latest(connection: Connection, key: str, account: Account | None) -> Attempt | None:
+    """The latest attempt of one key that an account has."""
+    return latest_attempts(connection, [key], account).get(key)
 
 
 def _let_go() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from comfyline.account import Account
 from comfyline.addresses import bare_origin, without_secrets
 from comfyline.job import CheckedJob, FetchedFile, Media, Pointer, StoredOutput
 from comfyline.media import Look
@@ -16,6 +17,7 @@ def sidecar_text(
     *,
     look: Look | None = None,
     name: str,
+    account: Account | None,
     request_id: str | None,
     attempt: int,
     cost_usd: float | None,
@@ -25,9 +27,10 @@ def sidecar_text(
 ) -> str:
     """The sidecar of one output, which will lie beside it under the file name `name`.
 
-    `timestamps` holds when the job entered each state; times without a zone are taken as UTC.
-    `cost_usd` is what the whole job cost, None when RunComfy did not say, and `estimate_usd` what
-    it was expected to cost when it was submitted. `look` says how large and how long the output is,
+    `account` is whose request made it. `timestamps` holds when the job entered each state; times
+    without a zone are taken as UTC. `cost_usd` is what the whole job cost, None when RunComfy did
+    not say, and `estimate_usd` what it was expected to cost when it was submitted. `look` says how
+    large and how long the output is,
     `rejected` why it was stored aside, empty for one that was accepted. Presigned URLs never get
     in: media stand as their hash and origin, and every URL is cut off at its query.
     """
@@ -40,6 +43,8 @@ def sidecar_text(
         "model": job.model_id,
         "inputs": _as_submitted(job.inputs, {media.pointer: media for media in checked.media}),
         "variant": _as_submitted(job.variant, {}),
+        "origin": account.origin if account else None,
+        "account": account.name if account else None,
         "request_id": request_id,
         "attempt": attempt,
         "cost_usd": cost_usd,

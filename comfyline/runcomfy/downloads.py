@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
+from comfyline.account import command
 from comfyline.errors import BrokenOutput, ComfylineError, Unreachable
 from comfyline.runcomfy.behind import Behind
 from comfyline.runcomfy.data_uris import Embedded, decode
@@ -219,7 +220,7 @@ class Downloads:
         if seconds > _GRACE + received / _SLOWEST:
             raise _TooSlow(
                 f"{shown} comes too slowly: {received} bytes in {seconds:.0f} s",
-                hint="Nothing is lost: run again or `comfyline reconcile`.",
+                hint=f"Nothing is lost: run again or {command('reconcile')}.",
             )
 
 
@@ -243,5 +244,5 @@ def _check_status(shown: str, status: int) -> None:
 def _away(shown: str, reason: str) -> Unreachable:
     return Unreachable(
         f"{shown} cannot be fetched: {reason}",
-        hint="Nothing is lost: run again or `comfyline reconcile`.",
+        hint=f"Nothing is lost: run again or {command('reconcile')}.",
     )

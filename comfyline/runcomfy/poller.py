@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from comfyline.account import command
 from comfyline.errors import DeadlinePassed, Expired
 from comfyline.job import JobState
 from comfyline.runcomfy.polling import Observation, PollPolicy
@@ -174,7 +175,7 @@ class Poller:
 def _too_late(request_id: str) -> DeadlinePassed:
     return DeadlinePassed(
         f"Request {request_id} did not end within the job's timeout",
-        hint="It goes on at RunComfy and is not lost: `comfyline reconcile` or the next run "
+        hint=f"It goes on at RunComfy and is not lost: {command('reconcile')} or the next run "
         "collects it.",
         request_id=request_id,
     )

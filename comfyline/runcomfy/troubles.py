@@ -2,6 +2,7 @@
 
 import httpx
 
+from comfyline.account import command
 from comfyline.errors import (
     BrokenAnswer,
     ComfylineError,
@@ -18,7 +19,10 @@ from comfyline.runcomfy.reply import Reply
 from comfyline.runcomfy.wire import ApiError, names_status, read_error
 
 _NOTHING_LOST = "Run again later: nothing is lost."
-_SAFE = "What was submitted is safe: run again or `comfyline reconcile` when it is back."
+
+
+def _safe() -> str:
+    return f"What was submitted is safe: run again or {command('reconcile')} when it is back."
 
 
 def understood(reply: Reply, request_id: str | None) -> Reply:
@@ -36,7 +40,7 @@ def understood(reply: Reply, request_id: str | None) -> Reply:
             return reply
         case Meaning.YES:
             raise BrokenAnswer(
-                "What answers for RunComfy does not speak JSON", hint=_SAFE, request_id=request_id
+                "What answers for RunComfy does not speak JSON", hint=_safe(), request_id=request_id
             )
         case Meaning.LATER:
             raise slow_down(reply.status, request_id, reply.retry_after)
@@ -78,7 +82,7 @@ def refusal(
             hint = "Nothing was charged."
             if request_id:
                 # Refused is the question about it: the request was accepted long ago.
-                hint = "The request may still be running: see `comfyline jobs`."
+                hint = f"The request may still be running: see {command('jobs')}."
             said_no = f"RunComfy refused the request: {text}"
             return Refused(said_no, hint=hint, request_id=request_id)
 
@@ -97,7 +101,7 @@ def away(reason: str, request_id: str | None, retry_after: float | None = None) 
     """No answer came, or none of RunComfy's."""
     return Unreachable(
         f"RunComfy cannot be reached: {reason}",
-        hint=_SAFE,
+        hint=_safe(),
         request_id=request_id,
         retry_after=retry_after,
     )

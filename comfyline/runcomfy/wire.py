@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from comfyline.account import command
 from comfyline.addresses import without_secrets
 from comfyline.errors import BrokenAnswer
 from comfyline.job import JobState
@@ -195,7 +196,7 @@ def _as(model: type[M], answer: Any, otherwise: str) -> M:
         # What pydantic says quotes the answer, and nobody knows what is in it.
         raise BrokenAnswer(
             f"What answers for RunComfy does not speak as RunComfy does: {otherwise}",
-            hint="What was submitted is safe: run again or `comfyline reconcile` later.",
+            hint=f"What was submitted is safe: run again or {command('reconcile')} later.",
         ) from None
 
 

@@ -191,6 +191,17 @@ class Store:
             return round(float(total.scalar_one()), 6)
 
 
+def request_ids(directory: Path) -> frozenset[str]:
+    """Return the ids of all requests that a sandbox with this state ever accepted."""
+    if not (directory / "sandbox.sqlite3").is_file():
+        return frozenset()
+    store = Store(directory)
+    try:
+        return frozenset(request.request_id for request in store.all())
+    finally:
+        store.close()
+
+
 def _prepare(connection: Any, _record: Any) -> None:
     # NORMAL loses nothing when the process is killed, only when the machine is.
     for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL"):

@@ -30,6 +30,8 @@ class Sidecar(_Read):
     """What can be checked of a sidecar; the rest is for people."""
 
     job: str
+    origin: str | None = None
+    account: str | None = None
     request_id: str | None = None
     output: SidecarOutput
 

@@ -155,6 +155,7 @@ class Office:
             checked,
             output,
             name=name,
+            account=None,
             request_id=request_id,
             attempt=1,
             cost_usd=cost,

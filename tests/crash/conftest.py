@@ -120,7 +120,7 @@ def scene(
 def _empty_ledger(path: Path) -> Path:
     """A ledger as any run but the first finds it: migrating takes longer than all else in it."""
     made = path.with_name("made.sqlite3")
-    ledger = open_ledger(f"sqlite:///{made}")
+    ledger = open_ledger(f"sqlite:///{made}", None)
     asyncio.run(ledger.end_dead_leases())
     ledger.close()
     assert not made.with_name("made.sqlite3-wal").exists()

@@ -144,7 +144,7 @@ class Scene:
         return [row for row in rows if row["input"].get("prompt", "").startswith(f"{self.name} ")]
 
     def attempts(self) -> list[Attempt]:
-        ledger = open_ledger(self.ledger_url, reading=True)
+        ledger = open_ledger(self.ledger_url, None, reading=True)
         try:
             return list(asyncio.run(ledger.list()))
         finally:

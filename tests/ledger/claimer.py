@@ -57,7 +57,7 @@ async def work(ledger: Ledger, what: str, which: str) -> None:
             assert await claim(ledger, which)
             say_and_sleep()
         case "take":
-            assert await ledger.take(job(which).key, "acme/painter")
+            assert await ledger.take(job(which).key)
             say_and_sleep()
         case "stuck":
             writing.lease = say_and_sleep

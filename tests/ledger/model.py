@@ -24,7 +24,7 @@ from comfyline.ledger.decision import Decision
 from comfyline.ledger.holds import HOLD_SECONDS
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.writing import StateConflict
-from tests.ledger.conftest import MODEL, ROOMY, Clock, asked, output
+from tests.ledger.conftest import ROOMY, Clock, asked, output
 from tests.ledger.worker import Answer, RunComfy, Talk, Worker
 
 PROMPTS = ["a", "b"]
@@ -167,7 +167,7 @@ class LedgerModel(RuleBasedStateMachine):
             name, until = self.holder.get(key, (worker.name, worker.now()))
             free = name == worker.name or until <= worker.now() or name in self.known_dead
             assert self.do(worker.ledger.free([key])) == ({key} if free else set())
-            assert self.do(worker.ledger.take(key, MODEL)) == free
+            assert self.do(worker.ledger.take(key)) == free
             if free:
                 self.holder[key] = worker.name, self.held_until(worker)
             return
@@ -331,7 +331,7 @@ class LedgerModel(RuleBasedStateMachine):
                 worker.look(row.id, row.request_id)
         for prompt in PROMPTS:
             checked = asked(prompt, price=1.0, checks=ContentChecks(again=AGAIN))
-            assert self.do(worker.ledger.take(checked.key, MODEL))
+            assert self.do(worker.ledger.take(checked.key))
             if isinstance(
                 worker.claim(checked, "the last run", refresh=False, limits=ROOMY), Claimed
             ):

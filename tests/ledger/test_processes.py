@@ -11,7 +11,7 @@ from comfyline.ledger.claiming import Claimed, NotOurs
 from comfyline.ledger.decision import LEASE_SECONDS, Decision
 from comfyline.ledger.holds import HOLD_SECONDS
 from comfyline.ledger.ledger import Ledger
-from tests.ledger.conftest import MODEL, Clock, Desk, asked
+from tests.ledger.conftest import Clock, Desk, asked
 from tests.ledger.processes import at_once, killed_after
 
 ELSEWHERE = "far-away:7/another-machine/1/abc"
@@ -71,7 +71,7 @@ async def test_the_hold_of_a_process_killed_on_this_machine_is_taken_over_at_onc
     key = asked("the one").key
     killed_after(url, "own", "take", "the one")
     assert await ledger.free([key]) == {key}
-    assert await ledger.take(key, MODEL)
+    assert await ledger.take(key)
 
 
 async def test_the_hold_of_a_process_killed_elsewhere_is_taken_over_when_it_lapses(
@@ -79,7 +79,7 @@ async def test_the_hold_of_a_process_killed_elsewhere_is_taken_over_when_it_laps
 ):
     key = asked("the one").key
     killed_after(url, ELSEWHERE, "take", "the one")
-    assert not await ledger.take(key, MODEL)
+    assert not await ledger.take(key)
     clock.time = datetime.now(UTC)
     clock.forward(HOLD_SECONDS)
-    assert await ledger.take(key, MODEL)
+    assert await ledger.take(key)

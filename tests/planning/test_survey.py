@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from comfyline.account import Account
 from comfyline.checking.jobs import identify
 from comfyline.errors import GenerationFailed, InputInvalid, Unreachable
 from comfyline.job import Job, JobState, Placement, StoredOutput
@@ -40,7 +41,9 @@ async def services(tmp_path: Path, storage: StackAddresses) -> AsyncIterator[Ser
         profile="test",
         home=tmp_path / "home",
         model_directories=(Path(__file__).parents[2] / "configs/models",),
-        runcomfy=RuncomfySettings("http://127.0.0.1:9", Secret("token"), (), 32, 5, 0),
+        runcomfy=RuncomfySettings(
+            "http://127.0.0.1:9", Secret("token"), (), 32, 5, 0, Account("http://127.0.0.1:9")
+        ),
         storage=StorageSettings(
             "s3://comfyline/uploads",
             storage.storage_endpoint,

@@ -2,6 +2,7 @@ import json
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+from comfyline.account import Account
 from comfyline.job import (
     CheckedJob,
     FetchedFile,
@@ -38,6 +39,7 @@ def photo(pointer: Pointer, origin: str):
 def sidecar(job: CheckedJob, output: StoredOutput | FetchedFile | None = None, **changes: Any):
     arguments = {
         "name": "cat-0.png",
+        "account": Account("https://model-api.example", "team-a"),
         "request_id": "req-1",
         "attempt": 1,
         "cost_usd": 0.14,
@@ -59,6 +61,8 @@ def test_it_says_what_made_the_output():
         "model": "google/nano-banana/pro/edit",
         "inputs": {"prompt": "hello ü", "seed": 7},
         "variant": {"take": 2},
+        "origin": "https://model-api.example",
+        "account": "team-a",
         "request_id": "req-1",
         "attempt": 1,
         "cost_usd": 0.14,
@@ -142,3 +146,8 @@ def test_how_large_and_how_long_an_output_is_stands_there_where_it_is_known():
     assert (told["width"], told["height"], told["duration"]) == (64, 36, 2.5)
     unknown = json.loads(sidecar(checked({}), look=Look("image/png")))["output"]
     assert not {"width", "height", "duration"} & unknown.keys()
+
+
+def test_a_file_of_which_nobody_knows_whose_request_made_it_says_so():
+    told = json.loads(sidecar(checked({}), account=None))
+    assert told["origin"] is told["account"] is None

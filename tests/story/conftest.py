@@ -103,7 +103,7 @@ class Project:
 
     def attempts(self) -> list[Attempt]:
         """Everything that the ledger knows."""
-        ledger = open_ledger(f"sqlite:///{self.home / 'ledger.sqlite3'}", reading=True)
+        ledger = open_ledger(f"sqlite:///{self.home / 'ledger.sqlite3'}", None, reading=True)
         try:
             return list(asyncio.run(ledger.list()))
         finally:

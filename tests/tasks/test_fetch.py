@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from prefect.logging import disable_run_logger
 
+from comfyline.account import Account
 from comfyline.errors import BrokenOutput, ComfylineError
 from comfyline.job import CheckedJob, Job, JobState, Placement
 from comfyline.keys import job_key
@@ -41,7 +42,9 @@ async def services(runcomfy: Hostile, tmp_path: Path) -> AsyncIterator[Services]
         profile="test",
         home=tmp_path / "home",
         model_directories=(tmp_path / "models",),
-        runcomfy=RuncomfySettings(runcomfy.url, Secret("token"), (), 4, 100, 0),
+        runcomfy=RuncomfySettings(
+            runcomfy.url, Secret("token"), (), 4, 100, 0, Account(runcomfy.url)
+        ),
         storage=StorageSettings("s3://none/uploads", "http://127.0.0.1:9", None, None, 60),
         ledger_url=Secret(f"sqlite:///{tmp_path / 'ledger.sqlite3'}"),
     )

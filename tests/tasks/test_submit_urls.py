@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from prefect.logging import disable_run_logger
 
+from comfyline.account import Account
 from comfyline.checking.jobs import identify
 from comfyline.errors import ComfylineError, InputInvalid, Unfetchable
 from comfyline.job import CheckedJob, Job, Media, Placement
@@ -39,7 +40,9 @@ async def services(
         profile="test",
         home=tmp_path,
         model_directories=(ROOT / "configs/models",),
-        runcomfy=RuncomfySettings(sandbox.url, Secret("sandbox-token"), (), 4, 100, 5),
+        runcomfy=RuncomfySettings(
+            sandbox.url, Secret("sandbox-token"), (), 4, 100, 5, Account(sandbox.url)
+        ),
         storage=StorageSettings(
             "s3://comfyline/uploads",
             storage.storage_endpoint,
