@@ -5,7 +5,8 @@ import hashlib
 import json
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from comfyline.account import Account
 from comfyline.cli.main import run
 from comfyline.errors import InDoubt
 from comfyline.job import CheckedJob, Job, JobState, Media, Placement, StoredOutput
@@ -53,6 +55,7 @@ class Office:
         self.write_profile(balance_url=f"{sandbox.url}/prod/v2/balance")
 
     def write_profile(self, balance_url: str = "", access_log: str = "") -> None:
+        self.account = Account(self.sandbox.url, profile=str(self._profile))
         self._profile.write_text(
             json.dumps(
                 {
@@ -76,11 +79,18 @@ class Office:
         said = self._capsys.readouterr()
         return Ended(code, said.out, said.err)
 
+    @contextmanager
+    def at(self, account: Account) -> Iterator[None]:
+        """Asks for another account while the block lasts."""
+        own, self.account = self.account, account
+        yield
+        self.account = own
+
     def ledger(self, work: Callable[[Ledger], Awaitable[T]], at: datetime | None = None) -> T:
         """Does something with the ledger, at another time where one is named."""
 
         async def opened() -> T:
-            ledger = Ledger(self.url, "test", (lambda: at) if at else None)
+            ledger = Ledger(self.url, "test", (lambda: at) if at else None, account=self.account)
             try:
                 return await work(ledger)
             finally:
@@ -90,7 +100,7 @@ class Office:
 
     def attempts(self) -> list[Attempt]:
         """All that the ledger knows, oldest first."""
-        return list(self.ledger(lambda ledger: ledger.list(Selection())))[::-1]
+        return list(self.ledger(lambda ledger: ledger.list(Selection(), of_all=True)))[::-1]
 
     def claimed(
         self,
