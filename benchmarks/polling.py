@@ -123,7 +123,7 @@ async def _field(origin: str) -> AsyncIterator[_Field]:
     outage = Outage(20, time.monotonic)
     async with RuncomfyClient(origin, SANDBOX_TOKEN, outage) as client:
         field = _Field(client, origin)
-        async with Poller(field.ask, next_poll, time.monotonic) as poller:
+        async with Poller(field.ask, next_poll, time.monotonic, 20) as poller:
             field.policies = {
                 "comfyline, next_poll": _adaptive(poller),
                 "every 2 s": _fixed(field, 2),

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from comfyline.errors import Rejected
+from comfyline.errors import GivenUp, Rejected
 from comfyline.job import JobState, StoredOutput
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.records import PAID_IN_VAIN, Attempt
 from comfyline.ledger.refusals import short
 from comfyline.ledger.retention import kept_until
 from comfyline.report.words import count, usd
@@ -199,7 +199,7 @@ def _is_charged(attempt: Attempt) -> bool:
 
 def _came_to_nothing(attempt: Attempt) -> bool:
     """Whether RunComfy made nothing. What was rejected here it did make, and may charge for."""
-    return attempt.state in _FOR_NOTHING and attempt.error_kind != Rejected.kind
+    return attempt.state in _FOR_NOTHING and attempt.error_kind not in PAID_IN_VAIN
 
 
 def _reason(before: Attempt, again: Attempt) -> str:
@@ -209,6 +209,8 @@ def _reason(before: Attempt, again: Attempt) -> str:
         return ""
     if before.error_kind == Rejected.kind:
         return "the first was rejected by the step's checks, and the job asked for another"
+    if before.error_kind == GivenUp.kind:
+        return "the first was given up, and it was asked for again"
     if before.state in _FOR_NOTHING:
         return f"the first is {before.state} and was charged, and it was asked for again"
     lost = before.state is JobState.EXPIRED

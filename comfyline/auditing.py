@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from comfyline.audit import FileSeen, Seen
-from comfyline.errors import Expired, Refused, Unreachable
+from comfyline.errors import NotKnownNow, Refused, Unreachable
 from comfyline.job import JobState, StoredOutput
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.reading import Selection
-from comfyline.ledger.records import Attempt
-from comfyline.ledger.retention import KEPT
+from comfyline.ledger.records import KEPT, Attempt
 from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.storage.parts import all_of
 from comfyline.storage.places import Places
@@ -42,7 +41,7 @@ async def gather(
             try:
                 charge = (await client.charge(attempt.request_id)).cost_usd
                 asked = True
-            except (Expired, Refused):
+            except (NotKnownNow, Refused):
                 pass  # It is deleted there, which is no difference.
         return Seen(attempt, tuple(files), asked, charge)
 

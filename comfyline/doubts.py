@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from comfyline.errors import ComfylineError, Expired, UsageError
+from comfyline.errors import ComfylineError, NotKnownNow, UsageError
 from comfyline.ledger.decision import LEASE_SECONDS
 from comfyline.ledger.doubts import Balance, others_since, read_balance, sent_at
 from comfyline.ledger.reading import Selection
@@ -90,10 +90,11 @@ async def check_request(attempt: Attempt, request_id: str, services: Services) -
         status = await services.client.status(request_id)
         # In sync mode this may be the only time that it is told: it is kept where `fetch` looks.
         result = await services.client.result(request_id, directory / "result.json")
-    except Expired:
+    except NotKnownNow:
         raise UsageError(
-            f"RunComfy does not know request {request_id}, or has deleted it after its 7 days",
-            hint="Check the id. If it is right, its result is lost: --lost ends the doubt.",
+            f"RunComfy does not know request {request_id} now",
+            hint="Nothing was changed. Check the id, and that this profile is the one that it was "
+            "submitted with; it may be known again later, unless its 7 days are over.",
         ) from None
     found = Found(status.word, *_compare(attempt, result))
     if found.objections:

@@ -8,6 +8,7 @@
     │   ├── Redirected        69  what answers there sends elsewhere, where the token must not go
     │   └── Unfetchable       69  an input lies where RunComfy cannot fetch it
     ├── TryLater              75  rate limit: refused for now
+    │   ├── NotKnownNow       75  RunComfy does not know an accepted request at this moment
     │   └── DeadlinePassed    75  the job's time is over; the request stays collectable
     ├── TokenRejected         77  no token, or RunComfy refused it
     ├── Interrupted          130  somebody pressed Ctrl-C
@@ -20,6 +21,7 @@
         ├── Cancelled             cancelled while queued
         ├── InDoubt               the POST may have been accepted; its answer never arrived
         ├── Rejected              paid for, and not what the step's checks ask for; stored aside
+        ├── GivenUp               paid for, and a person has given it up
         ├── NameTaken             a file of somebody else's has the output's name, and is kept
         ├── Expired               paid for, and no longer kept by RunComfy
         ├── Defect                a mistake in comfyline itself
@@ -149,6 +151,18 @@ class TryLater(ComfylineError):
     passing = True
 
 
+class NotKnownNow(TryLater):
+    """RunComfy does not know an accepted request at this moment, which proves nothing.
+
+    A gateway says so while its servers are changed, and so does an origin that never had it. Only
+    when the seven days are over, and it is not known hours later either, is the request lost. Not
+    passing: it was asked about for as long as the run has patience.
+    """
+
+    kind = "not-known-now"
+    passing = False
+
+
 class DeadlinePassed(TryLater):
     """The job's `timeout` is over. The request goes on at RunComfy and stays collectable."""
 
@@ -235,6 +249,12 @@ class Rejected(JobError):
     """An output came whole, and is not what the step's `checks` ask for. It is stored aside."""
 
     kind = "rejected"
+
+
+class GivenUp(JobError):
+    """A person has given up what was paid for and could not be finished. It counts as charged."""
+
+    kind = "given-up"
 
 
 class NameTaken(JobError):

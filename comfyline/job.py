@@ -82,7 +82,10 @@ ALLOWED: Mapping[JobState, frozenset[JobState]] = {
     JobState.CANCELLED: frozenset(),
     # The human answer: the request id was found, or the submission was lost.
     JobState.IN_DOUBT: frozenset({JobState.SUBMITTED, JobState.FAILED}),
-    JobState.EXPIRED: frozenset(),
+    # It turns up after all, or a person gives it up.
+    JobState.EXPIRED: frozenset(
+        {JobState.COMPLETED, JobState.PERSISTED, JobState.CANCELLED, JobState.FAILED}
+    ),
 }
 """Which state may follow which; the ledger refuses every other step."""
 

@@ -143,7 +143,9 @@ async def open_services(
         if public := storage.public_endpoint_url:
             outside = replace(storage, endpoint_url=public)
             signer = await stack.enter_async_context(open_bucket(outside))
-        poller = await stack.enter_async_context(Poller(client.status, next_poll, time.monotonic))
+        poller = await stack.enter_async_context(
+            Poller(client.status, next_poll, time.monotonic, runcomfy.patience)
+        )
         ledger = open_ledger(settings.ledger_url.value, runcomfy.account, reading=reading)
         stack.callback(ledger.close)
         if not reading:

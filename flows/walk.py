@@ -112,7 +112,7 @@ async def _walk(
             submission = resume(attempt)
         case Decision.RESUME if attempt and checked:
             submission = resume(attempt)
-            if submission.state in AT_RUNCOMFY:
+            if submission.state in AT_RUNCOMFY | {JobState.EXPIRED}:
                 async with run.slots:
                     submission = await _polled(checked, submission, run, services)
         case Decision.BLOCKED if attempt:

@@ -12,7 +12,9 @@ from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
 
-from comfyline.errors import ComfylineError, Interrupted, TryLater
+from comfyline.errors import ComfylineError, Expired, Interrupted, NotKnownNow, TryLater
+from comfyline.run import Submission
+from comfyline.services import Services
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,6 +36,21 @@ def failing_in_words(
             return Failed(name=name, message=str(error), data=error)
 
     return run
+
+
+async def not_known(
+    unknown: NotKnownNow, submission: Submission, services: Services
+) -> NotKnownNow | Expired:
+    """Writes down that RunComfy does not know a request. Returns what that means for its job."""
+    attempt_id, when = submission.attempt_id, submission.submitted_at
+    if not await services.ledger.missing(attempt_id, when, unknown):
+        return unknown
+    return Expired(
+        f"RunComfy no longer knows request {submission.request_id}, which was paid for",
+        hint="Its 7 days are over, and it was not known hours ago either: its result is lost. "
+        "`--refresh` makes it again, and pays again.",
+        request_id=submission.request_id,
+    )
 
 
 async def unwrap(result: R | State[ComfylineError]) -> R:

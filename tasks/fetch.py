@@ -1,8 +1,8 @@
 """fetch: brings a completed request's outputs to local disk, whole and of a known type.
 
-From a copy that was stored before where there is one, else from RunComfy. May fail with `Expired`
-(RunComfy keeps results for 7 days), `BrokenOutput` or `Unreachable`; the last two are repeated,
-because fetching again costs nothing.
+From a copy that was stored before where there is one, else from RunComfy. May fail with
+`NotKnownNow`, `Expired` (RunComfy keeps results for 7 days), `BrokenOutput` or `Unreachable`; the
+last two are repeated, because fetching again costs nothing.
 """
 
 import asyncio
@@ -14,8 +14,10 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.tasks import exponential_backoff
 
-from comfyline.errors import BrokenOutput, ComfylineError, Expired
+from comfyline.account import command
+from comfyline.errors import BrokenOutput, ComfylineError, NotKnownNow
 from comfyline.job import CheckedJob, FetchedFile, JobState, MediaKind, Stage, StoredOutput
+from comfyline.ledger.refusals import short
 from comfyline.media import is_format, kind_of, kind_of_format, prove_beginning, prove_whole
 from comfyline.models.makes import kind_made
 from comfyline.progress import StageEntered, tell
@@ -25,7 +27,7 @@ from comfyline.runcomfy.wire import RequestResult
 from comfyline.services import Services
 from comfyline.storage.reading import hash_file
 from tasks.caching import REMEMBERED, of_attempt
-from tasks.failure import failing_in_words, is_passing
+from tasks.failure import failing_in_words, is_passing, not_known
 
 
 @task(
@@ -50,9 +52,8 @@ async def fetch(checked: CheckedJob, submission: Submission, services: Services)
         return FetchedOutputs(copied)
     try:
         result = await services.client.result(submission.request_id, directory / "result.json")
-    except Expired as gone:
-        await _expire(checked, submission, gone, services)
-        raise
+    except NotKnownNow as unknown:
+        raise await not_known(unknown, submission, services) from None
     if result.status.state is not JobState.COMPLETED:
         raise BrokenOutput(
             f"RunComfy calls the request completed and its result {result.status.word!r}",
@@ -61,7 +62,7 @@ async def fetch(checked: CheckedJob, submission: Submission, services: Services)
     await services.ledger.completed(submission.attempt_id, result.cost_usd)
     wanted = await _wanted(checked, services)
     try:
-        files = await _download_all(result, wanted, directory, services)
+        files = await _download_all(checked.key, result, wanted, directory, services)
     except ComfylineError as error:
         error.request_id = submission.request_id
         raise
@@ -72,16 +73,6 @@ async def fetch(checked: CheckedJob, submission: Submission, services: Services)
             said = "output %d is %s, and %s was asked for"
             get_run_logger().warning(said, file.index, file.media_type, wanted.format)
     return FetchedOutputs(files)
-
-
-async def _expire(
-    checked: CheckedJob, submission: Submission, gone: Expired, services: Services
-) -> None:
-    """Writes down that the result is lost, unless another process has stored it meanwhile."""
-    key = checked.key
-    stored_now = (await services.ledger.find([key]))[key].state is JobState.PERSISTED
-    if submission.state is JobState.PERSISTED or not stored_now:
-        await services.ledger.ended(submission.attempt_id, JobState.EXPIRED, gone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +95,15 @@ async def _wanted(checked: CheckedJob, services: Services) -> _Wanted:
 
 
 async def _download_all(
-    result: RequestResult, wanted: _Wanted, directory: Path, services: Services
+    key: str, result: RequestResult, wanted: _Wanted, directory: Path, services: Services
 ) -> tuple[FetchedFile, ...]:
     """Every distinct output; what has the same bytes as one before it is stored once."""
     outputs = list({one.url: one for one in named_outputs(result.output)}.values())
     if not outputs:
-        raise BrokenOutput("The result names no output")
+        raise BrokenOutput(
+            "The result names no output",
+            hint=f"If it stays so, {command(f'resolve {short(key)} --give-up')} ends the job.",
+        )
     # All of them, also after an error: whoever tries again must find nobody still writing.
     ended = await asyncio.gather(
         *(

@@ -3,7 +3,7 @@
 The waiting itself is scheduled in one place for all jobs (`runcomfy.poller`); what it costs is
 questions, so a run that dies simply asks again. When the run is told to stop, the request is
 withdrawn if it still can be. May fail with `DeadlinePassed` (the request stays collectable),
-`GenerationFailed`, `Cancelled`, `Interrupted`, `Expired` or `Unreachable`.
+`GenerationFailed`, `Cancelled`, `Interrupted`, `NotKnownNow`, `Expired` or `Unreachable`.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from prefect import get_run_logger, task
 
-from comfyline.errors import Cancelled, ComfylineError, Expired, GenerationFailed
+from comfyline.errors import Cancelled, ComfylineError, GenerationFailed, NotKnownNow
 from comfyline.job import CheckedJob, JobState, Stage
 from comfyline.progress import Note, StageEntered, tell
 from comfyline.run import Run, Submission
@@ -19,7 +19,7 @@ from comfyline.runcomfy.wire import RequestStatus
 from comfyline.services import Services, now
 from comfyline.withdrawal import withdraw
 from tasks.caching import REMEMBERED, of_attempt
-from tasks.failure import failing_in_words
+from tasks.failure import failing_in_words, not_known
 
 _AGAIN = "Run again to ask anew."
 
@@ -73,9 +73,8 @@ async def _end(label: str, submission: Submission, run: Run, services: Services)
         await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if waiting.done():
             return waiting.result()
-    except Expired as gone:
-        await services.ledger.ended(submission.attempt_id, JobState.EXPIRED, gone)
-        raise
+    except NotKnownNow as unknown:
+        raise await not_known(unknown, submission, services) from None
     finally:
         waiting.cancel()
         stopping.cancel()

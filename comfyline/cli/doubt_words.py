@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from comfyline.doubts import Doubt
 from comfyline.ledger.doubts import Balance, SpeaksFor, how_far_in_words, sent_at, speaks_for
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.records import KEPT, Attempt
 from comfyline.ledger.refusals import short
-from comfyline.ledger.retention import KEPT
 from comfyline.report.words import count, one_line, span, usd
 from comfyline.services import now
 

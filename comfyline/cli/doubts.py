@@ -21,6 +21,7 @@ from comfyline.ledger.refusals import short
 from comfyline.leftovers import settle_what_can_be
 from comfyline.report.words import usd
 from comfyline.services import Services, open_services
+from comfyline.withdrawal import AT_RUNCOMFY
 
 
 def resolve(
@@ -36,6 +37,14 @@ def resolve(
         str | None,
         Parameter(help="RunComfy accepted it under this id: checked there, then collected."),
     ] = None,
+    give_up: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="RunComfy accepted it and it cannot be finished: it ends as failed, and counts "
+            "as charged.",
+        ),
+    ] = False,
     force: Annotated[
         bool,
         Parameter(negative="", help="Take the request id although its time or model do not fit."),
@@ -43,7 +52,7 @@ def resolve(
     profile: Profile = "sandbox",
     json_output: Json = False,
 ) -> int:
-    """Answer for a submission whose outcome is unknown; without an answer it shows what is known.
+    """Answer for what no machine can end; of a submission in doubt it shows what is known.
 
     Example: comfyline resolve 3f2a9c01, then comfyline resolve 3f2a9c01 --lost
 
@@ -52,14 +61,19 @@ def resolve(
     job
         Job keys, or as many of their first characters as tell them apart.
     """
-    _check(job, lost=lost, request_id=request_id, force=force)
+    _check(job, lost=lost, request_id=request_id, give_up=give_up, force=force)
 
     async def work() -> int:
         async with open_services(await prepare(profile, say)) as services:
             await settle_what_can_be(services)
             attempts = await the_jobs(services.ledger, job)
-            _must_be_in_doubt(attempts)
-            if lost:
+            if give_up:
+                _must_be_accepted(attempts)
+            else:
+                _must_be_in_doubt(attempts)
+            if give_up:
+                told = [await _give_up(attempt, services) for attempt in attempts]
+            elif lost:
                 told = [await _lost(attempt, services) for attempt in attempts]
             elif request_id is not None:
                 told = [await _adopt(attempts[0], request_id, services, force=force)]
@@ -72,13 +86,15 @@ def resolve(
     return asyncio.run(work())
 
 
-def _check(job: tuple[str, ...], *, lost: bool, request_id: str | None, force: bool) -> None:
+def _check(
+    job: tuple[str, ...], *, lost: bool, request_id: str | None, give_up: bool, force: bool
+) -> None:
     if not job:
         raise UsageError(
             "Name the job that is in doubt", hint=f"{command('jobs --state in_doubt')} lists them."
         )
-    if lost and request_id is not None:
-        raise UsageError("--lost and --request-id are two answers: say one of them")
+    if lost + give_up + (request_id is not None) > 1:
+        raise UsageError("--lost, --request-id and --give-up are three answers: say one of them")
     if request_id is not None and len(job) > 1:
         raise UsageError("A request id is that of one job: name one")
     if force and request_id is None:
@@ -93,6 +109,44 @@ def _must_be_in_doubt(attempts: list[Attempt]) -> None:
     ]
     if wrong:
         raise UsageError("\n".join(wrong), hint="Nothing was changed.")
+
+
+_CAN_BE_GIVEN_UP = AT_RUNCOMFY | {JobState.COMPLETED, JobState.EXPIRED}
+
+
+def _must_be_accepted(attempts: list[Attempt]) -> None:
+    wrong = []
+    for one in attempts:
+        if one.state in _CAN_BE_GIVEN_UP:
+            continue
+        why = f"Job {short(one.checked.key)} is {one.state}: "
+        if one.state is JobState.IN_DOUBT:
+            why += "nobody knows whether it was accepted; --lost or --request-id says"
+        else:
+            why += "there is nothing to give up"
+        wrong.append(why)
+    if wrong:
+        raise UsageError("\n".join(wrong), hint="Nothing was changed.")
+
+
+async def _give_up(attempt: Attempt, services: Services) -> dict[str, Any]:
+    key = attempt.checked.key
+    if not await services.ledger.take(key):
+        raise UsageError(
+            f"Another process works on job {short(key)} right now",
+            hint="Nothing was changed. Stop that run, or wait for its end.",
+        )
+    await services.ledger.given_up(attempt.id)
+    await services.ledger.release(key)
+    cost, estimate = attempt.cost_usd, attempt.checked.estimate_usd
+    known = cost if cost is not None else estimate
+    charged = "an unknown amount" if known is None else f"{'' if cost else 'about '}{usd(known)}"
+    message = (
+        f"Request {attempt.request_id} is given up: what it makes is not collected any more, and "
+        f"it counts as charged, {charged}. No run makes it again by itself; `--refresh` does, and "
+        "pays again"
+    )
+    return _told(attempt, "given-up", attempt.request_id, message)
 
 
 async def _lost(attempt: Attempt, services: Services) -> dict[str, Any]:

@@ -6,7 +6,9 @@
     submitted … completed                             → RESUME: it is paid for
     persisted                                         → REUSE
     persisted, but its files were taken over          → RESUME: it is paid for, store it again
-    in doubt, expired, failed but charged             → BLOCKED: only a person may decide
+    in doubt, failed but charged, given up            → BLOCKED: only a person may decide
+    expired                                           → BLOCKED; RESUME while its 7 days last: a
+                                                        single answer of RunComfy's ends nothing
     rejected: it came, and is not what was asked for  → SUBMIT as often as `again` allows, then
                                                         BLOCKED, whatever is known of its cost
 
@@ -17,9 +19,9 @@ twice for the same thing at once is how people pay twice.
 from datetime import datetime
 from enum import Enum, auto
 
-from comfyline.errors import Rejected
+from comfyline.errors import GivenUp, Rejected
 from comfyline.job import JobState
-from comfyline.ledger.records import Standing
+from comfyline.ledger.records import KEPT, Standing
 
 LEASE_SECONDS = 60
 """How long a claim to submit is believed; longer than the POST's own time limit."""
@@ -35,7 +37,7 @@ class Decision(Enum):
     BLOCKED = auto()
 
 
-def decide(  # noqa: PLR0911  # a table
+def decide(  # noqa: PLR0911, PLR0912  # a table
     attempt: Standing | None, *, refresh: bool, run_id: str, now: datetime, again: int = 0
 ) -> Decision:
     """The next thing to do about a job whose latest attempt is `attempt`.
@@ -62,6 +64,11 @@ def decide(  # noqa: PLR0911  # a table
         case JobState.IN_DOUBT:
             return Decision.BLOCKED
         case JobState.EXPIRED:
+            if anew:
+                return Decision.SUBMIT
+            keeps = attempt.submitted_at is not None and now < attempt.submitted_at + KEPT
+            return Decision.RESUME if keeps else Decision.BLOCKED
+        case JobState.FAILED if attempt.error_kind == GivenUp.kind:
             return Decision.SUBMIT if anew else Decision.BLOCKED
         case JobState.FAILED if attempt.error_kind == Rejected.kind:
             # Paid for, whether RunComfy said how much or not.

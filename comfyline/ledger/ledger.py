@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 
 from comfyline.account import Account, command
 from comfyline.addresses import without_secrets
-from comfyline.errors import ComfylineError
+from comfyline.errors import ComfylineError, Expired, GivenUp, NotKnownNow
 from comfyline.job import CheckedJob, JobState, StoredOutput
 from comfyline.ledger import claiming, holds, reading, writing
 from comfyline.ledger.budget import Limits
@@ -20,6 +20,7 @@ from comfyline.ledger.earlier import earlier_jobs
 from comfyline.ledger.presence import Presence
 from comfyline.ledger.reading import Selection
 from comfyline.ledger.records import Attempt, Evidence, Glance
+from comfyline.ledger.retention import is_lost
 from comfyline.ledger.stored import Provenance, owners, provenance, record_outputs
 from comfyline.ledger.tables import attempts, ledger
 from comfyline.owner import is_dead
@@ -89,7 +90,9 @@ class Ledger(Presence):
 
     async def unfinished(self) -> Sequence[Attempt]:
         """What was paid for and is not stored, oldest first."""
-        return await self._database.read(lambda c: reading.unfinished_attempts(c, self._account))
+        return await self._database.read(
+            lambda c: reading.unfinished_attempts(c, self._account, self._now(c))
+        )
 
     async def unfinished_elsewhere(self) -> dict[Account, int]:
         """How many unfinished jobs the other accounts have, those in doubt with them."""
@@ -211,6 +214,17 @@ class Ledger(Presence):
             raise
         self._posting.discard(attempt_id)
 
+    async def given_up(self, attempt_id: int) -> None:
+        """A person gives up what was accepted and cannot be finished: failed, counted as charged.
+
+        Raises `StateConflict` for what was never accepted, is in doubt, or is stored.
+        """
+        error = GivenUp(
+            "It was given up by a person: what was paid for it is lost",
+            hint="`--refresh` makes it again, and pays again.",
+        )
+        await self.ended(attempt_id, JobState.FAILED, error)
+
     async def lost(self, attempt_id: int, error: ComfylineError) -> None:
         """A person says that a submission in doubt never reached RunComfy: it ends as failed.
 
@@ -227,6 +241,24 @@ class Ledger(Presence):
     async def completed(self, attempt_id: int, cost_usd: float | None) -> None:
         """The result is known to be there, and what it cost where RunComfy says."""
         await self._move(attempt_id, JobState.COMPLETED, unless=_STORED, **_known(cost_usd))
+
+    async def missing(self, attempt_id: int, submitted_at: datetime, error: NotKnownNow) -> bool:
+        """RunComfy does not know the request; whether that ends it, as `is_lost` has it.
+
+        What is stored stays stored.
+        """
+
+        def work(connection: Connection) -> bool:
+            now = self._now(connection)
+            state, since = writing.missing(connection, attempt_id, now)
+            if not is_lost(submitted_at, since, now):
+                return False
+            if state is not JobState.PERSISTED:
+                reason = _reason(Expired(error.message))
+                writing.move(connection, attempt_id, JobState.EXPIRED, now, **reason)
+            return True
+
+        return await self._database.run(work)
 
     async def persisted(self, attempt_id: int, stored: Sequence[StoredOutput]) -> None:
         """The outputs lie under their final names, verified: written last of all."""
@@ -279,9 +311,9 @@ class Ledger(Presence):
         **values: object,
     ) -> None:
         def work(connection: Connection) -> None:
-            if self._account and to is not JobState.EXPIRED:
+            if to is not JobState.EXPIRED:
                 # Whoever was answered about it, or has stored it, knows whose it is.
-                writing.adopt(connection, attempt_id, self._account)
+                writing.heard_of(connection, attempt_id, self._account)
             writing.move(connection, attempt_id, to, self._now(connection), unless=unless, **values)
 
         await self._database.run(work)

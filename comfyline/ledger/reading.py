@@ -24,7 +24,7 @@ from sqlalchemy import (
 from comfyline.account import Account
 from comfyline.errors import Rejected
 from comfyline.job import JobState, StoredOutput
-from comfyline.ledger.records import REFRESH, Attempt, Evidence, Glance, unpack
+from comfyline.ledger.records import KEPT, REFRESH, Attempt, Evidence, Glance, unpack
 from comfyline.ledger.tables import attempts, outputs, transitions
 
 _PER_QUERY = 500
@@ -77,8 +77,13 @@ def latest_glances(
         # As text: most are never looked into.
         packed = cast(column.request, Text).label("packed")
         parts = (column.id, column.key, column.state, column.run_id, column.pipeline)
-        more = (column.lease_until, column.request_id, column.cost_usd, column.error_kind, packed)
-        query = select(*parts, *more).join(newest, _is_newest(newest)).where(belongs_to(account))
+        times = (column.lease_until, column.submitted_at)
+        more = (column.request_id, column.cost_usd, column.error_kind, packed)
+        query = (
+            select(*parts, *times, *more)
+            .join(newest, _is_newest(newest))
+            .where(belongs_to(account))
+        )
         rows = connection.execute(query).all()
         files, rejected = _files(connection, rows), _rejections(connection, rows, account)
         for row in rows:
@@ -87,6 +92,7 @@ def latest_glances(
                 run_id=row.run_id,
                 pipeline=row.pipeline,
                 lease_until=row.lease_until,
+                submitted_at=row.submitted_at,
                 request_id=row.request_id,
                 cost_usd=row.cost_usd,
                 error_kind=row.error_kind,
@@ -158,11 +164,18 @@ def list_attempts(
 _IS_UNFINISHED = attempts.c.state.in_(UNFINISHED) & attempts.c.request_id.is_not(None)
 
 
-def unfinished_attempts(connection: Connection, account: Account | None) -> list[Attempt]:
-    """What was paid for and is not stored yet, oldest submission first: it expires first."""
+def unfinished_attempts(
+    connection: Connection, account: Account | None, now: datetime
+) -> list[Attempt]:
+    """What was paid for and is not stored yet, oldest submission first: it expires first.
+
+    With what counts as expired although its days are not over: versions before this one ended a
+    request by a single answer.
+    """
+    too_soon = (attempts.c.state == JobState.EXPIRED) & (attempts.c.submitted_at > now - KEPT)
     query = (
         select(attempts)
-        .where(_IS_UNFINISHED, belongs_to(account))
+        .where(_IS_UNFINISHED | too_soon, belongs_to(account))
         .order_by(attempts.c.submitted_at, attempts.c.id)
     )
     return read_attempts(connection, query, account)

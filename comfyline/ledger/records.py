@@ -4,11 +4,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from comfyline.account import Account, command
 from comfyline.addresses import bare_origin, without_secrets
+from comfyline.errors import GivenUp, Rejected
 from comfyline.job import (
     CheckedJob,
     ContentChecks,
@@ -20,6 +21,12 @@ from comfyline.job import (
     StoredOutput,
 )
 from comfyline.keys import replace_values
+
+KEPT = timedelta(days=7)
+"""How long RunComfy keeps a result; counted from the submission, which is the safe side."""
+
+PAID_IN_VAIN = frozenset({Rejected.kind, GivenUp.kind})
+"""What failed here and not at RunComfy: it was paid for, whether its cost is known or not."""
 
 REFRESH = "refresh"
 """Stands beside the job in what the ledger keeps of an attempt: whether a refresh began it."""
@@ -110,6 +117,10 @@ class Standing(Protocol):
         """Until when its owner may POST."""
 
     @property
+    def submitted_at(self) -> datetime | None:
+        """When RunComfy accepted it."""
+
+    @property
     def request_id(self) -> str | None:
         """Its id at RunComfy."""
 
@@ -145,6 +156,7 @@ class Glance:
     run_id: str
     pipeline: str
     lease_until: datetime | None
+    submitted_at: datetime | None
     request_id: str | None
     cost_usd: float | None
     error_kind: str | None

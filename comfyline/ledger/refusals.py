@@ -7,6 +7,7 @@ from comfyline.errors import (
     Cancelled,
     Expired,
     GenerationFailed,
+    GivenUp,
     InDoubt,
     Interrupted,
     JobError,
@@ -60,6 +61,8 @@ def blocked(attempt: Attempt) -> JobError:
                 said += f" It was charged ${attempt.cost_usd:g} all the same."
                 hint = "`--refresh` submits it anew, and may pay again."
             return Cancelled(said, hint=hint, request_id=request_id)
+        case _ if attempt.error_kind == GivenUp.kind:
+            return GivenUp(said, request_id=request_id)
         case _ if attempt.error_kind == Rejected.kind:
             cost = f"; it cost ${attempt.cost_usd:g}" if attempt.cost_usd else ""
             return Rejected(

@@ -9,9 +9,18 @@ from datetime import datetime, timedelta
 from enum import IntEnum
 
 from comfyline.ledger.reading import UNFINISHED
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.records import KEPT, Attempt
 
-KEPT = timedelta(days=7)
+BETWEEN_LOOKS = timedelta(hours=3)
+"""How long RunComfy has not known a request before it may count as lost: no deploy takes that."""
+
+
+def is_lost(submitted_at: datetime, missing_since: datetime, now: datetime) -> bool:
+    """Whether a request that RunComfy does not know, now and since then, is lost.
+
+    Never before its 7 days are over, and never because of one answer.
+    """
+    return now >= submitted_at + KEPT and now >= missing_since + BETWEEN_LOOKS
 
 
 class Urgency(IntEnum):

@@ -5,9 +5,9 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
 
 from comfyline.account import Account
-from comfyline.errors import Rejected
 from comfyline.job import JobState
 from comfyline.ledger.reading import UNFINISHED, belongs_to
+from comfyline.ledger.records import PAID_IN_VAIN
 from comfyline.ledger.tables import attempts
 
 
@@ -35,12 +35,12 @@ def reserved_usd(connection: Connection, *which: ColumnElement[bool]) -> float:
     """What some attempts have cost or set aside: the real cost where known, else the reservation.
 
     What failed or was cancelled counts with what it is known to have cost, and reserves nothing;
-    what was rejected was made, and so paid for.
+    what was rejected or given up was accepted and not refused, and so paid for.
     """
     committed = [state for state in JobState if state is not JobState.PLANNED]
     over = and_(
         attempts.c.state.in_([JobState.FAILED, JobState.CANCELLED]),
-        func.coalesce(attempts.c.error_kind, "") != Rejected.kind,
+        func.coalesce(attempts.c.error_kind, "").not_in(PAID_IN_VAIN),
     )
     # An attempt of the first schema reserved its estimate.
     set_aside = func.coalesce(attempts.c.reserved_usd, attempts.c.estimate_usd, 0.0)

@@ -94,6 +94,25 @@ def adopt(connection: Connection, attempt_id: int, account: Account) -> None:
     connection.execute(update(attempts).where(unknown).values(**told))
 
 
+def missing(connection: Connection, attempt_id: int, now: datetime) -> tuple[JobState, datetime]:
+    """Writes down that RunComfy does not know a request. Returns its state, and since when."""
+    this = attempts.c.id == attempt_id
+    row = connection.execute(
+        select(attempts.c.state, attempts.c.missing_since).where(this).with_for_update()
+    ).one()
+    if row.missing_since is None:
+        connection.execute(update(attempts).where(this).values(missing_since=now))
+    return JobState(row.state), row.missing_since or now
+
+
+def heard_of(connection: Connection, attempt_id: int, account: Account | None) -> None:
+    """Writes down that RunComfy knows a request, and so whose it is."""
+    if account is not None:
+        adopt(connection, attempt_id, account)
+    missed = (attempts.c.id == attempt_id) & attempts.c.missing_since.is_not(None)
+    connection.execute(update(attempts).where(missed).values(missing_since=None))
+
+
 def know_job(connection: Connection, key: str, model_id: str, now: datetime) -> None:
     """A row for a job, unless there is one."""
     known = connection.execute(select(jobs.c.key).where(jobs.c.key == key)).one_or_none()

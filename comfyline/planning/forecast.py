@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from comfyline.changes import changes
-from comfyline.errors import Rejected
+from comfyline.errors import GivenUp, Rejected
 from comfyline.job import CheckedJob, Job, JobState
 from comfyline.ledger.decision import Decision
 from comfyline.ledger.records import Standing
@@ -129,6 +129,8 @@ def _known(job: Job, attempt: Standing, run: Run) -> str:
 def _blocked(attempt: Standing) -> str:
     if attempt.error_kind == Rejected.kind:
         return "rejected, to be decided by you"
+    if attempt.error_kind == GivenUp.kind:
+        return "given up"
     if attempt.state is JobState.SUBMITTING:
         # Whoever was submitting it is gone, and nobody has written the doubt down yet.
         return "in doubt"

@@ -14,7 +14,13 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from comfyline.errors import BrokenAnswer, ComfylineError, InputInvalid, TokenRejected
+from comfyline.errors import (
+    BrokenAnswer,
+    ComfylineError,
+    InputInvalid,
+    NotKnownNow,
+    TokenRejected,
+)
 from comfyline.runcomfy.asking import model_path, request_path, written
 from comfyline.runcomfy.leaving import Leaving
 from comfyline.runcomfy.listing import list_all
@@ -114,9 +120,9 @@ class RuncomfyClient:
             return judge_exception(error, leaving.how_far)
 
     async def status(self, request_id: str) -> RequestStatus:
-        """Where a request stands. Raises `Expired` when RunComfy no longer knows it."""
+        """Where a request stands. Raises `NotKnownNow` at once: who polls asks again anyway."""
         path = f"{request_path(request_id)}/status"
-        return await self._call(_content(read_status), path, request_id)
+        return await self._call(_content(read_status), path, request_id, waits_to_be_known=False)
 
     async def result(self, request_id: str, spool: Path) -> RequestResult:
         """The outputs and the charge of a request; once completed, durable in `spool` first.
@@ -145,13 +151,19 @@ class RuncomfyClient:
         """
         path = f"{request_path(request_id)}/result"
         return await self._call(
-            _content(read_result), path, request_id, query={"include_cost": "true"}
+            _content(read_result),
+            path,
+            request_id,
+            query={"include_cost": "true"},
+            waits_to_be_known=False,
         )
 
     async def cancel(self, request_id: str) -> str:
         """Asks to cancel a queued request; answers RunComfy's outcome word."""
         path = f"{request_path(request_id)}/cancel"
-        return await self._call(_content(read_cancel), path, request_id, method="POST")
+        return await self._call(
+            _content(read_cancel), path, request_id, method="POST", waits_to_be_known=False
+        )
 
     async def catalogue_entry(self, model_id: str) -> Mapping[str, Any]:
         """One entry of the public catalogue. Raises `Refused` when there is no such model."""
@@ -196,6 +208,7 @@ class RuncomfyClient:
         method: str = "GET",
         query: Query | None = None,
         draft: Path | None = None,
+        waits_to_be_known: bool = True,
     ) -> T:
         """One call that may be asked twice, repeated as the error says, up to the patience."""
         attempt, failing_since = 0, None
@@ -206,7 +219,8 @@ class RuncomfyClient:
                 error.request_id = request_id
                 if not error.passing:
                     self._outage.answered()
-                    raise
+                    if not (waits_to_be_known and isinstance(error, NotKnownNow)):
+                        raise
                 failing_since = self._outage.now() if failing_since is None else failing_since
                 left = self._outage.time_left(failing_since)
                 if left <= 0 or (error.retry_after or 0) > left:

@@ -5,7 +5,7 @@
     LATER      429, 425; 503 in which RunComfy itself says so       SlowDown     TryLater
     TOKEN      400004; 401, 403                                     No           TokenRejected
     BALANCE    400002; 402                                          No           NoBalance
-    NOT_FOUND  404001; 404, 410 in RunComfy's words                 No           Expired, Refused
+    NOT_FOUND  404001; 404, 410 in RunComfy's words                 No           NotKnownNow
     NOT_HERE   404, 410 in somebody else's words                    No           Unreachable
     REFUSED    any other 4xx; 2xx with an error code                No           Refused
     REDIRECT   3xx                                                  Unknown      Redirected

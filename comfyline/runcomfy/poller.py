@@ -14,14 +14,12 @@ from types import TracebackType
 from typing import Self
 
 from comfyline.account import command
-from comfyline.errors import DeadlinePassed, Expired
+from comfyline.errors import DeadlinePassed, NotKnownNow
 from comfyline.job import JobState
 from comfyline.runcomfy.polling import Observation, PollPolicy
 from comfyline.runcomfy.wire import RequestStatus
 
 _AT_ONCE = 16
-# What was just accepted may not be known everywhere at RunComfy yet; it is not lost.
-_SETTLING = 5.0
 _ENDS = {JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED}
 
 Ask = Callable[[str], Awaitable[RequestStatus]]
@@ -39,16 +37,21 @@ class _Watch:
     deadline: float = field(compare=False)
     hear: Hear = field(compare=False)
     ended: asyncio.Future[RequestStatus] = field(compare=False)
+    unknown_since: float | None = field(compare=False, default=None)
 
 
 class Poller:
     """Waits for requests to end; used as an async context manager.
 
-    `ask` is the status call, `clock` is monotonic seconds.
+    `ask` is the status call, `clock` is monotonic seconds. A request that RunComfy does not know is
+    asked about for `patience` seconds more.
     """
 
-    def __init__(self, ask: Ask, policy: PollPolicy, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, ask: Ask, policy: PollPolicy, clock: Callable[[], float], patience: float
+    ) -> None:
         self._ask = ask
+        self._patience = patience
         self._policy = policy
         self._clock = clock
         self._watches: list[_Watch] = []
@@ -151,13 +154,17 @@ class Poller:
             watch.ended.set_result(status)
 
     async def _question(self, watch: _Watch) -> RequestStatus | None:
-        """Where the request stands; None while RunComfy does not know it yet."""
+        """Where the request stands; None while RunComfy does not know it."""
         try:
-            return await self._ask(watch.request_id)
-        except Expired:
-            if self._clock() - watch.born >= _SETTLING:
+            status = await self._ask(watch.request_id)
+        except NotKnownNow:
+            if watch.unknown_since is None:
+                watch.unknown_since = self._clock()
+            if self._clock() - watch.unknown_since >= self._patience:
                 raise
             return None
+        watch.unknown_since = None
+        return status
 
     def _next_due(self, watch: _Watch, status: RequestStatus | None) -> float | None:
         """When to ask again; None at the request's end. Raises `DeadlinePassed`."""

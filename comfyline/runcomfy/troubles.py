@@ -6,8 +6,8 @@ from comfyline.account import command
 from comfyline.errors import (
     BrokenAnswer,
     ComfylineError,
-    Expired,
     NoBalance,
+    NotKnownNow,
     Redirected,
     Refused,
     TokenRejected,
@@ -73,9 +73,10 @@ def refusal(
                 request_id=request_id,
             )
         case Meaning.NOT_FOUND if request_id:
-            return Expired(
-                f"RunComfy no longer knows request {request_id}, which was paid for",
-                hint="Results are kept for 7 days, and then lost.",
+            return NotKnownNow(
+                f"RunComfy does not know request {request_id} now ({text})",
+                hint=f"It was accepted, and is not lost: {command('reconcile')} asks again. If it "
+                "stays so, check that this profile is the one that it was submitted with.",
                 request_id=request_id,
             )
         case _:

@@ -199,3 +199,44 @@ def test_all_mistakes_of_several_jobs_are_said_at_once(office: Office):
     assert ended.code == 64
     assert "no-such-job" in ended.stderr
     assert "nor-this" in ended.stderr
+
+
+def test_what_cannot_be_finished_is_given_up_and_counts_as_charged(office: Office):
+    job = asked("endless")
+    office.submitted(job, request_id="request-1")
+
+    said = office.comfyline("resolve", job.key[:12], "--give-up", "--json")
+
+    assert said.code == 0
+    assert said.json["resolved"][0]["answer"] == "given-up"
+    assert "it counts as charged, about $0.14" in said.stderr
+    assert "--refresh" in said.stderr
+    [attempt] = office.attempts()
+    assert (attempt.state, attempt.error_kind) == (JobState.FAILED, "given-up")
+
+
+@pytest.mark.parametrize("state", ["in doubt", "stored"])
+def test_only_what_was_accepted_and_is_not_stored_can_be_given_up(office: Office, state: str):
+    job = asked("a job")
+    if state == "stored":
+        office.stored(job, "request-1")
+    else:
+        office.doubted(job)
+    before = office.attempts()
+
+    said = office.comfyline("resolve", job.key[:12], "--give-up")
+
+    assert said.code == 64
+    assert "Nothing was changed" in said.stderr
+    assert office.attempts() == before
+
+
+def test_what_somebody_works_on_is_not_given_up(office: Office):
+    job = asked("at work")
+    office.submitted(job)
+    office.ledger(lambda ledger: ledger.take(job.key))
+
+    said = office.comfyline("resolve", job.key[:12], "--give-up")
+
+    assert said.code == 64
+    assert "Another process works on job" in said.stderr

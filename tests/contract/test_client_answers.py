@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from comfyline.errors import (
     ComfylineError,
-    Expired,
     NoBalance,
+    NotKnownNow,
     Refused,
     TokenRejected,
     TryLater,
@@ -231,7 +231,7 @@ async def test_an_error_is_of_the_type_that_its_http_status_says(
         (400002, NoBalance),
         (400004, TokenRejected),
         (403001, Refused),
-        (404001, Expired),
+        (404001, NotKnownNow),
     ],
 )
 @settings(STEADY, max_examples=3)
@@ -240,19 +240,19 @@ async def test_an_error_code_says_more_than_the_http_status(
     ask: Asking, name: str, status: int, code: int, kind: type[ComfylineError], answer: Any
 ):
     outcome = error_of(await ask(name, {**answer, "error_code": code}, status))
-    # Only a request can be past its retention; a model is just unknown.
+    # Only a request can be unknown for a while; a model is just unknown.
     about_a_request = name in ABOUT_A_REQUEST
-    assert type(outcome) is (Refused if kind is Expired and not about_a_request else kind)
+    assert type(outcome) is (Refused if kind is NotKnownNow and not about_a_request else kind)
 
 
 @pytest.mark.parametrize("name", ABOUT_A_REQUEST)
 @STEADY
 @given(answer=some("Refusal"))
-async def test_a_request_that_is_unknown_is_lost(ask: Asking, name: str, answer: Any):
+async def test_a_request_that_is_unknown_is_not_known_now(ask: Asking, name: str, answer: Any):
     said = any(answer.get(k) for k in ("error_code", "error_message", "message", "error", "detail"))
     outcome = await ask(name, of_family(answer, 404), 404)
     # An empty page says nothing of RunComfy's: it may be somebody else's.
-    assert type(outcome) is (Expired if said else Unreachable)
+    assert type(outcome) is (NotKnownNow if said else Unreachable)
 
 
 @pytest.mark.parametrize("name", CALLS)

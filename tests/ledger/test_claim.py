@@ -149,9 +149,12 @@ async def test_what_ended_with_a_charge_is_asked_for_again_by_refresh_only(
     assert isinstance(await desk.claim(job, "run-3", refresh=True), Claimed)
 
 
-async def test_what_expired_is_asked_for_again_by_refresh_only(desk: Desk, ledger: Ledger):
+async def test_what_expired_is_asked_for_again_by_refresh_only(
+    desk: Desk, ledger: Ledger, clock: Clock
+):
     job = asked()
     attempt_id = await desk.submitted(job)
+    clock.forward(7 * 24 * 3600)
     await ledger.ended(attempt_id, JobState.EXPIRED, Expired("gone"))
     assert decision(await desk.claim(job, "run-2")) is Decision.BLOCKED
     assert blocked(await desk.known(job)).kind == "expired"

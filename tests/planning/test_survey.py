@@ -225,7 +225,7 @@ async def test_each_job_to_be_made_has_its_reason(services: Services, out: str) 
     failed = await submitted(services, job(out, "failed"))
     await services.ledger.ended(failed, JobState.FAILED, GenerationFailed("no"))
     lost = await submitted(services, job(out, "lost"))
-    await services.ledger.ended(lost, JobState.EXPIRED, GenerationFailed("gone"))
+    await services.ledger.given_up(lost)
     jobs = [job(out, item) for item in ("running", "failed", "lost", "new")]
     wrong = job(out, "wrong", image_urls=["none.jpg"])
 
@@ -234,7 +234,7 @@ async def test_each_job_to_be_made_has_its_reason(services: Services, out: str) 
     assert await why(surveyed, services) == [
         "paid for, to be collected",
         "to be tried again",
-        "expired",
+        "given up",
         "new",
         "with mistakes",
     ]

@@ -9,8 +9,8 @@ import pytest
 from comfyline.errors import (
     BrokenAnswer,
     ComfylineError,
-    Expired,
     InputInvalid,
+    NotKnownNow,
     Refused,
     TokenRejected,
     TryLater,
@@ -133,14 +133,25 @@ async def test_a_refusal_ends_an_outage(client: RuncomfyClient, script: Script, 
         (400, {"error_code": "404001"}),
     ],
 )
-async def test_a_request_that_runcomfy_does_not_know_is_expired(
-    client: RuncomfyClient, script: Script, status: int, body: Any, tmp_path: Path
+async def test_a_request_that_runcomfy_does_not_know_is_no_end(
+    client: RuncomfyClient, script: Script, status: int, body: Any
 ):
     script.say(body, status)
-    for call in (client.status("r"), client.result("r", tmp_path / "r.json"), client.cancel("r")):
-        with pytest.raises(Expired) as raised:
+    for call in (client.status("r"), client.charge("r"), client.cancel("r")):
+        with pytest.raises(NotKnownNow) as raised:
             await call
         assert raised.value.request_id == "r"
+    assert len(script.calls) == 3
+
+
+async def test_a_result_that_runcomfy_does_not_know_is_asked_for_again(
+    client: RuncomfyClient, script: Script, tmp_path: Path
+):
+    script.say({"detail": "Not Found"}, 404)
+    script.say({"detail": "Not Found"}, 404)
+    script.say({"request_id": "r", "status": "completed", "output": {}})
+    result = await client.result("r", tmp_path / "r.json")
+    assert result.status.word == "completed"
     assert len(script.calls) == 3
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from comfyline.errors import DeadlinePassed, Expired, Unreachable
+from comfyline.errors import DeadlinePassed, NotKnownNow, Unreachable
 from comfyline.job import JobState
 from comfyline.runcomfy.poller import Poller
 from comfyline.runcomfy.polling import Observation
 from comfyline.runcomfy.wire import RequestStatus, read_status
 from tests.runcomfy.conftest import FakeTime
+
+PATIENCE = 20
 
 
 def status(word: str, position: int | None = None) -> RequestStatus:
@@ -63,7 +65,7 @@ async def polling(
     time: FakeTime,
     policy: Callable[[Observation], float] = at_once,
 ) -> AsyncIterator[Poller]:
-    async with asyncio.timeout(10), Poller(ask, policy, time) as poller:
+    async with asyncio.timeout(10), Poller(ask, policy, time, PATIENCE) as poller:
         yield poller
 
 
@@ -189,23 +191,28 @@ async def test_a_wait_is_never_longer_than_the_deadline(time: FakeTime):
     def policy(_seen: Observation) -> float:
         return 3600
 
-    async with asyncio.timeout(10), Poller(runcomfy, policy, monotonic) as poller:
+    async with asyncio.timeout(10), Poller(runcomfy, policy, monotonic, PATIENCE) as poller:
         assert (await poller.wait("a", age=7200, time_left=0.01, hear=deaf)).word == "completed"
 
 
-async def test_a_young_request_that_runcomfy_does_not_know_yet_is_asked_about_again(time: FakeTime):
-    runcomfy = Runcomfy(time, a=[Expired("?"), Expired("?"), "in_queue", "completed"])
+@pytest.mark.parametrize("age", [0, 3600])
+async def test_a_request_that_runcomfy_does_not_know_is_asked_about_again(
+    time: FakeTime, age: float
+):
+    unknown = NotKnownNow("?")
+    runcomfy = Runcomfy(time, a=[unknown, unknown, "in_queue", unknown, "completed"])
     runcomfy.seconds = 2
     async with polling(runcomfy, time) as poller:
-        assert (await poller.wait("a", age=0, time_left=60, hear=deaf)).word == "completed"
+        assert (await poller.wait("a", age=age, time_left=60, hear=deaf)).word == "completed"
 
 
-async def test_a_request_that_runcomfy_no_longer_knows_is_expired(time: FakeTime):
-    runcomfy = Runcomfy(time, a=[Expired("gone")])
+async def test_a_request_that_stays_unknown_is_left_when_the_patience_is_over(time: FakeTime):
+    runcomfy = Runcomfy(time, a=[NotKnownNow("?")])
+    runcomfy.seconds = 1
     async with polling(runcomfy, time) as poller:
-        with pytest.raises(Expired):
-            await poller.wait("a", age=3600, time_left=60, hear=deaf)
-    assert runcomfy.asked == ["a"]
+        with pytest.raises(NotKnownNow):
+            await poller.wait("a", age=3600, time_left=600, hear=deaf)
+    assert PATIENCE < len(runcomfy.asked) < PATIENCE + 3
 
 
 async def test_closing_cancels_whoever_waits_wherever_his_call_stands(time: FakeTime):
@@ -215,7 +222,7 @@ async def test_closing_cancels_whoever_waits_wherever_his_call_stands(time: Fake
     def policy(seen: Observation) -> float:
         return 0 if seen.state is None else 3600
 
-    poller = Poller(runcomfy, policy, time)
+    poller = Poller(runcomfy, policy, time, PATIENCE)
     async with asyncio.timeout(10):
         async with poller:
             asked = [

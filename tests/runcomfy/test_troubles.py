@@ -12,9 +12,9 @@ from comfyline import errors
 from comfyline.errors import (
     BrokenAnswer,
     ComfylineError,
-    Expired,
     InDoubt,
     NoBalance,
+    NotKnownNow,
     Redirected,
     Refused,
     TokenRejected,
@@ -53,8 +53,8 @@ def reply(status: int, content: Any, retry_after: float | None = 7) -> Reply:
         (403, {"error_code": 403001}, Refused, "never", None),
         (402, None, NoBalance, "never", None),
         (200, {"error_code": 400002}, NoBalance, "never", None),
-        (404, {"detail": "unknown"}, Expired, "never", None),
-        (200, {"error_code": 404001}, Expired, "never", None),
+        (404, {"detail": "unknown"}, NotKnownNow, "never", None),
+        (200, {"error_code": 404001}, NotKnownNow, "never", None),
         (422, {"detail": "no"}, Refused, "never", None),
     ],
 )
