@@ -1,6 +1,7 @@
 """Lengths of time as people write them: `30m`, `90s`, `6h`, `1h30m`, or plain seconds."""
 
 import re
+import time
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -50,3 +51,8 @@ Seconds = Annotated[
     ),
 ]
 """The type of a duration in a document: written as above, read as seconds."""
+
+
+def seconds_awake_or_asleep() -> float:
+    """Return seconds on a clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

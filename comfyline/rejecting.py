@@ -18,7 +18,7 @@ from comfyline.media.comparing import Seen, appearance
 from comfyline.progress import Note, tell
 from comfyline.report.sidecar import sidecar_text
 from comfyline.run import FetchedOutputs, Run, Submission
-from comfyline.services import Services, now
+from comfyline.services import Services
 from comfyline.storage.place import Place
 from comfyline.storage.sidecars import SUFFIX, read_sidecar
 from comfyline.targets import target_uris, versions
@@ -120,7 +120,7 @@ async def _store_aside(
                 cost_usd=attempt.cost_usd,
                 estimate_usd=attempt.checked.estimate_usd,
                 timestamps={state.value: at for state, at in attempt.reached.items()}
-                | {JobState.FAILED.value: now()},
+                | {JobState.FAILED.value: services.now()},
                 rejected=flaws.get(position, "; ".join(flaws.values())),
             )
             await place.put_text(text, f"{stored}{SUFFIX}", "application/json")

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -39,7 +39,10 @@ from comfyline.storage.uploads import Uploads
 
 
 class Services:
-    """What the stages work with. No dataclass: Prefect looks into those, parameter by parameter."""
+    """What the stages work with. No dataclass: Prefect looks into those, parameter by parameter.
+
+    `now` is the ledger's clock: whatever is as old as the ledger says is measured by it.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Services:
         poller: Poller,
         ledger: Ledger,
         ledger_id: str,
+        clock: Callable[[], datetime],
         bucket: Bucket,
         signer: Bucket,
         catalogue: Catalogue,
@@ -60,6 +64,7 @@ class Services:
         self.poller = poller
         self.ledger = ledger
         self.ledger_id = ledger_id
+        self.now = clock
         self.strays = Strays(settings.home / "strays")
         self.places = Places(bucket)
         runcomfy_url, storage = settings.runcomfy.base_url, settings.storage
@@ -160,6 +165,7 @@ async def open_services(
             poller=poller,
             ledger=ledger,
             ledger_id=await ledger.identity(),
+            clock=await ledger.clock(),
             bucket=bucket,
             signer=signer,
             catalogue=Catalogue(

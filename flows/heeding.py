@@ -31,7 +31,7 @@ async def heeding(
     """Pulls `stop` when the flow run or the ledger's run is told to stop, while the block runs."""
     looking = asyncio.create_task(_look(stop, flow_run_id, run_id, services))
     try:
-        with _sigterm_pulls(stop):
+        with _signals_pull(stop):
             yield
     finally:
         looking.cancel()
@@ -40,19 +40,27 @@ async def heeding(
 
 
 @contextmanager
-def _sigterm_pulls(stop: Stop) -> Iterator[None]:
-    """Instead of Prefect's handler, which raises in whatever task happens to run at the moment."""
+def _signals_pull(stop: Stop) -> Iterator[None]:
+    """Instead of Prefect's handler, which raises in whatever task happens to run at the moment.
+
+    A terminal that goes away is heeded likewise, where nobody has arranged for something else.
+    """
     loop = asyncio.get_running_loop()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
-    loop.add_signal_handler(signal.SIGTERM, stop.pull, "its process was told to end")
+    heard = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        heard.append(signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in heard}
+    for number in heard:
+        loop.add_signal_handler(number, stop.pull, "its process was told to end")
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 async def _look(stop: Stop, flow_run_id: UUID, run_id: str, services: Services) -> None:

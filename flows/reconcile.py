@@ -7,6 +7,7 @@ works on is left to it.
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
@@ -49,8 +50,8 @@ async def reconcile(profile: str) -> State[RunSummary] | State[ComfylineError]:
         known = await services.ledger.unfinished()
         await sweep((attempt.checked.job.placement.folder for attempt in known), services)
         left = await services.ledger.unfinished()
-        _say_all(text for _, text in warnings(left, now()))
-        _say_all(_what_is_left(left))
+        _say_all(text for _, text in warnings(left, services.now()))
+        _say_all(_what_is_left(left, services.now()))
         _say_all(elsewhere_in_words(await services.ledger.unfinished_elsewhere()))
         run = Run(
             id=run_id(),
@@ -73,14 +74,14 @@ async def reconcile(profile: str) -> State[RunSummary] | State[ComfylineError]:
     return await with_services(profile, work)
 
 
-def _what_is_left(left: Sequence[Attempt]) -> Iterable[str]:
+def _what_is_left(left: Sequence[Attempt], now: datetime) -> Iterable[str]:
     if not left:
         yield "Nothing is left: everything that was paid for is stored"
         return
     pipelines = Counter(attempt.checked.job.pipeline for attempt in left)
     named = ", ".join(f"{name} {number:,}" for name, number in pipelines.most_common())
     oldest = left[0].submitted_at or left[0].created_at
-    age = span((now() - oldest).total_seconds())
+    age = span((now - oldest).total_seconds())
     yield f"{count(len(left), 'job')} paid for and not stored ({named}); the oldest {age} ago"
 
 

@@ -30,7 +30,7 @@ from comfyline.report.summary import RunSummary, cost_in_words, headline
 from comfyline.report.words import span
 from comfyline.retention import warnings
 from comfyline.run import Outcome, Run
-from comfyline.services import Services, now
+from comfyline.services import Services
 from comfyline.stopping import Stop
 
 _ROWS = 200
@@ -106,7 +106,7 @@ async def _warn(run: Run, services: Services) -> None:
     with suppress(ComfylineError):
         left = await services.ledger.unfinished()
         mine = [attempt for attempt in left if attempt.checked.job.pipeline == run.pipeline]
-        for _, sentence in warnings(mine, now()):
+        for _, sentence in warnings(mine, services.now()):
             tell(Note(sentence))
 
 

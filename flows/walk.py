@@ -34,7 +34,7 @@ from comfyline.planning.survey import there_now
 from comfyline.progress import Note, tell
 from comfyline.report.thumbnails import make_thumbnail
 from comfyline.run import FetchedOutputs, Outcome, Run, Submission
-from comfyline.services import Services, now
+from comfyline.services import Services
 from comfyline.storage.facts import Facts
 from comfyline.storage.origins import is_remote, origin_path
 from comfyline.storage.reading import look_at_file
@@ -90,13 +90,13 @@ async def _until_accepted(
             if not rejected or checked is None or run.collects_only or run.stop.is_pulled:
                 raise
             attempt = (await services.ledger.find([checked.key])).get(checked.key)
-            if _decision(attempt, job, run) is not Decision.SUBMIT:
+            if _decision(attempt, job, run, services) is not Decision.SUBMIT:
                 raise
             tell(Note(f"{job.label}: asked for again"))
 
 
-def _decision(attempt: Attempt | None, job: Job, run: Run) -> Decision:
-    return decide(attempt, refresh=run.refresh, run_id=run.id, now=now(), again=job.again)
+def _decision(attempt: Attempt | None, job: Job, run: Run, services: Services) -> Decision:
+    return decide(attempt, refresh=run.refresh, run_id=run.id, now=services.now(), again=job.again)
 
 
 async def _walk(
@@ -104,7 +104,7 @@ async def _walk(
 ) -> Outcome:
     attempt = (await services.ledger.find([checked.key])).get(checked.key) if checked else None
     restores = False
-    match _decision(attempt, job, run):
+    match _decision(attempt, job, run, services):
         case Decision.REUSE if attempt and checked:
             if there := await there_now(job, checked, attempt, run, services):
                 return there

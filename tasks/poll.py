@@ -16,7 +16,7 @@ from comfyline.job import CheckedJob, JobState, Stage
 from comfyline.progress import Note, StageEntered, tell
 from comfyline.run import Run, Submission
 from comfyline.runcomfy.wire import RequestStatus
-from comfyline.services import Services, now
+from comfyline.services import Services
 from comfyline.withdrawal import withdraw
 from tasks.caching import REMEMBERED, of_attempt
 from tasks.failure import failing_in_words, not_known
@@ -59,7 +59,7 @@ async def poll(
 
 async def _end(label: str, submission: Submission, run: Run, services: Services) -> RequestStatus:
     """The status with which the request ended, unless the run is told to stop before."""
-    age = max(0.0, (now() - submission.submitted_at).total_seconds())
+    age = max(0.0, (services.now() - submission.submitted_at).total_seconds())
     waiting = asyncio.ensure_future(
         services.poller.wait(
             submission.request_id,

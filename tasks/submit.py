@@ -11,7 +11,6 @@ under a claim of its own.
 
 import asyncio
 import secrets
-import time
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from comfyline.duration import seconds_awake_or_asleep
 from comfyline.errors import Unreachable
 from comfyline.job import CheckedJob, JobState, Stage
 from comfyline.keys import replace_values
@@ -113,11 +113,6 @@ async def submit(
             async with asyncio.timeout(wait):
                 await run.stop.pulled()
         tries += 1
-
-
-def seconds_awake_or_asleep() -> float:
-    """Seconds on a clock that goes on while the machine sleeps, where there is one."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _limits(checked: CheckedJob, run: Run, services: Services) -> Limits:

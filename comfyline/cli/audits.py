@@ -29,7 +29,7 @@ from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.refusals import short
 from comfyline.report.words import count, usd
 from comfyline.runcomfy.client import RuncomfyClient
-from comfyline.services import now, open_places, open_services
+from comfyline.services import open_places, open_services
 from comfyline.storage.places import Places
 
 
@@ -55,7 +55,7 @@ def audit(
         async with _opened(profile, offline=offline) as (ledger, places, client):
             attempts = (await ledger.list(selected))[::-1]
             await say_elsewhere(ledger)
-            seen = await gather(attempts, places, client, now())
+            seen = await gather(attempts, places, client, (await ledger.clock())())
             asked_again, alarming = repeats(await with_history(attempts, ledger))
             balance = await client.balance() if client else None
         found = [*differences(seen), *alarming]

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from comfyline.doubts import Doubt
 from comfyline.ledger.doubts import Balance, SpeaksFor, how_far_in_words, sent_at, speaks_for
 from comfyline.ledger.records import KEPT, Attempt
 from comfyline.ledger.refusals import short
 from comfyline.report.words import count, one_line, span, usd
-from comfyline.services import now
 
 _LISTED = 10
 """How many of the other requests are named."""
@@ -23,18 +23,18 @@ class Line:
     speaks_for: SpeaksFor | None = None
 
 
-def facts(doubt: Doubt) -> list[Line]:
-    """All facts, in the order in which a person asks for them."""
-    return list(_facts(doubt))
+def facts(doubt: Doubt, now: datetime) -> list[Line]:
+    """All facts, in the order in which a person asks for them; `now` by the ledger's clock."""
+    return list(_facts(doubt, now))
 
 
-def _facts(doubt: Doubt) -> Iterator[Line]:
+def _facts(doubt: Doubt, now: datetime) -> Iterator[Line]:
     attempt = doubt.attempt
     checked, left = attempt.checked, sent_at(attempt)
     job = checked.job
     yield Line("job", f"{short(checked.key)} of {job.pipeline}, for {job.model_id}")
     yield Line("price", _price(checked.estimate_usd, "estimated "))
-    ago = span((now() - left).total_seconds())
+    ago = span((now - left).total_seconds())
     yield Line("sent", f"{left:%Y-%m-%d %H:%M:%S} UTC, {ago} ago")
     yield Line("got", how_far_in_words(attempt))
     if reason := attempt.evidence.reason or attempt.error_message:
@@ -43,7 +43,7 @@ def _facts(doubt: Doubt) -> Iterator[Line]:
     yield from _others(doubt.others)
     yield _fetches(doubt)
     end = left + KEPT
-    over = "; it may be deleted by now" if end < now() else ""
+    over = "; it may be deleted by now" if end < now else ""
     yield Line("kept", f"if accepted, RunComfy keeps it until {end:%Y-%m-%d %H:%M} UTC{over}")
 
 

@@ -189,7 +189,7 @@ async def _ask(attempts: list[Attempt], services: Services, *, json_output: bool
     shown = []
     for attempt in attempts:
         doubt = await look_into(attempt, services)
-        lines = facts(doubt)
+        lines = facts(doubt, services.now())
         shown.append(_as_json(doubt, lines))
         _print(attempt, lines)
     if json_output:

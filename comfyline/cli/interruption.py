@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from comfyline.account import command
 from comfyline.cli.orchestrator import leave_at_once
-from comfyline.cli.speech import say
+from comfyline.cli.speech import leave_the_terminal, say
 from comfyline.errors import Interrupted
 from comfyline.stopping import Stop
 
@@ -48,7 +48,18 @@ async def interruptible(work: Coroutine[Any, Any, T], stop: Stop) -> T:
             task.cancel()
 
     loop = asyncio.get_running_loop()
+
+    def hang_up() -> None:
+        leave_the_terminal()
+        stop.pull("its terminal went away")
+        if not stop.is_heeded:
+            task.cancel()
+
     loop.add_signal_handler(signal.SIGINT, interrupt)
+    # `nohup` asks for it to be ignored.
+    hears_hang_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    if hears_hang_up:
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
     try:
         return await task
     except asyncio.CancelledError:
@@ -59,3 +70,5 @@ async def interruptible(work: Coroutine[Any, Any, T], stop: Stop) -> T:
         ) from None
     finally:
         loop.remove_signal_handler(signal.SIGINT)
+        if hears_hang_up:
+            loop.remove_signal_handler(signal.SIGHUP)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -19,7 +20,6 @@ from comfyline.ledger.records import Attempt
 from comfyline.ledger.refusals import short
 from comfyline.ledger.retention import kept_until
 from comfyline.report.words import count, span, usd
-from comfyline.services import now
 
 _MAY_COST = {JobState.IN_DOUBT, JobState.SUBMITTING}
 
@@ -38,19 +38,19 @@ def jobs(
     """
     selected = Selection(state=state, pipeline=pipeline, run_id=run)
 
-    async def work() -> Sequence[Attempt]:
+    async def work() -> tuple[Sequence[Attempt], datetime]:
         with reading_ledger(profile, of_all=True) as ledger:
-            return await ledger.list(selected)
+            return await ledger.list(selected), (await ledger.clock())()
 
-    attempts = asyncio.run(work())
+    attempts, now = asyncio.run(work())
     if json_output:
         answer(json.dumps([_as_json(attempt) for attempt in attempts]))
     else:
-        results.print(_doubts(attempts) if state is JobState.IN_DOUBT else _all(attempts))
+        results.print(_doubts(attempts, now) if state is JobState.IN_DOUBT else _all(attempts))
     doubts = sum(attempt.state is JobState.IN_DOUBT for attempt in attempts)
     if doubts:
         say(f"{count(doubts, 'job')} in doubt: {_resolving(attempts)} shows what is known.")
-    warn(attempts)
+    warn(attempts, now)
     return 0
 
 
@@ -81,7 +81,7 @@ def _all(attempts: Sequence[Attempt]) -> Table:
     return table
 
 
-def _doubts(attempts: Sequence[Attempt]) -> Table:
+def _doubts(attempts: Sequence[Attempt], now: datetime) -> Table:
     """What a person needs who is about to ask what became of a POST."""
     table = _table(("job", "model", "item", "sent", "age", "estimate", "how far"))
     for attempt in attempts:
@@ -91,7 +91,7 @@ def _doubts(attempts: Sequence[Attempt]) -> Table:
             attempt.checked.job.model_id,
             attempt.checked.job.label,
             f"{left.astimezone():%Y-%m-%d %H:%M:%S}",
-            span((now() - left).total_seconds()),
+            span((now - left).total_seconds()),
             _dollars(attempt.checked.estimate_usd),
             how_far_in_words(attempt),
         )

@@ -1,6 +1,7 @@
 """How the command line says what RunComfy will soon delete: on stderr, each level louder."""
 
 from collections.abc import Iterable
+from datetime import datetime
 
 from rich.text import Text
 
@@ -9,7 +10,6 @@ from comfyline.cli.speech import errors
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.retention import Urgency
 from comfyline.retention import warnings
-from comfyline.services import now
 
 _STYLES = {
     Urgency.SOON: "yellow",
@@ -19,8 +19,8 @@ _STYLES = {
 }
 
 
-def warn(attempts: Iterable[Attempt]) -> None:
+def warn(attempts: Iterable[Attempt], now: datetime) -> None:
     """Warns of those of some attempts that have little time left."""
-    for urgency, text in warnings(attempts, now()):
+    for urgency, text in warnings(attempts, now):
         line = Text("⚠ ", style=_STYLES[urgency])
         errors.print(line.append(without_secrets(text), style=_STYLES[urgency]))

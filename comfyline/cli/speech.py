@@ -1,5 +1,6 @@
 """How the command line talks: people on stderr, programs on stdout, errors with what to do."""
 
+import os
 import sys
 
 from rich.console import Console
@@ -37,3 +38,14 @@ def explain(error: ComfylineError) -> None:
     errors.print(Text(without_secrets(error.message), style="red"))
     if error.hint:
         errors.print(Text(f"    {without_secrets(error.hint)}", style="cyan"))
+
+
+_ON_A_TERMINAL = [file.fileno() for file in (sys.stdout, sys.stderr) if file.isatty()]
+
+
+def leave_the_terminal() -> None:
+    """Say nothing more to a terminal that went away: writing to it would fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in _ON_A_TERMINAL:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)

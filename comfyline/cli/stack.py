@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -54,29 +55,32 @@ def status(*, profile: Profile = "sandbox", json_output: Json = False) -> int:
     Example: comfyline status
     """
     services = asyncio.run(inspect(home()))
-    left = _unfinished(profile)
+    left, now = _unfinished(profile)
     if json_output:
         shown = [_as_json(service) for service in services]
-        risks = [described(one) for one in at_risk(left, now())]
+        risks = [described(one) for one in at_risk(left, now)]
         answer(json.dumps({"services": shown, "at_risk": risks}))
     else:
         results.print(_table(services))
-    warn(left)
+    warn(left, now)
     return 0
 
 
-def _unfinished(profile: str) -> Sequence[Attempt]:
-    """What was paid for and is not stored. A ledger that cannot be read is said, and no more."""
+def _unfinished(profile: str) -> tuple[Sequence[Attempt], datetime]:
+    """What was paid for and is not stored, and the ledger's time.
 
-    async def work() -> Sequence[Attempt]:
+    A ledger that cannot be read is said, and no more.
+    """
+
+    async def work() -> tuple[Sequence[Attempt], datetime]:
         with reading_ledger(profile, of_all=True) as ledger:
-            return await ledger.unfinished()
+            return await ledger.unfinished(), (await ledger.clock())()
 
     try:
         return asyncio.run(work())
     except ComfylineError as error:
         explain(error)
-        return ()
+        return (), now()
 
 
 def _as_json(service: ServiceStatus) -> dict[str, object]:

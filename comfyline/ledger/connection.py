@@ -5,7 +5,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from sqlalchemy.exc import (
     OperationalError,
 )
 
+from comfyline.duration import seconds_awake_or_asleep
 from comfyline.errors import InputInvalid, Problem, Unreachable
 from comfyline.ledger.schema import bring_up_to_date
 
@@ -77,6 +78,17 @@ class LedgerDatabase:
             return datetime.now(UTC)
         moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
         return moment.astimezone(UTC)
+
+    def clock(self, moment: datetime) -> Callable[[], datetime]:
+        """Return a clock that goes on from `moment`, which `now` has just told.
+
+        PostgreSQL's time goes on by what has passed here, whatever this machine takes for the time
+        of day; SQLite's is this machine's.
+        """
+        if self._sqlite:
+            return lambda: datetime.now(UTC)
+        began = seconds_awake_or_asleep()
+        return lambda: moment + timedelta(seconds=seconds_awake_or_asleep() - began)
 
     def close(self) -> None:
         """Lets the threads end what was asked of them and closes every connection."""

@@ -1,6 +1,7 @@
 """From an outlook to a plan that can be told: why each job is not there, and what it will cost."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from comfyline.changes import changes
@@ -80,7 +81,8 @@ async def reasons(outlook: Outlook, needs: Needs, run: Run, services: Services) 
         if checked is not None and checked.key not in outlook.known
     ]
     changed = iter(await _changes(new, services))
-    begun = [_begun(job, checked, outlook, run, changed) for job, checked in outlook.to_make]
+    at = services.now()
+    begun = [_begun(job, checked, outlook, run, at, changed) for job, checked in outlook.to_make]
     missing = {job.step for job, _ in (*outlook.to_make, *outlook.waiting)}
     return begun + [
         _after([one for one in needs.get(job.step, ()) if one in missing])
@@ -95,12 +97,13 @@ def _begun(
     checked: CheckedJob | None,
     outlook: Outlook,
     run: Run,
+    at: datetime,
     changed: Iterator[str],
 ) -> str:
     if checked is None:
         return "with mistakes"
     attempt = outlook.known.get(checked.key)
-    return next(changed) if attempt is None else _known(job, attempt, run)
+    return next(changed) if attempt is None else _known(job, attempt, run, at)
 
 
 async def _changes(new: Sequence[CheckedJob], services: Services) -> list[str]:
@@ -112,8 +115,8 @@ async def _changes(new: Sequence[CheckedJob], services: Services) -> list[str]:
     return told
 
 
-def _known(job: Job, attempt: Standing, run: Run) -> str:
-    match decision_about(job, attempt, run):
+def _known(job: Job, attempt: Standing, run: Run, at: datetime) -> str:
+    match decision_about(job, attempt, run, at):
         case Decision.REUSE:
             return "output missing" if claimed(job, attempt) else "there under another name"
         case Decision.RESUME:

@@ -5,6 +5,7 @@ Spends and writes nothing: the plan stops here, a run goes on from here.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from comfyline.checking.jobs import estimate_usd
 from comfyline.errors import InputInvalid, Problem
@@ -15,7 +16,7 @@ from comfyline.planning.judging import judge_all
 from comfyline.planning.survey import survey
 from comfyline.planning.unfolding import Unfolding
 from comfyline.run import Outcome, Run
-from comfyline.services import Services, now
+from comfyline.services import Services
 from comfyline.storage.origins import is_presigned
 
 Begun = tuple[Job, CheckedJob | None]
@@ -128,16 +129,16 @@ async def prices(outlook: Outlook, run: Run, services: Services) -> list[float |
         if checked.key:
             paid.add(checked.key)
         attempt = outlook.known.get(checked.key)
-        if decision_about(job, attempt, run) is Decision.SUBMIT:
+        if decision_about(job, attempt, run, services.now()) is Decision.SUBMIT:
             found.append(estimate_usd(checked, await services.catalogue.priced(job.model_id)))
         else:
             found.append(0.0)
     return found
 
 
-def decision_about(job: Job, attempt: Standing | None, run: Run) -> Decision:
-    """What a run would do about a job of which the ledger knows this."""
-    return decide(attempt, refresh=run.refresh, run_id=run.id, now=now(), again=job.again)
+def decision_about(job: Job, attempt: Standing | None, run: Run, at: datetime) -> Decision:
+    """What a run would do at that moment about a job of which the ledger knows this."""
+    return decide(attempt, refresh=run.refresh, run_id=run.id, now=at, again=job.again)
 
 
 def _mistakes(ended: Iterable[Outcome]) -> Iterator[Problem]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from comfyline.errors import ComfylineError, Problem
 from comfyline.job import CheckedJob, Job, JobState, StoredOutput
@@ -11,7 +12,7 @@ from comfyline.ledger.records import Standing
 from comfyline.planning.judging import judge_all
 from comfyline.progress import Note, tell
 from comfyline.run import Outcome, Run
-from comfyline.services import Services, now
+from comfyline.services import Services
 from comfyline.targets import own_names, target_uris
 
 _READ_AT_ONCE = 8
@@ -44,7 +45,7 @@ async def survey(jobs: Sequence[Job], run: Run, services: Services) -> Survey:
         tell(Note(note))
     checked = verdicts.checked
     known = await services.ledger.glance(list({one.key: None for one in checked if one}))
-    claims = await asyncio.to_thread(_claims, jobs, checked, known, run)
+    claims = await asyncio.to_thread(_claims, jobs, checked, known, run, services.now())
     lying = await _lying([output for claim in claims for output in claim], run, services)
     there: list[Outcome] = []
     to_make: list[tuple[Job, CheckedJob | None]] = []
@@ -52,7 +53,7 @@ async def survey(jobs: Sequence[Job], run: Run, services: Services) -> Survey:
         attempt = known.get(one.key) if one else None
         if one and attempt and claim and lying.issuperset(claim):
             there.append(_reused(job, one, claim, attempt))
-        elif one and attempt and run.new_only and _is_old(attempt, run):
+        elif one and attempt and run.new_only and _is_old(attempt, run, services.now()):
             there.append(replace(_reused(job, one, attempt.outputs, attempt), is_old=True))
         else:
             to_make.append((job, one))
@@ -99,9 +100,9 @@ def _claims(
     checked: Sequence[CheckedJob | None],
     known: Mapping[str, Standing],
     run: Run,
+    at: datetime,
 ) -> list[tuple[StoredOutput, ...]]:
     """For each job the outputs that the ledger says lie under the job's own names; or none."""
-    at = now()
     claims: list[tuple[StoredOutput, ...]] = []
     for job, one in zip(jobs, checked, strict=True):
         attempt = known.get(one.key) if one else None
@@ -112,9 +113,9 @@ def _claims(
     return claims
 
 
-def _is_old(attempt: Standing, run: Run) -> bool:
+def _is_old(attempt: Standing, run: Run, at: datetime) -> bool:
     """Whether an earlier run of the same pipeline has made and delivered it, wherever that is."""
-    reuse = decide(attempt, refresh=run.refresh, run_id=run.id, now=now()) is Decision.REUSE
+    reuse = decide(attempt, refresh=run.refresh, run_id=run.id, now=at) is Decision.REUSE
     return reuse and attempt.pipeline == run.pipeline and bool(attempt.outputs)
 
 

@@ -1,6 +1,10 @@
 """A run that is told to stop: nothing more is submitted, what is queued is taken back."""
 
+import os
+import pty
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import httpx
@@ -12,10 +16,14 @@ from tests.story.conftest import PIPELINE, Project, Running
 LEFT = {JobState.SUBMITTED, JobState.IN_QUEUE, JobState.IN_PROGRESS, JobState.COMPLETED}
 
 
-def begun(project: Project, prompt: str) -> Running:
-    """A run that has requests in progress for long, and others queued behind them."""
+def hold_what_begins(project: Project) -> None:
     hold = {"on": "generation", "kind": "delay", "seconds": 9, "times": 8}
     project.sandbox("POST", "faults", json=hold)
+
+
+def begun(project: Project, prompt: str) -> Running:
+    """A run that has requests in progress for long, and others queued behind them."""
+    hold_what_begins(project)
     wanted = f"steps.edit.input.prompt={prompt}"
     process = project.start("run", PIPELINE, "--set", wanted, "--json")
     project.until(lambda: len(project.accepted(prompt)) == 10)
@@ -91,3 +99,28 @@ def test_a_process_that_is_told_to_end_takes_back_what_is_queued(project: Projec
     process = begun(project, prompt)
     process.send_signal(signal.SIGTERM)
     settle(project, prompt, end(process))
+
+
+def test_a_terminal_that_goes_away_ends_a_run_in_order(project: Project) -> None:
+    prompt = "an office whose line is cut"
+    hold_what_begins(project)
+    ours, its = pty.openpty()
+    with subprocess.Popen(
+        [
+            # In a session of its own, whose terminal it is.
+            *("setsid", "--ctty", sys.executable, "-m", "comfyline.cli", "run", PIPELINE, "--json"),
+            *("--set", f"steps.edit.input.prompt={prompt}"),
+        ],
+        cwd=project.directory,
+        env=project.environment,
+        stdin=its,
+        stdout=subprocess.PIPE,
+        stderr=its,
+        text=True,
+    ) as process:
+        os.close(its)
+        project.until(lambda: len(project.accepted(prompt)) == 10)
+        # As ssh does when the line is lost: its end of the terminal is closed.
+        os.close(ours)
+        stdout, _ = process.communicate(timeout=60)
+    settle(project, prompt, Ended(process.returncode, stdout, "to a terminal that is gone"))
