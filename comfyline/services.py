@@ -27,7 +27,7 @@ from comfyline.runcomfy.poller import Poller
 from comfyline.runcomfy.polling import next_poll
 from comfyline.sandbox.store import request_ids
 from comfyline.settings import Secret, Settings, StorageSettings
-from comfyline.stack.layout import Layout
+from comfyline.stack.layout import Layout, private_folder
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.bucket_options import BucketOptions
 from comfyline.storage.copies import COPIES, Copies
@@ -124,6 +124,8 @@ async def open_services(
     `unchecked`, a model whose schema is nowhere to be had is taken without one.
     """
     runcomfy, storage = settings.runcomfy, settings.storage
+    if not reading:
+        _make_home(settings.home)
     async with AsyncExitStack() as stack:
         stack.enter_context(acting_for(runcomfy.account))
         outage = Outage(runcomfy.patience, time.monotonic)
@@ -190,6 +192,7 @@ async def _holding(ledger: Ledger) -> AsyncIterator[None]:
 @asynccontextmanager
 async def open_catalogue(settings: Settings) -> AsyncIterator[Catalogue]:
     """Opens what the models are read from alone: no ledger, no storage."""
+    _make_home(settings.home)
     outage = Outage(settings.runcomfy.patience, time.monotonic)
     token = settings.runcomfy.token.value
     async with RuncomfyClient(settings.runcomfy.base_url, token, outage) as client:
@@ -223,6 +226,13 @@ def open_bucket(storage: StorageSettings) -> Bucket:
             storage_class=storage.storage_class,
         ),
     )
+
+
+def _make_home(home: Path) -> None:
+    """Makes the home before anybody makes a folder in it, which would leave it open to all."""
+    # Where nothing can be made, whoever has to write there says so.
+    with suppress(OSError):
+        private_folder(home)
 
 
 def kept_models(home: Path) -> Path:

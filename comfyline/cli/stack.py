@@ -21,7 +21,7 @@ from comfyline.ledger.records import Attempt
 from comfyline.ledger.retention import at_risk
 from comfyline.retention import described
 from comfyline.services import now
-from comfyline.stack.control import ServiceStatus, inspect, stop
+from comfyline.stack.control import ServiceStatus, addresses, inspect, stop
 from comfyline.stack.services import SERVICES
 
 
@@ -61,6 +61,8 @@ def status(*, profile: Profile = "sandbox", json_output: Json = False) -> int:
         answer(json.dumps({"services": shown, "at_risk": risks}))
     else:
         results.print(_table(services))
+        if password := addresses(home()).prefect_auth_string:
+            results.print(f"Prefect's page asks for a password: {password}", markup=False)
     warn(left)
     return 0
 
@@ -106,6 +108,7 @@ def env() -> int:
     """
     found = asyncio.run(start_services(("prefect",), say))
     answer(f"export PREFECT_API_URL={found.prefect_api_url}")
+    answer(f"export PREFECT_API_AUTH_STRING='{found.prefect_auth_string}'")
     answer(f"export PREFECT_HOME='{home() / 'prefect-client'}'")
     answer(f"export COMFYLINE_HOME='{home()}'")
     answer("export DO_NOT_TRACK=1")
