@@ -27,16 +27,14 @@ from comfyline.resolving import (
 from comfyline.settings import NO_BLOCKS, LocalStack, Secret, Settings, StorageSettings
 from comfyline.stack.control import StackAddresses, addresses, ensure
 from comfyline.stack.layout import private_folder
-from comfyline.stack.services import SERVICES, ServiceName
+from comfyline.stack.services import SERVICES, ServiceName, port_variable
 
 _NOWHERE = "http://127.0.0.1:9"
 _PORT = re.compile(r"[0-9]{1,5}")
 _HIGHEST_PORT = 65535
-_PORT_VARIABLES: dict[ServiceName, str] = {
-    "prefect": "COMFYLINE_PREFECT_PORT",
-    "storage": "COMFYLINE_STORAGE_PORT",
-    "sandbox": "COMFYLINE_SANDBOX_PORT",
-}
+
+ONLY_RUNCOMFY: tuple[ServiceName, ...] = ("sandbox",)
+"""What a command needs of the local stack that asks RunComfy and touches no stored file."""
 
 ReadBlock = Callable[[str], Awaitable[str]]
 """Gives what the Prefect Secret block of that name holds."""
@@ -60,7 +58,8 @@ def variable(name: str) -> str | None:
 def asked_ports() -> dict[ServiceName, int]:
     """The ports that the environment binds services to. Raises `UsageError` for what is none."""
     asked: dict[ServiceName, int] = {}
-    for service, name in _PORT_VARIABLES.items():
+    for service in SERVICES:
+        name = port_variable(service)
         written = os.environ.get(name, "").strip()
         if not written:
             continue

@@ -79,6 +79,11 @@ SPECS: Mapping[ServiceName, Service] = {
 }
 
 
+def port_variable(service: ServiceName) -> str:
+    """The variable of the environment that binds a service to a port."""
+    return f"COMFYLINE_{service.upper()}_PORT"
+
+
 def origin(port: int) -> str:
     """The address of a local server."""
     return f"http://{LOOPBACK}:{port}"

@@ -35,6 +35,7 @@ from comfyline.stack.services import (
     Launch,
     ServiceName,
     origin,
+    port_variable,
     prefect_launch,
     sandbox_launch,
     storage_launch,
@@ -154,7 +155,7 @@ class Starter:
 
     def _claim(self, name: ServiceName, claims: ExitStack) -> Claim:
         if name in self.asked:
-            got = claim_explicit(name, self.asked[name])
+            got = claim_explicit(name, self.asked[name], port_variable(name))
         else:
             used = read_ports(self.layout.ports)
             mine = used.pop(name, None)
@@ -164,7 +165,7 @@ class Starter:
             if found is None:
                 raise Unreachable(
                     f"no free port for {name} between 4270 and 4372",
-                    hint=f"choose one with COMFYLINE_{name.upper()}_PORT",
+                    hint=f"choose one with {port_variable(name)}",
                 )
             got = found
         claims.callback(got.release)
