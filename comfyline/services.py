@@ -60,7 +60,7 @@ class Services:
         self.poller = poller
         self.ledger = ledger
         self.ledger_id = ledger_id
-        self.strays = Strays(settings.home / "strays")
+        self.strays = Strays(unrecorded_ids(settings.home))
         self.places = Places(bucket)
         runcomfy_url, storage = settings.runcomfy.base_url, settings.storage
         self.origins = Origins(
@@ -85,7 +85,7 @@ class Services:
     @property
     def work(self) -> Path:
         """Where outputs lie between fetch and persist, on this machine: a folder a request."""
-        return self.settings.home / "work"
+        return work_folder(self.settings.home)
 
     def work_directory(self, request_id: str) -> Path:
         """The folder of one request; its id is nobody else's, in whichever ledger it stands."""
@@ -238,6 +238,16 @@ def _make_home(home: Path) -> None:
 def kept_models(home: Path) -> Path:
     """The folder under `home` in which the schemas that RunComfy gave are kept."""
     return home / "models"
+
+
+def unrecorded_ids(home: Path) -> Path:
+    """The folder under `home` of request ids that the ledger could not take yet."""
+    return home / "strays"
+
+
+def work_folder(home: Path) -> Path:
+    """The folder under `home` of what is fetched and not stored yet."""
+    return home / "work"
 
 
 def _value(secret: Secret | None) -> str | None:

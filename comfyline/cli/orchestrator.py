@@ -22,6 +22,7 @@ from comfyline.environment import home, start_services
 from comfyline.errors import ComfylineError, Defect, Unreachable
 from comfyline.report.summary import RunSummary
 from comfyline.stack.control import StackAddresses, addresses
+from comfyline.stack.layout import private_folder
 from comfyline.stack.services import ServiceName
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def _log_to_file(path: Path) -> None:
 
     The handler has to be there before Prefect is imported, or Prefect adds one that prints.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     path.touch(mode=0o600)
     # The file is written by a thread of its own: a slow disk must not hold the event loop.
     lines: SimpleQueue[logging.LogRecord] = SimpleQueue()

@@ -86,7 +86,7 @@ def private_folder(folder: Path) -> None:
 
 def write_private(path: Path, text: str) -> None:
     """Writes a file that its owner alone may read; a reader sees the old or the new text whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     # mkstemp makes the file with mode 0600, so that it is never readable in between.
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from comfyline.stack.layout import write_private
+from comfyline.stack.layout import private_folder, write_private
 from comfyline.stack.services import Launch
 
 # Seconds between the polite and the hard end of a process.
@@ -77,7 +77,7 @@ def start(
 
     The server has its own session, so that neither Ctrl-C nor the end of our terminal reaches it.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(log.parent)
     if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
         log.replace(log.with_suffix(".log.1"))
     with open(log, "ab", opener=_private) as output:

@@ -18,7 +18,7 @@ from comfyline.stack.credentials import (
     read_or_make_credentials,
 )
 from comfyline.stack.health import Health, look, wait_until_well
-from comfyline.stack.layout import Layout
+from comfyline.stack.layout import Layout, private_folder
 from comfyline.stack.ports import (
     Claim,
     candidates,
@@ -135,15 +135,16 @@ class Starter:
         environment = os.environ
         match name:
             case "prefect":
-                self.layout.prefect.mkdir(parents=True, exist_ok=True)
+                private_folder(self.layout.prefect)
                 auth_string = read_or_make_auth_string(self.layout.prefect_auth_string)
                 return prefect_launch(self.layout, port, environment, auth_string)
             case "storage":
-                (self.layout.storage / BUCKET).mkdir(parents=True, exist_ok=True)
+                private_folder(self.layout.storage)
+                private_folder(self.layout.storage / BUCKET)
                 pair = read_or_make_credentials(self.layout.credentials)
                 return storage_launch(self.layout, port, environment, pair)
             case "sandbox":
-                self.layout.sandbox.mkdir(parents=True, exist_ok=True)
+                private_folder(self.layout.sandbox)
                 return sandbox_launch(self.layout, port, environment, self.model_dirs)
 
     def _auth_string(self) -> str | None:

@@ -5,11 +5,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from PIL import Image
 
 from comfyline.stack.control import StackAddresses
+from tests.conftest import ask_prefect
 from tests.story.conftest import PIPELINE, Project
 
 KEYS = [
@@ -40,10 +40,8 @@ def local(uri: str) -> Path:
 
 
 def prefect(stack: StackAddresses, path: str, **body: Any) -> Any:
-    url = f"{stack.prefect_api_url}/{path}"
-    if body:
-        return httpx.post(url, json=body, trust_env=False).raise_for_status().json()
-    return httpx.get(url, trust_env=False).raise_for_status().json()
+    method, asked = ("POST", {"json": body}) if body else ("GET", {})
+    return ask_prefect(stack, method, path, **asked).raise_for_status().json()
 
 
 def test_ten_pictures_come_out_of_five_photographs(project: Project) -> None:
