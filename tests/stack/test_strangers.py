@@ -63,8 +63,15 @@ def open_modes(home: Path) -> dict[str, str]:
 
 def as_nobody(*command: str) -> subprocess.CompletedProcess[bytes]:
     """A command as another user of this machine; only root may become one."""
-    who = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-    return subprocess.run(command, cwd="/", capture_output=True, check=False, **who)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(
+        command,
+        cwd="/",
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
+        capture_output=True,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
