@@ -20,6 +20,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.typing import Subprotocol
 
+from comfyline.errors import UsageError
 from comfyline.stack.control import StackAddresses, ensure, inspect, stop
 from comfyline.stack.health import basic_auth
 from comfyline.stack.layout import Layout, private_folder
@@ -128,7 +129,8 @@ async def _until_it_answers(server: Record) -> None:
 
 
 def _run_with_block(project: Path, api: str) -> Ended:
-    shutil.copytree(ROOT / "configs", project / "configs")
+    """A run whose token is in a block, from a home and a shell that know no password."""
+    shutil.copytree(ROOT / "configs", project / "configs", dirs_exist_ok=True)
     (project / "mine.yaml").write_text(PROFILE)
     ended = subprocess.run(
         [
@@ -265,6 +267,22 @@ def test_prefects_own_commands_come_in_with_what_env_prints(
     )
     assert "since before" in came_in.stdout, came_in.stderr
     assert refused.returncode != 0
+
+
+def test_a_run_without_the_password_is_told_what_to_set(
+    stack: StackAddresses, reachable: Path
+) -> None:
+    refused = _run_with_block(reachable / "project", str(stack.prefect_api_url))
+    [error] = refused.json["errors"]
+    assert refused.code == 69, refused.stderr
+    assert "does not let us in (401)" in error["message"]
+    assert "PREFECT_API_AUTH_STRING" in error["hint"]
+
+
+async def test_no_server_is_started_in_a_home_that_cannot_be_closed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be closed to others"):
+        await ensure(tmp_path / "file/home", ("storage",))
 
 
 def test_a_home_that_is_made_is_closed_before_anything_lies_in_it(tmp_path: Path) -> None:

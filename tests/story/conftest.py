@@ -175,7 +175,10 @@ def project(
 def _no_secret_is_written(project: Project, stack: StackAddresses) -> None:
     assert stack.storage_credentials is not None
     secrets = [stack.storage_credentials.secret_access_key, "X-Amz-Signature=", "sandbox-token"]
-    secrets.append(str(stack.prefect_auth_string).partition(":")[2])
+    password = str(stack.prefect_auth_string).partition(":")[2]
+    secrets.append(password)
+    for path in (project.home / "prefect").glob("prefect.db*"):
+        assert password.encode() not in path.read_bytes(), path
     kept = [project.home / "logs", project.home / "runs", project.directory / "outputs"]
     for folder in kept:
         for path in folder.rglob("*"):

@@ -29,7 +29,8 @@ class Prefect:
         exports = project.comfyline("env").stdout
         shell = subprocess.run(
             ["sh", "-c", f"{exports}env -0"],
-            env=project.environment | {"PWD": str(project.directory)},
+            cwd=project.directory,
+            env=project.environment,
             capture_output=True,
             text=True,
             check=True,
@@ -120,6 +121,8 @@ def prefect(project: Project) -> Iterator[Prefect]:
         process.kill()
     worker.wait()
     log.close()
+    password = str(project.addresses.prefect_auth_string).partition(":")[2]
+    assert password not in (project.directory / "worker.log").read_text()
     prefect.ask("DELETE", "work_pools/comfyline")
 
 

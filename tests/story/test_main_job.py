@@ -49,6 +49,11 @@ def test_ten_pictures_come_out_of_five_photographs(project: Project) -> None:
     ended = project.fresh("run", PIPELINE, "--set", wanted, "--json")
 
     assert ended.code == 0, ended.stderr
+    # No terminal, perhaps a log: the password of the page is not told, but where it is.
+    assert "`comfyline status` shows its password" in ended.stderr
+    password = str(project.addresses.prefect_auth_string)
+    assert password not in ended.stdout + ended.stderr
+    assert password in project.comfyline("status").stdout
     summary = ended.json
     assert list(summary) == KEYS
     counts = {key: summary[key] for key in ("jobs", "persisted", "reused", "submitted", "failed")}
