@@ -78,7 +78,7 @@ def _file(profile: str) -> Path:
 
 
 async def _look(profile: str, file: Path) -> _Lost:
-    with reading_ledger(profile) as ledger:
+    with reading_ledger(profile, of_all=True) as ledger:
         if await ledger.is_anybody_at_work():
             raise TryLater("A run is at work with this ledger", hint="Ask when it has ended.")
         return _Lost(
@@ -91,22 +91,33 @@ async def _look(profile: str, file: Path) -> _Lost:
 
 
 def _in_words(lost: _Lost) -> list[str]:
-    paid = [one for one in lost.attempts if one.request_id]
-    known = [one.cost_usd for one in paid if one.cost_usd is not None]
-    unknown = len(paid) - len(known)
-    cost = usd(sum(known)) + (f", and {count(unknown, 'cost')} not known" if unknown else "")
+    accepted: dict[str, list[Attempt]] = {}
+    for one in lost.attempts:
+        if one.request_id:
+            accepted.setdefault(str(one.account or "a place that is not written down"), []).append(
+                one
+            )
     doubts = sum(one.state in _UNSURE for one in lost.attempts)
     size = sum(path.stat().st_size for path in lost.fetched) / 1e6
     unrecorded, fetched = unrecorded_ids(home()), work_folder(home())
-    accepted = f"{count(len(paid), 'request')} that RunComfy accepted ({cost})"
     return [
         f"{lost.file}, of all profiles that use it: with it would be lost",
-        f"  {accepted}: none is known any more, and asking for the same pays again",
+        *(
+            f"  {count(len(some), 'request')} accepted at {where}, {_cost(some)}: asking for the "
+            "same pays again"
+            for where, some in sorted(accepted.items())
+        ),
         f"  {count(len(lost.unfinished), 'job')} paid for and not stored: nothing collects them",
         f"  {count(doubts, 'job')} in doubt",
         f"  {count(len(lost.unrecorded), 'request id')} not written down yet ({unrecorded})",
         f"  {count(len(lost.fetched), 'fetched file')} not stored, {size:,.1f} MB ({fetched})",
     ]
+
+
+def _cost(paid: Sequence[Attempt]) -> str:
+    known = [one.cost_usd for one in paid if one.cost_usd is not None]
+    unknown = len(paid) - len(known)
+    return usd(sum(known)) + (f" and {count(unknown, 'cost')} not known" if unknown else "")
 
 
 def _agreed() -> bool:

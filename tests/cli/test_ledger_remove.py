@@ -71,7 +71,8 @@ def test_without_a_yes_a_ledger_is_not_removed_and_its_losses_are_named(rich: Of
 
     assert ended.code == 64
     assert "Nothing was removed" in ended.stderr
-    assert "2 requests that RunComfy accepted ($0.14, and 1 cost not known)" in ended.stderr
+    assert "2 requests accepted at http" in ended.stderr
+    assert ", $0.14 and 1 cost not known: asking for the same pays again" in ended.stderr
     assert "1 job paid for and not stored" in ended.stderr
     assert "1 job in doubt" in ended.stderr
     assert "1 request id not written down yet" in ended.stderr
@@ -98,7 +99,7 @@ def test_with_a_yes_the_ledger_goes_and_what_it_alone_accounts_for(rich: Office)
 
 def test_a_ledger_that_a_run_works_with_is_not_removed(rich: Office) -> None:
     checked = asked("stored")
-    rich.ledger(lambda ledger: ledger.take(checked.key, checked.job.model_id))
+    rich.ledger(lambda ledger: ledger.take(checked.key))
 
     refused = rich.comfyline("ledger", "remove", "--yes")
 
