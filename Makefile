@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test storage-test lint fix bench clean
+.PHONY: help demo test storage-test lint fix bench clean clean-ledger
 
 help:  ## Show what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,9 +34,15 @@ fix: $(VENV)/.installed-dev  ## Mend what the linter can mend
 bench: $(VENV)/.installed-dev  ## Measure against plain clients, side by side
 	$(BIN)/python -m benchmarks
 
-clean:  ## Stop the local stack and remove what was installed and cached; outputs stay
+clean:  ## Stop the local stack and remove what can be made again; what was paid for stays
 	@if [ -x $(BIN)/comfyline ]; then $(BIN)/comfyline down; fi
-	rm -rf $(VENV) .comfyline .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(addprefix .comfyline/,logs thumbnails copies known-files.sqlite3* prefect prefect-client)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@for kept in outputs .comfyline/*; do if [ -e "$$kept" ]; then echo "kept: $$kept"; fi; done
+	@echo "make clean-ledger removes the ledger, and says first what would be lost with it."
+
+clean-ledger: $(VENV)/.installed  ## Remove the ledger: says what would be lost, and asks; or CONFIRM=yes
+	@$(BIN)/comfyline ledger remove $(if $(filter yes,$(CONFIRM)),--yes)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -16,6 +16,7 @@ from benchmarks.race import Figures, Side, race
 from benchmarks.servers import home_of, playground, sandbox, storage_environment
 from benchmarks.table import Table, ratio
 from comfyline.stack.control import addresses
+from comfyline.stack.health import basic_auth
 from comfyline.stack.services import SANDBOX_TOKEN
 
 _PHOTOS, _QUICK = 60, 15
@@ -80,8 +81,11 @@ def _prepare(project: Path, photos: int) -> None:
 async def _until_visible(project: Path, task_runs: int) -> float:
     """The wall-clock time at which the orchestrator shows all task runs as completed."""
     wanted = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
-    url = f"{addresses(home_of(project)).prefect_api_url}/task_runs/count"
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as http, asyncio.timeout(_LIMIT):
+    stack = addresses(home_of(project))
+    url = f"{stack.prefect_api_url}/task_runs/count"
+    auth = basic_auth(stack.prefect_auth_string or "")
+    client = httpx.AsyncClient(trust_env=False, timeout=60, auth=auth)
+    async with client as http, asyncio.timeout(_LIMIT):
         while (await http.post(url, json=wanted)).raise_for_status().json() < task_runs:  # noqa: ASYNC110
             await asyncio.sleep(0.5)
     return time.time()

@@ -6,6 +6,7 @@ The one place that reads the process environment and the working directory.
 import os
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,24 +26,28 @@ from comfyline.resolving import (
 )
 from comfyline.settings import NO_BLOCKS, LocalStack, Secret, Settings, StorageSettings
 from comfyline.stack.control import StackAddresses, addresses, ensure
-from comfyline.stack.services import ServiceName
+from comfyline.stack.layout import private_folder
+from comfyline.stack.services import SERVICES, ServiceName, port_variable
 
 _NOWHERE = "http://127.0.0.1:9"
 _PORT = re.compile(r"[0-9]{1,5}")
 _HIGHEST_PORT = 65535
-_PORT_VARIABLES: dict[ServiceName, str] = {
-    "prefect": "COMFYLINE_PREFECT_PORT",
-    "storage": "COMFYLINE_STORAGE_PORT",
-    "sandbox": "COMFYLINE_SANDBOX_PORT",
-}
+
+ONLY_RUNCOMFY: tuple[ServiceName, ...] = ("sandbox",)
+"""What a command needs of the local stack that asks RunComfy and touches no stored file."""
 
 ReadBlock = Callable[[str], Awaitable[str]]
 """Gives what the Prefect Secret block of that name holds."""
 
 
 def home() -> Path:
-    """Where local state lives, an absolute path."""
-    return home_directory(os.environ, Path.cwd())
+    """Where local state lives, an absolute path; one that is there is closed to others."""
+    path = home_directory(os.environ, Path.cwd())
+    if path.is_dir():
+        # Another's is not ours to close: no local server is started in it.
+        with suppress(OSError):
+            private_folder(path)
+    return path
 
 
 def variable(name: str) -> str | None:
@@ -53,7 +58,8 @@ def variable(name: str) -> str | None:
 def asked_ports() -> dict[ServiceName, int]:
     """The ports that the environment binds services to. Raises `UsageError` for what is none."""
     asked: dict[ServiceName, int] = {}
-    for service, name in _PORT_VARIABLES.items():
+    for service in SERVICES:
+        name = port_variable(service)
         written = os.environ.get(name, "").strip()
         if not written:
             continue
@@ -98,10 +104,15 @@ async def start_services(
 
 
 async def prepare(
-    profile_name: str, tell: Callable[[str], None], read_block: ReadBlock | None = None
+    profile_name: str,
+    tell: Callable[[str], None],
+    read_block: ReadBlock | None = None,
+    *,
+    only: tuple[ServiceName, ...] = SERVICES,
 ) -> Settings:
     """The settings of a profile, after starting the local services that it needs.
 
+    Of these `only` the named ones; at the address of another that does not run nothing answers.
     `read_block` gives what a Prefect Secret block holds; without it a profile that names one is a
     `UsageError`. Raises `UsageError`, `InputInvalid`, `TokenRejected` or `Unreachable`, each with
     what to do.
@@ -110,9 +121,9 @@ async def prepare(
     names = named_blocks(profile, os.environ) if read_block else ()
     blocks = {name: Secret(await read_block(name)) for name in names} if read_block else NO_BLOCKS
     find_token(profile, os.environ, blocks)
-    needed = local_services(profile, os.environ)
-    found = await start_services(needed, tell) if needed else StackAddresses()
-    return resolve(profile_name, profile, os.environ, Path.cwd(), _local(found), blocks)
+    needed = tuple(name for name in local_services(profile, os.environ) if name in only)
+    found = await start_services(needed, tell) if needed else addresses(home())
+    return resolve(profile_name, profile, os.environ, Path.cwd(), _or_nowhere(found), blocks)
 
 
 def look(profile_name: str, patience: float = 0) -> Settings:
@@ -124,12 +135,7 @@ def look(profile_name: str, patience: float = 0) -> Settings:
     answers.
     """
     profile = read_profile(profile_name, Path.cwd())
-    local = _local(addresses(home()))
-    nobody = Secret("nobody")
-    if local.sandbox_url is None:
-        local = replace(local, sandbox_url=_NOWHERE, sandbox_token=nobody)
-    if local.storage_endpoint is None:
-        local = replace(local, storage_endpoint=_NOWHERE, storage_key=nobody, storage_secret=nobody)
+    local = _or_nowhere(addresses(home()))
     settings = resolve(profile_name, profile, os.environ, Path.cwd(), local)
     waits = min(patience, settings.runcomfy.patience)
     return replace(settings, runcomfy=replace(settings.runcomfy, patience=waits))
@@ -153,6 +159,16 @@ def look_at_storage(profile_name: str) -> StorageSettings:
     """
     profile = read_profile(profile_name, Path.cwd())
     return storage_settings(profile, os.environ, _local(addresses(home())))
+
+
+def _or_nowhere(found: StackAddresses) -> LocalStack:
+    """What runs; for what does not an address at which nothing answers."""
+    local, nobody = _local(found), Secret("nobody")
+    if local.sandbox_url is None:
+        local = replace(local, sandbox_url=_NOWHERE, sandbox_token=nobody)
+    if local.storage_endpoint is None:
+        local = replace(local, storage_endpoint=_NOWHERE, storage_key=nobody, storage_secret=nobody)
+    return local
 
 
 def _local(found: StackAddresses) -> LocalStack:

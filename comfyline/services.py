@@ -27,7 +27,7 @@ from comfyline.runcomfy.poller import Poller
 from comfyline.runcomfy.polling import next_poll
 from comfyline.sandbox.store import request_ids
 from comfyline.settings import Secret, Settings, StorageSettings
-from comfyline.stack.layout import Layout
+from comfyline.stack.layout import Layout, private_folder
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.bucket_options import BucketOptions
 from comfyline.storage.copies import COPIES, Copies
@@ -65,7 +65,7 @@ class Services:
         self.ledger = ledger
         self.ledger_id = ledger_id
         self.now = clock
-        self.strays = Strays(settings.home / "strays")
+        self.strays = Strays(unrecorded_ids(settings.home))
         self.places = Places(bucket)
         runcomfy_url, storage = settings.runcomfy.base_url, settings.storage
         self.origins = Origins(
@@ -90,7 +90,7 @@ class Services:
     @property
     def work(self) -> Path:
         """Where outputs lie between fetch and persist, on this machine: a folder a request."""
-        return self.settings.home / "work"
+        return work_folder(self.settings.home)
 
     def work_directory(self, request_id: str) -> Path:
         """The folder of one request; its id is nobody else's, in whichever ledger it stands."""
@@ -129,6 +129,8 @@ async def open_services(
     `unchecked`, a model whose schema is nowhere to be had is taken without one.
     """
     runcomfy, storage = settings.runcomfy, settings.storage
+    if not reading:
+        _make_home(settings.home)
     async with AsyncExitStack() as stack:
         stack.enter_context(acting_for(runcomfy.account))
         outage = Outage(runcomfy.patience, time.monotonic)
@@ -196,6 +198,7 @@ async def _holding(ledger: Ledger) -> AsyncIterator[None]:
 @asynccontextmanager
 async def open_catalogue(settings: Settings) -> AsyncIterator[Catalogue]:
     """Opens what the models are read from alone: no ledger, no storage."""
+    _make_home(settings.home)
     outage = Outage(settings.runcomfy.patience, time.monotonic)
     token = settings.runcomfy.token.value
     async with RuncomfyClient(settings.runcomfy.base_url, token, outage) as client:
@@ -231,9 +234,26 @@ def open_bucket(storage: StorageSettings) -> Bucket:
     )
 
 
+def _make_home(home: Path) -> None:
+    """Makes the home before anybody makes a folder in it, which would leave it open to all."""
+    # Where nothing can be made, whoever has to write there says so.
+    with suppress(OSError):
+        private_folder(home)
+
+
 def kept_models(home: Path) -> Path:
     """The folder under `home` in which the schemas that RunComfy gave are kept."""
     return home / "models"
+
+
+def unrecorded_ids(home: Path) -> Path:
+    """The folder under `home` of request ids that the ledger could not take yet."""
+    return home / "strays"
+
+
+def work_folder(home: Path) -> Path:
+    """The folder under `home` of what is fetched and not stored yet."""
+    return home / "work"
 
 
 def _value(secret: Secret | None) -> str | None:

@@ -95,6 +95,10 @@ class StorageSettings:
     public_endpoint_url: str | None = None
 
 
+NO_STORAGE = StorageSettings("", None, None, None, 0)
+"""For who reads folders alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Everything a run needs to know about where it runs."""

@@ -28,6 +28,7 @@ from sqlalchemy import make_url
 from xdist.scheduler import LoadScopeScheduling
 
 from comfyline.stack.control import StackAddresses, ensure, stop
+from comfyline.stack.health import basic_auth
 from tests.crash.table import (  # noqa: F401  # hooks, which a folder's own conftest comes too late for
     pytest_sessionfinish,
     pytest_terminal_summary,
@@ -293,6 +294,23 @@ def storage(stack_home: Path) -> StackAddresses:
 def stack(stack_home: Path) -> StackAddresses:
     """The whole local stack: Prefect server, object storage, sandbox."""
     return asyncio.run(ensure(stack_home, model_dirs=[ROOT / "configs/models"]))
+
+
+def prefect_variables(stack: StackAddresses) -> dict[str, str]:
+    """What leads a process to the stack's Prefect server, and past its password."""
+    assert stack.prefect_api_url
+    assert stack.prefect_auth_string
+    return {
+        "PREFECT_API_URL": stack.prefect_api_url,
+        "PREFECT_API_AUTH_STRING": stack.prefect_auth_string,
+    }
+
+
+def ask_prefect(stack: StackAddresses, method: str, path: str, **more: Any) -> httpx.Response:
+    """One call of the stack's Prefect API, with its password."""
+    auth = basic_auth(str(stack.prefect_auth_string))
+    url = f"{stack.prefect_api_url}/{path}"
+    return httpx.request(method, url, auth=auth, trust_env=False, timeout=60, **more)
 
 
 @pytest.fixture(scope="session")

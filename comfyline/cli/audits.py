@@ -19,17 +19,19 @@ from comfyline.cli.selecting import (
     RunId,
     Since,
     Until,
+    any_in_bucket,
     reading_ledger,
     say_elsewhere,
     selection,
 )
 from comfyline.cli.speech import answer, results, say
-from comfyline.environment import prepare, prepare_storage
-from comfyline.ledger.ledger import Ledger
+from comfyline.environment import ONLY_RUNCOMFY, prepare, prepare_storage
 from comfyline.ledger.refusals import short
 from comfyline.report.words import count, usd
 from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.services import open_places, open_services
+from comfyline.settings import NO_STORAGE
+from comfyline.stack.services import SERVICES
 from comfyline.storage.places import Places
 
 
@@ -52,11 +54,14 @@ def audit(
     selected = selection(run, pipeline, since, until)
 
     async def work() -> int:
-        async with _opened(profile, offline=offline) as (ledger, places, client):
+        with reading_ledger(profile) as ledger:
             attempts = (await ledger.list(selected))[::-1]
             await say_elsewhere(ledger)
-            seen = await gather(attempts, places, client, (await ledger.clock())())
+            now = (await ledger.clock())()
             asked_again, alarming = repeats(await with_history(attempts, ledger))
+        in_bucket = any_in_bucket(attempts)
+        async with _opened(profile, offline=offline, in_bucket=in_bucket) as (places, client):
+            seen = await gather(attempts, places, client, now)
             balance = await client.balance() if client else None
         found = [*differences(seen), *alarming]
         if json_output:
@@ -70,17 +75,18 @@ def audit(
 
 @asynccontextmanager
 async def _opened(
-    profile: str, *, offline: bool
-) -> AsyncIterator[tuple[Ledger, Places, RuncomfyClient | None]]:
+    profile: str, *, offline: bool, in_bucket: bool
+) -> AsyncIterator[tuple[Places, RuncomfyClient | None]]:
     """What an audit reads; offline it needs neither RunComfy nor a token."""
     if offline:
-        storage = await prepare_storage(profile, say)
-        with reading_ledger(profile) as ledger:
-            async with open_places(storage) as places:
-                yield ledger, places, None
+        storage = await prepare_storage(profile, say) if in_bucket else NO_STORAGE
+        async with open_places(storage) as places:
+            yield places, None
         return
-    async with open_services(await prepare(profile, say), reading=True) as services:
-        yield services.ledger, services.places, services.client
+    only = SERVICES if in_bucket else ONLY_RUNCOMFY
+    settings = await prepare(profile, say, only=only)
+    async with open_services(settings, reading=True) as services:
+        yield services.places, services.client
 
 
 def _print(

@@ -10,7 +10,7 @@ from comfyline.account import command
 from comfyline.cli.options import Profile
 from comfyline.cli.selecting import say_elsewhere, the_jobs
 from comfyline.cli.speech import say
-from comfyline.environment import prepare
+from comfyline.environment import ONLY_RUNCOMFY, prepare
 from comfyline.errors import UsageError
 from comfyline.job import JobState
 from comfyline.ledger.reading import Selection
@@ -45,7 +45,7 @@ def cancel(
         raise UsageError("Say what to cancel: jobs, or --run RUN_ID, or --pipeline NAME")
 
     async def work() -> int:
-        async with open_services(await prepare(profile, say)) as services:
+        async with open_services(await prepare(profile, say, only=ONLY_RUNCOMFY)) as services:
             if job:
                 attempts: Sequence[Attempt] = await the_jobs(services.ledger, job)
                 return await _cancel_jobs(attempts, services)

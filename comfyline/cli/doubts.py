@@ -12,7 +12,7 @@ from comfyline.cli.options import Json, Profile
 from comfyline.cli.selecting import the_jobs, whose
 from comfyline.cli.speech import answer, errors, say
 from comfyline.doubts import Doubt, check_request, look_into
-from comfyline.environment import prepare
+from comfyline.environment import ONLY_RUNCOMFY, prepare
 from comfyline.errors import ComfylineError, UsageError
 from comfyline.job import JobState
 from comfyline.ledger.doubts import sent_at
@@ -64,7 +64,7 @@ def resolve(
     _check(job, lost=lost, request_id=request_id, give_up=give_up, force=force)
 
     async def work() -> int:
-        async with open_services(await prepare(profile, say)) as services:
+        async with open_services(await prepare(profile, say, only=ONLY_RUNCOMFY)) as services:
             await settle_what_can_be(services)
             attempts = await the_jobs(services.ledger, job)
             if give_up:

@@ -27,6 +27,7 @@ _COMMANDS = (
     "audits:audit",
     "verifying:verify",
     "cleaning:clean",
+    "ledger:app",
     "models:app",
     "stack:up",
     "stack:down",

@@ -21,6 +21,8 @@ from comfyline.cli.speech import say
 from comfyline.environment import home, start_services
 from comfyline.errors import ComfylineError, Defect, Unreachable
 from comfyline.report.summary import RunSummary
+from comfyline.stack.control import StackAddresses, addresses
+from comfyline.stack.layout import private_folder
 from comfyline.stack.services import ServiceName
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ async def connect(needed: tuple[ServiceName, ...]) -> None:
     found = await start_services(started, say)
     if own and found.prefect_api_url:
         os.environ["PREFECT_API_URL"] = found.prefect_api_url
+        os.environ["PREFECT_API_AUTH_STRING"] = found.prefect_auth_string or ""
         os.environ["PREFECT_HOME"] = str(home() / "prefect-client")
         os.environ["DO_NOT_TRACK"] = "1"
         # The pictures matter more than their page: with the default a run whose server is gone
@@ -58,7 +61,10 @@ async def connect(needed: tuple[ServiceName, ...]) -> None:
         os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "3")
     else:
         await _must_answer(os.environ["PREFECT_API_URL"])
+        _use_own_password(addresses(home()))
     _log_to_file(home() / "logs" / "comfyline.log")
+    if not own:
+        await _must_let_us_in()
 
 
 async def run_flow(flow: Flow) -> RunSummary:
@@ -104,6 +110,13 @@ def page(run_id: str) -> str | None:
     return f"{base}/runs/flow-run/{run_id}" if base else None
 
 
+def page_password() -> str | None:
+    """What the page of the local Prefect server asks for; None where the server is another's."""
+    found = addresses(home())
+    is_ours = found.prefect_api_url == os.environ.get("PREFECT_API_URL")
+    return found.prefect_auth_string if is_ours else None
+
+
 async def _must_answer(api_url: str) -> None:
     """Says at once what Prefect would say with a stack trace, after minutes of trying."""
     try:
@@ -116,12 +129,39 @@ async def _must_answer(api_url: str) -> None:
         ) from error
 
 
+def _use_own_password(local: StackAddresses) -> None:
+    """For a PREFECT_API_URL that names the local server, from a shell older than its password."""
+    named, ours = os.environ["PREFECT_API_URL"].rstrip("/"), local.prefect_api_url
+    if named == ours and local.prefect_auth_string:
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", local.prefect_auth_string)
+
+
+async def _must_let_us_in() -> None:
+    """Says at once what Prefect would say with a stack trace for a password that it lacks."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        async with get_client() as prefect:
+            await prefect.count_flow_runs()
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+            raise
+        raise Unreachable(
+            f"The Prefect server at {os.environ['PREFECT_API_URL']} does not let us in "
+            f"({error.response.status_code})",
+            hint="Set PREFECT_API_AUTH_STRING to the user:password that it asks for, or "
+            'PREFECT_API_KEY. For the local server: eval "$(comfyline env)".',
+        ) from error
+
+
 def _log_to_file(path: Path) -> None:
     """Prefect's lines go to its UI and this file; a handler at the root keeps them off stderr.
 
     The handler has to be there before Prefect is imported, or Prefect adds one that prints.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
+    path.touch(mode=0o600)
     # The file is written by a thread of its own: a slow disk must not hold the event loop.
     lines: SimpleQueue[logging.LogRecord] = SimpleQueue()
     handler = QueueHandler(lines)

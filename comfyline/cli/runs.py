@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from rich.text import Text
 
 from comfyline.account import acting_for
 from comfyline.cli.interruption import interruptible
@@ -22,7 +23,15 @@ from comfyline.cli.options import (
     Unchecked,
     Verify,
 )
-from comfyline.cli.orchestrator import Flow, PrefectIsGone, connect, leave_at_once, page, run_flow
+from comfyline.cli.orchestrator import (
+    Flow,
+    PrefectIsGone,
+    connect,
+    leave_at_once,
+    page,
+    page_password,
+    run_flow,
+)
 from comfyline.cli.speech import answer, errors, explain, say
 from comfyline.environment import check_token, needed_services, profile_account
 from comfyline.errors import (
@@ -201,9 +210,17 @@ def _carry_out(
         [summary] = ended
         code = Interrupted.exit_code if stop.is_pulled else summary.exit_code
         print_summary(errors, summary, page(summary.run_id))
+        _tell_password()
         if json_output:
             answer(summary.to_json())
     return leave_at_once(code) if server_is_gone else code
+
+
+def _tell_password() -> None:
+    """What Prefect's page asks for: to a person at a terminal only, for all else may be a log."""
+    if password := page_password():
+        shown = password if errors.is_terminal else "`comfyline status` shows its password"
+        errors.print(Text.assemble(("  login    ", "dim"), shown), soft_wrap=True, highlight=False)
 
 
 def _keeping(reported: list[RunReported], display: Observer) -> Observer:

@@ -1,6 +1,6 @@
 """Which attempts of the ledger a command means: by job key, run, pipeline or time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -64,6 +64,11 @@ def selection(
 ) -> Selection:
     """What the options of a command select. Raises `UsageError`."""
     return Selection(run_id=run_id, pipeline=pipeline, since=_moment(since), until=_moment(until))
+
+
+def any_in_bucket(attempts: Iterable[Attempt]) -> bool:
+    """Whether the storage is needed to look at what was stored; folders need none."""
+    return any(output.uri.startswith("s3://") for one in attempts for output in one.outputs)
 
 
 async def the_jobs(ledger: Ledger, prefixes: Sequence[str]) -> list[Attempt]:

@@ -17,12 +17,13 @@ from comfyline.cli.selecting import reading_ledger
 from comfyline.cli.speech import answer, explain, results, say
 from comfyline.config_files import model_directories
 from comfyline.environment import home, start_services
-from comfyline.errors import ComfylineError
+from comfyline.errors import ComfylineError, UsageError
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.retention import at_risk
 from comfyline.retention import described
 from comfyline.services import now
-from comfyline.stack.control import ServiceStatus, inspect, stop
+from comfyline.stack.control import ServiceStatus, addresses, inspect, stop
+from comfyline.stack.ports import claim_explicit
 from comfyline.stack.services import SERVICES
 
 
@@ -62,6 +63,8 @@ def status(*, profile: Profile = "sandbox", json_output: Json = False) -> int:
         answer(json.dumps({"services": shown, "at_risk": risks}))
     else:
         results.print(_table(services))
+        if password := addresses(home()).prefect_auth_string:
+            results.print(f"Prefect's page asks for a password: {password}", markup=False)
     warn(left, now)
     return 0
 
@@ -110,6 +113,7 @@ def env() -> int:
     """
     found = asyncio.run(start_services(("prefect",), say))
     answer(f"export PREFECT_API_URL={found.prefect_api_url}")
+    answer(f"export PREFECT_API_AUTH_STRING='{found.prefect_auth_string}'")
     answer(f"export PREFECT_HOME='{home() / 'prefect-client'}'")
     answer(f"export COMFYLINE_HOME='{home()}'")
     answer("export DO_NOT_TRACK=1")
@@ -128,6 +132,10 @@ def sandbox(
     """
     from comfyline.sandbox.server import SandboxOptions, serve
 
+    if not 0 < port < 2**16:
+        raise UsageError(f"{port} is no port for the sandbox", hint="--port takes 1 to 65535.")
+    # Claimed only to say who holds it, and given up: the sandbox itself is to have it.
+    claim_explicit("sandbox", port, "--port").release()
     options = SandboxOptions(
         state=home() / "sandbox-foreground",
         models=model_directories(Path.cwd())[::-1],

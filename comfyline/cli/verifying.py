@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from comfyline.cli.options import Json, Profile
-from comfyline.cli.selecting import PipelineName, RunId, reading_ledger, selection
+from comfyline.cli.selecting import PipelineName, RunId, any_in_bucket, reading_ledger, selection
 from comfyline.cli.speech import answer, results, say
 from comfyline.environment import prepare_storage
 from comfyline.errors import UsageError
@@ -19,7 +19,7 @@ from comfyline.ledger.records import Attempt
 from comfyline.ledger.refusals import short
 from comfyline.report.words import count
 from comfyline.services import open_places
-from comfyline.settings import StorageSettings
+from comfyline.settings import NO_STORAGE, StorageSettings
 from comfyline.storage.places import Places
 from comfyline.verifying import Expected, Verdict, Verified, of_ledger, of_target
 from comfyline.verifying import verify as verify_files
@@ -98,10 +98,9 @@ async def _storage(
     profile: str, target: Sequence[str], attempts: Sequence[Attempt]
 ) -> StorageSettings:
     """The storage of the profile where anything lies in a bucket; folders need none."""
-    stored = (output.uri for attempt in attempts for output in attempt.outputs)
-    if any(uri.startswith("s3://") for uri in (*target, *stored)):
+    if any(uri.startswith("s3://") for uri in target) or any_in_bucket(attempts):
         return await prepare_storage(profile, say)
-    return StorageSettings("", None, None, None, 0)
+    return NO_STORAGE
 
 
 async def _expected(

@@ -54,7 +54,7 @@ class LedgerDatabase:
         self._sqlite = parsed.get_backend_name() == "sqlite"
         if self._sqlite and parsed.database:
             try:
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+                _make_private(Path(parsed.database))
             except OSError as error:
                 raise self._unusable(error) from error
         self._engine = _engine(parsed, sqlite=self._sqlite)
@@ -125,6 +125,13 @@ class LedgerDatabase:
         hint = "Nothing is submitted without it. It is set by COMFYLINE_LEDGER_URL, `ledger` in "
         hint += "the profile, or COMFYLINE_HOME."
         return Unreachable(f"The ledger {self._shown} cannot be used: {error}", hint=hint)
+
+
+def _make_private(file: Path) -> None:
+    """Makes a new database its owner's alone; SQLite gives its journals the same mode."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not (file.exists() or file.name.startswith((":", "file:"))):
+        file.touch(mode=0o600)
 
 
 def _parsed(url: str) -> URL:

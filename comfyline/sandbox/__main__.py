@@ -31,6 +31,8 @@ def _options(arguments: list[str]) -> SandboxOptions:
     parser.add_argument("--balance-usd", type=float, help="what may be spent; default 1000")
     given = vars(parser.parse_args(arguments))
     options = SandboxOptions(**{**given, "models": tuple(given["models"])})
+    if not 0 <= options.port < 2**16:
+        parser.error(f"--port must be at most 65535, and is {options.port}")
     if options.slots < 1 or options.speed <= 0:
         parser.error("--slots must be at least 1, and --speed greater than 0")
     return options

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from comfyline.sandbox.admin import admin_routes
@@ -25,6 +26,9 @@ from comfyline.sandbox.vault import Vault
 
 if TYPE_CHECKING:
     from comfyline.sandbox.server import SandboxOptions
+
+
+_LOOPBACK = ["127.0.0.1", "localhost"]
 
 
 def create_app(options: "SandboxOptions", clock: Clock = time.time) -> App:
@@ -77,4 +81,7 @@ def create_app(options: "SandboxOptions", clock: Clock = time.time) -> App:
         # Nobody reads this; it only says that a caller who left is no bug.
         return Response(status_code=400)
 
+    if options.host in _LOOPBACK:
+        # A web page whose name is made to lead here reads nothing: its calls carry that name.
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK, www_redirect=False)
     return Edge(FaultGate(cast("App", app), faults))

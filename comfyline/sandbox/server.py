@@ -33,6 +33,7 @@ def serve(options: SandboxOptions) -> int:
     except OSError as error:
         sys.stderr.write(
             f"sandbox: cannot listen on {options.host}:{options.port}: {error.strerror}\n"
+            "    --port chooses another port\n"
         )
         return PORT_TAKEN
     # Imported late: a taken port is said at once, without half a second of imports before.

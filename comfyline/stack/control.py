@@ -5,7 +5,7 @@ Nothing here reads the settings of the user: the command line hands in the home 
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -13,9 +13,9 @@ from typing import Literal
 import httpx
 
 from comfyline.errors import Unreachable, UsageError
-from comfyline.stack.credentials import StorageCredentials, read_credentials
+from comfyline.stack.credentials import StorageCredentials, read_auth_string, read_credentials
 from comfyline.stack.health import Health, http_client, look
-from comfyline.stack.layout import Layout
+from comfyline.stack.layout import Layout, private_folder
 from comfyline.stack.lock import held
 from comfyline.stack.process import Record, end, read_record
 from comfyline.stack.services import SANDBOX_TOKEN, SERVICES, SPECS, ServiceName, origin
@@ -26,9 +26,13 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class StackAddresses:
-    """Where the running services are; None for what does not run."""
+    """Where the running services are; None for what does not run.
+
+    `prefect_auth_string` is the `user:password` without which the Prefect server says nothing.
+    """
 
     prefect_api_url: str | None = None
+    prefect_auth_string: str | None = field(default=None, repr=False)
     prefect_ui_url: str | None = None
     storage_endpoint: str | None = None
     storage_credentials: StorageCredentials | None = None
@@ -75,6 +79,7 @@ async def ensure(
     _refuse_bad_ports(asked)
     wanted = list(dict.fromkeys(services))
     layout = Layout(home)
+    _close_to_others(home, is_needed=bool(wanted))
     async with http_client() as client:
         # Without the lock: a `run` beside a long start of something else need not wait for it.
         if not await _all_well(client, layout, wanted, asked, tell):
@@ -109,6 +114,7 @@ async def stop(home: Path, *, tell: Tell = _silent) -> list[ServiceName]:
 async def inspect(home: Path) -> list[ServiceStatus]:
     """The state of each service. Changes nothing and waits for nobody."""
     layout = Layout(home)
+    auth_string = read_auth_string(layout.prefect_auth_string)
     async with http_client() as client:
 
         async def status(name: ServiceName) -> ServiceStatus:
@@ -117,7 +123,7 @@ async def inspect(home: Path) -> list[ServiceStatus]:
             if record is None:
                 left_over = layout.record(name).exists()
                 return ServiceStatus(name, "stale" if left_over else "stopped", log)
-            health = await look(client, SPECS[name], record)
+            health = await look(client, SPECS[name], record, auth_string)
             if health is Health.ENDED:
                 return ServiceStatus(name, "stale", log)
             return ServiceStatus(
@@ -139,6 +145,7 @@ def addresses(home: Path) -> StackAddresses:
     prefect, storage, sandbox = (origins.get(name) for name in SERVICES)
     return StackAddresses(
         prefect_api_url=f"{prefect}/api" if prefect else None,
+        prefect_auth_string=read_auth_string(layout.prefect_auth_string) if prefect else None,
         prefect_ui_url=prefect,
         storage_endpoint=storage,
         storage_credentials=read_credentials(layout.credentials) if storage else None,
@@ -157,7 +164,10 @@ async def _all_well(
     alive = _alive(layout)
     if not all(name in alive for name in wanted):
         return False
-    looks = await asyncio.gather(*(look(client, SPECS[name], alive[name]) for name in wanted))
+    auth_string = read_auth_string(layout.prefect_auth_string)
+    looks = await asyncio.gather(
+        *(look(client, SPECS[name], alive[name], auth_string) for name in wanted)
+    )
     if any(health is not Health.WELL for health in looks):
         return False
     for name in wanted:
@@ -168,6 +178,19 @@ async def _all_well(
 def _alive(layout: Layout) -> dict[ServiceName, Record]:
     records = {name: read_record(layout.record(name)) for name in SERVICES}
     return {name: record for name, record in records.items() if record and record.is_alive()}
+
+
+def _close_to_others(home: Path, *, is_needed: bool) -> None:
+    try:
+        private_folder(home)
+    except OSError as error:
+        if not is_needed:
+            return
+        raise UsageError(
+            f"{home}, where the local servers keep what is yours, cannot be closed to others: "
+            f"{error.strerror}",
+            hint="set COMFYLINE_HOME to a folder that belongs to you",
+        ) from error
 
 
 def _refuse_unknown(names: Iterable[str]) -> None:

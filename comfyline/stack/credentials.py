@@ -1,4 +1,4 @@
-"""The key pair of the local object storage, made once for each home."""
+"""What the local servers ask for, made at random once for each home, and kept at 0600."""
 
 import json
 import secrets
@@ -44,4 +44,29 @@ def read_or_make_credentials(path: Path) -> StorageCredentials:
     made = StorageCredentials(f"comfyline{secrets.token_hex(8)}", secrets.token_urlsafe(32))
     pair = {"access_key_id": made.access_key_id, "secret_access_key": made.secret_access_key}
     write_private(path, json.dumps(pair) + "\n")
+    return made
+
+
+def read_auth_string(path: Path) -> str | None:
+    """What the home's Prefect server asks for, as `user:password`; None when there is none yet."""
+    try:
+        text = path.read_text(encoding="ascii", errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    user, _, password = text.partition(":")
+    if not (user and password):
+        raise Unreachable(
+            f"{path} does not hold user:password",
+            hint="remove the file; `comfyline up` makes a new password",
+        )
+    return text
+
+
+def read_or_make_auth_string(path: Path) -> str:
+    """The same, made now if there is none. To be called under the home's lock."""
+    found = read_auth_string(path)
+    if found is not None:
+        return found
+    made = f"comfyline:{secrets.token_urlsafe(24)}"
+    write_private(path, made + "\n")
     return made

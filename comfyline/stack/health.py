@@ -15,6 +15,7 @@ class Health(Enum):
 
     WELL = "well"
     UNWELL = "unwell"  # it lives and does not answer as it should, or not yet
+    OPEN = "open"  # it lives and lets in whoever comes, or asks for another password than ours
     ENDED = "ended"
 
 
@@ -23,8 +24,10 @@ def http_client() -> httpx.AsyncClient:
     return httpx.AsyncClient(trust_env=False, timeout=5.0)
 
 
-async def look(client: httpx.AsyncClient, service: Service, record: Record) -> Health:
-    """Asks once."""
+async def look(
+    client: httpx.AsyncClient, service: Service, record: Record, auth_string: str | None
+) -> Health:
+    """Asks once. `auth_string` is the home's `user:password`, None where it has none yet."""
     if not record.is_alive():
         return Health.ENDED
     # Before the question: another server can have taken the port, and would answer in the place
@@ -33,16 +36,37 @@ async def look(client: httpx.AsyncClient, service: Service, record: Record) -> H
         return Health.UNWELL
     try:
         answer = await client.get(origin(record.port) + service.health_path)
+        if not service.answers_well(answer.status_code, answer.text.strip()):
+            return Health.UNWELL
+        if service.guarded_path is None:
+            return Health.WELL
+        guarded = origin(record.port) + service.guarded_path
+        return Health.WELL if await _is_guarded(client, guarded, auth_string) else Health.OPEN
     except httpx.HTTPError:
         return Health.UNWELL
-    well = service.answers_well(answer.status_code, answer.text.strip())
-    return Health.WELL if well else Health.UNWELL
 
 
-async def wait_until_well(client: httpx.AsyncClient, service: Service, record: Record) -> Health:
+async def _is_guarded(client: httpx.AsyncClient, url: str, auth_string: str | None) -> bool:
+    """Whether strangers are turned away there, and we are not."""
+    if auth_string is None:
+        return False
+    stranger = await client.get(url)
+    ours = await client.get(url, auth=basic_auth(auth_string))
+    return stranger.status_code == httpx.codes.UNAUTHORIZED and ours.is_success
+
+
+def basic_auth(auth_string: str) -> httpx.BasicAuth:
+    """`user:password` as a client sends it."""
+    user, _, password = auth_string.partition(":")
+    return httpx.BasicAuth(user, password)
+
+
+async def wait_until_well(
+    client: httpx.AsyncClient, service: Service, record: Record, auth_string: str | None
+) -> Health:
     """Asks until the server is well or has ended, for as long as a start may take."""
     limit = time.monotonic() + service.start_limit
-    while (health := await look(client, service, record)) is Health.UNWELL:
+    while (health := await look(client, service, record, auth_string)) is Health.UNWELL:
         if time.monotonic() > limit:
             break
         await asyncio.sleep(0.1)

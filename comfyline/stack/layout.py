@@ -1,7 +1,9 @@
 """Where the stack keeps its things under one home."""
 
 import os
+import stat
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +35,11 @@ class Layout:
         return self.stack / "credentials.json"
 
     @property
+    def prefect_auth_string(self) -> Path:
+        """What the Prefect server of this home asks everybody for, as `user:password`."""
+        return self.stack / "prefect-auth-string"
+
+    @property
     def prefect(self) -> Path:
         """The server's PREFECT_HOME, with its database."""
         return self.home / "prefect"
@@ -56,9 +63,30 @@ class Layout:
         return self.home / "logs" / f"{service}.log"
 
 
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder its owner's alone; what lies in one that was open is closed with it.
+
+    Raises `OSError` where it can be neither made nor closed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=stat.S_IRWXU)
+    if not folder.stat().st_mode & _OTHERS:
+        return
+    # The folder first: nobody else gets at what lies in it from here on.
+    for path in (folder, *folder.rglob("*")):
+        with suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+            if mode & _OTHERS and not stat.S_ISLNK(mode):
+                path.chmod(stat.S_IMODE(mode) & ~_OTHERS)
+
+
 def write_private(path: Path, text: str) -> None:
     """Writes a file that its owner alone may read; a reader sees the old or the new text whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     # mkstemp makes the file with mode 0600, so that it is never readable in between.
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)

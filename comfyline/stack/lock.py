@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from comfyline.stack.layout import private_folder
+
 
 @asynccontextmanager
 async def held(lock: Path, tell: Callable[[str], None]) -> AsyncIterator[None]:
@@ -28,7 +30,7 @@ async def held(lock: Path, tell: Callable[[str], None]) -> AsyncIterator[None]:
 
 
 def _open(lock: Path) -> int:
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(lock.parent)
     return os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
 
 

@@ -75,14 +75,14 @@ def claim_first(ports: Iterable[int]) -> Claim | None:
     return next((got for port in ports if (got := claim(port)) is not None), None)
 
 
-def claim_explicit(service: str, port: int) -> Claim:
-    """Claims exactly the port that was asked for, or says who holds it."""
+def claim_explicit(service: str, port: int, option: str) -> Claim:
+    """Claims exactly the port that was asked for by `option`, or says who holds it."""
     if is_free(port):
         # Without a guard (some UDP service has the number) the port is still good.
         return Claim(port, _guard(port))
     raise Unreachable(
         f"port {port}, asked for {service}, is taken by {holder(port)}",
-        hint=f"choose another with COMFYLINE_{service.upper()}_PORT, or end that process",
+        hint=f"choose another with {option}, or end that process",
     )
 
 

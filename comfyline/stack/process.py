@@ -1,6 +1,7 @@
 """Server processes: started so that they outlive us, recognised for certain, and ended."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from comfyline.stack.layout import write_private
+from comfyline.stack.layout import private_folder, write_private
 from comfyline.stack.services import Launch
 
 # Seconds between the polite and the hard end of a process.
@@ -76,10 +77,10 @@ def start(
 
     The server has its own session, so that neither Ctrl-C nor the end of our terminal reaches it.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(log.parent)
     if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
         log.replace(log.with_suffix(".log.1"))
-    with log.open("ab") as output:
+    with open(log, "ab", opener=_private) as output:
         begin = output.tell()
         child = subprocess.Popen(
             launch.command,
@@ -87,6 +88,8 @@ def start(
             # The home, not the project: Prefect reads settings from a pyproject.toml, prefect.toml
             # or .env in its working directory.
             cwd=home,
+            # Databases, logs, objects: what it makes is its user's alone.
+            umask=0o077,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -155,6 +158,10 @@ def log_tail(log: Path, begin: int, hidden: Iterable[str] = (), lines: int = 10)
     for secret in hidden:
         text = text.replace(secret, "…")
     return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _signal(process: psutil.Process, *, hard: bool) -> None:

@@ -53,6 +53,7 @@ class Service:
     start_limit: float  # seconds until a start counts as failed, generous for a loaded machine
     health_path: str
     answers_well: Callable[[int, str], bool]  # status and body of a GET on `health_path`
+    guarded_path: str | None = None  # what is answered to nobody without the home's password
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +66,22 @@ class Launch:
 
 SPECS: Mapping[ServiceName, Service] = {
     "prefect": Service(
-        "prefect", 4270, 120.0, "/api/health", lambda status, body: (status, body) == (200, "true")
+        "prefect",
+        4270,
+        120.0,
+        "/api/health",
+        lambda status, body: (status, body) == (200, "true"),
+        guarded_path="/api/version",
     ),
     # Unsigned, hence refused: any answer proves that it serves.
     "storage": Service("storage", 4271, 20.0, "/", lambda status, _: status < 500),  # noqa: PLR2004
     "sandbox": Service("sandbox", 4272, 30.0, "/health", lambda status, _: status == 200),  # noqa: PLR2004
 }
+
+
+def port_variable(service: ServiceName) -> str:
+    """The variable of the environment that binds a service to a port."""
+    return f"COMFYLINE_{service.upper()}_PORT"
 
 
 def origin(port: int) -> str:
@@ -87,8 +98,14 @@ def inherited(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def prefect_launch(layout: Layout, port: int, environment: Mapping[str, str]) -> Launch:
-    """A persistent Prefect server on SQLite with its web page and all of its services."""
+def prefect_launch(
+    layout: Layout, port: int, environment: Mapping[str, str], auth_string: str
+) -> Launch:
+    """A persistent Prefect server on SQLite with its web page and all of its services.
+
+    It asks for a password: it holds Secret blocks and has the worker run what it is told, and
+    127.0.0.1 is everybody's on this machine, and any web page's in this user's browser.
+    """
     here = origin(port)
     return Launch(
         # -P keeps the working directory, which has a folder named `prefect`, off the import path.
@@ -100,6 +117,7 @@ def prefect_launch(layout: Layout, port: int, environment: Mapping[str, str]) ->
             **inherited(environment),
             **_BATCHED,
             "PREFECT_HOME": str(layout.prefect),
+            "PREFECT_SERVER_API_AUTH_STRING": auth_string,
             "PREFECT_SERVER_UI_API_URL": f"{here}/api",
             # By default the page is unpacked into site-packages, which two homes would share and
             # which need not be writable.

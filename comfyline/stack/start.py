@@ -11,9 +11,14 @@ from time import monotonic
 import httpx
 
 from comfyline.errors import Unreachable
-from comfyline.stack.credentials import read_credentials, read_or_make_credentials
+from comfyline.stack.credentials import (
+    read_auth_string,
+    read_credentials,
+    read_or_make_auth_string,
+    read_or_make_credentials,
+)
 from comfyline.stack.health import Health, look, wait_until_well
-from comfyline.stack.layout import Layout
+from comfyline.stack.layout import Layout, private_folder
 from comfyline.stack.ports import (
     Claim,
     candidates,
@@ -23,13 +28,14 @@ from comfyline.stack.ports import (
     read_ports,
     remember_port,
 )
-from comfyline.stack.process import Record, log_tail, read_record, start
+from comfyline.stack.process import Record, end, log_tail, read_record, start
 from comfyline.stack.services import (
     BUCKET,
     SPECS,
     Launch,
     ServiceName,
     origin,
+    port_variable,
     prefect_launch,
     sandbox_launch,
     storage_launch,
@@ -67,13 +73,18 @@ class Starter:
         self, name: ServiceName, basis: Record | Claim, claims: ExitStack
     ) -> str | None:
         if isinstance(basis, Record):
-            if await look(self.client, SPECS[name], basis) is not Health.WELL:
+            health = await look(self.client, SPECS[name], basis, self._auth_string())
+            if health is Health.UNWELL:
                 self.tell(f"{name}: was started before and does not answer yet, waiting for it")
-            # Where its part of the log begins was known to whoever started it.
-            waited = await self._wait(name, basis, begin=0)
-            if waited is None:
-                tell_if_elsewhere(basis, self.asked.get(name), self.tell)
-            return waited
+            if health is not Health.OPEN:
+                # Where its part of the log begins was known to whoever started it.
+                waited = await self._wait(name, basis, begin=0)
+                if waited is None:
+                    tell_if_elsewhere(basis, self.asked.get(name), self.tell)
+                return waited
+            self.tell(f"{name}: runs without this home's password, and is started anew with it")
+            await asyncio.to_thread(end, [basis])
+            basis = self._claim(name, claims)
         failure = await self._start(name, basis)
         lost_port = failure is not None and self._living(name) is None and not is_free(basis.port)
         if lost_port and name not in self.asked:
@@ -100,18 +111,22 @@ class Starter:
         return failure
 
     async def _wait(self, name: ServiceName, record: Record, begin: int) -> str | None:
-        health = await wait_until_well(self.client, SPECS[name], record)
+        auth_string = self._auth_string()
+        health = await wait_until_well(self.client, SPECS[name], record, auth_string)
         if health is Health.WELL:
             return None
         log = self.layout.log(name)
         pair = read_credentials(self.layout.credentials)
         hidden = [pair.secret_access_key, pair.access_key_id] if pair else []
-        what = (
-            "ended while it was starting"
-            if health is Health.ENDED
-            else f"lives (pid {record.pid}) and does not answer at {origin(record.port)}"
-            f" within {SPECS[name].start_limit:.0f} s"
-        )
+        hidden += [auth_string.partition(":")[2]] if auth_string else []
+        match health:
+            case Health.ENDED:
+                what = "ended while it was starting"
+            case Health.OPEN:
+                what = f"lives (pid {record.pid}) and does not ask for this home's password"
+            case _:
+                what = f"lives (pid {record.pid}) and does not answer at {origin(record.port)}"
+                what += f" within {SPECS[name].start_limit:.0f} s"
         tail = log_tail(log, begin, hidden)
         return f"{name} {what}; its log is {log}" + (f":\n{tail}" if tail else ", and says nothing")
 
@@ -120,15 +135,20 @@ class Starter:
         environment = os.environ
         match name:
             case "prefect":
-                self.layout.prefect.mkdir(parents=True, exist_ok=True)
-                return prefect_launch(self.layout, port, environment)
+                private_folder(self.layout.prefect)
+                auth_string = read_or_make_auth_string(self.layout.prefect_auth_string)
+                return prefect_launch(self.layout, port, environment, auth_string)
             case "storage":
-                (self.layout.storage / BUCKET).mkdir(parents=True, exist_ok=True)
+                private_folder(self.layout.storage)
+                private_folder(self.layout.storage / BUCKET)
                 pair = read_or_make_credentials(self.layout.credentials)
                 return storage_launch(self.layout, port, environment, pair)
             case "sandbox":
-                self.layout.sandbox.mkdir(parents=True, exist_ok=True)
+                private_folder(self.layout.sandbox)
                 return sandbox_launch(self.layout, port, environment, self.model_dirs)
+
+    def _auth_string(self) -> str | None:
+        return read_auth_string(self.layout.prefect_auth_string)
 
     def _living(self, name: ServiceName) -> Record | None:
         record = read_record(self.layout.record(name))
@@ -136,7 +156,7 @@ class Starter:
 
     def _claim(self, name: ServiceName, claims: ExitStack) -> Claim:
         if name in self.asked:
-            got = claim_explicit(name, self.asked[name])
+            got = claim_explicit(name, self.asked[name], port_variable(name))
         else:
             used = read_ports(self.layout.ports)
             mine = used.pop(name, None)
@@ -146,7 +166,7 @@ class Starter:
             if found is None:
                 raise Unreachable(
                     f"no free port for {name} between 4270 and 4372",
-                    hint=f"choose one with COMFYLINE_{name.upper()}_PORT",
+                    hint=f"choose one with {port_variable(name)}",
                 )
             got = found
         claims.callback(got.release)

@@ -14,7 +14,7 @@ import pytest
 
 from comfyline.services import open_ledger
 from comfyline.stack.control import StackAddresses
-from tests.conftest import ROOT, Sandbox
+from tests.conftest import ROOT, Sandbox, prefect_variables
 from tests.crash.scene import Scene, Servers
 from tests.forking import clean_environment, fork_server
 
@@ -29,13 +29,12 @@ _SPEED = 400.0
 def servers(stack: StackAddresses, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """The process that forks, with what its children need to reach the shared stack."""
     folder = tmp_path_factory.mktemp("forks")
-    assert stack.prefect_api_url
     assert stack.storage_endpoint
     keys = stack.storage_credentials
     assert keys is not None
     environment = clean_environment() | {
+        **prefect_variables(stack),
         "DO_NOT_TRACK": "1",
-        "PREFECT_API_URL": stack.prefect_api_url,
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_TO_API_ENABLED": "false",

@@ -72,12 +72,14 @@ def test_no_child_inherits_tokens_or_the_settings_of_another_stack() -> None:
 
 
 def test_the_prefect_server_has_its_own_home_a_page_that_finds_it_and_a_batched_recorder() -> None:
-    launch = prefect_launch(LAYOUT, 4280, {"PREFECT_HOME": "/elsewhere"})
+    launch = prefect_launch(LAYOUT, 4280, {"PREFECT_HOME": "/elsewhere"}, "me:a-password-of-a-test")
     assert launch.environment["PREFECT_HOME"] == "/home-of-a-test/prefect"
     assert launch.environment["PREFECT_SERVER_UI_API_URL"] == "http://127.0.0.1:4280/api"
     assert launch.environment["PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE"] == "200"
     assert launch.environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
     assert "127.0.0.1" in launch.command
+    assert launch.environment["PREFECT_SERVER_API_AUTH_STRING"] == "me:a-password-of-a-test"
+    assert "a-password-of-a-test" not in " ".join(launch.command) + repr(launch)
 
 
 def test_the_storage_key_is_in_the_environment_and_in_no_command_line_or_repr() -> None:

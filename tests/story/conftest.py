@@ -19,6 +19,7 @@ from comfyline.job import JobState
 from comfyline.ledger.records import Attempt
 from comfyline.services import open_ledger
 from comfyline.stack.control import StackAddresses, addresses
+from tests.conftest import prefect_variables
 from tests.ended import Ended
 from tests.forking import Command, Process, clean_environment, fork_server, start
 
@@ -144,11 +145,10 @@ class Project:
 @pytest.fixture(scope="session")
 def forks(stack: StackAddresses, stack_home: Path) -> Iterator[Path]:
     """The process that forks, at the shared stack."""
-    assert stack.prefect_api_url
     environment = clean_environment() | {
+        **prefect_variables(stack),
         "COMFYLINE_HOME": str(stack_home),
         "DO_NOT_TRACK": "1",
-        "PREFECT_API_URL": stack.prefect_api_url,
         "PREFECT_HOME": str(stack_home / "prefect-client"),
         "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
         # Prefect is imported before the command line has turned its lines to the log file.
@@ -175,6 +175,10 @@ def project(
 def _no_secret_is_written(project: Project, stack: StackAddresses) -> None:
     assert stack.storage_credentials is not None
     secrets = [stack.storage_credentials.secret_access_key, "X-Amz-Signature=", "sandbox-token"]
+    password = str(stack.prefect_auth_string).partition(":")[2]
+    secrets.append(password)
+    for path in (project.home / "prefect").glob("prefect.db*"):
+        assert password.encode() not in path.read_bytes(), path
     kept = [project.home / "logs", project.home / "runs", project.directory / "outputs"]
     for folder in kept:
         for path in folder.rglob("*"):

@@ -12,6 +12,7 @@ import pytest
 from prefect.workers.process import ProcessWorker
 
 from comfyline.job import JobState
+from tests.conftest import ask_prefect
 from tests.story.conftest import Project
 
 ROOT = Path(__file__).parents[2]
@@ -22,15 +23,20 @@ class Prefect:
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        self.api = project.addresses.prefect_api_url
         self.directory = project.directory
         self.worker = 0
-        self.environment = project.environment | {
-            "PREFECT_API_URL": self.api,
-            "PREFECT_HOME": str(project.home / "prefect-client"),
-            "PWD": str(project.directory),
-            "DO_NOT_TRACK": "1",
-        }
+        # As a shell has it after `eval "$(comfyline env)"`, and nothing else besides.
+        exports = project.comfyline("env").stdout
+        shell = subprocess.run(
+            ["sh", "-c", f"{exports}env -0"],
+            cwd=project.directory,
+            env=project.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        pairs = (pair.partition("=") for pair in shell.stdout.split("\0") if pair)
+        self.environment = {name: value for name, _, value in pairs}
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "prefect", *arguments]
@@ -53,8 +59,7 @@ class Prefect:
         """
 
         def answered() -> httpx.Response | None:
-            url = f"{self.api}/{path}"
-            answer = httpx.request(method, url, trust_env=False, timeout=60, **more)
+            answer = ask_prefect(self.project.addresses, method, path, **more)
             return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
 
         answer = self.project.until(answered).raise_for_status()
@@ -116,6 +121,8 @@ def prefect(project: Project) -> Iterator[Prefect]:
         process.kill()
     worker.wait()
     log.close()
+    password = str(project.addresses.prefect_auth_string).partition(":")[2]
+    assert password not in (project.directory / "worker.log").read_text()
     prefect.ask("DELETE", "work_pools/comfyline")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 
 from comfyline.stack.control import StackAddresses
-from tests.conftest import Sandbox
+from tests.conftest import Sandbox, prefect_variables
 from tests.story.conftest import Project
 
 PIPELINE = "configs/pipelines/office-scenes.yaml"
@@ -108,7 +108,7 @@ def test_a_new_machine_rescues_what_was_paid_for_before_its_seven_days_are_over(
             "RUNCOMFY_API_TOKEN": "sandbox-token",
             "AWS_ACCESS_KEY_ID": keys.access_key_id,
             "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
-            "PREFECT_API_URL": str(stack.prefect_api_url),
+            **prefect_variables(stack),
         }
         (machine.directory / "where.yaml").write_text(json.dumps(profile))
     old, new = machines

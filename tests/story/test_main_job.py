@@ -5,11 +5,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from PIL import Image
 
 from comfyline.stack.control import StackAddresses
+from tests.conftest import ask_prefect
 from tests.story.conftest import PIPELINE, Project
 
 KEYS = [
@@ -40,10 +40,8 @@ def local(uri: str) -> Path:
 
 
 def prefect(stack: StackAddresses, path: str, **body: Any) -> Any:
-    url = f"{stack.prefect_api_url}/{path}"
-    if body:
-        return httpx.post(url, json=body, trust_env=False).raise_for_status().json()
-    return httpx.get(url, trust_env=False).raise_for_status().json()
+    method, asked = ("POST", {"json": body}) if body else ("GET", {})
+    return ask_prefect(stack, method, path, **asked).raise_for_status().json()
 
 
 def test_ten_pictures_come_out_of_five_photographs(project: Project) -> None:
@@ -51,6 +49,11 @@ def test_ten_pictures_come_out_of_five_photographs(project: Project) -> None:
     ended = project.fresh("run", PIPELINE, "--set", wanted, "--json")
 
     assert ended.code == 0, ended.stderr
+    # No terminal, perhaps a log: the password of the page is not told, but where it is.
+    assert "`comfyline status` shows its password" in ended.stderr
+    password = str(project.addresses.prefect_auth_string)
+    assert password not in ended.stdout + ended.stderr
+    assert password in project.comfyline("status").stdout
     summary = ended.json
     assert list(summary) == KEYS
     counts = {key: summary[key] for key in ("jobs", "persisted", "reused", "submitted", "failed")}

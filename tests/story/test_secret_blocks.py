@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from comfyline.stack.control import StackAddresses
+from tests.conftest import prefect_variables
 from tests.story.conftest import PIPELINE, Project
 
 PROFILE = """\
@@ -14,14 +15,14 @@ ledger: {{block: ledger-url}}
 """
 
 
-def make_blocks(project: Project, prefect: str, **secrets: str) -> None:
+def make_blocks(project: Project, stack: StackAddresses, **secrets: str) -> None:
     """Saves blocks as Prefect's own documentation has it."""
     lines = ["from prefect.blocks.system import Secret"]
     lines += [
         f"Secret(value={secret!r}).save({name.replace('_', '-')!r})"
         for name, secret in secrets.items()
     ]
-    there = {"PREFECT_API_URL": prefect, "PREFECT_HOME": str(project.home / "prefect-client")}
+    there = prefect_variables(stack) | {"PREFECT_HOME": str(project.home / "prefect-client")}
     subprocess.run(
         [sys.executable, "-c", "\n".join(lines)],
         env=project.environment | there,
@@ -46,7 +47,7 @@ def test_a_run_takes_token_and_ledger_from_blocks_and_shows_neither(
 
     make_blocks(
         project,
-        str(stack.prefect_api_url),
+        stack,
         rc_token="sandbox-token",
         ledger_url=f"sqlite:///{project.home / 'ledger.sqlite3'}?timeout=7",
     )

@@ -7,9 +7,8 @@ import subprocess
 import sys
 from typing import Any
 
-import httpx
-
 from comfyline.job import JobState
+from tests.conftest import ask_prefect
 from tests.ended import Ended
 from tests.story.conftest import PIPELINE, Project, Running
 
@@ -84,12 +83,13 @@ def test_a_plain_run_heeds_a_cancel_from_the_prefect_page(project: Project) -> N
     prompt = "an office that is cancelled on the page"
     process = begun(project, prompt)
     [run_id] = {attempt.run_id for attempt in project.accepted(prompt)}
-    flow_run = f"{project.addresses.prefect_api_url}/flow_runs/{run_id}"
+    flow_run = f"flow_runs/{run_id}"
     state: dict[str, Any] = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
-    httpx.post(f"{flow_run}/set_state", json=state, trust_env=False).raise_for_status()
+    stack = project.addresses
+    ask_prefect(stack, "POST", f"{flow_run}/set_state", json=state).raise_for_status()
     settle(project, prompt, end(process))
 
-    seen = httpx.get(flow_run, trust_env=False).json()
+    seen = ask_prefect(stack, "GET", flow_run).json()
     assert seen["state_type"] == "CANCELLED"
     assert "cancelled in Prefect" in seen["state"]["message"]
 

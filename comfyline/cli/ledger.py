@@ -1,0 +1,127 @@
+"""ledger: the record of what was paid for, removed only after what is lost with it was named."""
+
+import asyncio
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from sqlalchemy import make_url
+
+from comfyline.cli.options import Profile
+from comfyline.cli.selecting import reading_ledger
+from comfyline.cli.speech import say
+from comfyline.environment import home, profile_ledger_url
+from comfyline.errors import TryLater, UsageError
+from comfyline.job import JobState
+from comfyline.ledger.records import Attempt
+from comfyline.report.words import count, usd
+from comfyline.services import unrecorded_ids, work_folder
+
+app = App(name="ledger", help="The record of what was paid for.")
+
+_UNSURE = {JobState.SUBMITTING, JobState.IN_DOUBT}
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """What would be gone with a ledger."""
+
+    file: Path
+    attempts: Sequence[Attempt]
+    unfinished: Sequence[Attempt]
+    unrecorded: Sequence[Path]
+    fetched: Sequence[Path]
+
+
+@app.command
+def remove(
+    *,
+    yes: Annotated[
+        bool, Parameter(name="--yes", negative="", help="Remove it without a further question.")
+    ] = False,
+    profile: Profile = "sandbox",
+) -> int:
+    """Remove a ledger for good, after naming what would be lost; without a yes nothing happens.
+
+    With it go the request ids that it could not take yet, and what is fetched and not stored.
+    Stored outputs stay, but nothing knows any more that they were paid for: whoever asks for them
+    pays again.
+
+    Example: comfyline ledger remove
+    """
+    lost = asyncio.run(_look(profile, _file(profile)))
+    for line in _in_words(lost):
+        say(line)
+    if not (yes or _agreed()):
+        raise UsageError("Nothing was removed", hint="Say --yes, or answer yes on a terminal.")
+    file = lost.file
+    for path in (file, *(file.with_name(f"{file.name}{more}") for more in ("-wal", "-shm"))):
+        path.unlink(missing_ok=True)
+    for folder in (unrecorded_ids(home()), work_folder(home())):
+        shutil.rmtree(folder, ignore_errors=True)
+    say(f"{file}: removed.")
+    return 0
+
+
+def _file(profile: str) -> Path:
+    url = make_url(profile_ledger_url(profile))
+    if url.get_backend_name() != "sqlite" or not url.database:
+        raise UsageError(
+            "The ledger of this profile is no file but a database server's, and others may use it",
+            hint="It is removed there, by whoever keeps that database.",
+        )
+    return Path(url.database)
+
+
+async def _look(profile: str, file: Path) -> _Lost:
+    with reading_ledger(profile, of_all=True) as ledger:
+        if await ledger.is_anybody_at_work():
+            raise TryLater("A run is at work with this ledger", hint="Ask when it has ended.")
+        return _Lost(
+            file,
+            await ledger.list(),
+            await ledger.unfinished(),
+            sorted(unrecorded_ids(home()).glob("*.json")),
+            sorted(path for path in work_folder(home()).rglob("*") if path.is_file()),
+        )
+
+
+def _in_words(lost: _Lost) -> list[str]:
+    accepted: dict[str, list[Attempt]] = {}
+    for one in lost.attempts:
+        if one.request_id:
+            accepted.setdefault(str(one.account or "a place that is not written down"), []).append(
+                one
+            )
+    doubts = sum(one.state in _UNSURE for one in lost.attempts)
+    size = sum(path.stat().st_size for path in lost.fetched) / 1e6
+    unrecorded, fetched = unrecorded_ids(home()), work_folder(home())
+    return [
+        f"{lost.file}, of all profiles that use it: with it would be lost",
+        *(
+            f"  {count(len(some), 'request')} accepted at {where}, {_cost(some)}: asking for the "
+            "same pays again"
+            for where, some in sorted(accepted.items())
+        ),
+        f"  {count(len(lost.unfinished), 'job')} paid for and not stored: nothing collects them",
+        f"  {count(doubts, 'job')} in doubt",
+        f"  {count(len(lost.unrecorded), 'request id')} not written down yet ({unrecorded})",
+        f"  {count(len(lost.fetched), 'fetched file')} not stored, {size:,.1f} MB ({fetched})",
+    ]
+
+
+def _cost(paid: Sequence[Attempt]) -> str:
+    known = [one.cost_usd for one in paid if one.cost_usd is not None]
+    unknown = len(paid) - len(known)
+    return usd(sum(known)) + (f" and {count(unknown, 'cost')} not known" if unknown else "")
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        return False
+    say("Type yes to remove all of this for good:")
+    return sys.stdin.readline().strip() == "yes"
