@@ -42,6 +42,9 @@ class JudgedMedium:
     remarks: tuple[Remark, ...] = ()
 
 
+NOT_CHECKED = "a rule that cannot be checked here; RunComfy judges by it"
+"""What is said of a rule that is passed over."""
+
 _AS_IT_IS = Preparation()
 _DOWNSCALE = "write `downscale: true` under the step to submit a smaller copy"
 _TYPE_NAMES = {"image/jpeg": "jpe?g", "image/tiff": "tiff?", "image/heic": "hei[cf]"}
@@ -199,8 +202,7 @@ def _is_smaller(look: Look, copy: Conversion) -> bool:
 def _not_checked(field: MediaField, rules: Iterable[str]) -> Iterator[Remark]:
     name = ".".join(key for key in field.pointer if isinstance(key, str))
     for rule in rules:
-        text = "a rule that cannot be checked here; RunComfy judges by it"
-        yield Remark(f"`{rule}` of `{name}`", text)
+        yield Remark(f"`{rule}` of `{name}`", NOT_CHECKED)
 
 
 def _trouble(where: str, shown: str, trouble: Trouble) -> Problem:
