@@ -11,6 +11,7 @@ from comfyline.job import PENDING, Media, Preparation
 from comfyline.media import (
     CONVERTIBLE,
     MOST_BYTES,
+    SVG,
     TAKEN,
     Conversion,
     Look,
@@ -172,13 +173,16 @@ def _takes(reading: Reading, media_type: str) -> bool:
     """Whether a model takes pictures of this type: most do not say, some name further ones."""
     if media_type in TAKEN or reading.is_unknown:
         return True
-    plain = media_type.removeprefix("image/").removesuffix("+xml")
+    plain = media_type.removeprefix("image/")
     name = _TYPE_NAMES.get(media_type, re.escape(plain))
     return re.search(rf"(?<![a-z]){name}(?![a-z])", reading.said.lower()) is not None
 
 
 def _other_kind(where: str, field: MediaField, shown: str, facts: Facts) -> Problem:
     wanted = " or ".join(dict.fromkeys(reading.kind for reading in field.readings))
+    if facts.media_type == SVG:
+        message = f"{shown} is an SVG drawing, not {wanted}"
+        return Problem(where, message, "export it as PNG or JPEG")
     is_what = facts.media_type or "no picture, video or sound that is known"
     hint = "by its content, whatever its name says"
     return Problem(where, f"{shown} is {is_what}, not {wanted}", hint)

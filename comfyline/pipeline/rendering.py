@@ -152,6 +152,7 @@ class JobWriter:
             for_people({key: scope[key] for key in scope if key not in {"steps", "items"}}),
             output.on_conflict,
             _root(step.output.to or output.to, folder),
+            tuple(output.accept),
         )
         to_at, name_at = (
             (*at, "output") if own else ("output",) for own in (step.output.to, step.output.name)

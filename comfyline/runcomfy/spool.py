@@ -34,7 +34,12 @@ _TYPE = re.compile(rb"data:[\w/+.-]{0,100}")
 
 
 class TooLarge(BrokenAnswer):
-    """An answer of more text than can be read; what came is on the disk."""
+    """An answer of more text than can be read; what came is on the disk, and not asked for again.
+
+    In sync mode the second answer would be another one.
+    """
+
+    passing = False
 
 
 async def write_down(pieces: AsyncIterator[bytes], draft: Path, token: str) -> None:

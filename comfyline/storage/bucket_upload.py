@@ -105,8 +105,9 @@ class Uploading:
             raise
         upload = opened["UploadId"]
         begun = OpenUpload(self._session.endpoint, uri, upload)
-        note = await asyncio.to_thread(self._notes.note, begun)
+        note: Path | None = None
         try:
+            note = await asyncio.to_thread(self._notes.note, begun)
             sent = await self._send_parts(first, parts, uri, upload)
             parts.prove()
             await self._complete(uri, upload, sent, new=new)

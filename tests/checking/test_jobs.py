@@ -390,7 +390,7 @@ async def test_a_drawing_is_refused_whatever_the_options(origins: Origins, tmp_p
 
     for preparation in (Preparation(), Preparation(convert="png", downscale=True)):
         [said] = await told(prepared(preparation, image=svg), ANY, origins)
-        assert said.endswith("it cannot be converted here: export it as PNG or JPEG")
+        assert said == f"image: {svg} is an SVG drawing, not image; export it as PNG or JPEG"
 
 
 async def test_what_the_model_takes_has_one_key_with_and_without_the_options(

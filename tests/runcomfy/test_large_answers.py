@@ -107,11 +107,12 @@ async def test_a_result_of_more_text_than_can_be_read_is_kept_for_a_person(
 ) -> None:
     monkeypatch.setattr(spool_module, "_MOST_TEXT", 10_000)
     answer = {"status": "completed", "output": {"texts": ["x" * 20_000]}}
-    script.say(answer)
+    script.say(answer).say({"status": "completed", "output": {}})
 
     with pytest.raises(BrokenAnswer, match="of text") as told:
         await (await connect(script.url)).result("r-1", tmp_path / "result.json")
 
+    assert len(script.calls) == 1
     kept = tmp_path / "result.unread.json"
     assert str(kept) in (told.value.hint or "")
     assert json.loads(kept.read_bytes()) == answer
