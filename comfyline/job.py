@@ -108,7 +108,8 @@ class Placement:
 
     `scope` holds what the template may use; `index` and `ext` are added for each output. `root` is
     the part of a local folder that the pipeline itself writes out, empty for all of it: what lies
-    below comes from items' values, and must not lead out of it by a symbolic link.
+    below comes from items' values, and must not lead out of it by a symbolic link. `accept` names
+    what is taken beside pictures, videos and sounds.
     """
 
     folder: str
@@ -116,6 +117,7 @@ class Placement:
     scope: Mapping[str, Any]
     on_conflict: OnConflict = "version"
     root: str = ""
+    accept: tuple[Literal["svg"], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

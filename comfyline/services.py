@@ -145,7 +145,8 @@ async def open_services(
         downloads = await stack.enter_async_context(
             Downloads(runcomfy.download_hosts, runcomfy.base_url)
         )
-        bucket = await stack.enter_async_context(open_bucket(storage))
+        notes = settings.home / "open-uploads"
+        bucket = await stack.enter_async_context(open_bucket(storage, notes))
         signer = bucket
         if public := storage.public_endpoint_url:
             outside = replace(storage, endpoint_url=public)
@@ -217,8 +218,8 @@ async def open_places(storage: StorageSettings) -> AsyncIterator[Places]:
             await places.close()
 
 
-def open_bucket(storage: StorageSettings) -> Bucket:
-    """The bucket storage of a profile, to be entered."""
+def open_bucket(storage: StorageSettings, open_uploads: Path | None = None) -> Bucket:
+    """The bucket storage of a profile, to be entered; it notes its uploads in a folder."""
     return Bucket(
         storage.endpoint_url,
         _value(storage.key),
@@ -231,6 +232,7 @@ def open_bucket(storage: StorageSettings) -> Bucket:
             kms_key=storage.kms_key,
             storage_class=storage.storage_class,
         ),
+        open_uploads=open_uploads,
     )
 
 

@@ -17,6 +17,7 @@ from comfyline.run import CostLimits, Run
 from comfyline.services import Services, now
 from flows.execution import execute
 from flows.opening import run_id, with_services
+from flows.parameters import as_given
 from flows.report import report
 
 _TIMEOUT = 1800.0
@@ -58,7 +59,8 @@ async def generate(
             refresh=refresh,
         )
         entry = await services.catalogue.entry(model_id)
-        job = ad_hoc_job(model_id, fit_inputs(entry, inputs), output)
+        asked = fit_inputs(entry, as_given("inputs", inputs))
+        job = ad_hoc_job(model_id, asked, as_given("output", output))
         outcomes = await execute(Unfolding.of(job), run, services)
         return await report(outcomes, run, services, started, began)
 

@@ -16,6 +16,7 @@ from comfyline.services import Services, now
 from comfyline.sourcing import StoredSources
 from flows.execution import execute
 from flows.opening import run_id, with_services
+from flows.parameters import as_given
 from flows.report import report
 
 
@@ -56,7 +57,7 @@ async def pipeline(
     async def work(services: Services) -> State[RunSummary]:
         planned = await plan_pipeline(
             Path(path),
-            overrides or [],
+            as_given("overrides", overrides or []),
             limit,
             run_id(),
             started,

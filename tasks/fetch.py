@@ -18,7 +18,14 @@ from comfyline.account import command
 from comfyline.errors import BrokenOutput, ComfylineError, NotKnownNow
 from comfyline.job import CheckedJob, FetchedFile, JobState, MediaKind, Stage, StoredOutput
 from comfyline.ledger.refusals import short
-from comfyline.media import is_format, kind_of, kind_of_format, prove_beginning, prove_whole
+from comfyline.media import (
+    SVG,
+    is_format,
+    kind_of,
+    kind_of_format,
+    prove_beginning,
+    prove_whole,
+)
 from comfyline.models.makes import kind_made
 from comfyline.progress import StageEntered, tell
 from comfyline.run import FetchedOutputs, Submission
@@ -77,10 +84,14 @@ async def fetch(checked: CheckedJob, submission: Submission, services: Services)
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What the outputs should be, as far as it is known: `kind` of at least one of them."""
+    """What the outputs should be, as far as it is known: `kind` of at least one of them.
+
+    `svg`: a drawing was asked for, and counts as a picture.
+    """
 
     kind: MediaKind | None
     format: str
+    svg: bool
 
 
 async def _wanted(checked: CheckedJob, services: Services) -> _Wanted:
@@ -91,7 +102,8 @@ async def _wanted(checked: CheckedJob, services: Services) -> _Wanted:
     except ComfylineError:
         # Nobody knows the model any more: what was paid for is fetched all the same.
         kind = None
-    return _Wanted(kind or kind_of_format(wanted), wanted)
+    svg = wanted == "svg" or "svg" in checked.job.placement.accept
+    return _Wanted(kind or kind_of_format(wanted), wanted, svg)
 
 
 async def _download_all(
@@ -110,7 +122,7 @@ async def _download_all(
             services.downloads.save(
                 result.embedded.get(output.url, output.url),
                 directory / f"{os.getpid()}-{number}",
-                _Proof(output.kind),
+                _Proof(output.kind, wanted.svg),
             )
             for number, output in enumerate(outputs)
         ),
@@ -129,7 +141,8 @@ async def _download_all(
         )
     files = tuple(found.values())
     types = {file.media_type for file in files}
-    if wanted.kind and wanted.kind not in {kind_of(media_type) for media_type in types}:
+    kinds = {"image" if media_type == SVG else kind_of(media_type) for media_type in types}
+    if wanted.kind and wanted.kind not in kinds:
         came = ", ".join(sorted(types))
         raise BrokenOutput(f"None of the outputs is of the kind {wanted.kind}: they are {came}")
     return files
@@ -140,12 +153,13 @@ class _Proof:
     """What one output has to be: a whole medium, and of the kind that its field names."""
 
     kind: MediaKind | None
+    svg: bool
 
     def begins(self, head: bytes) -> None:
-        prove_beginning(head, self.kind)
+        prove_beginning(head, self.kind, svg=self.svg)
 
     def whole(self, path: Path) -> str:
-        return prove_whole(path, self.kind)
+        return prove_whole(path, self.kind, svg=self.svg)
 
 
 async def _from_copies(

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from comfyline.checking.media import JudgedMedium, check_medium
+from comfyline.checking.media import NOT_CHECKED, JudgedMedium, Remark, check_medium
 from comfyline.job import Job, Placement, Pointer, Preparation
 from comfyline.models.check import field_path
 from comfyline.models.dialect import MediaField
+from comfyline.models.entry import ModelEntry
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.place import folder_mistake
 
@@ -20,6 +21,7 @@ class Findings:
         self._facts = facts
         self._media: dict[tuple[str, Pointer, str, Preparation], JudgedMedium] = {}
         self._folders: dict[tuple[str, str], str] = {}
+        self._patterns: dict[Remark, None] = {}
 
     def medium(self, job: Job, field: MediaField) -> JudgedMedium | None:
         """The verdict on a medium in one place of a model's inputs; None without its facts."""
@@ -32,6 +34,12 @@ class Findings:
             self._media[this] = known
         return known
 
+    def patterns(self, entry: ModelEntry) -> None:
+        """Takes down which patterns of a model nobody holds its inputs against."""
+        for pattern in entry.unchecked_patterns:
+            subject = f"the pattern `{pattern}` of {entry.model_id}"
+            self._patterns[Remark(subject, NOT_CHECKED)] = None
+
     def folder(self, placement: Placement) -> str:
         """What is wrong with the folder for a job's outputs; empty for nothing."""
         this = placement.folder, placement.root
@@ -40,10 +48,10 @@ class Findings:
         return known
 
     def notes(self) -> list[str]:
-        """What is no mistake in the media and worth a line, each thing said once for all."""
+        """What is no mistake and worth a line, each thing said once for all."""
         subjects: dict[str, dict[str, None]] = {}
-        for judged in self._media.values():
-            for remark in judged.remarks:
+        for remarks in (self._patterns, *(judged.remarks for judged in self._media.values())):
+            for remark in remarks:
                 subjects.setdefault(remark.text, {})[remark.subject] = None
         return [f"{_some(list(named))}: {text}" for text, named in subjects.items()]
 

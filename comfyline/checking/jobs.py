@@ -58,6 +58,7 @@ def judge(subject: Subject, found: Findings) -> CheckedJob:
     """
     job, entry = subject.job, subject.entry
     problems = check_inputs(entry, job.inputs)
+    found.patterns(entry)
     if isinstance(entry, UncheckedModel):
         problems += [
             Problem(

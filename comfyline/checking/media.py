@@ -11,6 +11,7 @@ from comfyline.job import PENDING, Media, Preparation
 from comfyline.media import (
     CONVERTIBLE,
     MOST_BYTES,
+    SVG,
     TAKEN,
     Conversion,
     Look,
@@ -41,6 +42,9 @@ class JudgedMedium:
     problems: tuple[Problem, ...] = ()
     remarks: tuple[Remark, ...] = ()
 
+
+NOT_CHECKED = "a rule that cannot be checked here; RunComfy judges by it"
+"""What is said of a rule that is passed over."""
 
 _AS_IT_IS = Preparation()
 _DOWNSCALE = "write `downscale: true` under the step to submit a smaller copy"
@@ -169,13 +173,16 @@ def _takes(reading: Reading, media_type: str) -> bool:
     """Whether a model takes pictures of this type: most do not say, some name further ones."""
     if media_type in TAKEN or reading.is_unknown:
         return True
-    plain = media_type.removeprefix("image/").removesuffix("+xml")
+    plain = media_type.removeprefix("image/")
     name = _TYPE_NAMES.get(media_type, re.escape(plain))
     return re.search(rf"(?<![a-z]){name}(?![a-z])", reading.said.lower()) is not None
 
 
 def _other_kind(where: str, field: MediaField, shown: str, facts: Facts) -> Problem:
     wanted = " or ".join(dict.fromkeys(reading.kind for reading in field.readings))
+    if facts.media_type == SVG:
+        message = f"{shown} is an SVG drawing, not {wanted}"
+        return Problem(where, message, "export it as PNG or JPEG")
     is_what = facts.media_type or "no picture, video or sound that is known"
     hint = "by its content, whatever its name says"
     return Problem(where, f"{shown} is {is_what}, not {wanted}", hint)
@@ -199,8 +206,7 @@ def _is_smaller(look: Look, copy: Conversion) -> bool:
 def _not_checked(field: MediaField, rules: Iterable[str]) -> Iterator[Remark]:
     name = ".".join(key for key in field.pointer if isinstance(key, str))
     for rule in rules:
-        text = "a rule that cannot be checked here; RunComfy judges by it"
-        yield Remark(f"`{rule}` of `{name}`", text)
+        yield Remark(f"`{rule}` of `{name}`", NOT_CHECKED)
 
 
 def _trouble(where: str, shown: str, trouble: Trouble) -> Problem:

@@ -46,6 +46,7 @@ from comfyline.pipeline.sources import read_items
 from comfyline.progress import Event, Observer, RunReported, observed_by
 from comfyline.report.summary import ErrorRecord, RunSummary
 from comfyline.stopping import Stop, stopped_by
+from flows.parameters import kept_out_of_prefect
 
 
 def run(
@@ -78,21 +79,22 @@ def run(
 
         asyncio.run(read())
 
-    def flow() -> Any:
+    async def flow() -> Any:
         from flows.pipeline import pipeline as pipeline_flow
 
-        return pipeline_flow(
-            path=str(pipeline),
-            profile=profile,
-            overrides=list(overrides),
-            limit=limit,
-            refresh=refresh,
-            max_cost_usd=max_cost,
-            allow_unknown_cost=allow_unknown_cost,
-            verify=verify,
-            unchecked=unchecked,
-            return_state=True,
-        )
+        with kept_out_of_prefect(overrides=list(overrides)) as stored:
+            return await pipeline_flow(
+                path=str(pipeline),
+                profile=profile,
+                limit=limit,
+                refresh=refresh,
+                max_cost_usd=max_cost,
+                allow_unknown_cost=allow_unknown_cost,
+                verify=verify,
+                unchecked=unchecked,
+                return_state=True,
+                **stored,
+            )
 
     return _carry_out(pipeline.stem, profile, check, flow, json_output=json_output)
 
@@ -137,20 +139,20 @@ def generate(
     def check() -> None:
         asked.update(_read_inputs(inputs, input_file))
 
-    def flow() -> Any:
+    async def flow() -> Any:
         from flows.generate import generate as generate_flow
 
-        return generate_flow(
-            model_id=model_id,
-            inputs=asked,
-            profile=profile,
-            output=output,
-            refresh=refresh,
-            max_cost_usd=max_cost,
-            allow_unknown_cost=allow_unknown_cost,
-            unchecked=unchecked,
-            return_state=True,
-        )
+        with kept_out_of_prefect(inputs=asked, output=output) as stored:
+            return await generate_flow(
+                model_id=model_id,
+                profile=profile,
+                refresh=refresh,
+                max_cost_usd=max_cost,
+                allow_unknown_cost=allow_unknown_cost,
+                unchecked=unchecked,
+                return_state=True,
+                **stored,
+            )
 
     return _carry_out("generate", profile, check, flow, json_output=json_output)
 

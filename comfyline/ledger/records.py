@@ -199,6 +199,7 @@ def pack(checked: CheckedJob) -> dict[str, Any]:
         "scope": _shown(job.placement.scope),
         "on_conflict": job.placement.on_conflict,
         "root": job.placement.root,
+        "accept": list(job.placement.accept),
     }
     packed["preparation"] = asdict(job.preparation)
     packed["checks"] = asdict(job.checks) if job.checks else None
@@ -213,7 +214,8 @@ def pack(checked: CheckedJob) -> dict[str, Any]:
 def unpack(packed: Mapping[str, Any]) -> CheckedJob:
     """The checked job that `pack` wrote down, also when that was an earlier version's."""
     job = dict(packed["job"])
-    job["placement"] = Placement(**job["placement"])
+    placement = job["placement"]
+    job["placement"] = Placement(**{**placement, "accept": tuple(placement.get("accept", ()))})
     job["preparation"] = Preparation(**job.get("preparation") or {})
     job["checks"] = ContentChecks(**job["checks"]) if job.get("checks") else None
     return CheckedJob(

@@ -50,7 +50,10 @@ _BRANDS: Mapping[bytes, str] = {
 # By these an SVG begins, and an HTML page that has a drawing in it does not.
 _SVG_BEGINS = (b"<svg", b"<?xml", b"<!--", b"<!doctype svg")
 _STREAMED_RIFF = {0, 0xFFFFFFFF}
+SVG = "application/x-svg"
+"""A drawing that may run scripts: no picture, and never called by the type that browsers run."""
 _EXTENSIONS: Mapping[str, str] = {
+    SVG: "svg",
     "audio/aac": "aac",
     "audio/flac": "flac",
     "audio/mp4": "m4a",
@@ -74,7 +77,6 @@ _NAMED = {used: media_type for media_type, used in _EXTENSIONS.items()} | {
     "gif": "image/gif",
     "jpeg": "image/jpeg",
     "png": "image/png",
-    "svg": "image/svg+xml",
     "tif": "image/tiff",
     "tiff": "image/tiff",
     "webm": "video/webm",
@@ -100,7 +102,7 @@ def media_type_of(head: bytes) -> str:  # noqa: PLR0911  # a table of beginnings
         return "audio/mpeg"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"<"):
-        return "image/svg+xml" if text.startswith(_SVG_BEGINS) and b"<svg" in text else ""
+        return SVG if text.startswith(_SVG_BEGINS) and b"<svg" in text else ""
     try:
         matches = puremagic.magic_string(head)
     except (puremagic.PureError, ValueError):
@@ -111,6 +113,8 @@ def media_type_of(head: bytes) -> str:  # noqa: PLR0911  # a table of beginnings
 
 def kind_of(media_type: str) -> MediaKind | None:
     """Whether a media type is a picture, a video or a sound; None when it is none of them."""
+    if media_type == "image/svg+xml":
+        return None  # What an earlier version wrote down of a drawing.
     return next((kind for kind in MOST_BYTES if media_type.startswith(f"{kind}/")), None)
 
 

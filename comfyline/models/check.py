@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
+from jsonschema_rs import ValidationError, ValidationErrorKind
 
 from comfyline.errors import Problem
 from comfyline.job import Pointer
+from comfyline.models.engine import compile_schema
 from comfyline.models.entry import ModelEntry
 from comfyline.models.nearest import as_type, nearest_choice, written
 
@@ -76,30 +76,85 @@ def find_mistakes(
         return [
             Mistake((name,), f"is nested more than {_DEEPEST} levels deep") for name in too_deep
         ]
-    errors = [
-        error
-        for error in _validator(entry).iter_errors(dict(inputs))
-        if is_open is None or not _may_still_fit(error, is_open)
+    try:
+        errors = list(entry.validator.iter_errors(dict(inputs)))
+    except ValueError:
+        return [
+            Mistake((name,), "holds what cannot be sent as JSON")
+            for name, value in inputs.items()
+            if not _is_json(value)
+        ]
+    broken = [
+        rule
+        for rule in (_Broken.of(error, entry.plain_schema, inputs) for error in errors)
+        if is_open is None or not _may_still_fit(rule, is_open)
     ]
     # Of a value of the wrong type nothing else is worth saying.
-    other_type = {tuple(error.absolute_path) for error in errors if error.validator == "type"}
+    other_type = {rule.pointer for rule in broken if rule.name == "type"}
     found = (
         mistake
-        for error in errors
-        if error.validator == "type" or tuple(error.absolute_path) not in other_type
-        for mistake in _mistakes(error)
+        for rule in broken
+        if rule.name == "type" or rule.pointer not in other_type
+        for mistake in _mistakes(rule)
     )
     return sorted(dict.fromkeys(found), key=lambda mistake: [str(key) for key in mistake.pointer])
+
+
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """A rule that a value breaks: where the value is, and the schema in which the rule stands.
+
+    The value is the one that was given: the engine has no endless numbers.
+    """
+
+    pointer: Pointer
+    value: Any
+    name: str
+    rule: Any
+    schema: Mapping[str, Any]
+    alternatives: tuple[tuple["_Broken", ...], ...] = ()
+
+    @classmethod
+    def of(cls, error: ValidationError, plain: Mapping[str, Any], inputs: Any) -> "_Broken":
+        """What the engine says, in the words of the schema and the inputs."""
+        *above, name = error.schema_path
+        schema = _at(plain, above)
+        branches = (
+            error.kind.context
+            if isinstance(error.kind, ValidationErrorKind.AnyOf | ValidationErrorKind.OneOfNotValid)
+            else ()
+        )
+        return cls(
+            tuple(error.instance_path),
+            _at(inputs, error.instance_path),
+            str(name),
+            schema[name],
+            schema,
+            tuple(tuple(cls.of(inner, plain, inputs) for inner in one) for one in branches),
+        )
+
+
+def _at(value: Any, path: Iterable[str | int]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return compile_schema({}).is_valid(value)
+    except ValueError:
+        return False
 
 
 _OF_THE_WHOLE = {"required", "additionalProperties", "minItems", "maxItems", "type"}
 """Rules that a list or a mapping breaks whatever the values in it turn out to be."""
 
 
-def _may_still_fit(error: ValidationError, is_open: Callable[[Any], bool]) -> bool:
-    if isinstance(error.instance, dict | list) and error.validator in _OF_THE_WHOLE:
+def _may_still_fit(broken: _Broken, is_open: Callable[[Any], bool]) -> bool:
+    if isinstance(broken.value, dict | list) and broken.name in _OF_THE_WHOLE:
         return False
-    left = [error.instance]
+    left = [broken.value]
     while left:
         value = left.pop()
         if is_open(value):
@@ -129,13 +184,9 @@ def _fits(entry: ModelEntry, inputs: Mapping[str, Any]) -> bool:
     if any(is_too_deep(value) for value in inputs.values()):
         return False
     try:
-        return entry.quick_validator is not None and entry.quick_validator.is_valid(dict(inputs))
+        return entry.validator.is_valid(dict(inputs))
     except ValueError:
         return False  # A value that is no JSON.
-
-
-def _validator(entry: ModelEntry) -> Draft202012Validator:
-    return Draft202012Validator(entry.plain_schema)
 
 
 def field_path(pointer: Pointer) -> str:
@@ -144,18 +195,15 @@ def field_path(pointer: Pointer) -> str:
     return "".join(parts).removeprefix(".") or "input"
 
 
-def _mistakes(error: ValidationError) -> Iterator[Mistake]:
-    pointer = tuple(error.absolute_path)
-    value, rule, schema = cast(
-        "tuple[Any, Any, Any]", (error.instance, error.validator_value, error.schema)
-    )
-    match error.validator:
+def _mistakes(broken: _Broken) -> Iterator[Mistake]:
+    pointer, value, rule = broken.pointer, broken.value, broken.rule
+    match broken.name:
         case "required":
             for name in rule:
                 if name not in value:
                     yield Mistake((*pointer, name), "is missing; the model requires it")
         case "additionalProperties":
-            known = list(schema.get("properties", ()))
+            known = list(broken.schema.get("properties", ()))
             for name in value:
                 if name not in known:
                     hint = nearest_choice(name, known) or "there are: " + _listed(known)
@@ -165,13 +213,13 @@ def _mistakes(error: ValidationError) -> Iterator[Mistake]:
             yield Mistake(pointer, f"{_short(value)} is not one of {_listed(rule)}", hint)
         case "type":
             wanted = " or ".join(_TYPES[name] for name in rule)
-            hint = "leave the field out" if value is None else _meant(value, rule, schema)
+            hint = "leave the field out" if value is None else _meant(value, rule, broken.schema)
             yield Mistake(pointer, f"should be {wanted}, not {_kind(value)}", hint)
         case "minLength" if not value:
             yield Mistake(pointer, "is empty")
         case "anyOf" | "oneOf":
-            yield from _nearest(error)
-        case name if sentence := _SENTENCES.get(str(name)):
+            yield from _nearest(broken)
+        case name if sentence := _SENTENCES.get(name):
             count = len(value) if isinstance(value, str | list) else 0
             yield Mistake(
                 pointer, sentence.format(value=_short(value), rule=_short(rule), count=count)
@@ -187,23 +235,19 @@ def _meant(value: Any, types: list[str], schema: Mapping[str, Any]) -> str:
     return as_type(value, types)
 
 
-def _nearest(error: ValidationError) -> Iterator[Mistake]:
+def _nearest(broken: _Broken) -> Iterator[Mistake]:
     """Of several alternatives, the mistakes in the one that is nearest to fitting."""
-    branches: dict[Any, list[ValidationError]] = {}
-    for inner in error.context or ():
-        branches.setdefault(inner.relative_schema_path[0], []).append(inner)
-    if not branches:
-        message = f"{_short(error.instance)} fits several alternatives at once"
-        yield Mistake(tuple(error.absolute_path), message)
+    if not broken.alternatives:
+        yield Mistake(broken.pointer, f"{_short(broken.value)} fits several alternatives at once")
         return
     # A branch for another type is further away than one whose type fits.
-    nearest = min(branches.values(), key=lambda found: (_is_other_type(found, error), len(found)))
+    nearest = min(broken.alternatives, key=lambda one: (_is_other_type(one, broken), len(one)))
     for inner in nearest:
         yield from _mistakes(inner)
 
 
-def _is_other_type(found: list[ValidationError], error: ValidationError) -> bool:
-    return any(e.validator == "type" and e.absolute_path == error.absolute_path for e in found)
+def _is_other_type(alternative: Iterable[_Broken], broken: _Broken) -> bool:
+    return any(one.name == "type" and one.pointer == broken.pointer for one in alternative)
 
 
 def _listed(values: list[Any]) -> str:

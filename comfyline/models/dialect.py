@@ -6,13 +6,13 @@ from several hundred models and are not all well formed, so a rule that makes no
 over here rather than refused: RunComfy judges by it, not this project.
 """
 
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from comfyline.job import MediaKind, Pointer
+from comfyline.models.engine import is_sound
 
 _MEDIA = re.compile(r"(image|video|audio)_uris?")
 _TYPES = {"string", "number", "integer", "boolean", "array", "object", "null"}
@@ -73,6 +73,22 @@ def plain_fields(schema: Mapping[str, Any]) -> frozenset[str]:
         return frozenset()  # They may be described once more elsewhere.
     properties = _mapping(schema.get("properties"))
     return frozenset(name for name, field in properties.items() if not _may_be_media(field))
+
+
+def unchecked_patterns(schema: Mapping[str, Any]) -> tuple[str, ...]:
+    """The patterns in a schema that the engine does not take, such as one with look-ahead."""
+    found: dict[str, None] = {}
+    left: list[Any] = [schema]
+    while left:
+        match left.pop():
+            case Mapping() as fields:
+                pattern = fields.get("pattern")
+                if isinstance(pattern, str) and not is_sound("pattern", pattern):
+                    found[pattern] = None
+                left.extend(fields.values())
+            case list() as entries:
+                left.extend(entries)
+    return tuple(found)
 
 
 def _may_be_media(field: Any) -> bool:
@@ -176,7 +192,10 @@ def _translated(written: Any, root: Mapping[str, Any], depth: int) -> dict[str, 
         kept["type"] = types
     for key, is_rule in _RULES.items():
         if key in schema and is_rule(schema[key]):
-            kept[key] = schema[key]
+            # A field that is required twice is required.
+            rule = list(dict.fromkeys(schema[key])) if key == "required" else schema[key]
+            if is_sound(key, rule):
+                kept[key] = rule
     for key in (*_COMBINING, "prefixItems"):
         if branches := _list(schema.get(key)):
             kept[key] = [_translated(branch, root, depth + 1) for branch in branches]
@@ -240,9 +259,9 @@ def _types(schema: Mapping[str, Any]) -> list[str]:
     written = schema.get("type")
     listed = written if isinstance(written, list) else [written]
     named = ["number" if name == "float" else name for name in listed]
-    known = [name for name in named if isinstance(name, str) and name in _TYPES]
+    known = list(dict.fromkeys(n for n in named if isinstance(n, str) and n in _TYPES))
     # One unknown type may mean anything, so nothing is known.
-    if not known or len(known) < len(named):
+    if not known or not _TYPES.issuperset(map(str, named)):
         return []
     return known + (["null"] if schema.get("nullable") is True and "null" not in known else [])
 
@@ -256,24 +275,14 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _is_pattern(value: Any) -> bool:
-    try:
-        re.compile(value)
-    except (TypeError, re.error, RecursionError, OverflowError):
-        return False
-    return isinstance(value, str)
-
-
-_RULES = {
+_RULES: Mapping[str, Callable[[Any], bool]] = {
     "enum": lambda value: isinstance(value, list) and bool(value),
     "const": lambda _: True,
     "required": lambda value: (
@@ -290,6 +299,6 @@ _RULES = {
     "minItems": _is_count,
     "maxItems": _is_count,
     "uniqueItems": lambda value: isinstance(value, bool),
-    "pattern": _is_pattern,
+    "pattern": lambda value: isinstance(value, str),
 }
-"""The rules that are kept, each with what its value has to be."""
+"""The rules that are kept where the engine takes them, each with what its value has to be."""

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Self
 import jsonschema_rs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from comfyline.models.dialect import plain_fields, to_json_schema
+from comfyline.models.dialect import plain_fields, to_json_schema, unchecked_patterns
+from comfyline.models.engine import compile_schema
 
 
 def _price(value: Any) -> float | None:
@@ -69,12 +70,17 @@ class ModelEntry(BaseModel):
         return to_json_schema(self.input_schema)
 
     @cached_property
-    def quick_validator(self) -> jsonschema_rs.Draft202012Validator | None:
-        """Says of inputs quickly whether they fit, but not in words; None for an odd schema."""
+    def validator(self) -> jsonschema_rs.Draft202012Validator:
+        """What holds inputs against `plain_schema`; a schema that is none accepts everything."""
         try:
-            return jsonschema_rs.Draft202012Validator(self.plain_schema)
+            return compile_schema(self.plain_schema)
         except ValueError:
-            return None
+            return compile_schema({})
+
+    @cached_property
+    def unchecked_patterns(self) -> tuple[str, ...]:
+        """The patterns of the input that cannot be checked here."""
+        return unchecked_patterns(self.input_schema)
 
     @cached_property
     def plain_fields(self) -> frozenset[str]:

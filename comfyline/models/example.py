@@ -10,13 +10,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
-
 from comfyline.job import MediaKind, Pointer
 from comfyline.keys import replace_values
 from comfyline.models.check import find_mistakes
 from comfyline.models.dialect import media_fields
+from comfyline.models.engine import compile_schema
 from comfyline.models.entry import ModelEntry
 
 _FILES: Mapping[MediaKind, tuple[str, str]] = {
@@ -146,8 +144,8 @@ def _fits(plain: Mapping[str, Any], value: Any) -> bool:
         # In a pipeline it would be taken for a template.
         return False
     try:
-        return bool(Draft202012Validator(dict(plain)).is_valid(value))
-    except (ValidationError, ValueError, OverflowError):
+        return compile_schema(plain).is_valid(value)
+    except ValueError:
         return False
 
 

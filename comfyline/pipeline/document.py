@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -96,6 +96,13 @@ class Output(Section):
             "replace it, or store the output as another version (name-2.png)."
         ),
     ] = "version"
+    accept: Annotated[
+        list[Literal["svg"]],
+        Field(
+            description="What may be stored beside pictures, videos and sounds: `svg`, a drawing "
+            "that may run scripts in whatever shows it."
+        ),
+    ] = []  # noqa: RUF012  # pydantic copies a default
     contact_sheet: Annotated[
         PictureName | None,
         Field(

@@ -12,7 +12,8 @@ from jinja2 import TemplateError, nodes
 
 from comfyline.errors import Problem
 from comfyline.job import Pointer
-from comfyline.pipeline.template import suggest, template_environment
+from comfyline.pipeline.template import template_environment
+from comfyline.pipeline.template_sandbox import suggest
 from comfyline.yaml.file import LocatedYaml
 
 STEP_FIELDS = ("images", "videos", "audios", "files", "image", "video", "audio")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from comfyline.addresses import for_people
 from comfyline.errors import InputInvalid, Problem
 from comfyline.job import Item, Job, MediaKind, Placement, Pointer, Written
 from comfyline.pipeline.document import Pipeline
@@ -95,7 +96,7 @@ class JobWriter:
             model_id=self._pipeline.document.steps[step].model,
             inputs={},
             placement=Placement("", "", {}),
-            settings=settings,
+            settings=for_people(dict(settings)),
             source=self._pipeline.yaml.where(("steps", step)),
         )
 
@@ -148,9 +149,10 @@ class JobWriter:
         placement = Placement(
             folder,
             step.output.name or output.name or _default_name(scope.get("matrix") or {}, part),
-            {key: value for key, value in scope.items() if key not in {"steps", "items"}},
+            for_people({key: scope[key] for key in scope if key not in {"steps", "items"}}),
             output.on_conflict,
             _root(step.output.to or output.to, folder),
+            tuple(output.accept),
         )
         to_at, name_at = (
             (*at, "output") if own else ("output",) for own in (step.output.to, step.output.name)
@@ -175,7 +177,7 @@ class JobWriter:
             inputs=inputs,
             placement=placement,
             variant=variant,
-            settings=settings,
+            settings=for_people(dict(settings)),
             source=self._pipeline.yaml.where(at),
             part=part,
             preparation=step.preparation,

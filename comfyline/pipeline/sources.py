@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from comfyline.addresses import without_secrets
 from comfyline.errors import InputInvalid
 from comfyline.job import Item
 from comfyline.pipeline.document import Pipeline
@@ -135,5 +136,7 @@ def _without_ending(path: str) -> str:
 
 def _row_name(row: Mapping[str, Any], index: int) -> str:
     values = (row.get(field) for field in _NAME_FIELDS)
-    named = (str(value).strip() for value in values if isinstance(value, str | int))
+    named = (
+        without_secrets(str(value)).strip() for value in values if isinstance(value, str | int)
+    )
     return next((name for name in named if name), str(index))

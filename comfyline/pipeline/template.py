@@ -1,33 +1,29 @@
 """Templates in a pipeline's values: sandboxed Jinja2 that keeps types and names its mistakes.
 
 A value that is one `{{ … }}` and nothing else keeps the type of what stands inside; other text
-becomes text. Nothing random, nothing of Python and no file can be reached from a template: a
-prompt that differs each time would be paid for each time.
+becomes text. Nothing random, nothing of Python and no file can be reached from a template, see
+`template_sandbox`: a prompt that differs each time would be paid for each time.
 """
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, Undefined, UndefinedError, nodes
+from jinja2 import Template, TemplateError, Undefined, UndefinedError, nodes
 from jinja2.environment import TemplateExpression
 from jinja2.exceptions import SecurityError
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 
 from comfyline.errors import Problem
 from comfyline.job import Pointer
+from comfyline.pipeline.template_sandbox import HINT, TemplateSandbox, bounded, spend
 from comfyline.yaml.file import LocatedYaml, did_you_mean
 
 RUN_NAMES = ("item_name", "run", "step", "env")
 """What every template may use; `item_name` is the unique name that items have in logs."""
 
-_NUMBER = int | float
-# Between a message and its hint, on their way through one of Jinja2's exceptions.
-_HINT = "\n"
 _A_FUNCTION = ("the template gives a function, not a value", "add brackets to call it: ()")
 _NO_SUCH = re.compile(r"No (filter|test) named '(.*?)'")
 
@@ -70,67 +66,11 @@ class _NotText(Exception):
         self.hint = hint
 
 
-class _NamedUndefined(StrictUndefined):
-    """An undefined name that says which names there are."""
-
-    __slots__ = ()
-
-    @property
-    def _undefined_message(self) -> str:
-        name = str(self._undefined_name)
-        if self._undefined_hint:
-            return str(self._undefined_hint)
-        if isinstance(self._undefined_obj, Mapping):
-            known = [str(key) for key in self._undefined_obj]
-            return f"there is no field `{name}`{_HINT}{suggest(name, known)}"
-        if isinstance(self._undefined_obj, list | tuple):
-            size = len(self._undefined_obj)
-            has = f"it has {size}, counted from 0" if size else "it is empty"
-            return f"the list has no entry {name}{_HINT}{has}"
-        return f"`{name}` is not defined"
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, in which the fields of a mapping are all that a dot can reach."""
-
-    # A few characters could otherwise ask for gigabytes: 'x' * 10 ** 10.
-    intercepted_binops = frozenset({"*", "**"})
-
-    def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
-        """One dict: the chain that it is by default takes longer to copy than most to render."""
-        return {**self.globals, **(d or {})}
-
-    def getattr(self, obj: Any, attribute: str) -> Any:
-        """Gives a field even when its name is that of a dict's method, such as `items`."""
-        if isinstance(obj, Mapping):
-            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
-        return super().getattr(obj, attribute)
-
-    def getitem(self, obj: Any, argument: Any) -> Any:
-        """Gives a field, and nothing else of a mapping."""
-        if isinstance(obj, Mapping):
-            return obj[argument] if argument in obj else self.undefined(obj=obj, name=argument)
-        return super().getitem(obj, argument)
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Multiplies numbers, and only those."""
-        if operator == "**" or not (isinstance(left, _NUMBER) and isinstance(right, _NUMBER)):
-            raise SecurityError(f"`{operator}` is for multiplying numbers only")
-        return super().call_binop(context, operator, left, right)
-
-
-def suggest(word: str, choices: Iterable[str]) -> str:
-    """The hint for a name that does not exist: the nearest one, or all there are."""
-    known = list(choices)
-    listed = "there are: " + ", ".join(known) if known else ""
-    return did_you_mean(word, known) or listed
-
-
 def explain(error: TemplateError) -> tuple[str, str]:
     """What Jinja2 says about a template, as a message and a hint."""
     said = (error.message or "").rstrip(".")
     if isinstance(error, UndefinedError | SecurityError):
-        message, _, hint = said.partition(_HINT)
+        message, _, hint = said.partition(HINT)
         return message, hint
     if match := _NO_SUCH.search(said):
         environment = template_environment()
@@ -141,14 +81,9 @@ def explain(error: TemplateError) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=1)
-def template_environment() -> SandboxedEnvironment:
+def template_environment() -> TemplateSandbox:
     """The one environment that all templates are compiled in."""
-    environment = _Environment(
-        undefined=_NamedUndefined, finalize=_to_text, keep_trailing_newline=True
-    )
-    environment.globals = {"range": environment.globals["range"]}
-    del environment.filters["random"]
-    return environment
+    return TemplateSandbox(_to_text)
 
 
 def is_template(text: str) -> bool:
@@ -196,9 +131,10 @@ def _rendered_text(text: str, scope: Mapping[str, Any]) -> Any:
     compiled = compile_text(text)
     if compiled is None:
         return text
-    if isinstance(compiled, Template):
-        return compiled.render(scope)
-    return _plain(compiled(scope))
+    with bounded():
+        if isinstance(compiled, Template):
+            return compiled.render(scope)
+        return _plain(compiled(scope))
 
 
 def _plain(value: Any) -> Any:
@@ -213,10 +149,18 @@ def _plain(value: Any) -> Any:
             return value
         case Mapping():
             return {str(key): _plain(entry) for key, entry in value.items()}
-        case list() | tuple() | range() | Iterator():
+        case list() | tuple():
             return [_plain(entry) for entry in value]
+        case range() | Iterator():
+            return [_plain(entry) for entry in _paid(value)]
         case _:
             raise _NotText(*_A_FUNCTION)
+
+
+def _paid(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        spend(1)
+        yield value
 
 
 def _to_text(value: Any) -> Any:

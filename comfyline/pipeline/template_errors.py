@@ -13,15 +13,14 @@ from comfyline.pipeline.template import (
     RUN_NAMES,
     compile_text,
     explain,
-    suggest,
     template_environment,
 )
+from comfyline.pipeline.template_sandbox import suggest
 from comfyline.yaml.file import LocatedYaml
 
 FILE_FIELDS = ("path", "name", "stem", "ext", "dir")
 """The fields of an item that is a file."""
 _RUN_FIELDS = ("date", "id")
-_LOADING = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 
 
 def find_template_errors(located: LocatedYaml) -> list[Problem]:
@@ -108,8 +107,6 @@ def _text_errors(
     except Exception as error:  # noqa: BLE001 — compiling raises whatever Python does, as by depth
         yield f"the template is broken: {error}", ""
         return
-    if any(parsed.find_all(_LOADING)):
-        yield "a template cannot load another file", ""
     for root in sorted(roots - set(names)):
         yield f"`{root}` is not a name that is known here", _instead(root, names)
     # A field that is asked about, or has a default, need not be there.

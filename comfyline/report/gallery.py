@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
@@ -23,6 +23,7 @@ from comfyline.report.costs import NOTHING, Costs, paid_together
 from comfyline.report.words import count, span
 
 _FAILED = {JobState.FAILED, JobState.CANCELLED, JobState.IN_DOUBT, JobState.EXPIRED}
+_SCRIPTED = {".svg", ".svgz", ".html", ".htm", ".xhtml", ".xml"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,7 @@ def _pictures(
     return tuple(
         Picture(
             thumbnail,
-            href=_relative(address, folder),
+            href=None if _may_run_scripts(address) else _relative(address, folder),
             address=_for_people(address, folder),
             kind="image" if thumbnail else _kind(address),
         )
@@ -183,7 +184,14 @@ def _pictures(
     )
 
 
+def _may_run_scripts(address: str) -> bool:
+    """Whether a browser that opens a file would run what is written in it."""
+    return PurePath(bare_origin(address)).suffix.lower() in _SCRIPTED
+
+
 def _kind(address: str) -> str:
+    if _may_run_scripts(address):
+        return "file"
     guessed = mimetypes.guess_type(bare_origin(address))[0] or ""
     return guessed.partition("/")[0] or "file"
 

@@ -8,7 +8,9 @@ ledger's decision. Which failure passes, and when to ask again, the error says i
 import asyncio
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -26,8 +28,17 @@ from comfyline.runcomfy.leaving import Leaving
 from comfyline.runcomfy.listing import list_all
 from comfyline.runcomfy.outage import Outage, backoff
 from comfyline.runcomfy.reply import Reply, read_reply
-from comfyline.runcomfy.spool import draft_path, keep_result, lifted, read_spool, write_down
-from comfyline.runcomfy.transport import ApiTransport
+from comfyline.runcomfy.spool import (
+    TooLarge,
+    draft_path,
+    keep_result,
+    lifted,
+    read_spool,
+    unread,
+    write_down,
+    write_spool,
+)
+from comfyline.runcomfy.transport import ENCODINGS, ApiTransport
 from comfyline.runcomfy.troubles import away, understood
 from comfyline.runcomfy.verdict import No, Verdict, judge_answer, judge_exception
 from comfyline.runcomfy.wire import (
@@ -47,6 +58,8 @@ _SUBMIT_SECONDS = 45
 # The same for all else; a result in sync mode carries its pictures in it.
 _CALL_SECONDS = 600
 _CHUNK = 256 * 1024
+_MOST_BYTES = 16 * 2**20
+"""How large an answer may be that is held in memory: a page of the catalogue is a few megabytes."""
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 T = TypeVar("T")
@@ -80,6 +93,7 @@ class RuncomfyClient:
             transport=ApiTransport(token, origins),
             timeout=_TIMEOUT,
             follow_redirects=False,
+            headers={"Accept-Encoding": ", ".join(ENCODINGS)},
         )
 
     async def __aenter__(self) -> Self:
@@ -104,17 +118,23 @@ class RuncomfyClient:
             path, body = model_path(model_id), written(model_id, inputs)
         except InputInvalid as error:
             return No(error)
-        leaving = Leaving(body)
+        leaving, said = Leaving(body), b""
         try:
-            async with asyncio.timeout(_SUBMIT_SECONDS):
-                answer = await self._http.post(
+            async with (
+                asyncio.timeout(_SUBMIT_SECONDS),
+                self._http.stream(
+                    "POST",
                     path,
                     content=leaving,
                     headers={"Content-Type": "application/json", "Content-Length": str(len(body))},
                     timeout=_SUBMIT_TIMEOUT,
                     extensions={"trace": leaving.trace},
-                )
-            reply = read_reply(answer, answer.content, self._token)
+                ) as answer,
+            ):
+                # One without end says no more than its status does.
+                with suppress(BrokenAnswer):
+                    said = await _held(answer)
+            reply = read_reply(answer, said, self._token)
             return judge_answer(reply.status, reply.content, reply.retry_after, leaving.how_far)
         except Exception as error:  # noqa: BLE001  # what the table does not name is unknown
             return judge_exception(error, leaving.how_far)
@@ -138,6 +158,10 @@ class RuncomfyClient:
                 lambda it: it, path, request_id, query={"include_cost": "true"}, draft=draft
             )
             return await asyncio.to_thread(keep_result, reply, draft, spool)
+        except TooLarge as broken:
+            await asyncio.to_thread(write_spool, unread(spool), draft)
+            hint = f"It is kept as {unread(spool)}, because it may be there only once."
+            raise BrokenAnswer(broken.message, hint=hint, request_id=request_id) from None
         except BrokenAnswer as broken:
             broken.request_id = request_id
             raise
@@ -145,18 +169,20 @@ class RuncomfyClient:
             await asyncio.to_thread(draft.unlink, missing_ok=True)
 
     async def charge(self, request_id: str) -> RequestResult:
-        """The same for its cost alone: the output is not kept.
+        """The same for its cost alone: the output, which may be large, is not kept.
 
         Not for what is still to be collected, because in sync mode this would be its only answer.
         """
-        path = f"{request_path(request_id)}/result"
-        return await self._call(
-            _content(read_result),
-            path,
-            request_id,
-            query={"include_cost": "true"},
-            waits_to_be_known=False,
-        )
+        path, query = f"{request_path(request_id)}/result", {"include_cost": "true"}
+        with TemporaryDirectory(prefix="comfyline-") as folder:
+            return await self._call(
+                _content(read_result),
+                path,
+                request_id,
+                query=query,
+                draft=Path(folder) / "result.json",
+                waits_to_be_known=False,
+            )
 
     async def cancel(self, request_id: str) -> str:
         """Asks to cancel a queued request; answers RunComfy's outcome word."""
@@ -246,19 +272,34 @@ class RuncomfyClient:
         """
         try:
             async with asyncio.timeout(_CALL_SECONDS):
-                if draft is None:
-                    answer = await self._http.request(method, path, params=query)
-                else:
-                    async with self._http.stream(method, path, params=query) as answer:
+                async with self._http.stream(method, path, params=query) as answer:
+                    if draft is None:
+                        body = await _held(answer)
+                    else:
                         await write_down(answer.aiter_bytes(_CHUNK), draft, self._token)
         except (httpx.HTTPError, TimeoutError) as error:
             raise away(type(error).__name__, request_id) from error
         if draft is None:
-            reply = read_reply(answer, answer.content, self._token)
+            reply = read_reply(answer, body, self._token)
         else:
             body, places = await asyncio.to_thread(lifted, draft)
             reply = read_reply(answer, body, self._token, places)
         return understood(reply, request_id)
+
+
+async def _held(answer: httpx.Response) -> bytes:
+    """The body of an answer. Raises `BrokenAnswer` for one that is larger than any."""
+    pieces: list[bytes] = []
+    left = _MOST_BYTES
+    async for piece in answer.aiter_bytes():
+        left -= len(piece)
+        if left < 0:
+            raise BrokenAnswer(
+                f"An answer of RunComfy's is larger than {_MOST_BYTES >> 20} MB, which none is",
+                hint="What was submitted is safe: run again or `comfyline reconcile` later.",
+            )
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _content(read: Callable[[Any], T]) -> Callable[[Reply], T]:

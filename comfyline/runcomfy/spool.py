@@ -24,11 +24,22 @@ from comfyline.runcomfy.wire import RequestResult, names_status, read_result, re
 
 _MOST_BYTES = 3 * 1024**3
 """The largest output there may be, as JSON writes it."""
+_MOST_TEXT = 64 * 2**20
+"""The most of an answer that is read into memory: all but the media that stay in the file."""
 _SHORTEST = 4096
 """A `data:` URI below that may as well be read with the rest."""
 _BEGINS = b'"data:'
 _OTHER_ESCAPE = re.compile(rb"\\(?!/)")
 _TYPE = re.compile(rb"data:[\w/+.-]{0,100}")
+
+
+class TooLarge(BrokenAnswer):
+    """An answer of more text than can be read; what came is on the disk, and not asked for again.
+
+    In sync mode the second answer would be another one.
+    """
+
+    passing = False
 
 
 async def write_down(pieces: AsyncIterator[bytes], draft: Path, token: str) -> None:
@@ -81,7 +92,7 @@ def lifted(file: Path) -> tuple[bytes, Places]:
     """An answer with stand-ins for the media in it, and where those are. Blocking.
 
     Where JSON escapes more than a `/`, the URI stays in the text: right in any case, it only costs
-    memory.
+    memory. Raises `TooLarge`.
     """
     kept: list[bytes] = []
     places: dict[str, tuple[int, int]] = {}
@@ -103,6 +114,8 @@ def lifted(file: Path) -> tuple[bytes, Places]:
                 places[stand_in] = start, end
                 kept += [text[done:start], stand_in.encode()]
                 done = end
+        if sum(map(len, kept)) + len(text) - done > _MOST_TEXT:
+            raise TooLarge(f"An answer of RunComfy's holds more than {_MOST_TEXT >> 20} MB of text")
         kept.append(text[done:])
     return b"".join(kept), places
 

@@ -19,6 +19,9 @@ import httpx
 MOVED_TO = "moved_to"
 """The extension of an answer that holds where a redirect leads."""
 
+ENCODINGS = ("gzip", "deflate")
+"""How an answer may be packed, and once only: else a few bytes unpack to gigabytes in one step."""
+
 _PAID = "/v1/models/"
 _PAID_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=0)
 _LIMITS = httpx.Limits(max_connections=100)
@@ -67,6 +70,10 @@ class ApiTransport(httpx.AsyncBaseTransport):
         )
         with _one_family_of_errors():
             answer = await way.handle_async_request(signed)
+        packed = answer.headers.get("Content-Encoding", "identity").strip().lower()
+        if packed not in {"", "identity", *ENCODINGS}:
+            await answer.aclose()
+            raise httpx.DecodingError(f"An answer is packed as nobody asked for: {packed[:60]}")
         answer.extensions[MOVED_TO] = answer.headers.pop("Location", "")
         answer.headers.pop("Set-Cookie", None)
         if isinstance(answer.stream, httpx.AsyncByteStream):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from jsonschema import Draft202012Validator
+import jsonschema_rs
 
 from comfyline.sandbox.rules import Rule, read_rules
 
@@ -19,6 +19,8 @@ _MEDIA = {
     f"{kind}_{form}": kind for kind in ("image", "video", "audio") for form in ("uri", "uris")
 }
 
+# No pattern of a catalogue can hang the server.
+_PATTERNS = jsonschema_rs.RegexOptions()
 _ALTERNATIVES = ("anyOf", "oneOf", "allOf")
 
 Path = tuple[str | int, ...]
@@ -125,15 +127,18 @@ def _resolve(schema: Any, root: Any) -> Any:
 
 def check(schema: Mapping[str, Any], value: Any) -> list[Fault]:
     """Says everything that is wrong with an input; an empty list means that it is accepted."""
+    try:
+        validator = jsonschema_rs.Draft202012Validator(translate(schema), pattern_options=_PATTERNS)
+        errors = list(validator.iter_errors(value))
+    except ValueError as error:
+        return [Fault((), f"this cannot be checked: {error}", "json_schema")]
     faults = []
-    for error in Draft202012Validator(translate(schema)).iter_errors(value):
-        path = tuple(error.absolute_path)
-        if error.validator == "required":
-            # jsonschema reports the object; the field that is missing is what a caller needs.
-            missing = [n for n in error.validator_value if n not in error.instance]
-            named = [n for n in missing if repr(n) in error.message]
-            path = (*path, *named[:1])
-        faults.append(Fault(path, error.message, str(error.validator)))
+    for found in errors:
+        kind, path = found.kind, tuple(found.instance_path)
+        if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
+            # The engine reports the object; the field that is missing is what a caller needs.
+            path = (*path, kind.property)
+        faults.append(Fault(path, found.message, kind.name))
     at_fault = {fault.path for fault in faults}
     faults.extend(
         Fault(media.path, reason, "media_url")

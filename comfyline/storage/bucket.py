@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +15,7 @@ from comfyline.errors import Unreachable
 from comfyline.storage.bucket_errors import code_of, in_words, no_bucket
 from comfyline.storage.bucket_options import BucketOptions, Patience
 from comfyline.storage.bucket_upload import Uploading
+from comfyline.storage.open_uploads import OpenUploads
 from comfyline.storage.parts import all_of
 from comfyline.storage.place import Listed
 from comfyline.storage.presigned_credentials import Expiry
@@ -23,13 +24,13 @@ from comfyline.storage.s3_driver import CONNECTIONS, Access
 from comfyline.storage.s3_session import S3Session, split
 
 _PUTS_AT_ONCE = 8
-_ABANDONED = timedelta(hours=24)
 
 
 class Bucket:
     """Files under `s3://` URIs; used as an async context manager.
 
     Without `key` and `secret` the AWS chain of the machine decides (environment, profile, role).
+    `open_uploads` is the folder in which uploads in parts are noted until they are over.
     """
 
     def __init__(
@@ -39,10 +40,12 @@ class Bucket:
         secret: str | None,
         options: BucketOptions = BucketOptions(),  # noqa: B008  # frozen
         patience: Patience = Patience(),  # noqa: B008
+        open_uploads: Path | None = None,
     ) -> None:
         self._session = S3Session(Access(endpoint_url, key, secret, options, patience))
         self._options = options
-        self._uploading = Uploading(self._session)
+        self._notes = OpenUploads(open_uploads)
+        self._uploading = Uploading(self._session, self._notes)
         self._putting = asyncio.Semaphore(_PUTS_AT_ONCE)
         self._expiry = Expiry()
         self._there: set[str] = set()
@@ -127,21 +130,18 @@ class Bucket:
         await self._session.call("delete_object", uri)
 
     async def sweep(self, folder: str) -> int:
-        """Ends uploads in parts that nobody completes; how many those were.
+        """Ends the uploads in parts that dead processes of this machine left; how many those were.
 
-        Nothing tells whose they are, so only those count that began long ago.
+        Those of other programs, which may be years old or under way, are none of its business.
         """
-        long_ago = datetime.now(UTC) - _ABANDONED
         swept = 0
-        # Not every storage lists them, and not everybody may: they stay where they are then.
-        with suppress(Unreachable, OSError):
-            bucket, prefix = split(folder)
-            listed = await self._session.call("list_multipart_uploads", folder, Prefix=prefix)
-            for upload in listed.get("Uploads", []):
-                if upload["Initiated"] < long_ago:
-                    uri, which = f"s3://{bucket}/{upload['Key']}", upload["UploadId"]
-                    await self._session.call("abort_multipart_upload", uri, UploadId=which)
-                    swept += 1
+        prefix, endpoint = f"{folder.rstrip('/')}/", self._session.endpoint
+        found = await asyncio.to_thread(lambda: [*self._notes.abandoned(endpoint, prefix)])
+        for note, upload in found:
+            # Not everybody may: it stays where it is then, and is tried again by the next run.
+            with suppress(Unreachable, OSError):
+                await self._uploading.abort(upload, note)
+                swept += 1
         return swept
 
     async def get(self, uri: str, target: Path) -> None:

@@ -7,6 +7,17 @@ from typing import Any, Literal
 
 AddressingStyle = Literal["auto", "path", "virtual"]
 
+_PLAIN = "application/octet-stream"
+_SCRIPTED = {
+    "",
+    "application/xml",
+    "image/svg+xml",
+    "text/html",
+    "application/xhtml+xml",
+    "text/xml",
+}
+"""What is stored without its type: a browser that opens it would run what is written in it."""
+
 
 @dataclass(frozen=True, slots=True)
 class BucketOptions:
@@ -36,7 +47,7 @@ class BucketOptions:
     def written(self, media_type: str, metadata: Mapping[str, str]) -> dict[str, Any]:
         """The parameters with which every new object is written, named as botocore names them."""
         parameters: dict[str, Any] = {
-            "ContentType": media_type or "application/octet-stream",
+            "ContentType": media_type if media_type not in _SCRIPTED else _PLAIN,
             "Metadata": dict(metadata) or None,
             "ServerSideEncryption": self.encryption,
             "SSEKMSKeyId": self.kms_key,

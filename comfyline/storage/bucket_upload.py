@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 from comfyline.errors import Unreachable
 from comfyline.storage.bucket_errors import Unsupported, Vanished, code_of, in_words
 from comfyline.storage.bucket_proof import Proof, Sent
+from comfyline.storage.open_uploads import OpenUpload, OpenUploads
 from comfyline.storage.parts import PART_BYTES, Buffers, Part, Parts, all_of, content_md5
 from comfyline.storage.s3_bodies import Stored, send
 from comfyline.storage.s3_retry import persistently, wait_before
@@ -34,8 +35,9 @@ _DONE_BEFORE = frozenset({"412", "InvalidPart", "NoSuchUpload", "PreconditionFai
 class Uploading:
     """All uploads of one session; together they hold a few parts in memory."""
 
-    def __init__(self, session: S3Session) -> None:
+    def __init__(self, session: S3Session, notes: OpenUploads) -> None:
         self._session = session
+        self._notes = notes
         self._buffers = Buffers(_BUFFERS)
         self._proof = Proof(session)
 
@@ -102,17 +104,29 @@ class Uploading:
                 self._buffers.give_back(first.buffer, is_free=True)
             raise
         upload = opened["UploadId"]
+        begun = OpenUpload(self._session.endpoint, uri, upload)
+        note: Path | None = None
         try:
+            note = await asyncio.to_thread(self._notes.note, begun)
             sent = await self._send_parts(first, parts, uri, upload)
             parts.prove()
             await self._complete(uri, upload, sent, new=new)
         except BaseException:
             # Parts that nobody completes are invisible, and are paid for month by month.
             with suppress(Unreachable):
-                abort = self._session.call("abort_multipart_upload", uri, UploadId=upload)
-                await asyncio.shield(abort)
+                await asyncio.shield(self.abort(begun, note))
             raise
+        if note:
+            await asyncio.to_thread(note.unlink, missing_ok=True)
         await self._proof.prove(uri, sent)
+
+    async def abort(self, upload: OpenUpload, note: Path | None) -> None:
+        """Ends an upload that nobody completes; one that is gone already is no error."""
+        which = upload.upload_id
+        with suppress(Vanished):
+            await self._session.call("abort_multipart_upload", upload.uri, UploadId=which)
+        if note:
+            await asyncio.to_thread(note.unlink, missing_ok=True)
 
     async def _send_parts(
         self, first: Part | None, parts: Parts, uri: str, upload: str

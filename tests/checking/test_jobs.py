@@ -333,6 +333,18 @@ async def test_what_is_no_mistake_and_worth_knowing_is_said_once_for_all_jobs(
     ]
 
 
+def test_a_pattern_that_is_not_checked_here_is_told_once() -> None:
+    field = {"type": "string", "pattern": "(?=a)b"}
+    model = ModelEntry(model_id="acme/say", input_schema={"properties": {"prompt": field}})
+    found = Findings({})
+
+    for _ in range(2):
+        judge(Subject.of(replace(bare(), inputs={"prompt": "x"}), model), found)
+
+    unknown = "a rule that cannot be checked here; RunComfy judges by it"
+    assert found.notes() == [f"the pattern `(?=a)b` of acme/say: {unknown}"]
+
+
 ANY = ModelEntry(
     model_id="acme/edit",
     input_schema={
@@ -378,7 +390,7 @@ async def test_a_drawing_is_refused_whatever_the_options(origins: Origins, tmp_p
 
     for preparation in (Preparation(), Preparation(convert="png", downscale=True)):
         [said] = await told(prepared(preparation, image=svg), ANY, origins)
-        assert said.endswith("it cannot be converted here: export it as PNG or JPEG")
+        assert said == f"image: {svg} is an SVG drawing, not image; export it as PNG or JPEG"
 
 
 async def test_what_the_model_takes_has_one_key_with_and_without_the_options(

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import schemathesis
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
+from jsonschema_rs import Draft202012Validator
 from ruamel.yaml import YAML
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
@@ -92,7 +92,7 @@ class Description:
         """Why a value does not fit a schema of this description."""
         whole = {"allOf": [schema], "components": self.document["components"]}
         errors = Draft202012Validator(whole).iter_errors(value)
-        return [f"{error.json_path}: {error.message}" for error in errors]
+        return [f"{error.instance_path}: {error.message}" for error in errors]
 
     def mistakes_of_request(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes

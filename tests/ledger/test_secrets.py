@@ -119,6 +119,16 @@ def test_a_job_without_addresses_is_unpacked_as_it_was():
     assert unpack(json.loads(json.dumps(pack(job)))) == job
 
 
+def test_what_a_pipeline_accepts_is_kept_and_an_earlier_version_knew_of_none():
+    packed = pack(asked("a cat"))
+    taking = json.loads(json.dumps(packed))
+    taking["job"]["placement"]["accept"] = ["svg"]
+    del packed["job"]["placement"]["accept"]
+
+    assert unpack(taking).job.placement.accept == ("svg",)
+    assert unpack(packed) == asked("a cat")
+
+
 def test_a_question_mark_in_a_local_path_or_a_folder_belongs_to_its_name():
     job = asked(
         inputs={"image": "in/what?.jpg"},

@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,43 @@ def test_what_is_said_of_a_media_url_does_not_apply_to_a_path() -> None:
     field = {"type": "string", "format": "image_uri", "pattern": "^https://", "maxLength": 3}
 
     assert check_inputs(entry({"properties": {"image": field}}), {"image": "photo.jpg"}) == []
+
+
+def test_no_pattern_can_hang_a_run() -> None:
+    field = {"type": "string", "pattern": r"^(\w+\s?)+$"}
+    began = time.process_time()
+
+    [told] = check_inputs(entry({"properties": {"x": field}}), {"x": "a" * 5000 + "!"})
+
+    assert time.process_time() - began < 2
+    assert told.message.endswith(r"… does not fit the pattern '^(\\w+\\s?)+$'")
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(?=a)b", r"(a)\1", "(", "(?<!a)b", "([ab]{1,100}){100}c", "[ab]{1000}{1000}"]
+)
+def test_a_pattern_that_may_take_long_is_left_to_runcomfy(pattern: str) -> None:
+    model = entry({"properties": {"x": {"anyOf": [{"type": "string", "pattern": pattern}]}}})
+
+    assert check_inputs(model, {"x": "ab" * 50_000}) == []
+    assert model.unchecked_patterns == (pattern,)
+
+
+def test_what_is_no_json_is_a_mistake_where_it_stands() -> None:
+    fields = {"a": {"type": "number"}, "b": {"minLength": 9}}
+
+    found = check_inputs(entry({"properties": fields}), {"a": float("nan"), "b": "\ud800"})
+
+    assert [str(problem) for problem in found] == ["b: holds what cannot be sent as JSON"]
+
+
+def test_what_is_said_twice_in_a_schema_is_said_once() -> None:
+    schema = {"required": ["a", "a"], "properties": {"a": {"type": ["string", "string"]}}}
+
+    assert [str(p) for p in check_inputs(entry(schema), {})] == [
+        "a: is missing; the model requires it"
+    ]
+    assert len(check_inputs(entry(schema), {"a": 1})) == 1
 
 
 def test_a_fraction_is_no_reason_to_refuse() -> None:

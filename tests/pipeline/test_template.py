@@ -1,6 +1,8 @@
+import resource
 import time
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -113,6 +115,140 @@ def test_no_template_reaches_python_or_the_file_system(written: str) -> None:
         value, mistakes = render(text, SCOPE)
         assert mistakes, value
     assert SCOPE["item"]["tags"] == ["x", "y"]  # type: ignore[index]
+
+
+DOUBLED = "".join("{% set a = a ~ a %}" for _ in range(60))
+NESTED = "".join("{% set a = [a, a] %}" for _ in range(60))
+SQUARED = "".join("{% set a = a * a %}" for _ in range(60))
+HOSTILE = [
+    "{{ 'x' | center(10 ** 9) }}",
+    "{{ 'x' | center(1000000000) }}",
+    "{{ ('x' | safe).center(1000000000) }}",
+    "{{ 'x'.center(1000000000) }}",
+    "{{ 'x'['center'](1000000000) }}",
+    "{{ (['x'] | map(attribute='center') | first)(1000000000) }}",
+    "{{ ['x'] | map('center', 1000000000) | list }}",
+    "{{ 'x'.ljust(1000000000) }}",
+    "{{ '1'.zfill(1000000000) }}",
+    "{{ '\\t'.expandtabs(1000000000) }}",
+    "{{ (1).to_bytes(1000000000, 'big') }}",
+    "{{ 'x'.encode().center(1000000000) }}",
+    "{{ 'x'.translate({120: 'x'}) }}",
+    "{{ '%1000000000d' | format(1) }}",
+    "{{ '%-0+1000000000d' | format(1) }}",
+    "{{ '%*d' | format(1000000000, 1) }}",
+    "{{ '%.1000000000f' | format(1) }}",
+    "{{ '%(a)1000000000d' | format(a=1) }}",
+    "{{ '%1000000000d' % 1 }}",
+    "{{ '{:>1000000000}'.format(1) }}",
+    "{{ '{:{w}}'.format(1, w=1000000000) }}",
+    "{{ '{a:1000000000}'.format_map({'a': 1}) }}",
+    "{{ ('{:>1000000000}' | safe).format(1) }}",
+    "{{ 'a' * 10 ** 9 }}",
+    "{{ 'a' * 1000000000 }}",
+    "{{ [1] * 1000000000 }}",
+    "{{ 1000000000 * 'a' }}",
+    "{{ 10 ** 10 ** 10 }}",
+    "{{ 1 | round(1000000000, 'ceil') }}",
+    "{{ [1] | batch(1000000000, 0) | list }}",
+    "{{ [1] | slice(1000000000) | list }}",
+    "{{ ('\\n' * 1) | indent(1000000000) }}",
+    "{{ (range(90000) | join('\\n')) | indent(1000) }}",
+    "{{ 'aaaaaaaaaa' | indent('x' | center(900000), true) | indent('y' | center(900000), true) }}",
+    "{{ ('x' | center(1000)) | replace('', 'y' | center(10000)) }}",
+    "{{ ('x' | center(1000)).replace(' ', 'y' | center(10000)) }}",
+    "{{ range(90000) | join('y' | center(1000)) }}",
+    "{{ ('y' | center(1000)).join(range(90000) | map('string')) }}",
+    "{{ range(90000) | map('center', 1000) | list }}",
+    "{{ range(90000) | map('string') | map('replace', '', 'y' | center(1000)) | join }}",
+    "{{ [[1], [2]] | sum(start=[]) }}",
+    "{{ [1] | tojson(1000000000) }}",
+    "{% set a = 'aaaa' %}" + DOUBLED + "{{ a }}",
+    "{% set a = 'aaaa' %}" + DOUBLED.replace("~", "+") + "{{ a }}",
+    "{% set a = [1] %}" + DOUBLED.replace("~", "+") + "{{ a | length }}",
+    "{% set a = 12345 %}" + SQUARED + "{{ a > 1 }}",
+    "{% set a = 1 %}" + NESTED + "{{ a | string }}",
+    "{% set a = 1 %}" + NESTED.replace("[a, a]", "{'a': a, 'b': a}") + "{{ a | tojson }}",
+    "{% set a = 1 %}" + NESTED.replace("[a, a]", "(a, a)") + "{{ a == a }}",
+    "{% set a %}aaaa{% endset %}" + "{% set a %}{{ a }}{{ a }}{% endset %}" * 60 + "{{ a }}",
+    "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
+    "{% for i in range(90000) %}{% for j in range(90000) if j > i %}x{% endfor %}{% endfor %}",
+    "{% for i in range(90000) %}" + "static text " * 2000 + "{% endfor %}",
+    "{% for i in range(90000) %}{{ item.long }}{% endfor %}",
+    "{% for i in range(90000) %}{% set a = item.long | upper %}{% endfor %}",
+    "{% for i in [[[]]] recursive %}{{ loop(i) }}{{ loop(i) }}{% endfor %}",
+    "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
+    "{% macro f() %}{{ caller() }}{% endmacro %}{% call f() %}x{% endcall %}",
+    "{% block a %}{{ self.a() }}{{ self.a() }}{% endblock %}",
+    "{% filter center(1000000000) %}x{% endfilter %}",
+    "{{ 'x-' | wordwrap(1, true, 'y' | center(900000)) }}",
+]
+
+
+@pytest.mark.parametrize("written", HOSTILE)
+def test_no_template_takes_gigabytes_or_minutes(written: str) -> None:
+    scope = {"item": {"long": "x" * 1000}}
+    held, limits = resource.getrlimit(resource.RLIMIT_AS), psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (limits + 400 * 2**20, held[1]))
+    began = time.process_time()
+    try:
+        for text in (written, f"x {written}"):
+            _, [mistake] = render(text, scope)
+            assert mistake.message
+            assert not mistake.message.startswith("the template fails"), mistake
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, held)
+
+    assert time.process_time() - began < 8
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("{{ '%03d' | format(item.n) }}", "003"),
+        ("{{ '%s of %s' | format('a', 'b') }}", "a of b"),
+        ("{{ '%(a)s 100%%' | format(a='x') }}", "x 100%"),
+        ("{{ '%.2f' % 1.5 }}", "1.50"),
+        ("{{ '{:03d}'.format(item.n) }}", "003"),
+        ("{{ '{a}-{}'.format(1, a=2) }}", "2-1"),
+        ("{{ item.path.split('.')[0].replace('a', 'b').upper() }}", "B"),
+        ("{{ ', '.join(item.tags) }}", "x, y"),
+        ("{{ item.tags | join(', ') }}", "x, y"),
+        ("{{ [item, item] | join('+', attribute='path') }}", "a.jpg+a.jpg"),
+        ("{{ item.path ~ '-' ~ item.n }}", "a.jpg-3"),
+        ("{{ item.n + 1 }}", 4),
+        ("{{ 7 % 4 }}", 3),
+        ("{{ item.tags + ['z'] }}", ["x", "y", "z"]),
+        ("{{ {'a': item.n, 'b': [item.path]} }}", {"a": 3, "b": ["a.jpg"]}),
+        ("{{ 'x' | center(5) }}", "  x  "),
+        ("{{ item.tags | batch(1) | list }}", [["x"], ["y"]]),
+        ("{{ range(5) | slice(2) | list }}", [[0, 1, 2], [3, 4]]),
+        ("{{ [1, 2.5] | sum }}", 3.5),
+        ("{{ 2.567 | round(1) }}", 2.6),
+        ("{{ item.tags | tojson }}", '["x", "y"]'),
+        ("{{ 'a\nb' | indent(2) }}", "a\n  b"),
+        ("{% for a, b in [(1, item.n)] %}{{ a }}{{ b }}{% endfor %}", "13"),
+        (
+            "{% for t in item.tags %}{{ loop.length }}{{ loop.cycle('a', t) }}{% endfor %}",
+            "2a2y",
+        ),
+        ("{% for i in range(9) if i is even %}{{ i }}{% else %}none{% endfor %}", "02468"),
+        ("{% set a %}x{{ item.n }}{% endset %}{{ a | upper }}", "X3"),
+    ],
+)
+def test_what_prompts_are_made_with_is_there(written: str, expected: Any) -> None:
+    assert render(written, SCOPE) == (expected, [])
+
+
+def test_a_long_text_of_many_items_is_no_hostile_one() -> None:
+    items = [{"name": f"item {number}", "tags": ["a", "b"]} for number in range(5000)]
+    one = "{{ loop.index }}. {{ one.name }}: {{ one.tags | join }}; "
+    written = "{% for one in items %}" + one + "{% endfor %}"
+
+    text, mistakes = render(written, {"items": items})
+
+    assert mistakes == []
+    assert text.endswith("5000. item 4999: ab; ")
 
 
 def test_what_has_to_be_text_becomes_text() -> None:

@@ -136,6 +136,14 @@ def test_no_other_scheme_ever_becomes_a_link(write: Write, thumbnail: Path):
     assert Page(write(card)).all("a") == []
 
 
+@pytest.mark.parametrize("name", ["a.svg", "a.HTML", "a.xml"])
+def test_what_may_run_scripts_is_no_picture_and_no_link(write: Write, tmp_path: Path, name: str):
+    page = Page(write(replace(CARD, after=(None,), links=((tmp_path / name).as_uri(),))))
+
+    assert (page.all("a"), page.all("img"), page.all("video")) == ([], [], [])
+    assert name in page.text
+
+
 def test_a_local_video_plays_and_one_elsewhere_is_named(write: Write, tmp_path: Path):
     film = (tmp_path / "out" / "a.mp4").as_uri()
     page = Page(write(replace(CARD, after=(None, None), links=(film, "s3://b/a.mp4"))))

@@ -163,3 +163,8 @@ async def test_an_authority_that_is_no_file_is_told(tmp_path: Path) -> None:
     async with Bucket("https://127.0.0.1:9", "AKIDEXAMPLE", "a-secret", missing) as bucket:
         with pytest.raises(Unreachable, match=r"none\.pem cannot be read"):
             await bucket.size("s3://b/a")
+
+
+@pytest.mark.parametrize("media_type", ["image/svg+xml", "text/html", "application/xhtml+xml"])
+def test_nothing_is_stored_as_what_a_browser_would_run(media_type: str) -> None:
+    assert BucketOptions().written(media_type, {})["ContentType"] == "application/octet-stream"

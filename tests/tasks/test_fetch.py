@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ async def fetched(
     assert isinstance(claim, Claimed)
     await services.ledger.accepted(claim.attempt_id, request_id)
 
-    async def fetched(output: Any) -> FetchedOutputs:
+    async def fetched(output: Any, checked: CheckedJob = checked) -> FetchedOutputs:
         answer = {"request_id": request_id, "status": "completed", "cost": 0.25, "output": output}
         runcomfy.results[request_id] = json.dumps(answer).encode()
         submission = Submission(claim.attempt_id, 1, JobState.COMPLETED, request_id, now())
@@ -118,6 +119,38 @@ async def test_a_good_file_of_another_format_is_kept_as_what_it_is(
 ):
     files = (await fetched[0]({"image": f"{runcomfy.url}/wide/1.png"})).files
     assert [file.media_type for file in files] == ["image/jpeg"]
+
+
+DRAWING = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+
+
+async def test_a_drawing_is_fetched_only_where_the_pipeline_asks_for_it(
+    fetched: tuple[Fetch, CheckedJob], services: Services
+):
+    fetch_them, checked = fetched
+    output = {"images": [data_uri(DRAWING, "image/svg+xml")]}
+
+    with pytest.raises(BrokenOutput, match="SVG drawing, which is no picture") as refused:
+        await fetch_them(output)
+    assert "accept: [svg]" in (refused.value.hint or "")
+    assert await state(services, checked) == (JobState.COMPLETED, 0.25)
+    placement = replace(checked.job.placement, accept=("svg",))
+    asking = replace(checked, job=replace(checked.job, placement=placement))
+
+    found = await fetch_them(output, asking)
+
+    assert contents(found) == [DRAWING]
+    assert [one.media_type for one in found.files] == ["application/x-svg"]
+
+
+@pytest.mark.parametrize("page", [b"<!doctype html><svg></svg>", b"<?xml version='1.0'?><a/>"])
+async def test_a_page_is_never_fetched(fetched: tuple[Fetch, CheckedJob], page: bytes):
+    fetch_them, checked = fetched
+    placement = replace(checked.job.placement, accept=("svg",))
+    asking = replace(checked, job=replace(checked.job, placement=placement))
+
+    with pytest.raises(BrokenOutput, match="no picture, video or sound"):
+        await fetch_them({"images": [data_uri(page)]}, asking)
 
 
 async def test_a_result_in_sync_mode_is_fetched_from_the_answer_alone(

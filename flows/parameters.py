@@ -1,0 +1,71 @@
+"""Flow parameters, which Prefect stores in clear and shows to whoever reaches its page.
+
+A presigned address among them is a password while it lives. The command line runs its flows in its
+own process, so it hands the values over beside Prefect, which gets them without what is secret.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from comfyline.addresses import without_secrets
+from comfyline.errors import InputInvalid, Problem
+
+V = TypeVar("V")
+
+_LEFT_OUT = "[the rest is kept out of Prefect]"
+
+_given: ContextVar[Mapping[str, Any] | None] = ContextVar("comfyline_parameters", default=None)
+
+
+@contextmanager
+def kept_out_of_prefect(**parameters: Any) -> Iterator[Mapping[str, Any]]:
+    """Give the parameters as Prefect may store them; inside the block `as_given` has the others."""
+    token = _given.set(parameters)
+    try:
+        yield {name: _stored(value) for name, value in parameters.items()}
+    finally:
+        _given.reset(token)
+
+
+def as_given(name: str, stored: V) -> V:
+    """Return a parameter as it was given. `stored` is what Prefect has of it.
+
+    Raises `InputInvalid` for an address whose rest is gone with the process that knew it, as in a
+    run that is started again from Prefect's page.
+    """
+    given = _given.get()
+    if given is not None and name in given:
+        value: V = given[name]
+        return value
+    if missing := next(_incomplete(stored), None):
+        address = missing.replace(_LEFT_OUT, "").strip()
+        message = f"{address} was given with a signature or a password, which Prefect does not keep"
+        raise InputInvalid([Problem(name, message, "give the whole address again")])
+    return stored
+
+
+def _stored(value: Any) -> Any:
+    match value:
+        case str():
+            bare = without_secrets(value)
+            return value if bare == value else f"{bare} {_LEFT_OUT}"
+        case Mapping():
+            return {name: _stored(entry) for name, entry in value.items()}
+        case list() | tuple():
+            return [_stored(entry) for entry in value]
+        case _:
+            return value
+
+
+def _incomplete(value: Any) -> Iterator[str]:
+    match value:
+        case str() if _LEFT_OUT in value:
+            yield value
+        case Mapping():
+            for entry in value.values():
+                yield from _incomplete(entry)
+        case list() | tuple():
+            for entry in value:
+                yield from _incomplete(entry)

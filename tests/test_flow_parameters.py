@@ -1,0 +1,40 @@
+import pytest
+
+from comfyline.addresses import without_secrets
+from comfyline.errors import InputInvalid
+from flows.parameters import as_given, kept_out_of_prefect
+
+SIGNED = "https://bucket.example/cat.png?X-Amz-Credential=me&X-Amz-Signature=5ec2e7"
+LEFT_OUT = "https://bucket.example/cat.png [the rest is kept out of Prefect]"
+
+
+def test_prefect_gets_addresses_without_their_secrets_and_the_flow_gets_them_whole() -> None:
+    inputs = {"image_urls": [SIGNED, "a.png"], "prompt": "a cat?", "seed": 3, "plain": None}
+    overrides = [f"steps.edit.input.image_urls=[{SIGNED}]"]
+    output = "sftp://me:pa55word@host/folder"
+
+    with kept_out_of_prefect(inputs=inputs, overrides=overrides, output=output) as stored:
+        given = {name: as_given(name, value) for name, value in stored.items()}
+
+    assert given == {"inputs": inputs, "overrides": overrides, "output": output}
+    assert stored["inputs"] == inputs | {"image_urls": [LEFT_OUT, "a.png"]}
+    assert all(secret not in str(stored) for secret in ("5ec2e7", "Amz", "pa55word"))
+
+
+@pytest.mark.parametrize("stored", [{"image_urls": [LEFT_OUT]}, [f"a.b={LEFT_OUT}"], LEFT_OUT])
+def test_a_run_that_is_started_again_from_the_page_says_what_is_gone(stored: object) -> None:
+    with pytest.raises(InputInvalid, match="which Prefect does not keep; give the whole address"):
+        as_given("inputs", stored)
+
+
+def test_what_is_typed_into_the_page_is_taken_as_it_is() -> None:
+    assert as_given("inputs", {"image_urls": [SIGNED]}) == {"image_urls": [SIGNED]}
+
+
+@pytest.mark.parametrize(
+    "hostile", ["?", "?a=", "http://", "data:", "data:a/b", "://", "data:a/a;", "https://a/"]
+)
+def test_no_text_takes_long_to_be_freed_of_secrets(hostile: str) -> None:
+    text = hostile * (200_000 // len(hostile))
+
+    assert len(without_secrets(text)) <= len(text)
