@@ -3,6 +3,7 @@
     ComfylineError
     ├── UsageError            64  the command line is wrong
     ├── InputInvalid          65  the pipeline or an input is wrong; carries every `Problem` found
+    │   └── Altered           65  a local file is no longer the one that was checked or fetched
     ├── Unreachable           69  RunComfy, the storage or the local stack cannot be reached
     │   ├── BrokenAnswer      69  what answers there does not speak as the API is described
     │   ├── Redirected        69  what answers there sends elsewhere, where the token must not go
@@ -26,6 +27,7 @@
         ├── Expired               paid for, and no longer kept by RunComfy
         ├── Defect                a mistake in comfyline itself
         └── BrokenOutput          what arrived is not what was asked for; may be fetched again
+            └── Spoilt            it changed on the local disk before it was stored
 
 `kind` is the stable kebab-case name in `--json`. The command line alone renders and exits.
 
@@ -110,6 +112,15 @@ class InputInvalid(ComfylineError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class Altered(InputInvalid):
+    """A local file is no longer the one that was checked or fetched. Nothing of it was stored."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(
+            [Problem(str(path), "the file has changed since it was checked", "run again")]
+        )
 
 
 class Unreachable(ComfylineError):
@@ -271,6 +282,12 @@ class BrokenOutput(JobError):
 
     kind = "broken-output"
     passing = True
+
+
+class Spoilt(BrokenOutput):
+    """What was fetched is not what arrived any more: the disk, or somebody, has changed it."""
+
+    passing = False
 
 
 class Defect(JobError):

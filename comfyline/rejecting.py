@@ -140,7 +140,7 @@ async def _put(file: FetchedFile, wanted: str, place: Place, request_id: str) ->
     for uri in versions(wanted):
         is_new = True
         try:
-            await place.put(Path(file.path), uri, file.media_type, new=True)
+            await place.put(Path(file.path), uri, file.media_type, sha256=file.sha256, new=True)
         except FileExistsError:
             is_new = False
         is_whole = await place.sha256(uri) == file.sha256

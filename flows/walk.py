@@ -23,10 +23,11 @@ from comfyline.errors import (
     InDoubt,
     Interrupted,
     Rejected,
+    Spoilt,
     TryLater,
     Unreachable,
 )
-from comfyline.job import CheckedJob, Job, JobState, Stage
+from comfyline.job import CheckedJob, Job, JobState, Stage, StoredOutput
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.refusals import blocked, not_started
@@ -124,16 +125,12 @@ async def _walk(
             raise _Stopped(None, not_started(run.stop.reason))
         case _:
             checked, submission = await _make(job, run, services)
-    fetched = await _fetched(checked, submission, services, again=restores)
-    await asyncio.to_thread(_thumbnails, checked, fetched, services.thumbnails)
-    # A later step takes them as they lie there, without reading them once more.
-    looks = await asyncio.to_thread(_looks, fetched) if job.step in run.hands_on else {}
-    stored = await _through(
-        Stage.PERSIST,
-        persist(linked(checked), linked(submission), linked(fetched), run, services),
-    )
-    for output in stored if looks else ():
-        services.origins.know(output.uri, looks[output.index])
+    try:
+        stored = await _stored(checked, submission, run, services, again=restores)
+    except _Stopped as stopped:
+        if not isinstance(stopped.error, Spoilt):
+            raise
+        stored = await _stored(checked, submission, run, services, again=True)
     paid = (await services.ledger.find([checked.key]))[checked.key]
     # What another run has paid, or another job of this one, is not paid by this job.
     paid_here = paid.run_id == run.id and not submission.copies
@@ -170,6 +167,23 @@ async def _polled(
         # A remembered answer is the cache's word; the ledger hears it again, which changes nothing.
         await services.ledger.completed(submission.attempt_id, None)
     return ended
+
+
+async def _stored(
+    checked: CheckedJob, submission: Submission, run: Run, services: Services, *, again: bool
+) -> tuple[StoredOutput, ...]:
+    """The last two stages; with `again` the outputs are fetched whatever is remembered of them."""
+    fetched = await _fetched(checked, submission, services, again=again)
+    await asyncio.to_thread(_thumbnails, checked, fetched, services.thumbnails)
+    # A later step takes them as they lie there, without reading them once more.
+    looks = await asyncio.to_thread(_looks, fetched) if checked.job.step in run.hands_on else {}
+    stored = await _through(
+        Stage.PERSIST,
+        persist(linked(checked), linked(submission), linked(fetched), run, services),
+    )
+    for output in stored if looks else ():
+        services.origins.know(output.uri, looks[output.index])
+    return stored
 
 
 async def _fetched(

@@ -6,7 +6,6 @@ last two are repeated, because fetching again costs nothing.
 """
 
 import asyncio
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from prefect import get_run_logger, task
 from prefect.tasks import exponential_backoff
 
 from comfyline.account import command
+from comfyline.atomic import work_path
 from comfyline.errors import BrokenOutput, ComfylineError, NotKnownNow
 from comfyline.job import CheckedJob, FetchedFile, JobState, MediaKind, Stage, StoredOutput
 from comfyline.ledger.refusals import short
@@ -109,7 +109,7 @@ async def _download_all(
         *(
             services.downloads.save(
                 result.embedded.get(output.url, output.url),
-                directory / f"{os.getpid()}-{number}",
+                work_path(directory, number),
                 _Proof(output.kind),
             )
             for number, output in enumerate(outputs)
@@ -120,7 +120,7 @@ async def _download_all(
     for number, download in enumerate(ended):
         if isinstance(download, BaseException):
             raise download
-        path = directory / f"{os.getpid()}-{number}"
+        path = work_path(directory, number)
         if download.sha256 in found:
             await asyncio.to_thread(path.unlink, missing_ok=True)
             continue
@@ -157,7 +157,7 @@ async def _from_copies(
         by_index.setdefault(copy.index, []).append(copy)
     files = []
     for index, copies in sorted(by_index.items()):
-        file = await _from_copy(copies, directory / f"{os.getpid()}-{index}", services)
+        file = await _from_copy(copies, work_path(directory, index), services)
         if file is None:
             return ()
         files.append(file)

@@ -21,7 +21,13 @@ from comfyline.ledger.presence import Presence
 from comfyline.ledger.reading import Selection
 from comfyline.ledger.records import Attempt, Evidence, Glance
 from comfyline.ledger.retention import is_lost
-from comfyline.ledger.stored import Provenance, owners, provenance, record_outputs
+from comfyline.ledger.stored import (
+    Provenance,
+    move_output,
+    owners,
+    provenance,
+    record_outputs,
+)
 from comfyline.ledger.tables import attempts, ledger
 from comfyline.owner import is_dead
 
@@ -266,6 +272,20 @@ class Ledger(Presence):
         def work(connection: Connection) -> None:
             record_outputs(connection, attempt_id, stored)
             writing.move(connection, attempt_id, JobState.PERSISTED, self._now(connection))
+
+        await self._database.run(work)
+
+    async def moved(self, attempt_id: int, uri: str, to: str) -> None:
+        """A stored output lies under another name, verified; its old name may be written over now.
+
+        Raises `StateConflict` when another process has moved it in between.
+        """
+
+        def work(connection: Connection) -> None:
+            if not move_output(connection, attempt_id, uri, to):
+                raise writing.StateConflict(
+                    f"{uri} was moved aside by another run at this moment", hint="Run again."
+                )
 
         await self._database.run(work)
 

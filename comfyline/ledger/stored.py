@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select, update
 
 from comfyline.account import Account
 from comfyline.job import JobState, StoredOutput
@@ -18,8 +18,9 @@ _PER_QUERY = 500
 def record_outputs(connection: Connection, attempt_id: int, stored: Sequence[StoredOutput]) -> None:
     """Remembers where outputs lie; the same place again is no second one.
 
-    What another attempt had at one of these places is not there any more, and its record goes.
-    An attempt that thereby lost an output keeps none of its records: it has to be stored anew.
+    What another attempt is still said to have at one of these places was gone, or was not paid for,
+    and its record goes. An attempt that thereby lost an output keeps none of its records: it has to
+    be stored anew.
     """
     here = outputs.c.uri.in_([output.uri for output in stored])
     others = set(connection.execute(select(outputs.c.attempt_id).where(here)).scalars())
@@ -40,6 +41,15 @@ def record_outputs(connection: Connection, attempt_id: int, stored: Sequence[Sto
                 media_type=output.media_type,
             )
         )
+
+
+def move_output(connection: Connection, attempt_id: int, uri: str, to: str) -> bool:
+    """Write down that an output lies somewhere else now; whether it was still recorded there."""
+    mine = outputs.c.attempt_id == attempt_id
+    # A copy of its own that was recorded there before is the same file.
+    connection.execute(delete(outputs).where(mine, outputs.c.uri == to))
+    move = update(outputs).where(mine, outputs.c.uri == uri).values(uri=to)
+    return connection.execute(move).rowcount > 0
 
 
 @dataclass(frozen=True, slots=True)

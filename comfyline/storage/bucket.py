@@ -109,7 +109,7 @@ class Bucket:
 
         `metadata` becomes the object's, and `sha256` a part of it. With `new` an object that is
         there already is left alone: it raises `FileExistsError`. With `sha256` nothing is shown
-        when the file turns out to be another one: it raises `InputInvalid`. Raises `OSError` when
+        when the file turns out to be another one: it raises `Altered`. Raises `OSError` when
         the file itself cannot be read.
         """
         promised = {"sha256": sha256} if sha256 else {}
