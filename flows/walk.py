@@ -31,7 +31,7 @@ from comfyline.job import CheckedJob, Job, JobState, Stage, StoredOutput
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.refusals import blocked, not_started
-from comfyline.planning.survey import there_now
+from comfyline.planning.survey import claimed, folder_of, there_now
 from comfyline.progress import Note, tell
 from comfyline.report.thumbnails import make_thumbnail
 from comfyline.run import FetchedOutputs, Outcome, Run, Submission
@@ -103,11 +103,13 @@ def _decision(attempt: Attempt | None, job: Job, run: Run) -> Decision:
 async def _walk(
     job: Job, checked: CheckedJob | None, outcome: Outcome, run: Run, services: Services
 ) -> Outcome:
+    if away := run.away.get(folder_of(job)):
+        raise _Stopped(None, away)
     attempt = (await services.ledger.find([checked.key])).get(checked.key) if checked else None
     restores = False
     match _decision(attempt, job, run):
         case Decision.REUSE if attempt and checked:
-            if there := await there_now(job, checked, attempt, run, services):
+            if there := await _still_there(job, checked, attempt, run, services):
                 return there
             restores = True
             submission = resume(attempt)
@@ -144,6 +146,19 @@ async def _walk(
         cost_unknown=paid_here and paid.cost_usd is None,
         request_id=submission.request_id,
     )
+
+
+async def _still_there(
+    job: Job, checked: CheckedJob, attempt: Attempt, run: Run, services: Services
+) -> Outcome | None:
+    """What was stored before and is there; None when it has to be brought here again."""
+    there = await there_now(job, checked, attempt, run, services)
+    if there and attempt.state is JobState.EXPIRED:
+        await services.ledger.persisted(attempt.id, there.outputs)
+    if not there and (gone := claimed(job, attempt)):
+        where = ", ".join(output.uri for output in gone)
+        tell(Note(f"{job.label}: what was stored as {where} is gone and is fetched again"))
+    return there
 
 
 async def _make(job: Job, run: Run, services: Services) -> tuple[CheckedJob, Submission]:

@@ -53,7 +53,7 @@ async def fetch(checked: CheckedJob, submission: Submission, services: Services)
     try:
         result = await services.client.result(submission.request_id, directory / "result.json")
     except NotKnownNow as unknown:
-        raise await not_known(unknown, submission, services) from None
+        raise _gone(await not_known(unknown, submission, services), submission) from None
     if result.status.state is not JobState.COMPLETED:
         raise BrokenOutput(
             f"RunComfy calls the request completed and its result {result.status.word!r}",
@@ -73,6 +73,18 @@ async def fetch(checked: CheckedJob, submission: Submission, services: Services)
             said = "output %d is %s, and %s was asked for"
             get_run_logger().warning(said, file.index, file.media_type, wanted.format)
     return FetchedOutputs(files)
+
+
+def _gone(error: ComfylineError, submission: Submission) -> ComfylineError:
+    """Add to what RunComfy says where a stored output was, which is not there any more."""
+    if submission.copies:
+        where = ", ".join(copy.uri for copy in submission.copies)
+        error.message += f"; it was stored as {where}, and is gone from there"
+        error.hint = (
+            "Put it back, or mount what it lies on, and run again: it counts as there then. "
+            "`--refresh` makes it again, and pays again."
+        )
+    return error
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,9 +39,13 @@ def test_no_state_is_a_trap_without_an_end(state: JobState):
     assert reachable(state) & (ENDS | {JobState.PERSISTED})
 
 
-@pytest.mark.parametrize("state", sorted(ENDS))
+@pytest.mark.parametrize("state", sorted(ENDS - {JobState.EXPIRED} | {JobState.PERSISTED}))
 def test_nothing_follows_an_end(state: JobState):
     assert not ALLOWED[state]
+
+
+def test_what_was_given_up_as_expired_may_turn_up_after_all():
+    assert ALLOWED[JobState.EXPIRED] == {JobState.COMPLETED, JobState.PERSISTED}
 
 
 def test_a_submission_begins_in_planned_and_nowhere_else():
@@ -65,9 +69,10 @@ def test_a_doubt_ends_with_the_request_or_with_its_loss():
     assert ALLOWED[JobState.IN_DOUBT] == {JobState.SUBMITTED, JobState.FAILED}
 
 
-def test_stored_is_only_what_was_completed():
+def test_stored_is_only_what_was_completed_or_turned_up():
     assert [state for state in JobState if JobState.PERSISTED in ALLOWED[state]] == [
-        JobState.COMPLETED
+        JobState.COMPLETED,
+        JobState.EXPIRED,
     ]
 
 

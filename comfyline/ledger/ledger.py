@@ -271,7 +271,9 @@ class Ledger(Presence):
 
         def work(connection: Connection) -> None:
             record_outputs(connection, attempt_id, stored)
-            writing.move(connection, attempt_id, JobState.PERSISTED, self._now(connection))
+            at = self._now(connection)
+            over: dict[str, Any] = {"error_kind": None, "error_message": None}
+            writing.move(connection, attempt_id, JobState.PERSISTED, at, **over)
 
         await self._database.run(work)
 
