@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import islice
 
+from comfyline.account import Account
 from comfyline.errors import NameTaken
 from comfyline.job import Placement, StoredOutput
 from comfyline.ledger.ledger import Ledger
@@ -19,9 +20,6 @@ from comfyline.ledger.records import Attempt
 from comfyline.storage.place import Place
 from comfyline.storage.sidecars import SUFFIX, Sidecar, read_sidecar
 from comfyline.targets import MOST_VERSIONS, is_version, target_uris, versions
-
-SANDBOX = "local:sandbox"
-"""The origin of what the local stand-in made."""
 
 
 class Whose(Enum):
@@ -95,8 +93,8 @@ class Name:
 
 
 def is_paid(origin: str | None) -> bool:
-    """Whether what was made at an origin cost money; what nobody knows of did."""
-    return origin != SANDBOX
+    """Whether what was made at an origin cost money; where nobody can tell, it did."""
+    return origin is None or Account(origin).is_paid
 
 
 def whose(lying: Lying, uri: str, wanted: str, arriving: Arriving, owner: Attempt | None) -> Whose:
@@ -133,7 +131,7 @@ def _of_owner(lying: Lying, uri: str, wanted: str, arriving: Arriving, owner: At
     if described and described.request_id == arriving.request_id:
         return Whose.OURS
     if lying.sha256 == _recorded(owner, uri).sha256:
-        return _room(arriving, described.origin if described else None)
+        return _room(arriving, owner.account.origin if owner.account else None)
     return Whose.OURS if lying.sha256 == arriving.sha256 else Whose.OTHERS
 
 
@@ -240,7 +238,7 @@ async def _has_moved(uri: str, sidecar: Sidecar, place: Place, ledger: Ledger) -
     """
     if sidecar.request_id is None:
         return False
-    for attempt in await ledger.list(Selection(request_ids=(sidecar.request_id,))):
+    for attempt in await ledger.list(Selection(request_ids=(sidecar.request_id,)), of_all=True):
         for output in attempt.outputs:
             same = output.sha256 == sidecar.output.sha256 and is_version(output.uri, uri)
             if same and await place.size(output.uri) == output.bytes:

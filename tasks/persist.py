@@ -86,7 +86,12 @@ async def _store(
     placement = checked.job.placement
     place = services.places.of_folder(placement.folder, placement.root)
     arriving = Arriving(
-        file.sha256, file.bytes, checked.key, submission.attempt_id, submission.request_id
+        sha256=file.sha256,
+        bytes=file.bytes,
+        key=checked.key,
+        attempt_id=submission.attempt_id,
+        request_id=submission.request_id,
+        origin=attempt.account.origin if attempt.account else None,
     )
     try:
         async for name in names(arriving, wanted, placement, siblings, place, services.ledger):

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from prefect.logging import disable_run_logger
 
-from comfyline.account import Account
-from comfyline.conflicts import SANDBOX, Arriving, Lying, Whose, whose
+from comfyline.account import LOCAL_SANDBOX, Account
+from comfyline.conflicts import Arriving, Lying, Whose, whose
 from comfyline.errors import LeadsOutside, NameTaken, Spoilt, Unreachable
 from comfyline.job import CheckedJob, FetchedFile, Job, JobState, OnConflict, Placement
 from comfyline.ledger.budget import Limits
@@ -457,10 +457,10 @@ async def test_what_moves_aside_passes_over_names_that_are_taken(
     [
         ("https://model-api.example", "https://model-api.example", Whose.FORMER),
         (None, None, Whose.FORMER),
-        (SANDBOX, SANDBOX, Whose.FORMER),
+        (LOCAL_SANDBOX, LOCAL_SANDBOX, Whose.FORMER),
         # What cost nothing is lost for what did, and moves nothing that did.
-        (SANDBOX, "https://model-api.example", Whose.OURS),
-        ("https://model-api.example", SANDBOX, Whose.OTHERS),
+        (LOCAL_SANDBOX, "https://model-api.example", Whose.OURS),
+        ("https://model-api.example", LOCAL_SANDBOX, Whose.OTHERS),
     ],
 )
 def test_what_the_sandbox_made_gives_way_to_what_was_paid_for(

@@ -34,7 +34,6 @@ class Sidecar(_Read):
     origin: str | None = None
     account: str | None = None
     request_id: str | None = None
-    origin: str | None = None
     output: SidecarOutput
 
 

@@ -191,7 +191,7 @@ async def test_changed_bytes_are_noticed_when_they_are_to_be_verified(
 @pytest.mark.parametrize("place", ["folder", "bucket"])
 @pytest.mark.parametrize(("known", "gone", "is_away"), [(6, 4, True), (6, 3, False), (4, 4, False)])
 async def test_a_folder_of_which_most_is_gone_is_out_of_reach(
-    services: Services, out: str, place: str, known: int, gone: int, is_away: bool
+    services: Services, out: str, place: str, known: int, gone: int, *, is_away: bool
 ) -> None:
     folder = out if place == "folder" else f"s3://comfyline/away{out}"
     jobs = [job(folder, str(number)) for number in range(known)]
