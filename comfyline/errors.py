@@ -7,7 +7,8 @@
     ├── Unreachable           69  RunComfy, the storage or the local stack cannot be reached
     │   ├── BrokenAnswer      69  what answers there does not speak as the API is described
     │   ├── Redirected        69  what answers there sends elsewhere, where the token must not go
-    │   └── Unfetchable       69  an input lies where RunComfy cannot fetch it
+    │   ├── Unfetchable       69  an input lies where RunComfy cannot fetch it
+    │   └── DiskFull          69  there is no room for what arrives
     ├── TryLater              75  rate limit: refused for now
     │   ├── NotKnownNow       75  RunComfy does not know an accepted request at this moment
     │   └── DeadlinePassed    75  the job's time is over; the request stays collectable
@@ -151,6 +152,13 @@ class Unfetchable(Unreachable):
     """
 
     kind = "unfetchable"
+    passing = False
+
+
+class DiskFull(Unreachable):
+    """There is no room for what arrives. Nothing is lost; waiting alone makes none."""
+
+    kind = "disk-full"
     passing = False
 
 

@@ -3,7 +3,7 @@
 In this order, so that `persisted` is never a promise: what has the name and was paid for moves
 aside, then file, sidecar, ledger. Every step finds what it wrote before to be its own and replaces
 it, so repeating it is safe. May fail with `Rejected`, `NameTaken`, `LeadsOutside`, `Spoilt`,
-`Unreachable` or `OSError`; the result stays collectable.
+`DiskFull`, `Unreachable` or `OSError`; the result stays collectable.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from prefect.tasks import exponential_backoff
 
 from comfyline.atomic import work_path
 from comfyline.conflicts import Arriving, Name, names
+from comfyline.disk_space import disk_full, is_full
 from comfyline.errors import Altered, ComfylineError, Spoilt, Unreachable
 from comfyline.job import CheckedJob, FetchedFile, JobState, Stage, StoredOutput
 from comfyline.ledger.records import Attempt
@@ -114,6 +115,8 @@ async def _store(
         look = await asyncio.to_thread(dimensions, Path(file.path), file.media_type)
         await _put_sidecar(file, look, name, place, checked, submission, attempt)
     except OSError as error:
+        if is_full(error):
+            raise disk_full(placement.folder, file.bytes) from error
         raise Unreachable(
             f"{wanted} cannot be written: {error}",
             hint="The result is safe in the work directory and at RunComfy: mend the folder, "

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from comfyline.atomic import part_path, sweep_parts
+from comfyline.disk_space import disk_full_told
 from comfyline.errors import Altered, Unreachable
 from comfyline.storage.directories import opened_inside, sync_directory
 from comfyline.storage.place import Listed, local_path, path_text
@@ -208,7 +209,8 @@ def _get(uri: str, target: Path) -> None:
     if _size(uri) is None:
         raise FileNotFoundError(errno.ENOENT, "there is no such file", str(source))
     try:
-        shutil.copyfile(source, target)
+        with disk_full_told(target, source.stat().st_size):
+            shutil.copyfile(source, target)
     except FileNotFoundError:
         raise
     except OSError as error:
