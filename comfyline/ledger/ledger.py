@@ -23,10 +23,13 @@ from comfyline.ledger.records import Attempt, Evidence, Glance
 from comfyline.ledger.retention import is_lost
 from comfyline.ledger.stored import (
     Provenance,
+    Recorded,
     move_output,
     owners,
     provenance,
     record_outputs,
+    sources,
+    stored_in,
 )
 from comfyline.ledger.tables import attempts, ledger
 from comfyline.owner import is_dead
@@ -89,6 +92,14 @@ class Ledger(Presence):
     async def owners(self, uris: Sequence[str]) -> dict[str, Attempt]:
         """The attempt whose output each of a few places holds, for those that hold one."""
         return await self._database.read(lambda c: owners(c, uris))
+
+    async def stored_in(self, folders: Sequence[str]) -> Sequence[Recorded]:
+        """All files that are recorded in some folders, whoever has made them."""
+        return await self._database.read(lambda c: stored_in(c, folders))
+
+    async def sources(self, pipeline: str) -> set[str]:
+        """Where the steps were written that a pipeline of this name has run lately."""
+        return await self._database.read(lambda c: sources(c, pipeline))
 
     async def provenance(self, keys: Sequence[str]) -> dict[str, Provenance]:
         """Where what is stored of these jobs came from, for those of which anything is."""
