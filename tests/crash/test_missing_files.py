@@ -2,6 +2,8 @@
 
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, update
@@ -14,8 +16,21 @@ MANY = 6
 
 
 def seven_days_pass(scene: Scene) -> None:
+    """At RunComfy and in the ledger; it was asked about hours ago for the last time."""
     for request in scene.requests():
         scene.sandbox.open.post(f"/sandbox/expire/{request['request_id']}").raise_for_status()
+    written(scene, submitted_at=ago(days=8), missing_since=ago(hours=9))
+
+
+def ago(**more: int) -> datetime:
+    return datetime.now(UTC) - timedelta(**more)
+
+
+def written(scene: Scene, **values: Any) -> None:
+    engine = create_engine(scene.ledger_url)
+    with engine.begin() as ledger:
+        ledger.execute(update(attempts).values(**values))
+    engine.dispose()
 
 
 def counts(ended: Ended) -> dict[str, int]:
@@ -89,20 +104,14 @@ def test_a_stored_job_whose_file_is_gone_is_told_as_such_and_counts_when_it_is_b
     assert after.code == 1
     [error] = after.json["errors"]
     assert error["kind"] == "expired"
-    assert f"stored as {path.as_uri()}; it is gone from there" in error["message"]
+    assert f"stored as {path.as_uri()}, and is gone from there" in error["message"]
+    assert "Put it back" in error["hint"]
     assert here.state() == "persisted"
 
-    give_up_as_before(here)
+    # What an older version did to every job whose file it did not find.
+    written(here, state="expired", error_kind="expired")
+    assert here.state() == "expired"
     kept.rename(path)
 
     assert counts(here.run()) == {"reused": 2}
     assert here.state() == "persisted"
-
-
-def give_up_as_before(scene: Scene) -> None:
-    """What an older version did to every job whose file it did not find."""
-    engine = create_engine(scene.ledger_url)
-    with engine.begin() as ledger:
-        ledger.execute(update(attempts).values(state="expired", error_kind="expired"))
-    engine.dispose()
-    assert scene.state() == "expired"
