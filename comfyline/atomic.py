@@ -1,13 +1,16 @@
 """Files that appear whole or not at all, and what dead processes left of those that did not.
 
 A temporary file carries its process's name, so that whoever comes later can tell a leftover from
-a file that is being written at this moment.
+a file that is being written at this moment. A process id alone would not do: two containers that
+share a folder may have the same one.
 """
 
+import os
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 from comfyline.owner import is_dead, this_process
@@ -20,19 +23,36 @@ _ABANDONED = 2 * 24 * 3600.0
 
 def part_path(target: Path) -> Path:
     """A temporary path beside `target`, where a rename to it is atomic."""
-    owner = this_process().replace("/", "~").replace(":", "~")
+    owner = _as_name(this_process())
     return target.with_name(f"{_PREFIX}{owner}{secrets.token_hex(2)}{_SUFFIX}")
+
+
+def work_path(directory: Path, number: int) -> Path:
+    """Where this process keeps one of its files in a directory that others work in as well."""
+    return directory / f"{_own_name(os.getpid())}-{number}"
+
+
+def is_in_use(path: Path) -> bool:
+    """Whether a work file may belong to another process that still lives.
+
+    One of another machine, of which nobody can tell, is believed for some days.
+    """
+    name = path.name.rpartition("-")[0]
+    owner = _owner(name)
+    if owner is None or name == _own_name(os.getpid()) or is_dead(owner):
+        return False
+    try:
+        return time.time() - path.stat().st_mtime <= _ABANDONED
+    except FileNotFoundError:
+        return False
 
 
 def is_leftover(name: str, written: float) -> bool:
     """Whether a file of this name, last written at that time, is a dead process's temporary one."""
     if not (name.startswith(_PREFIX) and name.endswith(_SUFFIX)):
         return False
-    parts = name.removeprefix(_PREFIX).removesuffix(_SUFFIX).rsplit("~", _OWNER_PARTS - 1)
-    if len(parts) == _OWNER_PARTS:
-        host, pid, machine, started, token = parts
-        if is_dead(f"{host}:{pid}/{machine}/{started}/{token}"):
-            return True
+    if is_dead(_owner(name.removeprefix(_PREFIX).removesuffix(_SUFFIX))):
+        return True
     return time.time() - written > _ABANDONED
 
 
@@ -63,3 +83,21 @@ def sweep_parts(directory: Path) -> int:
                 path.unlink(missing_ok=True)
                 removed += 1
     return removed
+
+
+@lru_cache(maxsize=1)
+def _own_name(_pid: int) -> str:
+    """The same name for all work files of a process; a forked one has another."""
+    return _as_name(this_process())
+
+
+def _as_name(owner: str) -> str:
+    return owner.replace("/", "~").replace(":", "~")
+
+
+def _owner(name: str) -> str | None:
+    parts = name.rsplit("~", _OWNER_PARTS - 1)
+    if len(parts) != _OWNER_PARTS:
+        return None
+    host, pid, machine, started, token = parts
+    return f"{host}:{pid}/{machine}/{started}/{token}"

@@ -3,10 +3,12 @@
     ComfylineError
     ├── UsageError            64  the command line is wrong
     ├── InputInvalid          65  the pipeline or an input is wrong; carries every `Problem` found
+    │   └── Altered           65  a local file is no longer the one that was checked or fetched
     ├── Unreachable           69  RunComfy, the storage or the local stack cannot be reached
     │   ├── BrokenAnswer      69  what answers there does not speak as the API is described
     │   ├── Redirected        69  what answers there sends elsewhere, where the token must not go
-    │   └── Unfetchable       69  an input lies where RunComfy cannot fetch it
+    │   ├── Unfetchable       69  an input lies where RunComfy cannot fetch it
+    │   └── DiskFull          69  there is no room for what arrives
     ├── TryLater              75  rate limit: refused for now
     │   ├── NotKnownNow       75  RunComfy does not know an accepted request at this moment
     │   └── DeadlinePassed    75  the job's time is over; the request stays collectable
@@ -26,6 +28,7 @@
         ├── Expired               paid for, and no longer kept by RunComfy
         ├── Defect                a mistake in comfyline itself
         └── BrokenOutput          what arrived is not what was asked for; may be fetched again
+            └── Spoilt            it changed on the local disk before it was stored
 
 `kind` is the stable kebab-case name in `--json`. The command line alone renders and exits.
 
@@ -112,6 +115,17 @@ class InputInvalid(ComfylineError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+class Altered(InputInvalid):
+    """A local file is no longer the one that was checked or fetched. Nothing of it was stored."""
+
+    kind = "input-altered"
+
+    def __init__(self, path: object) -> None:
+        super().__init__(
+            [Problem(str(path), "the file has changed since it was checked", "run again")]
+        )
+
+
 class Unreachable(ComfylineError):
     """A server that the run needs does not answer. What was submitted stays collectable."""
 
@@ -140,6 +154,13 @@ class Unfetchable(Unreachable):
     """
 
     kind = "unfetchable"
+    passing = False
+
+
+class DiskFull(Unreachable):
+    """There is no room for what arrives. Nothing is lost; waiting alone makes none."""
+
+    kind = "disk-full"
     passing = False
 
 
@@ -271,6 +292,13 @@ class BrokenOutput(JobError):
 
     kind = "broken-output"
     passing = True
+
+
+class Spoilt(BrokenOutput):
+    """What was fetched is not what arrived any more: the disk, or somebody, has changed it."""
+
+    kind = "output-altered"
+    passing = False
 
 
 class Defect(JobError):

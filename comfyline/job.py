@@ -76,8 +76,8 @@ ALLOWED: Mapping[JobState, frozenset[JobState]] = {
     # Back to the queue: RunComfy moves a request there when a worker of its own dies.
     JobState.IN_PROGRESS: frozenset({JobState.IN_QUEUE} | _ENDS_THERE),
     JobState.COMPLETED: frozenset({JobState.PERSISTED, JobState.EXPIRED, JobState.FAILED}),
-    # A stored file that is gone is brought back; when RunComfy has dropped it too, it is lost.
-    JobState.PERSISTED: frozenset({JobState.EXPIRED}),
+    # Also when its file is gone: a share that is not mounted tonight is there again tomorrow.
+    JobState.PERSISTED: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),
     # The human answer: the request id was found, or the submission was lost.

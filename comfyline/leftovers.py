@@ -5,14 +5,11 @@ living process uses is left alone, and so is what this ledger knows nothing of.
 """
 
 import asyncio
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
-from comfyline.atomic import sweep_parts
+from comfyline.atomic import is_in_use, sweep_parts
 from comfyline.errors import ComfylineError
 from comfyline.job import JobState
 from comfyline.ledger.ledger import Ledger
@@ -49,9 +46,7 @@ def clear(directory: Path) -> None:
         return
     sweep_parts(directory)
     for path in directory.iterdir():
-        owner = path.name.partition("-")[0]
-        in_use = owner.isdecimal() and int(owner) != os.getpid() and psutil.pid_exists(int(owner))
-        if not in_use:
+        if not is_in_use(path):
             path.unlink(missing_ok=True)
     if not any(directory.iterdir()):
         directory.rmdir()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from comfyline.addresses import bare_origin
 from comfyline.checking.content import content_flaws
+from comfyline.disk_space import disk_full, is_full
 from comfyline.errors import Rejected, Unreachable
 from comfyline.job import CheckedJob, ContentChecks, FetchedFile, JobState
 from comfyline.leftovers import clear
@@ -125,6 +126,10 @@ async def _store_aside(
             )
             await place.put_text(text, f"{stored}{SUFFIX}", "application/json")
         except OSError as error:
+            if is_full(error):
+                full = disk_full(placement.folder, file.bytes)
+                full.request_id = submission.request_id
+                raise full from error
             raise Unreachable(
                 f"{uri} is rejected and cannot be stored aside: {error}",
                 hint="It is safe at RunComfy: mend the folder, then run again.",
@@ -140,7 +145,7 @@ async def _put(file: FetchedFile, wanted: str, place: Place, request_id: str) ->
     for uri in versions(wanted):
         is_new = True
         try:
-            await place.put(Path(file.path), uri, file.media_type, new=True)
+            await place.put(Path(file.path), uri, file.media_type, sha256=file.sha256, new=True)
         except FileExistsError:
             is_new = False
         is_whole = await place.sha256(uri) == file.sha256

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from comfyline.errors import ComfylineError
+from comfyline.errors import ComfylineError, Unreachable
 from comfyline.job import CheckedJob, FetchedFile, Job, JobState, Stage, StoredOutput
 from comfyline.media.comparing import Seen
 from comfyline.stopping import current_stop
@@ -69,6 +69,8 @@ class Run:
         self.stop.is_heeded = True
         self.slots = asyncio.Semaphore(in_flight)
         self.submitted = 0
+        # Folders of which most is gone, by their address: nothing is stored there, nor fetched.
+        self.away: dict[str, Unreachable] = {}
         # By step and job: what no later output may look like, where the step checks for that.
         self.seen: dict[str, dict[str, tuple[Seen, ...]]] = {}
         self._least_wait = least_wait

@@ -16,6 +16,8 @@ from comfyline.storage.place import join
 _TELLING = ("item_name", "item", "matrix", "step")
 """What tells one job of a pipeline from another, and is the same in every run."""
 _FIRST_VERSION = 2
+MOST_VERSIONS = 1000
+"""How many names of an output are tried."""
 _NUMBER = re.compile(r"[2-9]|[1-9][0-9]{1,5}", re.ASCII)
 
 
@@ -62,7 +64,8 @@ def is_version(uri: str, of: str) -> bool:
 def own_names(recorded: Sequence[str], target: str) -> tuple[str, ...]:
     """Where an output that was to go to `target` lies, of the places recorded for it.
 
-    That is `target` itself, else its versions: there it went when another's file was in the way.
+    That is `target` itself, else its versions: there it went when another's file was in the way, or
+    when a newer output took the name.
     """
     if target in recorded:
         return (target,)

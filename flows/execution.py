@@ -16,7 +16,7 @@ from comfyline.job import CheckedJob, Job, JobState
 from comfyline.ledger.refusals import not_started
 from comfyline.leftovers import sweep
 from comfyline.planning.judging import judge_all
-from comfyline.planning.outlook import Begun, estimate, look_ahead
+from comfyline.planning.outlook import Begun, Outlook, estimate, look_ahead
 from comfyline.planning.unfolding import Unfolding
 from comfyline.progress import JobEnded, Note, RunPlanned, tell
 from comfyline.report.words import count
@@ -45,6 +45,8 @@ async def execute(unfolding: Unfolding, run: Run, services: Services) -> list[Ou
     await services.ledger.open_run(run.id, run.pipeline)
     await sweep((job.placement.folder for job in unfolding.foreseen()), services)
     outlook = await look_ahead(unfolding, run, services)
+    run.away |= outlook.away
+    await _turned_up(outlook, services)
     planned = RunPlanned(
         run_id=run.id,
         pipeline=run.pipeline,
@@ -77,6 +79,14 @@ async def execute(unfolding: Unfolding, run: Run, services: Services) -> list[Ou
     for some in (wrong, right):
         outcomes += await walk_all(some, run, services, unlock=unlock)
     return sorted([*outcomes, *never], key=lambda one: unfolding.position(one.job))
+
+
+async def _turned_up(outlook: Outlook, services: Services) -> None:
+    """Writes down that what was given up as expired lies where it was stored."""
+    for outcome in outlook.there:
+        if outlook.known[outcome.key].state is JobState.EXPIRED:
+            attempt = (await services.ledger.find([outcome.key]))[outcome.key]
+            await services.ledger.persisted(attempt.id, outcome.outputs)
 
 
 async def walk_all(

@@ -8,6 +8,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from comfyline.errors import ComfylineError
+from comfyline.planning.overwrites import namesakes
 from comfyline.planning.plan import plan_pipeline
 from comfyline.progress import Note, tell
 from comfyline.report.summary import RunSummary
@@ -64,7 +65,7 @@ async def pipeline(
             services.catalogue,
             StoredSources(services.places),
         )
-        for note in planned.notes:
+        for note in (*planned.notes, *await namesakes(planned.jobs, services)):
             tell(Note(note))
         limits = planned.pipeline.document.limits
         caps = [cap for cap in (max_cost_usd, limits.max_cost_usd) if cap is not None]

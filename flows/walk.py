@@ -23,14 +23,15 @@ from comfyline.errors import (
     InDoubt,
     Interrupted,
     Rejected,
+    Spoilt,
     TryLater,
     Unreachable,
 )
-from comfyline.job import CheckedJob, Job, JobState, Stage
+from comfyline.job import CheckedJob, Job, JobState, Stage, StoredOutput
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.refusals import blocked, not_started
-from comfyline.planning.survey import there_now
+from comfyline.planning.survey import claimed, folder_of, there_now
 from comfyline.progress import Note, tell
 from comfyline.report.thumbnails import make_thumbnail
 from comfyline.run import FetchedOutputs, Outcome, Run, Submission
@@ -102,11 +103,13 @@ def _decision(attempt: Attempt | None, job: Job, run: Run, services: Services) -
 async def _walk(
     job: Job, checked: CheckedJob | None, outcome: Outcome, run: Run, services: Services
 ) -> Outcome:
+    if away := run.away.get(folder_of(job)):
+        raise _Stopped(None, away)
     attempt = (await services.ledger.find([checked.key])).get(checked.key) if checked else None
     restores = False
     match _decision(attempt, job, run, services):
         case Decision.REUSE if attempt and checked:
-            if there := await there_now(job, checked, attempt, run, services):
+            if there := await _still_there(job, checked, attempt, run, services):
                 return there
             restores = True
             submission = resume(attempt)
@@ -124,16 +127,12 @@ async def _walk(
             raise _Stopped(None, not_started(run.stop.reason))
         case _:
             checked, submission = await _make(job, run, services)
-    fetched = await _fetched(checked, submission, services, again=restores)
-    await asyncio.to_thread(_thumbnails, checked, fetched, services.thumbnails)
-    # A later step takes them as they lie there, without reading them once more.
-    looks = await asyncio.to_thread(_looks, fetched) if job.step in run.hands_on else {}
-    stored = await _through(
-        Stage.PERSIST,
-        persist(linked(checked), linked(submission), linked(fetched), run, services),
-    )
-    for output in stored if looks else ():
-        services.origins.know(output.uri, looks[output.index])
+    try:
+        stored = await _stored(checked, submission, run, services, again=restores)
+    except _Stopped as stopped:
+        if not isinstance(stopped.error, Spoilt):
+            raise
+        stored = await _stored(checked, submission, run, services, again=True)
     paid = (await services.ledger.find([checked.key]))[checked.key]
     # What another run has paid, or another job of this one, is not paid by this job.
     paid_here = paid.run_id == run.id and not submission.copies
@@ -147,6 +146,19 @@ async def _walk(
         cost_unknown=paid_here and paid.cost_usd is None,
         request_id=submission.request_id,
     )
+
+
+async def _still_there(
+    job: Job, checked: CheckedJob, attempt: Attempt, run: Run, services: Services
+) -> Outcome | None:
+    """What was stored before and is there; None when it has to be brought here again."""
+    there = await there_now(job, checked, attempt, run, services)
+    if there and attempt.state is JobState.EXPIRED:
+        await services.ledger.persisted(attempt.id, there.outputs)
+    if not there and (gone := claimed(job, attempt)):
+        where = ", ".join(output.uri for output in gone)
+        tell(Note(f"{job.label}: what was stored as {where} is gone and is fetched again"))
+    return there
 
 
 async def _make(job: Job, run: Run, services: Services) -> tuple[CheckedJob, Submission]:
@@ -170,6 +182,23 @@ async def _polled(
         # A remembered answer is the cache's word; the ledger hears it again, which changes nothing.
         await services.ledger.completed(submission.attempt_id, None)
     return ended
+
+
+async def _stored(
+    checked: CheckedJob, submission: Submission, run: Run, services: Services, *, again: bool
+) -> tuple[StoredOutput, ...]:
+    """The last two stages; with `again` the outputs are fetched whatever is remembered of them."""
+    fetched = await _fetched(checked, submission, services, again=again)
+    await asyncio.to_thread(_thumbnails, checked, fetched, services.thumbnails)
+    # A later step takes them as they lie there, without reading them once more.
+    looks = await asyncio.to_thread(_looks, fetched) if checked.job.step in run.hands_on else {}
+    stored = await _through(
+        Stage.PERSIST,
+        persist(linked(checked), linked(submission), linked(fetched), run, services),
+    )
+    for output in stored if looks else ():
+        services.origins.know(output.uri, looks[output.index])
+    return stored
 
 
 async def _fetched(

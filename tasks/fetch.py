@@ -6,7 +6,6 @@ last two are repeated, because fetching again costs nothing.
 """
 
 import asyncio
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from prefect import get_run_logger, task
 from prefect.tasks import exponential_backoff
 
 from comfyline.account import command
+from comfyline.atomic import work_path
 from comfyline.errors import BrokenOutput, ComfylineError, NotKnownNow
 from comfyline.job import CheckedJob, FetchedFile, JobState, MediaKind, Stage, StoredOutput
 from comfyline.ledger.refusals import short
@@ -60,7 +60,7 @@ async def fetch(checked: CheckedJob, submission: Submission, services: Services)
     try:
         result = await services.client.result(submission.request_id, directory / "result.json")
     except NotKnownNow as unknown:
-        raise await not_known(unknown, submission, services) from None
+        raise _gone(await not_known(unknown, submission, services), submission) from None
     if result.status.state is not JobState.COMPLETED:
         raise BrokenOutput(
             f"RunComfy calls the request completed and its result {result.status.word!r}",
@@ -80,6 +80,18 @@ async def fetch(checked: CheckedJob, submission: Submission, services: Services)
             said = "output %d is %s, and %s was asked for"
             get_run_logger().warning(said, file.index, file.media_type, wanted.format)
     return FetchedOutputs(files)
+
+
+def _gone(error: ComfylineError, submission: Submission) -> ComfylineError:
+    """Add to what RunComfy says where a stored output was, which is not there any more."""
+    if submission.copies:
+        where = ", ".join(copy.uri for copy in submission.copies)
+        error.message += f"; it was stored as {where}, and is gone from there"
+        error.hint = (
+            "Put it back, or mount what it lies on, and run again: it counts as there then. "
+            "`--refresh` makes it again, and pays again."
+        )
+    return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +133,7 @@ async def _download_all(
         *(
             services.downloads.save(
                 result.embedded.get(output.url, output.url),
-                directory / f"{os.getpid()}-{number}",
+                work_path(directory, number),
                 _Proof(output.kind, wanted.svg),
             )
             for number, output in enumerate(outputs)
@@ -132,7 +144,7 @@ async def _download_all(
     for number, download in enumerate(ended):
         if isinstance(download, BaseException):
             raise download
-        path = directory / f"{os.getpid()}-{number}"
+        path = work_path(directory, number)
         if download.sha256 in found:
             await asyncio.to_thread(path.unlink, missing_ok=True)
             continue
@@ -171,7 +183,7 @@ async def _from_copies(
         by_index.setdefault(copy.index, []).append(copy)
     files = []
     for index, copies in sorted(by_index.items()):
-        file = await _from_copy(copies, directory / f"{os.getpid()}-{index}", services)
+        file = await _from_copy(copies, work_path(directory, index), services)
         if file is None:
             return ()
         files.append(file)

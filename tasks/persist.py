@@ -1,8 +1,9 @@
 """persist: stores the outputs under their final names, each with its sidecar, then says so.
 
-In this order, so that `persisted` is never a promise: file, sidecar, ledger. Every step finds what
-it wrote before to be its own and replaces it, so repeating it is safe. May fail with `Rejected`,
-`NameTaken`, `LeadsOutside`, `Unreachable` or `OSError`; the result stays collectable.
+In this order, so that `persisted` is never a promise: what has the name and was paid for moves
+aside, then file, sidecar, ledger. Every step finds what it wrote before to be its own and replaces
+it, so repeating it is safe. May fail with `Rejected`, `NameTaken`, `LeadsOutside`, `Spoilt`,
+`DiskFull`, `Unreachable` or `OSError`; the result stays collectable.
 """
 
 import asyncio
@@ -12,12 +13,15 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from comfyline.conflicts import Name, names
-from comfyline.errors import ComfylineError, Unreachable
+from comfyline.atomic import work_path
+from comfyline.conflicts import Arriving, Name, names
+from comfyline.disk_space import disk_full, is_full
+from comfyline.errors import Altered, ComfylineError, Spoilt, Unreachable
 from comfyline.job import CheckedJob, FetchedFile, JobState, Stage, StoredOutput
 from comfyline.ledger.records import Attempt
 from comfyline.leftovers import clear
 from comfyline.media import Look, dimensions
+from comfyline.move_aside import move_aside
 from comfyline.progress import Note, StageEntered, tell
 from comfyline.rejecting import reject
 from comfyline.report.sidecar import sidecar_text
@@ -82,9 +86,24 @@ async def _store(
 ) -> StoredOutput:
     placement = checked.job.placement
     place = services.places.of_folder(placement.folder, placement.root)
+    arriving = Arriving(
+        sha256=file.sha256,
+        bytes=file.bytes,
+        key=checked.key,
+        attempt_id=submission.attempt_id,
+        request_id=submission.request_id,
+        origin=attempt.account.origin if attempt.account else None,
+    )
     try:
-        candidates = names(file, wanted, checked.key, placement, siblings, place, services.ledger)
-        async for name in candidates:
+        async for name in names(arriving, wanted, placement, siblings, place, services.ledger):
+            if name.former:
+                directory = services.work_directory(submission.request_id)
+                draft = Path(f"{work_path(directory, file.index)}.aside")
+                await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
+                aside = await move_aside(
+                    name.former, wanted, siblings, place, services.ledger, draft
+                )
+                _say(f"{name.uri} is another output that was paid for: it lies as {aside} now")
             try:
                 await _put(file, name, place, checked, submission)
             except FileExistsError:
@@ -92,12 +111,12 @@ async def _store(
             break
         uri = name.uri
         if uri != wanted:
-            said = f"{wanted} is a file of somebody else's: the output is stored as {uri}"
-            get_run_logger().warning(said)
-            tell(Note(said))
+            _say(f"{wanted} is a file of somebody else's: the output is stored as {uri}")
         look = await asyncio.to_thread(dimensions, Path(file.path), file.media_type)
         await _put_sidecar(file, look, name, place, checked, submission, attempt)
     except OSError as error:
+        if is_full(error):
+            raise disk_full(placement.folder, file.bytes) from error
         raise Unreachable(
             f"{wanted} cannot be written: {error}",
             hint="The result is safe in the work directory and at RunComfy: mend the folder, "
@@ -105,6 +124,11 @@ async def _store(
         ) from error
     size = look.width, look.height, look.duration
     return StoredOutput(file.index, uri, file.sha256, file.bytes, file.media_type, *size)
+
+
+def _say(text: str) -> None:
+    get_run_logger().warning(text)
+    tell(Note(text))
 
 
 async def _put(
@@ -115,7 +139,23 @@ async def _put(
         "comfyline-request": submission.request_id,
         "sha256": file.sha256,
     }
-    await place.put(Path(file.path), name.uri, file.media_type, metadata=labels, new=name.is_new)
+    path = Path(file.path)
+    try:
+        await place.put(
+            path,
+            name.uri,
+            file.media_type,
+            sha256=file.sha256,
+            metadata=labels,
+            new=name.is_new,
+        )
+    except Altered:
+        # Nobody is to take it for the result again: it is fetched anew.
+        await asyncio.to_thread(path.unlink, missing_ok=True)
+        raise Spoilt(
+            f"What was fetched for {name.uri} has changed on this machine's disk",
+            hint="It is fetched anew: check the disk.",
+        ) from None
     if await place.size(name.uri) != file.bytes:
         raise Unreachable(f"{name.uri} was written and is not there in full")
 

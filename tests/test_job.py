@@ -39,9 +39,14 @@ def test_no_state_is_a_trap_without_an_end(state: JobState):
     assert reachable(state) & (ENDS | {JobState.PERSISTED})
 
 
-@pytest.mark.parametrize("state", sorted(ENDS - {JobState.EXPIRED}))
+@pytest.mark.parametrize("state", sorted(ENDS - {JobState.EXPIRED} | {JobState.PERSISTED}))
 def test_nothing_follows_an_end(state: JobState):
     assert not ALLOWED[state]
+
+
+def test_what_expired_may_turn_up_after_all_or_be_given_up():
+    turns_up = {JobState.COMPLETED, JobState.PERSISTED}
+    assert ALLOWED[JobState.EXPIRED] == turns_up | {JobState.CANCELLED, JobState.FAILED}
 
 
 def test_a_submission_begins_in_planned_and_nowhere_else():

@@ -2,21 +2,25 @@
 
 import asyncio
 import hashlib
+import itertools
 import json
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.logging import disable_run_logger
 
-from comfyline.account import Account
-from comfyline.errors import LeadsOutside, NameTaken, Unreachable
+from comfyline.account import LOCAL_SANDBOX, Account
+from comfyline.conflicts import Arriving, Lying, Whose, whose
+from comfyline.errors import LeadsOutside, NameTaken, Spoilt, Unreachable
 from comfyline.job import CheckedJob, FetchedFile, Job, JobState, OnConflict, Placement
 from comfyline.ledger.budget import Limits
 from comfyline.ledger.claiming import Claimed
+from comfyline.ledger.reading import Selection
 from comfyline.planning.survey import claimed
 from comfyline.progress import Event, Note, observed_by
 from comfyline.run import CostLimits, FetchedOutputs, Run, Submission
@@ -24,6 +28,7 @@ from comfyline.services import Services, now, open_services
 from comfyline.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from comfyline.stack.control import StackAddresses
 from comfyline.storage.place import folder_path, join
+from comfyline.storage.sidecars import Sidecar, SidecarOutput
 from tasks.failure import unwrap
 from tasks.persist import persist
 from tests.sftp import Sftp
@@ -173,6 +178,15 @@ def remove(folder: str, name: str) -> None:
     (folder_path(folder) / name).unlink()
 
 
+def zero(file: FetchedFile) -> None:
+    """What a disk may do: the same size, other bytes."""
+    Path(file.path).write_bytes(bytes(file.bytes))
+
+
+def left_by(services: Services) -> set[str]:
+    return {str(path) for path in services.work.parent.rglob("*")}
+
+
 @in_each("folder", "bucket", "sftp")
 async def test_an_output_gets_its_name_and_its_sidecar(services: Services, out: str) -> None:
     job = await paid(services, out)
@@ -299,15 +313,183 @@ async def test_a_sidecar_alone_is_the_jobs_own_or_a_colleagues(
     assert sidecar["request_id"] == own.submission.request_id
 
 
-async def test_a_changed_prompt_takes_the_name_of_the_job_before_it(
+@in_each("folder", "bucket", "sftp")
+async def test_a_changed_prompt_takes_the_name_and_what_was_paid_before_moves_beside_it(
     services: Services, out: str
 ) -> None:
-    assert await (await paid(services, out, prompt="a hat")).store() == ["cat.png"]
-    again = await paid(services, out, prompt="a scarf", contents=(b"scarf",))
+    hat = await paid(services, out, prompt="a hat")
+    assert await hat.store() == ["cat.png"]
+    before = json.loads((await lying(services, out))["cat.png.json"])
+    scarf = await paid(services, out, prompt="a scarf", contents=(b"scarf",))
+    told: list[Event] = []
 
-    assert await again.store() == ["cat.png"]
+    with observed_by(told.append):
+        assert await scarf.store() == ["cat.png"]
 
-    assert (await lying(services, out))["cat.png"] == b"scarf"
+    there = await lying(services, out)
+    assert (there["cat.png"], there["cat-2.png"]) == (b"scarf", b"picture")
+    before["output"]["name"] = "cat-2.png"
+    assert json.loads(there["cat-2.png.json"]) == before
+    assert json.loads(there["cat.png.json"])["job"] == scarf.checked.key
+    assert len(there) == 4
+    [note] = [event.text for event in told if isinstance(event, Note)]
+    assert "cat.png is another output that was paid for: it lies as" in note
+    # Both count as there, each for its own pipeline, so that the next night nothing moves.
+    assert (await hat.found(), await scarf.found()) == (["cat-2.png"], ["cat.png"])
+
+
+async def test_a_refresh_moves_every_earlier_attempt_beside_the_newest(
+    services: Services, out: str
+) -> None:
+    for number in range(3):
+        newest = await paid(services, out, contents=(f"picture {number}".encode(),))
+        assert await newest.store() == ["cat.png"]
+
+    there = await lying(services, out)
+
+    pictures = {name: there[name] for name in there if name.endswith(".png")}
+    assert pictures == {
+        "cat.png": b"picture 2",
+        "cat-2.png": b"picture 0",
+        "cat-3.png": b"picture 1",
+    }
+    recorded = await services.ledger.list(Selection(key_prefix=newest.checked.key))
+    assert [Path(one.outputs[0].uri).name for one in recorded] == [
+        "cat.png",
+        "cat-3.png",
+        "cat-2.png",
+    ]
+    for attempt in recorded:
+        [output] = attempt.outputs
+        sidecar = json.loads(there[f"{Path(output.uri).name}.json"])
+        assert sidecar["request_id"] == attempt.request_id
+
+
+_STEPS = ("copied", "its sidecar", "the ledger follows", "the name is taken", "the new sidecar")
+
+
+@in_each("folder", "bucket")
+@pytest.mark.parametrize("died", range(len(_STEPS)), ids=_STEPS)
+async def test_whoever_dies_while_a_paid_file_moves_aside_leaves_it_with_a_name(
+    services: Services, out: str, monkeypatch: pytest.MonkeyPatch, died: int
+) -> None:
+    hat = await paid(services, out, prompt="a hat")
+    await hat.store()
+    scarf = await paid(services, out, prompt="a scarf", contents=(b"scarf",))
+    place = type(services.places.of_folder(out))
+    left = itertools.count(-died)
+
+    def dying(function: Any) -> Any:
+        async def done(*args: Any, **more: Any) -> None:
+            await function(*args, **more)
+            if next(left) == 0:
+                raise Unreachable("killed")
+
+        return done
+
+    with monkeypatch.context() as patched:
+        for owner, name in ((place, "put"), (place, "put_text"), (services.ledger, "moved")):
+            patched.setattr(owner, name, dying(getattr(owner, name)))
+        with pytest.raises(Unreachable, match="killed"):
+            await scarf.store()
+
+    # At this very moment, and for the pipeline that the file belongs to.
+    [name] = await hat.found()
+    assert (await lying(services, out))[name] == b"picture"
+
+    assert await scarf.store() == ["cat.png"]
+
+    there = await lying(services, out)
+    assert (there["cat.png"], there["cat-2.png"]) == (b"scarf", b"picture")
+    for job, name in ((scarf, "cat.png"), (hat, "cat-2.png")):
+        assert await job.found() == [name]
+        sidecar = json.loads(there[f"{name}.json"])
+        assert (sidecar["job"], sidecar["output"]["name"]) == (job.checked.key, name)
+    assert len(there) == 4
+
+
+async def test_a_paid_file_that_somebody_touched_up_keeps_the_name(
+    services: Services, out: str
+) -> None:
+    hat = await paid(services, out, prompt="a hat")
+    await hat.store()
+    await leave(services, out, "cat.png", "retouched")
+    scarf = await paid(services, out, prompt="a scarf", contents=(b"scarf",))
+
+    assert await scarf.store() == ["cat-2.png"]
+
+    assert (await lying(services, out))["cat.png"] == b"retouched"
+
+
+@in_each("folder", "bucket")
+async def test_replace_does_not_destroy_what_was_paid_for_under_another_ledger(
+    services: Services, others: Services, out: str
+) -> None:
+    theirs = await paid(services, out, prompt="a hat")
+    await theirs.store()
+    mine = await paid(others, out, prompt="a scarf", contents=(b"scarf",), on_conflict="replace")
+
+    assert await mine.store() == ["cat.png"]
+
+    there = await lying(services, out)
+    assert (there["cat.png"], there["cat-2.png"]) == (b"scarf", b"picture")
+    assert json.loads(there["cat-2.png.json"])["request_id"] == theirs.submission.request_id
+
+
+async def test_what_moves_aside_passes_over_names_that_are_taken(
+    services: Services, out: str
+) -> None:
+    hat = await paid(services, out, prompt="a hat")
+    await hat.store()
+    await leave(services, out, "cat-2.png", "theirs")
+    await (await paid(services, out, item="cat-3", contents=(b"third",))).store()
+    scarf = await paid(services, out, prompt="a scarf", contents=(b"scarf",))
+
+    assert await scarf.store() == ["cat.png"]
+
+    there = await lying(services, out)
+    assert [there[f"cat-{number}.png"] for number in (2, 3, 4)] == [b"theirs", b"third", b"picture"]
+    assert await hat.found() == ["cat-4.png"]
+
+
+@pytest.mark.parametrize(
+    ("there", "comes", "found"),
+    [
+        ("https://model-api.example", "https://model-api.example", Whose.FORMER),
+        (None, None, Whose.FORMER),
+        (LOCAL_SANDBOX, LOCAL_SANDBOX, Whose.FORMER),
+        # What cost nothing is lost for what did, and moves nothing that did.
+        (LOCAL_SANDBOX, "https://model-api.example", Whose.OURS),
+        ("https://model-api.example", LOCAL_SANDBOX, Whose.OTHERS),
+    ],
+)
+def test_what_the_sandbox_made_gives_way_to_what_was_paid_for(
+    there: str | None, comes: str | None, found: Whose
+) -> None:
+    output = SidecarOutput(sha256="a" * 64, bytes=7)
+    sidecar = Sidecar(job="key", request_id="before", origin=there, output=output)
+    arriving = Arriving("b" * 64, 7, "key", 1, "now", comes)
+    seen = Lying(exists=True, sha256="a" * 64, sidecar=sidecar)
+
+    assert whose(seen, "file:///cat.png", "file:///cat.png", arriving, None) is found
+
+
+@in_each("folder", "bucket", "sftp")
+async def test_bytes_that_changed_after_they_were_fetched_are_not_stored(
+    services: Services, out: str
+) -> None:
+    job = await paid(services, out)
+    [file] = job.fetched.files
+    zero(file)
+
+    with pytest.raises(Spoilt, match="has changed on this machine's disk") as caught:
+        await job.store()
+
+    assert caught.value.request_id == job.submission.request_id
+    assert await lying(services, out) == {}
+    assert file.path not in left_by(services)
+    attempt = (await services.ledger.find([job.checked.key]))[job.checked.key]
+    assert (attempt.state, attempt.outputs) == (JobState.COMPLETED, ())
 
 
 async def test_the_version_of_one_job_is_never_taken_by_another_whose_name_it_is(

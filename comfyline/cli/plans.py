@@ -15,6 +15,7 @@ from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.pipeline.document import Limits
 from comfyline.planning.forecast import forecast, planned_steps
 from comfyline.planning.outlook import look_ahead
+from comfyline.planning.overwrites import moving_aside, namesakes
 from comfyline.planning.plan import Planned, plan_pipeline
 from comfyline.report.plan import PlannedJob, PlanRecord, mistake_records, plan_record
 from comfyline.report.plan_tree import job_lines, plan_tree
@@ -105,8 +106,13 @@ async def _looked_at(
     steps = planned_steps(planned)
     needs = {step.name: step.needs for step in steps}
     jobs = await forecast(outlook, needs, run, services)
+    notes = (
+        *outlook.notes,
+        *await moving_aside(outlook, run, services),
+        *await namesakes(planned.jobs, services),
+    )
     record = plan_record(
-        document.name, len(planned.dag.items), steps, jobs, outlook.mistakes, outlook.notes
+        document.name, len(planned.dag.items), steps, jobs, outlook.mistakes, notes
     )
     return record, jobs
 

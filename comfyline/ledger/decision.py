@@ -4,7 +4,7 @@
     planned (the POST is known not to have left)      → SUBMIT the same attempt
     submitting, by somebody whose lease still runs    → WAIT for them
     submitted … completed                             → RESUME: it is paid for
-    persisted                                         → REUSE
+    persisted, or expired after it was stored         → REUSE, where its files are
     persisted, but its files were taken over          → RESUME: it is paid for, store it again
     in doubt, failed but charged, given up            → BLOCKED: only a person may decide
     expired                                           → BLOCKED; RESUME while its 7 days last: a
@@ -66,6 +66,8 @@ def decide(  # noqa: PLR0911, PLR0912  # a table
         case JobState.EXPIRED:
             if anew:
                 return Decision.SUBMIT
+            if attempt.outputs:
+                return Decision.REUSE
             keeps = attempt.submitted_at is not None and now < attempt.submitted_at + KEPT
             return Decision.RESUME if keeps else Decision.BLOCKED
         case JobState.FAILED if attempt.error_kind == GivenUp.kind:

@@ -21,7 +21,16 @@ from comfyline.ledger.presence import Presence
 from comfyline.ledger.reading import Selection
 from comfyline.ledger.records import Attempt, Evidence, Glance
 from comfyline.ledger.retention import is_lost
-from comfyline.ledger.stored import Provenance, owners, provenance, record_outputs
+from comfyline.ledger.stored import (
+    Provenance,
+    Recorded,
+    move_output,
+    owners,
+    provenance,
+    record_outputs,
+    sources,
+    stored_in,
+)
 from comfyline.ledger.tables import attempts, ledger
 from comfyline.owner import is_dead
 
@@ -83,6 +92,14 @@ class Ledger(Presence):
     async def owners(self, uris: Sequence[str]) -> dict[str, Attempt]:
         """The attempt whose output each of a few places holds, for those that hold one."""
         return await self._database.read(lambda c: owners(c, uris))
+
+    async def stored_in(self, folders: Sequence[str]) -> Sequence[Recorded]:
+        """All files that are recorded in some folders, whoever has made them."""
+        return await self._database.read(lambda c: stored_in(c, folders))
+
+    async def sources(self, pipeline: str) -> set[str]:
+        """Where the steps were written that a pipeline of this name has run lately."""
+        return await self._database.read(lambda c: sources(c, pipeline))
 
     async def provenance(self, keys: Sequence[str]) -> dict[str, Provenance]:
         """Where what is stored of these jobs came from, for those of which anything is."""
@@ -265,7 +282,23 @@ class Ledger(Presence):
 
         def work(connection: Connection) -> None:
             record_outputs(connection, attempt_id, stored)
-            writing.move(connection, attempt_id, JobState.PERSISTED, self._now(connection))
+            at = self._now(connection)
+            over: dict[str, Any] = {"error_kind": None, "error_message": None}
+            writing.move(connection, attempt_id, JobState.PERSISTED, at, **over)
+
+        await self._database.run(work)
+
+    async def moved(self, attempt_id: int, uri: str, to: str) -> None:
+        """A stored output lies under another name, verified; its old name may be written over now.
+
+        Raises `StateConflict` when another process has moved it in between.
+        """
+
+        def work(connection: Connection) -> None:
+            if not move_output(connection, attempt_id, uri, to):
+                raise writing.StateConflict(
+                    f"{uri} was moved aside by another run at this moment", hint="Run again."
+                )
 
         await self._database.run(work)
 

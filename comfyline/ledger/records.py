@@ -199,8 +199,10 @@ def pack(checked: CheckedJob) -> dict[str, Any]:
         "scope": _shown(job.placement.scope),
         "on_conflict": job.placement.on_conflict,
         "root": job.placement.root,
-        "accept": list(job.placement.accept),
     }
+    if job.placement.accept:
+        # Not where it says nothing: a version that does not know of it reads the rest.
+        packed["placement"]["accept"] = list(job.placement.accept)
     packed["preparation"] = asdict(job.preparation)
     packed["checks"] = asdict(job.checks) if job.checks else None
     return {

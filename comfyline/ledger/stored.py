@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select, update
 
 from comfyline.account import Account
 from comfyline.job import JobState, StoredOutput
@@ -13,13 +13,15 @@ from comfyline.ledger.records import Attempt
 from comfyline.ledger.tables import attempts, outputs, transitions
 
 _PER_QUERY = 500
+_LATELY = 1000
 
 
 def record_outputs(connection: Connection, attempt_id: int, stored: Sequence[StoredOutput]) -> None:
     """Remembers where outputs lie; the same place again is no second one.
 
-    What another attempt had at one of these places is not there any more, and its record goes.
-    An attempt that thereby lost an output keeps none of its records: it has to be stored anew.
+    What another attempt is still said to have at one of these places was gone, or was not paid for,
+    and its record goes. An attempt that thereby lost an output keeps none of its records: it has to
+    be stored anew.
     """
     here = outputs.c.uri.in_([output.uri for output in stored])
     others = set(connection.execute(select(outputs.c.attempt_id).where(here)).scalars())
@@ -40,6 +42,51 @@ def record_outputs(connection: Connection, attempt_id: int, stored: Sequence[Sto
                 media_type=output.media_type,
             )
         )
+
+
+def move_output(connection: Connection, attempt_id: int, uri: str, to: str) -> bool:
+    """Write down that an output lies somewhere else now; whether it was still recorded there."""
+    mine = outputs.c.attempt_id == attempt_id
+    # A copy of its own that was recorded there before is the same file.
+    connection.execute(delete(outputs).where(mine, outputs.c.uri == to))
+    move = update(outputs).where(mine, outputs.c.uri == uri).values(uri=to)
+    return connection.execute(move).rowcount > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A stored file as the ledger knows it, and whose it is."""
+
+    uri: str
+    index: int
+    key: str
+    pipeline: str
+
+
+def stored_in(connection: Connection, folders: Sequence[str]) -> list[Recorded]:
+    """Find all files that are recorded in some folders, whoever has made them."""
+    columns = (outputs.c.uri, outputs.c.index, attempts.c.key, attempts.c.pipeline)
+    query = select(*columns).join(attempts, attempts.c.id == outputs.c.attempt_id)
+    return [
+        Recorded(*row)
+        for folder in folders
+        for row in connection.execute(
+            query.where(outputs.c.uri.startswith(f"{folder}/", autoescape=True))
+        )
+    ]
+
+
+def sources(connection: Connection, pipeline: str) -> set[str]:
+    """Find where the steps were written that a pipeline of this name has run lately."""
+    latest = (
+        select(attempts.c.request[("job", "source")].as_string().label("source"))
+        .where(attempts.c.pipeline == pipeline)
+        .order_by(attempts.c.id.desc())
+        .limit(_LATELY)
+        .subquery()
+    )
+    found = connection.execute(select(latest.c.source).distinct()).scalars()
+    return {source for source in found if source}
 
 
 @dataclass(frozen=True, slots=True)

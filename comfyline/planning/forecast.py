@@ -11,7 +11,7 @@ from comfyline.ledger.decision import Decision
 from comfyline.ledger.records import Standing
 from comfyline.planning.outlook import Outlook, decision_about, prices
 from comfyline.planning.plan import Planned
-from comfyline.planning.survey import claimed
+from comfyline.planning.survey import claimed, folder_of
 from comfyline.report.plan import PlannedJob, PlannedStep
 from comfyline.run import Run
 from comfyline.services import Services
@@ -102,6 +102,8 @@ def _begun(
 ) -> str:
     if checked is None:
         return "with mistakes"
+    if folder_of(job) in outlook.away:
+        return "its folder is out of reach"
     attempt = outlook.known.get(checked.key)
     return next(changed) if attempt is None else _known(job, attempt, run, at)
 

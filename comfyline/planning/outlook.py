@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from comfyline.checking.jobs import estimate_usd
-from comfyline.errors import InputInvalid, Problem
+from comfyline.errors import InputInvalid, Problem, Unreachable
 from comfyline.job import CheckedJob, Job
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.records import Standing
@@ -30,7 +30,8 @@ class Outlook:
     `there` are outcomes of what is there already, `ended` of what can never be made. `to_make` can
     be begun at once; `waiting` are placeholders of what needs the outputs of other jobs first.
     `known` is what the ledger knows, by key; `mistakes` are those of all jobs, each said once;
-    `notes` are sentences about what is no mistake and worth knowing.
+    `notes` are sentences about what is no mistake and worth knowing; `away` are folders out of
+    reach, by their address.
     """
 
     there: tuple[Outcome, ...]
@@ -38,6 +39,7 @@ class Outlook:
     to_make: tuple[Begun, ...]
     waiting: tuple[Begun, ...]
     known: Mapping[str, Standing]
+    away: Mapping[str, Unreachable] = field(default_factory=dict)
     mistakes: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -53,6 +55,7 @@ class _Found:
     ended: list[Outcome] = field(default_factory=list)
     to_make: list[Begun] = field(default_factory=list)
     known: dict[str, Standing] = field(default_factory=dict)
+    away: dict[str, Unreachable] = field(default_factory=dict)
     mistakes: dict[Problem, None] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
 
@@ -71,6 +74,8 @@ async def look_ahead(unfolding: Unfolding, run: Run, services: Services) -> Outl
         found.there += surveyed.there
         found.to_make += surveyed.to_make
         found.known |= surveyed.known
+        found.away |= surveyed.away
+        found.notes |= dict.fromkeys(map(str, surveyed.away.values()))
         found.mistakes |= dict.fromkeys(surveyed.mistakes)
         found.notes |= dict.fromkeys(surveyed.notes)
         new = unfolding.all_ended(surveyed.there)
@@ -86,6 +91,7 @@ async def look_ahead(unfolding: Unfolding, run: Run, services: Services) -> Outl
         to_make=tuple(found.to_make),
         waiting=tuple(zip(waiting, verdicts.checked, strict=True)),
         known=found.known,
+        away=found.away,
         mistakes=tuple(found.mistakes),
         notes=tuple(found.notes),
     )

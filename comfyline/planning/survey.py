@@ -1,11 +1,12 @@
 """What is there already of some jobs, decided before any task is made; spends nothing."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from comfyline.errors import ComfylineError, Problem
+from comfyline.errors import ComfylineError, Problem, Unreachable
 from comfyline.job import CheckedJob, Job, JobState, StoredOutput
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.records import Standing
@@ -13,10 +14,13 @@ from comfyline.planning.judging import judge_all
 from comfyline.progress import Note, tell
 from comfyline.run import Outcome, Run
 from comfyline.services import Services
+from comfyline.storage.place import join
 from comfyline.targets import own_names, target_uris
 
 _READ_AT_ONCE = 8
 """Files whose bytes are compared at a time."""
+_MANY = 5
+"""Files of one folder of which it means something when most are gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +29,14 @@ class Survey:
 
     `to_make` holds a job's checked form, or None where its check fails; `validate` says why.
     `known` is what the ledger knows of them, by key. `mistakes` are those of all jobs, the same one
-    said once; `notes` are sentences about what is no mistake and worth knowing.
+    said once; `notes` are sentences about what is no mistake and worth knowing. `away` says by its
+    address of which folder so much is gone that the storage itself must be out of reach.
     """
 
     there: tuple[Outcome, ...]
     to_make: tuple[tuple[Job, CheckedJob | None], ...]
     known: Mapping[str, Standing]
+    away: Mapping[str, Unreachable] = field(default_factory=dict)
     mistakes: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -46,7 +52,11 @@ async def survey(jobs: Sequence[Job], run: Run, services: Services) -> Survey:
     checked = verdicts.checked
     known = await services.ledger.glance(list({one.key: None for one in checked if one}))
     claims = await asyncio.to_thread(_claims, jobs, checked, known, run, services.now())
-    lying = await _lying([output for claim in claims for output in claim], run, services)
+    outputs = [output for claim in claims for output in claim]
+    sizes = await services.places.sizes([output.uri for output in outputs])
+    # Who wants every byte to be looked at has said so: what is gone is to come back.
+    away = {} if run.verify else _away({uri: size is not None for uri, size in sizes.items()})
+    lying = await _lying(outputs, sizes, run, services)
     there: list[Outcome] = []
     to_make: list[tuple[Job, CheckedJob | None]] = []
     for job, one, claim in zip(jobs, checked, claims, strict=True):
@@ -61,6 +71,7 @@ async def survey(jobs: Sequence[Job], run: Run, services: Services) -> Survey:
         there=tuple(there),
         to_make=tuple(to_make),
         known=known,
+        away=away,
         mistakes=verdicts.mistakes,
         notes=verdicts.notes,
     )
@@ -71,16 +82,38 @@ async def there_now(
 ) -> Outcome | None:
     """The same for one job whose attempt another process has just stored; None when it is not."""
     claim = claimed(job, attempt)
-    if not claim or not (await _lying(claim, run, services)).issuperset(claim):
+    sizes = await services.places.sizes([output.uri for output in claim])
+    if not claim or not (await _lying(claim, sizes, run, services)).issuperset(claim):
         return None
     return _reused(job, checked, claim, attempt)
 
 
+def folder_of(job: Job) -> str:
+    """The address of the folder that a job's outputs go to."""
+    return join(job.placement.folder, "x").rpartition("/")[0]
+
+
+def _away(is_there: Mapping[str, bool]) -> dict[str, Unreachable]:
+    """Folders out of reach: a share that is not mounted looks like an empty folder."""
+    folders: dict[str, list[bool]] = defaultdict(list)
+    for uri, there in is_there.items():
+        folders[uri.rpartition("/")[0]].append(there)
+    return {
+        folder: Unreachable(
+            f"{folder} cannot be what it was: of {len(found)} files that were paid for and stored "
+            f"there {found.count(False)} are gone",
+            hint="Mount it, or put them back, and run again. If they were removed on purpose, "
+            "`--verify` fetches again what RunComfy still has.",
+        )
+        for folder, found in folders.items()
+        if len(found) >= _MANY and found.count(False) * 2 > len(found)
+    }
+
+
 async def _lying(
-    outputs: Sequence[StoredOutput], run: Run, services: Services
+    outputs: Sequence[StoredOutput], sizes: Mapping[str, int | None], run: Run, services: Services
 ) -> set[StoredOutput]:
     """Which outputs are really there: by their size, and with `verify` by every byte."""
-    sizes = await services.places.sizes([output.uri for output in outputs])
     found = {output for output in outputs if sizes[output.uri] == output.bytes}
     if not run.verify:
         return found

@@ -16,9 +16,11 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
+from comfyline.disk_space import disk_full_told, require_space
 from comfyline.errors import (
     BrokenAnswer,
     ComfylineError,
+    DiskFull,
     InputInvalid,
     NotKnownNow,
     TokenRejected,
@@ -33,6 +35,7 @@ from comfyline.runcomfy.spool import (
     draft_path,
     keep_result,
     lifted,
+    promised,
     read_spool,
     unread,
     write_down,
@@ -60,6 +63,8 @@ _CALL_SECONDS = 600
 _CHUNK = 256 * 1024
 _MOST_BYTES = 16 * 2**20
 """How large an answer may be that is held in memory: a page of the catalogue is a few megabytes."""
+_RESULT_BYTES = 64 * 1024**2
+"""Room that there has to be before a result is asked for: in sync mode its media are in it."""
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 T = TypeVar("T")
@@ -148,12 +153,16 @@ class RuncomfyClient:
         """The outputs and the charge of a request; once completed, durable in `spool` first.
 
         An answer in sync mode exists only once, so it is written down before anything else
-        happens; when the file is there already, RunComfy is not asked again.
+        happens; when the file is there already, RunComfy is not asked again. Without room for an
+        answer it is not asked at all. Raises `DiskFull`; then what came of an answer stays.
         """
         if kept := await asyncio.to_thread(read_spool, spool):
             return kept
         path, draft = f"{request_path(request_id)}/result", draft_path(spool)
+        is_kept = False
         try:
+            # How large it is only the answer tells, which may come only once.
+            await asyncio.to_thread(require_space, spool.parent, _RESULT_BYTES)
             reply = await self._call(
                 lambda it: it, path, request_id, query={"include_cost": "true"}, draft=draft
             )
@@ -165,8 +174,12 @@ class RuncomfyClient:
         except BrokenAnswer as broken:
             broken.request_id = request_id
             raise
+        except DiskFull as full:
+            full.request_id, is_kept = request_id, True
+            raise
         finally:
-            await asyncio.to_thread(draft.unlink, missing_ok=True)
+            if not is_kept:
+                await asyncio.to_thread(draft.unlink, missing_ok=True)
 
     async def charge(self, request_id: str) -> RequestResult:
         """The same for its cost alone: the output, which may be large, is not kept.
@@ -276,7 +289,10 @@ class RuncomfyClient:
                     if draft is None:
                         body = await _held(answer)
                     else:
-                        await write_down(answer.aiter_bytes(_CHUNK), draft, self._token)
+                        size = promised(answer.headers.get("Content-Length", ""))
+                        await asyncio.to_thread(require_space, draft.parent, size)
+                        with disk_full_told(draft, size):
+                            await write_down(answer.aiter_bytes(_CHUNK), draft, self._token)
         except (httpx.HTTPError, TimeoutError) as error:
             raise away(type(error).__name__, request_id) from error
         if draft is None:

@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from comfyline.account import command
-from comfyline.errors import BrokenOutput, ComfylineError, Unreachable
+from comfyline.disk_space import disk_full_told
+from comfyline.errors import BrokenOutput, ComfylineError, DiskFull, Unreachable
 from comfyline.runcomfy.behind import Behind
 from comfyline.runcomfy.data_uris import Embedded, decode
 from comfyline.runcomfy.hosts import Address, OutputHosts, RefusedOutput
@@ -119,16 +120,18 @@ class Downloads:
         """Puts one output under `target`, which exists only when it is whole and proved.
 
         Raises `BrokenOutput` for a host that is not allowed, and for a body that stays cut short or
-        without proof; `Unreachable` when its server does not answer or is too slow. No error shows
-        a URL's query.
+        without proof; `DiskFull`; `Unreachable` when its server does not answer or is too slow. No
+        error shows a URL's query.
         """
         part, proof = target.with_name(f"{target.name}.part"), proof or _Anything()
         if isinstance(output, Embedded) or output[:5].lower() == "data:":
-            download = await asyncio.to_thread(self._decoded, output, part, proof)
+            with disk_full_told(part):
+                download = await asyncio.to_thread(self._decoded, output, part, proof)
         else:
             address = self._hosts.allowed(output)
             async with self._turns:
-                download = await self._fetched(address, part, proof)
+                with disk_full_told(part):
+                    download = await self._fetched(address, part, proof)
         await asyncio.to_thread(part.replace, target)
         return download
 
@@ -152,7 +155,7 @@ class Downloads:
                     proofs += 1
                     media_type = await asyncio.to_thread(_judge, proof.whole, part)
                     return Download(incoming.sha256, incoming.size, media_type)
-                except (RefusedOutput, _TooSlow):
+                except (RefusedOutput, _TooSlow, DiskFull):
                     raise
                 except BrokenOutput as broken:
                     error = broken

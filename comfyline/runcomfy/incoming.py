@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from comfyline.disk_space import require_space
 from comfyline.errors import BrokenOutput
 from comfyline.runcomfy.hosts import RefusedOutput
 
@@ -92,6 +93,7 @@ class Incoming:
             self._promised = int(length)
             if self._promised > self._most_bytes:
                 raise self._too_large()
+            require_space(self._part.parent, self._promised)
         # A weak tag does not vouch for single bytes (RFC 9110, 13.1.5).
         tag = headers.get("ETag", "")
         self._validator = tag if tag.startswith('"') else headers.get("Last-Modified", "")

@@ -26,6 +26,7 @@ _MOST_BYTES = 3 * 1024**3
 """The largest output there may be, as JSON writes it."""
 _MOST_TEXT = 64 * 2**20
 """The most of an answer that is read into memory: all but the media that stay in the file."""
+_DIGITS = 20
 _SHORTEST = 4096
 """A `data:` URI below that may as well be read with the rest."""
 _BEGINS = b'"data:'
@@ -81,6 +82,11 @@ class _Draft:
         self.file.write(self._tail)
         self.file.flush()
         os.fsync(self.file.fileno())
+
+
+def promised(length: str) -> int:
+    """How many bytes of an answer there will be by its head, as far as one would be taken."""
+    return min(int(length), _MOST_BYTES) if length.isdecimal() and len(length) < _DIGITS else 0
 
 
 def draft_path(spool: Path) -> Path:

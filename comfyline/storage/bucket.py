@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from botocore.exceptions import ClientError
 
+from comfyline.disk_space import disk_full, is_full
 from comfyline.errors import Unreachable
 from comfyline.storage.bucket_errors import code_of, in_words, no_bucket
 from comfyline.storage.bucket_options import BucketOptions, Patience
@@ -112,7 +113,7 @@ class Bucket:
 
         `metadata` becomes the object's, and `sha256` a part of it. With `new` an object that is
         there already is left alone: it raises `FileExistsError`. With `sha256` nothing is shown
-        when the file turns out to be another one: it raises `InputInvalid`. Raises `OSError` when
+        when the file turns out to be another one: it raises `Altered`. Raises `OSError` when
         the file itself cannot be read.
         """
         promised = {"sha256": sha256} if sha256 else {}
@@ -158,6 +159,8 @@ class Bucket:
                         await asyncio.to_thread(file.writelines, batch)
             except OSError as error:
                 await asyncio.to_thread(_discard, target)
+                if is_full(error):
+                    raise disk_full(target.parent) from error
                 reason = error.strerror or type(error).__name__
                 raise Unreachable(f"{target} cannot be written: {reason}") from error
             except BaseException:

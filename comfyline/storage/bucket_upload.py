@@ -46,7 +46,7 @@ class Uploading:
     ) -> None:
         """Uploads a file; `kept` is what the object has besides its bytes.
 
-        Raises `OSError` for the file, `InputInvalid` when it has another `sha256`, and with `new`
+        Raises `OSError` for the file, `Altered` when it has another `sha256`, and with `new`
         `FileExistsError` when there is an object already.
         """
         with await asyncio.to_thread(FileIO, source) as file:

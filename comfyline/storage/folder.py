@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from comfyline.atomic import part_path, sweep_parts
-from comfyline.errors import Unreachable
+from comfyline.disk_space import disk_full_told
+from comfyline.errors import Altered, Unreachable
 from comfyline.storage.directories import opened_inside, sync_directory
 from comfyline.storage.place import Listed, local_path, path_text
 
@@ -57,18 +58,23 @@ class Folder:
         uri: str,
         media_type: str,  # noqa: ARG002  # a folder keeps none
         *,
+        sha256: str | None = None,
         metadata: Mapping[str, str] | None = None,  # noqa: ARG002
         new: bool = False,
     ) -> None:
         """Copies a file to its final name. Raises `OSError` and leaves no trace of the attempt.
 
-        With `new` it raises `FileExistsError` for whatever has the name, a dead link too. Raises
+        With `sha256` the bytes are hashed on their way: it raises `Altered` for any others. With
+        `new` it raises `FileExistsError` for whatever has the name, a dead link too. Raises
         `LeadsOutside` when a symbolic link leads out of the root.
         """
 
         def copy(target: BinaryIO) -> None:
+            passing = _Hashed(target)
             with source.open("rb") as file:
-                shutil.copyfileobj(file, target, 1024 * 1024)
+                shutil.copyfileobj(file, passing, _READ_BYTES)
+            if sha256 is not None and passing.digest.hexdigest() != sha256:
+                raise Altered(source)
 
         await asyncio.to_thread(self._write, local_path(uri), copy, new=new)
 
@@ -133,6 +139,18 @@ class Folder:
             sync_directory(inside)
 
 
+class _Hashed:
+    """A file that is written, and the hash of what was written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, chunk: bytes) -> int:
+        self.digest.update(chunk)
+        return self._file.write(chunk)
+
+
 def _appear(part: str, name: str, inside: int, *, new: bool) -> None:
     """Gives a file its final name; a link of that name is replaced or in the way, not followed."""
     if not new:
@@ -191,7 +209,8 @@ def _get(uri: str, target: Path) -> None:
     if _size(uri) is None:
         raise FileNotFoundError(errno.ENOENT, "there is no such file", str(source))
     try:
-        shutil.copyfile(source, target)
+        with disk_full_told(target, source.stat().st_size):
+            shutil.copyfile(source, target)
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -9,7 +9,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-from comfyline.errors import InputInvalid, Problem
+from comfyline.errors import Altered, InputInvalid, Problem
 
 T = TypeVar("T")
 
@@ -99,10 +99,9 @@ class Parts:
         self._ended = True
 
     def prove(self) -> None:
-        """Raises `InputInvalid` when what was read is not what was to be read."""
+        """Raises `Altered` when what was read is not what was to be read."""
         if self._sha256 is not None and self._digest.hexdigest() != self._sha256:
-            message = "the file has changed since it was checked, so it is not uploaded"
-            raise InputInvalid([Problem(str(self._source), message, "run again")])
+            raise Altered(self._source)
 
     def _fill(self, buffer: bytearray) -> Part:
         if self._read == MOST_PARTS:

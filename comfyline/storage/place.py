@@ -47,14 +47,17 @@ class Place(Protocol):
         uri: str,
         media_type: str,
         *,
+        sha256: str | None = None,
         metadata: Mapping[str, str] | None = None,
         new: bool = False,
     ) -> None:
         """Stores a file under its final name, replacing what was there.
 
-        `metadata` is kept beside the file where the storage has a place for it. With `new` whatever
-        lies under the name is left alone: it raises `FileExistsError`, of any number of processes
-        for all but one, where the storage can promise that.
+        With `sha256` nothing but these bytes gets the name: it raises `Altered` when the file holds
+        others, and `Unreachable` when others arrive. `metadata` is kept beside the file where the
+        storage has a place for it. With `new` whatever lies under the name is left alone: it raises
+        `FileExistsError`, of any number of processes for all but one, where the storage can promise
+        that.
         """
 
     async def put_text(self, text: str, uri: str, media_type: str, *, new: bool = False) -> None:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from comfyline.atomic import is_leftover, part_path
-from comfyline.errors import ComfylineError
+from comfyline.errors import Altered, ComfylineError
 from comfyline.storage.connections import Connections
 from comfyline.storage.drivers import shows_whole_objects
 from comfyline.storage.parts import all_of
 from comfyline.storage.place import Listed
+from comfyline.storage.reading import hash_file
 
 _LOOKS_AT_ONCE = 200
 _MOST_RIVALS = 5
@@ -64,14 +65,10 @@ class RemoteFolder:
         """The hash of the file's bytes, None when there is no such file."""
 
         def read(fs: Any) -> str | None:
-            digest = hashlib.sha256()
             try:
-                with fs.open(_path(fs, uri), "rb") as file:
-                    while chunk := file.read(_READ_BYTES):
-                        digest.update(chunk)
+                return _hash(fs, _path(fs, uri))
             except FileNotFoundError:
                 return None
-            return digest.hexdigest()
 
         return await self._connections.do(read, f"{uri} cannot be read")
 
@@ -81,17 +78,25 @@ class RemoteFolder:
         uri: str,
         media_type: str,
         *,
+        sha256: str | None = None,
         metadata: Mapping[str, str] | None = None,
         new: bool = False,
     ) -> None:
-        """Stores a file whole or not at all. With `new` it raises `FileExistsError`."""
+        """Stores a file whole or not at all. With `new` it raises `FileExistsError`.
+
+        With `sha256` what was sent is read back: a driver's word for it is not known to be worth
+        anything. Raises `Altered` when the file itself holds other bytes.
+        """
         sends = self._send_whole if shows_whole_objects(self._scheme) else self._send_and_rename
         labels: dict[str, Any] = {"content_type": media_type or "application/octet-stream"}
         labels |= {"metadata": dict(metadata)} if metadata else {}
         # A source that cannot be read is no fault of the server's.
-        await asyncio.to_thread(lambda: source.open("rb").close())
+        if sha256 is None:
+            await asyncio.to_thread(lambda: source.open("rb").close())
+        elif await asyncio.to_thread(hash_file, source) != sha256:
+            raise Altered(source)
         await self._connections.do(
-            lambda fs: sends(fs, source, _path(fs, uri), labels, new=new),
+            lambda fs: sends(fs, source, _path(fs, uri), labels, sha256, new=new),
             f"{uri} cannot be written",
         )
 
@@ -145,7 +150,14 @@ class RemoteFolder:
                     yield one
 
     def _send_whole(
-        self, fs: Any, source: Path, path: str, labels: Mapping[str, Any], *, new: bool
+        self,
+        fs: Any,
+        source: Path,
+        path: str,
+        labels: Mapping[str, Any],
+        sha256: str | None,
+        *,
+        new: bool,
     ) -> None:
         known = inspect.signature(fs.put_file).parameters
         ways = {"mode": "create" if new else "overwrite", "overwrite": not new}
@@ -154,6 +166,12 @@ class RemoteFolder:
         # Each driver takes what it knows of these, and some fail at what they do not.
         options = {name: value for name, value in {**labels, **ways}.items() if name in known}
         fs.put_file(str(source), path, **options)
+        try:
+            _prove(fs, path, sha256)
+        except OSError:
+            with suppress(Exception):
+                fs.rm_file(path)
+            raise
 
     def _send_and_rename(
         self,
@@ -161,6 +179,7 @@ class RemoteFolder:
         source: Path,
         path: str,
         labels: Mapping[str, Any],  # noqa: ARG002  # files have none
+        sha256: str | None,
         *,
         new: bool,
     ) -> None:
@@ -169,6 +188,7 @@ class RemoteFolder:
         _make_folder(fs, folder)
         try:
             fs.put_file(str(source), part)
+            _prove(fs, part, sha256)
             _appear(fs, part, path, source.stat().st_size, new=new)
         except BaseException:
             with suppress(Exception):
@@ -198,6 +218,19 @@ def _appear(fs: Any, part: str, path: str, size: int, *, new: bool) -> None:
     if new and fs.exists(path):
         raise FileExistsError(path)
     fs.mv(part, path)
+
+
+def _prove(fs: Any, path: str, sha256: str | None) -> None:
+    if sha256 is not None and _hash(fs, path) != sha256:
+        raise OSError("other bytes arrived than were sent")
+
+
+def _hash(fs: Any, path: str) -> str:
+    digest = hashlib.sha256()
+    with fs.open(path, "rb") as file:
+        while chunk := file.read(_READ_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _path(fs: Any, uri: str) -> str:

@@ -21,6 +21,7 @@ class SidecarOutput(_Read):
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     bytes: int
+    media_type: str = "application/octet-stream"
     width: int | None = None
     height: int | None = None
     duration: float | None = None
@@ -38,6 +39,12 @@ class Sidecar(_Read):
 
 async def read_sidecar(place: Place, uri: str) -> Sidecar | None:
     """The sidecar at `uri`; None when there is none. Raises ValueError for one that is broken."""
+    text = await read_text(place, uri)
+    return None if text is None else parsed(text)
+
+
+async def read_text(place: Place, uri: str) -> bytes | None:
+    """Read a sidecar as it lies there; None for none. Raises ValueError when it is too large."""
     text = b""
     try:
         async with aclosing(place.read(uri)) as chunks:
@@ -47,7 +54,14 @@ async def read_sidecar(place: Place, uri: str) -> Sidecar | None:
                     raise ValueError("it is far too large to be a sidecar")
     except FileNotFoundError:
         return None
-    return parsed(text)
+    return text
+
+
+def named(text: bytes, name: str) -> str:
+    """Write a sidecar anew for its file under another name; nothing else of it changes."""
+    document = json.loads(text)
+    document["output"]["name"] = name
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def parsed(text: bytes) -> Sidecar:

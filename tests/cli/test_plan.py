@@ -358,3 +358,26 @@ def test_the_option_to_name_every_job_is_explained(capsys: pytest.CaptureFixture
     assert run_command(["plan", "--help"]) == 0
 
     assert "--all" in capsys.readouterr().out
+
+
+def test_a_plan_names_the_stored_files_that_newer_ones_take_the_names_of(project: Project) -> None:
+    paths = [project.stored(job) for job in project.jobs()[:2]]
+
+    assert project.planned()["notes"] == []
+    for more in (["--set", "steps.edit.input.prompt=a garden"], ["--refresh"]):
+        [note] = project.planned(*more)["notes"]
+        assert note.startswith("2 stored files would move aside to a version name")
+        for path in paths:
+            assert f"{path.absolute().as_uri()} (pipeline scenes)" in note
+
+
+def test_a_plan_says_that_another_file_goes_by_the_same_name(project: Project) -> None:
+    project.stored(project.jobs()[0])
+    assert project.planned()["notes"] == []
+    Path("more.yaml").write_text(PIPELINE)
+
+    [note] = project.plan("--json", path="more.yaml").json["notes"]
+
+    assert note.startswith("scenes.yaml calls itself scenes as well")
+    Path("scenes.yaml").unlink()
+    assert project.plan("--json", path="more.yaml").json["notes"] == []

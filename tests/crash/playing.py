@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tests.crash.points import Point
-from tests.crash.scene import Ended, Scene, broken_rules
+from tests.crash.scene import Ended, Scene, broken_rules, lying
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,10 @@ class Played:
 
 def play(point: Point, scene: Scene, mutation: str | None = None) -> Played:
     """Raises AssertionError for whatever is not as it must be."""
+    if point.edited:
+        first = scene.run()
+        assert first.code == 0, first.log
+        scene.edit(" with a hat")
     if point.fault:
         scene.sandbox.order(**point.fault)
     killed = scene.start_run(point.at, mutation)
@@ -39,7 +43,20 @@ def play(point: Point, scene: Scene, mutation: str | None = None) -> Played:
     assert len(again.json["outputs"]) == 1, again.stdout
     broken = broken_rules(scene)
     assert broken == [], broken
+    if point.edited:
+        _nothing_moves_the_next_night(scene)
     return Played(state, ", ".join(done))
+
+
+def _nothing_moves_the_next_night(scene: Scene) -> None:
+    """Both prompts are run again, and each finds its own where it lies."""
+    there = lying(scene)
+    for edited in ("", " with a hat"):
+        scene.edit(edited)
+        ended = scene.run()
+        counts = {name: ended.json[name] for name in ("reused", "submitted", "persisted")}
+        assert counts == {"reused": 1, "submitted": 0, "persisted": 0}, f"{counts}\n{ended.log}"
+        assert lying(scene) == there
 
 
 def _did(ended: Ended) -> str:

@@ -15,7 +15,7 @@ class Point:
 
     `doubt`: whether a person has to look afterwards, because nothing else can know. `then` is the
     command that comes next. Without `at`, the process is killed from outside once the sandbox has
-    accepted its request.
+    accepted its request. `edited`: the prompt was another one before, whose output has the name.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Point:
     then: str = "run"
     fault: dict[str, Any] | None = field(default=None, compare=False)
     has_ledger: bool = True
+    edited: bool = False
 
 
 def _before(name: str, target: str, **more: Any) -> Point:
@@ -106,7 +107,7 @@ _AT_RUNCOMFY = [
 _STORING = [
     Point("download: half", Break("half", "comfyline.runcomfy.incoming:take"), then="reconcile"),
     _after("fetch: decoded", "tasks.fetch:prove_whole"),
-    Point("download: before its rename", Break("rename", "[0-9]*-0")),
+    Point("download: before its rename", Break("rename", "*~*-0")),
     Point("fetch: half remembered", Break("half", "prefect.filesystems", nth=2)),
     Point("thumbnail: before its rename", Break("rename", "thumbnails/*.jpg")),
     Point("persist: half of the file", Break("half", "comfyline.storage.folder")),
@@ -130,4 +131,30 @@ _STORING_IN_S3 = [
     *_transaction("s3: persisted", "comfyline.ledger.ledger:record_outputs", to=_BUCKETS),
 ]
 
-POINTS = [*_BEFORE_THE_COST, *_POST, *_AT_RUNCOMFY, *_STORING, *_STORING_IN_S3]
+_MOVING_ASIDE = [
+    Point("aside: half of the copy", Break("half", "comfyline.storage.folder"), edited=True),
+    _after("aside: copied, no sidecar", f"{_FOLDER}.put", edited=True, then="reconcile"),
+    _after("aside: with its sidecar", f"{_FOLDER}.put_text", edited=True),
+    *_transaction("aside", "comfyline.ledger.ledger:move_output", edited=True),
+    _after("aside: the name is taken", f"{_FOLDER}.put", nth=2, edited=True),
+    _after("aside: the new sidecar", f"{_FOLDER}.put_text", nth=2, edited=True),
+    _after("s3 aside: copied, no sidecar", f"{_BUCKET}.put", edited=True, to=_BUCKETS),
+    Point(
+        "s3 aside: committed",
+        Break("committed", "comfyline.ledger.ledger:move_output"),
+        edited=True,
+        to=_BUCKETS,
+    ),
+    Point(
+        "s3 aside: half of the new", Break("sending", "/crash/", nth=3), edited=True, to=_BUCKETS
+    ),
+]
+
+POINTS = [
+    *_BEFORE_THE_COST,
+    *_POST,
+    *_AT_RUNCOMFY,
+    *_STORING,
+    *_STORING_IN_S3,
+    *_MOVING_ASIDE,
+]

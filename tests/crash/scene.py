@@ -30,7 +30,7 @@ steps:
   edit:
     model: {model}
     input:
-      prompt: "{{{{ item.prompt }}}}"
+      prompt: "{{{{ item.prompt }}}}{edited}"
       image_urls: [photo.jpg]
       # The flattest format is painted in the shortest time.
       aspect_ratio: "21:9"
@@ -87,24 +87,37 @@ class Scene:
         self.directory, self.sandbox, self.servers, self.items = directory, sandbox, servers, items
         self.name = directory.name
         self.to = to
+        self.in_flight = in_flight
+        # How many jobs there are to be in the end: more than items, once prompts were edited.
+        self.jobs = items
         self.home = directory / "home"
         self.home.mkdir(parents=True)
         own = self.home / "ledger.sqlite3"
         self.ledger_url = ledger_url or f"sqlite:///{own}"
         if ledger_url is None and has_ledger:
             shutil.copyfile(servers.empty_ledger, own)
-        self._write(items, in_flight)
+        self._write()
         self._commands = 0
 
-    def _write(self, items: int, in_flight: int) -> None:
+    def edit(self, more: str) -> None:
+        """Gives all prompts another end; every job is another one then."""
+        self.jobs = 2 * self.items
+        self._write_pipeline(more)
+
+    def _write(self) -> None:
         (self.directory / "configs").symlink_to(ROOT / "configs")
         # Bytes that no other scene has, so that its upload is its own.
         (self.directory / "photo.jpg").write_bytes(jpeg((96, 54)) + secrets.token_bytes(8))
-        names = [f"{self.name} {number:03}" for number in range(items)]
-        listed = json.dumps([{"prompt": one, "name": one.replace(" ", "-")} for one in names])
         profile = _PROFILE.format(sandbox=self.sandbox.url, storage=self.servers.storage_url)
         (self.directory / "profile.yaml").write_text(profile)
-        pipeline = _PIPELINE.format(items=listed, model=EDIT, to=self.to, in_flight=in_flight)
+        self._write_pipeline("")
+
+    def _write_pipeline(self, edited: str) -> None:
+        names = [f"{self.name} {number:03}" for number in range(self.items)]
+        listed = json.dumps([{"prompt": one, "name": one.replace(" ", "-")} for one in names])
+        pipeline = _PIPELINE.format(
+            items=listed, model=EDIT, to=self.to, in_flight=self.in_flight, edited=edited
+        )
         (self.directory / "crash.yaml").write_text(pipeline)
 
     def start(
@@ -186,10 +199,10 @@ def broken_rules(scene: Scene, *, paid_in_vain: int = 0) -> list[str]:
 def _money(scene: Scene, made: list[Attempt], paid_in_vain: int) -> list[str]:
     charged = {row["request_id"] for row in scene.requests()}
     broken = []
-    if len(charged) != scene.items + paid_in_vain:
-        broken.append(f"{len(charged)} charges for {scene.items} jobs")
+    if len(charged) != scene.jobs + paid_in_vain:
+        broken.append(f"{len(charged)} charges for {scene.jobs} jobs")
     known = {one.request_id for one in made}
-    if not (known <= charged and len(known) == len(made) == scene.items):
+    if not (known <= charged and len(known) == len(made) == scene.jobs):
         broken.append(f"charged are {sorted(charged)}, in the ledger are {known}")
     return broken + [f"a job is {one.state}" for one in made if one.state is not JobState.PERSISTED]
 
@@ -197,29 +210,34 @@ def _money(scene: Scene, made: list[Attempt], paid_in_vain: int) -> list[str]:
 def _files(scene: Scene, made: list[Attempt]) -> list[str]:
     """Every paid result is stored as the sandbox serves it, with its sidecar, and nothing else."""
     broken, expected = [], set()
-    lying = _lying(scene)
+    there = lying(scene)
+    ours = {output.uri.rsplit("/", 1)[-1] for attempt in made for output in attempt.outputs}
     for attempt in made:
         if attempt.request_id is None or not attempt.outputs:
             broken.append(f"{attempt.request_id} has no output")
             continue
         pictures = scene.sandbox.download(scene.sandbox.result(attempt.request_id))
-        planned = target_uris(attempt.checked.job.placement, attempt.outputs)
-        for output, uri, picture in zip(attempt.outputs, planned, pictures, strict=True):
+        uris = target_uris(attempt.checked.job.placement, attempt.outputs)
+        for output, uri, picture in zip(attempt.outputs, uris, pictures, strict=True):
             name = output.uri.rsplit("/", 1)[-1]
-            if name != uri.rsplit("/", 1)[-1]:
+            planned = uri.rsplit("/", 1)[-1]
+            if name != planned and planned not in ours:
                 broken.append(f"{name} was stored beside what was taken for somebody else's")
             expected |= {name, f"{name}.json"}
-            if lying.get(name) != picture:
+            if there.get(name) != picture:
                 broken.append(f"{name} is not what was paid for")
-            sidecar = json.loads(lying.get(f"{name}.json", b"{}"))
-            if sidecar.get("request_id") != attempt.request_id:
+            sidecar = json.loads(there.get(f"{name}.json", b"{}"))
+            if sidecar.get("request_id") != attempt.request_id or (
+                sidecar["output"]["name"] != name
+            ):
                 broken.append(f"{name} has no sidecar that is right")
-    if set(lying) != expected:
-        broken.append(f"there lie {sorted(set(lying) ^ expected)} too many or too few")
+    if set(there) != expected:
+        broken.append(f"there lie {sorted(set(there) ^ expected)} too many or too few")
     return broken
 
 
-def _lying(scene: Scene) -> dict[str, bytes]:
+def lying(scene: Scene) -> dict[str, bytes]:
+    """Every file where the outputs go, by its name."""
     if not scene.to.startswith("s3://"):
         folder = scene.directory / scene.to
         return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,4 +1,5 @@
 import hashlib
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from comfyline.ledger.claiming import Claimed
 from comfyline.models.entry import ModelEntry
 from comfyline.planning.forecast import reasons
 from comfyline.planning.outlook import Outlook, estimate
-from comfyline.planning.survey import Survey, survey
+from comfyline.planning.survey import Survey, folder_of, survey
 from comfyline.progress import Event, Note, observed_by
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, open_services
@@ -185,6 +186,48 @@ async def test_changed_bytes_are_noticed_when_they_are_to_be_verified(
 
     assert counted(await survey([job(folder)], run(), services)) == (1, 0)
     assert counted(await survey([job(folder)], run(verify=True), services)) == (0, 1)
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+@pytest.mark.parametrize(("known", "gone", "is_away"), [(6, 4, True), (6, 3, False), (4, 4, False)])
+async def test_a_folder_of_which_most_is_gone_is_out_of_reach(
+    services: Services, out: str, place: str, known: int, gone: int, *, is_away: bool
+) -> None:
+    folder = out if place == "folder" else f"s3://comfyline/away{out}"
+    jobs = [job(folder, str(number)) for number in range(known)]
+    for number, one in enumerate(jobs):
+        [stored] = await persisted(services, one)
+        if number < gone:
+            await remove(services, stored.uri)
+
+    surveyed = await survey(jobs, run(), services)
+
+    assert counted(surveyed) == (known - gone, gone)
+    assert list(surveyed.away) == ([folder_of(jobs[0])] if is_away else [])
+    assert (await survey(jobs, run(verify=True), services)).away == {}
+    reason = "its folder is out of reach" if is_away else "output missing"
+    told = replace(outlook(surveyed), away=surveyed.away)
+    assert await reasons(told, {}, run(), services) == [reason] * gone
+
+
+async def test_what_expired_after_it_was_stored_counts_as_there_when_it_is(
+    services: Services, out: str
+) -> None:
+    [stored] = await persisted(services, job(out))
+    with sqlite3.connect(services.settings.ledger_url.value.removeprefix("sqlite:///")) as ledger:
+        ledger.execute("UPDATE attempts SET state = 'expired'")
+    assert counted(await survey([job(out)], run(), services)) == (1, 0)
+
+    await remove(services, stored.uri)
+
+    assert counted(await survey([job(out)], run(), services)) == (0, 1)
+
+
+async def remove(services: Services, uri: str) -> None:
+    if uri.startswith("s3://"):
+        await services.places.bucket.remove(uri)
+    else:
+        local_path(uri).unlink()
 
 
 async def test_an_output_under_another_pipelines_name_is_to_be_brought_here(

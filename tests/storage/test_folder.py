@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from comfyline.errors import LeadsOutside, Unreachable
+from comfyline.errors import Altered, LeadsOutside, Unreachable
 from comfyline.storage import folder as folder_module
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.folder import Folder
@@ -51,6 +51,18 @@ async def test_a_put_file_follows_the_umask(tmp_path: Path, source: Path, umask:
     await Folder().put(source, target.as_uri(), "image/png")
 
     assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+async def test_a_file_that_is_another_one_than_promised_leaves_what_was_there(
+    tmp_path: Path, source: Path
+) -> None:
+    target = tmp_path / "out/a.png"
+    await Folder().put_text("old", target.as_uri(), "text/plain")
+
+    with pytest.raises(Altered, match="has changed since it was checked"):
+        await Folder().put(source, target.as_uri(), "image/png", sha256="0" * 64)
+
+    assert [(path.name, path.read_text()) for path in target.parent.iterdir()] == [("a.png", "old")]
 
 
 async def test_a_put_that_fails_midway_leaves_what_was_there(

@@ -12,7 +12,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from comfyline.atomic import part_path
-from comfyline.errors import Unreachable
+from comfyline.errors import Altered, Unreachable
 from comfyline.owner import this_process
 from comfyline.storage import connections as connections_module
 from comfyline.storage.bucket import Bucket
@@ -256,6 +256,38 @@ async def test_an_object_store_takes_the_final_name_only_whole_and_once(
     assert await place.sweep(folder) == 0
     if driver is Labelled:
         assert Labelled.kept[opened._strip_protocol(uri)] == (labels, "image/png")
+
+
+class Forgetful(MemoryFileSystem):  # type: ignore[misc]
+    """One that keeps as many bytes as it is sent, and not those."""
+
+    protocol = "memory"
+
+    def put_file(self, lpath: str, rpath: str) -> None:
+        self.pipe_file(rpath, bytes(Path(lpath).stat().st_size))
+
+
+async def test_what_a_store_keeps_instead_of_what_it_was_sent_is_noticed_and_removed(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Forgetful(skip_instance_cache=True)
+    monkeypatch.setattr(connections_module, "open_driver", lambda _: opened)
+    place, uri = RemoteFolder("memory://"), f"memory://{secrets.token_hex(6)}/a.png"
+    sha256 = hashlib.sha256(bytes_of(source)).hexdigest()
+
+    with pytest.raises(Unreachable, match="other bytes arrived than were sent"):
+        await place.put(source, uri, "image/png", sha256=sha256)
+
+    assert await place.size(uri) is None
+
+
+async def test_a_file_that_is_another_one_than_promised_is_not_sent(
+    place: RemoteFolder, sftp: Sftp, out: str, source: Path
+) -> None:
+    with pytest.raises(Altered, match="has changed since it was checked"):
+        await place.put(source, f"{out}/a.png", "image/png", sha256="0" * 64)
+
+    assert there(sftp, out) == []
 
 
 async def test_what_lies_at_a_server_is_verified_by_its_sidecars(out: str, source: Path) -> None:
