@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -217,7 +218,9 @@ class LedgerDatabase:
     def _unusable(self, reason: object, kind: type[Unreachable] = Unreachable) -> Unreachable:
         hint = "Nothing is submitted without it. It is set by COMFYLINE_LEDGER_URL, `ledger` in "
         hint += "the profile, or COMFYLINE_HOME."
-        if "unsupported startup parameter" in str(reason):
+        if kind is _Away and self._ready:
+            hint = "Nothing that was paid for is lost: run again once it is back."
+        elif "unsupported startup parameter" in str(reason):
             hint = "PgBouncer takes no `options` in the URL: set for the database's user what they "
             hint += "ask for (ALTER ROLE … SET search_path = …), and leave them out."
         return kind(f"The ledger {self._shown} cannot be used: {reason}", hint=hint)
@@ -236,7 +239,7 @@ def _away(error: DBAPIError) -> str | None:
         away = isinstance(error, OperationalError | InterfaceError)
     else:
         away = state in _AWAY_STATES or state[:2] in _AWAY_CLASSES
-    return str(cause).strip() if away else None
+    return " ".join(str(cause).split()) if away else None
 
 
 def _is_wrong(error: DBAPIError) -> bool:
@@ -248,8 +251,11 @@ def _is_wrong(error: DBAPIError) -> bool:
 
 
 def _refuse_network_disk(file: Path) -> None:
+    mounts: list[Mount] = []
     folder = file.absolute().parent.resolve()
-    mounts = [Mount(one.mountpoint, one.fstype) for one in psutil.disk_partitions(all=True)]
+    # A container may hide the table, and then nobody can say.
+    with suppress(OSError):
+        mounts = [Mount(one.mountpoint, one.fstype) for one in psutil.disk_partitions(all=True)]
     if (kind := network_file_system(str(folder), mounts)) is not None:
         raise InputInvalid(
             [
