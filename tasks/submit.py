@@ -20,7 +20,6 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from comfyline.duration import seconds_awake_or_asleep
-from comfyline.errors import Unreachable
 from comfyline.job import CheckedJob, JobState, Stage
 from comfyline.keys import replace_values
 from comfyline.ledger.budget import Limits, NoMoney
@@ -40,8 +39,8 @@ T = TypeVar("T")
 _POST_WITHIN = LEASE_SECONDS / 6
 """Seconds after the beginning of a claim until which its POST may leave; it may take 45 more."""
 
-_WRITE_TRIES = 5
-"""How often the ledger is asked to take a request id that RunComfy has just given."""
+_TAKEN_WITHIN = 1.0
+"""Seconds after which a request id that the ledger has not taken yet is kept beside it as well."""
 
 _LOOK_AGAIN = 0.5
 """Seconds between two looks at a job that another process is submitting, or for a free slot."""
@@ -181,16 +180,19 @@ async def _send(
 async def _written_down(
     checked: CheckedJob, claim: Claimed, request_id: str, mark: str, services: Services
 ) -> datetime:
-    """Writes the id of something paid for into the ledger, or else beside it, or else shouts it."""
-    for tries in range(_WRITE_TRIES):
-        try:
-            return await services.ledger.accepted(claim.attempt_id, request_id)
-        except Unreachable as away:
-            error = away
-        await asyncio.sleep(backoff(tries))
+    """Writes the id of something paid for into the ledger, which may be away for minutes.
+
+    Meanwhile it lies beside it: a machine that loses its power then must not forget it.
+    """
+    writing = asyncio.ensure_future(services.ledger.accepted(claim.attempt_id, request_id))
+    await asyncio.wait({writing}, timeout=_TAKEN_WITHIN)
+    if writing.done() and not writing.exception():
+        return writing.result()
     with suppress(OSError):
         await services.strays.keep(checked.key, claim.number, mark, request_id)
-    raise error
+    when = await writing
+    await services.strays.adopt(services.ledger)
+    return when
 
 
 async def _uninterrupted(sending: Coroutine[Any, Any, T]) -> T:

@@ -1,6 +1,6 @@
 """The one transaction in which a submission is decided and its intent committed."""
 
-from collections.abc import Container
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -47,8 +47,20 @@ Claim = Claimed | NotOurs | NoSlot | NoMoney | RunStopped
 
 
 @dataclass(frozen=True, slots=True)
+class Intent:
+    """One claim of an attempt, told from every other claim of it before and after."""
+
+    attempt_id: int
+    claimed_at: datetime | None
+    mark: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Asking:
-    """Who asks for which job: `posting` are the claims that this owner still means to use."""
+    """Who asks for which job: `posting` are the claims that this owner still means to use.
+
+    `unheard` are those of whose commit it never heard: nothing left under them, or will.
+    """
 
     checked: CheckedJob
     account: Account | None
@@ -56,13 +68,15 @@ class Asking:
     refresh: bool
     limits: Limits
     owner: str
-    posting: Container[int]
+    posting: Mapping[int, Intent]
     evidence: Evidence
+    unheard: Iterable[Intent] = ()
 
 
 def claim(connection: Connection, asking: Asking, now: datetime, is_dead: IsDead) -> Claim:
     """Decides about one job; when it is to be submitted, nobody else will."""
     checked, limits = asking.checked, asking.limits
+    give_back_unheard(connection, asking.unheard, asking.owner, now)
     writing.end_dead_leases(connection, now, is_dead)
     latest = _latest(connection, asking, now)
     seen = latest
@@ -102,6 +116,25 @@ def claim(connection: Connection, asking: Asking, now: datetime, is_dead: IsDead
     return Claimed(attempt_id, number)
 
 
+def give_back_unheard(
+    connection: Connection, unheard: Iterable[Intent], owner: str, now: datetime
+) -> None:
+    """Frees what this process claimed without hearing of it, also where it is in doubt by now.
+
+    What was not committed after all, or is another's claim by now, stays as it is.
+    """
+    for one in unheard:
+        row = connection.execute(
+            select(attempts.c.state, attempts.c.claimed_at, attempts.c.evidence).where(
+                attempts.c.id == one.attempt_id
+            )
+        ).one_or_none()
+        if row is None or row.state not in {JobState.SUBMITTING, JobState.IN_DOUBT}:
+            continue
+        if one == Intent(one.attempt_id, row.claimed_at, (row.evidence or {}).get("mark")):
+            writing.give_back(connection, one.attempt_id, owner, now)
+
+
 def is_stopped(connection: Connection, run_id: str) -> bool:
     """Whether somebody told a run to stop."""
     query = select(runs.c.id).where(runs.c.id == run_id, runs.c.stopped_at.is_not(None))
@@ -112,7 +145,7 @@ def _latest(connection: Connection, asking: Asking, now: datetime) -> Attempt | 
     latest = writing.latest(connection, asking.checked.key, asking.account)
     if latest is None or latest.state is not JobState.SUBMITTING or latest.owner != asking.owner:
         return latest
-    if latest.id in asking.posting:
+    if asking.posting.get(latest.id) == Intent(latest.id, latest.claimed_at, latest.evidence.mark):
         return latest
     # A claim of our own whose commit we never heard of: its POST has not left.
     writing.give_back(connection, latest.id, asking.owner, now)

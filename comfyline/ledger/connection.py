@@ -1,14 +1,17 @@
 """The database behind the ledger, used from async code without blocking the event loop."""
 
 import asyncio
+import random
 import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import (
     ArgumentError,
@@ -21,22 +24,59 @@ from sqlalchemy.exc import (
 
 from comfyline.duration import seconds_awake_or_asleep
 from comfyline.errors import InputInvalid, Problem, Unreachable
+from comfyline.ledger.network_disks import Mount, network_file_system
 from comfyline.ledger.schema import bring_up_to_date
+from comfyline.progress import Note, tell
 
 T = TypeVar("T")
 
+PATIENCE = 180.0
+"""Seconds for which a database that answered before is waited for; failing over takes 30 to 120."""
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 2.0
 _BUSY_SECONDS = 30
 _BUSY_PAUSE = 0.02
 _PRIMARY_CODE = 0xFF
 _READING = "comfyline_reading"
 _ALONE = "SELECT pg_advisory_xact_lock(7266368, 1)"
 """One number for all ledgers of a PostgreSQL database: there is one."""
-_POSTGRESQL = (
+_FOR_THIS_TRANSACTION = (
+    # Asked for in each transaction: behind a pooler the next one may run in another session, and
+    # PgBouncer takes no options at the start of one.
     # A commit that power loss can undo would forget a request id that was paid for.
-    "-c synchronous_commit=on "
+    "SET LOCAL synchronous_commit = on; "
     # A machine that lost its power in the middle of a transaction must not hold the others up.
-    "-c lock_timeout=30s -c idle_in_transaction_session_timeout=30s"
+    "SET LOCAL lock_timeout = '30s'; "
+    "SET LOCAL idle_in_transaction_session_timeout = '30s'"
 )
+_CONNECTING: dict[str, Any] = {
+    "connect_timeout": 10,
+    # Behind a pooler, the next statement may reach a session that never heard of a prepared one.
+    "prepare_threshold": None,
+    # A server that went without a word, power and all, is noticed within half a minute.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
+_AWAY_STATES = frozenset({"25006", "25P03", "40001", "40P01", "55P03"})
+"""A standby that is not promoted yet, a transaction that took too long, a lock that was not got."""
+_AWAY_CLASSES = frozenset({"08", "53", "57"})
+"""The connection broke; memory, disk or connections ran out; the server is being ended or begun."""
+_WRONG_STATES = frozenset({"42501", "3F000"})
+"""This user may not make or use the tables."""
+_AWAY_FILE = {
+    sqlite3.SQLITE_BUSY: "another program keeps it locked",
+    sqlite3.SQLITE_LOCKED: "another program keeps it locked",
+    sqlite3.SQLITE_FULL: "the disk that it lies on is full",
+    sqlite3.SQLITE_IOERR: "the disk that it lies on fails",
+    sqlite3.SQLITE_CANTOPEN: "its file cannot be opened",
+}
+"""What may be over in a moment, in words."""
+
+
+class _Away(Unreachable):
+    """The database does not answer now, and may the next time."""
 
 
 class LedgerDatabase:
@@ -44,15 +84,22 @@ class LedgerDatabase:
 
     Each call is one transaction. A `run` is alone, over all processes, so that what it reads still
     holds when it writes: by BEGIN IMMEDIATE on SQLite, by an advisory lock on PostgreSQL. A `read`
-    takes no lock and waits for nobody. Raises `InputInvalid` for a URL that names no database which
-    can be used, and `Unreachable` where the database itself cannot be.
+    takes no lock and waits for nobody.
+
+    A database that has answered and then does not is asked again for `patience` seconds, counted
+    from its last answer for all calls together. So `work` may be done more than once, also after a
+    commit of which only the answer was lost, and has to come to the same then. Raises
+    `InputInvalid` for a URL that names no database which can be used, and `Unreachable` where the
+    database itself cannot be: at once where waiting mends nothing.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patience: float = PATIENCE) -> None:
         parsed = _parsed(url)
+        self.patience = patience
         self._shown = parsed.render_as_string(hide_password=True)
         self._sqlite = parsed.get_backend_name() == "sqlite"
         if self._sqlite and parsed.database:
+            _refuse_network_disk(Path(parsed.database))
             try:
                 _make_private(Path(parsed.database))
             except OSError as error:
@@ -63,6 +110,7 @@ class LedgerDatabase:
         self._reader = self._engine.execution_options(**{_READING: True}, **same_moment)
         self._threads = ThreadPoolExecutor(1 if self._sqlite else 4, "ledger")
         self._ready = self._closed = False
+        self._away_since: float | None = None
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """Does `work`, which writes, in one transaction, in a thread of the ledger's own."""
@@ -104,8 +152,53 @@ class LedgerDatabase:
 
     async def _in_thread(self, engine: Engine, work: Callable[[Connection], T]) -> T:
         # What was learnt is written down even when whoever learnt it is being cancelled.
-        loop = asyncio.get_running_loop()
-        return await asyncio.shield(loop.run_in_executor(self._threads, self._do, engine, work))
+        first = self._asked(engine, work)
+        return await asyncio.shield(asyncio.ensure_future(self._answer(first, engine, work)))
+
+    def _asked(self, engine: Engine, work: Callable[[Connection], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, self._do, engine, work)
+
+    async def _answer(
+        self, asked: asyncio.Future[T], engine: Engine, work: Callable[[Connection], T]
+    ) -> T:
+        """The answer to what was asked, and is asked again for as long as there is patience."""
+        failing_since: float | None = None
+        wait = _FIRST_WAIT
+        while True:
+            try:
+                answer = await asked
+            except _Away as away:
+                failing_since = failing_since or time.monotonic()
+                left = self._patience_left(failing_since, away)
+                if left <= 0:
+                    raise
+            else:
+                self._answered()
+                return answer
+            jitter = random.uniform(0.5, 1)  # noqa: S311  # jitter is no secret
+            await asyncio.sleep(min(left, jitter * wait))
+            wait = min(_LONGEST_WAIT, 2 * wait)
+            if self._closed:
+                raise self._unusable("it was closed while it was waited for")
+            asked = self._asked(engine, work)
+
+    def _patience_left(self, failing_since: float, away: _Away) -> float:
+        """Seconds for which it is still worth asking.
+
+        Nothing is owed yet to one that has never answered, and its URL may be wrong. What always
+        fails, while all else is answered, is not asked about for ever either.
+        """
+        if not self._ready or self._closed:
+            return 0
+        if self._away_since is None:
+            self._away_since = failing_since
+            tell(Note(f"{away.message}; waiting for it"))
+        return self.patience - (time.monotonic() - min(self._away_since, failing_since))
+
+    def _answered(self) -> None:
+        if self._away_since is not None:
+            self._away_since = None
+            tell(Note(f"The ledger {self._shown} answers again"))
 
     def _do(self, engine: Engine, work: Callable[[Connection], T]) -> T:
         try:
@@ -115,16 +208,66 @@ class LedgerDatabase:
             with engine.begin() as connection:
                 return work(connection)
         except DBAPIError as error:
+            if (reason := _away(error)) is not None:
+                raise self._unusable(reason, _Away) from error
             # Everything else that a driver raises is a defect, and keeps its traceback.
-            of_the_database = isinstance(error, OperationalError | InterfaceError | InternalError)
-            if of_the_database or type(error) is DatabaseError:
+            if _is_wrong(error):
                 raise self._unusable(error.orig or error) from error
             raise
 
-    def _unusable(self, error: BaseException) -> Unreachable:
+    def _unusable(self, reason: object, kind: type[Unreachable] = Unreachable) -> Unreachable:
         hint = "Nothing is submitted without it. It is set by COMFYLINE_LEDGER_URL, `ledger` in "
         hint += "the profile, or COMFYLINE_HOME."
-        return Unreachable(f"The ledger {self._shown} cannot be used: {error}", hint=hint)
+        if kind is _Away and self._ready:
+            hint = "Nothing that was paid for is lost: run again once it is back."
+        elif "unsupported startup parameter" in str(reason):
+            hint = "PgBouncer takes no `options` in the URL: set for the database's user what they "
+            hint += "ask for (ALTER ROLE … SET search_path = …), and leave them out."
+        return kind(f"The ledger {self._shown} cannot be used: {reason}", hint=hint)
+
+
+def _away(error: DBAPIError) -> str | None:
+    """Why a database does not answer now but may in a moment; None where waiting mends nothing."""
+    cause = error.orig
+    if isinstance(cause, sqlite3.Error):
+        # A module that SQLite could not load, for one, has no code.
+        reason = _AWAY_FILE.get(getattr(cause, "sqlite_errorcode", 0) & _PRIMARY_CODE)
+        return reason and f"{reason} ({cause})"
+    state = getattr(cause, "sqlstate", None)
+    if state is None:
+        # No server has said it: the connection broke, or none was made.
+        away = isinstance(error, OperationalError | InterfaceError)
+    else:
+        away = state in _AWAY_STATES or state[:2] in _AWAY_CLASSES
+    return " ".join(str(cause).split()) if away else None
+
+
+def _is_wrong(error: DBAPIError) -> bool:
+    """Whether a person set the database up so that it cannot be used."""
+    if getattr(error.orig, "sqlstate", None) in _WRONG_STATES:
+        return True
+    of_the_database = isinstance(error, OperationalError | InterfaceError | InternalError)
+    return of_the_database or type(error) is DatabaseError
+
+
+def _refuse_network_disk(file: Path) -> None:
+    mounts: list[Mount] = []
+    folder = file.absolute().parent.resolve()
+    # A container may hide the table, and then nobody can say.
+    with suppress(OSError):
+        mounts = [Mount(one.mountpoint, one.fstype) for one in psutil.disk_partitions(all=True)]
+    if (kind := network_file_system(str(folder), mounts)) is not None:
+        raise InputInvalid(
+            [
+                Problem(
+                    f"the ledger {file}",
+                    f"it lies on a network file system ({kind}), where the locks of SQLite do not "
+                    "hold between machines, and a job could be paid for twice",
+                    "set COMFYLINE_LEDGER_URL to a PostgreSQL database, which several machines "
+                    "may share, or COMFYLINE_HOME to a folder on a disk of this machine",
+                )
+            ]
+        )
 
 
 def _make_private(file: Path) -> None:
@@ -156,9 +299,9 @@ def _engine(url: URL, *, sqlite: bool) -> Engine:
         arguments = {"timeout": _BUSY_SECONDS}
     elif url.get_backend_name() == "postgresql":
         # What the URL itself asks for, a schema perhaps, is not to be lost.
-        asked = url.query.get("options", "")
-        options = " ".join([asked] if isinstance(asked, str) else asked)
-        arguments = {"connect_timeout": 10, "options": f"{_POSTGRESQL} {options}".strip()}
+        arguments = {name: url.query.get(name, usual) for name, usual in _CONNECTING.items()}
+        if isinstance(options := url.query.get("options"), tuple):
+            arguments["options"] = " ".join(options)
     try:
         engine = create_engine(
             url, hide_parameters=True, connect_args=arguments, pool_pre_ping=not sqlite
@@ -171,7 +314,7 @@ def _engine(url: URL, *, sqlite: bool) -> Engine:
         event.listen(engine, "connect", _prepare)
         event.listen(engine, "begin", _begin)
     else:
-        event.listen(engine, "begin", _wait_to_be_alone)
+        event.listen(engine, "begin", _open_transaction)
     return engine
 
 
@@ -199,9 +342,11 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
             return
 
 
-def _wait_to_be_alone(connection: Connection) -> None:
-    if connection.dialect.name == "postgresql" and not _is_reading(connection):
-        connection.exec_driver_sql(_ALONE)
+def _open_transaction(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        alone = "" if _is_reading(connection) else f"; {_ALONE}"
+        # In one go, so that it takes the time of one question.
+        connection.exec_driver_sql(f"{_FOR_THIS_TRANSACTION}{alone}")
 
 
 def _is_reading(connection: Connection) -> bool:

@@ -2,6 +2,7 @@
 
     nothing known, or an attempt that cost nothing    → SUBMIT a new attempt
     planned (the POST is known not to have left)      → SUBMIT the same attempt
+    failed, because it was in doubt and did not leave → SUBMIT a new attempt
     submitting, by somebody whose lease still runs    → WAIT for them
     submitted … completed                             → RESUME: it is paid for
     persisted, or expired after it was stored         → REUSE, where its files are
@@ -21,7 +22,7 @@ from enum import Enum, auto
 
 from comfyline.errors import GivenUp, Rejected
 from comfyline.job import JobState
-from comfyline.ledger.records import KEPT, Standing
+from comfyline.ledger.records import KEPT, NOT_SENT, Standing
 
 LEASE_SECONDS = 60
 """How long a claim to submit is believed; longer than the POST's own time limit."""
@@ -72,6 +73,8 @@ def decide(  # noqa: PLR0911, PLR0912  # a table
             return Decision.RESUME if keeps else Decision.BLOCKED
         case JobState.FAILED if attempt.error_kind == GivenUp.kind:
             return Decision.SUBMIT if anew else Decision.BLOCKED
+        case JobState.FAILED if attempt.error_kind == NOT_SENT:
+            return Decision.SUBMIT
         case JobState.FAILED if attempt.error_kind == Rejected.kind:
             # Paid for, whether RunComfy said how much or not.
             left = again - max(1, attempt.rejections)

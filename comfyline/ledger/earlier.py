@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -9,7 +10,7 @@ from sqlalchemy import Connection, select
 from comfyline.account import Account
 from comfyline.job import CheckedJob, JobState
 from comfyline.ledger.reading import belongs_to
-from comfyline.ledger.records import pack, unpack
+from comfyline.ledger.records import UNREADABLE, pack, unpack
 from comfyline.ledger.tables import attempts
 
 _ITEMS_AT_A_TIME = 200
@@ -61,12 +62,13 @@ def _latest(
         )
         .order_by(column.id)
     )
-    found: dict[Spot, Any] = {}
+    found: dict[Spot, CheckedJob] = {}
     for row in connection.execute(query):
-        spot = _spot(row.request)
-        if spot in spots:
-            found[spot] = row.request
-    return {spot: unpack(request) for spot, request in found.items()}
+        # What a broken row asked for cannot be told apart from what is asked for now.
+        with suppress(*UNREADABLE):
+            if (spot := _spot(row.request)) in spots:
+                found[spot] = unpack(row.request)
+    return found
 
 
 def _spot(packed: Mapping[str, Any]) -> Spot:

@@ -1,9 +1,9 @@
 """The ledger: each method is one transaction, and says which crash it is safe against."""
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from comfyline.errors import ComfylineError, Expired, GivenUp, NotKnownNow
 from comfyline.job import CheckedJob, JobState, StoredOutput
 from comfyline.ledger import claiming, holds, reading, writing
 from comfyline.ledger.budget import Limits
-from comfyline.ledger.claiming import Asking, Claim, Claimed
+from comfyline.ledger.claiming import Asking, Claim, Claimed, Intent
 from comfyline.ledger.earlier import earlier_jobs
 from comfyline.ledger.presence import Presence
 from comfyline.ledger.reading import Selection
@@ -32,6 +32,7 @@ from comfyline.ledger.stored import (
     stored_in,
 )
 from comfyline.ledger.tables import attempts, ledger
+from comfyline.ledger.writing import StateConflict
 from comfyline.owner import is_dead
 
 _STORED = frozenset({JobState.PERSISTED})
@@ -56,7 +57,8 @@ class Ledger(Presence):
         account: Account | None = None,
     ) -> None:
         super().__init__(url, owner, now, account=account)
-        self._posting: set[int] = set()
+        self._posting: dict[int, Intent] = {}
+        self._unheard: frozenset[Intent] = frozenset()
 
     def close(self) -> None:
         """Closes the database. Nothing is lost by not calling it."""
@@ -147,12 +149,23 @@ class Ledger(Presence):
 
         What they were working on is free again.
         """
+        unheard = self._unheard
 
         def work(connection: Connection) -> int:
+            now = self._now(connection)
+            claiming.give_back_unheard(connection, unheard, self._owner, now)
             holds.drop_dead(connection, is_dead)
-            return writing.end_dead_leases(connection, self._now(connection), is_dead)
+            return writing.end_dead_leases(connection, now, is_dead)
 
-        return await self._database.run(work)
+        ended = await self._database.run(work)
+        self._unheard -= unheard
+        return ended
+
+    async def release_all(self) -> None:
+        """Lets others work on everything that this process held, or claimed without hearing of."""
+        if self._unheard:
+            await self.end_dead_leases()
+        await super().release_all()
 
     async def claim(
         self,
@@ -178,30 +191,48 @@ class Ledger(Presence):
             self._posting,
             evidence,
         )
-        meant: set[int] = set()
+        before, meant = self._unheard, set[Intent]()
 
         def work(connection: Connection) -> Claim:
-            answer = claiming.claim(connection, asking, self._now(connection), is_dead)
+            now = self._now(connection)
+            # Of what the tries before this one meant, nobody heard whether it was committed.
+            self._no_longer_means(meant)
+            unheard = replace(asking, unheard=before | meant)
+            answer = claiming.claim(connection, unheard, now, is_dead)
             if isinstance(answer, Claimed):
                 # Before the commit, or another claim of ours could take it for abandoned.
-                meant.add(answer.attempt_id)
-                self._posting.add(answer.attempt_id)
+                intent = Intent(answer.attempt_id, now, evidence.mark)
+                meant.add(intent)
+                self._posting[intent.attempt_id] = intent
             return answer
 
         claiming_now = asyncio.ensure_future(self._database.run(work))
         try:
-            return await asyncio.shield(claiming_now)
+            claim = await asyncio.shield(claiming_now)
         except asyncio.CancelledError:
             # Nobody hears of this claim, so its POST never leaves: that is not to be doubted.
             with suppress(ComfylineError):
                 claim = await claiming_now
                 if isinstance(claim, Claimed):
                     await self.not_sent(claim.attempt_id)
+            self._never_posts(meant)
             raise
         except Exception:
             # Whether it was committed or not: nobody will POST under it.
-            self._posting -= meant
+            self._never_posts(meant)
             raise
+        self._unheard -= before
+        return claim
+
+    def _never_posts(self, intents: Set[Intent]) -> None:
+        self._no_longer_means(intents)
+        self._unheard |= intents
+
+    def _no_longer_means(self, intents: Iterable[Intent]) -> None:
+        for intent in intents:
+            # Another claim of ours may have taken the attempt over meanwhile, and mean it.
+            if self._posting.get(intent.attempt_id) == intent:
+                del self._posting[intent.attempt_id]
 
     async def accepted(self, attempt_id: int, request_id: str) -> datetime:
         """Writes the request id down right after the POST: from here on nothing can be lost.
@@ -221,15 +252,23 @@ class Ledger(Presence):
 
     async def not_sent(self, attempt_id: int) -> None:
         """The POST is known not to have been accepted: the attempt may be submitted again."""
+        is_repeated = False
+
+        def work(connection: Connection) -> None:
+            nonlocal is_repeated
+            # Somebody else may have claimed what the try before this one gave back unheard.
+            with suppress(StateConflict) if is_repeated else nullcontext():
+                is_repeated = True
+                writing.give_back(connection, attempt_id, self._owner, self._now(connection))
+
         try:
-            await self._database.run(
-                lambda c: writing.give_back(c, attempt_id, self._owner, self._now(c))
-            )
+            await self._database.run(work)
         except ComfylineError:
             # It did not leave, whether this could be written down or not: our next claim may.
-            self._posting.discard(attempt_id)
+            if intent := self._posting.get(attempt_id):
+                self._never_posts({intent})
             raise
-        self._posting.discard(attempt_id)
+        self._posting.pop(attempt_id, None)
 
     async def given_up(self, attempt_id: int) -> None:
         """A person gives up what was accepted and cannot be finished: failed, counted as charged.

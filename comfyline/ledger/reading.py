@@ -24,7 +24,7 @@ from sqlalchemy import (
 from comfyline.account import Account
 from comfyline.errors import Rejected
 from comfyline.job import JobState, StoredOutput
-from comfyline.ledger.records import KEPT, REFRESH, Attempt, Evidence, Glance, unpack
+from comfyline.ledger.records import KEPT, REFRESH, Attempt, Glance, read_evidence, unpack_row
 from comfyline.ledger.tables import attempts, outputs, transitions
 
 _PER_QUERY = 500
@@ -250,13 +250,12 @@ def _rejections(
     counts: dict[str, int] = defaultdict(int)
     for start in range(0, len(keys), _PER_QUERY):
         query = (
-            select(column.id, column.key, column.error_kind)
-            .add_columns(column.request[REFRESH].as_boolean().label(REFRESH))
+            select(column.id, column.key, column.error_kind, column.request)
             .where(column.key.in_(keys[start : start + _PER_QUERY]), belongs_to(account))
             .order_by(column.key, column.number)
         )
         for row in connection.execute(query):
-            if row.refresh:
+            if row.request and row.request.get(REFRESH):
                 counts[row.key] = 0
             if row.error_kind == Rejected.kind:
                 counts[row.key] += 1
@@ -274,7 +273,9 @@ def _attempt(
         id=row.id,
         number=row.number,
         state=JobState(row.state),
-        checked=unpack(row.request),
+        checked=unpack_row(
+            row.request, key=row.key, pipeline=row.pipeline, item=row.item, step=row.step
+        ),
         account=_account(row),
         run_id=row.run_id,
         owner=row.owner,
@@ -284,7 +285,7 @@ def _attempt(
         cost_usd=row.cost_usd,
         error_kind=row.error_kind,
         error_message=row.error_message,
-        evidence=Evidence(**row.evidence or {}),
+        evidence=read_evidence(row.evidence),
         created_at=row.created_at,
         claimed_at=row.claimed_at,
         submitted_at=row.submitted_at,

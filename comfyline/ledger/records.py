@@ -1,11 +1,10 @@
 """What the ledger answers: frozen records of attempts, and the job inside one of them."""
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from comfyline.account import Account, command
 from comfyline.addresses import bare_origin, without_secrets
@@ -21,6 +20,9 @@ from comfyline.job import (
     StoredOutput,
 )
 from comfyline.keys import replace_values
+from comfyline.ledger.tables import read_document
+
+T = TypeVar("T")
 
 KEPT = timedelta(days=7)
 """How long RunComfy keeps a result; counted from the submission, which is the safe side."""
@@ -30,6 +32,9 @@ PAID_IN_VAIN = frozenset({Rejected.kind, GivenUp.kind})
 
 REFRESH = "refresh"
 """Stands beside the job in what the ledger keeps of an attempt: whether a refresh began it."""
+
+NOT_SENT = "not-sent"
+"""How a doubt ends that this very process can end: it knows that nothing was ever accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +172,10 @@ class Glance:
     @property
     def placement(self) -> Placement:
         """Where its outputs were to go."""
-        return Placement(**json.loads(self.packed)["job"]["placement"])
+        try:
+            return _placement(read_document(self.packed)["job"]["placement"])
+        except UNREADABLE:
+            return _NOWHERE
 
 
 def pack(checked: CheckedJob) -> dict[str, Any]:
@@ -214,20 +222,53 @@ def pack(checked: CheckedJob) -> dict[str, Any]:
 
 
 def unpack(packed: Mapping[str, Any]) -> CheckedJob:
-    """The checked job that `pack` wrote down, also when that was an earlier version's."""
+    """The checked job that `pack` wrote down, also when that was another version's."""
     job = dict(packed["job"])
-    placement = job["placement"]
-    job["placement"] = Placement(**{**placement, "accept": tuple(placement.get("accept", ()))})
-    job["preparation"] = Preparation(**job.get("preparation") or {})
-    job["checks"] = ContentChecks(**job["checks"]) if job.get("checks") else None
+    job["placement"] = _placement(job["placement"])
+    job["preparation"] = _made(Preparation, job.get("preparation") or {})
+    job["checks"] = _made(ContentChecks, job["checks"]) if job.get("checks") else None
     return CheckedJob(
-        job=Job(**job),
+        job=_made(Job, job),
         key=packed["key"],
         media=tuple(
-            Media(**{**part, "pointer": tuple(part["pointer"])}) for part in packed["media"]
+            _made(Media, {**part, "pointer": tuple(part["pointer"])}) for part in packed["media"]
         ),
         estimate_usd=packed["estimate_usd"],
     )
+
+
+UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
+"""What comes of reading a row that somebody has broken."""
+
+_NOWHERE = Placement(folder="", name="{{ the_ledger_cannot_read_where_it_goes }}", scope={})
+"""No file can be stored there: what is paid for is fetched, and waits until the row is mended."""
+
+
+def unpack_row(packed: Any, *, key: str, pipeline: str, item: str, step: str) -> CheckedJob:
+    """The same, and of a row that is broken the little that stands beside it.
+
+    It must hide no other row, and not itself be missing: its job would be paid for again.
+    """
+    try:
+        return unpack(packed)
+    except UNREADABLE:
+        job = Job(pipeline, item, step, "unreadable", {}, _NOWHERE)
+        return CheckedJob(job, key, (), None)
+
+
+def read_evidence(said: Any) -> Evidence:
+    """What is known of a POST, as far as it can be read."""
+    return _made(Evidence, said) if isinstance(said, Mapping) else Evidence()
+
+
+def _placement(values: Mapping[str, Any]) -> Placement:
+    return _made(Placement, {**values, "accept": tuple(values.get("accept", ()))})
+
+
+def _made(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A value of what was written down, without what only a newer version knows of."""
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # all are dataclasses
+    return kind(**{name: value for name, value in values.items() if name in known})
 
 
 def _shown(value: Any) -> Any:

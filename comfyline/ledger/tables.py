@@ -1,6 +1,11 @@
 """The ledger's tables. A job is known by its key; each time it is asked for anew is an attempt."""
 
+import json
+import re
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -54,6 +59,72 @@ class Words(TypeDecorator[str]):
         return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
+_NO_DATABASE_TAKES = re.compile("[\0\ud800-\udfff\ufdd1]")
+_ESCAPED = re.compile("\ufdd1([0-9a-f]{4})")
+"""Begins with a character that no text has, so that what was written without escapes reads as it
+always did."""
+
+
+class Document(TypeDecorator[Any]):
+    """JSON that comes out as it went in, on every database.
+
+    A file name that is not UTF-8 says where an output goes, and has to lead there afterwards; a
+    text with a NUL is still a text. What cannot be read is None: a row that somebody has broken
+    must not hide all others.
+    """
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:  # noqa: ARG002
+        """Escapes what PostgreSQL takes in no text, or takes and cannot read again."""
+        return _translated(value, _NO_DATABASE_TAKES, _escape)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:  # noqa: ARG002
+        """Gives the texts back as they were."""
+        return _translated(value, _ESCAPED, _unescape)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
+        """Reads what the driver gives, where it is JSON at all."""
+        read = super().result_processor(dialect, coltype)
+        return read and partial(_or_none, read)
+
+
+def read_document(text: str) -> Any:
+    """What a `Document` reads from the text that lies in the database. Raises `ValueError`."""
+    return _translated(json.loads(text), _ESCAPED, _unescape)
+
+
+def _or_none(read: Callable[[Any], Any], value: Any) -> Any:
+    try:
+        return read(value)
+    except ValueError:
+        return None
+
+
+def _translated(value: Any, pattern: re.Pattern[str], by: Callable[[re.Match[str]], str]) -> Any:
+    match value:
+        case str():
+            return pattern.sub(by, value)
+        case Mapping():
+            return {
+                _translated(key, pattern, by): _translated(inner, pattern, by)
+                for key, inner in value.items()
+            }
+        case list() | tuple():
+            return [_translated(inner, pattern, by) for inner in value]
+        case _:
+            return value
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\ufdd1{ord(found[0]):04x}"
+
+
+def _unescape(found: re.Match[str]) -> str:
+    return chr(int(found[1], 16))
+
+
 jobs = Table(
     "jobs",
     metadata,
@@ -101,7 +172,7 @@ attempts = Table(
     Column("item", Words, nullable=False),
     Column("step", Words, nullable=False),
     # What the job asks for and where its outputs go, so that `reconcile` needs no YAML.
-    Column("request", JSON, nullable=False),
+    Column("request", Document, nullable=False),
     Column("run_id", String, nullable=False),
     # Who may POST right now, and until when that is believed.
     Column("owner", String),
@@ -116,7 +187,7 @@ attempts = Table(
     Column("error_kind", String),
     Column("error_message", Words),
     # How far the POST got, and the balance around it: for the person who ends a doubt.
-    Column("evidence", JSON),
+    Column("evidence", Document),
     Column("created_at", UtcTime, nullable=False),
     # When the intent was last committed; the POST leaves right after it.
     Column("claimed_at", UtcTime),

@@ -17,7 +17,7 @@ from comfyline.errors import ComfylineError
 from comfyline.job import ALLOWED, CheckedJob, JobState
 from comfyline.ledger.decision import LEASE_SECONDS
 from comfyline.ledger.reading import belongs_to, latest_attempts
-from comfyline.ledger.records import REFRESH, Attempt, Evidence, pack
+from comfyline.ledger.records import NOT_SENT, REFRESH, Attempt, Evidence, pack
 from comfyline.ledger.tables import attempts, jobs, transitions
 
 IsDead = Callable[[str | None], bool]
@@ -242,7 +242,7 @@ def give_back(connection: Connection, attempt_id: int, owner: str, now: datetime
     if row.state == JobState.SUBMITTING and row.owner != owner:
         raise StateConflict(f"Attempt {attempt_id} is being submitted by another", hint=_look())
     if row.state == JobState.IN_DOUBT:
-        reason = {"error_kind": "not-sent", "error_message": "RunComfy never accepted it."}
+        reason = {"error_kind": NOT_SENT, "error_message": "RunComfy never accepted it."}
         move(connection, attempt_id, JobState.FAILED, now, **{**_let_go(), **reason})
     else:
         move(connection, attempt_id, JobState.PLANNED, now, **_let_go())
@@ -251,13 +251,20 @@ def give_back(connection: Connection, attempt_id: int, owner: str, now: datetime
 def give_up(
     connection: Connection, attempt_id: int, now: datetime, reason: Mapping[str, Any]
 ) -> None:
-    """A person says that a submission in doubt was never accepted.
+    """A person says that a submission in doubt was never accepted; said again, it changes nothing.
 
     Raises `StateConflict` when it is not in doubt any more: its answer may have come meanwhile.
     """
     row = connection.execute(
-        select(attempts.c.state).where(attempts.c.id == attempt_id).with_for_update()
+        select(attempts.c.state, attempts.c.error_kind, attempts.c.error_message)
+        .where(attempts.c.id == attempt_id)
+        .with_for_update()
     ).one()
+    if row.state == JobState.FAILED and reason == {
+        "error_kind": row.error_kind,
+        "error_message": row.error_message,
+    }:
+        return
     if row.state != JobState.IN_DOUBT:
         raise StateConflict(f"Attempt {attempt_id} is {row.state}, not in doubt", hint=_look())
     move(connection, attempt_id, JobState.FAILED, now, **{**_let_go(), **reason})

@@ -178,4 +178,6 @@ def unheard_commits(ledger: Ledger) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(dialect, "do_commit", commits_and_fails)
+        # Asked again and again it would be committed as often, and never heard of.
+        patched.setattr(ledger._database, "patience", 0)
         yield

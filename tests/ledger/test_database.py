@@ -16,7 +16,8 @@ from comfyline.ledger.connection import LedgerDatabase
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.tables import attempts
 from tests.conftest import free_port
-from tests.ledger.conftest import ROOMY, Clock, Desk, asked, locked
+from tests.ledger.conftest import ROOMY, Clock, Desk, asked, locked, output
+from tests.ledger.proxy import proxy
 
 
 @pytest.fixture
@@ -63,6 +64,28 @@ async def test_the_schema_that_a_url_names_is_used(postgresql_database: str, clo
     ledger.close()
     [count] = await value(postgresql_database, "SELECT count(*) FROM elsewhere.attempts")
     assert count == 1
+
+
+async def test_a_pooler_between_finds_nothing_that_belongs_to_a_session(
+    postgresql_database: str, clock: Clock
+):
+    """PgBouncer hands each transaction to any session, and takes no options for one."""
+    with proxy(postgresql_database) as between:
+        ledger = Ledger(between.url, "here:1", clock)
+        desk = Desk(ledger)
+        for number in range(8):
+            await desk.stored(asked(f"{number}"), output(f"file:///out/{number}.png"))
+            await ledger.list()
+        assert b"user\0" in between.hello
+        assert b"options\0" not in between.hello
+        kept = "SELECT count(*) FROM pg_prepared_statements"
+        asked_for = "SELECT count(*) FROM pg_settings WHERE source = 'session' AND name IN "
+        asked_for += "('synchronous_commit', 'lock_timeout', 'idle_in_transaction_session_timeout')"
+        # Of these three each transaction sets its own, which counts as the session's until its end.
+        for question, count in ((kept, 0), (asked_for, 3)):
+            answer = await ledger._database.read(lambda c, q=question: c.execute(text(q)).scalar())
+            assert answer == count
+        ledger.close()
 
 
 async def test_times_are_in_utc_whatever_the_zone_of_the_server(

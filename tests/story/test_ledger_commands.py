@@ -8,6 +8,7 @@ import psycopg
 
 from comfyline.stack.control import StackAddresses
 from tests.conftest import Sandbox, prefect_variables
+from tests.ledger.proxy import proxy
 from tests.story.conftest import Project
 
 PIPELINE = "configs/pipelines/office-scenes.yaml"
@@ -147,3 +148,50 @@ def test_a_new_machine_rescues_what_was_paid_for_before_its_seven_days_are_over(
     assert len(sandbox.account()["requests"]) == before + 2
     verified = new.comfyline("verify", out, "--profile=where.yaml", "--json").json
     assert (verified["right"], verified["wrong"]) == (1, [])
+
+
+def test_a_run_whose_ledger_is_away_for_a_while_goes_on_with_nothing_lost(
+    tmp_path: Path,
+    stack: StackAddresses,
+    forks: Path,
+    start_sandbox: Callable[..., Sandbox],
+    postgresql_database: str,
+) -> None:
+    """It goes away while RunComfy works, and is back after that has come to an end."""
+    keys = stack.storage_credentials
+    assert keys is not None
+    sandbox = start_sandbox()
+    sandbox.order(on="generation", kind="delay", seconds=2, times=2)
+    profile = {
+        "runcomfy": {"base_url": sandbox.url, "download_hosts": []},
+        "storage": {"uploads": "s3://comfyline/up", "endpoint_url": stack.storage_endpoint},
+    }
+    project = Project(tmp_path / "project", tmp_path / "home", forks)
+    (project.directory / "where.yaml").write_text(json.dumps(profile))
+
+    def statuses() -> list[str]:
+        return [row["status"] for row in sandbox.account()["requests"]]
+
+    with proxy(postgresql_database) as between, psycopg.connect(postgresql_database) as beside:
+        beside.autocommit = True
+        project.environment |= {
+            "COMFYLINE_LEDGER_URL": between.url,
+            "RUNCOMFY_API_TOKEN": "sandbox-token",
+            "AWS_ACCESS_KEY_ID": keys.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
+            **prefect_variables(stack),
+        }
+
+        with project.start("run", PIPELINE, "--limit=1", "--profile=where.yaml", "--json") as run:
+            project.until(lambda: len(statuses()) == 2)
+            between.goes_away()
+            project.until(lambda: statuses() == ["completed", "completed"])
+            project.until(lambda: "waiting for it" in run.said())
+            between.comes_back()
+            stdout, stderr = run.communicate(timeout=180)
+        states = beside.execute("SELECT state FROM attempts").fetchall()
+
+    assert run.returncode == 0, stderr
+    assert "answers again" in stderr
+    assert json.loads(stdout)["persisted"] == len(states) == len(statuses()) == 2
+    assert states == [("persisted",), ("persisted",)]

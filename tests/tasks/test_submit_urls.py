@@ -1,7 +1,9 @@
 """What a POST carries: URLs made for it, that live as long as the job may take."""
 
 import asyncio
+import contextlib
 import secrets
+import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from prefect.logging import disable_run_logger
 from comfyline.account import Account
 from comfyline.checking.jobs import identify
 from comfyline.errors import ComfylineError, InputInvalid, Unfetchable
-from comfyline.job import CheckedJob, Job, Media, Placement
+from comfyline.job import CheckedJob, Job, JobState, Media, Placement
 from comfyline.keys import job_key
 from comfyline.run import CostLimits, Run, Submission, UploadedInputs
 from comfyline.runcomfy.verdict import Accepted, SlowDown, Verdict
@@ -119,6 +121,40 @@ async def test_a_post_whose_urls_would_end_before_the_job_does_not_leave(
     assert error.kind == "unfetchable"
     assert posts.bodies == []
     assert await services.ledger.find([job().key]) == {}
+
+
+async def test_an_id_that_the_ledger_cannot_take_yet_lies_beside_it_meanwhile(
+    services: Services, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Somebody else writes for longer than usual: a machine may lose its power before they end."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as other:
+
+        async def accepts(*_: object) -> Verdict:
+            other.execute("BEGIN IMMEDIATE")
+            return Accepted("request-1")
+
+        kept = asyncio.Event()
+        keep = services.strays.keep
+
+        async def kept_beside(*told: Any) -> None:
+            await keep(*told)
+            kept.set()
+
+        monkeypatch.setattr(services.client, "submit", accepts)
+        monkeypatch.setattr(services.strays, "keep", kept_beside)
+        with disable_run_logger():
+            submitting = asyncio.create_task(submit.fn(job(), UPLOADED, a_run(3600), services))
+            await kept.wait()
+            beside = tmp_path / "strays/request-1.json"
+            assert await asyncio.to_thread(beside.exists)
+            assert not submitting.done()
+            other.rollback()
+            done = await submitting
+
+    assert isinstance(done, Submission)
+    [known] = (await services.ledger.find([job().key])).values()
+    assert (known.state, known.request_id) == (JobState.SUBMITTED, "request-1")
+    assert not await asyncio.to_thread(beside.exists)
 
 
 async def test_an_object_that_can_be_presigned_is_fetched_where_it_lies_and_not_copied(

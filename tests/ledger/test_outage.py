@@ -1,0 +1,336 @@
+"""The database blinks: what is owed to the ledger is written once it is back."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import make_url, text
+
+from comfyline.errors import ComfylineError, GenerationFailed, InDoubt, Unreachable
+from comfyline.job import JobState
+from comfyline.ledger.claiming import Claimed
+from comfyline.ledger.connection import LedgerDatabase
+from comfyline.ledger.decision import LEASE_SECONDS
+from comfyline.ledger.ledger import Ledger
+from comfyline.ledger.records import Evidence
+from comfyline.progress import Event, Note, observed_by
+from tests.ledger.conftest import ROOMY, Clock, Desk, asked, locked, output
+from tests.ledger.proxy import Cut, Proxy, proxy
+
+MARKED = Evidence(mark="m-1")
+LOST = ComfylineError("A person found that it was never accepted")
+
+OTHERS_END = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+
+
+async def say(url: str, *statements: str) -> None:
+    """Says something to the server beside the ledger."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        for statement in statements:
+            await connection.execute(statement)
+
+
+async def until(url: str, question: str) -> None:
+    """Waits until a count of the server's is not 0."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        while (await (await connection.execute(question)).fetchone()) == (0,):
+            await connection.execute("SELECT pg_sleep(0.01)")
+
+
+@pytest.fixture
+def database() -> str:
+    """A connection to a file is not lost."""
+    return "postgresql"
+
+
+@pytest.fixture
+def between(url: str) -> Iterator[Proxy]:
+    with proxy(url) as one:
+        yield one
+
+
+@pytest.fixture
+async def here(between: Proxy, clock: Clock) -> AsyncIterator[Desk]:
+    """A process that reaches the ledger through the proxy, and has used it before."""
+    ledger = Ledger(between.url, "here:1", clock)
+    assert await ledger.list() == []
+    yield Desk(ledger)
+    ledger.close()
+
+
+async def claim(here: Desk, run: str = "run-1") -> int:
+    claim = await here.ledger.claim(
+        asked(), run_id=run, refresh=False, limits=ROOMY, evidence=MARKED
+    )
+    assert isinstance(claim, Claimed)
+    return claim.attempt_id
+
+
+@pytest.fixture(params=["before", "after"])
+def cut(request: pytest.FixtureRequest) -> Cut:
+    """Whether the commit that is not heard of took place."""
+    cut: Cut = request.param
+    return cut
+
+
+async def test_a_claim_whose_commit_is_not_heard_of_is_used(here: Desk, between: Proxy, cut: Cut):
+    between.cut = cut
+    attempt_id = await claim(here)
+    assert between.has_cut.is_set()
+    assert await here.state(asked()) is JobState.SUBMITTING
+    await here.ledger.accepted(attempt_id, "r-1")
+    [only] = await here.ledger.list()
+    assert (only.id, only.number, only.request_id) == (attempt_id, 1, "r-1")
+    assert JobState.IN_DOUBT not in only.reached
+
+
+async def test_a_claim_that_outlives_its_lease_unheard_is_no_doubt_afterwards(
+    here: Desk, between: Proxy, url: str, clock: Clock
+):
+    between.cut, between.goes_away_then = "after", True
+    claiming = asyncio.create_task(claim(here))
+    await asyncio.to_thread(between.has_cut.wait, 30)
+    clock.forward(LEASE_SECONDS + 1)
+    there = Ledger(url, "there:2", clock)
+    assert await there.end_dead_leases() == 1
+    assert await Desk(there).state(asked()) is JobState.IN_DOUBT
+    between.comes_back()
+    attempt_id = await claiming
+    known = await Desk(there).known(asked())
+    assert (known.id, known.state, known.owner) == (attempt_id, JobState.SUBMITTING, "here:1")
+    assert JobState.IN_DOUBT not in {one.state for one in await there.list()}
+    there.close()
+
+
+async def test_a_claim_that_was_given_up_unheard_is_given_back_with_the_next_word(
+    here: Desk, between: Proxy, url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    between.cut, between.goes_away_then = "after", True
+    monkeypatch.setattr(here.ledger._database, "patience", 0.2)
+    with pytest.raises(Unreachable):
+        await claim(here)
+    there = Desk(Ledger(url, "there:2", clock))
+    assert await there.state(asked()) is JobState.SUBMITTING
+    between.comes_back()
+    await here.ledger.release_all()
+    assert await there.state(asked()) is JobState.PLANNED
+    assert isinstance(await there.claim(asked("another"), "run-2"), Claimed)
+    there.ledger.close()
+
+
+async def test_what_another_has_claimed_meanwhile_is_not_given_back(
+    here: Desk, between: Proxy, url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    attempt_id = await claim(here)
+    await here.ledger.not_sent(attempt_id)
+    between.cut, between.goes_away_then = "before", True
+    monkeypatch.setattr(here.ledger._database, "patience", 0.2)
+    with pytest.raises(Unreachable):
+        await claim(here)
+    there = Desk(Ledger(url, "there:2", clock))
+    assert await there.claimed(asked(), "run-2") == attempt_id
+    between.comes_back()
+    await here.ledger.release_all()
+    known = await there.known(asked())
+    assert (known.state, known.owner) == (JobState.SUBMITTING, "there:2")
+    there.ledger.close()
+
+
+async def _observed(ledger: Ledger, attempt_id: int) -> None:
+    await ledger.accepted(attempt_id, "r-1")
+    await ledger.observed(attempt_id, JobState.IN_QUEUE)
+
+
+async def _persisted(ledger: Ledger, attempt_id: int) -> None:
+    await ledger.accepted(attempt_id, "r-1")
+    await ledger.completed(attempt_id, 0.4)
+    await ledger.persisted(attempt_id, [output()])
+
+
+async def _failed(ledger: Ledger, attempt_id: int) -> None:
+    await ledger.accepted(attempt_id, "r-1")
+    await ledger.ended(attempt_id, JobState.FAILED, GenerationFailed("no"), cost_usd=0.1)
+
+
+async def _in_doubt(ledger: Ledger, attempt_id: int) -> None:
+    how = Evidence(how_far="body_sent", reason="HTTP 502")
+    await ledger.ended(attempt_id, JobState.IN_DOUBT, InDoubt("HTTP 502"), evidence=how)
+
+
+async def _lost(ledger: Ledger, attempt_id: int) -> None:
+    await _in_doubt(ledger, attempt_id)
+    await ledger.lost(attempt_id, LOST)
+
+
+async def _not_sent(ledger: Ledger, attempt_id: int) -> None:
+    await ledger.not_sent(attempt_id)
+
+
+@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize(
+    ("write", "state"),
+    [
+        (_observed, JobState.IN_QUEUE),
+        (_persisted, JobState.PERSISTED),
+        (_failed, JobState.FAILED),
+        (_in_doubt, JobState.IN_DOUBT),
+        (_lost, JobState.FAILED),
+        (_not_sent, JobState.PLANNED),
+    ],
+)
+async def test_what_is_written_unheard_is_written_again_and_comes_to_the_same(
+    write: Callable[[Ledger, int], Awaitable[None]],
+    state: JobState,
+    which: int,
+    here: Desk,
+    between: Proxy,
+    cut: Cut,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    attempt_id = await claim(here)
+    run, writes = here.ledger._database.run, 0
+
+    async def counted(work: object) -> object:
+        nonlocal writes
+        between.cut = cut if writes == which else None
+        writes += 1
+        return await run(work)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(here.ledger._database, "run", counted)
+    await write(here.ledger, attempt_id)
+    between.cut = None
+    assert between.has_cut.is_set() == (which < writes)
+    [known] = await here.ledger.list()
+    assert (known.id, known.state) == (attempt_id, state)
+    assert len(known.outputs) == (state is JobState.PERSISTED)
+    assert known.cost_usd == {_persisted: 0.4, _failed: 0.1}.get(write)
+
+
+async def test_a_claim_given_back_unheard_may_be_anothers_when_it_is_said_again(
+    here: Desk, between: Proxy, url: str, clock: Clock
+):
+    attempt_id = await claim(here)
+    between.cut, between.goes_away_then = "after", True
+    saying = asyncio.create_task(here.ledger.not_sent(attempt_id))
+    await asyncio.to_thread(between.has_cut.wait, 30)
+    there = Desk(Ledger(url, "there:2", clock))
+    assert await there.claimed(asked(), "run-2") == attempt_id
+    between.comes_back()
+    await saying
+    known = await there.known(asked())
+    assert (known.state, known.owner) == (JobState.SUBMITTING, "there:2")
+    there.ledger.close()
+
+
+async def test_everybody_waits_for_a_ledger_that_is_away_and_it_is_said_once(
+    here: Desk, between: Proxy
+):
+    heard: list[Event] = []
+    attempt_id = await claim(here)
+    between.goes_away()
+    with observed_by(heard.append):
+        asking = [
+            asyncio.create_task(here.ledger.accepted(attempt_id, "r-1")),
+            *(asyncio.create_task(here.ledger.find([asked().key])) for _ in range(5)),
+        ]
+        _, pending = await asyncio.wait(asking, timeout=2)
+        assert len(pending) == len(asking)
+        between.comes_back()
+        await asyncio.gather(*asking)
+    texts = [event.text for event in heard if isinstance(event, Note)]
+    assert [text.rpartition(" ")[2] for text in texts] == ["it", "again"], texts
+    assert "cannot be used" in texts[0]
+    assert (await here.known(asked())).request_id == "r-1"
+
+
+async def test_nobody_waits_longer_than_the_first_and_what_was_accepted_is_carried_by_the_error(
+    here: Desk, between: Proxy, monkeypatch: pytest.MonkeyPatch
+):
+    attempt_id = await claim(here)
+    monkeypatch.setattr(here.ledger._database, "patience", 0.5)
+    between.goes_away()
+    with pytest.raises(Unreachable, match="accepted request r-1") as error:
+        await here.ledger.accepted(attempt_id, "r-1")
+    assert (error.value.exit_code, error.value.request_id) == (69, "r-1")
+    # All have waited for it together: whoever asks after that is told so at once.
+    monkeypatch.setattr("asyncio.sleep", None)
+    with pytest.raises(Unreachable):
+        await here.ledger.find([])
+
+
+async def test_who_ends_a_connection_ends_nothing_that_is_owed(here: Desk, url: str):
+    attempt_id = await claim(here)
+    with locked(url):
+        writing = asyncio.create_task(here.ledger.accepted(attempt_id, "r-1"))
+        await until(url, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'")
+        await say(
+            url,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'advisory'",
+        )
+    await writing
+    assert (await here.known(asked())).request_id == "r-1"
+
+
+async def test_a_standby_that_is_not_promoted_yet_is_waited_for(here: Desk, url: str):
+    attempt_id = await claim(here)
+    name = make_url(url).database
+    heard: asyncio.Queue[Event] = asyncio.Queue()
+    await say(url, f"ALTER DATABASE {name} SET default_transaction_read_only = on", OTHERS_END)
+    with observed_by(heard.put_nowait):
+        writing = asyncio.create_task(here.ledger.accepted(attempt_id, "r-1"))
+        # The connections that ended are one trouble, a database that is not to be written another.
+        assert "cannot be used" in str(await heard.get())
+    await until(url, "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle'")
+    assert not writing.done()
+    writable = "SET default_transaction_read_only = off"
+    await say(url, writable, f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    await say(url, OTHERS_END)
+    await writing
+    assert (await here.known(asked())).request_id == "r-1"
+
+
+async def test_a_database_that_is_not_there_is_said_at_once(url: str, clock: Clock):
+    nowhere = make_url(url).set(database="nowhere").render_as_string(hide_password=False)
+    ledger = Ledger(nowhere, "here:1", clock)
+    with pytest.raises(Unreachable, match='database "nowhere" does not exist'):
+        await asyncio.wait_for(ledger.find([]), 20)
+    ledger.close()
+
+
+async def test_who_may_not_make_the_tables_is_told_so_at_once(
+    postgresql_database: str, clock: Clock
+):
+    await say(
+        postgresql_database,
+        "CREATE ROLE guest LOGIN",
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+    )
+    guest = make_url(postgresql_database).set(username="guest")
+    ledger = Ledger(guest.render_as_string(hide_password=False), "here:1", clock)
+    with pytest.raises(Unreachable, match="cannot be used: permission denied for schema public"):
+        await asyncio.wait_for(ledger.find([]), 20)
+    ledger.close()
+
+
+async def test_a_full_disk_is_waited_for_and_said_as_one(tmp_path: Path):
+    database = LedgerDatabase(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
+    heard: asyncio.Queue[Event] = asyncio.Queue()
+    pages = "PRAGMA page_count"
+    size = await database.read(lambda c: c.execute(text(pages)).scalar_one())
+    # SQLite's own limit says the same as a disk does.
+    await database.run(lambda c: c.execute(text(f"PRAGMA max_page_count = {size}")).all())
+    fills = text("CREATE TABLE more AS SELECT randomblob(100000) AS blob")
+    with observed_by(heard.put_nowait):
+        writing = asyncio.create_task(database.run(lambda c: c.execute(fills)))
+        full = str(await heard.get())
+        assert not writing.done()
+        await database.run(lambda c: c.execute(text("PRAGMA max_page_count = 100000")).all())
+        await writing
+    database.close()
+    assert "the disk that it lies on is full" in full
+    assert "waiting for it" in full
