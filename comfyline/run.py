@@ -69,6 +69,8 @@ class Run:
         self.stop.is_heeded = True
         self.slots = asyncio.Semaphore(in_flight)
         self.submitted = 0
+        self.began: datetime | None = None
+        """When this try began, by the ledger's clock; a run that is retried keeps its id."""
         # By step and job: what no later output may look like, where the step checks for that.
         self.seen: dict[str, dict[str, tuple[Seen, ...]]] = {}
         self._least_wait = least_wait
