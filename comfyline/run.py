@@ -71,6 +71,8 @@ class Run:
         self.submitted = 0
         # Folders of which most is gone, by their address: nothing is stored there, nor fetched.
         self.away: dict[str, Unreachable] = {}
+        self.began: datetime | None = None
+        """When this try began, by the ledger's clock; a run that is retried keeps its id."""
         # By step and job: what no later output may look like, where the step checks for that.
         self.seen: dict[str, dict[str, tuple[Seen, ...]]] = {}
         self._least_wait = least_wait

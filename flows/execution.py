@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from comfyline.errors import ComfylineError
 from comfyline.job import CheckedJob, Job, JobState
+from comfyline.ledger.reading import Selection
 from comfyline.ledger.refusals import not_started
 from comfyline.leftovers import sweep
 from comfyline.planning.judging import judge_all
@@ -42,7 +43,10 @@ def _nothing(_: Outcome) -> Sequence[Job]:
 
 async def execute(unfolding: Unfolding, run: Run, services: Services) -> list[Outcome]:
     """Brings every job to an end and returns what became of each, by item and step."""
-    await services.ledger.open_run(run.id, run.pipeline)
+    run.began = await services.ledger.open_run(run.id, run.pipeline)
+    # Of a run that is retried, the earlier tries are a part, in its budget and in its report.
+    before = await services.ledger.list(Selection(run_id=run.id))
+    run.submitted = sum(attempt.state is not JobState.PLANNED for attempt in before)
     await sweep((job.placement.folder for job in unfolding.foreseen()), services)
     outlook = await look_ahead(unfolding, run, services)
     run.away |= outlook.away

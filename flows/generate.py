@@ -51,7 +51,7 @@ async def generate(
 
     async def work(services: Services) -> State[RunSummary]:
         run = Run(
-            id=run_id(refresh=refresh),
+            id=run_id(),
             pipeline="generate",
             in_flight=1,
             timeout=_TIMEOUT,

@@ -7,6 +7,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.states import Failed
 
+from comfyline.addresses import without_secrets
 from comfyline.environment import prepare
 from comfyline.errors import ComfylineError
 from comfyline.progress import Note, tell
@@ -34,18 +35,16 @@ async def with_services(
                 async with heeding(stop, _flow_run().id, run_id(), services):
                     return await work(services)
     except ComfylineError as error:
-        return Failed(message=str(error), data=error)
+        return Failed(message=without_secrets(str(error)), data=error)
 
 
-def run_id(*, refresh: bool = False) -> str:
-    """The id of this execution: the flow run's, told apart when the flow run is retried.
+def run_id() -> str:
+    """The id of this execution: the flow run's, also when it is retried.
 
-    A refresh keeps its id when it is retried: a run does not refresh what it has itself made, and
-    a new id would pay for all of it once more.
+    So what an earlier try has spent counts against the budget, a refresh does not pay again for
+    what an earlier try has made, and `cancel --run` takes the id that the page shows.
     """
-    flow_run = _flow_run()
-    first = flow_run.run_count <= 1 or refresh
-    return f"{flow_run.id}" if first else f"{flow_run.id}-{flow_run.run_count}"
+    return str(_flow_run().id)
 
 
 def _flow_run() -> FlowRun:

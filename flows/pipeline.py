@@ -70,7 +70,7 @@ async def pipeline(
         limits = planned.pipeline.document.limits
         caps = [cap for cap in (max_cost_usd, limits.max_cost_usd) if cap is not None]
         run = Run(
-            id=run_id(refresh=refresh),
+            id=run_id(),
             pipeline=planned.pipeline.document.name,
             in_flight=limits.in_flight,
             timeout=limits.timeout,

@@ -14,23 +14,12 @@ from typing import TypeVar
 
 from prefect.client.schemas.objects import State
 
-from comfyline.errors import (
-    BrokenOutput,
-    Cancelled,
-    ComfylineError,
-    Defect,
-    Expired,
-    InDoubt,
-    Interrupted,
-    Rejected,
-    Spoilt,
-    TryLater,
-    Unreachable,
-)
+from comfyline.errors import ComfylineError, Defect, Rejected, Spoilt
 from comfyline.job import CheckedJob, Job, JobState, Stage, StoredOutput
-from comfyline.ledger.decision import Decision, decide
+from comfyline.ledger.decision import Decision
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.refusals import blocked, not_started
+from comfyline.planning.outlook import decision_about
 from comfyline.planning.survey import claimed, folder_of, there_now
 from comfyline.progress import Note, tell
 from comfyline.report.thumbnails import make_thumbnail
@@ -40,7 +29,7 @@ from comfyline.storage.facts import Facts
 from comfyline.storage.origins import is_remote, origin_path
 from comfyline.storage.reading import look_at_file
 from comfyline.withdrawal import AT_RUNCOMFY
-from tasks.failure import unwrap
+from tasks.failure import job_state_after, unwrap
 from tasks.fetch import fetch
 from tasks.linking import linked
 from tasks.persist import persist
@@ -71,7 +60,7 @@ async def walk(job: Job, checked: CheckedJob | None, run: Run, services: Service
         error = stopped.error
         outcome = replace(
             outcome,
-            state=_state_after(error),
+            state=job_state_after(error),
             stage=stopped.stage,
             error=error,
             request_id=error.request_id,
@@ -91,13 +80,9 @@ async def _until_accepted(
             if not rejected or checked is None or run.collects_only or run.stop.is_pulled:
                 raise
             attempt = (await services.ledger.find([checked.key])).get(checked.key)
-            if _decision(attempt, job, run, services) is not Decision.SUBMIT:
+            if decision_about(job, attempt, run, services.now()) is not Decision.SUBMIT:
                 raise
             tell(Note(f"{job.label}: asked for again"))
-
-
-def _decision(attempt: Attempt | None, job: Job, run: Run, services: Services) -> Decision:
-    return decide(attempt, refresh=run.refresh, run_id=run.id, now=services.now(), again=job.again)
 
 
 async def _walk(
@@ -107,7 +92,7 @@ async def _walk(
         raise _Stopped(None, away)
     attempt = (await services.ledger.find([checked.key])).get(checked.key) if checked else None
     restores = False
-    match _decision(attempt, job, run, services):
+    match decision_about(job, attempt, run, services.now()):
         case Decision.REUSE if attempt and checked:
             if there := await _still_there(job, checked, attempt, run, services):
                 return there
@@ -229,21 +214,6 @@ async def _through(stage: Stage | None, result: Awaitable[T | State[ComfylineErr
         raise _Stopped(stage, error) from error
     except Exception as error:
         raise _Stopped(stage, Defect(error)) from error
-
-
-def _state_after(error: ComfylineError) -> JobState:
-    """Where an error leaves its job; `planned` for what is neither made nor failed yet."""
-    match error:
-        case Cancelled():
-            return JobState.CANCELLED
-        case InDoubt():
-            return JobState.IN_DOUBT
-        case Expired():
-            return JobState.EXPIRED
-        case TryLater() | Unreachable() | BrokenOutput() | Interrupted():
-            return JobState.SUBMITTED if error.request_id else JobState.PLANNED
-        case _:
-            return JobState.FAILED
 
 
 def _looks(fetched: FetchedOutputs) -> dict[int, Facts]:

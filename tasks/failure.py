@@ -1,18 +1,32 @@
-"""How a stage fails: as a Failed state with one sentence, not with a stack trace.
+"""How a stage fails: in a state that says what it was, with one sentence and no stack trace.
 
 An error that is meant for a person is returned as a state, so that neither the Prefect UI nor the
 log file shows a traceback for it. Everything else is a defect and is raised.
 """
 
+import logging
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task
+from prefect import states as prefect_states
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.states import Failed
+from prefect.transactions import get_transaction
 
-from comfyline.errors import ComfylineError, Expired, Interrupted, NotKnownNow, TryLater
+from comfyline.addresses import without_secrets
+from comfyline.errors import (
+    BrokenOutput,
+    Cancelled,
+    ComfylineError,
+    Expired,
+    InDoubt,
+    Interrupted,
+    NotKnownNow,
+    TryLater,
+    Unreachable,
+)
+from comfyline.job import JobState
 from comfyline.run import Submission
 from comfyline.services import Services
 
@@ -23,19 +37,76 @@ R = TypeVar("R")
 def failing_in_words(
     stage: Callable[P, Awaitable[R]],
 ) -> Callable[P, Awaitable[R | State[ComfylineError]]]:
-    """Makes a stage return a Failed state for every `ComfylineError`."""
+    """Make a stage return a state for every `ComfylineError`; no such end is remembered."""
 
     @wraps(stage)
     async def run(*args: P.args, **kwargs: P.kwargs) -> R | State[ComfylineError]:
         try:
             return await stage(*args, **kwargs)
         except ComfylineError as error:
-            # What goes on at RunComfy has not failed, and Prefect has no other type for it.
-            goes_on = isinstance(error, TryLater | Interrupted)
-            name = "Unfinished" if goes_on else "Failed"
-            return Failed(name=name, message=str(error), data=error)
+            _remember_nothing()
+            return end_state(error)
 
     return run
+
+
+def job_state_after(error: ComfylineError) -> JobState:
+    """Where an error leaves its job; `planned` for what is neither made nor failed yet."""
+    match error:
+        case Cancelled():
+            return JobState.CANCELLED
+        case InDoubt():
+            return JobState.IN_DOUBT
+        case Expired():
+            return JobState.EXPIRED
+        case TryLater() | Unreachable() | BrokenOutput() | Interrupted():
+            return JobState.SUBMITTED if error.request_id else JobState.PLANNED
+        case _:
+            return JobState.FAILED
+
+
+def end_state(error: ComfylineError) -> State[ComfylineError]:
+    """The Prefect state for an error: what it was, and its sentence with the request id.
+
+    Prefect has no type of its own for what waits for a person, nor for what goes on at RunComfy:
+    those are of the type Failed, for nothing came of the stage, and have names of their own.
+    """
+    message = without_secrets(str(error))
+    if error.request_id and error.request_id not in message:
+        message = f"Request {error.request_id}: {message}"
+    match job_state_after(error):
+        case JobState.CANCELLED:
+            return prefect_states.Cancelled(message=message, data=error)
+        case JobState.IN_DOUBT:
+            name = "InDoubt"
+        case JobState.SUBMITTED | JobState.PLANNED:
+            name = "Unfinished"
+        case _:
+            name = "Failed"
+    return prefect_states.Failed(name=name, message=message, data=error)
+
+
+class _SaidOnce(logging.Filter):
+    """Drops what Prefect logs of a returned state beside `Finished in state`, which says the same.
+
+    It shows the error as Python has it, with all addresses in it, above an empty stack trace.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Task run failed with state")
+
+
+logging.getLogger("prefect.task_runs").addFilter(_SaidOnce())
+
+
+def _remember_nothing() -> None:
+    """Keep Prefect from storing this end of a stage under its cache key.
+
+    It stores whatever a stage returns, a failure too. One that cannot be written down it shows as
+    Completed and rolled back; and of a try that is to be repeated it stores that nothing came.
+    """
+    if transaction := get_transaction():
+        transaction.write_on_commit = False
 
 
 async def not_known(
@@ -54,7 +125,7 @@ async def not_known(
 
 
 async def unwrap(result: R | State[ComfylineError]) -> R:
-    """The value of a stage; raises the error that its Failed state carries."""
+    """The value of a stage; raises the error that its end state carries."""
     if not isinstance(result, State):
         return result
     error = await result.aresult(raise_on_failure=False)

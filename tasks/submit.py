@@ -80,6 +80,7 @@ async def submit(
         claim = await services.ledger.claim(
             checked,
             run_id=run.id,
+            began=run.began,
             refresh=run.refresh,
             limits=limits,
             evidence=Evidence(mark=mark, balance_before_usd=balance),

@@ -59,12 +59,14 @@ class Intent:
 class Asking:
     """Who asks for which job: `posting` are the claims that this owner still means to use.
 
-    `unheard` are those of whose commit it never heard: nothing left under them, or will.
+    `unheard` are those of whose commit it never heard: nothing left under them, or will. `began` is
+    when this try of the run began.
     """
 
     checked: CheckedJob
     account: Account | None
     run_id: str
+    began: datetime | None
     refresh: bool
     limits: Limits
     owner: str
@@ -83,8 +85,7 @@ def claim(connection: Connection, asking: Asking, now: datetime, is_dead: IsDead
     if latest and sums.has_submitted(connection, checked.key, asking.run_id):
         # What another run did since then is no reason for this one to submit twice.
         seen = replace(latest, run_id=asking.run_id)
-    again = checked.job.again
-    decision = decide(seen, refresh=asking.refresh, run_id=asking.run_id, now=now, again=again)
+    decision = _decision(asking, seen, now, refresh=asking.refresh)
     if decision is not Decision.SUBMIT:
         assert latest is not None  # noqa: S101  # SUBMIT is the answer to None
         return NotOurs(decision, latest)
@@ -95,7 +96,7 @@ def claim(connection: Connection, asking: Asking, now: datetime, is_dead: IsDead
     amount = budget.to_reserve(checked.estimate_usd, limits)
     if no_money := _refused(connection, asking, amount, now):
         return no_money
-    unasked = decide(seen, refresh=False, run_id=asking.run_id, now=now, again=again)
+    unasked = _decision(asking, seen, now, refresh=False)
     attempt_id, number = writing.open_attempt(
         connection,
         checked,
@@ -139,6 +140,17 @@ def is_stopped(connection: Connection, run_id: str) -> bool:
     """Whether somebody told a run to stop."""
     query = select(runs.c.id).where(runs.c.id == run_id, runs.c.stopped_at.is_not(None))
     return connection.execute(query).one_or_none() is not None
+
+
+def _decision(asking: Asking, seen: Attempt | None, now: datetime, *, refresh: bool) -> Decision:
+    return decide(
+        seen,
+        refresh=refresh,
+        run_id=asking.run_id,
+        now=now,
+        began=asking.began,
+        again=asking.checked.job.again,
+    )
 
 
 def _latest(connection: Connection, asking: Asking, now: datetime) -> Attempt | None:

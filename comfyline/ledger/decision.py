@@ -12,6 +12,8 @@
                                                         single answer of RunComfy's ends nothing
     rejected: it came, and is not what was asked for  → SUBMIT as often as `again` allows, then
                                                         BLOCKED, whatever is known of its cost
+    failed or cancelled in this very try of the run   → BLOCKED: a run asks once, and once more
+                                                        when it is retried
 
 `refresh` turns what has ended into SUBMIT, but never what is in doubt or still under way: asking
 twice for the same thing at once is how people pay twice.
@@ -39,11 +41,19 @@ class Decision(Enum):
 
 
 def decide(  # noqa: PLR0911, PLR0912  # a table
-    attempt: Standing | None, *, refresh: bool, run_id: str, now: datetime, again: int = 0
+    attempt: Standing | None,
+    *,
+    refresh: bool,
+    run_id: str,
+    now: datetime,
+    began: datetime | None = None,
+    again: int = 0,
 ) -> Decision:
     """The next thing to do about a job whose latest attempt is `attempt`.
 
-    `again` is how many more attempts the job allows for when what came was rejected.
+    `began` is when this try of the run began, for a run may be retried under its id; None counts
+    all that the run has done as done in this try. `again` is how many more attempts the job allows
+    for when what came was rejected.
     """
     if attempt is None:
         return Decision.SUBMIT
@@ -80,6 +90,6 @@ def decide(  # noqa: PLR0911, PLR0912  # a table
             left = again - max(1, attempt.rejections)
             return Decision.SUBMIT if anew or left >= 0 else Decision.BLOCKED
         case JobState.FAILED | JobState.CANCELLED:
-            if attempt.run_id == run_id:
+            if attempt.run_id == run_id and (began is None or attempt.updated_at >= began):
                 return Decision.BLOCKED
             return Decision.BLOCKED if attempt.cost_usd and not anew else Decision.SUBMIT

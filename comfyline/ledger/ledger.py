@@ -174,17 +174,20 @@ class Ledger(Presence):
         run_id: str,
         refresh: bool,
         limits: Limits,
+        began: datetime | None = None,
         evidence: Evidence = _NOTHING,
     ) -> Claim:
         """Decides and commits the intent to submit, in one transaction before the POST.
 
         Of any number of processes that ask for the same key at once, one gets `Claimed`.
-        `evidence` is what is known before the POST, for a doubt.
+        `began` is when this try of the run began, as `open_run` told it; `evidence` is what is
+        known before the POST, for a doubt.
         """
         asking = Asking(
             checked,
             self._account,
             run_id,
+            began,
             refresh,
             limits,
             self._owner,

@@ -88,21 +88,24 @@ class Presence:
             self._held.clear()
             await self._database.run(lambda c: holds.release(c, self._owner, None))
 
-    async def open_run(self, run_id: str, pipeline: str) -> None:
-        """Makes a run known, so that it can be told to stop from anywhere.
+    async def open_run(self, run_id: str, pipeline: str) -> datetime:
+        """Makes a run known, so that it can be told to stop from anywhere; the time by the ledger.
 
-        One that is begun anew, from the Prefect page, may submit again.
+        One that is retried, from the Prefect page, may submit again: what it had failed at before
+        that time belongs to an earlier try.
         """
 
-        def work(connection: Connection) -> None:
+        def work(connection: Connection) -> datetime:
+            now = self._now(connection)
             known = connection.execute(
                 update(runs).where(runs.c.id == run_id).values(pipeline=pipeline, stopped_at=None)
             )
             if not known.rowcount:
-                values = {"id": run_id, "pipeline": pipeline, "started_at": self._now(connection)}
+                values = {"id": run_id, "pipeline": pipeline, "started_at": now}
                 connection.execute(insert(runs).values(**values, **writing.whose(self._account)))
+            return now
 
-        await self._database.run(work)
+        return await self._database.run(work)
 
     async def stop_run(self, run_id: str) -> bool:
         """Lets a run submit nothing more; whether there is such a run."""

@@ -77,7 +77,7 @@ def latest_glances(
         # As text: most are never looked into.
         packed = cast(column.request, Text).label("packed")
         parts = (column.id, column.key, column.state, column.run_id, column.pipeline)
-        times = (column.lease_until, column.submitted_at)
+        times = (column.updated_at, column.lease_until, column.submitted_at)
         more = (column.request_id, column.cost_usd, column.error_kind, packed)
         query = (
             select(*parts, *times, *more)
@@ -91,6 +91,7 @@ def latest_glances(
                 state=JobState(row.state),
                 run_id=row.run_id,
                 pipeline=row.pipeline,
+                updated_at=row.updated_at,
                 lease_until=row.lease_until,
                 submitted_at=row.submitted_at,
                 request_id=row.request_id,

@@ -118,6 +118,10 @@ class Standing(Protocol):
         """The pipeline that asked for it."""
 
     @property
+    def updated_at(self) -> datetime:
+        """When it came where it stands."""
+
+    @property
     def lease_until(self) -> datetime | None:
         """Until when its owner may POST."""
 
@@ -160,6 +164,7 @@ class Glance:
     state: JobState
     run_id: str
     pipeline: str
+    updated_at: datetime
     lease_until: datetime | None
     submitted_at: datetime | None
     request_id: str | None

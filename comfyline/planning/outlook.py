@@ -144,7 +144,14 @@ async def prices(outlook: Outlook, run: Run, services: Services) -> list[float |
 
 def decision_about(job: Job, attempt: Standing | None, run: Run, at: datetime) -> Decision:
     """What a run would do at that moment about a job of which the ledger knows this."""
-    return decide(attempt, refresh=run.refresh, run_id=run.id, now=at, again=job.again)
+    return decide(
+        attempt,
+        refresh=run.refresh,
+        run_id=run.id,
+        now=at,
+        began=run.began,
+        again=job.again,
+    )
 
 
 def _mistakes(ended: Iterable[Outcome]) -> Iterator[Problem]:

@@ -66,8 +66,9 @@ class Desk:
         *,
         refresh: bool = False,
         limits: Limits = ROOMY,
+        began: datetime | None = None,
     ) -> Claim:
-        return await self.ledger.claim(job, run_id=run, refresh=refresh, limits=limits)
+        return await self.ledger.claim(job, run_id=run, refresh=refresh, limits=limits, began=began)
 
     async def claimed(self, job: CheckedJob, run: str = "run-1", *, refresh: bool = False) -> int:
         """The id of an attempt that may be submitted now."""

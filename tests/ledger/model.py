@@ -10,6 +10,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from typing import Any, ClassVar
 from unittest.mock import patch
 
@@ -29,6 +30,7 @@ from tests.ledger.worker import Answer, RunComfy, Talk, Worker
 
 PROMPTS = ["a", "b"]
 WHO = st.integers(0, 2)
+RUNS = ["run-1", "run-2", "run-3"]
 ENDS = {JobState.PERSISTED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
 LIVE = set(JobState) - ENDS
 IN_FLIGHT, LIMIT_USD = 3, 2.5
@@ -53,7 +55,11 @@ class LedgerModel(RuleBasedStateMachine):
             asks = f"comfyline.ledger.{module}.is_dead"
             self.is_dead.enter_context(patch(asks, self.known_dead.__contains__))
         self.talk = Talk()
+        # Of each run, when its latest try began.
+        self.began: dict[str, datetime] = {}
         self.workers = [self.a_worker() for _ in range(3)]
+        for run in RUNS:
+            self.retry(0, run)
         self.holder: dict[str, tuple[str, Any]] = {}
         self.looked: list[Attempt] = []
         self.last: dict[int, JobState] = {}
@@ -62,7 +68,9 @@ class LedgerModel(RuleBasedStateMachine):
 
     def a_worker(self) -> Worker:
         mine = self.url, next(self.names), self.world, self.do, self.runcomfy, self.talk
-        return self.worker_class(*mine)
+        worker = self.worker_class(*mine)
+        worker.began = self.began
+        return worker
 
     def do(self, work: Any) -> Any:
         return self.loop.run_until_complete(work)
@@ -73,10 +81,14 @@ class LedgerModel(RuleBasedStateMachine):
 
     # What a worker does.
 
+    @rule(who=WHO, run=st.sampled_from(RUNS))
+    def retry(self, who: int, run: str) -> None:
+        self.began[run] = self.do(self.workers[who].ledger.open_run(run, "scenes"))
+
     @rule(
         who=WHO,
         prompt=st.sampled_from(PROMPTS),
-        run=st.sampled_from(["run-1", "run-2", "run-3"]),
+        run=st.sampled_from(RUNS),
         refresh=st.booleans(),
         limited=st.booleans(),
     )
@@ -109,7 +121,13 @@ class LedgerModel(RuleBasedStateMachine):
         latest, key = counted[0], counted[0].checked.key
         is_rejected = latest.error_kind == Rejected.kind
         has_some_left = is_rejected and self.rejected[key] <= AGAIN
-        assert has_some_left or run not in {row.run_id for row in counted}, "a run asks twice"
+        came_to_nothing = (
+            latest.state in {JobState.FAILED, JobState.CANCELLED}
+            and not latest.cost_usd
+            and latest.updated_at < self.began[run]
+        )
+        asks_twice = run in {row.run_id for row in counted} and not came_to_nothing
+        assert has_some_left or not asks_twice, "a run asks twice"
         if refresh and not has_some_left:
             self.rejected[key] = 0
         elif is_rejected:

@@ -1,5 +1,10 @@
 """Runs that are told to stop: looked at in every claim, from whichever process it was said."""
 
+import pytest
+
+from comfyline.errors import GenerationFailed
+from comfyline.job import JobState
+from comfyline.ledger.budget import Limits, NoMoney
 from comfyline.ledger.claiming import Claimed, NotOurs, RunStopped
 from comfyline.ledger.decision import Decision
 from comfyline.ledger.ledger import Ledger
@@ -41,6 +46,61 @@ async def test_a_run_that_nobody_opened_cannot_be_stopped_and_is_not(desk: Desk,
     assert not await ledger.stop_run("run-9")
     assert not await ledger.is_stopped("run-9")
     assert isinstance(await desk.claim(asked(), "run-9"), Claimed)
+
+
+@pytest.mark.parametrize("refresh", [False, True])
+async def test_a_retried_run_asks_again_for_what_failed_in_an_earlier_try_and_once_only(
+    desk: Desk, ledger: Ledger, clock: Clock, *, refresh: bool
+):
+    for end in (JobState.FAILED, JobState.CANCELLED):
+        began = await ledger.open_run("run-1", "scenes")
+        claim = await desk.claim(asked(end), "run-1", refresh=refresh, began=began)
+        assert isinstance(claim, Claimed)
+        await ledger.accepted(claim.attempt_id, f"r-{end}")
+        await ledger.ended(claim.attempt_id, end, GenerationFailed("no"))
+        blocked = await desk.claim(asked(end), "run-1", refresh=refresh, began=began)
+        assert isinstance(blocked, NotOurs)
+
+        clock.forward(1)
+        began = await ledger.open_run("run-1", "scenes")
+        again = await desk.claim(asked(end), "run-1", refresh=refresh, began=began)
+        assert isinstance(again, Claimed)
+        await ledger.accepted(again.attempt_id, f"r-{end}-2")
+        await ledger.ended(again.attempt_id, end, GenerationFailed("no"))
+        clock.forward(1)
+        blocked = await desk.claim(asked(end), "run-1", refresh=refresh, began=began)
+        assert isinstance(blocked, NotOurs)
+
+
+@pytest.mark.parametrize("refresh", [False, True])
+async def test_a_retried_run_does_not_pay_again_for_what_an_earlier_try_paid(
+    desk: Desk, ledger: Ledger, clock: Clock, *, refresh: bool
+):
+    await ledger.open_run("run-1", "scenes")
+    await desk.stored(asked("stored"))
+    await desk.submitted(asked("waiting"), "run-1")
+    charged = await desk.submitted(asked("charged"), "run-1")
+    await ledger.ended(charged, JobState.FAILED, GenerationFailed("no"), cost_usd=0.5)
+    clock.forward(1)
+    began = await ledger.open_run("run-1", "scenes")
+    decisions = {"stored": "REUSE", "waiting": "RESUME", "charged": "BLOCKED"}
+    for prompt, decision in decisions.items():
+        claim = await desk.claim(asked(prompt), "run-1", refresh=refresh, began=began)
+        assert isinstance(claim, NotOurs)
+        assert claim.decision.name == decision
+
+
+async def test_a_retried_run_has_the_budget_that_earlier_tries_left(
+    desk: Desk, ledger: Ledger, clock: Clock
+):
+    await ledger.open_run("run-1", "scenes")
+    await desk.stored(asked("one"))
+    clock.forward(1)
+    began = await ledger.open_run("run-1", "scenes")
+    limits = Limits(1000, 3600, max_cost_usd=0.8)
+    claim = await desk.claim(asked("two"), "run-1", limits=limits, began=began)
+    assert isinstance(claim, NoMoney)
+    assert claim.reserved_usd == pytest.approx(0.4)
 
 
 async def test_a_run_that_somebody_begins_again_may_submit_again(ledger: Ledger):

@@ -106,6 +106,7 @@ class Worker:
         self.ahead = 0.0
         self.ledger = Ledger(url, name, self.now)
         self.hands: list[Sending] = []
+        self.began: dict[str, datetime] = {}
 
     def now(self) -> datetime:
         return self.world.time + timedelta(seconds=self.ahead)
@@ -113,7 +114,13 @@ class Worker:
     def claim(self, checked: CheckedJob, run_id: str, *, refresh: bool, limits: Limits) -> Claim:
         """Commits the intent: the money is not spent yet."""
         claim: Claim = self.do(
-            self.ledger.claim(checked, run_id=run_id, refresh=refresh, limits=limits)
+            self.ledger.claim(
+                checked,
+                run_id=run_id,
+                refresh=refresh,
+                limits=limits,
+                began=self.began.get(run_id),
+            )
         )
         if isinstance(claim, Claimed):
             self.hands.append(Sending(checked, run_id, claim.attempt_id, claim.number))

@@ -19,7 +19,7 @@ from comfyline.job import JobState
 from comfyline.ledger.records import Attempt
 from comfyline.services import open_ledger
 from comfyline.stack.control import StackAddresses, addresses
-from tests.conftest import prefect_variables
+from tests.conftest import ask_prefect, prefect_variables
 from tests.ended import Ended
 from tests.forking import Command, Process, clean_environment, fork_server, start
 
@@ -125,6 +125,19 @@ class Project:
     def sandbox(self, method: str, path: str, **more: Any) -> Any:
         url = f"{self.addresses.sandbox_url}/sandbox/{path}"
         return httpx.request(method, url, trust_env=False, **more).raise_for_status().json()
+
+    def prefect(self, method: str, path: str, **more: Any) -> Any:
+        """One call of Prefect's API, which spares the seconds in which its command line starts.
+
+        Repeated while the server is too busy, as Prefect's own client does.
+        """
+
+        def answered() -> httpx.Response | None:
+            answer = ask_prefect(self.addresses, method, path, **more)
+            return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
+
+        answer = self.until(answered).raise_for_status()
+        return answer.json() if answer.content else None
 
     def charges(self, prompt: str) -> list[dict[str, Any]]:
         rows = self.sandbox("GET", "account")["requests"]

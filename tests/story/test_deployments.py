@@ -1,5 +1,6 @@
 """Prefect's own way: `prefect deploy --all`, a worker, runs on a schedule and with parameters."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ import pytest
 from prefect.workers.process import ProcessWorker
 
 from comfyline.job import JobState
-from tests.conftest import ask_prefect
 from tests.story.conftest import Project
 
 ROOT = Path(__file__).parents[2]
@@ -53,17 +53,8 @@ class Prefect:
         )
 
     def ask(self, method: str, path: str, **more: Any) -> Any:
-        """One call of the API, which spares the seconds in which Prefect's command line starts.
-
-        Repeated while the server is too busy, as Prefect's own client does.
-        """
-
-        def answered() -> httpx.Response | None:
-            answer = ask_prefect(self.project.addresses, method, path, **more)
-            return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
-
-        answer = self.project.until(answered).raise_for_status()
-        return answer.json() if answer.content else None
+        """One call of the API."""
+        return self.project.prefect(method, path, **more)
 
     def deployment(self, name: str) -> str:
         """The id of a deployment by its name, such as `pipeline/nightly`."""
@@ -85,6 +76,18 @@ class Prefect:
 
     def state(self, run_id: str) -> str:
         return str(self.ask("GET", f"flow_runs/{run_id}")["state_type"])
+
+    def ended(self, run_id: str, state: str) -> str:
+        """Waits until a flow run has ended so, and its process too; its state's message."""
+        self.project.until(lambda: self.state(run_id) == state)
+        # A worker that sees a run again while the run's process still ends gives up altogether.
+        self.project.until(lambda: not psutil.Process(self.worker).children())
+        return str(self.ask("GET", f"flow_runs/{run_id}")["state"]["message"])
+
+    def retry(self, run_id: str) -> None:
+        """What the button `Retry` of the page does."""
+        again = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
+        self.set_state(run_id, again)
 
     def cached_tasks(self, run_id: str, how_many: int) -> list[str] | None:
         """The names of a flow run's task runs that show as Cached, once there are so many."""
@@ -180,11 +183,8 @@ def test_a_run_is_retried_from_the_page_and_cancelled_there(
     assert len(project.charges(prompt)) == 2
 
     shelf.unlink()
-    # A worker that sees a run again while the run's process still ends gives up altogether.
-    project.until(lambda: not psutil.Process(prefect.worker).children())
-    # What the button `Retry` of the page does.
-    again = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
-    prefect.set_state(failed["id"], again)
+    prefect.ended(failed["id"], "FAILED")
+    prefect.retry(failed["id"])
     done = project.until(
         lambda: [
             run
@@ -215,6 +215,56 @@ def test_a_run_is_retried_from_the_page_and_cancelled_there(
         JobState.IN_QUEUE,
         JobState.SUBMITTED,
     }
+
+
+def test_a_retried_run_keeps_its_id_its_budget_and_what_it_has_made(
+    project: Project, prefect: Prefect
+) -> None:
+    prompt = "an office that is tried three times"
+    three = [f"steps.edit.input.prompt={prompt}", "matrix.aspect_ratio=[1:1, 16:9, 3:2]"]
+    fail = {"on": "generation", "kind": "fail"}
+    hold = {"on": "generation", "kind": "delay", "seconds": 45, "times": 9}
+    project.sandbox("POST", "faults", json=fail)
+    # Two of three fit; one of them is paid for, and the other fails and costs nothing.
+    prefect.start(
+        "pipeline/pipeline",
+        path="configs/pipelines/office-scenes.yaml",
+        limit=1,
+        overrides=three,
+        max_cost_usd=0.30,
+        refresh=True,
+    )
+    run_id = project.until(lambda: project.accepted(prompt))[0].run_id
+    told = prefect.ended(run_id, "FAILED")
+    assert "over-budget" in told
+    tried = project.accepted(prompt)
+
+    def paid() -> int:
+        return len([row for row in project.charges(prompt) if row["charge_usd"]])
+
+    def waiting() -> bool:
+        now = project.accepted(prompt)
+        return len(now) > len(tried) and now[0].state is JobState.IN_PROGRESS
+
+    assert paid() in {1, 2}
+    project.sandbox("POST", "faults", json=hold)
+    prefect.retry(run_id)
+    project.until(waiting)
+    cancelled = project.comfyline("cancel", "--run", run_id)
+    assert "comfyline cancel" in prefect.ended(run_id, "CANCELLED"), cancelled.stderr
+
+    prefect.retry(run_id)
+    project.until(lambda: prefect.state(run_id) == "RUNNING")
+    prefect("flow-run", "cancel", run_id)
+    prefect.ended(run_id, "CANCELLED")
+
+    # One more fitted under the limit in all tries together.
+    assert len(project.accepted(prompt)) == len(tried) + 1
+    assert {one.run_id for one in project.accepted(prompt)} == {run_id}
+    assert [one.name for one in (project.home / "runs").glob(f"{run_id}*")] == [run_id]
+    summary = json.loads((project.home / "runs" / run_id / "summary.json").read_text())
+    assert (summary["run_id"], summary["submitted"]) == (run_id, len(tried) + 1)
+    project.until(lambda: paid() == 2)
 
 
 def test_every_flow_parameter_is_described() -> None:
