@@ -153,7 +153,8 @@ def test_another_prompt_is_another_job_and_the_old_one_is_not_forgotten(project:
     back = project.run("an office by day", "--limit", "1").json
 
     assert (changed["persisted"], changed["submitted"]) == (2, 2)
-    assert (back["persisted"], back["submitted"]) == (2, 0)
+    # It lies beside the other one, so that it need not even be fetched again.
+    assert (back["reused"], back["persisted"], back["submitted"]) == (2, 0, 0)
 
 
 def test_the_same_photograph_under_two_names_is_paid_for_once(project: Project) -> None:
