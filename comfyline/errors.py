@@ -65,7 +65,8 @@ class ComfylineError(Exception):
 
     kind: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
-    passing: ClassVar[bool] = False
+    # Of one kind as a rule; an error that was waited out in vain passes no more.
+    passing: bool = False
     _leaves_doubt: ClassVar[bool] = False
 
     def __init__(

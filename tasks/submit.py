@@ -65,10 +65,12 @@ async def submit(
     """
     tell(StageEntered(checked.job.label, checked.job.label, Stage.SUBMIT))
     limits = _limits(checked, run, services)
-    clock = asyncio.get_running_loop().time
-    give_up: float | None = None
+    budget = services.client.retry_budget
+    failing_since: float | None = None
     tries = 0
     while True:
+        if spent := budget.spent:
+            raise spent
         mark = f"{short(checked.key)}-{secrets.token_hex(4)}"
         await services.submits.acquire()
         # After the wait, which may be long: the URLs in it live from now on.
@@ -105,10 +107,11 @@ async def submit(
                     )
         if isinstance(sent, Submission):
             return sent
-        give_up = give_up or clock() + services.settings.runcomfy.patience
-        wait = backoff(tries, sent.retry_after)
-        if clock() + wait > give_up:
-            raise sent.error
+        failing_since = budget.now() if failing_since is None else failing_since
+        left = budget.failed(sent.error, failing_since)
+        if left <= 0 or (sent.retry_after or 0) > left:
+            raise budget.final(sent.error)
+        wait = min(backoff(tries, sent.retry_after), left)
         with suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 await run.stop.pulled()

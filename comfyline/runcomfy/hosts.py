@@ -28,7 +28,7 @@ _LONGEST_SHOWN = 300
 class RefusedOutput(BrokenOutput):
     """An output that the same question would only bring again: it is not asked for any more."""
 
-    passing: ClassVar[bool] = False
+    passing = False
 
 
 @dataclass(frozen=True, slots=True)

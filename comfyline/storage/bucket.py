@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from botocore.exceptions import ClientError
 
+from comfyline.broken_connections import why_not
 from comfyline.errors import Unreachable
 from comfyline.storage.bucket_errors import code_of, in_words, no_bucket
 from comfyline.storage.bucket_options import BucketOptions, Patience
@@ -158,7 +159,7 @@ class Bucket:
                         await asyncio.to_thread(file.writelines, batch)
             except OSError as error:
                 await asyncio.to_thread(_discard, target)
-                reason = error.strerror or type(error).__name__
+                reason = why_not(error)
                 raise Unreachable(f"{target} cannot be written: {reason}") from error
             except BaseException:
                 await asyncio.to_thread(_discard, target)
