@@ -44,7 +44,7 @@ def _said(error: BaseException) -> str:  # noqa: PLR0911  # a table
 
     match error:
         case ssl.SSLCertVerificationError():
-            return f"its certificate is not trusted: {error.verify_message}".rstrip(": ")
+            return f"its certificate is not trusted: {error.verify_message}".rstrip(".: ")
         case ssl.SSLError():
             return "the encrypted connection could not be set up"
         case socket.gaierror():

@@ -29,6 +29,7 @@ from comfyline.runcomfy.poller import Poller
 from comfyline.runcomfy.polling import next_poll
 from comfyline.sandbox.store import request_ids
 from comfyline.settings import Secret, Settings, StorageSettings
+from comfyline.slots import Slots
 from comfyline.stack.layout import Layout, private_folder
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.bucket_options import BucketOptions
@@ -87,6 +88,7 @@ class Services:
         self.catalogue = catalogue
         self.thumbnails = settings.home / "thumbnails"
         self.purse = Purse(client.balance)
+        self.slots = Slots(ledger, client, self.work, settings.runcomfy.in_flight)
         self.submits = submit_limiter(settings.runcomfy.submits_per_second)
 
     @property

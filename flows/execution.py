@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from comfyline.errors import ComfylineError
+from comfyline.errors import ComfylineError, TryLater, Unreachable
 from comfyline.job import CheckedJob, Job, JobState
 from comfyline.ledger.refusals import not_started
 from comfyline.leftovers import sweep
 from comfyline.planning.judging import judge_all
-from comfyline.planning.outlook import Begun, estimate, look_ahead
+from comfyline.planning.outlook import Begun, Outlook, estimate, look_ahead
 from comfyline.planning.unfolding import Unfolding
 from comfyline.progress import JobEnded, Note, RunPlanned, tell
 from comfyline.report.words import count
@@ -50,7 +50,7 @@ async def execute(unfolding: Unfolding, run: Run, services: Services) -> list[Ou
         pipeline=run.pipeline,
         jobs=outlook.jobs,
         reused=len(outlook.there),
-        estimate_usd=await estimate(outlook, run, services),
+        estimate_usd=await _estimate(outlook, run, services),
     )
     tell(planned)
     left_out = unfolding.jobs - outlook.jobs
@@ -79,6 +79,14 @@ async def execute(unfolding: Unfolding, run: Run, services: Services) -> list[Ou
     return sorted([*outcomes, *never], key=lambda one: unfolding.position(one.job))
 
 
+async def _estimate(outlook: Outlook, run: Run, services: Services) -> float | None:
+    try:
+        return await estimate(outlook, run, services)
+    except (Unreachable, TryLater):
+        # Every job says so that cannot be begun because of it; what is there is there.
+        return None
+
+
 async def walk_all(
     to_make: Sequence[Begun],
     run: Run,
@@ -98,7 +106,7 @@ async def walk_all(
     try:
         while walking.queue.is_waiting:
             await walking.through()
-            if walking.elsewhere and waits_for_others and not run.stop.is_pulled:
+            if walking.elsewhere and waits_for_others and walking.goes_on:
                 held = count(len(walking.elsewhere), "job")
                 tell(Note(f"waiting for {held} of another process"))
                 await walking.take_freed()
@@ -112,7 +120,8 @@ async def walk_all(
     if walking.elsewhere and not waits_for_others:
         tell(Note(f"{count(len(walking.elsewhere), 'job')} left to the process that works on it"))
         return walking.outcomes
-    return await walking.leave(left or not_started(run.stop.reason))
+    spent = services.client.retry_budget.spent
+    return await walking.leave(left or spent or not_started(run.stop.reason))
 
 
 class _Walking:
@@ -126,6 +135,11 @@ class _Walking:
         self._services = services
         self._unlock = unlock
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether anything more is begun in this run."""
+        return not (self._run.stop.is_pulled or self._services.client.retry_budget.spent)
+
     async def through(self) -> None:
         """Walks all that waits and all that it unlocks, in a window."""
         async with asyncio.TaskGroup() as workers:
@@ -135,9 +149,9 @@ class _Walking:
     async def take_freed(self) -> None:
         """Waits until other processes let go of some jobs, and puts those back into the queue.
 
-        Does nothing when the run is told to stop before.
+        Does nothing when the run is told to stop before, or RunComfy is away for too long.
         """
-        while not self._run.stop.is_pulled:
+        while self.goes_on:
             keys = sorted({group.key for group in self.elsewhere})
             free = await self._services.ledger.free(keys)
             if freed := [group for group in self.elsewhere if group.key in free]:
@@ -168,6 +182,8 @@ class _Walking:
         ledger = self._services.ledger
         _, first = group.jobs[0]
         try:
+            if away := self._services.client.retry_budget.spent:
+                raise away
             if first and not await ledger.take(first.key):
                 self.elsewhere.append(group)
                 return

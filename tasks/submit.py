@@ -28,7 +28,7 @@ from comfyline.ledger.claiming import Claimed, NoSlot, NotOurs, RunStopped
 from comfyline.ledger.decision import LEASE_SECONDS, Decision
 from comfyline.ledger.records import Attempt, Evidence
 from comfyline.ledger.refusals import blocked, in_doubt, not_started, over_budget, short
-from comfyline.progress import StageEntered, tell
+from comfyline.progress import StageEntered, Submitted, tell
 from comfyline.run import Run, Submission, UploadedInputs
 from comfyline.runcomfy.outage import backoff
 from comfyline.runcomfy.verdict import Accepted, No, NotSent, SlowDown, Unknown, Verdict
@@ -44,7 +44,7 @@ _WRITE_TRIES = 5
 """How often the ledger is asked to take a request id that RunComfy has just given."""
 
 _LOOK_AGAIN = 0.5
-"""Seconds between two looks at a job that another process is submitting, or for a free slot."""
+"""Seconds between two looks at a job that another process is submitting."""
 
 
 @task(
@@ -92,8 +92,11 @@ async def submit(
                 return resume(attempt)
             case NotOurs(Decision.BLOCKED, attempt):
                 raise blocked(attempt)
-            case NotOurs() | NoSlot():
+            case NotOurs():
                 await asyncio.sleep(_LOOK_AGAIN)
+                continue
+            case NoSlot():
+                await services.slots.wait(run)
                 continue
             case NoMoney():
                 raise over_budget(checked, claim)
@@ -121,7 +124,6 @@ async def submit(
 def _limits(checked: CheckedJob, run: Run, services: Services) -> Limits:
     return Limits(
         in_flight=services.settings.runcomfy.in_flight,
-        flight_window=run.timeout,
         max_cost_usd=run.costs.per_run,
         max_cost_usd_per_day=run.costs.per_day,
         ceiling_usd=run.costs.ceilings.get(checked.job.model_id),
@@ -157,7 +159,9 @@ async def _send(
     verdict: Verdict = NotSent("the machine slept after the claim")
     if seconds_awake_or_asleep() - began < _POST_WITHIN:
         verdict = await services.client.submit(checked.job.model_id, body)
-    run.submitted += not isinstance(verdict, NotSent)
+    if not isinstance(verdict, NotSent):
+        run.submitted += 1
+        tell(Submitted(checked.job.label))
     attempt_id = claim.attempt_id
     match verdict:
         case Accepted(request_id):

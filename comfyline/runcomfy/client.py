@@ -146,14 +146,12 @@ class RuncomfyClient:
                 with suppress(BrokenAnswer):
                     said = await _held(answer)
             reply = read_reply(answer, said, self._token)
-            verdict = judge_answer(
-                reply.status, reply.content, reply.retry_after, leaving.how_far
-            )
-            if isinstance(verdict, Accepted | No):
-                self.retry_budget.answered()
-            return verdict
+            verdict = judge_answer(reply.status, reply.content, reply.retry_after, leaving.how_far)
         except Exception as error:  # noqa: BLE001  # what the table does not name is unknown
             return judge_exception(error, leaving.how_far)
+        if isinstance(verdict, Accepted | No):
+            self.retry_budget.answered()
+        return verdict
 
     async def status(self, request_id: str) -> RequestStatus:
         """Where a request stands. Raises `NotKnownNow` at once: who polls asks again anyway."""

@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import ClassVar
 from urllib.parse import quote, urljoin
 
 from yarl import URL

@@ -52,7 +52,8 @@ _STATES: Mapping[str, JobState] = {
     "canceled": JobState.CANCELLED,
 }
 
-_ENDS = {JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED}
+ENDS = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
+"""The states in which a request is over at RunComfy."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -138,7 +139,7 @@ def check_answer(answer: Any, request_id: str) -> None:
         other = _fit(said.request_id)
         raise _broken(f"asked about request {request_id}, it names {other}", request_id)
     state, outcome = _state(said.status or ""), _state(said.outcome or "")
-    if state in _ENDS and outcome in _ENDS and state is not outcome:
+    if state in ENDS and outcome in ENDS and state is not outcome:
         words = f"{said.status} and {said.outcome}"
         raise _broken(f"it calls request {request_id} {_fit(words)} at once", request_id)
 

@@ -178,7 +178,9 @@ def no_bucket(endpoint: str, uri: str) -> Unreachable:
     )
 
 
-def _said(endpoint: str, uri: str, error: Exception, code: str) -> Unreachable:
+def _said(  # noqa: PLR0911  # a table
+    endpoint: str, uri: str, error: Exception, code: str
+) -> Unreachable:
     at = f"Object storage ({endpoint})"
     if code in {"NoSuchBucket", "404"}:
         return no_bucket(endpoint, uri)

@@ -113,9 +113,9 @@ def test_what_is_waited_for_is_said_seldom_and_its_end_as_well(time: FakeTime):
     budget = RetryBudget(60, time, where="https://api.test, profile night", say=said.append)
     for time.now in (0, 0.2, 0.6, 1.4, 3, 20, 29, 31, 59):
         budget.failed(AWAY, 0)
+    where = "RunComfy at https://api.test, profile night"
     assert said == [
-        f"waiting for RunComfy at https://api.test, profile night, up to {more} more: {AWAY.message}"
-        for more in ("59s", "29s")
+        f"waiting for {where}, up to {more} more: {AWAY.message}" for more in ("59s", "29s")
     ]
     budget.answered()
     budget.answered()
