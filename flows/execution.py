@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from comfyline.errors import ComfylineError, TryLater, Unreachable
+from comfyline.errors import ComfylineError
 from comfyline.job import CheckedJob, Job, JobState
 from comfyline.ledger.refusals import not_started
 from comfyline.leftovers import sweep
 from comfyline.planning.judging import judge_all
-from comfyline.planning.outlook import Begun, Outlook, estimate, look_ahead
+from comfyline.planning.outlook import Begun, estimate, look_ahead
 from comfyline.planning.unfolding import Unfolding
 from comfyline.progress import JobEnded, Note, RunPlanned, tell
 from comfyline.report.words import count
@@ -50,7 +50,7 @@ async def execute(unfolding: Unfolding, run: Run, services: Services) -> list[Ou
         pipeline=run.pipeline,
         jobs=outlook.jobs,
         reused=len(outlook.there),
-        estimate_usd=await _estimate(outlook, run, services),
+        estimate_usd=await estimate(outlook, run, services),
     )
     tell(planned)
     left_out = unfolding.jobs - outlook.jobs
@@ -77,14 +77,6 @@ async def execute(unfolding: Unfolding, run: Run, services: Services) -> list[Ou
     for some in (wrong, right):
         outcomes += await walk_all(some, run, services, unlock=unlock)
     return sorted([*outcomes, *never], key=lambda one: unfolding.position(one.job))
-
-
-async def _estimate(outlook: Outlook, run: Run, services: Services) -> float | None:
-    try:
-        return await estimate(outlook, run, services)
-    except (Unreachable, TryLater):
-        # Every job says so that cannot be begun because of it; what is there is there.
-        return None
 
 
 async def walk_all(

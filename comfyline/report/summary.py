@@ -132,7 +132,7 @@ def headline(summary: RunSummary) -> str:
     # These are counted on their own; naming them as reasons would say it twice.
     counted = {Cancelled.kind, InDoubt.kind, Skipped.kind}
     reasons = Counter(error.kind for error in summary.errors if error.kind not in counted)
-    going_on = {kind: reasons.pop(kind) for kind in _GOING_ON if kind in reasons}
+    going_on = {kind: reasons.pop(kind) for kind in list(reasons) if kind in _GOING_ON}
     because, until_later = _listed(reasons), _listed(Counter(going_on))
     parts = [
         f"{number} {word}"

@@ -164,7 +164,7 @@ def test_what_waits_for_an_unfinished_job_says_nothing_of_why():
 
     assert exit_code(error.kind for error in errors) == 69
     assert headline(summary(jobs=2, unfinished=2, errors=errors)) == (
-        "2 jobs: 2 not finished (not-begun: 1, unreachable: 1)"
+        "2 jobs: 2 not finished (unreachable: 1, not-begun: 1)"
     )
 
 

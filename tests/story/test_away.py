@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from comfyline.job import JobState
 from tests.story.conftest import PIPELINE, Project
 
 PATIENCE = 2
@@ -59,3 +60,32 @@ def test_a_run_against_a_dead_address_ends_soon_with_the_right_reason(
     assert "no known price" not in ended.stderr
     # Nothing was begun, so nothing has to be resolved or collected.
     assert len(project.attempts()) == before
+
+
+def test_a_full_set_of_slots_is_waited_for_in_words_and_does_not_outlive_its_requests(
+    project: Project,
+) -> None:
+    prompt, tight = "an office behind another", project.directory / "configs/profiles/tight.yaml"
+    sandbox = tight.with_name("sandbox.yaml").read_text()
+    tight.write_text(sandbox.replace("in_flight: 32", "in_flight: 1"))
+    only = ("--limit=1", "--set=matrix.aspect_ratio=[1:1]", "--profile=tight", "--json")
+    project.sandbox("POST", "faults", json={"on": "generation", "kind": "delay", "seconds": 15})
+    left = f"--set=steps.edit.input.prompt={prompt}, left"
+    # A job may take 2 s: its request holds the slot for as long as it runs all the same.
+    short = "--set=limits.timeout=2s"
+    first = project.comfyline("run", PIPELINE, left, *only, short)
+    assert (first.code, first.json["unfinished"]) == (75, 1), first.stderr
+
+    second = project.run(prompt, *only)
+
+    assert second.code == 0, second.stderr
+    run_id = first.json["run_id"]
+    assert (
+        f"waiting for a free slot: 1 of 1 in flight, 1 of them from run {run_id}" in second.stderr
+    )
+    [ours] = project.charges(prompt)
+    [theirs] = project.charges(f"{prompt}, left")
+    assert theirs["request_id"] != ours["request_id"]
+    # Whoever waited has seen its end, so that it is collected and not waited for again.
+    [attempt] = project.accepted(f"{prompt}, left")
+    assert attempt.state is JobState.COMPLETED
