@@ -68,12 +68,12 @@ def test_a_full_set_of_slots_is_waited_for_in_words_and_does_not_outlive_its_req
     prompt, tight = "an office behind another", project.directory / "configs/profiles/tight.yaml"
     sandbox = tight.with_name("sandbox.yaml").read_text()
     tight.write_text(sandbox.replace("in_flight: 32", "in_flight: 1"))
-    only = ("--limit=1", "--set=matrix.aspect_ratio=[1:1]", "--profile=tight", "--json")
+    only = ("--limit=1", "--set=matrix.aspect_ratio=[1:1]", "--profile=tight")
     project.sandbox("POST", "faults", json={"on": "generation", "kind": "delay", "seconds": 15})
     left = f"--set=steps.edit.input.prompt={prompt}, left"
     # A job may take 2 s: its request holds the slot for as long as it runs all the same.
     short = "--set=limits.timeout=2s"
-    first = project.comfyline("run", PIPELINE, left, *only, short)
+    first = project.comfyline("run", PIPELINE, left, *only, short, "--json")
     assert (first.code, first.json["unfinished"]) == (75, 1), first.stderr
 
     second = project.run(prompt, *only)
