@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from comfyline.account import command
 from comfyline.duration import format_duration
-from comfyline.errors import ComfylineError, Expired, TryLater
+from comfyline.errors import ComfylineError, NotKnownNow, TryLater
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.slots import SlotHolder
 from comfyline.progress import Note, tell
@@ -91,7 +92,7 @@ class Slots:
             if self._looked_at - self._full_since >= run.timeout:
                 raise TryLater(
                     f"No slot became free in {format_duration(run.timeout)}: {words}",
-                    hint="`comfyline jobs` names what is at RunComfy; run again later, or raise "
+                    hint=f"{command('jobs')} names what is at RunComfy; run again later, or raise "
                     "runcomfy.in_flight in the profile.",
                 )
             is_others = any(holder.run_id != run.id for holder in holders)
@@ -114,7 +115,7 @@ class Slots:
     async def _ask(self, holder: SlotHolder) -> None:
         try:
             status = await self._client.status(holder.request_id)
-        except Expired:
+        except NotKnownNow:
             # What RunComfy does not know takes no room there, whatever is to become of it.
             await self._ledger.free_slot(holder.attempt_id)
             return

@@ -128,7 +128,9 @@ class Ledger(Presence):
 
     async def slot_holders(self) -> Sequence[SlotHolder]:
         """The requests that fill the profile's slots, and whether anybody will see their end."""
-        return await self._database.read(lambda c: slots.slot_holders(c, self._now(c), self._holder, is_dead))
+        return await self._database.read(
+            lambda c: slots.slot_holders(c, self._now(c), self._holder, is_dead)
+        )
 
     async def free_slot(self, attempt_id: int) -> None:
         """A request takes no room at RunComfy any more, whatever became of it."""

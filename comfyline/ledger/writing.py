@@ -17,8 +17,7 @@ from comfyline.errors import ComfylineError
 from comfyline.job import ALLOWED, CheckedJob, JobState
 from comfyline.ledger.decision import LEASE_SECONDS
 from comfyline.ledger.reading import belongs_to, latest_attempts
-from comfyline.ledger.records import REFRESH, Attempt, Evidence, pack
-from comfyline.ledger.retention import KEPT
+from comfyline.ledger.records import KEPT, REFRESH, Attempt, Evidence, pack
 from comfyline.ledger.tables import attempts, jobs, transitions
 
 IsDead = Callable[[str | None], bool]

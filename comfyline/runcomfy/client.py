@@ -269,7 +269,7 @@ class RuncomfyClient:
                 failing_since = budget.now() if failing_since is None else failing_since
                 left = budget.failed(error, failing_since)
                 if left <= 0 or (error.retry_after or 0) > left:
-                    raise budget.final(error) if error.passing else error
+                    raise budget.final(error) from error.__cause__
                 wait = min(backoff(attempt, error.retry_after), left)
             else:
                 budget.answered()

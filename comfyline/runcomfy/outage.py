@@ -99,6 +99,8 @@ class RetryBudget:
 
     def final(self, error: ComfylineError) -> ComfylineError:
         """The error of a call that is not repeated any more: who was asked, and for how long."""
+        if not error.passing:
+            return error
         how_long = f"for {format_duration(self._patience)} " if self._patience else ""
         asked = f"asked {how_long}at {self._where}"
         told = type(error)(

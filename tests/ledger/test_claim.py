@@ -214,7 +214,7 @@ async def test_who_holds_the_slots_is_told_and_whether_anybody_will_see_their_en
 ):
     abandoned, watched = asked("abandoned"), asked("watched")
     first = await desk.submitted(abandoned)
-    assert await ledger.take(watched.key, watched.job.model_id)
+    assert await ledger.take(watched.key)
     second = await desk.submitted(watched, "run-2")
     sending = await desk.claim(asked("sending"), "run-3")
     assert isinstance(sending, Claimed)
