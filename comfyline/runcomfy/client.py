@@ -257,6 +257,7 @@ class RuncomfyClient:
             if budget.seconds_for_a_try <= 0 and (spent := budget.spent):
                 spent.request_id = request_id
                 raise spent
+            began = budget.now()
             try:
                 answer = read(await self._once(method, path, request_id, query, draft))
             except ComfylineError as error:
@@ -267,7 +268,7 @@ class RuncomfyClient:
                         raise
                 self._log(error)
                 failing_since = budget.now() if failing_since is None else failing_since
-                left = budget.failed(error, failing_since)
+                left = budget.failed(error, failing_since, budget.now() - began)
                 if left <= 0 or (error.retry_after or 0) > left:
                     raise budget.final(error) from error.__cause__
                 wait = min(backoff(attempt, error.retry_after), left)

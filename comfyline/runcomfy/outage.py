@@ -76,11 +76,12 @@ class RetryBudget:
             self._say("RunComfy answers again")
         self._since = self._said_at = self._given_up = None
 
-    def failed(self, error: ComfylineError, failing_since: float) -> float:
+    def failed(self, error: ComfylineError, failing_since: float, took: float = 0) -> float:
         """Seconds for which it is still worth asking, after a call ended in `error`.
 
         `failing_since` is when that very call failed first: one request that RunComfy always
         answers with an error would otherwise be asked about for as long as others are answered.
+        `took` is how long the last try of it was waited for in silence.
         """
         now = self._clock()
         if not error.passing:
@@ -94,7 +95,7 @@ class RetryBudget:
         if left <= 0:
             self._given_up = self._given_up or error
         else:
-            self._tell(error, now - self._since, left)
+            self._tell(error, now - self._since + took, left)
         return min(left, self._patience - (now - failing_since))
 
     def final(self, error: ComfylineError) -> ComfylineError:

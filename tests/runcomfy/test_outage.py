@@ -108,6 +108,13 @@ def test_a_failure_that_nobody_followed_up_for_long_does_not_count(time: FakeTim
     assert budget.failed(AWAY, 3600) == 60
 
 
+def test_a_try_that_was_waited_for_in_silence_is_told_of_at_once(time: FakeTime):
+    said: list[str] = []
+    budget = RetryBudget(60, time, say=said.append)
+    budget.failed(AWAY, 0, took=10)
+    assert len(said) == 1
+
+
 def test_what_is_waited_for_is_said_seldom_and_its_end_as_well(time: FakeTime):
     said: list[str] = []
     budget = RetryBudget(60, time, where="https://api.test, profile night", say=said.append)
