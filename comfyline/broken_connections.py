@@ -63,6 +63,8 @@ def _said(error: BaseException) -> str:  # noqa: PLR0911  # a table
             return "the proxy does not let it through"
         case httpx.UnsupportedProtocol() | httpx.InvalidURL():
             return "it is no address that can be asked"
+        case httpx.DecodingError():
+            return "what came is packed and cannot be unpacked"
         case httpx.RemoteProtocolError():
             return "the connection was closed before the answer was whole"
     return ""

@@ -73,7 +73,7 @@ class ApiTransport(httpx.AsyncBaseTransport):
         packed = answer.headers.get("Content-Encoding", "identity").strip().lower()
         if packed not in {"", "identity", *ENCODINGS}:
             await answer.aclose()
-            raise httpx.DecodingError(f"An answer is packed as nobody asked for: {packed[:60]}")
+            raise httpx.DecodingError("An answer is packed as nobody asked for")
         answer.extensions[MOVED_TO] = answer.headers.pop("Location", "")
         answer.headers.pop("Set-Cookie", None)
         if isinstance(answer.stream, httpx.AsyncByteStream):
