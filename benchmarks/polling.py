@@ -20,7 +20,7 @@ from benchmarks.servers import playground, sandbox
 from benchmarks.table import Table, ratio
 from comfyline.job import JobState
 from comfyline.runcomfy.client import RuncomfyClient
-from comfyline.runcomfy.outage import Outage
+from comfyline.runcomfy.outage import RetryBudget
 from comfyline.runcomfy.poller import Poller
 from comfyline.runcomfy.polling import next_poll
 from comfyline.runcomfy.verdict import Accepted
@@ -120,8 +120,8 @@ class _Field:
 
 @asynccontextmanager
 async def _field(origin: str) -> AsyncIterator[_Field]:
-    outage = Outage(20, time.monotonic)
-    async with RuncomfyClient(origin, SANDBOX_TOKEN, outage) as client:
+    budget = RetryBudget(20, time.monotonic)
+    async with RuncomfyClient(origin, SANDBOX_TOKEN, budget) as client:
         field = _Field(client, origin)
         async with Poller(field.ask, next_poll, time.monotonic, 20) as poller:
             field.policies = {

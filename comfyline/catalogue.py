@@ -79,7 +79,8 @@ class Catalogue:
     async def priced(self, model_id: str) -> ModelEntry:
         """The same with the catalogue's price of today; unknown when RunComfy does not say.
 
-        Raises `TokenRejected`: nothing that follows would be accepted either.
+        Raises `TokenRejected`: nothing that follows would be accepted either. And what the client
+        raises, where something is to be made and RunComfy is away for too long.
         """
         if model_id in self._priced:
             return self._priced[model_id]
@@ -92,6 +93,9 @@ class Catalogue:
         except TokenRejected:
             raise
         except ComfylineError:
+            if not self._reading and (spent := self._client.retry_budget.spent):
+                # Nothing that follows would be answered either: that is the reason, and no price.
+                raise spent from None
             # The file's price is that of the day on which it was written.
             return entry.without_price()
         return self._priced.setdefault(model_id, entry.priced_like(live))

@@ -25,10 +25,13 @@
         ├── Rejected              paid for, and not what the step's checks ask for; stored aside
         ├── GivenUp               paid for, and a person has given it up
         ├── NameTaken             a file of somebody else's has the output's name, and is kept
+        ├── Skipped               needs what a job would have made that came to nothing
+        ├── NotBegun              needs what a job is to make that is not finished
         ├── Expired               paid for, and no longer kept by RunComfy
         ├── Defect                a mistake in comfyline itself
         └── BrokenOutput          what arrived is not what was asked for; may be fetched again
-            └── Spoilt            it changed on the local disk before it was stored
+            ├── Spoilt            it changed on the local disk before it was stored
+            └── OutputUnreachable     its host does not answer, breaks off or is too slow
 
 `kind` is the stable kebab-case name in `--json`. The command line alone renders and exits.
 
@@ -68,7 +71,8 @@ class ComfylineError(Exception):
 
     kind: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
-    passing: ClassVar[bool] = False
+    # Of one kind as a rule; an error that was waited out in vain passes no more.
+    passing: bool = False
     _leaves_doubt: ClassVar[bool] = False
 
     def __init__(
@@ -266,6 +270,12 @@ class Skipped(JobError):
     kind = "skipped"
 
 
+class NotBegun(JobError):
+    """A job that waits for the outputs of another one, which its run did not bring to an end."""
+
+    kind = "not-begun"
+
+
 class Rejected(JobError):
     """An output came whole, and is not what the step's `checks` ask for. It is stored aside."""
 
@@ -299,6 +309,15 @@ class Spoilt(BrokenOutput):
 
     kind = "output-altered"
     passing = False
+
+
+class OutputUnreachable(BrokenOutput):
+    """The host of an output does not answer, breaks off or is too slow. The result is kept there.
+
+    RunComfy itself was reached, so it is a job that is not finished, and nothing more.
+    """
+
+    kind = "output-unreachable"
 
 
 class Defect(JobError):

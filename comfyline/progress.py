@@ -36,6 +36,13 @@ class StageEntered:
 
 
 @dataclass(frozen=True, slots=True)
+class Submitted:
+    """A POST that costs money has left; its answer may be anything."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
 class JobEnded:
     """A job left the run in `state`; `message` says why when it is not `persisted`.
 
@@ -64,7 +71,7 @@ class RunReported:
     summary: str
 
 
-Event = RunPlanned | StageEntered | JobEnded | Note | RunReported
+Event = RunPlanned | StageEntered | Submitted | JobEnded | Note | RunReported
 Observer = Callable[[Event], None]
 
 

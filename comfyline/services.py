@@ -13,20 +13,23 @@ from aiolimiter import AsyncLimiter
 from sqlalchemy import make_url
 
 from comfyline.account import LOCAL_SANDBOX, Account, acting_for
+from comfyline.addresses import bare_origin
 from comfyline.catalogue import Catalogue
 from comfyline.errors import ComfylineError
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.strays import Strays
 from comfyline.models.kept import KeptModels
 from comfyline.owner import this_process
+from comfyline.progress import Note, tell
 from comfyline.purse import Purse
 from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.runcomfy.downloads import Downloads
-from comfyline.runcomfy.outage import Outage
+from comfyline.runcomfy.outage import RetryBudget
 from comfyline.runcomfy.poller import Poller
 from comfyline.runcomfy.polling import next_poll
 from comfyline.sandbox.store import request_ids
 from comfyline.settings import Secret, Settings, StorageSettings
+from comfyline.slots import Slots
 from comfyline.stack.layout import Layout, private_folder
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.bucket_options import BucketOptions
@@ -85,6 +88,7 @@ class Services:
         self.catalogue = catalogue
         self.thumbnails = settings.home / "thumbnails"
         self.purse = Purse(client.balance)
+        self.slots = Slots(ledger, client, self.work, settings.runcomfy.in_flight)
         self.submits = submit_limiter(settings.runcomfy.submits_per_second)
 
     @property
@@ -95,6 +99,17 @@ class Services:
     def work_directory(self, request_id: str) -> Path:
         """The folder of one request; its id is nobody else's, in whichever ledger it stands."""
         return self.work / request_id
+
+
+def retry_budget(settings: Settings) -> RetryBudget:
+    """How long the calls of a run wait together for a RunComfy that is away, visibly."""
+    runcomfy = settings.runcomfy
+    return RetryBudget(
+        runcomfy.patience,
+        time.monotonic,
+        where=f"{bare_origin(runcomfy.base_url)}, profile {settings.profile}",
+        say=lambda text: tell(Note(text)),
+    )
 
 
 def submit_limiter(per_second: float) -> AsyncLimiter:
@@ -133,12 +148,11 @@ async def open_services(
         _make_home(settings.home)
     async with AsyncExitStack() as stack:
         stack.enter_context(acting_for(runcomfy.account))
-        outage = Outage(runcomfy.patience, time.monotonic)
         client = await stack.enter_async_context(
             RuncomfyClient(
                 runcomfy.base_url,
                 runcomfy.token.value,
-                outage,
+                retry_budget(settings),
                 balance_url=runcomfy.balance_url,
             )
         )
@@ -200,9 +214,8 @@ async def _holding(ledger: Ledger) -> AsyncIterator[None]:
 async def open_catalogue(settings: Settings) -> AsyncIterator[Catalogue]:
     """Opens what the models are read from alone: no ledger, no storage."""
     _make_home(settings.home)
-    outage = Outage(settings.runcomfy.patience, time.monotonic)
     token = settings.runcomfy.token.value
-    async with RuncomfyClient(settings.runcomfy.base_url, token, outage) as client:
+    async with RuncomfyClient(settings.runcomfy.base_url, token, retry_budget(settings)) as client:
         kept = KeptModels(kept_models(settings.home))
         yield Catalogue(settings.model_directories, client, kept)
 

@@ -112,7 +112,7 @@ async def walk_all(
     try:
         while walking.queue.is_waiting:
             await walking.through()
-            if walking.elsewhere and waits_for_others and not run.stop.is_pulled:
+            if walking.elsewhere and waits_for_others and walking.goes_on:
                 held = count(len(walking.elsewhere), "job")
                 tell(Note(f"waiting for {held} of another process"))
                 await walking.take_freed()
@@ -126,7 +126,8 @@ async def walk_all(
     if walking.elsewhere and not waits_for_others:
         tell(Note(f"{count(len(walking.elsewhere), 'job')} left to the process that works on it"))
         return walking.outcomes
-    return await walking.leave(left or not_started(run.stop.reason))
+    spent = services.client.retry_budget.spent
+    return await walking.leave(left or spent or not_started(run.stop.reason))
 
 
 class _Walking:
@@ -140,6 +141,11 @@ class _Walking:
         self._services = services
         self._unlock = unlock
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether anything more is begun in this run."""
+        return not (self._run.stop.is_pulled or self._services.client.retry_budget.spent)
+
     async def through(self) -> None:
         """Walks all that waits and all that it unlocks, in a window."""
         async with asyncio.TaskGroup() as workers:
@@ -149,9 +155,9 @@ class _Walking:
     async def take_freed(self) -> None:
         """Waits until other processes let go of some jobs, and puts those back into the queue.
 
-        Does nothing when the run is told to stop before.
+        Does nothing when the run is told to stop before, or RunComfy is away for too long.
         """
-        while not self._run.stop.is_pulled:
+        while self.goes_on:
             keys = sorted({group.key for group in self.elsewhere})
             free = await self._services.ledger.free(keys)
             if freed := [group for group in self.elsewhere if group.key in free]:
@@ -182,6 +188,8 @@ class _Walking:
         ledger = self._services.ledger
         _, first = group.jobs[0]
         try:
+            if away := self._services.client.retry_budget.spent:
+                raise away
             if first and not await ledger.take(first.key):
                 self.elsewhere.append(group)
                 return

@@ -11,17 +11,16 @@ from dataclasses import replace
 
 from prefect import get_run_logger, task
 
-from comfyline.errors import Cancelled, ComfylineError, GenerationFailed, NotKnownNow
+from comfyline.errors import NotKnownNow
 from comfyline.job import CheckedJob, JobState, Stage
 from comfyline.progress import Note, StageEntered, tell
 from comfyline.run import Run, Submission
 from comfyline.runcomfy.wire import RequestStatus
 from comfyline.services import Services
+from comfyline.settling import settle
 from comfyline.withdrawal import withdraw
 from tasks.caching import REMEMBERED, of_attempt
 from tasks.failure import failing_in_words, not_known
-
-_AGAIN = "Run again to ask anew."
 
 
 @task(
@@ -40,21 +39,13 @@ async def poll(
     """The same submission, once RunComfy has completed it."""
     tell(StageEntered(checked.job.label, checked.job.label, Stage.POLL))
     end = await _end(checked.job.label, submission, run, services)
-    if end.state is JobState.COMPLETED:
-        await services.ledger.completed(submission.attempt_id, None)
-        return replace(submission, state=JobState.COMPLETED)
-    reason, cost_usd = await _why(end, submission, services)
     request_id = submission.request_id
-    error: Cancelled | GenerationFailed
-    if end.state is JobState.CANCELLED:
-        state = JobState.CANCELLED
-        error = Cancelled("It was cancelled at RunComfy", hint=_AGAIN, request_id=request_id)
-    else:
-        state = JobState.FAILED
-        said = f"RunComfy reports a failure: {reason or 'it gives no reason'}"
-        error = GenerationFailed(said, hint=_AGAIN, request_id=request_id)
-    await services.ledger.ended(submission.attempt_id, state, error, cost_usd=cost_usd)
-    raise error
+    spool = services.work_directory(request_id) / "result.json"
+    if error := await settle(
+        end, submission.attempt_id, request_id, spool, services.client, services.ledger
+    ):
+        raise error
+    return replace(submission, state=JobState.COMPLETED)
 
 
 async def _end(label: str, submission: Submission, run: Run, services: Services) -> RequestStatus:
@@ -100,16 +91,3 @@ class _Hearing:
             tell(Note(f"{self._label}: {word}"))
         elif status.state in {JobState.IN_QUEUE, JobState.IN_PROGRESS}:
             await self._services.ledger.observed(self._submission.attempt_id, status.state)
-
-
-async def _why(
-    end: RequestStatus, submission: Submission, services: Services
-) -> tuple[str, float | None]:
-    """Why a request ended so, and what it cost: the status seldom says, the result does."""
-    try:
-        spool = services.work_directory(submission.request_id) / "result.json"
-        result = await services.client.result(submission.request_id, spool)
-    except ComfylineError:
-        # The end itself is known; its reason and cost stay unsaid.
-        return end.error, None
-    return end.error or result.status.error, result.cost_usd

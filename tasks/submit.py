@@ -27,7 +27,7 @@ from comfyline.ledger.claiming import Claimed, NoSlot, NotOurs, RunStopped
 from comfyline.ledger.decision import LEASE_SECONDS, Decision
 from comfyline.ledger.records import Attempt, Evidence
 from comfyline.ledger.refusals import blocked, in_doubt, not_started, over_budget, short
-from comfyline.progress import StageEntered, tell
+from comfyline.progress import StageEntered, Submitted, tell
 from comfyline.run import Run, Submission, UploadedInputs
 from comfyline.runcomfy.outage import backoff
 from comfyline.runcomfy.verdict import Accepted, No, NotSent, SlowDown, Unknown, Verdict
@@ -43,7 +43,7 @@ _TAKEN_WITHIN = 1.0
 """Seconds after which a request id that the ledger has not taken yet is kept beside it as well."""
 
 _LOOK_AGAIN = 0.5
-"""Seconds between two looks at a job that another process is submitting, or for a free slot."""
+"""Seconds between two looks at a job that another process is submitting."""
 
 
 @task(
@@ -64,10 +64,12 @@ async def submit(
     """
     tell(StageEntered(checked.job.label, checked.job.label, Stage.SUBMIT))
     limits = _limits(checked, run, services)
-    clock = asyncio.get_running_loop().time
-    give_up: float | None = None
+    budget = services.client.retry_budget
+    failing_since: float | None = None
     tries = 0
     while True:
+        if spent := budget.spent:
+            raise spent
         mark = f"{short(checked.key)}-{secrets.token_hex(4)}"
         await services.submits.acquire()
         # After the wait, which may be long: the URLs in it live from now on.
@@ -90,8 +92,11 @@ async def submit(
                 return resume(attempt)
             case NotOurs(Decision.BLOCKED, attempt):
                 raise blocked(attempt)
-            case NotOurs() | NoSlot():
+            case NotOurs():
                 await asyncio.sleep(_LOOK_AGAIN)
+                continue
+            case NoSlot():
+                await services.slots.wait(run)
                 continue
             case NoMoney():
                 raise over_budget(checked, claim)
@@ -105,10 +110,11 @@ async def submit(
                     )
         if isinstance(sent, Submission):
             return sent
-        give_up = give_up or clock() + services.settings.runcomfy.patience
-        wait = backoff(tries, sent.retry_after)
-        if clock() + wait > give_up:
-            raise sent.error
+        failing_since = budget.now() if failing_since is None else failing_since
+        left = budget.failed(sent.error, failing_since)
+        if left <= 0 or (sent.retry_after or 0) > left:
+            raise budget.final(sent.error)
+        wait = min(backoff(tries, sent.retry_after), left)
         with suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 await run.stop.pulled()
@@ -118,7 +124,6 @@ async def submit(
 def _limits(checked: CheckedJob, run: Run, services: Services) -> Limits:
     return Limits(
         in_flight=services.settings.runcomfy.in_flight,
-        flight_window=run.timeout,
         max_cost_usd=run.costs.per_run,
         max_cost_usd_per_day=run.costs.per_day,
         ceiling_usd=run.costs.ceilings.get(checked.job.model_id),
@@ -154,7 +159,9 @@ async def _send(
     verdict: Verdict = NotSent("the machine slept after the claim")
     if seconds_awake_or_asleep() - began < _POST_WITHIN:
         verdict = await services.client.submit(checked.job.model_id, body)
-    run.submitted += not isinstance(verdict, NotSent)
+    if not isinstance(verdict, NotSent):
+        run.submitted += 1
+        tell(Submitted(checked.job.label))
     attempt_id = claim.attempt_id
     match verdict:
         case Accepted(request_id):

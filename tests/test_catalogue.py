@@ -21,6 +21,7 @@ from comfyline.errors import (
 )
 from comfyline.models.kept import FRESH_SECONDS, KeptModels
 from comfyline.models.unchecked import UncheckedModel
+from comfyline.runcomfy.outage import RetryBudget
 
 SCHEMA = {"type": "object", "properties": {"prompt": {"type": "string"}}}
 LIVE = {
@@ -36,6 +37,7 @@ class Client:
     def __init__(self, answer: Mapping[str, Any] | ComfylineError) -> None:
         self.answer = answer
         self.asked = 0
+        self.retry_budget = RetryBudget(0, time.monotonic)
 
     async def catalogue_entry(self, model_id: str) -> Mapping[str, Any]:
         self.asked += 1
@@ -103,6 +105,18 @@ async def test_a_price_that_runcomfy_does_not_say_is_unknown(
         client.answer = {"input_schema": SCHEMA, "base_price_usd": -1}
 
     assert (await made(directory, client).priced("acme/local")).base_price_usd is None
+
+
+async def test_without_a_price_nothing_is_made_once_runcomfy_was_away_for_too_long(
+    directory: Path,
+) -> None:
+    client = Client(Unreachable("away"))
+    client.retry_budget.failed(Unreachable("away"), 0)
+
+    with pytest.raises(Unreachable, match=r"away \(asked at its address\)"):
+        await made(directory, client).priced("acme/local")
+    # A plan makes nothing: it says that the price is unknown.
+    assert (await made(directory, client, reading=True).priced("acme/local")).base_price_usd is None
 
 
 async def test_a_thousand_jobs_do_not_each_wait_for_a_price(

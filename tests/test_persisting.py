@@ -33,7 +33,7 @@ from tasks.failure import unwrap
 from tasks.persist import persist
 from tests.sftp import Sftp
 
-LIMITS = Limits(in_flight=100, flight_window=60, max_cost_usd=None)
+LIMITS = Limits(in_flight=100, max_cost_usd=None)
 
 
 @pytest.fixture(scope="module")

@@ -75,9 +75,7 @@ async def completed(
     services: Services, checked: CheckedJob, *contents: bytes, cost: float | None = 0.4
 ) -> tuple[Submission, FetchedOutputs]:
     """A request that was paid for, with these outputs on disk."""
-    claim = await services.ledger.claim(
-        checked, run_id="run", refresh=False, limits=Limits(10, 600)
-    )
+    claim = await services.ledger.claim(checked, run_id="run", refresh=False, limits=Limits(10))
     assert isinstance(claim, Claimed)
     request_id = f"{checked.key[:8]}-{claim.number}"
     when = await services.ledger.accepted(claim.attempt_id, request_id)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from comfyline.addresses import bare_origin
+from comfyline.broken_connections import why_not
 from comfyline.errors import Problem, Unreachable
 from comfyline.job import PENDING, Media, Preparation
 from comfyline.media import (
@@ -218,5 +219,5 @@ def _trouble(where: str, shown: str, trouble: Trouble) -> Problem:
         return Problem(where, f"{shown} is a folder", "name a file in it")
     if isinstance(trouble, PermissionError):
         return Problem(where, f"{shown} may not be read", "check the permissions of the file")
-    reason = trouble.strerror or type(trouble).__name__
+    reason = why_not(trouble)
     return Problem(where, f"{shown} cannot be read: {reason}")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import httpx
 
 from comfyline.account import command
+from comfyline.broken_connections import what_broke
 from comfyline.cli.speech import say
 from comfyline.environment import home, start_services
 from comfyline.errors import ComfylineError, Defect, Unreachable
@@ -79,7 +80,7 @@ async def run_flow(flow: Flow) -> RunSummary:
         if isinstance(error, RuntimeError) and _PREFECT_IS_AWAY not in str(error):
             raise
         raise PrefectIsGone(
-            f"The Prefect server does not answer any more ({type(error).__name__})",
+            f"The Prefect server does not answer any more: {what_broke(error)}",
             hint="What was paid for is in the ledger: start the server with `comfyline up`, then "
             f"run again or {command('reconcile')}.",
         ) from error
@@ -124,7 +125,7 @@ async def _must_answer(api_url: str) -> None:
             await http.get(f"{api_url.rstrip('/')}/health")
     except (httpx.TransportError, httpx.InvalidURL) as error:
         raise Unreachable(
-            f"The Prefect server at {api_url} does not answer ({type(error).__name__})",
+            f"The Prefect server at {api_url} does not answer: {what_broke(error)}",
             hint="Start it, or unset PREFECT_API_URL to use the local one.",
         ) from error
 

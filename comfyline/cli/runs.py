@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,10 +42,12 @@ from comfyline.errors import (
     Problem,
     UsageError,
 )
+from comfyline.job import JobState
 from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.sources import read_items
 from comfyline.progress import Event, Observer, RunReported, observed_by
 from comfyline.report.summary import ErrorRecord, RunSummary
+from comfyline.report.tally import Tally
 from comfyline.stopping import Stop, stopped_by
 from flows.parameters import kept_out_of_prefect
 
@@ -176,6 +179,7 @@ def _carry_out(
 ) -> int:
     """Checks early, starts what is needed, runs the flow under the display, tells the end."""
     reported: list[RunReported] = []
+    tally, began = Tally(), time.monotonic()
     # Not what `asyncio.run` returns: it writes out the repr, for ten thousand outputs in seconds.
     ended: list[RunSummary] = []
     server_is_gone = False
@@ -186,7 +190,7 @@ def _carry_out(
         await connect(needed_services(profile))
         with (
             LiveDisplay(errors) as display,
-            observed_by(_keeping(reported, display)),
+            observed_by(_keeping(reported, tally, display)),
             stopped_by(stop),
         ):
             try:
@@ -207,7 +211,7 @@ def _carry_out(
         explain(error)
         code = error.exit_code
         if json_output:
-            answer(_nothing_done(name, error).to_json())
+            answer(_broken_off(name, error, tally, time.monotonic() - began).to_json())
     else:
         [summary] = ended
         code = Interrupted.exit_code if stop.is_pulled else summary.exit_code
@@ -225,10 +229,11 @@ def _tell_password() -> None:
         errors.print(Text.assemble(("  login    ", "dim"), shown), soft_wrap=True, highlight=False)
 
 
-def _keeping(reported: list[RunReported], display: Observer) -> Observer:
-    """The display's observer, which also keeps where the run was written down."""
+def _keeping(reported: list[RunReported], tally: Tally, display: Observer) -> Observer:
+    """The display's observer, which also keeps what is told and where the run was written down."""
 
     def observe(event: Event) -> None:
+        tally.count(event)
         if isinstance(event, RunReported):
             reported.append(event)
         else:
@@ -241,23 +246,32 @@ def _written(reported: RunReported) -> RunSummary:
     return RunSummary.model_validate_json(Path(reported.summary).read_bytes())
 
 
-def _nothing_done(name: str, error: ComfylineError) -> RunSummary:
-    """The JSON of a run that ended before it could count its jobs."""
+def _broken_off(name: str, error: ComfylineError, tally: Tally, seconds: float) -> RunSummary:
+    """The JSON of a run that ended without its own summary: what it told of its jobs until then."""
+    ends = tally.ends
+    counted = {
+        "persisted": ends[JobState.PERSISTED],
+        "reused": tally.reused,
+        "failed": ends[JobState.FAILED] + ends[JobState.EXPIRED],
+        "cancelled": ends[JobState.CANCELLED],
+        "in_doubt": ends[JobState.IN_DOUBT],
+    }
+    at_an_end = sum(counted.values())
+    jobs = max(tally.jobs or 0, at_an_end)
     problems = error.problems if isinstance(error, InputInvalid) else ()
     said = [(f"{p.where}: {p.message}", p.hint) for p in problems] or [(error.message, error.hint)]
     return RunSummary(
-        run_id="",
-        pipeline=name,
-        jobs=0,
-        persisted=0,
-        reused=0,
-        failed=0,
-        cancelled=0,
-        in_doubt=0,
-        submitted=0,
-        cost_usd=0,
-        estimate_usd=0,
-        seconds=0,
+        run_id=tally.run_id,
+        pipeline=tally.pipeline or name,
+        **counted,
+        jobs=jobs,
+        unfinished=jobs - at_an_end,
+        submitted=tally.submitted,
+        cost_usd=tally.cost_usd,
+        # What was submitted may have cost more than has been told.
+        estimate_usd=None if tally.submitted else 0,
+        cost_unknown=tally.cost_unknown,
+        seconds=seconds,
         errors=tuple(
             ErrorRecord(job="", item="", stage="", kind=error.kind, message=message, hint=hint)
             for message, hint in said

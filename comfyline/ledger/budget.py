@@ -10,14 +10,12 @@ _ROUNDING = 1e-9
 class Limits:
     """What a claim must fit into.
 
-    `in_flight` counts requests over all processes; `flight_window` is in seconds: the request
-    claimed now holds its slot no longer than that, should it be abandoned. The dollars are those of
-    one run, and of one pipeline on one UTC day. `ceiling_usd` is set aside for a job whose price
-    nobody knows; without one, such a job fits under a limit only with `allow_unknown_cost`.
+    `in_flight` counts requests over all processes. The dollars are those of one run, and of one
+    pipeline on one UTC day. `ceiling_usd` is set aside for a job whose price nobody knows; without
+    one, such a job fits under a limit only with `allow_unknown_cost`.
     """
 
     in_flight: int
-    flight_window: float
     max_cost_usd: float | None = None
     max_cost_usd_per_day: float | None = None
     ceiling_usd: float | None = None

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, select
 
 from comfyline.account import Account
 from comfyline.job import CheckedJob, JobState
-from comfyline.ledger import budget, sums, writing
+from comfyline.ledger import budget, slots, sums, writing
 from comfyline.ledger.budget import Limits, NoMoney
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.reading import belongs_to
@@ -91,7 +91,7 @@ def claim(connection: Connection, asking: Asking, now: datetime, is_dead: IsDead
         return NotOurs(decision, latest)
     if is_stopped(connection, asking.run_id):
         return RunStopped()
-    if sums.in_flight(connection, now, asking.account) >= limits.in_flight:
+    if slots.in_flight(connection, now, asking.account) >= limits.in_flight:
         return NoSlot()
     amount = budget.to_reserve(checked.estimate_usd, limits)
     if no_money := _refused(connection, asking, amount, now):
@@ -110,7 +110,6 @@ def claim(connection: Connection, asking: Asking, now: datetime, is_dead: IsDead
         attempt_id,
         asking.owner,
         now,
-        slot_seconds=limits.flight_window,
         reserved_usd=amount,
         evidence=asking.evidence,
     )

@@ -13,7 +13,7 @@ from comfyline.account import Account, command
 from comfyline.addresses import without_secrets
 from comfyline.errors import ComfylineError, Expired, GivenUp, NotKnownNow
 from comfyline.job import CheckedJob, JobState, StoredOutput
-from comfyline.ledger import claiming, holds, reading, writing
+from comfyline.ledger import claiming, holds, reading, slots, writing
 from comfyline.ledger.budget import Limits
 from comfyline.ledger.claiming import Asking, Claim, Claimed, Intent
 from comfyline.ledger.earlier import earlier_jobs
@@ -21,6 +21,7 @@ from comfyline.ledger.presence import Presence
 from comfyline.ledger.reading import Selection
 from comfyline.ledger.records import Attempt, Evidence, Glance
 from comfyline.ledger.retention import is_lost
+from comfyline.ledger.slots import SlotHolder
 from comfyline.ledger.stored import (
     Provenance,
     Recorded,
@@ -143,6 +144,16 @@ class Ledger(Presence):
 
         await self._database.run(work)
         return len(mine)
+
+    async def slot_holders(self) -> Sequence[SlotHolder]:
+        """The requests that fill the profile's slots, and whether anybody will see their end."""
+        return await self._database.read(
+            lambda c: slots.slot_holders(c, self._now(c), self._holder, is_dead)
+        )
+
+    async def free_slot(self, attempt_id: int) -> None:
+        """A request takes no room at RunComfy any more, whatever became of it."""
+        await self._database.run(lambda c: slots.free_slot(c, attempt_id, self._now(c)))
 
     async def end_dead_leases(self) -> int:
         """Puts in doubt what dead processes were submitting; how many those were.

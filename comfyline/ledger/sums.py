@@ -1,12 +1,8 @@
-"""What a claim counts before it is granted: submissions of a run, slots in use, money set aside."""
+"""What a claim counts before it is granted: submissions of a run, and money set aside."""
 
-from datetime import datetime
+from sqlalchemy import ColumnElement, Connection, and_, case, func, select
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
-
-from comfyline.account import Account
 from comfyline.job import JobState
-from comfyline.ledger.reading import UNFINISHED, belongs_to
 from comfyline.ledger.records import PAID_IN_VAIN
 from comfyline.ledger.tables import attempts
 
@@ -19,16 +15,6 @@ def has_submitted(connection: Connection, key: str, run_id: str) -> bool:
         attempts.c.state != JobState.PLANNED,
     )
     return connection.execute(query).scalar_one() > 0
-
-
-def in_flight(connection: Connection, now: datetime, account: Account | None) -> int:
-    """How many requests of an account all processes have at RunComfy, or are sending there."""
-    waiting = [state for state in UNFINISHED if state is not JobState.COMPLETED]
-    holds_slot = and_(attempts.c.state.in_(waiting), attempts.c.slot_until > now)
-    query = select(func.count()).where(
-        or_(attempts.c.state == JobState.SUBMITTING, holds_slot), belongs_to(account)
-    )
-    return connection.execute(query).scalar_one()
 
 
 def reserved_usd(connection: Connection, *which: ColumnElement[bool]) -> float:

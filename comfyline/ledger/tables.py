@@ -177,7 +177,7 @@ attempts = Table(
     # Who may POST right now, and until when that is believed.
     Column("owner", String),
     Column("lease_until", UtcTime),
-    # Until when it holds one of the profile's slots, should nobody see it end.
+    # Until when it holds one of the profile's slots, should nobody see its end before.
     Column("slot_until", UtcTime),
     Column("request_id", String(128)),
     Column("estimate_usd", Float),

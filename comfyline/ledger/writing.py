@@ -17,7 +17,7 @@ from comfyline.errors import ComfylineError
 from comfyline.job import ALLOWED, CheckedJob, JobState
 from comfyline.ledger.decision import LEASE_SECONDS
 from comfyline.ledger.reading import belongs_to, latest_attempts
-from comfyline.ledger.records import NOT_SENT, REFRESH, Attempt, Evidence, pack
+from comfyline.ledger.records import KEPT, NOT_SENT, REFRESH, Attempt, Evidence, pack
 from comfyline.ledger.tables import attempts, jobs, transitions
 
 IsDead = Callable[[str | None], bool]
@@ -159,7 +159,6 @@ def lease(
     owner: str,
     now: datetime,
     *,
-    slot_seconds: float,
     reserved_usd: float | None,
     evidence: Evidence,
 ) -> None:
@@ -174,7 +173,8 @@ def lease(
         reserved_usd=reserved_usd,
         evidence=asdict(evidence),
         lease_until=now + timedelta(seconds=LEASE_SECONDS),
-        slot_until=now + timedelta(seconds=slot_seconds),
+        # RunComfy keeps nothing for longer; before, whoever sees its end frees the slot.
+        slot_until=now + KEPT,
         error_kind=None,
         error_message=None,
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from comfyline.broken_connections import why_not
 from comfyline.errors import InputInvalid, Problem
 from comfyline.pipeline.table_csv import csv_rows
 from comfyline.pipeline.table_jsonl import jsonl_rows
@@ -47,7 +48,7 @@ def read_table(path: Path, called: str, where: str) -> list[Row]:
             raise InputInvalid([problem])
         read = list(_READERS[ending][1](path, called))
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        reason = why_not(error)
         raise InputInvalid([Problem(where, f"{called} cannot be read: {reason}")]) from None
     if problems := [one for one in read if isinstance(one, Problem)]:
         raise InputInvalid(_first_of(problems, called))

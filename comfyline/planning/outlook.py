@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from comfyline.checking.jobs import estimate_usd
-from comfyline.errors import InputInvalid, Problem, Unreachable
+from comfyline.errors import InputInvalid, Problem, TryLater, Unreachable
 from comfyline.job import CheckedJob, Job
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.records import Standing
@@ -114,7 +114,12 @@ async def estimate(outlook: Outlook, run: Run, services: Services) -> float | No
     `TokenRejected`: there is no use in going on.
     """
     total = 0.0
-    for price in await prices(outlook, run, services):
+    try:
+        each = await prices(outlook, run, services)
+    except (Unreachable, TryLater):
+        # Every job says so that cannot be begun because of it.
+        return None
+    for price in each:
         if price is None:
             return None
         total += price

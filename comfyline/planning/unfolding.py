@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from comfyline.errors import ComfylineError, InputInvalid, Skipped
+from comfyline.errors import ComfylineError, InputInvalid, NotBegun, Skipped
 from comfyline.job import Job, JobState
 from comfyline.media import kind_of
 from comfyline.pipeline.dag import NodeId
@@ -183,7 +183,9 @@ class Unfolding:
 
     def _skip_after(self, node: NodeId, outcome: Outcome) -> Unfolded:
         self._open.pop(node, None)
-        return self._skip_dependents(node, _skipped(outcome.job.label, outcome.state))
+        return self._skip_dependents(
+            node, _left_out(outcome.job.label, outcome.state, outcome.error)
+        )
 
     def _skip_dependents(self, node: NodeId, error: ComfylineError) -> Unfolded:
         return _together(
@@ -195,10 +197,10 @@ class Unfolding:
     def _fail(self, node: NodeId, jobs: Sequence[Job], error: ComfylineError) -> Unfolded:
         for number, job in enumerate(jobs):
             self._node_of[id(job)] = (node, number, job)
-        state = JobState.PLANNED if isinstance(error, Skipped) else JobState.FAILED
+        is_left = isinstance(error, Skipped | NotBegun)
+        state = JobState.PLANNED if is_left else JobState.FAILED
         outcomes = tuple(Outcome(job, "", state, error=error) for job in jobs)
-        why = "was skipped" if isinstance(error, Skipped) else "failed"
-        after = Skipped(f"It needs `{jobs[0].label}`, which {why}") if jobs else error
+        after = _left_out(jobs[0].label, state, error) if jobs else error
         return _together([Unfolded((), outcomes), self._skip_dependents(node, after)])
 
 
@@ -227,8 +229,13 @@ class _OneJob:
         raise AssertionError("a single job is always rendered")
 
 
-def _skipped(label: str, state: JobState) -> Skipped:
-    return Skipped(f"It needs `{label}`, which {_ENDS.get(state, 'is not finished')}")
+def _left_out(label: str, state: JobState, error: ComfylineError | None) -> Skipped | NotBegun:
+    """Why a job is not begun that needs another one, which ended so."""
+    if isinstance(error, Skipped):
+        return Skipped(f"It needs `{label}`, which was skipped")
+    if state in _ENDS:
+        return Skipped(f"It needs `{label}`, which {_ENDS[state]}")
+    return NotBegun(f"It needs `{label}`, which is not finished", hint="Run again to make it.")
 
 
 def _made(outcome: Outcome) -> tuple[Made, ...]:

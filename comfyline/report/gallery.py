@@ -44,6 +44,7 @@ class GalleryHeader:
     cancelled: int
     in_doubt: int
     skipped: int
+    unfinished: int
     cost: str
     cost_of: str
 

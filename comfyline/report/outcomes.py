@@ -12,6 +12,13 @@ from comfyline.report.gallery import Card, GalleryHeader
 from comfyline.report.summary import ErrorRecord, OutputRecord, RunSummary, cost_in_words
 from comfyline.run import Outcome, Run
 
+_ENDS = {
+    JobState.PERSISTED: "persisted",
+    JobState.FAILED: "failed",
+    JobState.EXPIRED: "failed",
+    JobState.CANCELLED: "cancelled",
+    JobState.IN_DOUBT: "in_doubt",
+}
 _PROMPT_FIELDS = ("prompt", "text", "tags", "lyrics")
 
 
@@ -29,18 +36,19 @@ def summarise(
     doubt, may have cost as well.
     """
     costs = total(charge for of_job in charges.values() for charge in of_job)
-    states = Counter(outcome.state for outcome in outcomes if not outcome.reused)
+    counts = Counter(map(_counted, outcomes))
     return RunSummary(
         run_id=run.id,
         pipeline=run.pipeline,
         jobs=len(outcomes),
-        persisted=states[JobState.PERSISTED],
-        reused=sum(outcome.reused for outcome in outcomes),
-        failed=states[JobState.FAILED] + states[JobState.EXPIRED],
-        cancelled=states[JobState.CANCELLED],
-        in_doubt=states[JobState.IN_DOUBT],
+        persisted=counts["persisted"],
+        reused=counts["reused"],
+        failed=counts["failed"],
+        cancelled=counts["cancelled"],
+        in_doubt=counts["in_doubt"],
         submitted=run.submitted,
-        skipped=sum(isinstance(outcome.error, Skipped) for outcome in outcomes),
+        skipped=counts["skipped"],
+        unfinished=counts["unfinished"],
         cost_usd=costs.cost_usd,
         estimate_usd=costs.estimate_usd,
         cost_unknown=costs.unknown,
@@ -50,6 +58,15 @@ def summarise(
         outputs=tuple(_output_records(outcomes)),
         errors=tuple(_error_records(outcomes)),
     )
+
+
+def _counted(outcome: Outcome) -> str:
+    """The one number of the summary in which a job counts."""
+    if outcome.reused:
+        return "reused"
+    if isinstance(outcome.error, Skipped):
+        return "skipped"
+    return _ENDS.get(outcome.state, "unfinished")
 
 
 def header(summary: RunSummary, started: datetime) -> GalleryHeader:
@@ -67,6 +84,7 @@ def header(summary: RunSummary, started: datetime) -> GalleryHeader:
         cancelled=summary.cancelled,
         in_doubt=summary.in_doubt,
         skipped=summary.skipped,
+        unfinished=summary.unfinished,
         cost=cost,
         cost_of=cost_of,
     )

@@ -13,6 +13,7 @@ from comfyline.errors import (
     ComfylineError,
     InDoubt,
     Interrupted,
+    NotBegun,
     Skipped,
     TryLater,
     Unreachable,
@@ -66,7 +67,8 @@ class RunSummary(_Record):
 
     `persisted` were made and stored by this run, `reused` were there already; `submitted` counts
     the POSTs of this run, `jobs` all of the plan. An expired job counts as failed; `skipped` are
-    those that need what a failed one would have made.
+    those that need what a failed one would have made; `unfinished` are not at an end: still at
+    RunComfy, not begun, or not fetched yet. `jobs` is the sum of those seven.
 
     `cost_usd` is what RunComfy told of this run's requests; of `cost_unknown` requests it told
     nothing, which is not free. `estimate_usd` is what the same requests were expected to cost,
@@ -84,6 +86,7 @@ class RunSummary(_Record):
     in_doubt: int
     submitted: int
     skipped: int = 0
+    unfinished: int = 0
     cost_usd: Dollars
     estimate_usd: Dollars | None = None
     cost_unknown: int = 0
@@ -98,28 +101,26 @@ class RunSummary(_Record):
         return self.model_dump_json()
 
     @property
-    def unfinished(self) -> int:
-        """Jobs of the plan that never came to an end, because the run was stopped before."""
-        bad = self.failed + self.cancelled + self.in_doubt + self.skipped
-        return max(self.jobs - self.persisted - self.reused - bad, 0)
-
-    @property
     def exit_code(self) -> int:
-        """The exit code of the run; a job without outputs and without an error still counts."""
-        if self.errors:
-            return exit_code(error.kind for error in self.errors)
-        bad = self.failed + self.cancelled + self.in_doubt + self.skipped
-        return int(bad + self.unfinished > 0)
+        """The exit code of the run; a job without outputs and without an error still counts.
+
+        Where the run has stored something, RunComfy and the storage could be reached.
+        """
+        if not self.errors:
+            return int(self.jobs > self.persisted + self.reused)
+        code = exit_code(error.kind for error in self.errors)
+        is_away = code == Unreachable.exit_code
+        return ComfylineError.exit_code if is_away and self.persisted else code
 
 
 def exit_code(kinds: Iterable[str]) -> int:
     """The exit code for errors of these kinds: 0 for none, the code they share, otherwise 1.
 
-    What was skipped counts only by itself: why is told by the error that it was skipped for.
+    What was skipped or not begun counts only by itself: why is told by the error of what it needs.
     """
     known = {error.kind: error.exit_code for error in _error_types(ComfylineError)}
     told = set(kinds)
-    causes = told - {Skipped.kind} or told
+    causes = told - {Skipped.kind, NotBegun.kind} or told
     codes = {known.get(kind, ComfylineError.exit_code) for kind in causes}
     if not codes:
         return 0
@@ -131,7 +132,7 @@ def headline(summary: RunSummary) -> str:
     # These are counted on their own; naming them as reasons would say it twice.
     counted = {Cancelled.kind, InDoubt.kind, Skipped.kind}
     reasons = Counter(error.kind for error in summary.errors if error.kind not in counted)
-    going_on = {kind: reasons.pop(kind) for kind in _GOING_ON if kind in reasons}
+    going_on = {kind: reasons.pop(kind) for kind in list(reasons) if kind in _GOING_ON}
     because, until_later = _listed(reasons), _listed(Counter(going_on))
     parts = [
         f"{number} {word}"
@@ -178,7 +179,7 @@ def _error_types(base: type[ComfylineError]) -> Iterator[type[ComfylineError]]:
 
 _GOING_ON = frozenset(
     error.kind
-    for base in (TryLater, Unreachable, Interrupted, BrokenOutput)
+    for base in (TryLater, Unreachable, Interrupted, BrokenOutput, NotBegun)
     for error in _error_types(base)
 )
 """What is no failure of a job: it goes on, or was not begun, and the next run takes it up."""

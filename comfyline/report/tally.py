@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from comfyline.job import JobState, Stage
-from comfyline.progress import Event, JobEnded, RunPlanned, StageEntered
+from comfyline.progress import Event, JobEnded, RunPlanned, StageEntered, Submitted
 
 
 @dataclass(slots=True)
@@ -22,6 +22,7 @@ class Tally:
     estimate_usd: float | None = None
     cost_usd: float = 0.0
     cost_unknown: int = 0
+    submitted: int = 0
     ends: Counter[JobState] = field(default_factory=Counter)
     live: dict[str, tuple[str, Stage]] = field(default_factory=dict)
 
@@ -35,6 +36,8 @@ class Tally:
             # Taken out first, so that a stage lists its jobs in the order they came in.
             self.live.pop(event.job, None)
             self.live[event.job] = (event.label, event.stage)
+        elif isinstance(event, Submitted):
+            self.submitted += 1
         elif isinstance(event, JobEnded):
             self.live.pop(event.job, None)
             self.ends[event.state] += 1

@@ -62,6 +62,14 @@ class SubmissionAnswer(_Answer):
     error_code: Any = None
 
 
+class AboutRequest(_Answer):
+    """What any answer about a request may say of which it is about, and how that ended."""
+
+    request_id: OrNone[StrictStr] = None
+    status: OrNone[StrictStr] = None
+    outcome: OrNone[StrictStr] = None
+
+
 class StatusAnswer(_Answer):
     """`GET /v1/requests/{id}/status`."""
 

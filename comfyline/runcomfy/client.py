@@ -6,6 +6,7 @@ ledger's decision. Which failure passes, and when to ask again, the error says i
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
+from comfyline.broken_connections import what_broke
 from comfyline.disk_space import disk_full_told, require_space
 from comfyline.errors import (
     BrokenAnswer,
@@ -28,7 +30,7 @@ from comfyline.errors import (
 from comfyline.runcomfy.asking import model_path, request_path, written
 from comfyline.runcomfy.leaving import Leaving
 from comfyline.runcomfy.listing import list_all
-from comfyline.runcomfy.outage import Outage, backoff
+from comfyline.runcomfy.outage import RetryBudget, backoff
 from comfyline.runcomfy.reply import Reply, read_reply
 from comfyline.runcomfy.spool import (
     TooLarge,
@@ -43,7 +45,13 @@ from comfyline.runcomfy.spool import (
 )
 from comfyline.runcomfy.transport import ENCODINGS, ApiTransport
 from comfyline.runcomfy.troubles import away, understood
-from comfyline.runcomfy.verdict import No, Verdict, judge_answer, judge_exception
+from comfyline.runcomfy.verdict import (
+    Accepted,
+    No,
+    Verdict,
+    judge_answer,
+    judge_exception,
+)
 from comfyline.runcomfy.wire import (
     RequestResult,
     RequestStatus,
@@ -67,6 +75,8 @@ _RESULT_BYTES = 64 * 1024**2
 """Room that there has to be before a result is asked for: in sync mode its media are in it."""
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 Query = Mapping[str, str | int]
 
@@ -75,12 +85,12 @@ class RuncomfyClient:
     """The one HTTP client to RunComfy; used as an async context manager.
 
     `base_url` is the API's origin. `balance_url` is the only address elsewhere that may get the
-    token, and only when it is named. Raises `TokenRejected` for a token that no HTTP header can
-    hold.
+    token, and only when it is named. `retry_budget` is shared with whoever waits for RunComfy in
+    other ways. Raises `TokenRejected` for a token that no HTTP header can hold.
     """
 
     def __init__(
-        self, base_url: str, token: str, outage: Outage, balance_url: str | None = None
+        self, base_url: str, token: str, retry_budget: RetryBudget, balance_url: str | None = None
     ) -> None:
         if not _TOKEN.fullmatch(token):
             # Said here, because the HTTP library would quote the token in its own error.
@@ -89,7 +99,8 @@ class RuncomfyClient:
                 "has",
                 hint="Copy it again from your RunComfy profile.",
             )
-        self._outage = outage
+        self.retry_budget = retry_budget
+        self._told_broken: set[str] = set()
         self._token = token
         self._balance_url = balance_url
         origins = (base_url, balance_url) if balance_url else (base_url,)
@@ -140,9 +151,12 @@ class RuncomfyClient:
                 with suppress(BrokenAnswer):
                     said = await _held(answer)
             reply = read_reply(answer, said, self._token)
-            return judge_answer(reply.status, reply.content, reply.retry_after, leaving.how_far)
+            verdict = judge_answer(reply.status, reply.content, reply.retry_after, leaving.how_far)
         except Exception as error:  # noqa: BLE001  # what the table does not name is unknown
             return judge_exception(error, leaving.how_far)
+        if isinstance(verdict, Accepted | No):
+            self.retry_budget.answered()
+        return verdict
 
     async def status(self, request_id: str) -> RequestStatus:
         """Where a request stands. Raises `NotKnownNow` at once: who polls asks again anyway."""
@@ -156,7 +170,7 @@ class RuncomfyClient:
         happens; when the file is there already, RunComfy is not asked again. Without room for an
         answer it is not asked at all. Raises `DiskFull`; then what came of an answer stays.
         """
-        if kept := await asyncio.to_thread(read_spool, spool):
+        if kept := await asyncio.to_thread(read_spool, spool, request_id):
             return kept
         path, draft = f"{request_path(request_id)}/result", draft_path(spool)
         is_kept = False
@@ -249,27 +263,40 @@ class RuncomfyClient:
         draft: Path | None = None,
         waits_to_be_known: bool = True,
     ) -> T:
-        """One call that may be asked twice, repeated as the error says, up to the patience."""
+        """One call that may be asked twice, repeated as the error says, while the budget lasts."""
+        budget = self.retry_budget
         attempt, failing_since = 0, None
         while True:
+            if budget.seconds_for_a_try <= 0 and (spent := budget.spent):
+                spent.request_id = request_id
+                raise spent
+            began = budget.now()
             try:
                 answer = read(await self._once(method, path, request_id, query, draft))
             except ComfylineError as error:
                 error.request_id = request_id
                 if not error.passing:
-                    self._outage.answered()
+                    budget.answered()
                     if not (waits_to_be_known and isinstance(error, NotKnownNow)):
                         raise
-                failing_since = self._outage.now() if failing_since is None else failing_since
-                left = self._outage.time_left(failing_since)
+                self._log(error)
+                failing_since = budget.now() if failing_since is None else failing_since
+                left = budget.failed(error, failing_since, budget.now() - began)
                 if left <= 0 or (error.retry_after or 0) > left:
-                    raise
+                    raise budget.final(error) from error.__cause__
                 wait = min(backoff(attempt, error.retry_after), left)
             else:
-                self._outage.answered()
+                budget.answered()
                 return answer
-            await self._outage.sleep(wait)
+            await budget.sleep(wait)
             attempt += 1
+
+    def _log(self, error: ComfylineError) -> None:
+        """Writes down once of each request that its answers are broken."""
+        request_id = error.request_id
+        if isinstance(error, BrokenAnswer) and request_id and request_id not in self._told_broken:
+            self._told_broken.add(request_id)
+            log.warning("request %s is asked about again: %s", request_id, error.message)
 
     async def _once(
         self,
@@ -283,8 +310,9 @@ class RuncomfyClient:
 
         Raises the error that any other answer stands for.
         """
+        seconds = min(_CALL_SECONDS, self.retry_budget.seconds_for_a_try)
         try:
-            async with asyncio.timeout(_CALL_SECONDS):
+            async with asyncio.timeout(seconds):
                 async with self._http.stream(method, path, params=query) as answer:
                     if draft is None:
                         body = await _held(answer)
@@ -294,7 +322,7 @@ class RuncomfyClient:
                         with disk_full_told(draft, size):
                             await write_down(answer.aiter_bytes(_CHUNK), draft, self._token)
         except (httpx.HTTPError, TimeoutError) as error:
-            raise away(type(error).__name__, request_id) from error
+            raise away(what_broke(error), request_id) from error
         if draft is None:
             reply = read_reply(answer, body, self._token)
         else:

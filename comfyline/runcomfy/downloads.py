@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from comfyline.account import command
+from comfyline.broken_connections import what_broke
 from comfyline.disk_space import disk_full_told
-from comfyline.errors import BrokenOutput, ComfylineError, DiskFull, Unreachable
+from comfyline.errors import BrokenOutput, DiskFull, OutputUnreachable
 from comfyline.runcomfy.behind import Behind
 from comfyline.runcomfy.data_uris import Embedded, decode
 from comfyline.runcomfy.hosts import Address, OutputHosts, RefusedOutput
@@ -73,7 +74,7 @@ class _Anything:
         return ""
 
 
-class _TooSlow(Unreachable):
+class _TooSlow(OutputUnreachable):
     """Asking again at once would only take as long again."""
 
 
@@ -119,9 +120,9 @@ class Downloads:
     ) -> Download:
         """Puts one output under `target`, which exists only when it is whole and proved.
 
-        Raises `BrokenOutput` for a host that is not allowed, and for a body that stays cut short or
-        without proof; `DiskFull`; `Unreachable` when its server does not answer or is too slow. No
-        error shows a URL's query.
+        Raises `BrokenOutput` for a host that is not allowed, and for a body that stays without
+        proof; `DiskFull`; `OutputUnreachable` when its server does not answer, breaks off or is too
+        slow. No error shows a URL's query.
         """
         part, proof = target.with_name(f"{target.name}.part"), proof or _Anything()
         if isinstance(output, Embedded) or output[:5].lower() == "data:":
@@ -149,7 +150,6 @@ class Downloads:
         with Incoming(address.shown, part, self._most_bytes) as incoming:
             while True:
                 before = incoming.size
-                error: ComfylineError
                 try:
                     await self._stream(address, incoming, proof, began)
                     proofs += 1
@@ -159,8 +159,6 @@ class Downloads:
                     raise
                 except BrokenOutput as broken:
                     error = broken
-                except Unreachable as away:
-                    error = away
                 # A server that breaks off again and again brings a large file all the same.
                 failed = 1 if incoming.size >= before + _CHUNK else failed + 1
                 if failed >= _TRIES or proofs >= _PROOFS:
@@ -179,7 +177,7 @@ class Downloads:
             async with await self._asked(address, incoming.wanted()) as answer:
                 await self._read(answer, address.shown, incoming, proof, began)
         except (ClientError, TimeoutError, ConnectionError) as error:
-            raise _away(address.shown, type(error).__name__) from None
+            raise _away(address.shown, error, incoming) from None
 
     async def _asked(self, address: Address, wanted: dict[str, str]) -> "ClientResponse":
         """The beginning of the answer, from wherever redirects lead."""
@@ -223,7 +221,7 @@ class Downloads:
         if seconds > _GRACE + received / _SLOWEST:
             raise _TooSlow(
                 f"{shown} comes too slowly: {received} bytes in {seconds:.0f} s",
-                hint=f"Nothing is lost: run again or {command('reconcile')}.",
+                hint=_later(),
             )
 
 
@@ -244,8 +242,22 @@ def _check_status(shown: str, status: int) -> None:
     raise (BrokenOutput if passes else RefusedOutput)(f"{shown} answers HTTP {status}")
 
 
-def _away(shown: str, reason: str) -> Unreachable:
-    return Unreachable(
-        f"{shown} cannot be fetched: {reason}",
-        hint=f"Nothing is lost: run again or {command('reconcile')}.",
-    )
+def _away(shown: str, error: Exception, incoming: Incoming) -> OutputUnreachable:
+    so_far = f" after {incoming.progress}" if incoming.has_begun else ""
+    return OutputUnreachable(f"{shown} cannot be fetched: {_words(error)}{so_far}", hint=_later())
+
+
+def _later() -> str:
+    again = f"run again or {command('reconcile')}, which costs nothing"
+    return f"It was paid for and stays at RunComfy for 7 days: {again}."
+
+
+def _words(error: Exception) -> str:
+    from aiohttp import ClientHttpProxyError, ClientResponseError
+
+    match error:
+        case ClientHttpProxyError():
+            return f"the proxy answers HTTP {error.status}"
+        case ClientResponseError():
+            return "what answers does not speak HTTP"
+    return what_broke(error)

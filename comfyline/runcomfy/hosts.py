@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import ClassVar
 from urllib.parse import quote, urljoin
 
 from yarl import URL
@@ -28,7 +27,7 @@ _LONGEST_SHOWN = 300
 class RefusedOutput(BrokenOutput):
     """An output that the same question would only bring again: it is not asked for any more."""
 
-    passing: ClassVar[bool] = False
+    passing = False
 
 
 @dataclass(frozen=True, slots=True)

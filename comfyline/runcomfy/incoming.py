@@ -66,6 +66,17 @@ class Incoming:
         """The hash of what has arrived."""
         return self._digest.hexdigest()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything of it has come, or was promised."""
+        return bool(self.size or self._promised)
+
+    @property
+    def progress(self) -> str:
+        """How much has arrived, of how much where that was promised."""
+        of = "" if self._promised is None else f" of {self._promised:,}"
+        return f"{self.size:,}{of} bytes"
+
     def wanted(self) -> dict[str, str]:
         """The headers that ask for what is missing; none when it has to be the whole file."""
         if not (self.size and self._validator):
@@ -111,7 +122,7 @@ class Incoming:
     def finish(self) -> None:
         """Proves that all that was promised is there. Raises `SpoiltOutput`."""
         if self._promised is not None and self.size != self._promised:
-            raise SpoiltOutput(f"{self._shown} sent {self.size} of {self._promised} bytes")
+            raise SpoiltOutput(f"{self._shown} sent {self.progress}")
         if self._unpack and not self._unpack.eof:
             raise SpoiltOutput(f"{self._shown} is packed and cut short")
         if not self.size:

@@ -1,4 +1,4 @@
-"""How long RunComfy has been away, shared by all calls of a process, so that all give up as one."""
+"""How long RunComfy may be away: one retry budget for all calls of a run, which give up as one."""
 
 import asyncio
 import math
@@ -7,42 +7,119 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+from comfyline.duration import format_duration
+from comfyline.errors import ComfylineError
+
 _FIRST_WAIT = 0.25
 _LONGEST_WAIT = 10.0
 _DOUBLINGS = 10
 
+_LAST_TRIES = 8.0
+"""Seconds after the budget is spent within which calls under way may still end."""
+_UNHEARD_OF = 120.0
+"""A failure so much older than the budget says nothing any more; longer than any one try."""
+_QUIET = 0.5
+"""Seconds that RunComfy may be away without a word."""
+_SELDOM = 30.0
+"""Seconds between two words about the same outage."""
+
 Sleep = Callable[[float], Awaitable[None]]
 
 
-class Outage:
-    """Counts the time since the first failure after the last success.
+class RetryBudget:
+    """How long a run goes on asking a RunComfy that is away: one budget for all of its calls.
 
-    `patience` is in seconds; `clock` is monotonic seconds. With a hundred jobs waiting, the
-    second job does not start a wait of its own when the first has already waited in vain.
+    It runs for `patience` seconds from the first failure without an answer since; `clock` is
+    monotonic seconds. Any answer fills it again. `where` names in messages who is asked; `say` is
+    told now and then what is waited for.
     """
 
     def __init__(
-        self, patience: float, clock: Callable[[], float], sleep: Sleep = asyncio.sleep
+        self,
+        patience: float,
+        clock: Callable[[], float],
+        sleep: Sleep = asyncio.sleep,
+        *,
+        where: str = "its address",
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._patience = patience
         self._clock = clock
+        self._where = where
+        self._say = say
         self._since: float | None = None
+        self._failed_at = 0.0
+        self._said_at: float | None = None
+        self._given_up: ComfylineError | None = None
         self.now = clock
         self.sleep = sleep
 
+    @property
+    def spent(self) -> ComfylineError | None:
+        """Why nothing more is begun, once all of it was waited in vain; None until then.
+
+        A new error each time, because whoever raises it adds a request to it.
+        """
+        return self.final(self._given_up) if self._given_up else None
+
+    @property
+    def seconds_for_a_try(self) -> float:
+        """How long one more try may take for the run to end in time; none is left at 0."""
+        if self._since is None:
+            return math.inf
+        left = self._since + self._patience + _LAST_TRIES - self._clock()
+        return max(left, 0.0) if self._given_up else max(left, _LAST_TRIES)
+
     def answered(self) -> None:
         """RunComfy answered: whatever was, is over."""
-        self._since = None
+        if self._said_at is not None:
+            self._say("RunComfy answers again")
+        self._since = self._said_at = self._given_up = None
 
-    def time_left(self, failing_since: float) -> float:
-        """Seconds for which it is still worth asking, after a call failed.
+    def failed(self, error: ComfylineError, failing_since: float, took: float = 0) -> float:
+        """Seconds for which it is still worth asking, after a call ended in `error`.
 
         `failing_since` is when that very call failed first: one request that RunComfy always
         answers with an error would otherwise be asked about for as long as others are answered.
+        `took` is how long the last try of it was waited for in silence.
         """
-        if self._since is None:
-            self._since = self._clock()
-        return self._patience - (self._clock() - min(self._since, failing_since))
+        now = self._clock()
+        if not error.passing:
+            # An answer, only not the one that is waited for.
+            return self._patience - (now - failing_since)
+        if self._since is None or now - self._failed_at > self._patience + _UNHEARD_OF:
+            # While nobody asked, it may have been back.
+            self._since = now
+        self._failed_at = now
+        left = self._patience - (now - self._since)
+        if left <= 0:
+            self._given_up = self._given_up or error
+        else:
+            self._tell(error, now - self._since + took, left)
+        return min(left, self._patience - (now - failing_since))
+
+    def final(self, error: ComfylineError) -> ComfylineError:
+        """The error of a call that is not repeated any more: who was asked, and for how long."""
+        if not error.passing:
+            return error
+        how_long = f"for {format_duration(self._patience)} " if self._patience else ""
+        asked = f"asked {how_long}at {self._where}"
+        told = type(error)(
+            f"{error.message} ({asked})",
+            hint=error.hint,
+            request_id=error.request_id,
+            retry_after=error.retry_after,
+        )
+        told.passing = False
+        return told
+
+    def _tell(self, error: ComfylineError, waited: float, left: float) -> None:
+        now = self._clock()
+        quiet = waited < _QUIET if self._said_at is None else now - self._said_at < _SELDOM
+        if not quiet:
+            self._said_at = now
+            more = format_duration(max(1, round(left)))
+            self._say(f"waiting for RunComfy at {self._where}, up to {more} more: {error.message}")
 
 
 def backoff(attempt: int, retry_after: float | None = None) -> float:

@@ -15,12 +15,10 @@ from typing import Self
 
 from comfyline.account import command
 from comfyline.errors import DeadlinePassed, NotKnownNow
-from comfyline.job import JobState
 from comfyline.runcomfy.polling import Observation, PollPolicy
-from comfyline.runcomfy.wire import RequestStatus
+from comfyline.runcomfy.wire import ENDS, RequestStatus
 
 _AT_ONCE = 16
-_ENDS = {JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED}
 
 Ask = Callable[[str], Awaitable[RequestStatus]]
 Hear = Callable[[RequestStatus], Awaitable[None]]
@@ -169,7 +167,7 @@ class Poller:
     def _next_due(self, watch: _Watch, status: RequestStatus | None) -> float | None:
         """When to ask again; None at the request's end. Raises `DeadlinePassed`."""
         state = status.state if status else None
-        if state in _ENDS:
+        if state in ENDS:
             return None
         now = self._clock()
         if now >= watch.deadline:

@@ -20,7 +20,13 @@ from comfyline.runcomfy.behind import Behind
 from comfyline.runcomfy.data_uris import Embedded
 from comfyline.runcomfy.outputs import output_urls
 from comfyline.runcomfy.reply import Places, Reply
-from comfyline.runcomfy.wire import RequestResult, names_status, read_result, read_status
+from comfyline.runcomfy.wire import (
+    RequestResult,
+    check_answer,
+    names_status,
+    read_result,
+    read_status,
+)
 
 _MOST_BYTES = 3 * 1024**3
 """The largest output there may be, as JSON writes it."""
@@ -126,17 +132,17 @@ def lifted(file: Path) -> tuple[bytes, Places]:
     return b"".join(kept), places
 
 
-def read_spool(spool: Path) -> RequestResult | None:
-    """The result that was written down; None when there is none, or none that can be read."""
-    if found := _read(spool):
+def read_spool(spool: Path, request_id: str) -> RequestResult | None:
+    """The result of a request that was written down; None when none is there that can be read."""
+    if found := _read(spool, request_id):
         return found
     # Whoever wrote it may have been killed after its last byte and before its name.
     for part in spool.parent.glob(f"{spool.name}.*.part"):
-        found = _read(part)
+        found = _read(part, request_id)
         if found and found.status.state is JobState.COMPLETED and any(output_urls(found.output)):
             with suppress(FileExistsError, FileNotFoundError):
                 os.link(part, spool)
-            return _read(spool)
+            return _read(spool, request_id)
     return None
 
 
@@ -175,10 +181,12 @@ def embedded(file: Path, places: Places) -> dict[str, Embedded]:
     return {name: Embedded(file, start, end) for name, (start, end) in places.items()}
 
 
-def _read(file: Path) -> RequestResult | None:
+def _read(file: Path, request_id: str) -> RequestResult | None:
     try:
         text, places = lifted(file)
-        return read_result(json.loads(text), embedded(file, places))
+        answer = json.loads(text)
+        check_answer(answer, request_id)
+        return read_result(answer, embedded(file, places))
     except (FileNotFoundError, ValueError, RecursionError, BrokenAnswer):
         return None
 

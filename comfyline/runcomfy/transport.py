@@ -128,7 +128,7 @@ def _one_family_of_errors() -> Iterator[None]:
     except httpx.HTTPError:
         raise
     except Exception as error:
-        raise httpx.RemoteProtocolError(f"{type(error).__name__} while reading") from error
+        raise httpx.RemoteProtocolError("what came is no HTTP") from error
 
 
 def _context(urls: list[httpx.URL]) -> ssl.SSLContext:

@@ -16,7 +16,7 @@ from comfyline.errors import (
 )
 from comfyline.runcomfy.meaning import Meaning, read_meaning
 from comfyline.runcomfy.reply import Reply
-from comfyline.runcomfy.wire import ApiError, names_status, read_error
+from comfyline.runcomfy.wire import ApiError, check_answer, names_status, read_error
 
 _NOTHING_LOST = "Run again later: nothing is lost."
 
@@ -30,6 +30,8 @@ def understood(reply: Reply, request_id: str | None) -> Reply:
 
     `request_id` is that of the accepted request which the call is about, None for all other calls.
     """
+    if request_id:
+        check_answer(reply.content, request_id)
     said = read_error(reply.content)
     meaning = read_meaning(reply.status, said)
     if httpx.codes.is_success(reply.status) and names_status(reply.content):

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import httpx
 
+from comfyline.broken_connections import what_broke
 from comfyline.errors import BrokenAnswer, ComfylineError, TryLater, Unreachable
 from comfyline.runcomfy.meaning import Meaning, read_meaning
 from comfyline.runcomfy.troubles import away, refusal, slow_down
@@ -116,7 +117,7 @@ def judge_exception(error: Exception, how_far: HowFar | None = None) -> Verdict:
     Without its last byte no request can be accepted, so how far it got says more than the kind of
     the exception; that is asked only when `how_far` is not known.
     """
-    reason = f"{type(error).__name__}: {error}".rstrip(": ")
+    reason = what_broke(error)
     if how_far is None:
         known = isinstance(error, _NEVER_SENT)
         return NotSent(reason, HowFar.NOT_CONNECTED) if known else Unknown(reason)

@@ -18,6 +18,7 @@ from comfyline.addresses import without_secrets
 from comfyline.errors import BrokenAnswer
 from comfyline.job import JobState
 from comfyline.runcomfy.answers import (
+    AboutRequest,
     BalanceAnswer,
     CancelAnswer,
     CatalogueListing,
@@ -50,6 +51,9 @@ _STATES: Mapping[str, JobState] = {
     "cancelled": JobState.CANCELLED,
     "canceled": JobState.CANCELLED,
 }
+
+ENDS = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
+"""The states in which a request is over at RunComfy."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -125,6 +129,21 @@ def read_status(answer: Any) -> RequestStatus:
     return _status(_as(StatusAnswer, answer, "it names no status"))
 
 
+def check_answer(answer: Any, request_id: str) -> None:
+    """Raise `BrokenAnswer` for an answer about another request, or one that contradicts itself.
+
+    An answer that does not say which request it is about is taken for one to the question.
+    """
+    said = AboutRequest.model_validate(answer) if isinstance(answer, Mapping) else AboutRequest()
+    if said.request_id and said.request_id.casefold() != request_id.casefold():
+        other = _fit(said.request_id)
+        raise _broken(f"asked about request {request_id}, it names {other}", request_id)
+    state, outcome = _state(said.status or ""), _state(said.outcome or "")
+    if state in ENDS and outcome in ENDS and state is not outcome:
+        words = f"{said.status} and {said.outcome}"
+        raise _broken(f"it calls request {request_id} {_fit(words)} at once", request_id)
+
+
 def names_status(answer: Any) -> bool:
     """Whether an answer says where a request stands, in a word that is known."""
     word = answer.get("status") if isinstance(answer, Mapping) else None
@@ -194,10 +213,15 @@ def _as(model: type[M], answer: Any, otherwise: str) -> M:
         return model.model_validate(answer)
     except ValidationError:
         # What pydantic says quotes the answer, and nobody knows what is in it.
-        raise BrokenAnswer(
-            f"What answers for RunComfy does not speak as RunComfy does: {otherwise}",
-            hint=f"What was submitted is safe: run again or {command('reconcile')} later.",
-        ) from None
+        raise _broken(otherwise) from None
+
+
+def _broken(why: str, request_id: str | None = None) -> BrokenAnswer:
+    return BrokenAnswer(
+        f"What answers for RunComfy does not speak as RunComfy does: {why}",
+        hint=f"What was submitted is safe: run again or {command('reconcile')} later.",
+        request_id=request_id,
+    )
 
 
 def _status(read: StatusAnswer) -> RequestStatus:

@@ -31,9 +31,9 @@ _KINDS: dict[Point, frozenset[str]] = {
     "submit": frozenset(
         {"drop-before", "drop-after", "truncate", "status", "html", "error-code-200", "delay"}
     ),
-    "status": frozenset({"status", "html", "drop", "word", "error-code-200", "delay"}),
-    "result": frozenset({"status", "html", "drop", "word", "error-code-200", "delay"}),
-    "cancel": frozenset({"status", "html", "drop", "delay"}),
+    "status": frozenset({"status", "html", "drop", "fields", "word", "error-code-200", "delay"}),
+    "result": frozenset({"status", "html", "drop", "fields", "word", "error-code-200", "delay"}),
+    "cancel": frozenset({"status", "html", "drop", "fields", "delay"}),
     "cdn": frozenset({"status", "html", "drop", "truncate", "empty", "delay"}),
     "generation": frozenset({"fail", "delay", "blank"}),
 }
@@ -53,6 +53,7 @@ class Fault(BaseModel):
     accept: bool = False
     seconds: float = Field(default=1.0, ge=0)
     word: str = "weird_status"
+    fields: dict[str, Any] = Field(default_factory=dict)
     message: str = "the generation failed"
     error_code: int = 400001
 
@@ -141,9 +142,11 @@ class FaultGate:
                 await _answer(send, 200, json.dumps(body).encode())
             case "empty":
                 await _answer(send, 200, b"", **{"content-type": "image/png"})
-            case "word":
+            case "word" | "fields":
+                # The answer that was given, and in it what another would say.
+                changed = fault.fields if fault.kind == "fields" else {"status": fault.word}
                 heard = await self._unheard(scope, receive)
-                answer = {**json.loads(heard.body), "status": fault.word}
+                answer = {**json.loads(heard.body), **changed}
                 await _answer(send, heard.status, json.dumps(answer).encode())
             case _:
                 await self._truncate(scope, receive, send)

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from botocore.exceptions import ClientError
 
+from comfyline.broken_connections import why_not
 from comfyline.disk_space import disk_full, is_full
 from comfyline.errors import Unreachable
 from comfyline.storage.bucket_errors import code_of, in_words, no_bucket
@@ -161,7 +162,7 @@ class Bucket:
                 await asyncio.to_thread(_discard, target)
                 if is_full(error):
                     raise disk_full(target.parent) from error
-                reason = error.strerror or type(error).__name__
+                reason = why_not(error)
                 raise Unreachable(f"{target} cannot be written: {reason}") from error
             except BaseException:
                 await asyncio.to_thread(_discard, target)

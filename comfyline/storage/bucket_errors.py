@@ -21,6 +21,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
+from comfyline.broken_connections import what_broke
 from comfyline.errors import Unreachable
 
 _ANSWERS: tuple[tuple[frozenset[str], str, str], ...] = (
@@ -108,11 +109,6 @@ _DRIVER: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
         "cannot be asked for",
         "An endpoint is written https://host:port, an address s3://bucket/path.",
     ),
-    (
-        (BotoCoreError, aiohttp.ClientError, OSError),
-        "does not answer for",
-        "Check the endpoint (the profile's, or AWS_ENDPOINT_URL_S3) and the network.",
-    ),
 )
 """The same for what the driver raises before there is an answer."""
 
@@ -182,7 +178,9 @@ def no_bucket(endpoint: str, uri: str) -> Unreachable:
     )
 
 
-def _said(endpoint: str, uri: str, error: Exception, code: str) -> Unreachable:
+def _said(  # noqa: PLR0911  # a table
+    endpoint: str, uri: str, error: Exception, code: str
+) -> Unreachable:
     at = f"Object storage ({endpoint})"
     if code in {"NoSuchBucket", "404"}:
         return no_bucket(endpoint, uri)
@@ -197,5 +195,10 @@ def _said(endpoint: str, uri: str, error: Exception, code: str) -> Unreachable:
         return Unreachable(f"{at} fails at {uri} ({code})", hint="Run again later.")
     for kinds, what, hint in _DRIVER:
         if isinstance(error, kinds):
-            return Unreachable(f"{at} {what} {uri} ({type(error).__name__})", hint=hint)
+            return Unreachable(f"{at} {what} {uri}", hint=hint)
+    if isinstance(error, (BotoCoreError, aiohttp.ClientError, OSError)):
+        return Unreachable(
+            f"{at} does not answer for {uri}: {what_broke(error)}",
+            hint="Check the endpoint (the profile's, or AWS_ENDPOINT_URL_S3) and the network.",
+        )
     raise error  # nothing of the driver's: a mistake in comfyline itself

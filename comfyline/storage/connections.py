@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 from comfyline.addresses import without_secrets
+from comfyline.broken_connections import what_broke
 from comfyline.errors import ComfylineError, Unreachable
 from comfyline.storage.drivers import open_driver
 
@@ -86,11 +87,11 @@ class Connections:
 
     def _said(self, error: Exception, trouble: str) -> Unreachable:
         """The driver's own words, without a chain: its text may hold what must not be seen."""
-        told = str(getattr(error, "strerror", None) or error) or type(error).__name__
+        told = str(getattr(error, "strerror", None) or error) or what_broke(error)
         reason = without_secrets(told.splitlines()[0])[:_LONGEST_REASON].rstrip(".")
         variables = f"FSSPEC_{self._scheme.upper()}_…"
         return Unreachable(
-            f"{trouble}: {reason} ({type(error).__name__})",
+            f"{trouble}: {reason}",
             hint=f"Check the address, the network and the credentials ({variables} variables, or "
             "those that the driver reads).",
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from comfyline.addresses import bare_origin
 from comfyline.atomic import part_path
+from comfyline.broken_connections import why_not
 from comfyline.errors import InputInvalid, Problem
 from comfyline.job import Media
 from comfyline.media import MOST_BYTES, Conversion
@@ -87,7 +88,7 @@ class Copies:
         except Unconvertible as error:
             raise InputInvalid([Problem(shown, str(error))]) from error
         except OSError as error:
-            message = f"no copy of it can be made: {error.strerror or type(error).__name__}"
+            message = f"no copy of it can be made: {why_not(error)}"
             raise InputInvalid([Problem(shown, message, "run again")]) from error
 
     @asynccontextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from comfyline.atomic import part_path, sweep_parts
+from comfyline.broken_connections import why_not
 from comfyline.disk_space import disk_full_told
 from comfyline.errors import Altered, Unreachable
 from comfyline.storage.directories import opened_inside, sync_directory
@@ -218,7 +219,7 @@ def _get(uri: str, target: Path) -> None:
 
 
 def _unreadable(uri: str, error: OSError) -> Unreachable:
-    reason = error.strerror or type(error).__name__
+    reason = why_not(error)
     return Unreachable(
         f"{local_path(uri)} cannot be read: {reason}",
         hint="Check the folder and its permissions.",

@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
+from comfyline.broken_connections import what_broke
 from comfyline.errors import Unfetchable, Unreachable
 from comfyline.storage.web import certificates
 
@@ -88,7 +89,7 @@ def _no_answer(uri: str, error: Exception) -> Unreachable:
             )
         cause = cause.__cause__ or cause.__context__
     return Unreachable(
-        f"{uri} cannot be fetched by its presigned URL ({type(error).__name__})",
+        f"{uri} cannot be fetched by its presigned URL: {what_broke(error)}",
         hint="RunComfy has to reach the storage's endpoint from the internet.",
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
+from comfyline.broken_connections import why_not
 from comfyline.errors import InputInvalid, Problem, Unfetchable
 from comfyline.job import Media
 from comfyline.media import extension
@@ -144,7 +145,7 @@ class Uploads:
         try:
             await self._bucket.put(source, uri, media.media_type, sha256=media.sha256)
         except OSError as error:
-            reason = error.strerror or type(error).__name__
+            reason = why_not(error)
             message = f"the file was checked and can no longer be read: {reason}"
             raise InputInvalid([Problem(str(source), message, "run again")]) from error
 

@@ -11,6 +11,7 @@ from ssl import SSLContext
 
 import httpx
 
+from comfyline.broken_connections import what_broke
 from comfyline.errors import Unreachable
 from comfyline.storage.remote_hosts import Route
 
@@ -55,7 +56,7 @@ async def read_url(url: str, take: Callable[[bytes], None], *, private_hosts: bo
     except (httpx.HTTPError, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise Unreachable(f"{shown} cannot be read ({type(error).__name__})") from None
+        raise Unreachable(f"{shown} cannot be read: {what_broke(error)}") from None
 
 
 def bare_url(url: str) -> str:

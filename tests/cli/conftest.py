@@ -32,7 +32,7 @@ from tests.conftest import EDIT, Sandbox
 from tests.ended import Ended
 
 T = TypeVar("T")
-ROOMY = Limits(in_flight=1000, flight_window=3600)
+ROOMY = Limits(in_flight=1000)
 CAT = Media(("image_urls", 0), "/photos/cat.jpg", "image", "1" * 64, 10, "image/jpeg")
 
 

@@ -6,7 +6,7 @@ import pytest
 from requests import Session
 
 from comfyline.runcomfy.client import RuncomfyClient
-from comfyline.runcomfy.outage import Outage
+from comfyline.runcomfy.outage import RetryBudget
 from tests.contract.recorder import Recorder, recording
 
 TOKEN = "rc_the-token-of-the-contract"
@@ -33,7 +33,7 @@ def recorder() -> Iterator[Recorder]:
 @pytest.fixture(scope="module")
 async def client(recorder: Recorder) -> AsyncIterator[RuncomfyClient]:
     """A client that asks once: what it makes of an answer is in question, not how often it asks."""
-    outage = Outage(0, lambda: 0.0, _no_sleep)
+    budget = RetryBudget(0, lambda: 0.0, _no_sleep)
     balance_url = f"{recorder.url}/prod/v2/balance"
-    async with RuncomfyClient(recorder.url, TOKEN, outage, balance_url) as client:
+    async with RuncomfyClient(recorder.url, TOKEN, budget, balance_url) as client:
         yield client

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from comfyline.errors import (
+    BrokenAnswer,
     ComfylineError,
     NoBalance,
     NotKnownNow,
@@ -67,9 +68,16 @@ class Asking:
         self._client, self._recorder, self._place = client, recorder, place
         self._asked = 0
 
-    async def __call__(self, name: str, answer: Any, status: int = 200, **headers: str) -> Any:
-        """What the client makes of an answer: a value, or the error that it raises."""
+    async def __call__(
+        self, name: str, answer: Any, status: int = 200, *, about: str = "r", **headers: str
+    ) -> Any:
+        """What the client makes of an answer: a value, or the error that it raises.
+
+        An answer about a request is about `about`, where it says so; asked is about `r`.
+        """
         self._asked += 1
+        if name in ABOUT_A_REQUEST and isinstance(answer, dict) and "request_id" in answer:
+            answer = {**answer, "request_id": about}
         named = {key.replace("_", "-"): value for key, value in headers.items()}
         self._recorder.answer(answer if isinstance(answer, bytes) else dump(answer), status, named)
         client, spool = self._client, self._place / f"{self._asked}.json"
@@ -165,8 +173,41 @@ async def test_a_failed_request_says_why(ask: Asking, answer: Any, sentence: str
 @STEADY
 @given(answer=some("Cancellation"))
 async def test_a_cancellation_is_honest(ask: Asking, answer: Any):
-    gone = STATES[answer["status"]] is JobState.CANCELLED
-    assert await ask("cancel", answer) == ("cancelled" if gone else answer["outcome"])
+    state = STATES[answer["status"]]
+    outcome = await ask("cancel", answer)
+    if state in {JobState.COMPLETED, JobState.FAILED} and answer["outcome"] == "cancelled":
+        assert type(outcome) is BrokenAnswer
+    else:
+        gone = state is JobState.CANCELLED
+        assert outcome == ("cancelled" if gone else answer["outcome"])
+
+
+@STEADY
+@given(
+    name=st.sampled_from(ABOUT_A_REQUEST),
+    status=st.sampled_from([200, 400, 404]),
+    code=st.sampled_from([{}, {"error_code": 404001}]),
+    data=st.data(),
+)
+async def test_an_answer_about_another_request_is_none(
+    ask: Asking, name: str, status: int, code: dict[str, int], data: Any
+):
+    written_as = {"status": "Status", "result": "Result", "cancel": "Cancellation"}
+    answer = {**data.draw(some(written_as[name])), "request_id": "", **code}
+    outcome = await ask(name, answer, status, about="another")
+    assert type(outcome) is BrokenAnswer
+    assert outcome.request_id == "r"
+    assert "another" in outcome.message
+
+
+@STEADY
+@given(answer=some("Status"), outcome=st.sampled_from(["completed", "failed", "cancelled"]))
+async def test_an_end_that_contradicts_itself_is_none(ask: Asking, answer: Any, outcome: str):
+    said = await ask("status", {**answer, "outcome": outcome})
+    ends = {JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED}
+    state = STATES[answer["status"]]
+    contradicts = state in ends and state is not STATES[outcome]
+    assert (type(said) is BrokenAnswer) == contradicts
 
 
 @STEADY

@@ -28,6 +28,7 @@ DOCUMENTED: dict[str, list[dict[str, Any]]] = {
         {"kind": "status", "code": 429},
         {"kind": "status", "code": 500},
         *({"kind": "word", "word": word} for word in ("pending", "processing", "canceled")),
+        {"kind": "fields", "fields": {"request_id": "another", "outcome": "cancelled"}},
     ],
     "result": [
         {"kind": "delay", "seconds": 0.01},
@@ -36,11 +37,13 @@ DOCUMENTED: dict[str, list[dict[str, Any]]] = {
         {"kind": "status", "code": 429},
         {"kind": "status", "code": 502},
         {"kind": "word", "word": "succeeded"},
+        {"kind": "fields", "fields": {"request_id": "another"}},
     ],
     "cancel": [
         {"kind": "delay", "seconds": 0.01},
         {"kind": "status", "code": 404},
         {"kind": "status", "code": 503},
+        {"kind": "fields", "fields": {"request_id": "another"}},
     ],
     "generation": [
         {"kind": "delay", "seconds": 0.01},

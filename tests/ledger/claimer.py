@@ -32,7 +32,7 @@ def job(name: str) -> CheckedJob:
 
 
 async def claim(ledger: Ledger, name: str) -> bool:
-    limits = Limits(in_flight=1000, flight_window=3600)
+    limits = Limits(in_flight=1000)
     claim = await ledger.claim(job(name), run_id="run", refresh=False, limits=limits)
     return isinstance(claim, Claimed)
 

@@ -24,7 +24,7 @@ from comfyline.ledger.records import Attempt
 from tests.conftest import drop_database, new_database
 
 MODEL = "acme/painter"
-ROOMY = Limits(in_flight=1000, flight_window=3600)
+ROOMY = Limits(in_flight=1000)
 
 
 class Clock:

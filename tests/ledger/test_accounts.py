@@ -72,11 +72,11 @@ async def test_a_claim_that_was_given_back_is_taken_anew_beside_another_accounts
 
 async def test_slots_and_money_are_counted_by_account(at: Opens):
     await at(SANDBOX).submitted(asked("one"))
-    narrow = Limits(in_flight=1, flight_window=3600, max_cost_usd_per_day=0.6)
+    narrow = Limits(in_flight=1, max_cost_usd_per_day=0.6)
     paid = at(PAID)
     assert isinstance(await paid.claim(asked("two"), limits=narrow), Claimed)
     assert isinstance(await paid.claim(asked("three"), limits=narrow), NoSlot)
-    wide = Limits(in_flight=9, flight_window=3600, max_cost_usd_per_day=0.6)
+    wide = Limits(in_flight=9, max_cost_usd_per_day=0.6)
     assert isinstance(await paid.claim(asked("three"), limits=wide), NoMoney)
 
 

@@ -18,11 +18,11 @@ UNKNOWN = [None, math.nan, math.inf, -math.inf, -1.0]
 
 
 def of_run(usd: float, **more: float | bool | None) -> Limits:
-    return Limits(1000, 3600, max_cost_usd=usd, **more)
+    return Limits(1000, max_cost_usd=usd, **more)
 
 
 def of_day(usd: float, **more: float | bool | None) -> Limits:
-    return Limits(1000, 3600, max_cost_usd_per_day=usd, **more)
+    return Limits(1000, max_cost_usd_per_day=usd, **more)
 
 
 def is_claimed(claim: Claim) -> bool:
@@ -140,7 +140,7 @@ async def test_what_was_claimed_before_midnight_and_charged_after_it_counts_wher
 
 
 async def test_the_tighter_of_two_limits_counts(desk: Desk):
-    both = Limits(1000, 3600, max_cost_usd=0.9, max_cost_usd_per_day=1.4)
+    both = Limits(1000, max_cost_usd=0.9, max_cost_usd_per_day=1.4)
     assert is_claimed(await desk.claim(asked("one"), "run-1", limits=both))
     assert await desk.claim(asked("two"), "run-1", limits=both) == NoMoney("run", 0.9, 0.5)
     assert is_claimed(await desk.claim(asked("two"), "run-2", limits=both))

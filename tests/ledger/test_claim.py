@@ -164,7 +164,7 @@ async def test_what_expired_is_asked_for_again_by_refresh_only(
 async def test_no_more_are_in_flight_than_allowed_over_all_processes(
     desk: Desk, ledger: Ledger, url: str, clock: Clock
 ):
-    two = Limits(in_flight=2, flight_window=3600)
+    two = Limits(in_flight=2)
     other = Ledger(url, "there:2", clock)
     sent = await desk.submitted(asked("one"))
     assert isinstance(await Desk(other).claim(asked("two"), limits=two), Claimed)
@@ -176,32 +176,66 @@ async def test_no_more_are_in_flight_than_allowed_over_all_processes(
     other.close()
 
 
-async def test_an_abandoned_request_gives_its_slot_back_when_its_own_time_is_over(
+async def test_a_request_holds_its_slot_until_somebody_sees_its_end(
+    desk: Desk, ledger: Ledger, clock: Clock
+):
+    one = Limits(in_flight=1)
+    sent = await desk.submitted(asked("slow"))
+    # Far beyond the timeout of any job: nobody has seen its end.
+    clock.forward(6 * 24 * 3600)
+    assert isinstance(await desk.claim(asked("quick"), limits=one), NoSlot)
+    await ledger.completed(sent, 0.4)
+    assert isinstance(await desk.claim(asked("quick"), limits=one), Claimed)
+
+
+async def test_a_request_of_which_nobody_ever_heard_again_holds_no_slot_after_seven_days(
     desk: Desk, clock: Clock
 ):
-    def one(window: float) -> Limits:
-        return Limits(in_flight=1, flight_window=window)
-
-    claim = await desk.claim(asked("slow"), limits=one(1800))
-    assert isinstance(claim, Claimed)
-    await desk.ledger.accepted(claim.attempt_id, "r-1")
-    clock.forward(1000)
-    # A run with less patience does not look past what others have at RunComfy.
-    assert isinstance(await desk.claim(asked("quick"), limits=one(60)), NoSlot)
-    clock.forward(801)
-    assert isinstance(await desk.claim(asked("quick"), limits=one(60)), Claimed)
+    one = Limits(in_flight=1)
+    await desk.submitted(asked("slow"))
+    clock.forward(7 * 24 * 3600 + 1)
+    assert isinstance(await desk.claim(asked("quick"), limits=one), Claimed)
 
 
-async def test_a_submission_under_way_holds_its_slot_however_short_its_time(
-    desk: Desk, clock: Clock
+async def test_a_slot_can_be_freed_of_a_request_that_takes_no_room_at_runcomfy(
+    desk: Desk, ledger: Ledger
 ):
-    brief = Limits(in_flight=1, flight_window=1)
-    await desk.claim(asked("one"), limits=brief)
+    one = Limits(in_flight=1)
+    sent = await desk.submitted(asked("gone"))
+    assert isinstance(await desk.claim(asked("quick"), limits=one), NoSlot)
+    await ledger.free_slot(sent)
+    assert await ledger.slot_holders() == []
+    assert isinstance(await desk.claim(asked("quick"), limits=one), Claimed)
+    assert (await desk.known(asked("gone"))).state is JobState.SUBMITTED
+
+
+async def test_who_holds_the_slots_is_told_and_whether_anybody_will_see_their_end(
+    desk: Desk, ledger: Ledger, clock: Clock
+):
+    abandoned, watched = asked("abandoned"), asked("watched")
+    first = await desk.submitted(abandoned)
+    assert await ledger.take(watched.key)
+    second = await desk.submitted(watched, "run-2")
+    sending = await desk.claim(asked("sending"), "run-3")
+    assert isinstance(sending, Claimed)
+    holders = await ledger.slot_holders()
+    assert [(one.attempt_id, one.run_id, one.is_watched) for one in holders] == [
+        (first, "run-1", False),
+        (second, "run-2", True),
+        (sending.attempt_id, "run-3", True),
+    ]
+    clock.forward(46)
+    assert [one.is_watched for one in await ledger.slot_holders()] == [False, False, True]
+
+
+async def test_a_submission_under_way_holds_its_slot(desk: Desk, clock: Clock):
+    one = Limits(in_flight=1)
+    await desk.claim(asked("one"), limits=one)
     clock.forward(30)
-    assert isinstance(await desk.claim(asked("two"), limits=brief), NoSlot)
+    assert isinstance(await desk.claim(asked("two"), limits=one), NoSlot)
 
 
 async def test_nothing_is_written_when_a_claim_is_refused(desk: Desk, ledger: Ledger):
-    await desk.claim(asked(), limits=Limits(1000, 60, 0.1))
-    await desk.claim(asked(), limits=Limits(0, 60))
+    await desk.claim(asked(), limits=Limits(1000, 0.1))
+    await desk.claim(asked(), limits=Limits(0))
     assert not await ledger.list()

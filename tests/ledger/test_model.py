@@ -78,7 +78,7 @@ class PostsBeforeItsIntent(Worker):
 
     def write_down(self, sending: Sending) -> None:
         if not sending.attempt_id:
-            limits = Limits(1000, 600)
+            limits = Limits(1000)
             job = sending.checked
             claim = super().claim(job, sending.run_id, refresh=True, limits=limits)
             if not isinstance(claim, Claimed):

@@ -134,7 +134,7 @@ async def test_what_was_accepted_can_be_given_up_and_counts_as_charged(
         assert isinstance(claim, NotOurs)
         assert claim.decision is Decision.BLOCKED
         assert "--refresh" in str(blocked(claim.attempt))
-    tight = Limits(in_flight=9, flight_window=60, max_cost_usd=0.9)
+    tight = Limits(in_flight=9, max_cost_usd=0.9)
     assert await desk.claim(asked("other"), limits=tight) == NoMoney("run", 0.9, 0.5)
     assert isinstance(await desk.claim(JOB, "run-3", refresh=True, limits=ROOMY), Claimed)
 

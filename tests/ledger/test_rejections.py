@@ -103,7 +103,7 @@ async def test_a_rejected_attempt_of_unknown_cost_counts_in_full_under_a_limit(d
     job = checked(5)
     await reject(desk, job, "run-1")
 
-    tight = Limits(ROOMY.in_flight, ROOMY.flight_window, max_cost_usd=0.9)
+    tight = Limits(ROOMY.in_flight, max_cost_usd=0.9)
     assert isinstance(await desk.claim(job, "run-1", limits=tight), NoMoney)
 
 

@@ -91,7 +91,7 @@ async def test_an_older_ledger_goes_on_as_if_it_were_new(old_url: str, clock: Cl
     assert isinstance(await desk.claim(asked("never left")), Claimed)
     assert await ledger.take(KEYS["waiting"])
     # Four estimates of the first schema are set aside: all but of what never left.
-    limits = Limits(1000, 60, max_cost_usd=2.4)
+    limits = Limits(1000, max_cost_usd=2.4)
     assert await desk.claim(asked("new"), "run-0", limits=limits) == NoMoney("run", 2.4, 2.0)
     ledger.close()
 

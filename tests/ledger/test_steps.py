@@ -214,7 +214,7 @@ async def test_a_text_that_no_database_takes_stops_nothing(text: str, desk: Desk
     assert known.evidence == seen
     words = text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
     assert known.error_message == words
-    limits = Limits(1000, 60, max_cost_usd_per_day=0.4)
+    limits = Limits(1000, max_cost_usd_per_day=0.4)
     await ledger.accepted(await desk.claimed(asked("two", pipeline=text)), "r-1")
     refused = await desk.claim(asked("three", pipeline=text), limits=limits)
     assert refused == NoMoney("day", 0.4, 0.5)

@@ -31,7 +31,7 @@ from tests.media.clips import clip, picture
 
 CAT = Path(__file__).parents[2] / "configs/samples/cat.jpg"
 MODEL = "google/nano-banana/pro/edit"
-LIMITS = Limits(in_flight=10_000, flight_window=60, max_cost_usd=None)
+LIMITS = Limits(in_flight=10_000, max_cost_usd=None)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from comfyline.errors import Refused
+from comfyline.errors import NotBegun, Refused, Unreachable
 from comfyline.job import Job, JobState, StoredOutput
 from comfyline.planning.unfolding import Unfolded, Unfolding
 from comfyline.run import Outcome
@@ -159,3 +159,16 @@ def test_in_any_order_every_job_ends_once(
     assert bool(skipped) is (1 <= failing <= 6)
     positions = [run.position(job) for job in (*ended, *skipped)]
     assert len(set(positions)) == len(positions)
+
+
+def test_what_needs_an_unfinished_job_waits_and_is_not_skipped(
+    unfolding: Callable[[str], Unfolding],
+) -> None:
+    run = unfolding(CHAIN)
+    first = run.begin().jobs[0]
+
+    left = run.ended(Outcome(first, "k", JobState.PLANNED, error=Unreachable("away"))).outcomes
+
+    assert left
+    assert {(type(one.error), one.state) for one in left} == {(NotBegun, JobState.PLANNED)}
+    assert f"It needs `{first.label}`, which is not finished" in str(left[0].error)

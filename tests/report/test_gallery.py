@@ -14,7 +14,7 @@ from comfyline.report.gallery import Card, GalleryHeader, write_gallery
 
 HEADER = GalleryHeader(
     pipeline="office", run_id="r1", started="2025-11-22T11:15:00Z", seconds=83.0, jobs=3,
-    persisted=1, reused=1, failed=1, cancelled=0, in_doubt=0, skipped=0, cost="$0.28",
+    persisted=1, reused=1, failed=1, cancelled=0, in_doubt=0, skipped=0, unfinished=0, cost="$0.28",
     cost_of="for 2 submissions, estimated $0.26",
 )  # fmt: skip
 CARD = Card(

@@ -125,7 +125,7 @@ async def test_a_runs_index_is_read_in_one_line_and_in_the_plans_order(
     monkeypatch.setattr("comfyline.indexing._JOBS_AT_A_TIME", 3)
     ledger = Ledger("sqlite://", "owner")
     job = asked("item-2")
-    limits = Limits(in_flight=10, flight_window=60, max_cost_usd=None)
+    limits = Limits(in_flight=10, max_cost_usd=None)
     claim = await ledger.claim(
         CheckedJob(job, "key-item-2", (), 0.1), run_id="run-1", refresh=False, limits=limits
     )

@@ -2,8 +2,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from comfyline.errors import GenerationFailed
+from comfyline.errors import (
+    GenerationFailed,
+    InDoubt,
+    Interrupted,
+    NotBegun,
+    OutputUnreachable,
+    Skipped,
+    Unreachable,
+)
 from comfyline.job import PENDING, Job, JobState, Placement
 from comfyline.report.costs import Charge
 from comfyline.report.outcomes import cards, summarise
@@ -42,6 +52,53 @@ def test_what_failed_or_is_in_doubt_may_have_cost_as_well(run: Run) -> None:
     assert summary.cost_usd == pytest.approx(0.26)
     assert summary.estimate_usd == pytest.approx(0.56)
     assert summary.cost_unknown == 1
+
+
+ERRORS = st.none() | st.sampled_from(
+    [
+        GenerationFailed("no"),
+        Skipped("it needs another"),
+        NotBegun("it waits for another"),
+        Unreachable("away"),
+        OutputUnreachable("cut short", request_id="r"),
+        Interrupted("stopped"),
+        InDoubt("unheard"),
+    ]
+)
+OUTCOMES = st.lists(
+    st.builds(
+        lambda state, error, reused: outcome("a", state, error=error, reused=reused),
+        st.sampled_from(JobState),
+        ERRORS,
+        st.booleans(),
+    ),
+    max_size=30,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(OUTCOMES)
+def test_every_job_counts_exactly_once_whatever_became_of_it(
+    run: Run, outcomes: list[Outcome]
+) -> None:
+    summary = summarise(run, outcomes, 1, None, {})
+    counted = (summary.persisted, summary.reused, summary.failed, summary.cancelled)
+    rest = (summary.in_doubt, summary.skipped, summary.unfinished)
+
+    assert summary.jobs == len(outcomes) == sum(counted) + sum(rest)
+    assert (summary.exit_code == 0) == (
+        not summary.errors and summary.jobs == summary.persisted + summary.reused
+    )
+
+
+def test_what_waits_for_an_unfinished_job_is_unfinished_and_not_skipped(run: Run) -> None:
+    states = {
+        "skipped": outcome("a", JobState.PLANNED, error=Skipped("it needs a failed one")),
+        "unfinished": outcome("b", JobState.PLANNED, error=NotBegun("it needs an unfinished one")),
+    }
+
+    for name, one in states.items():
+        assert getattr(summarise(run, [one], 1, None, {}), name) == 1
 
 
 def test_one_unknown_price_makes_the_estimate_unknown(run: Run) -> None:

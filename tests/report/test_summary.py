@@ -51,8 +51,8 @@ def test_json_has_exactly_the_promised_fields_in_their_order_on_one_line():
     assert "\n" not in text
     assert list(document) == [
         "run_id", "pipeline", "jobs", "persisted", "reused", "failed", "cancelled", "in_doubt",
-        "submitted", "skipped", "cost_usd", "estimate_usd", "cost_unknown", "seconds", "report",
-        "index", "outputs", "errors",
+        "submitted", "skipped", "unfinished", "cost_usd", "estimate_usd", "cost_unknown", "seconds",
+        "report", "index", "outputs", "errors",
     ]  # fmt: skip
     assert list(document["outputs"][0]) == [
         "job", "item", "step", "index", "uri", "sha256", "bytes", "media_type",
@@ -149,6 +149,25 @@ def test_a_job_without_outputs_and_without_an_error_is_not_reported_as_all_there
     assert summary(jobs=1, failed=1, errors=(failure(kind="token"),)).exit_code == 77
 
 
+def test_only_a_run_that_has_stored_nothing_found_nothing_to_reach():
+    away = (failure("unreachable"),)
+
+    assert summary(jobs=1, unfinished=1, errors=away).exit_code == 69
+    assert summary(jobs=2, reused=1, unfinished=1, errors=away).exit_code == 69
+    assert summary(jobs=2, persisted=1, unfinished=1, errors=away).exit_code == 1
+    lost = (failure("output-unreachable"),)
+    assert summary(jobs=1, unfinished=1, errors=lost).exit_code == 1
+
+
+def test_what_waits_for_an_unfinished_job_says_nothing_of_why():
+    errors = (failure("unreachable"), failure("not-begun"))
+
+    assert exit_code(error.kind for error in errors) == 69
+    assert headline(summary(jobs=2, unfinished=2, errors=errors)) == (
+        "2 jobs: 2 not finished (unreachable: 1, not-begun: 1)"
+    )
+
+
 def test_headline_says_how_many_and_why():
     errors = (failure("refused"), failure("generation-failed"))
 
@@ -159,19 +178,18 @@ def test_headline_says_how_many_and_why():
 
 def test_headline_counts_what_is_cancelled_in_doubt_or_not_finished_once():
     errors = (failure("cancelled"), failure("in-doubt"))
+    stopped = summary(jobs=5, reused=2, cancelled=1, in_doubt=1, unfinished=1, errors=errors)
 
-    assert headline(summary(jobs=5, reused=2, cancelled=1, in_doubt=1, errors=errors)) == (
-        "5 jobs: 2 reused, 1 cancelled, 1 in doubt, 1 not finished"
-    )
+    assert headline(stopped) == ("5 jobs: 2 reused, 1 cancelled, 1 in doubt, 1 not finished")
 
 
 def test_a_deadline_that_ran_out_is_not_finished_and_never_counted_among_the_failures():
     errors = (failure("refused"), failure("deadline"), failure("deadline"), failure("unreachable"))
 
-    assert headline(summary(jobs=5, persisted=1, failed=1, errors=errors)) == (
+    assert headline(summary(jobs=5, persisted=1, failed=1, unfinished=3, errors=errors)) == (
         "5 jobs: 1 persisted, 1 failed (refused: 1), 3 not finished (deadline: 2, unreachable: 1)"
     )
-    waiting = summary(jobs=1, errors=(failure("deadline"),))
+    waiting = summary(jobs=1, unfinished=1, errors=(failure("deadline"),))
     assert headline(waiting) == "1 job: 1 not finished (deadline: 1)"
     assert waiting.exit_code == 75
 

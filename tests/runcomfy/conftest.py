@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from comfyline.runcomfy.client import RuncomfyClient
-from comfyline.runcomfy.outage import Outage
+from comfyline.runcomfy.outage import RetryBudget
 
 TOKEN = "rc_the-token-that-nobody-may-see"
 
@@ -159,8 +159,8 @@ async def connect(time: FakeTime) -> AsyncIterator[Callable[..., Any]]:
         async def connect(
             url: str, token: str = TOKEN, *, patience: float = 60, balance_url: str | None = None
         ) -> RuncomfyClient:
-            outage = Outage(patience, time, time.sleep)
-            client = RuncomfyClient(url, token, outage, balance_url)
+            budget = RetryBudget(patience, time, time.sleep)
+            client = RuncomfyClient(url, token, budget, balance_url)
             return await stack.enter_async_context(client)
 
         yield connect

@@ -75,7 +75,7 @@ async def test_what_is_packed_twice_or_as_nobody_asked_for_is_not_unpacked(
 ) -> None:
     script.say(gzip.compress(gzip.compress(b" " * MEBI)), Content_Encoding=packed)
 
-    with pytest.raises(Unreachable, match="DecodingError"):
+    with pytest.raises(Unreachable, match="packed and cannot be unpacked"):
         await (await connect(script.url, patience=1)).status("r-1")
 
     assert script.calls[0].headers["Accept-Encoding"] == "gzip, deflate"
@@ -129,5 +129,5 @@ async def test_headers_without_end_are_cut_off(
             writer.write(b"X-More: " + b"x" * 8000 + b"\r\n")
             await writer.drain()
 
-    with pytest.raises(Unreachable, match="RemoteProtocolError"):
+    with pytest.raises(Unreachable, match="closed before the answer was whole"):
         await (await connect(await listen(peer), patience=1)).status("r-1")

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comfyline.errors import Unreachable
 from comfyline.job import JobState
-from comfyline.runcomfy.outage import Outage, backoff, read_retry_after
+from comfyline.runcomfy.outage import RetryBudget, backoff, read_retry_after
 from comfyline.runcomfy.polling import Observation, next_poll
 from tests.runcomfy.conftest import FakeTime
 
@@ -48,21 +49,84 @@ def test_backoff_grows_to_a_bound_and_is_never_a_tight_loop(attempt: int):
     assert 30 < backoff(attempt, 30) <= 30.25
 
 
-def test_all_calls_share_one_patience(time: FakeTime):
-    outage = Outage(60, time)
-    assert outage.time_left(time()) == 60
+AWAY = Unreachable("RunComfy cannot be reached: it is night")
+
+
+def test_all_calls_share_one_budget_and_any_answer_fills_it(time: FakeTime):
+    budget = RetryBudget(60, time)
+    assert budget.failed(AWAY, time()) == 60
     time.now = 50
-    assert outage.time_left(time()) == 10
-    outage.answered()
-    assert outage.time_left(time()) == 60
+    assert budget.failed(AWAY, time()) == 10
+    budget.answered()
+    assert budget.failed(AWAY, time()) == 60
 
 
-def test_a_call_that_alone_keeps_failing_loses_its_own_patience(time: FakeTime):
-    outage = Outage(60, time)
-    outage.time_left(0)
+def test_a_call_that_alone_keeps_failing_loses_its_own_patience_and_spends_nothing(time: FakeTime):
+    budget = RetryBudget(60, time)
+    budget.failed(AWAY, 0)
     time.now = 70
-    outage.answered()
-    assert outage.time_left(0) == -10
+    budget.answered()
+    assert budget.failed(AWAY, 0) == -10
+    assert budget.spent is None
+
+
+def test_a_spent_budget_says_who_was_asked_for_how_long_until_there_is_an_answer(time: FakeTime):
+    budget = RetryBudget(60, time, where="https://api.test, profile night")
+    budget.failed(AWAY, 0)
+    assert budget.spent is None
+    time.now = 60
+    budget.failed(AWAY, 0)
+    spent = budget.spent
+    assert spent is not None
+    assert spent.message == f"{AWAY.message} (asked for 1m at https://api.test, profile night)"
+    assert (spent.kind, spent.exit_code, spent.passing) == ("unreachable", 69, False)
+    assert spent is not budget.spent
+    budget.answered()
+    assert budget.spent is None
+
+
+@given(st.floats(0, 3600), st.lists(st.floats(0, 30), max_size=30))
+def test_no_try_lasts_longer_than_a_few_seconds_beyond_the_budget(
+    patience: float, tries: list[float]
+):
+    time = FakeTime()
+    budget = RetryBudget(patience, time)
+    for seconds in tries:
+        began, allowed = time.now, budget.seconds_for_a_try
+        time.now += min(seconds, allowed)
+        budget.failed(AWAY, time.now)
+        assert budget._since is not None
+        assert time.now <= max(began, budget._since) + max(patience, 0) + 8 + 1e-6
+        if budget.spent and time.now > budget._since + patience + 8:
+            assert budget.seconds_for_a_try == 0
+
+
+def test_a_failure_that_nobody_followed_up_for_long_does_not_count(time: FakeTime):
+    budget = RetryBudget(60, time)
+    budget.failed(AWAY, 0)
+    time.now = 3600
+    assert budget.failed(AWAY, 3600) == 60
+
+
+def test_a_try_that_was_waited_for_in_silence_is_told_of_at_once(time: FakeTime):
+    said: list[str] = []
+    budget = RetryBudget(60, time, say=said.append)
+    budget.failed(AWAY, 0, took=10)
+    assert len(said) == 1
+
+
+def test_what_is_waited_for_is_said_seldom_and_its_end_as_well(time: FakeTime):
+    said: list[str] = []
+    budget = RetryBudget(60, time, where="https://api.test, profile night", say=said.append)
+    for time.now in (0, 0.2, 0.6, 1.4, 3, 20, 29, 31, 59):
+        budget.failed(AWAY, 0)
+    where = "RunComfy at https://api.test, profile night"
+    assert said == [
+        f"waiting for {where}, up to {more} more: {AWAY.message}" for more in ("59s", "29s")
+    ]
+    budget.answered()
+    budget.answered()
+    assert said[2:] == ["RunComfy answers again"]
 
 
 @given(AGES, AGES, PLACES)

@@ -13,7 +13,7 @@ import pytest
 from comfyline.errors import BrokenOutput, ComfylineError, TokenRejected, Unreachable
 from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.runcomfy.downloads import Downloads
-from comfyline.runcomfy.outage import Outage
+from comfyline.runcomfy.outage import RetryBudget
 from comfyline.runcomfy.verdict import No
 from tests.conftest import EDIT, free_port
 from tests.runcomfy.conftest import TOKEN, FakeTime, Peer, Script
@@ -106,7 +106,7 @@ def test_a_token_that_no_header_can_hold_is_rejected_without_being_shown(
     token: str, time: FakeTime
 ):
     with pytest.raises(TokenRejected) as raised:
-        RuncomfyClient("https://a.test", token, Outage(1, time))
+        RuncomfyClient("https://a.test", token, RetryBudget(1, time))
     shown = "".join(traceback.format_exception(raised.value))
     assert not token or token not in shown
 

@@ -1,7 +1,10 @@
 """Lost answers, killed processes, servers that go away: nothing is paid twice, nothing is lost."""
 
 import json
+import re
 import signal
+
+import httpx
 
 from tests.conftest import EDIT
 from tests.story.conftest import Project
@@ -115,6 +118,61 @@ def test_a_truncated_download_is_fetched_again_and_not_bought_again(project: Pro
     ended = project.run(prompt, "--limit", "1")
 
     assert (ended.code, ended.json["persisted"], ended.json["submitted"]) == (0, 2, 2)
+
+
+def test_answers_about_another_request_end_nothing_and_bring_no_other_picture(
+    project: Project,
+) -> None:
+    prompt = "an office among others"
+    only = ("--limit", "1", "--set", "matrix.aspect_ratio=[1:1]")
+    before = project.run(f"{prompt}, first", *only)
+    [other] = project.charges(f"{prompt}, first")
+    stack = project.addresses
+    result = httpx.get(
+        f"{stack.sandbox_url}/v1/requests/{other['request_id']}/result",
+        headers={"Authorization": f"Bearer {stack.sandbox_token}"},
+        trust_env=False,
+    ).json()
+    wrong = [
+        ("status", {"request_id": other["request_id"], "status": "failed"}),
+        ("status", {"status": "completed", "outcome": "cancelled"}),
+        ("result", result),
+    ]
+    for point, fields in wrong:
+        fault = {"on": point, "kind": "fields", "fields": fields, "times": 2}
+        project.sandbox("POST", "faults", json=fault)
+
+    ended = project.run(prompt, *only)
+
+    assert (ended.code, ended.json["persisted"], ended.json["submitted"]) == (0, 1, 1)
+    assert ended.json["outputs"][0]["sha256"] != before.json["outputs"][0]["sha256"]
+    assert project.sandbox("GET", "faults") == []
+    [mine] = project.charges(prompt)
+    told = f"request {mine['request_id']} is asked about again"
+    assert (project.home / "logs/comfyline.log").read_text().count(told) == 1
+
+
+def test_a_lost_output_is_told_in_words_and_fetched_by_the_next_run(project: Project) -> None:
+    prompt = "an office that breaks off"
+    project.sandbox("POST", "faults", json={"on": "cdn", "kind": "truncate", "times": 99})
+    only = ("--limit", "1", "--set", "matrix.aspect_ratio=[1:1]")
+
+    ended = project.run(prompt, *only)
+
+    summary = ended.json
+    assert ended.code == 1, ended.stderr
+    assert (summary["jobs"], summary["unfinished"], summary["submitted"]) == (1, 1, 1)
+    [error] = summary["errors"]
+    assert (error["stage"], error["kind"]) == ("fetch", "output-unreachable")
+    assert re.search(r"the connection broke after [\d,]+ of [\d,]+ bytes", error["message"])
+    assert "comfyline reconcile" in error["hint"]
+    assert not re.search(r"[A-Z][a-z]+[A-Z]\w*Error", ended.stdout + ended.stderr)
+
+    project.sandbox("DELETE", "faults")
+    again = project.run(prompt, *only)
+
+    assert (again.code, again.json["persisted"], again.json["submitted"]) == (0, 1, 0)
+    assert len(project.charges(prompt)) == 1
 
 
 def test_a_place_that_cannot_be_written_loses_nothing(project: Project) -> None:

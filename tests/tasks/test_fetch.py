@@ -68,7 +68,7 @@ async def fetched(
 
     checked = asked(prompt="a cat", output_format="png")
     claim = await services.ledger.claim(
-        checked, run_id="run", refresh=False, limits=Limits(in_flight=9, flight_window=60)
+        checked, run_id="run", refresh=False, limits=Limits(in_flight=9)
     )
     assert isinstance(claim, Claimed)
     await services.ledger.accepted(claim.attempt_id, request_id)

@@ -1,0 +1,140 @@
+"""Waiting for a slot: said seldom, with who holds them; what has ended at RunComfy holds none."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from comfyline.errors import TryLater
+from comfyline.job import JobState
+from comfyline.ledger.budget import Limits
+from comfyline.ledger.claiming import NoSlot
+from comfyline.progress import Event, Note, observed_by
+from comfyline.run import CostLimits, Run
+from comfyline.runcomfy.client import RuncomfyClient
+from comfyline.services import open_ledger
+from comfyline.slots import Slots
+from tests.ledger.conftest import Desk, asked
+from tests.runcomfy.conftest import FakeTime, Script
+
+ONE = Limits(in_flight=1)
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite3'}", None)
+    yield Desk(ledger)
+    ledger.close()
+
+
+@pytest.fixture
+def run() -> Run:
+    return Run(id="r1", pipeline="p", in_flight=1, timeout=60, costs=CostLimits(), refresh=False)
+
+
+@pytest.fixture
+async def slots(
+    desk: Desk,
+    script: Script,
+    connect: Callable[[str], Awaitable[RuncomfyClient]],
+    tmp_path: Path,
+    time: FakeTime,
+) -> Slots:
+    return Slots(desk.ledger, await connect(script.url), tmp_path, 1, time)
+
+
+async def waited(slots: Slots, run: Run, time: FakeTime, *, times: int = 1) -> list[str]:
+    """What is told while a job waits so often, with ten seconds in between."""
+    told: list[str] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Note):
+            told.append(event.text)
+
+    # Told to stop, nobody waits between two looks.
+    run.stop.pull("a test looks on")
+    with observed_by(hear):
+        for _ in range(times):
+            time.now += 10
+            await slots._look_in_turn(run)
+    return told
+
+
+async def test_who_holds_the_slots_is_said_seldom_and_they_do_not_lapse(
+    slots: Slots, desk: Desk, script: Script, run: Run, time: FakeTime
+):
+    script.say({"status": "in_progress"})
+    await desk.submitted(asked("theirs"), "r0")
+    said = "waiting for a free slot: 1 of 1 in flight, 1 of them from run r0"
+    assert await waited(slots, run, time, times=6) == [said, said]
+    assert isinstance(await desk.claim(asked("ours"), limits=ONE), NoSlot)
+
+
+async def test_the_same_requests_are_not_waited_for_for_ever(
+    slots: Slots, desk: Desk, script: Script, run: Run, time: FakeTime
+):
+    script.say({"status": "in_progress"})
+    await desk.submitted(asked("theirs"), "r0")
+    await waited(slots, run, time, times=6)
+    with pytest.raises(TryLater, match="No slot became free in 1m: 1 of 1 in flight"):
+        await waited(slots, run, time)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "state"),
+    [
+        ({"status": "completed"}, 200, JobState.COMPLETED),
+        ({"status": "failed"}, 200, JobState.FAILED),
+        ({"status": "cancelled"}, 200, JobState.CANCELLED),
+        # It is not known now, which is no end: it only takes no room there.
+        ({"error_code": 404001}, 404, JobState.SUBMITTED),
+    ],
+)
+async def test_what_has_ended_and_nobody_watches_is_seen_by_who_waits(
+    slots: Slots,
+    desk: Desk,
+    script: Script,
+    run: Run,
+    time: FakeTime,
+    answer: dict[str, object],
+    status: int,
+    state: JobState,
+):
+    script.say(answer, status)
+    await desk.submitted(asked("theirs"), "r0")
+    assert await waited(slots, run, time) == []
+    assert (await desk.known(asked("theirs"))).state is state
+    assert not isinstance(await desk.claim(asked("ours"), limits=ONE), NoSlot)
+
+
+async def test_a_failure_whose_result_has_outputs_is_completed(
+    slots: Slots, desk: Desk, script: Script, run: Run, time: FakeTime
+):
+    script.say({"status": "failed"})
+    script.say({"status": "completed", "output": {"image": "https://a.test/1.png"}})
+    await desk.submitted(asked("theirs"), "r0")
+    await waited(slots, run, time)
+    assert (await desk.known(asked("theirs"))).state is JobState.COMPLETED
+
+
+async def test_what_a_process_watches_is_not_asked_about_by_others(
+    slots: Slots, desk: Desk, script: Script, run: Run, time: FakeTime
+):
+    script.say({"status": "completed"})
+    theirs = asked("theirs")
+    assert await desk.ledger.take(theirs.key)
+    await desk.submitted(theirs, "r0")
+    await waited(slots, run, time)
+    assert script.calls == []
+
+
+async def test_a_run_that_is_told_to_stop_waits_no_longer(
+    slots: Slots, desk: Desk, script: Script, run: Run
+):
+    script.say({"status": "in_progress"})
+    await desk.submitted(asked("theirs"), "r0")
+    waiting = asyncio.create_task(slots.wait(run))
+    run.stop.pull("it was interrupted")
+    async with asyncio.timeout(10):
+        await waiting
