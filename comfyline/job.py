@@ -78,7 +78,8 @@ ALLOWED: Mapping[JobState, frozenset[JobState]] = {
     JobState.COMPLETED: frozenset({JobState.PERSISTED, JobState.EXPIRED, JobState.FAILED}),
     # A stored file that is gone is brought back; when RunComfy has dropped it too, it is lost.
     JobState.PERSISTED: frozenset({JobState.EXPIRED}),
-    JobState.FAILED: frozenset(),
+    # A person took it for lost, and then its answer came: it is paid for.
+    JobState.FAILED: frozenset({JobState.SUBMITTED}),
     JobState.CANCELLED: frozenset(),
     # The human answer: the request id was found, or the submission was lost.
     JobState.IN_DOUBT: frozenset({JobState.SUBMITTED, JobState.FAILED}),

@@ -1,8 +1,9 @@
 """submit: the one POST that costs money, at most once.
 
-The order is the guarantee: the intent is committed to the ledger, then the POST leaves, then the
-request id is written down, before anything else happens. A process that dies in between leaves a
-lease that ends in `in_doubt`, never in a second POST.
+The order is the guarantee: the intent is committed to the ledger, the place for the request id is
+made in the journal, then the POST leaves, then the request id is written down in both, before
+anything else happens. A process that dies in between leaves a lease that ends in `in_doubt`, never
+in a second POST.
 
 Prefect must not repeat this task, whatever happens: `retries=0`, no cache. What may be repeated
 (the POST never left, RunComfy asked to wait) is decided by `verdict` and repeated here, each time
@@ -20,19 +21,21 @@ from typing import Any, TypeVar
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from comfyline.errors import Unreachable
+from comfyline.errors import TryLater, Unreachable
 from comfyline.job import CheckedJob, JobState, Stage
 from comfyline.keys import replace_values
 from comfyline.ledger.budget import Limits, NoMoney
 from comfyline.ledger.claiming import Claimed, NoSlot, NotOurs, RunStopped
 from comfyline.ledger.decision import LEASE_SECONDS, Decision
-from comfyline.ledger.records import Attempt, Evidence
+from comfyline.ledger.journal import AskedElsewhere, Entry
+from comfyline.ledger.records import Attempt, Evidence, pack
+from comfyline.ledger.recovering import recover_asked
 from comfyline.ledger.refusals import blocked, in_doubt, not_started, over_budget, short
 from comfyline.progress import StageEntered, tell
 from comfyline.run import Run, Submission, UploadedInputs
 from comfyline.runcomfy.outage import backoff
 from comfyline.runcomfy.verdict import Accepted, No, NotSent, SlowDown, Unknown, Verdict
-from comfyline.services import Services
+from comfyline.services import Services, now
 from tasks.failure import failing_in_words
 
 T = TypeVar("T")
@@ -156,14 +159,28 @@ async def _send(
     services: Services,
 ) -> Submission | NotSent | SlowDown:
     """POSTs under a claim and writes down what is known of it, whatever that is."""
+    attempt_id, journal = claim.attempt_id, services.journal
+    try:
+        line = await _reserved(checked, mark, claim, run, services)
+    except AskedElsewhere:
+        await services.ledger.not_sent(attempt_id)
+        await recover_asked(journal, services.ledger, checked.key)
+        return NotSent("another ledger of this machine has asked for it")
+    except TryLater:
+        await services.ledger.not_sent(attempt_id)
+        raise
     verdict: Verdict = NotSent("the machine slept after the claim")
     if seconds_awake_or_asleep() - began < _POST_WITHIN:
         verdict = await services.client.submit(checked.job.model_id, body)
     run.submitted += not isinstance(verdict, NotSent)
-    attempt_id = claim.attempt_id
+    if isinstance(verdict, No | NotSent | SlowDown):
+        await asyncio.to_thread(journal.nothing, line, type(verdict).__name__)
     match verdict:
         case Accepted(request_id):
-            when = await _written_down(checked, claim, request_id, mark, services)
+            # First where no database is needed. The ledger is told all the same.
+            with suppress(OSError):
+                await asyncio.to_thread(journal.accepted, line, request_id)
+            when = await _written_down(claim, request_id, services)
             get_run_logger().info("request %s: submitted", request_id)
             return Submission(attempt_id, claim.number, JobState.SUBMITTED, request_id, when)
         case Unknown():
@@ -183,18 +200,33 @@ async def _send(
             return verdict
 
 
-async def _written_down(
-    checked: CheckedJob, claim: Claimed, request_id: str, mark: str, services: Services
-) -> datetime:
-    """Writes the id of something paid for into the ledger, or else beside it, or else shouts it."""
+async def _reserved(
+    checked: CheckedJob, mark: str, claim: Claimed, run: Run, services: Services
+) -> int:
+    """Makes the place for the request id, so that a disk that is full later cannot lose it."""
+    entry = Entry(
+        key=checked.key,
+        number=claim.number,
+        mark=mark,
+        ledger=services.ledger_id,
+        place=services.journal.place,
+        account=services.settings.runcomfy.account,
+        at=now(),
+        run_id=run.id,
+        writer=services.ledger.owner,
+        request=pack(checked),
+    )
+    return await asyncio.to_thread(services.journal.reserve, entry)
+
+
+async def _written_down(claim: Claimed, request_id: str, services: Services) -> datetime:
+    """Writes the id of something paid for into the ledger, or else shouts it."""
     for tries in range(_WRITE_TRIES):
         try:
             return await services.ledger.accepted(claim.attempt_id, request_id)
         except Unreachable as away:
             error = away
         await asyncio.sleep(backoff(tries))
-    with suppress(OSError):
-        await services.strays.keep(checked.key, claim.number, mark, request_id)
     raise error
 
 

@@ -37,6 +37,11 @@ class Presence:
         self._holder = holds.Holder(owner, account)
         self._held: set[str] = set()
 
+    @property
+    def owner(self) -> str:
+        """The name of this process."""
+        return self._owner
+
     async def take(self, key: str) -> bool:
         """Takes the hold on a job, unless another process works on it."""
         taken = await self._database.run(

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
+    func,
     insert,
     select,
     update,
@@ -80,6 +81,51 @@ def open_attempt(
     attempt_id = int(row.inserted_primary_key[0]) if row.inserted_primary_key else 0
     _note(connection, attempt_id, JobState.PLANNED, now)
     return attempt_id, number
+
+
+def insert_attempt(
+    connection: Connection,
+    packed: Mapping[str, Any],
+    account: Account,
+    steps: Mapping[JobState, datetime],
+    now: datetime,
+    *,
+    run_id: str,
+    number: int = 1,
+    **values: Any,
+) -> int:
+    """Add an attempt that went through these `steps` without this ledger; return its id.
+
+    It has `number`, or the next one where that is taken.
+    """
+    job = packed["job"]
+    key = packed["key"]
+    know_job(connection, key, job["model_id"], now)
+    taken = set(
+        connection.execute(select(attempts.c.number).where(attempts.c.key == key)).scalars()
+    )
+    row = connection.execute(
+        insert(attempts).values(
+            key=key,
+            number=max(taken) + 1 if number in taken else number,
+            state=list(steps)[-1],
+            run_id=run_id,
+            pipeline=job["pipeline"],
+            item=job["item"],
+            step=job["step"],
+            request=dict(packed),
+            estimate_usd=packed["estimate_usd"],
+            created_at=min(steps.values()),
+            updated_at=now,
+            **whose(account),
+            profile=account.profile,
+            **values,
+        )
+    )
+    attempt_id = int(row.inserted_primary_key[0]) if row.inserted_primary_key else 0
+    for state, at in steps.items():
+        _note(connection, attempt_id, state, at)
+    return attempt_id
 
 
 def whose(account: Account | None) -> dict[str, str]:
@@ -184,7 +230,9 @@ def accept(connection: Connection, attempt_id: int, request_id: str, now: dateti
     """Writes a request id down, also after the lease is over. Returns when it was accepted.
 
     The same id again changes nothing; another one is refused, because the first was paid for. What
-    becomes known late was accepted when its POST left: from then on RunComfy keeps the result.
+    becomes known late was accepted when its POST left: from then on RunComfy keeps the result. So
+    does what a person took for lost; where the job was submitted again since then, it is a further
+    attempt, because both are paid for.
     """
     row = connection.execute(
         select(
@@ -214,11 +262,52 @@ def accept(connection: Connection, attempt_id: int, request_id: str, now: dateti
     if row.request_id is not None and row.submitted_at is not None:
         known: datetime = row.submitted_at
         return known
-    late = row.state == JobState.IN_DOUBT and row.claimed_at is not None
+    late = row.state in {JobState.IN_DOUBT, JobState.FAILED} and row.claimed_at is not None
     when: datetime = row.claimed_at if late else now
+    if row.state == JobState.FAILED and _is_submitted_again(connection, attempt_id):
+        _accept_as_another(connection, attempt_id, request_id, when, now)
+        return when
     values = {"request_id": request_id, "submitted_at": when, **_let_go()}
     move(connection, attempt_id, JobState.SUBMITTED, now, **values)
     return when
+
+
+def _is_submitted_again(connection: Connection, attempt_id: int) -> bool:
+    """Whether a later attempt of the same job and account has left, or is about to."""
+    row = connection.execute(select(attempts).where(attempts.c.id == attempt_id)).one()
+    later = select(attempts.c.id).where(
+        attempts.c.key == row.key,
+        attempts.c.number > row.number,
+        attempts.c.state != JobState.PLANNED,
+        attempts.c.origin.is_not_distinct_from(row.origin),
+        attempts.c.account.is_not_distinct_from(row.account),
+    )
+    return connection.execute(later.limit(1)).one_or_none() is not None
+
+
+def _accept_as_another(
+    connection: Connection, attempt_id: int, request_id: str, when: datetime, now: datetime
+) -> None:
+    row = connection.execute(select(attempts).where(attempts.c.id == attempt_id)).one()
+    same = "run_id pipeline item step request estimate_usd reserved_usd origin account profile"
+    newest = select(func.max(attempts.c.number)).where(attempts.c.key == row.key)
+    made = connection.execute(
+        insert(attempts).values(
+            key=row.key,
+            number=connection.execute(newest).scalar_one() + 1,
+            state=JobState.SUBMITTED,
+            request_id=request_id,
+            evidence=row.evidence,
+            created_at=row.created_at,
+            claimed_at=row.claimed_at,
+            submitted_at=when,
+            updated_at=now,
+            **{name: getattr(row, name) for name in same.split()},
+        )
+    )
+    further = int(made.inserted_primary_key[0]) if made.inserted_primary_key else 0
+    for state in (JobState.PLANNED, JobState.SUBMITTING, JobState.SUBMITTED):
+        _note(connection, further, state, when)
 
 
 def witness(connection: Connection, attempt_id: int, said: Mapping[str, Any]) -> None:
