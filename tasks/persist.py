@@ -96,7 +96,8 @@ async def _store(
             get_run_logger().warning(said)
             tell(Note(said))
         look = await asyncio.to_thread(dimensions, Path(file.path), file.media_type)
-        await _put_sidecar(file, look, name, place, checked, submission, attempt)
+        count = len(siblings)
+        await _put_sidecar(file, look, name, place, checked, submission, attempt, count)
     except OSError as error:
         raise Unreachable(
             f"{wanted} cannot be written: {error}",
@@ -128,6 +129,7 @@ async def _put_sidecar(
     checked: CheckedJob,
     submission: Submission,
     attempt: Attempt,
+    outputs: int,
 ) -> None:
     text = sidecar_text(
         checked,
@@ -143,6 +145,7 @@ async def _put_sidecar(
             **{state.value: at for state, at in attempt.reached.items()},
             JobState.PERSISTED.value: now(),
         },
+        outputs=outputs,
     )
     sidecar = f"{name.uri}{SUFFIX}"
     await place.put_text(text, sidecar, "application/json", new=name.sidecar_is_new)

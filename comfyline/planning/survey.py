@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from comfyline.adopting import recognise
 from comfyline.errors import ComfylineError, Problem
 from comfyline.job import CheckedJob, Job, JobState, StoredOutput
 from comfyline.ledger.decision import Decision, decide
@@ -43,7 +44,10 @@ async def survey(jobs: Sequence[Job], run: Run, services: Services) -> Survey:
     for note in verdicts.notes:
         tell(Note(note))
     checked = verdicts.checked
-    known = await services.ledger.glance(list({one.key: None for one in checked if one}))
+    known: dict[str, Standing] = {
+        **await services.ledger.glance(list({one.key: None for one in checked if one}))
+    }
+    known |= await recognise(checked, known, services)
     claims = await asyncio.to_thread(_claims, jobs, checked, known, run)
     lying = await _lying([output for claim in claims for output in claim], run, services)
     there: list[Outcome] = []
