@@ -7,20 +7,21 @@ folder is listed once, and nothing is asked about a job that the ledger has stor
 """
 
 import asyncio
+import json
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 from pathlib import PurePosixPath
 from typing import TypeVar
 
 from comfyline.account import LOCAL_SANDBOX, Account
 from comfyline.errors import InputInvalid, Unreachable
 from comfyline.job import ALLOWED, CheckedJob, JobState, Placement, StoredOutput
-from comfyline.ledger.adoption import UNKNOWN_ORIGIN, StoredJob, adopt_stored, ask_whose
+from comfyline.ledger.adoption import StoredJob, adopt_stored, ask_whose
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.reading import Selection
-from comfyline.ledger.records import Glance, Standing
+from comfyline.ledger.records import UNKNOWN_ORIGIN, Glance, Standing, pack
+from comfyline.ledger.recovering import Unrecorded, unrecorded
 from comfyline.progress import Note, tell
 from comfyline.report.words import count
 from comfyline.sandbox.store import request_ids
@@ -68,14 +69,8 @@ class Found:
             cost_usd=sidecar.cost_usd,
             reached={states[k]: at for k, at in sidecar.timestamps.items() if k in states},
             outputs=tuple(
-                StoredOutput(
-                    one.output.index,
-                    uri,
-                    one.output.sha256,
-                    one.output.bytes,
-                    one.output.media_type,
-                )
-                for uri, one in self.outputs
+                StoredOutput(one.index, uri, one.sha256, one.bytes, one.media_type)
+                for uri, one in ((uri, told.output) for uri, told in self.outputs)
             ),
         )
 
@@ -106,7 +101,13 @@ async def recognise(
             return {}
         raise
     if services.is_reading:
+        unwritten = await unrecorded(services.journal, services.ledger)
         return {
+            **{
+                one.key: _unwritten(one, asked[one.key])
+                for one in unwritten
+                if one.key in asked and one.line
+            },
             **{one.checked.key: _glance(one, JobState.PERSISTED) for one in found.mine},
             **{one.checked.key: _glance(one, JobState.IN_DOUBT) for one in found.nobodys},
         }
@@ -162,6 +163,20 @@ async def _ask(found: Sequence[Found], services: Services) -> None:
         await services.ledger.write(
             lambda c, one=one: ask_whose(c, one.checked, one.uri, account, at)  # type: ignore[misc]
         )
+
+
+def foreseen_in_words(recognised: Iterable[Standing]) -> Iterator[str]:
+    """Say what a run would adopt, for who only looks."""
+    states = [one.state for one in recognised]
+    stored, accepted = states.count(JobState.PERSISTED), states.count(JobState.SUBMITTED)
+    if stored:
+        jobs = f"{count(stored, 'job')} that the ledger does not know"
+        yield f"{jobs} adopted from their sidecars by a run: nothing is paid for them"
+    if accepted:
+        yield f"{count(accepted, 'job')} that the ledger does not know paid for, by the journal"
+    if JobState.IN_DOUBT in states:
+        blocked = count(states.count(JobState.IN_DOUBT), "job")
+        yield f"{blocked} blocked by a run, until `comfyline resolve` says whose they are"
 
 
 def _may_lie_there(known: Mapping[str, Standing], checked: CheckedJob) -> bool:
@@ -236,7 +251,10 @@ def _beginning(jobs: Sequence[CheckedJob]) -> str:
         ]
     except InputInvalid:
         return ""
-    return commonprefix(names)
+    # The first and the last in order share what all share.
+    first, last = min(names), max(names)
+    same = (one == other for one, other in zip(first, last, strict=False))
+    return first[: next((at for at, is_same in enumerate(same) if not is_same), len(first))]
 
 
 def _candidates(
@@ -310,6 +328,20 @@ async def _some_at_once(work: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
     return await asyncio.gather(*map(one, work))
 
 
+def _unwritten(one: Unrecorded, checked: CheckedJob) -> Standing:
+    return Glance(
+        state=JobState.SUBMITTED if one.request_id else JobState.IN_DOUBT,
+        run_id="journal",
+        pipeline=checked.job.pipeline,
+        lease_until=None,
+        request_id=one.request_id,
+        cost_usd=None,
+        error_kind=None,
+        submitted_at=one.line.entry.at if one.line and one.request_id else None,
+        packed=json.dumps(pack(checked)),
+    )
+
+
 def _glance(found: Found, state: JobState) -> Standing:
     """A job as a run would find it in the ledger, once it has looked."""
     stored = found.as_stored()
@@ -321,7 +353,8 @@ def _glance(found: Found, state: JobState) -> Standing:
         lease_until=None,
         request_id=stored.request_id if is_stored else None,
         cost_usd=stored.cost_usd,
+        submitted_at=stored.reached.get(JobState.SUBMITTED),
         error_kind=None if is_stored else UNKNOWN_ORIGIN,
-        packed="",
+        packed=json.dumps(pack(found.checked)),
         outputs=stored.outputs if is_stored else (),
     )

@@ -5,18 +5,15 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from comfyline.account import Account
 from comfyline.job import ALLOWED, CheckedJob, JobState, StoredOutput
 from comfyline.ledger import writing
 from comfyline.ledger.reading import belongs_to
-from comfyline.ledger.records import Evidence, pack
+from comfyline.ledger.records import UNKNOWN_ORIGIN, Evidence, pack
 from comfyline.ledger.stored import record_outputs
 from comfyline.ledger.tables import attempts
-
-UNKNOWN_ORIGIN = "unknown-origin"
-"""The kind of error with which a job is in doubt whose output does not say whose it is."""
 
 _STEPS = (
     JobState.PLANNED,
@@ -44,51 +41,43 @@ def adopt_stored(connection: Connection, found: StoredJob, account: Account, now
 
     An attempt that is still to be collected ends so, and one in doubt because of its origin.
     """
-    column = attempts.c
-    this = select(column.id, column.state).where(column.request_id == found.request_id)
-    row = connection.execute(this.where(belongs_to(account)).limit(1)).one_or_none()
-    asked = select(column.id).where(
-        column.key == found.checked.key,
-        column.state == JobState.IN_DOUBT,
-        column.error_kind == UNKNOWN_ORIGIN,
-        belongs_to(account),
-    )
-    doubt = connection.execute(asked.limit(1)).scalar_one_or_none()
     at = _times(found.reached, now)
-    if row is None and doubt is None:
+    when = {"claimed_at": at[JobState.SUBMITTING], "submitted_at": at[JobState.SUBMITTED]}
+    cost: dict[str, Any] = {} if found.cost_usd is None else {"cost_usd": found.cost_usd}
+    row = _waiting(connection, found, account)
+    if row is None:
+        packed, number = pack(found.checked), found.number
+        told = {"request_id": found.request_id, **when, **cost}
         attempt_id = writing.insert_attempt(
-            connection,
-            pack(found.checked),
-            account,
-            at,
-            now,
-            run_id="sidecar",
-            number=found.number,
-            request_id=found.request_id,
-            cost_usd=found.cost_usd,
-            claimed_at=at[JobState.SUBMITTING],
-            submitted_at=at[JobState.SUBMITTED],
+            connection, packed, account, at, now, run_id="sidecar", number=number, **told
         )
         record_outputs(connection, attempt_id, found.outputs)
         return True
-    attempt_id = row.id if row else doubt
-    state = JobState(row.state) if row else JobState.IN_DOUBT
-    if row is None:
-        times = {
-            "claimed_at": at[JobState.SUBMITTING],
-            "submitted_at": at[JobState.SUBMITTED],
-        }
-        known = update(attempts).where(column.id == attempt_id).values(**times)
-        connection.execute(known)
-        writing.accept(connection, attempt_id, found.request_id, now)
+    state = JobState(row.state)
+    if state is JobState.IN_DOUBT:
+        connection.execute(update(attempts).where(attempts.c.id == row.id).values(when))
+        writing.accept(connection, row.id, found.request_id, now)
         state = JobState.SUBMITTED
     if state is not JobState.COMPLETED and JobState.COMPLETED not in ALLOWED[state]:
         return False
-    cost = {} if found.cost_usd is None else {"cost_usd": found.cost_usd}
-    record_outputs(connection, attempt_id, found.outputs)
-    writing.move(connection, attempt_id, JobState.COMPLETED, now, **cost)
-    writing.move(connection, attempt_id, JobState.PERSISTED, now)
+    record_outputs(connection, row.id, found.outputs)
+    writing.move(connection, row.id, JobState.COMPLETED, now, **cost)
+    writing.move(connection, row.id, JobState.PERSISTED, now)
     return True
+
+
+def _waiting(connection: Connection, found: StoredJob, account: Account) -> Row[Any] | None:
+    """The attempt of this very request, or the one that a person was asked about."""
+    column = attempts.c
+    own = select(column.id, column.state).where(belongs_to(account))
+    asked = own.where(
+        column.key == found.checked.key,
+        column.state == JobState.IN_DOUBT,
+        column.error_kind == UNKNOWN_ORIGIN,
+    )
+    of_request = own.where(column.request_id == found.request_id)
+    row = connection.execute(of_request.limit(1)).one_or_none()
+    return row or connection.execute(asked.limit(1)).one_or_none()
 
 
 def ask_whose(

@@ -209,8 +209,7 @@ class Ledger(Presence):
         """Writes the request id down right after the POST: from here on nothing can be lost.
 
         Also when the lease is over and the attempt in doubt already: this ends the doubt. What a
-        person took for lost is paid for after all: it goes on, as a further attempt where the job
-        was submitted again meanwhile.
+        person took for lost is paid for after all and goes on, beside a later one if there is one.
         """
         try:
             return await self._database.run(

@@ -112,7 +112,7 @@ _WEIGHT = case(
 )
 """Which attempt of a job counts: what is paid for and not stored, else the last that ever left.
 
-There are two of the former where one was taken for lost and found after the other was submitted.
+There are two of the former where one was taken for lost and found after the next was submitted.
 """
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
-    func,
     insert,
     select,
     update,
@@ -17,7 +16,7 @@ from comfyline.account import Account, command
 from comfyline.errors import ComfylineError
 from comfyline.job import ALLOWED, CheckedJob, JobState
 from comfyline.ledger.decision import LEASE_SECONDS
-from comfyline.ledger.reading import belongs_to, latest_attempts
+from comfyline.ledger.reading import belongs_to, latest_attempts, read_attempts
 from comfyline.ledger.records import REFRESH, Attempt, Evidence, pack
 from comfyline.ledger.tables import attempts, jobs, transitions
 
@@ -231,8 +230,8 @@ def accept(connection: Connection, attempt_id: int, request_id: str, now: dateti
 
     The same id again changes nothing; another one is refused, because the first was paid for. What
     becomes known late was accepted when its POST left: from then on RunComfy keeps the result. So
-    does what a person took for lost; where the job was submitted again since then, it is a further
-    attempt, because both are paid for.
+    does what a person took for lost, also where the job was submitted again since then: both are
+    paid for.
     """
     row = connection.execute(
         select(
@@ -264,50 +263,24 @@ def accept(connection: Connection, attempt_id: int, request_id: str, now: dateti
         return known
     late = row.state in {JobState.IN_DOUBT, JobState.FAILED} and row.claimed_at is not None
     when: datetime = row.claimed_at if late else now
-    if row.state == JobState.FAILED and _is_submitted_again(connection, attempt_id):
-        _accept_as_another(connection, attempt_id, request_id, when, now)
-        return when
     values = {"request_id": request_id, "submitted_at": when, **_let_go()}
     move(connection, attempt_id, JobState.SUBMITTED, now, **values)
     return when
 
 
-def _is_submitted_again(connection: Connection, attempt_id: int) -> bool:
-    """Whether a later attempt of the same job and account has left, or is about to."""
-    row = connection.execute(select(attempts).where(attempts.c.id == attempt_id)).one()
-    later = select(attempts.c.id).where(
-        attempts.c.key == row.key,
-        attempts.c.number > row.number,
-        attempts.c.state != JobState.PLANNED,
-        attempts.c.origin.is_not_distinct_from(row.origin),
-        attempts.c.account.is_not_distinct_from(row.account),
-    )
-    return connection.execute(later.limit(1)).one_or_none() is not None
+def undecided(connection: Connection, key: str, account: Account | None) -> Attempt | None:
+    """The attempt of a job that is being submitted or in doubt; it need not be the latest.
 
-
-def _accept_as_another(
-    connection: Connection, attempt_id: int, request_id: str, when: datetime, now: datetime
-) -> None:
-    row = connection.execute(select(attempts).where(attempts.c.id == attempt_id)).one()
-    same = "run_id pipeline item step request estimate_usd reserved_usd origin account profile"
-    newest = select(func.max(attempts.c.number)).where(attempts.c.key == row.key)
-    made = connection.execute(
-        insert(attempts).values(
-            key=row.key,
-            number=connection.execute(newest).scalar_one() + 1,
-            state=JobState.SUBMITTED,
-            request_id=request_id,
-            evidence=row.evidence,
-            created_at=row.created_at,
-            claimed_at=row.claimed_at,
-            submitted_at=when,
-            updated_at=now,
-            **{name: getattr(row, name) for name in same.split()},
-        )
+    What was found after a person had taken it for lost goes on beside a later one.
+    """
+    column = attempts.c
+    open_ones = select(attempts).where(
+        column.key == key,
+        column.state.in_((JobState.SUBMITTING, JobState.IN_DOUBT)),
+        belongs_to(account),
     )
-    further = int(made.inserted_primary_key[0]) if made.inserted_primary_key else 0
-    for state in (JobState.PLANNED, JobState.SUBMITTING, JobState.SUBMITTED):
-        _note(connection, further, state, when)
+    found = read_attempts(connection, open_ones.order_by(column.number.desc()).limit(1))
+    return next(iter(found), None)
 
 
 def witness(connection: Connection, attempt_id: int, said: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from comfyline.adopting import recognise
+from comfyline.adopting import foreseen_in_words, recognise
 from comfyline.errors import ComfylineError, Problem
 from comfyline.job import CheckedJob, Job, JobState, StoredOutput
 from comfyline.ledger.decision import Decision, decide
@@ -47,7 +47,11 @@ async def survey(jobs: Sequence[Job], run: Run, services: Services) -> Survey:
     known: dict[str, Standing] = {
         **await services.ledger.glance(list({one.key: None for one in checked if one}))
     }
-    known |= await recognise(checked, known, services)
+    recognised = await recognise(checked, known, services)
+    known |= recognised
+    notes = verdicts.notes
+    if services.is_reading:
+        notes += tuple(foreseen_in_words(recognised.values()))
     claims = await asyncio.to_thread(_claims, jobs, checked, known, run)
     lying = await _lying([output for claim in claims for output in claim], run, services)
     there: list[Outcome] = []
@@ -65,7 +69,7 @@ async def survey(jobs: Sequence[Job], run: Run, services: Services) -> Survey:
         to_make=tuple(to_make),
         known=known,
         mistakes=verdicts.mistakes,
-        notes=verdicts.notes,
+        notes=notes,
     )
 
 
