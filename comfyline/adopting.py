@@ -116,7 +116,13 @@ async def recognise(
     if adopted:
         files = sum(len(one.outputs) for one in found.mine)
         said = f"{count(adopted, 'job')} adopted from the sidecars of {count(files, 'output')}"
-        tell(Note(f"{said}: the ledger did not know what is paid for and stored"))
+        said += ": the ledger did not know what is paid for and stored"
+        if services.began_empty:
+            said += (
+                f". It is a new one, {services.journal.place}: COMFYLINE_LEDGER_URL or `ledger` "
+            )
+            said += "in the profile names another"
+        tell(Note(said))
     keys = [one.checked.key for one in (*found.mine, *found.nobodys)]
     return {**await services.ledger.glance(keys)} if keys else {}
 

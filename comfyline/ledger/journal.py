@@ -201,11 +201,12 @@ def _append(file: BinaryIO, line: bytes) -> int:
     end = os.lseek(file.fileno(), 0, os.SEEK_END)
     # A process that died in the middle of a line has sent nothing for it.
     torn = b"\n" if end and os.pread(file.fileno(), 1, end - 1) != b"\n" else b""
-    left, at = torn + line, end
+    left = torn + line
+    at = end + len(left)
     try:
+        file.seek(end)
         while left:
-            written = os.pwrite(file.fileno(), left, at)
-            left, at = left[written:], at + written
+            left = left[file.write(left) :]
         os.fsync(file.fileno())
     except OSError:
         os.ftruncate(file.fileno(), end)
