@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -100,6 +100,7 @@ async def recognise(
         if services.is_reading:
             return {}
         raise
+    found = replace(found, mine=tuple(one for one in found.mine if _fits(one, known)))
     if services.is_reading:
         unwritten = await unrecorded(services.journal, services.ledger)
         return {
@@ -118,10 +119,8 @@ async def recognise(
         said = f"{count(adopted, 'job')} adopted from the sidecars of {count(files, 'output')}"
         said += ": the ledger did not know what is paid for and stored"
         if services.began_empty:
-            said += (
-                f". It is a new one, {services.journal.place}: COMFYLINE_LEDGER_URL or `ledger` "
-            )
-            said += "in the profile names another"
+            said += f". It is a new one, {services.journal.place}: if you mean another, "
+            said += "COMFYLINE_LEDGER_URL or `ledger` in the profile names it"
         tell(Note(said))
     keys = [one.checked.key for one in (*found.mine, *found.nobodys)]
     return {**await services.ledger.glance(keys)} if keys else {}
@@ -192,6 +191,14 @@ def _may_lie_there(known: Mapping[str, Standing], checked: CheckedJob) -> bool:
         return True
     decision = decide(attempt, refresh=False, run_id="", now=now(), again=checked.job.again)
     return decision is Decision.SUBMIT
+
+
+def _fits(found: Found, known: Mapping[str, Standing]) -> bool:
+    """Whether what lies there is that which a job would be collected for, where it would be."""
+    attempt = known.get(found.checked.key)
+    if attempt is None or attempt.state not in _TO_COLLECT:
+        return True
+    return found.sidecar.request_id == attempt.request_id
 
 
 def _is_of(sidecar: Sidecar, account: Account) -> bool:
