@@ -95,7 +95,8 @@ class Journal:
         try:
             with self._locked() as file:
                 self._look_at_others(file, entry.ledger)
-                if self._others.get((entry.key, entry.account), set()) - self._settled:
+                others = self._others.get((entry.key, entry.account), set())
+                if entry.account.is_paid and others - self._settled:
                     raise AskedElsewhere
                 return _append(file, _line_of(entry))
         except OSError as error:

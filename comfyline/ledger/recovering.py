@@ -248,9 +248,11 @@ class _Known:
         """Whether nothing is to be written down of a line."""
         if line.is_nothing:
             return True
-        origin = line.entry.account.origin
-        if line.request_id is None:
-            return (line.entry.key, line.entry.mark) in self.by_mark
+        account, is_known = line.entry.account, (line.entry.key, line.entry.mark) in self.by_mark
+        if line.request_id is None or not (account.is_paid or is_known):
+            # What the local sandbox made and may have forgotten is not worth a question.
+            return is_known or not account.is_paid
+        origin = account.origin
         ids = self.request_ids
         return (line.request_id, origin) in ids or (line.request_id, None) in ids
 

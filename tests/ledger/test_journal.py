@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from comfyline.account import Account
+from comfyline.account import LOCAL_SANDBOX, Account
 from comfyline.errors import ComfylineError, TryLater
 from comfyline.job import CheckedJob, JobState
 from comfyline.ledger.claiming import Claimed, NotOurs
@@ -231,6 +231,15 @@ async def test_a_restored_ledger_compares_again_from_where_it_was(
     assert await recover(journal, restored) == Recovered(accepted=3)
 
 
+async def test_what_the_local_sandbox_made_is_not_added(journal: Journal, paid: Ledger):
+    """It costs nothing, and a sandbox that was made anew does not know it."""
+    sandbox = Account(LOCAL_SANDBOX, profile="sandbox")
+    journal.accepted(journal.reserve(entry(asked(), account=sandbox)), "request-1")
+    journal.reserve(entry(asked("2"), account=sandbox, mark="mark-2", writer=ended_process()))
+    assert await unrecorded(journal, paid) == []
+    assert await recover(journal, paid) == Recovered()
+
+
 async def test_a_copy_of_a_journal_that_went_on_differently_is_compared_from_the_start(
     journal: Journal, paid: Ledger, tmp_path: Path
 ):
@@ -400,3 +409,24 @@ def test_a_big_journal_is_compared_once(tmp_path: Path, clock: Clock):
 
     asyncio.run(twice())
     ledger.close()
+
+
+async def test_a_refresh_waits_for_an_older_doubt_and_reuse_does_not(
+    journal: Journal, paid: Ledger
+):
+    """Somebody may have answered it in the ledger that is gone: here nobody has."""
+    job = asked()
+    journal.reserve(entry(job, writer=ended_process()))
+    journal.accepted(journal.reserve(entry(job, number=2, mark="mark-2")), "request-2")
+    assert await recover(journal, paid) == Recovered(accepted=1, in_doubt=1)
+    known = await Desk(paid).known(job)
+    await paid.completed(known.id, 0.5)
+    await paid.persisted(known.id, [output()])
+
+    reused = await paid.claim(job, run_id="run-2", refresh=False, limits=ROOMY)
+    refreshed = await paid.claim(job, run_id="run-2", refresh=True, limits=ROOMY)
+
+    assert isinstance(reused, NotOurs)
+    assert isinstance(refreshed, NotOurs)
+    assert [reused.decision, refreshed.decision] == [Decision.REUSE, Decision.BLOCKED]
+    assert refreshed.attempt.state is JobState.IN_DOUBT
