@@ -207,6 +207,8 @@ def _reason(before: Attempt, again: Attempt) -> str:
     ends = [at for state, at in before.reached.items() if state in _ENDED]
     if not ends or (again.claimed_at is not None and min(ends) > again.claimed_at):
         return ""
+    if JobState.FAILED in before.reached and before.state is not JobState.FAILED:
+        return "somebody took the first for lost, and its answer came later: both are paid for"
     if before.error_kind == Rejected.kind:
         return "the first was rejected by the step's checks, and the job asked for another"
     if before.error_kind == GivenUp.kind:

@@ -258,6 +258,12 @@ class InDoubt(JobError):
     _leaves_doubt = True
 
 
+class Lost(JobError):
+    """A person said that RunComfy never accepted a submission that was in doubt."""
+
+    kind = "lost"
+
+
 class Expired(JobError):
     """The result was paid for, and neither a stored copy nor RunComfy has it any more."""
 

@@ -78,7 +78,8 @@ ALLOWED: Mapping[JobState, frozenset[JobState]] = {
     JobState.COMPLETED: frozenset({JobState.PERSISTED, JobState.EXPIRED, JobState.FAILED}),
     # Also when its file is gone: a share that is not mounted tonight is there again tomorrow.
     JobState.PERSISTED: frozenset(),
-    JobState.FAILED: frozenset(),
+    # A person took it for lost, and then its answer came: it is paid for.
+    JobState.FAILED: frozenset({JobState.SUBMITTED}),
     JobState.CANCELLED: frozenset(),
     # The human answer: the request id was found, or the submission was lost.
     JobState.IN_DOUBT: frozenset({JobState.SUBMITTED, JobState.FAILED}),

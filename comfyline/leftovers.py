@@ -14,6 +14,8 @@ from comfyline.errors import ComfylineError
 from comfyline.job import JobState
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.reading import Selection
+from comfyline.ledger.recovering import recover, recovered_in_words
+from comfyline.progress import Note, tell
 from comfyline.services import Services
 from comfyline.storage.copies import COPIES
 
@@ -22,8 +24,12 @@ _OWN_FOLDERS = ("runs/*", "thumbnails", "models/**", COPIES)
 
 
 async def settle_what_can_be(services: Services) -> None:
-    """Ends the doubts that need no person: an answer that was kept, a lease that is over."""
-    await services.strays.adopt(services.ledger)
+    """Ends the doubts that need no person: an answer that was kept, a lease that is over.
+
+    What was accepted from this machine and the ledger does not know is written down.
+    """
+    for text in recovered_in_words(await recover(services.journal, services.ledger)):
+        tell(Note(text))
     await services.ledger.end_dead_leases()
 
 

@@ -16,8 +16,8 @@ from comfyline.account import LOCAL_SANDBOX, Account, acting_for
 from comfyline.addresses import bare_origin
 from comfyline.catalogue import Catalogue
 from comfyline.errors import ComfylineError
+from comfyline.ledger.journal import JOURNAL, Journal, place_of
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.strays import Strays
 from comfyline.models.kept import KeptModels
 from comfyline.owner import this_process
 from comfyline.progress import Note, tell
@@ -44,7 +44,9 @@ from comfyline.storage.uploads import Uploads
 class Services:
     """What the stages work with. No dataclass: Prefect looks into those, parameter by parameter.
 
-    `now` is the ledger's clock: whatever is as old as the ledger says is measured by it.
+    `now` is the ledger's clock: whatever is as old as the ledger says is measured by it. With
+    `is_reading` nothing is to be written. `began_empty`: when it was opened, the ledger had nothing
+    of this account.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class Services:
         bucket: Bucket,
         signer: Bucket,
         catalogue: Catalogue,
+        is_reading: bool,
+        began_empty: bool,
     ) -> None:
         self.settings = settings
         self.client = client
@@ -68,7 +72,9 @@ class Services:
         self.ledger = ledger
         self.ledger_id = ledger_id
         self.now = clock
-        self.strays = Strays(unrecorded_ids(settings.home))
+        self.is_reading = is_reading
+        self.began_empty = began_empty
+        self.journal = open_journal(settings.home, settings.ledger_url.value)
         self.places = Places(bucket)
         runcomfy_url, storage = settings.runcomfy.base_url, settings.storage
         self.origins = Origins(
@@ -134,6 +140,11 @@ def open_ledger(url: str, account: Account | None, *, reading: bool = False) -> 
     return Ledger(url, this_process(), account=account)
 
 
+def open_journal(home: Path, ledger_url: str) -> Journal:
+    """The journal of this machine, for a ledger at a SQLAlchemy URL."""
+    return Journal(home / JOURNAL, place_of(ledger_url))
+
+
 @asynccontextmanager
 async def open_services(
     settings: Settings, *, reading: bool = False, unchecked: bool = False
@@ -185,6 +196,8 @@ async def open_services(
             clock=await ledger.clock(),
             bucket=bucket,
             signer=signer,
+            is_reading=reading,
+            began_empty=await ledger.is_new_to(runcomfy.account),
             catalogue=Catalogue(
                 settings.model_directories,
                 client,

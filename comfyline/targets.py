@@ -72,6 +72,19 @@ def own_names(recorded: Sequence[str], target: str) -> tuple[str, ...]:
     return tuple(uri for uri in recorded if is_version(uri, target))
 
 
+def possible_names(placement: Placement, index: int, ending: str) -> tuple[str, ...]:
+    """The file names that an output of this index and extension may have got, versions left out."""
+    planned = _planned_name(placement, index, ending)
+    return planned, _own_name(placement, planned, index, ending)
+
+
+def unversioned(name: str) -> str:
+    """A file name without the number of its version; the same where it has none."""
+    suffix = PurePosixPath(name).suffix
+    stem, dash, number = name.removesuffix(suffix).rpartition("-")
+    return f"{stem}{suffix}" if dash and _NUMBER.fullmatch(number) else name
+
+
 def _planned_name(placement: Placement, index: int, ending: str) -> str:
     try:
         return output_name(placement, index, ending)

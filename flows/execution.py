@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from comfyline.adopting import recognise
 from comfyline.errors import ComfylineError
 from comfyline.job import CheckedJob, Job, JobState
 from comfyline.ledger.reading import Selection
@@ -211,6 +212,10 @@ class _Walking:
         _tell_end(outcome)
         if jobs := self._unlock(outcome):
             verdicts = await judge_all(jobs, self._services)
+            # What another ledger had stored is not paid for again.
+            keys = [one.key for one in verdicts.checked if one]
+            known = await self._services.ledger.glance(keys)
+            await recognise(verdicts.checked, known, self._services)
             self.queue.add(list(zip(jobs, verdicts.checked, strict=True)))
 
 

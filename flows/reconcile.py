@@ -7,17 +7,20 @@ works on is left to it.
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 
 from comfyline.account import command
-from comfyline.errors import ComfylineError
+from comfyline.adopting import recognise
+from comfyline.errors import ComfylineError, Unreachable
 from comfyline.job import JobState
 from comfyline.ledger.doubts import sent_at
 from comfyline.ledger.reading import Selection
 from comfyline.ledger.records import Attempt
+from comfyline.ledger.recovering import unrecorded, unrecorded_in_words
 from comfyline.ledger.refusals import elsewhere_in_words, short
 from comfyline.leftovers import sweep
 from comfyline.progress import Note, RunPlanned, tell
@@ -49,8 +52,10 @@ async def reconcile(profile: str) -> State[RunSummary] | State[ComfylineError]:
     async def work(services: Services) -> State[RunSummary]:
         known = await services.ledger.unfinished()
         await sweep((attempt.checked.job.placement.folder for attempt in known), services)
+        await _recognise(await services.ledger.unfinished(), services)
         left = await services.ledger.unfinished()
         _say_all(text for _, text in warnings(left, services.now()))
+        _say_all(unrecorded_in_words(await unrecorded(services.journal, services.ledger)))
         _say_all(_what_is_left(left, services.now()))
         _say_all(elsewhere_in_words(await services.ledger.unfinished_elsewhere()))
         run = Run(
@@ -72,6 +77,15 @@ async def reconcile(profile: str) -> State[RunSummary] | State[ComfylineError]:
         return await report(outcomes, run, services, started, began)
 
     return await with_services(profile, work)
+
+
+async def _recognise(left: Sequence[Attempt], services: Services) -> None:
+    """What is stored already, and a ledger from before does not know, is not asked for again."""
+    checked = [attempt.checked for attempt in left]
+    known = await services.ledger.glance([one.key for one in checked])
+    # Where the outputs lie cannot be looked at: then RunComfy is asked.
+    with suppress(Unreachable):
+        await recognise(checked, known, services)
 
 
 def _what_is_left(left: Sequence[Attempt], now: datetime) -> Iterable[str]:

@@ -113,7 +113,8 @@ async def _store(
         if uri != wanted:
             _say(f"{wanted} is a file of somebody else's: the output is stored as {uri}")
         look = await asyncio.to_thread(dimensions, Path(file.path), file.media_type)
-        await _put_sidecar(file, look, name, place, checked, submission, attempt)
+        count = len(siblings)
+        await _put_sidecar(file, look, name, place, checked, submission, attempt, count)
     except OSError as error:
         if is_full(error):
             raise disk_full(placement.folder, file.bytes) from error
@@ -168,6 +169,7 @@ async def _put_sidecar(
     checked: CheckedJob,
     submission: Submission,
     attempt: Attempt,
+    outputs: int,
 ) -> None:
     text = sidecar_text(
         checked,
@@ -183,6 +185,7 @@ async def _put_sidecar(
             **{state.value: at for state, at in attempt.reached.items()},
             JobState.PERSISTED.value: now(),
         },
+        outputs=outputs,
     )
     sidecar = f"{name.uri}{SUFFIX}"
     await place.put_text(text, sidecar, "application/json", new=name.sidecar_is_new)

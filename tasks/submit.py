@@ -1,8 +1,9 @@
 """submit: the one POST that costs money, at most once.
 
-The order is the guarantee: the intent is committed to the ledger, then the POST leaves, then the
-request id is written down, before anything else happens. A process that dies in between leaves a
-lease that ends in `in_doubt`, never in a second POST.
+The order is the guarantee: the intent is committed to the ledger, the place for the request id is
+made in the journal, then the POST leaves, then the request id is written down in both, before
+anything else happens. A process that dies in between leaves a lease that ends in `in_doubt`, never
+in a second POST.
 
 Prefect must not repeat this task, whatever happens: `retries=0`, no cache. What may be repeated
 (the POST never left, RunComfy asked to wait) is decided by `verdict` and repeated here, each time
@@ -13,19 +14,21 @@ import asyncio
 import secrets
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
-from datetime import datetime
 from typing import Any, TypeVar
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from comfyline.duration import seconds_awake_or_asleep
+from comfyline.errors import TryLater
 from comfyline.job import CheckedJob, JobState, Stage
 from comfyline.keys import replace_values
 from comfyline.ledger.budget import Limits, NoMoney
 from comfyline.ledger.claiming import Claimed, NoSlot, NotOurs, RunStopped
 from comfyline.ledger.decision import LEASE_SECONDS, Decision
-from comfyline.ledger.records import Attempt, Evidence
+from comfyline.ledger.journal import AskedElsewhere, Entry
+from comfyline.ledger.records import Attempt, Evidence, pack
+from comfyline.ledger.recovering import recover_asked
 from comfyline.ledger.refusals import blocked, in_doubt, not_started, over_budget, short
 from comfyline.progress import StageEntered, Submitted, tell
 from comfyline.run import Run, Submission, UploadedInputs
@@ -38,9 +41,6 @@ T = TypeVar("T")
 
 _POST_WITHIN = LEASE_SECONDS / 6
 """Seconds after the beginning of a claim until which its POST may leave; it may take 45 more."""
-
-_TAKEN_WITHIN = 1.0
-"""Seconds after which a request id that the ledger has not taken yet is kept beside it as well."""
 
 _LOOK_AGAIN = 0.5
 """Seconds between two looks at a job that another process is submitting."""
@@ -156,16 +156,30 @@ async def _send(
     services: Services,
 ) -> Submission | NotSent | SlowDown:
     """POSTs under a claim and writes down what is known of it, whatever that is."""
+    attempt_id, journal = claim.attempt_id, services.journal
+    try:
+        line = await _reserved(checked, mark, claim, run, services)
+    except AskedElsewhere:
+        await services.ledger.not_sent(attempt_id)
+        await recover_asked(journal, services.ledger, checked.key)
+        return NotSent("another ledger of this machine has asked for it")
+    except TryLater:
+        await services.ledger.not_sent(attempt_id)
+        raise
     verdict: Verdict = NotSent("the machine slept after the claim")
     if seconds_awake_or_asleep() - began < _POST_WITHIN:
         verdict = await services.client.submit(checked.job.model_id, body)
     if not isinstance(verdict, NotSent):
         run.submitted += 1
         tell(Submitted(checked.job.label))
-    attempt_id = claim.attempt_id
+    if isinstance(verdict, No | NotSent | SlowDown):
+        await asyncio.to_thread(journal.nothing, line, type(verdict).__name__)
     match verdict:
         case Accepted(request_id):
-            when = await _written_down(checked, claim, request_id, mark, services)
+            # First where no database is needed, which may be away for minutes.
+            with suppress(OSError):
+                await asyncio.to_thread(journal.accepted, line, request_id)
+            when = await services.ledger.accepted(attempt_id, request_id)
             get_run_logger().info("request %s: submitted", request_id)
             return Submission(attempt_id, claim.number, JobState.SUBMITTED, request_id, when)
         case Unknown():
@@ -185,22 +199,23 @@ async def _send(
             return verdict
 
 
-async def _written_down(
-    checked: CheckedJob, claim: Claimed, request_id: str, mark: str, services: Services
-) -> datetime:
-    """Writes the id of something paid for into the ledger, which may be away for minutes.
-
-    Meanwhile it lies beside it: a machine that loses its power then must not forget it.
-    """
-    writing = asyncio.ensure_future(services.ledger.accepted(claim.attempt_id, request_id))
-    await asyncio.wait({writing}, timeout=_TAKEN_WITHIN)
-    if writing.done() and not writing.exception():
-        return writing.result()
-    with suppress(OSError):
-        await services.strays.keep(checked.key, claim.number, mark, request_id)
-    when = await writing
-    await services.strays.adopt(services.ledger)
-    return when
+async def _reserved(
+    checked: CheckedJob, mark: str, claim: Claimed, run: Run, services: Services
+) -> int:
+    """Makes the place for the request id, so that a disk that is full later cannot lose it."""
+    entry = Entry(
+        key=checked.key,
+        number=claim.number,
+        mark=mark,
+        ledger=services.ledger_id,
+        place=services.journal.place,
+        account=services.settings.runcomfy.account,
+        at=services.now(),
+        run_id=run.id,
+        writer=services.ledger.owner,
+        request=pack(checked),
+    )
+    return await asyncio.to_thread(services.journal.reserve, entry)
 
 
 async def _uninterrupted(sending: Coroutine[Any, Any, T]) -> T:

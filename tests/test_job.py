@@ -39,7 +39,7 @@ def test_no_state_is_a_trap_without_an_end(state: JobState):
     assert reachable(state) & (ENDS | {JobState.PERSISTED})
 
 
-@pytest.mark.parametrize("state", sorted(ENDS - {JobState.EXPIRED} | {JobState.PERSISTED}))
+@pytest.mark.parametrize("state", sorted({JobState.CANCELLED, JobState.PERSISTED}))
 def test_nothing_follows_an_end(state: JobState):
     assert not ALLOWED[state]
 
@@ -47,6 +47,10 @@ def test_nothing_follows_an_end(state: JobState):
 def test_what_expired_may_turn_up_after_all_or_be_given_up():
     turns_up = {JobState.COMPLETED, JobState.PERSISTED}
     assert ALLOWED[JobState.EXPIRED] == turns_up | {JobState.CANCELLED, JobState.FAILED}
+
+
+def test_what_was_taken_for_lost_may_turn_out_to_be_accepted_and_no_other_failure_is_undone():
+    assert ALLOWED[JobState.FAILED] == {JobState.SUBMITTED}
 
 
 def test_a_submission_begins_in_planned_and_nowhere_else():

@@ -2,21 +2,25 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from comfyline.account import command, command_line
+from comfyline.adopting import adopt as adopt_all
+from comfyline.adopting import look_for
 from comfyline.cli.doubt_words import Line, facts
 from comfyline.cli.options import Json, Profile
 from comfyline.cli.selecting import the_jobs, whose
 from comfyline.cli.speech import answer, errors, say
 from comfyline.doubts import Doubt, check_request, look_into
 from comfyline.environment import ONLY_RUNCOMFY, prepare
-from comfyline.errors import ComfylineError, UsageError
+from comfyline.errors import ComfylineError, Lost, UsageError
 from comfyline.job import JobState
 from comfyline.ledger.doubts import sent_at
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.reading import Selection
+from comfyline.ledger.records import UNKNOWN_ORIGIN, Attempt
 from comfyline.ledger.refusals import short
 from comfyline.leftovers import settle_what_can_be
 from comfyline.report.words import usd
@@ -37,6 +41,14 @@ def resolve(
         str | None,
         Parameter(help="RunComfy accepted it under this id: checked there, then collected."),
     ] = None,
+    adopt: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="The stored output, whose sidecar does not say whose it is, is this profile's: "
+            "it is taken, and nothing is paid.",
+        ),
+    ] = False,
     give_up: Annotated[
         bool,
         Parameter(
@@ -61,7 +73,8 @@ def resolve(
     job
         Job keys, or as many of their first characters as tell them apart.
     """
-    _check(job, lost=lost, request_id=request_id, give_up=give_up, force=force)
+    answers = {"--lost": lost, "--give-up": give_up, "--adopt": adopt}
+    _check(job, answers, request_id=request_id, force=force)
 
     async def work() -> int:
         async with open_services(await prepare(profile, say, only=ONLY_RUNCOMFY)) as services:
@@ -70,9 +83,13 @@ def resolve(
             if give_up:
                 _must_be_accepted(attempts)
             else:
-                _must_be_in_doubt(attempts)
+                ends_lost = request_id is not None
+                attempts = [await _meant(one, services, ends_lost=ends_lost) for one in attempts]
+                _must_be_in_doubt(attempts, ends_lost=ends_lost)
             if give_up:
                 told = [await _give_up(attempt, services) for attempt in attempts]
+            elif adopt:
+                told = [await _adopt_stored(attempt, services) for attempt in attempts]
             elif lost:
                 told = [await _lost(attempt, services) for attempt in attempts]
             elif request_id is not None:
@@ -87,26 +104,46 @@ def resolve(
 
 
 def _check(
-    job: tuple[str, ...], *, lost: bool, request_id: str | None, give_up: bool, force: bool
+    job: tuple[str, ...], answers: Mapping[str, bool], *, request_id: str | None, force: bool
 ) -> None:
     if not job:
         raise UsageError(
             "Name the job that is in doubt", hint=f"{command('jobs --state in_doubt')} lists them."
         )
-    if lost + give_up + (request_id is not None) > 1:
-        raise UsageError("--lost, --request-id and --give-up are three answers: say one of them")
+    if sum(answers.values()) + (request_id is not None) > 1:
+        raise UsageError(f"--request-id, {', '.join(answers)} are four answers: say one of them")
     if request_id is not None and len(job) > 1:
         raise UsageError("A request id is that of one job: name one")
     if force and request_id is None:
         raise UsageError("--force goes with --request-id")
 
 
-def _must_be_in_doubt(attempts: list[Attempt]) -> None:
-    wrong = [
-        f"Job {short(one.checked.key)} is {one.state}, not in doubt"
-        for one in attempts
-        if one.state is not JobState.IN_DOUBT
-    ]
+async def _meant(attempt: Attempt, services: Services, *, ends_lost: bool) -> Attempt:
+    """The attempt of a job that an answer is about, which need not be its latest."""
+    of_job = await services.ledger.list(Selection(key_prefix=attempt.checked.key))
+    doubts = [one for one in of_job if one.state is JobState.IN_DOUBT]
+    lost = [one for one in of_job if ends_lost and _is_lost(one)]
+    return next(iter((*doubts, *lost)), attempt)
+
+
+def _is_lost(attempt: Attempt) -> bool:
+    """Whether a person said that it was never accepted; RunComfy may know better."""
+    # Versions before this kind of error wrote the general one.
+    is_said = attempt.error_kind in {Lost.kind, ComfylineError.kind}
+    return is_said and attempt.state is JobState.FAILED and attempt.request_id is None
+
+
+def _must_be_in_doubt(attempts: list[Attempt], *, ends_lost: bool) -> None:
+    wrong = []
+    for one in attempts:
+        if one.state is JobState.IN_DOUBT or (ends_lost and _is_lost(one)):
+            continue
+        told = f"Job {short(one.checked.key)} is {one.state}, not in doubt"
+        if one.state in AT_RUNCOMFY:
+            told += (
+                f": request {one.request_id} was accepted, {one.command('reconcile')} collects it"
+            )
+        wrong.append(told)
     if wrong:
         raise UsageError("\n".join(wrong), hint="Nothing was changed.")
 
@@ -150,16 +187,40 @@ async def _give_up(attempt: Attempt, services: Services) -> dict[str, Any]:
 
 
 async def _lost(attempt: Attempt, services: Services) -> dict[str, Any]:
-    await services.ledger.lost(
-        attempt.id, ComfylineError("A person found that it was not accepted")
-    )
+    found = Lost("A person found that it was not accepted")
+    await services.ledger.lost(attempt.id, found)
     estimate = attempt.checked.estimate_usd
     price = "what it costs" if estimate is None else f"about {usd(estimate)}"
+    if attempt.error_kind == UNKNOWN_ORIGIN:
+        message = (
+            f"What is stored counts as somebody else's. The next run makes it and pays {price}"
+        )
+        return _told(attempt, "lost", None, message)
     message = (
         f"It counts as never accepted and costs nothing. The next run submits it again and pays "
-        f"{price}. If RunComfy did accept it, that is paid a second time"
+        f"{price}. If RunComfy did accept it, that is paid a second time. This machine's journal "
+        f"holds no id of it; another machine that ran it may: {command('status')} there names it"
     )
     return _told(attempt, "lost", None, message)
+
+
+async def _adopt_stored(attempt: Attempt, services: Services) -> dict[str, Any]:
+    key = short(attempt.checked.key)
+    if attempt.error_kind != UNKNOWN_ORIGIN:
+        raise UsageError(
+            f"Nothing stored of job {key} waits to be adopted",
+            hint="Nothing was changed. --lost or --request-id answers for it.",
+        )
+    found = await look_for((attempt.checked,), services)
+    if not await adopt_all((*found.nobodys, *found.mine), services):
+        raise UsageError(
+            f"The output of job {key} is not there any more, or not as its sidecar describes it",
+            hint="Nothing was changed. Bring it back, or answer --lost.",
+        )
+    [known] = (await services.ledger.find([attempt.checked.key])).values()
+    places = ", ".join(output.uri for output in known.outputs)
+    message = f"{places}: adopted as made by {known.account}, request {known.request_id}"
+    return _told(attempt, "adopted", known.request_id, message)
 
 
 async def _adopt(
@@ -188,6 +249,9 @@ async def _ask(attempts: list[Attempt], services: Services, *, json_output: bool
     """Shows the question; an answer is still owed, which the exit code says."""
     shown = []
     for attempt in attempts:
+        if attempt.error_kind == UNKNOWN_ORIGIN:
+            shown.append(_ask_whose(attempt))
+            continue
         doubt = await look_into(attempt, services)
         lines = facts(doubt, services.now())
         shown.append(_as_json(doubt, lines))
@@ -195,6 +259,23 @@ async def _ask(attempts: list[Attempt], services: Services, *, json_output: bool
     if json_output:
         answer(json.dumps({"doubts": shown}))
     return UsageError.exit_code
+
+
+def _ask_whose(attempt: Attempt) -> dict[str, Any]:
+    resolve = f"resolve {short(attempt.checked.key)}"
+    answers = command_line(f"{resolve} --adopt"), command_line(f"{resolve} --lost")
+    say(f"Whose is the stored output of {attempt.checked.job.label}?")
+    say(f"  {attempt.error_message}.")
+    say(f"  {answers[0]}   it is this profile's: it is taken, nothing is paid")
+    say(f"  {answers[1]}    it is not: the next run makes it and pays for it")
+    errors.print()
+    return {
+        "job": attempt.checked.key,
+        "attempt": attempt.number,
+        **whose(attempt),
+        "reason": attempt.error_message,
+        "answers": list(answers),
+    }
 
 
 def _print(attempt: Attempt, lines: list[Line]) -> None:

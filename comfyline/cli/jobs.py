@@ -11,7 +11,7 @@ from rich.table import Table
 
 from comfyline.cli.options import Json, Profile
 from comfyline.cli.retention import warn
-from comfyline.cli.selecting import PipelineName, RunId, reading_ledger, whose
+from comfyline.cli.selecting import PipelineName, RunId, reading_ledger, say_unrecorded, whose
 from comfyline.cli.speech import answer, results, say
 from comfyline.job import JobState
 from comfyline.ledger.doubts import how_far_in_words, sent_at
@@ -40,6 +40,7 @@ def jobs(
 
     async def work() -> tuple[Sequence[Attempt], datetime]:
         with reading_ledger(profile, of_all=True) as ledger:
+            await say_unrecorded(profile, ledger)
             return await ledger.list(selected), (await ledger.clock())()
 
     attempts, now = asyncio.run(work())

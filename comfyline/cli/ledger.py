@@ -18,8 +18,9 @@ from comfyline.environment import home, profile_ledger_url
 from comfyline.errors import TryLater, UsageError
 from comfyline.job import JobState
 from comfyline.ledger.records import Attempt
+from comfyline.ledger.recovering import Unrecorded, unrecorded
 from comfyline.report.words import count, usd
-from comfyline.services import unrecorded_ids, work_folder
+from comfyline.services import open_journal, unrecorded_ids, work_folder
 
 app = App(name="ledger", help="The record of what was paid for.")
 
@@ -33,7 +34,7 @@ class _Lost:
     file: Path
     attempts: Sequence[Attempt]
     unfinished: Sequence[Attempt]
-    unrecorded: Sequence[Path]
+    unrecorded: Sequence[Unrecorded]
     fetched: Sequence[Path]
 
 
@@ -47,9 +48,9 @@ def remove(
 ) -> int:
     """Remove a ledger for good, after naming what would be lost; without a yes nothing happens.
 
-    With it go the request ids that it could not take yet, and what is fetched and not stored.
-    Stored outputs stay, but nothing knows any more that they were paid for: whoever asks for them
-    pays again.
+    With it go the journal of what was accepted, with the request ids that it could not take yet,
+    and what is fetched and not stored. Stored outputs stay, but nothing knows any more that they
+    were paid for: whoever asks for them pays again.
 
     Example: comfyline ledger remove
     """
@@ -61,6 +62,8 @@ def remove(
     file = lost.file
     for path in (file, *(file.with_name(f"{file.name}{more}") for more in ("-wal", "-shm"))):
         path.unlink(missing_ok=True)
+    # Kept, the journal would bring all of it back into the next ledger.
+    open_journal(home(), "sqlite://").path.unlink(missing_ok=True)
     for folder in (unrecorded_ids(home()), work_folder(home())):
         shutil.rmtree(folder, ignore_errors=True)
     say(f"{file}: removed.")
@@ -85,7 +88,7 @@ async def _look(profile: str, file: Path) -> _Lost:
             file,
             await ledger.list(),
             await ledger.unfinished(),
-            sorted(unrecorded_ids(home()).glob("*.json")),
+            await unrecorded(open_journal(home(), f"sqlite:///{file}"), ledger),
             sorted(path for path in work_folder(home()).rglob("*") if path.is_file()),
         )
 
@@ -99,7 +102,7 @@ def _in_words(lost: _Lost) -> list[str]:
             )
     doubts = sum(one.state in _UNSURE for one in lost.attempts)
     size = sum(path.stat().st_size for path in lost.fetched) / 1e6
-    unrecorded, fetched = unrecorded_ids(home()), work_folder(home())
+    journal, fetched = open_journal(home(), "sqlite://").path, work_folder(home())
     return [
         f"{lost.file}, of all profiles that use it: with it would be lost",
         *(
@@ -109,7 +112,7 @@ def _in_words(lost: _Lost) -> list[str]:
         ),
         f"  {count(len(lost.unfinished), 'job')} paid for and not stored: nothing collects them",
         f"  {count(doubts, 'job')} in doubt",
-        f"  {count(len(lost.unrecorded), 'request id')} not written down yet ({unrecorded})",
+        f"  {count(len(lost.unrecorded), 'request id')} not written down yet ({journal})",
         f"  {count(len(lost.fetched), 'fetched file')} not stored, {size:,.1f} MB ({fetched})",
     ]
 

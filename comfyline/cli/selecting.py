@@ -10,13 +10,14 @@ from cyclopts import Parameter
 from comfyline.account import acting_for, command
 from comfyline.cli.speech import say
 from comfyline.duration import parse_duration
-from comfyline.environment import profile_account, profile_ledger_url
+from comfyline.environment import home, profile_account, profile_ledger_url
 from comfyline.errors import UsageError
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.reading import Selection
 from comfyline.ledger.records import Attempt
+from comfyline.ledger.recovering import Unrecorded, unrecorded, unrecorded_in_words
 from comfyline.ledger.refusals import elsewhere_in_words, short
-from comfyline.services import now, open_ledger
+from comfyline.services import now, open_journal, open_ledger
 
 RunId = Annotated[str | None, Parameter(name="--run", help="Only what this run asked for.")]
 PipelineName = Annotated[
@@ -57,6 +58,15 @@ async def say_elsewhere(ledger: Ledger) -> None:
     """Says what a command left alone because it is other accounts', and how to reach it."""
     for line in elsewhere_in_words(await ledger.unfinished_elsewhere()):
         say(line)
+
+
+async def say_unrecorded(profile: str, ledger: Ledger) -> list[Unrecorded]:
+    """Says what was accepted from this machine and the ledger does not have; returns it."""
+    journal = open_journal(home(), profile_ledger_url(profile))
+    found = await unrecorded(journal, ledger)
+    for line in unrecorded_in_words(found):
+        say(line)
+    return found
 
 
 def selection(

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from comfyline.cli.options import Json, Profile
 from comfyline.cli.retention import warn
-from comfyline.cli.selecting import reading_ledger
+from comfyline.cli.selecting import reading_ledger, say_unrecorded
 from comfyline.cli.speech import answer, explain, results, say
 from comfyline.config_files import model_directories
 from comfyline.environment import home, start_services
@@ -77,6 +77,7 @@ def _unfinished(profile: str) -> tuple[Sequence[Attempt], datetime]:
 
     async def work() -> tuple[Sequence[Attempt], datetime]:
         with reading_ledger(profile, of_all=True) as ledger:
+            await say_unrecorded(profile, ledger)
             return await ledger.unfinished(), (await ledger.clock())()
 
     try:

@@ -89,6 +89,9 @@ def claim(connection: Connection, asking: Asking, now: datetime, is_dead: IsDead
     if decision is not Decision.SUBMIT:
         assert latest is not None  # noqa: S101  # SUBMIT is the answer to None
         return NotOurs(decision, latest)
+    if open_one := writing.undecided(connection, checked.key, asking.account):
+        waits = open_one.state is JobState.SUBMITTING
+        return NotOurs(Decision.WAIT if waits else Decision.BLOCKED, open_one)
     if is_stopped(connection, asking.run_id):
         return RunStopped()
     if slots.in_flight(connection, now, asking.account) >= limits.in_flight:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, select
 
@@ -35,6 +35,8 @@ from comfyline.ledger.stored import (
 from comfyline.ledger.tables import attempts, ledger
 from comfyline.ledger.writing import StateConflict
 from comfyline.owner import is_dead
+
+T = TypeVar("T")
 
 _STORED = frozenset({JobState.PERSISTED})
 _SETTLED = frozenset(JobState) - {JobState.SUBMITTED, JobState.IN_QUEUE, JobState.IN_PROGRESS}
@@ -124,6 +126,23 @@ class Ledger(Presence):
     async def identity(self) -> str:
         """What tells this ledger from one that was made anew."""
         return await self._database.read(lambda c: str(c.execute(select(ledger.c.id)).scalar_one()))
+
+    async def is_new_to(self, account: Account) -> bool:
+        """Whether it has nothing of an account."""
+        query = select(attempts.c.id).where(reading.belongs_to(account)).limit(1)
+        return await self._database.read(lambda c: c.execute(query).one_or_none() is None)
+
+    async def time(self) -> datetime:
+        """The moment, by the clock that leases are kept by."""
+        return await self._database.read(self._now)
+
+    async def look(self, work: Callable[[Connection], T]) -> T:
+        """Do what only reads, in one transaction."""
+        return await self._database.read(work)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Do what writes, in one transaction."""
+        return await self._database.run(work)
 
     async def adopt(self, account: Account, request_ids: Callable[[], Collection[str]]) -> int:
         """Gives an account what versions before accounts wrote under its request ids; how many.
@@ -251,7 +270,8 @@ class Ledger(Presence):
     async def accepted(self, attempt_id: int, request_id: str) -> datetime:
         """Writes the request id down right after the POST: from here on nothing can be lost.
 
-        Also when the lease is over and the attempt in doubt already: this ends the doubt.
+        Also when the lease is over and the attempt in doubt already: this ends the doubt. What a
+        person took for lost is paid for after all and goes on, beside a later one if there is one.
         """
         try:
             return await self._database.run(

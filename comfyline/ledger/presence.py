@@ -37,6 +37,11 @@ class Presence:
         self._holder = holds.Holder(owner, account)
         self._held: set[str] = set()
 
+    @property
+    def owner(self) -> str:
+        """The name of this process."""
+        return self._owner
+
     async def clock(self) -> Callable[[], datetime]:
         """Return the clock by which the ledger's times are told, to be read without asking it."""
         if self._clock:

@@ -104,8 +104,17 @@ def latest_glances(
     return found
 
 
-_WEIGHT = case((attempts.c.state == JobState.PLANNED, -attempts.c.number), else_=attempts.c.number)
-"""Which attempt of a job counts: the last, and before what never left any other."""
+_MORE_THAN_ANY = 1_000_000
+_IN_HAND = frozenset(UNFINISHED) - {JobState.SUBMITTING}
+_WEIGHT = case(
+    (attempts.c.state == JobState.PLANNED, -attempts.c.number),
+    (attempts.c.state.in_(_IN_HAND), _MORE_THAN_ANY + attempts.c.number),
+    else_=attempts.c.number,
+)
+"""Which attempt of a job counts: what is paid for and not stored, else the last that ever left.
+
+There are two of the former where one was taken for lost and found after the next was submitted.
+"""
 
 
 def _newest(keys: Sequence[str], account: Account | None) -> Iterator[Subquery]:

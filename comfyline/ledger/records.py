@@ -30,6 +30,9 @@ KEPT = timedelta(days=7)
 PAID_IN_VAIN = frozenset({Rejected.kind, GivenUp.kind})
 """What failed here and not at RunComfy: it was paid for, whether its cost is known or not."""
 
+UNKNOWN_ORIGIN = "unknown-origin"
+"""The kind of error with which a job is in doubt whose stored output does not say whose it is."""
+
 REFRESH = "refresh"
 """Stands beside the job in what the ledger keeps of an attempt: whether a refresh began it."""
 

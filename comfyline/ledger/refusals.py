@@ -16,7 +16,7 @@ from comfyline.errors import (
 )
 from comfyline.job import CheckedJob, JobState
 from comfyline.ledger.budget import NoMoney
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.records import UNKNOWN_ORIGIN, Attempt
 
 _SHORT_KEY = 12
 
@@ -42,11 +42,18 @@ def in_doubt(key: str, reason: str) -> InDoubt:
     )
 
 
-def blocked(attempt: Attempt) -> JobError:
+def blocked(attempt: Attempt) -> JobError:  # noqa: PLR0911  # a table
     """Why an attempt that ended is not asked for again by itself."""
     key, request_id = attempt.checked.key, attempt.request_id
     said = attempt.error_message or attempt.state
     match attempt.state:
+        case JobState.IN_DOUBT if attempt.error_kind == UNKNOWN_ORIGIN:
+            resolve = f"resolve {short(key)}"
+            return InDoubt(
+                said,
+                hint=f"{attempt.command(f'{resolve} --adopt')} takes it as this profile's and pays "
+                f"nothing; {attempt.command(f'{resolve} --lost')} lets it be made, and paid for.",
+            )
         case JobState.IN_DOUBT | JobState.SUBMITTING:
             return in_doubt(key, f"since {attempt.updated_at:%Y-%m-%d %H:%M} UTC")
         case JobState.EXPIRED:

@@ -155,6 +155,14 @@ ledger = Table(
     Column("id", String(32), primary_key=True),
 )
 
+journals = Table(
+    "journals",
+    metadata,
+    # A journal of accepted requests, and how far it has been compared with this ledger.
+    Column("id", String(32), primary_key=True),
+    Column("compared", JSON, nullable=False),
+)
+
 attempts = Table(
     "attempts",
     metadata,

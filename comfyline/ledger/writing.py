@@ -16,7 +16,7 @@ from comfyline.account import Account, command
 from comfyline.errors import ComfylineError
 from comfyline.job import ALLOWED, CheckedJob, JobState
 from comfyline.ledger.decision import LEASE_SECONDS
-from comfyline.ledger.reading import belongs_to, latest_attempts
+from comfyline.ledger.reading import belongs_to, latest_attempts, read_attempts
 from comfyline.ledger.records import KEPT, NOT_SENT, REFRESH, Attempt, Evidence, pack
 from comfyline.ledger.tables import attempts, jobs, transitions
 
@@ -80,6 +80,51 @@ def open_attempt(
     attempt_id = int(row.inserted_primary_key[0]) if row.inserted_primary_key else 0
     _note(connection, attempt_id, JobState.PLANNED, now)
     return attempt_id, number
+
+
+def insert_attempt(
+    connection: Connection,
+    packed: Mapping[str, Any],
+    account: Account,
+    steps: Mapping[JobState, datetime],
+    now: datetime,
+    *,
+    run_id: str,
+    number: int = 1,
+    **values: Any,
+) -> int:
+    """Add an attempt that went through these `steps` without this ledger; return its id.
+
+    It has `number`, or the next one where that is taken.
+    """
+    job = packed["job"]
+    key = packed["key"]
+    know_job(connection, key, job["model_id"], now)
+    taken = set(
+        connection.execute(select(attempts.c.number).where(attempts.c.key == key)).scalars()
+    )
+    row = connection.execute(
+        insert(attempts).values(
+            key=key,
+            number=max(taken) + 1 if number in taken else number,
+            state=list(steps)[-1],
+            run_id=run_id,
+            pipeline=job["pipeline"],
+            item=job["item"],
+            step=job["step"],
+            request=dict(packed),
+            estimate_usd=packed["estimate_usd"],
+            created_at=min(steps.values()),
+            updated_at=now,
+            **whose(account),
+            profile=account.profile,
+            **values,
+        )
+    )
+    attempt_id = int(row.inserted_primary_key[0]) if row.inserted_primary_key else 0
+    for state, at in steps.items():
+        _note(connection, attempt_id, state, at)
+    return attempt_id
 
 
 def whose(account: Account | None) -> dict[str, str]:
@@ -184,7 +229,9 @@ def accept(connection: Connection, attempt_id: int, request_id: str, now: dateti
     """Writes a request id down, also after the lease is over. Returns when it was accepted.
 
     The same id again changes nothing; another one is refused, because the first was paid for. What
-    becomes known late was accepted when its POST left: from then on RunComfy keeps the result.
+    becomes known late was accepted when its POST left: from then on RunComfy keeps the result. So
+    does what a person took for lost, also where the job was submitted again since then: both are
+    paid for.
     """
     row = connection.execute(
         select(
@@ -214,11 +261,26 @@ def accept(connection: Connection, attempt_id: int, request_id: str, now: dateti
     if row.request_id is not None and row.submitted_at is not None:
         known: datetime = row.submitted_at
         return known
-    late = row.state == JobState.IN_DOUBT and row.claimed_at is not None
+    late = row.state in {JobState.IN_DOUBT, JobState.FAILED} and row.claimed_at is not None
     when: datetime = row.claimed_at if late else now
     values = {"request_id": request_id, "submitted_at": when, **_let_go()}
     move(connection, attempt_id, JobState.SUBMITTED, now, **values)
     return when
+
+
+def undecided(connection: Connection, key: str, account: Account | None) -> Attempt | None:
+    """The attempt of a job that is being submitted or in doubt; it need not be the latest.
+
+    What was found after a person had taken it for lost goes on beside a later one.
+    """
+    column = attempts.c
+    open_ones = select(attempts).where(
+        column.key == key,
+        column.state.in_((JobState.SUBMITTING, JobState.IN_DOUBT)),
+        belongs_to(account),
+    )
+    found = read_attempts(connection, open_ones.order_by(column.number.desc()).limit(1))
+    return next(iter(found), None)
 
 
 def witness(connection: Connection, attempt_id: int, said: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from comfyline.changes import changes
 from comfyline.errors import GivenUp, Rejected
 from comfyline.job import CheckedJob, Job, JobState
 from comfyline.ledger.decision import Decision
-from comfyline.ledger.records import Standing
+from comfyline.ledger.records import UNKNOWN_ORIGIN, Standing
 from comfyline.planning.outlook import Outlook, decision_about, prices
 from comfyline.planning.plan import Planned
 from comfyline.planning.survey import claimed, folder_of
@@ -136,6 +136,8 @@ def _blocked(attempt: Standing) -> str:
         return "rejected, to be decided by you"
     if attempt.error_kind == GivenUp.kind:
         return "given up"
+    if attempt.error_kind == UNKNOWN_ORIGIN:
+        return "blocked: its sidecar does not say whose it is"
     if attempt.state is JobState.SUBMITTING:
         # Whoever was submitting it is gone, and nobody has written the doubt down yet.
         return "in doubt"

@@ -9,12 +9,14 @@ from datetime import datetime
 
 from comfyline.checking.jobs import estimate_usd
 from comfyline.errors import InputInvalid, Problem, TryLater, Unreachable
+from comfyline.first_use import first_use
 from comfyline.job import CheckedJob, Job
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.records import Standing
 from comfyline.planning.judging import judge_all
 from comfyline.planning.survey import survey
 from comfyline.planning.unfolding import Unfolding
+from comfyline.progress import Note, tell
 from comfyline.run import Outcome, Run
 from comfyline.services import Services
 from comfyline.storage.origins import is_presigned
@@ -66,6 +68,9 @@ async def look_ahead(unfolding: Unfolding, run: Run, services: Services) -> Outl
     Each step of it is done for many jobs at once, because ten thousand of their own take minutes.
     """
     found = _Found()
+    if said := await first_use(services):
+        tell(Note(said))
+        found.notes[said] = None
     new = unfolding.begin()
     while new.jobs or new.outcomes:
         found.ended += new.outcomes

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from comfyline.adopting import foreseen_in_words, recognise
 from comfyline.errors import ComfylineError, Problem, Unreachable
 from comfyline.job import CheckedJob, Job, JobState, StoredOutput
 from comfyline.ledger.decision import Decision, decide
@@ -50,7 +51,14 @@ async def survey(jobs: Sequence[Job], run: Run, services: Services) -> Survey:
     for note in verdicts.notes:
         tell(Note(note))
     checked = verdicts.checked
-    known = await services.ledger.glance(list({one.key: None for one in checked if one}))
+    known: dict[str, Standing] = {
+        **await services.ledger.glance(list({one.key: None for one in checked if one}))
+    }
+    recognised = await recognise(checked, known, services)
+    known |= recognised
+    notes = verdicts.notes
+    if services.is_reading:
+        notes += tuple(foreseen_in_words(recognised.values()))
     claims = await asyncio.to_thread(_claims, jobs, checked, known, run, services.now())
     outputs = [output for claim in claims for output in claim]
     sizes = await services.places.sizes([output.uri for output in outputs])
@@ -73,7 +81,7 @@ async def survey(jobs: Sequence[Job], run: Run, services: Services) -> Survey:
         known=known,
         away=away,
         mistakes=verdicts.mistakes,
-        notes=verdicts.notes,
+        notes=notes,
     )
 
 

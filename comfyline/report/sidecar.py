@@ -23,6 +23,7 @@ def sidecar_text(
     cost_usd: float | None,
     estimate_usd: float | None,
     timestamps: Mapping[str, datetime],
+    outputs: int = 1,
     rejected: str = "",
 ) -> str:
     """The sidecar of one output, which will lie beside it under the file name `name`.
@@ -30,7 +31,7 @@ def sidecar_text(
     `account` is whose request made it. `timestamps` holds when the job entered each state; times
     without a zone are taken as UTC. `cost_usd` is what the whole job cost, None when RunComfy did
     not say, and `estimate_usd` what it was expected to cost when it was submitted. `look` says how
-    large and how long the output is,
+    large and how long the output is, `outputs` how many the job has in all,
     `rejected` why it was stored aside, empty for one that was accepted. Presigned URLs never get
     in: media stand as their hash and origin, and every URL is cut off at its query.
     """
@@ -49,6 +50,7 @@ def sidecar_text(
         "attempt": attempt,
         "cost_usd": cost_usd,
         "estimate_usd": estimate_usd,
+        "outputs": outputs,
         **({"rejected": rejected} if rejected else {}),
         "timestamps": {str(state): _iso(moment) for state, moment in timestamps.items()},
         "output": {

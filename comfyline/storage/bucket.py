@@ -100,6 +100,21 @@ class Bucket:
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
+    async def names_in(self, folder: str, beginning: str = "") -> dict[str, int]:
+        """The objects right under a prefix whose names begin so: name and size."""
+        _, start = split(f"{folder.rstrip('/')}/")
+        found: dict[str, int] = {}
+        more: dict[str, str] = {}
+        while True:
+            page = await self._session.call(
+                "list_objects_v2", folder, Prefix=start + beginning, Delimiter="/", **more
+            )
+            for one in page.get("Contents", ()):
+                found[one["Key"].removeprefix(start)] = one["Size"]
+            if not page.get("IsTruncated"):
+                return found
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
     async def put(
         self,
         source: Path,

@@ -18,7 +18,7 @@ from comfyline.broken_connections import why_not
 from comfyline.disk_space import disk_full_told
 from comfyline.errors import Altered, Unreachable
 from comfyline.storage.directories import opened_inside, sync_directory
-from comfyline.storage.place import Listed, local_path, path_text
+from comfyline.storage.place import Listed, folder_path, local_path, path_text
 
 _STATS_AT_A_TIME = 500
 """Files looked up in one go: a hop into a thread costs more than a look."""
@@ -122,6 +122,13 @@ class Folder:
             for one in some:
                 yield one
 
+    async def names_in(self, folder: str, beginning: str = "") -> dict[str, int]:
+        """The files in a folder itself whose names begin so; a folder that is not there has none.
+
+        Raises `Unreachable` for one that cannot be listed.
+        """
+        return await asyncio.to_thread(_names, folder, beginning)
+
     def _write(self, target: Path, fill: Callable[[BinaryIO], object], *, new: bool) -> None:
         directory = target.parent
         with opened_inside(self._root or directory, directory) as inside:
@@ -167,6 +174,22 @@ def _appear(part: str, name: str, inside: int, *, new: bool) -> None:
             os.stat(name, dir_fd=inside, follow_symlinks=False)
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
         os.replace(part, name, src_dir_fd=inside, dst_dir_fd=inside)
+
+
+def _names(folder: str, beginning: str) -> dict[str, int]:
+    path = folder_path(folder)
+    found: dict[str, int] = {}
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                # Sizes first where they matter: most of a big folder is somebody else's.
+                if entry.name.startswith(beginning) and entry.is_file():
+                    found[entry.name] = entry.stat().st_size
+    except OSError as error:
+        if error.errno in _NOT_HERE:
+            return found
+        raise _unreadable(path.as_uri(), error) from error
+    return found
 
 
 def _list(folder: Path) -> Iterator[Listed]:

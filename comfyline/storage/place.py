@@ -72,6 +72,9 @@ class Place(Protocol):
     def read(self, uri: str) -> AsyncGenerator[bytes, None]:
         """The file's bytes, a piece at a time. Raises `FileNotFoundError`."""
 
+    async def names_in(self, folder: str, beginning: str = "") -> dict[str, int]:
+        """The files in a folder itself, not below it, whose names begin so: name and size."""
+
     def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
         """All files in a folder, or under a prefix of a bucket, however deep; none is no error."""
 

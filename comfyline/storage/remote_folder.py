@@ -141,6 +141,23 @@ class RemoteFolder:
                 with suppress(ComfylineError):
                     await call(lambda _: file.close())
 
+    async def names_in(self, folder: str, beginning: str = "") -> dict[str, int]:
+        """The files in a folder itself whose names begin so: name and size."""
+
+        def look(fs: Any) -> dict[str, int]:
+            try:
+                listed = fs.ls(_path(fs, folder), detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return {}
+            files = {one["name"].rstrip("/").rpartition("/")[2]: one for one in listed}
+            return {
+                name: int(one["size"] or 0)
+                for name, one in files.items()
+                if one["type"] == "file" and name.startswith(beginning)
+            }
+
+        return await self._connections.do(look, f"{folder} cannot be listed")
+
     async def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
         """All files in a folder and below it; a file is the only one in itself."""
         async with self._connections.one(f"{folder} cannot be listed") as call:

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import aclosing
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,6 +22,7 @@ class SidecarOutput(_Read):
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     bytes: int
+    index: int = 0
     media_type: str = "application/octet-stream"
     width: int | None = None
     height: int | None = None
@@ -28,9 +30,18 @@ class SidecarOutput(_Read):
 
 
 class Sidecar(_Read):
-    """What can be checked of a sidecar; the rest is for people."""
+    """What can be checked of a sidecar; the rest is for people.
+
+    `outputs` is how many the job has in all, None where a version wrote it that did not say so.
+    """
 
     job: str
+    attempt: int = 1
+    cost_usd: float | None = None
+    estimate_usd: float | None = None
+    rejected: str = ""
+    timestamps: dict[str, datetime] = {}
+    outputs: int | None = None
     origin: str | None = None
     account: str | None = None
     request_id: str | None = None

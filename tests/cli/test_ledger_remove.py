@@ -1,5 +1,6 @@
 """`make clean` and `comfyline ledger remove`: what was paid for goes only after it was named."""
 
+import json
 import os
 import pty
 import shutil
@@ -42,6 +43,8 @@ def rich(office: Office) -> Office:
     office.submitted(asked("running", item="dog"), "request-2")
     office.doubted(asked("doubtful", item="bird"))
     lay(office.folder / "home", ("strays/request-3.json", "work/request-4/0.png"))
+    told = {"key": "0" * 64, "number": 1, "mark": "mark", "request_id": "request-3"}
+    (office.folder / "home/strays/request-3.json").write_text(json.dumps(told))
     return office
 
 

@@ -60,6 +60,7 @@ def _wire(name: str, event: str, **more: Any) -> Point:
 
 
 _LEDGER = "comfyline.ledger.ledger:Ledger"
+_JOURNAL = "comfyline.ledger.journal:Journal"
 _CLIENT = "comfyline.runcomfy.client:RuncomfyClient"
 _BUCKET = "comfyline.storage.bucket:Bucket"
 _FOLDER = "comfyline.storage.folder:Folder"
@@ -82,6 +83,13 @@ _BEFORE_THE_COST = [
     *_transaction("claim", "comfyline.ledger.claiming:claim", begun=True, doubts="committed"),
 ]
 _POST = [
+    _before("journal: no place yet", f"{_JOURNAL}.reserve", doubt=True),
+    Point(
+        "journal: half of the place",
+        Break("half", "comfyline.ledger.journal:_append", nth=2),
+        doubt=True,
+    ),
+    _after("journal: place reserved", f"{_JOURNAL}.reserve", doubt=True),
     _before("POST: not begun", f"{_CLIENT}.submit", doubt=True),
     _wire("connected", "connect_tcp.complete"),
     _wire("half of the body sent", "half the body"),
@@ -90,9 +98,9 @@ _POST = [
     Point("POST: accepted, not answered", None, doubt=True, fault=_UNANSWERED),
     _wire("answer arrived, not read", "receive_response_headers.complete"),
     _after("POST: answer understood", f"{_CLIENT}.submit", doubt=True),
-    *_transaction(
-        "accepted", "comfyline.ledger.writing:accept", begun=True, doubts="before commit"
-    ),
+    _before("journal: id not written", f"{_JOURNAL}.accepted", doubt=True),
+    _after("journal: id written", f"{_JOURNAL}.accepted"),
+    *_transaction("accepted", "comfyline.ledger.writing:accept", begun=True),
 ]
 _AT_RUNCOMFY = [
     _after("poll: first status", f"{_CLIENT}.status"),

@@ -38,6 +38,11 @@ AGAIN = 1
 LOST = ComfylineError("A person found that it was never accepted")
 
 
+def was_lost(row: Attempt) -> bool:
+    """Whether its answer came after a person had taken it for lost."""
+    return JobState.FAILED in row.reached and row.request_id is not None
+
+
 class LedgerModel(RuleBasedStateMachine):
     """Three workers, two jobs, RunComfy, and people; after every step the ledger is sound."""
 
@@ -236,7 +241,9 @@ class LedgerModel(RuleBasedStateMachine):
             self.do(worker.ledger.persisted(row.id, [output(uri)]))
         elif row.state is JobState.COMPLETED and what == "reject":
             self.do(worker.ledger.ended(row.id, JobState.FAILED, Rejected("The output is blank")))
-            self.rejected[row.checked.key] += 1
+            of_job = [one for one in self.rows() if one.checked.key == row.checked.key]
+            left_later = [one for one in of_job if one.state is not JobState.PLANNED]
+            self.rejected[row.checked.key] += left_later[0].id == row.id
         else:
             worker.look(row.id, row.request_id)
 
@@ -282,14 +289,21 @@ class LedgerModel(RuleBasedStateMachine):
         for key in {row.checked.key for row in rows}:
             mine = [row for row in reversed(rows) if row.checked.key == key]
             assert [row.number for row in mine] == list(range(1, len(mine) + 1))
-            assert not [row for row in mine[:-1] if row.state in LIVE]
+            left = [row for row in mine if row.state is not JobState.PLANNED]
+            assert not [row for row in left[:-1] if row.state in LIVE and not was_lost(row)]
+            assert not [row for row in mine[:-1] if row.state is JobState.PLANNED]
         self.nothing_paid_is_dropped(rows)
 
     def it_came_here_step_by_step(self, row: Attempt) -> None:
-        """An end is never left; a doubt is left by an answer or by a person only."""
+        """An end is never left but by the answer of what was taken for lost.
+
+        A doubt is left by an answer or by a person only.
+        """
         before = self.last.get(row.id, row.state)
         self.last[row.id] = row.state
-        if before in ENDS - {JobState.PERSISTED}:
+        if before is JobState.FAILED and row.state is JobState.SUBMITTED:
+            assert was_lost(row)
+        elif before in ENDS - {JobState.PERSISTED}:
             assert row.state is before
         if before is JobState.IN_DOUBT:
             assert row.state in ALLOWED[before] | {before}

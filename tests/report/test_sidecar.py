@@ -44,6 +44,7 @@ def sidecar(job: CheckedJob, output: StoredOutput | FetchedFile | None = None, *
         "attempt": 1,
         "cost_usd": 0.14,
         "estimate_usd": 0.12,
+        "outputs": 1,
         "timestamps": {},
     }
     output = output or StoredOutput(0, "s3://o/cat-0.png", "beef", 99, "image/png")

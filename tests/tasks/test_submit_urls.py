@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -133,28 +134,26 @@ async def test_an_id_that_the_ledger_cannot_take_yet_lies_beside_it_meanwhile(
             other.execute("BEGIN IMMEDIATE")
             return Accepted("request-1")
 
-        kept = asyncio.Event()
-        keep = services.strays.keep
+        kept = threading.Event()
+        keep = services.journal.accepted
 
-        async def kept_beside(*told: Any) -> None:
-            await keep(*told)
+        def kept_beside(line: int, request_id: str) -> None:
+            keep(line, request_id)
             kept.set()
 
         monkeypatch.setattr(services.client, "submit", accepts)
-        monkeypatch.setattr(services.strays, "keep", kept_beside)
+        monkeypatch.setattr(services.journal, "accepted", kept_beside)
         with disable_run_logger():
             submitting = asyncio.create_task(submit.fn(job(), UPLOADED, a_run(3600), services))
-            await kept.wait()
-            beside = tmp_path / "strays/request-1.json"
-            assert await asyncio.to_thread(beside.exists)
+            assert await asyncio.to_thread(kept.wait, 60)
             assert not submitting.done()
+            assert [line.request_id for line in services.journal.lines()] == ["request-1"]
             other.rollback()
             done = await submitting
 
     assert isinstance(done, Submission)
     [known] = (await services.ledger.find([job().key])).values()
     assert (known.state, known.request_id) == (JobState.SUBMITTED, "request-1")
-    assert not await asyncio.to_thread(beside.exists)
 
 
 async def test_an_object_that_can_be_presigned_is_fetched_where_it_lies_and_not_copied(

@@ -31,5 +31,10 @@ def upgrade() -> None:
         sa.Column("held_until", _TIME, nullable=False),
     )
     op.create_index("ix_holds_held_by", "holds", ["held_by"])
+    op.create_table(
+        "journals",
+        sa.Column("id", sa.String(32), primary_key=True),
+        sa.Column("compared", sa.JSON, nullable=False),
+    )
     table = op.create_table("ledger", sa.Column("id", sa.String(32), primary_key=True))
     op.execute(sa.insert(table).values(id=uuid.uuid4().hex))

@@ -1,0 +1,304 @@
+"""What a sidecar tells of a job that the ledger does not know, taken for what it is, or not."""
+
+import asyncio
+import hashlib
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfyline.account import LOCAL_SANDBOX, Account
+from comfyline.checking.jobs import identify
+from comfyline.job import CheckedJob, Job, JobState, Placement, StoredOutput
+from comfyline.ledger.adoption import UNKNOWN_ORIGIN
+from comfyline.ledger.budget import Limits
+from comfyline.ledger.claiming import Claimed
+from comfyline.planning.survey import Survey, survey
+from comfyline.report.sidecar import sidecar_text
+from comfyline.run import CostLimits, Run
+from comfyline.sandbox.store import Store
+from comfyline.services import Services, open_services
+from comfyline.settings import RuncomfySettings, Secret, Settings, StorageSettings
+from comfyline.stack.control import StackAddresses
+from comfyline.stack.layout import Layout
+from comfyline.storage.folder import Folder
+from comfyline.storage.place import join, local_path
+from comfyline.targets import target_uris, versions
+
+CAT = Path(__file__).parents[2] / "configs/samples/cat.jpg"
+MODEL = "google/nano-banana/pro/edit"
+PAID = Account("https://model-api.example", "team-a", profile="production")
+SANDBOX = Account(LOCAL_SANDBOX, profile="sandbox")
+LIMITS = Limits(in_flight=10_000)
+MADE = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, storage: StackAddresses) -> Settings:
+    keys = storage.storage_credentials
+    assert keys is not None
+    key, secret = Secret(keys.access_key_id), Secret(keys.secret_access_key)
+    return Settings(
+        profile="test",
+        home=tmp_path / "home",
+        model_directories=(Path(__file__).parents[2] / "configs/models",),
+        runcomfy=RuncomfySettings("http://127.0.0.1:9", Secret("token"), (), 32, 5, 0, PAID),
+        storage=StorageSettings(
+            "s3://comfyline/uploads", storage.storage_endpoint, key, secret, 60
+        ),
+        ledger_url=Secret(f"sqlite:///{tmp_path / 'ledger.sqlite3'}"),
+    )
+
+
+@pytest.fixture
+async def services(settings: Settings) -> AsyncIterator[Services]:
+    async with open_services(settings) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder of each kind of storage, in which nothing is."""
+    name = secrets.token_hex(6)
+    is_bucket = request.param == "bucket"
+    return f"s3://comfyline/adopting/{name}" if is_bucket else str(tmp_path / "out")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    return str(tmp_path / "out")
+
+
+def job(folder: str, item: str = "cat", **inputs: Any) -> Job:
+    return Job(
+        pipeline="p",
+        item=item,
+        step="edit",
+        model_id=MODEL,
+        inputs={"prompt": f"a {item}", "image_urls": [str(CAT)]} | inputs,
+        placement=Placement(folder, "{{ item_name }}-{{ index }}.{{ ext }}", {"item_name": item}),
+        source="p.yaml:5:3",
+    )
+
+
+async def checked(one: Job, services: Services) -> CheckedJob:
+    return await identify(one, await services.catalogue.entry(one.model_id), services.origins)
+
+
+async def surveyed(services: Services, *jobs: Job) -> Survey:
+    run = Run(id="now", pipeline="p", in_flight=4, timeout=60, costs=CostLimits(), refresh=False)
+    return await survey(jobs, run, services)
+
+
+def counted(found: Survey) -> tuple[int, int]:
+    return len(found.there), len(found.to_make)
+
+
+async def stored_elsewhere(
+    services: Services,
+    one: Job,
+    *,
+    outputs: int = 1,
+    account: Account | None = PAID,
+    request_id: str = "request-1",
+    version: int = 0,
+    content: str = "made",
+    **of_sidecar: Any,
+) -> Sequence[StoredOutput]:
+    """A job's outputs with their sidecars, of which this ledger has never heard."""
+    sha256 = hashlib.sha256(b"made").hexdigest()
+    bare = [StoredOutput(index, "", sha256, 4, "image/png") for index in range(outputs)]
+    stored = []
+    for output, wanted in zip(bare, target_uris(one.placement, bare), strict=True):
+        uri = [name for _, name in zip(range(version + 1), versions(wanted), strict=False)][-1]
+        reached = ("planned", "submitting", "submitted", "completed", "persisted")
+        told: dict[str, Any] = {
+            "name": uri.rsplit("/", 1)[-1],
+            "account": account,
+            "request_id": request_id,
+            "attempt": 1,
+            "cost_usd": 0.14,
+            "estimate_usd": 0.12,
+            "timestamps": {s: MADE + timedelta(minutes=n) for n, s in enumerate(reached)},
+            "outputs": outputs,
+        }
+        text = sidecar_text(await checked(one, services), output, **told | of_sidecar)
+        place = services.places.of(uri)
+        await place.put_text(content, uri, "image/png")
+        await place.put_text(text, f"{uri}.json", "application/json")
+        stored.append(replace(output, uri=uri))
+    return stored
+
+
+@pytest.mark.parametrize("version", [0, 1], ids=["its own name", "a version"])
+async def test_what_was_paid_for_and_lies_there_is_reused(
+    services: Services, out: str, version: int
+) -> None:
+    one = job(out)
+    stored = await stored_elsewhere(services, one, outputs=2, version=version)
+
+    found = await surveyed(services, one, job(out, "dog"))
+
+    assert counted(found) == (1, 1)
+    assert found.there[0].outputs == tuple(stored)
+    [attempt] = await services.ledger.list()
+    assert (attempt.state, attempt.request_id) == (JobState.PERSISTED, "request-1")
+    assert (attempt.account, attempt.cost_usd) == (PAID, 0.14)
+    assert attempt.reached[JobState.PERSISTED] == MADE + timedelta(minutes=4)
+    assert attempt.submitted_at == MADE + timedelta(minutes=2)
+    assert counted(await surveyed(services, one)) == (1, 0)
+
+
+async def test_one_output_that_is_not_there_leaves_nothing_to_adopt(
+    services: Services, folder: str
+) -> None:
+    one = job(folder)
+    stored = await stored_elsewhere(services, one, outputs=2)
+    await asyncio.to_thread(local_path(stored[1].uri).unlink)
+    assert counted(await surveyed(services, one)) == (0, 1)
+    assert await services.ledger.list() == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"content": "mode"},
+        {"content": "longer"},
+        {"account": replace(PAID, name="team-b")},
+        {"account": replace(PAID, origin="https://another.example")},
+        {"account": SANDBOX},
+        {"rejected": "It is blank"},
+        {"request_id": None},
+    ],
+    ids=str,
+)
+async def test_what_is_not_this_accounts_or_not_whole_is_not_adopted(
+    services: Services, folder: str, wrong: dict[str, Any]
+) -> None:
+    one = job(folder)
+    await stored_elsewhere(services, one, **wrong)
+    assert counted(await surveyed(services, one)) == (0, 1)
+    assert await services.ledger.list() == []
+
+
+async def test_another_jobs_sidecar_says_nothing(services: Services, folder: str) -> None:
+    await stored_elsewhere(services, job(folder, prompt="another"))
+    assert counted(await surveyed(services, job(folder))) == (0, 1)
+
+
+async def test_one_that_does_not_say_whose_it_is_blocks_its_job(
+    services: Services, folder: str
+) -> None:
+    one = job(folder)
+    await stored_elsewhere(services, one, account=None)
+
+    for _ in range(2):
+        assert counted(await surveyed(services, one)) == (0, 1)
+
+    [attempt] = await services.ledger.list()
+    assert (attempt.state, attempt.error_kind) == (JobState.IN_DOUBT, UNKNOWN_ORIGIN)
+    claim = await services.ledger.claim(attempt.checked, run_id="now", refresh=True, limits=LIMITS)
+    assert not isinstance(claim, Claimed)
+
+
+@pytest.mark.parametrize("explained", ["by this ledger", "by the local sandbox"])
+async def test_one_that_is_known_to_be_the_sandboxs_is_no_question(
+    services: Services, settings: Settings, folder: str, explained: str
+) -> None:
+    one = job(folder)
+    await stored_elsewhere(services, one, account=None)
+    if explained == "by this ledger":
+        its = replace(settings, runcomfy=replace(settings.runcomfy, account=SANDBOX))
+        async with open_services(its) as sandbox:
+            check = await checked(one, sandbox)
+            claim = await sandbox.ledger.claim(check, run_id="x", refresh=False, limits=LIMITS)
+            assert isinstance(claim, Claimed)
+            await sandbox.ledger.accepted(claim.attempt_id, "request-1")
+    else:
+        store = Store(Layout(settings.home).sandbox)
+        store.add("request-1", model_id=MODEL, inputs={}, price_usd=0.14, once=False)
+        store.close()
+
+    assert counted(await surveyed(services, one)) == (0, 1)
+    assert await services.ledger.list() == []
+
+
+async def test_the_sandboxs_own_is_adopted_there(settings: Settings, folder: str) -> None:
+    its = replace(settings, runcomfy=replace(settings.runcomfy, account=SANDBOX))
+    async with open_services(its) as sandbox:
+        await stored_elsewhere(sandbox, job(folder), account=SANDBOX)
+        assert counted(await surveyed(sandbox, job(folder))) == (1, 0)
+
+
+async def test_what_would_still_be_polled_is_stored_already(
+    services: Services, folder: str
+) -> None:
+    """A ledger of between the submission and today; RunComfy may know the request no more."""
+    one = job(folder)
+    check = await checked(one, services)
+    claim = await services.ledger.claim(check, run_id="first", refresh=False, limits=LIMITS)
+    assert isinstance(claim, Claimed)
+    await services.ledger.accepted(claim.attempt_id, "request-1")
+    await stored_elsewhere(services, one, request_id="another")
+    assert counted(await surveyed(services, one)) == (0, 1), "it is of another request"
+    await asyncio.to_thread(shutil.rmtree, folder)
+    await stored_elsewhere(services, one)
+
+    assert counted(await surveyed(services, one)) == (1, 0)
+
+    [attempt] = await services.ledger.list()
+    assert (attempt.state, attempt.cost_usd) == (JobState.PERSISTED, 0.14)
+
+
+async def test_who_only_looks_sees_what_a_run_would_adopt_and_writes_nothing(
+    services: Services, settings: Settings, folder: str
+) -> None:
+    await stored_elsewhere(services, job(folder), version=1)
+    await stored_elsewhere(services, job(folder, "dog"), account=None, request_id="request-2")
+
+    async with open_services(settings, reading=True) as looking:
+        found = await surveyed(looking, job(folder), job(folder, "dog"))
+
+    assert counted(found) == (1, 1)
+    assert any("1 job that the ledger does not know adopted" in note for note in found.notes)
+    assert any("1 job blocked" in note for note in found.notes)
+    assert await services.ledger.list() == []
+
+
+async def test_no_folder_is_listed_for_what_is_stored(
+    services: Services, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stored_elsewhere(services, job(folder))
+    listed: list[str] = []
+    names_in = Folder.names_in
+
+    async def watched(self: Folder, where: str, beginning: str = "") -> dict[str, int]:
+        listed.append(where)
+        return await names_in(self, where, beginning)
+
+    monkeypatch.setattr(Folder, "names_in", watched)
+    await surveyed(services, job(folder))
+    assert listed == [folder]
+    assert counted(await surveyed(services, job(folder))) == (1, 0)
+    assert listed == [folder]
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket", "another storage"])
+async def test_the_names_in_a_folder_are_its_own_and_not_those_below_it(
+    services: Services, folder: str, kind: str
+) -> None:
+    name = secrets.token_hex(6)
+    kinds = {"bucket": f"s3://comfyline/names/{name}", "another storage": f"memory://x/{name}"}
+    where = kinds.get(kind, folder)
+    place = services.places.of_folder(where)
+    assert await place.names_in(where) == {}
+    for one in ("cat-0.png", "cat-0.png.json", "dog ü.png"):
+        await place.put_text("made", join(where, one), "image/png")
+    await place.put_text("made", join(f"{where}/below", "cat-1.png"), "image/png")
+    assert await place.names_in(where) == {"cat-0.png": 4, "cat-0.png.json": 4, "dog ü.png": 4}
+    assert await place.names_in(where, "cat") == {"cat-0.png": 4, "cat-0.png.json": 4}
