@@ -1,0 +1,104 @@
+"""What else may be the matter when a process has died: beside the points, some of each.
+
+Each begins as usual, changes one thing about the world, and ends well all the same: one charge for
+each picture, every picture stored byte for byte, nothing lost by one bad answer or a bad day.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any, Literal
+
+from comfyline.job import JobState
+from tests.crash.scene import Ended, Scene
+
+
+class Circumstance:
+    """Nothing is the matter. `more` is how the scene is made, `then` what follows the death."""
+
+    name = ""
+    more: dict[str, Any] = {}  # noqa: RUF012  # replaced, never changed
+    then: Literal["run", "reconcile"] | None = None
+    needs_postgresql = False
+    impossible = ""
+    """Why this machine cannot play it."""
+
+    def prepare(self, scene: Scene) -> None:
+        """Before the run that will be killed."""
+
+    def happen(self, scene: Scene) -> None:
+        """Between its death and the next command."""
+
+    def settle(self, scene: Scene, again: Ended) -> Ended:
+        """What the next command must have said, and how it all ends; its end."""
+        del scene
+        return again
+
+    def broken(self, scene: Scene) -> list[str]:
+        """What does not hold in the end, beside the rules for every scene."""
+        return [
+            f"{one.request_id} was taken for expired"
+            for one in scene.all_attempts()
+            if JobState.EXPIRED in one.reached
+        ]
+
+    def end(self, scene: Scene) -> None:
+        """Puts the machine in order."""
+
+
+USUAL = Circumstance()
+
+
+class FullDisk(Circumstance):
+    """The disk on which results lie for a moment, or for good, has room for none of them."""
+
+    def __init__(self, name: str, where: str) -> None:
+        self.name, self._where = f"no room in {name}", where
+        self.impossible = "" if os.geteuid() == 0 else "only root may make a small file system"
+
+    def prepare(self, scene: Scene) -> None:
+        disk = scene.directory / self._where
+        disk.mkdir(parents=True)
+        _mount(disk, "size=16k")
+
+    def settle(self, scene: Scene, again: Ended) -> Ended:
+        assert again.code in {1, 69}, again.log
+        assert "space" in again.log or "room" in again.log, again.log
+        assert scene.state() in {JobState.COMPLETED, JobState.SUBMITTED, JobState.IN_PROGRESS}
+        _mount(scene.directory / self._where, "remount,size=16m")
+        return scene.run()
+
+    def end(self, scene: Scene) -> None:
+        subprocess.run(["umount", "--lazy", str(scene.directory / self._where)], check=True)
+
+
+def _mount(folder: Path, options: str) -> None:
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+class WrongClock(Circumstance):
+    """The clock of the machine on which it goes on is wrong, and the ledger's is right.
+
+    Its request takes its time, so that there is something to be waited for.
+    """
+
+    needs_postgresql = True
+
+    def __init__(self, name: str, hours: float) -> None:
+        self.name, self._hours = f"clock {name}", hours
+
+    def prepare(self, scene: Scene) -> None:
+        scene.sandbox.order(on="generation", kind="delay", seconds=7)
+
+    def happen(self, scene: Scene) -> None:
+        scene.changes = (("tests.crash.clocks:ahead", self._hours * 3600),)
+
+
+CASES: list[tuple[Circumstance, list[str]]] = [
+    (FullDisk("the work folder", "home/work"), ["accepted: committed", "completed: committed"]),
+    (FullDisk("the output folder", "out"), ["accepted: committed", "fetch: decoded"]),
+    (WrongClock("ahead", 1), ["POST: answer understood"]),
+    (WrongClock("behind", -1), ["accepted: committed"]),
+]
+"""Each with the points at which a run dies under it."""
