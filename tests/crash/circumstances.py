@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from comfyline.job import JobState
+from tests.conftest import Sandbox
+from tests.crash.breaks import Break
 from tests.crash.scene import Ended, Scene
 
 
@@ -47,6 +49,43 @@ class Circumstance:
 
 
 USUAL = Circumstance()
+
+
+class Elsewhere(Circumstance):
+    """The same home was used at another RunComfy before, where the same pictures were asked for."""
+
+    def __init__(self, name: str, dies_at: Break | None) -> None:
+        self.name, self._dies_at = f"elsewhere {name}", dies_at
+
+    def prepare(self, scene: Scene) -> None:
+        scene.environment["RUNCOMFY_BASE_URL"] = scene.servers.elsewhere.url
+        run = scene.start_run(self._dies_at, None, "--set", "output.to=elsewhere")
+        ended = scene.ended(run)
+        assert ended.code == (-9 if self._dies_at else 0), ended.log
+        assert len(scene.requests(scene.servers.elsewhere)) == 1
+        del scene.environment["RUNCOMFY_BASE_URL"]
+
+    def broken(self, scene: Scene) -> list[str]:
+        broken = [*super().broken(scene), *self._asked_at_the_wrong_place(scene)]
+        scene.environment["RUNCOMFY_BASE_URL"] = scene.servers.elsewhere.url
+        collected = scene.command("reconcile", "--json")
+        requests = scene.requests(scene.servers.elsewhere)
+        [attempt] = [
+            one for one in scene.all_attempts() if one.request_id == requests[0]["request_id"]
+        ]
+        if (collected.code, len(requests), attempt.state) != (0, 1, JobState.PERSISTED):
+            broken.append(f"elsewhere are {requests}, {attempt.state}\n{collected.log}")
+        return broken
+
+    def _asked_at_the_wrong_place(self, scene: Scene) -> list[str]:
+        here, there = scene.sandbox, scene.servers.elsewhere
+        places: tuple[tuple[Sandbox, Sandbox], ...] = ((here, there), (there, here))
+        return [
+            f"{row['request_id']} was asked for at {asked.url}"
+            for owner, asked in places
+            for row in scene.requests(owner)
+            if row["request_id"] in asked.log.read_text()
+        ]
 
 
 class FullDisk(Circumstance):
@@ -95,7 +134,14 @@ class WrongClock(Circumstance):
         scene.changes = (("tests.crash.clocks:ahead", self._hours * 3600),)
 
 
+_ACCEPTED = Break("committed", "comfyline.ledger.writing:accept")
+
 CASES: list[tuple[Circumstance, list[str]]] = [
+    (
+        Elsewhere("under way", _ACCEPTED),
+        ["claim: committed", "accepted: committed", "download: half"],
+    ),
+    (Elsewhere("stored", None), ["survey done", "persisted: before the commit"]),
     (FullDisk("the work folder", "home/work"), ["accepted: committed", "completed: committed"]),
     (FullDisk("the output folder", "out"), ["accepted: committed", "fetch: decoded"]),
     (WrongClock("ahead", 1), ["POST: answer understood"]),
