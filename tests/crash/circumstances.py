@@ -5,14 +5,22 @@ each picture, every picture stored byte for byte, nothing lost by one bad answer
 """
 
 import os
+import shutil
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+from sqlalchemy import create_engine, make_url, select, update
+
 from comfyline.job import JobState
+from comfyline.ledger.tables import attempts
 from tests.conftest import Sandbox
 from tests.crash.breaks import Break
 from tests.crash.scene import Ended, Scene
+
+GATEWAY = {"kind": "status", "code": 404, "body": {"detail": "Not Found"}}
+"""What a gateway says during a deployment, and RunComfy does not mean."""
 
 
 class Circumstance:
@@ -88,6 +96,74 @@ class Elsewhere(Circumstance):
         ]
 
 
+class NotKnownNow(Circumstance):
+    """RunComfy, or what stands before it, does not know a request of ten minutes ago for a moment.
+
+    Without `times` it does not know it for the whole of the next run.
+    """
+
+    def __init__(self, at: str, times: int | None = None) -> None:
+        self.name = f"404 at {at}" + ("" if times else " throughout")
+        self._fault = {"on": at, "times": times or 100_000, **GATEWAY}
+        self._is_over = times is not None
+        self.more = {} if times else {"patience": "2s"}
+
+    def happen(self, scene: Scene) -> None:
+        _make_older(scene.ledger_url, timedelta(minutes=10))
+        scene.sandbox.order(**self._fault)
+
+    def settle(self, scene: Scene, again: Ended) -> Ended:
+        if self._is_over:
+            return again
+        assert again.code != 0, again.log
+        assert again.json["failed"] == 0, again.log
+        assert "reconcile" in again.log
+        assert scene.state() != JobState.EXPIRED
+        scene.sandbox.open.delete("/sandbox/faults")
+        return scene.command("reconcile", "--json")
+
+
+def _make_older(ledger_url: str, by: timedelta) -> None:
+    """Lets what is at RunComfy have been submitted earlier."""
+    engine = create_engine(make_url(ledger_url))
+    with engine.begin() as ledger:
+        for row in ledger.execute(select(attempts.c.id, attempts.c.submitted_at)).all():
+            if row.submitted_at is not None:
+                older = update(attempts).where(attempts.c.id == row.id)
+                ledger.execute(older.values(submitted_at=row.submitted_at - by))
+    engine.dispose()
+
+
+class Unmounted(Circumstance):
+    """The share with the outputs is not mounted for one run; RunComfy has none of them any more."""
+
+    name = "share not mounted"
+    more = {"items": 3, "to": "share/out"}  # noqa: RUF012  # replaced, never changed
+    then = "run"
+
+    def prepare(self, scene: Scene) -> None:
+        stored = scene.run("--limit", "2")
+        assert (stored.code, stored.json["persisted"]) == (0, 2), stored.log
+        for row in scene.requests():
+            scene.expire(row["request_id"])
+
+    def happen(self, scene: Scene) -> None:
+        share = scene.directory / "share"
+        share.rename(share.with_name("share elsewhere"))
+        share.mkdir()
+
+    def settle(self, scene: Scene, again: Ended) -> Ended:
+        assert again.code != 0, again.log
+        assert len(scene.requests()) <= scene.items
+        share = scene.directory / "share"
+        # What lies where a share is mounted is not seen any more.
+        shutil.rmtree(share)
+        share.with_name("share elsewhere").rename(share)
+        settled = scene.run()
+        assert settled.json["reused"] >= 2, settled.log
+        return settled
+
+
 class FullDisk(Circumstance):
     """The disk on which results lie for a moment, or for good, has room for none of them."""
 
@@ -142,9 +218,23 @@ CASES: list[tuple[Circumstance, list[str]]] = [
         ["claim: committed", "accepted: committed", "download: half"],
     ),
     (Elsewhere("stored", None), ["survey done", "persisted: before the commit"]),
+    (
+        NotKnownNow("status", times=3),
+        ["accepted: committed", "poll: first status", "in_progress: committed"],
+    ),
+    (NotKnownNow("status"), ["accepted: committed"]),
+    (
+        NotKnownNow("result", times=3),
+        ["accepted: committed", "completed: committed", "result: half written down"],
+    ),
+    (NotKnownNow("result"), ["completed: committed"]),
+    (Unmounted(), ["survey done", "accepted: committed", "sidecar: done"]),
     (FullDisk("the work folder", "home/work"), ["accepted: committed", "completed: committed"]),
     (FullDisk("the output folder", "out"), ["accepted: committed", "fetch: decoded"]),
-    (WrongClock("ahead", 1), ["POST: answer understood"]),
+    (
+        WrongClock("ahead", 1),
+        ["POST: answer understood", "accepted: committed", "in_progress: committed"],
+    ),
     (WrongClock("behind", -1), ["accepted: committed"]),
 ]
 """Each with the points at which a run dies under it."""
