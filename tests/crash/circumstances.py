@@ -4,11 +4,10 @@ Each begins as usual, changes one thing about the world, and ends well all the s
 each picture, every picture stored byte for byte, nothing lost by one bad answer or a bad day.
 """
 
-import os
 import shutil
 import subprocess
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import create_engine, make_url, select, update
@@ -18,6 +17,7 @@ from comfyline.ledger.tables import attempts
 from tests.conftest import Sandbox
 from tests.crash.breaks import Break
 from tests.crash.scene import Ended, Scene
+from tests.small_disk import small_disk
 
 GATEWAY = {"kind": "status", "code": 404, "body": {"detail": "Not Found"}}
 """What a gateway says during a deployment, and RunComfy does not mean."""
@@ -30,8 +30,11 @@ class Circumstance:
     more: dict[str, Any] = {}  # noqa: RUF012  # replaced, never changed
     then: Literal["run", "reconcile"] | None = None
     needs_postgresql = False
-    impossible = ""
-    """Why this machine cannot play it."""
+
+    def around(self, scene: Scene) -> AbstractContextManager[Any]:
+        """What there is for as long as the scene is played."""
+        del scene
+        return nullcontext()
 
     def prepare(self, scene: Scene) -> None:
         """Before the run that will be killed."""
@@ -51,9 +54,6 @@ class Circumstance:
             for one in scene.all_attempts()
             if JobState.EXPIRED in one.reached
         ]
-
-    def end(self, scene: Scene) -> None:
-        """Puts the machine in order."""
 
 
 USUAL = Circumstance()
@@ -169,27 +169,17 @@ class FullDisk(Circumstance):
 
     def __init__(self, name: str, where: str) -> None:
         self.name, self._where = f"no room in {name}", where
-        self.impossible = "" if os.geteuid() == 0 else "only root may make a small file system"
 
-    def prepare(self, scene: Scene) -> None:
-        disk = scene.directory / self._where
-        disk.mkdir(parents=True)
-        _mount(disk, "size=16k")
+    def around(self, scene: Scene) -> AbstractContextManager[Any]:
+        return small_disk(scene.directory / self._where, "16k")
 
     def settle(self, scene: Scene, again: Ended) -> Ended:
-        assert again.code in {1, 69}, again.log
-        assert "space" in again.log or "room" in again.log, again.log
-        assert scene.state() in {JobState.COMPLETED, JobState.SUBMITTED, JobState.IN_PROGRESS}
-        _mount(scene.directory / self._where, "remount,size=16m")
+        assert again.code == 69, again.log
+        assert "is full" in again.log
+        assert scene.state() == JobState.COMPLETED
+        larger = ["mount", "-o", "remount,size=256m", str(scene.directory / self._where)]
+        subprocess.run(larger, check=True)
         return scene.run()
-
-    def end(self, scene: Scene) -> None:
-        subprocess.run(["umount", "--lazy", str(scene.directory / self._where)], check=True)
-
-
-def _mount(folder: Path, options: str) -> None:
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    subprocess.run(command, check=True, capture_output=True)
 
 
 class WrongClock(Circumstance):
