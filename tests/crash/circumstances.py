@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import create_engine, make_url, select, update
@@ -164,6 +165,30 @@ class Unmounted(Circumstance):
         return settled
 
 
+class Restored(Circumstance):
+    """The ledger is a copy of before the run; what lies beside it is of today."""
+
+    name = "ledger restored"
+    then = "run"
+
+    def prepare(self, scene: Scene) -> None:
+        shutil.copyfile(self._ledger(scene), scene.home / "backup")
+
+    def happen(self, scene: Scene) -> None:
+        ledger = self._ledger(scene)
+        for file in ledger.parent.glob(f"{ledger.name}*"):
+            file.unlink()
+        (scene.home / "backup").rename(ledger)
+
+    def settle(self, scene: Scene, again: Ended) -> Ended:
+        assert again.json["submitted"] == 0, again.log
+        assert len(scene.requests()) == 1
+        return again
+
+    def _ledger(self, scene: Scene) -> Path:
+        return Path(str(make_url(scene.ledger_url).database))
+
+
 class FullDisk(Circumstance):
     """The disk on which results lie for a moment, or for good, has room for none of them."""
 
@@ -218,7 +243,20 @@ CASES: list[tuple[Circumstance, list[str]]] = [
         ["accepted: committed", "completed: committed", "result: half written down"],
     ),
     (NotKnownNow("result"), ["completed: committed"]),
-    (Unmounted(), ["survey done", "accepted: committed", "sidecar: done"]),
+    (
+        Unmounted(),
+        ["survey done", "accepted: committed", "persist: has both names", "sidecar: done"],
+    ),
+    (
+        Restored(),
+        [
+            "poll: first status",
+            "download: half",
+            "sidecar: done",
+            "hold released: committed",
+            "s3: persisted: committed",
+        ],
+    ),
     (FullDisk("the work folder", "home/work"), ["accepted: committed", "completed: committed"]),
     (FullDisk("the output folder", "out"), ["accepted: committed", "fetch: decoded"]),
     (
