@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import httpx
@@ -81,6 +81,9 @@ def free_port() -> int:
 class Sandbox:
     """One sandbox process with its state directory; it may be killed and started again."""
 
+    running: ClassVar[list["Sandbox"]] = []
+    """Every one of this test process that was started and not closed."""
+
     def __init__(self, state: Path, models: list[Path], *, slots: int, speed: float) -> None:
         self.state, self.log = state, state.with_suffix(".log")
         self.url = f"http://127.0.0.1:{free_port()}"
@@ -97,6 +100,8 @@ class Sandbox:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log, cwd=ROOT)
         self.until(self._answers, 60)
+        if self not in self.running:
+            self.running.append(self)
         return self
 
     def _answers(self) -> bool:
@@ -115,6 +120,8 @@ class Sandbox:
 
     def close(self) -> None:
         self.end()
+        if self in self.running:
+            self.running.remove(self)
         self.api.close()
         self.open.close()
 

@@ -41,7 +41,11 @@ _HTML = b"<!doctype html><title>One moment</title><h1>Checking your browser</h1>
 
 
 class Fault(BaseModel):
-    """One order for a fault. Which fields count depends on `kind`."""
+    """One order for a fault. Which fields count depends on `kind`.
+
+    `status` answers with `code`, and with `body` in the place of RunComfy's own refusal: a gateway
+    in between has words of its own.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -50,6 +54,7 @@ class Fault(BaseModel):
     times: int = Field(default=1, ge=1)
     code: int = Field(default=500, ge=200, le=599)
     headers: dict[str, str] = Field(default_factory=dict)
+    body: dict[str, Any] | None = None
     accept: bool = False
     seconds: float = Field(default=1.0, ge=0)
     word: str = "weird_status"
@@ -131,6 +136,7 @@ class FaultGate:
             case "status":
                 await (self._unheard(scope, receive) if fault.accept else _drain(receive))
                 body = {"error_code": fault.code, "error_message": "ordered by a test"}
+                body = body if fault.body is None else fault.body
                 await _answer(send, fault.code, json.dumps(body).encode(), **fault.headers)
             case "html":
                 # A page in between (a proxy, a challenge) hides an answer that was given.

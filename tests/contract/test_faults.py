@@ -25,6 +25,7 @@ DOCUMENTED: dict[str, list[dict[str, Any]]] = {
         {"kind": "delay", "seconds": 0.01},
         {"kind": "error-code-200", "error_code": 404001},
         {"kind": "status", "code": 404},
+        {"kind": "status", "code": 404, "body": {"detail": "Not Found"}},
         {"kind": "status", "code": 429},
         {"kind": "status", "code": 500},
         *({"kind": "word", "word": word} for word in ("pending", "processing", "canceled")),

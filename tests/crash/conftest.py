@@ -26,7 +26,18 @@ _SPEED = 400.0
 
 
 @pytest.fixture(scope="session")
-def servers(stack: StackAddresses, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """Another RunComfy than the one at which a scene is played."""
+    state = tmp_path_factory.mktemp("elsewhere") / "state"
+    sandbox = Sandbox(state, [ROOT / "configs/models"], slots=2, speed=_SPEED).start()
+    yield sandbox
+    sandbox.close()
+
+
+@pytest.fixture(scope="session")
+def servers(
+    stack: StackAddresses, tmp_path_factory: pytest.TempPathFactory, elsewhere: Sandbox
+) -> Iterator[Servers]:
     """The process that forks, with what its children need to reach the shared stack."""
     folder = tmp_path_factory.mktemp("forks")
     assert stack.storage_endpoint
@@ -55,13 +66,15 @@ def servers(stack: StackAddresses, tmp_path_factory: pytest.TempPathFactory) -> 
     # Not below pytest's folders: a socket's path may have a hundred characters.
     ledger = _empty_ledger(folder / "empty.sqlite3")
     try:
-        with fork_server(environment, "tests.crash.breaks", "tests.crash.mutations") as forks:
+        changed = ("tests.crash.breaks", "tests.crash.clocks", "tests.crash.mutations")
+        with fork_server(environment, *changed) as forks:
             yield Servers(
                 forks=forks,
                 storage_url=stack.storage_endpoint,
                 environment=credentials | {"RUNCOMFY_API_TOKEN": "sandbox-token"},
                 empty_ledger=ledger,
                 s3=s3,
+                elsewhere=elsewhere,
             )
     finally:
         s3.close()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from tests.crash.circumstances import USUAL, Circumstance
 from tests.crash.points import Point
 from tests.crash.scene import Ended, Scene, broken_rules, lying
 
@@ -14,23 +15,32 @@ class Played:
     done: str
 
 
-def play(point: Point, scene: Scene, mutation: str | None = None) -> Played:
+def play(
+    point: Point,
+    scene: Scene,
+    mutation: str | None = None,
+    circumstance: Circumstance = USUAL,
+) -> Played:
     """Raises AssertionError for whatever is not as it must be."""
+    circumstance.prepare(scene)
     if point.edited:
         first = scene.run()
         assert first.code == 0, first.log
         scene.edit(" with a hat")
     if point.fault:
         scene.sandbox.order(**point.fault)
+    before = len(scene.requests())
     killed = scene.start_run(point.at, mutation)
     if point.at is None:
-        scene.sandbox.until(scene.requests, 60)
+        scene.sandbox.until(lambda: len(scene.requests()) > before, 60)
         killed.kill()
     ended = scene.ended(killed)
     assert ended.code == -9, f"it did not die there but ended with {ended.code}\n{ended.log}"
     scene.sandbox.open.delete("/sandbox/faults")
     state = scene.state()
-    again = scene.run() if point.then == "run" else scene.command("reconcile", "--json")
+    circumstance.happen(scene)
+    then = circumstance.then or point.then
+    again = scene.run() if then == "run" else scene.command("reconcile", "--json")
     done = [_did(again)]
     if point.doubt:
         counts = {name: again.json[name] for name in ("in_doubt", "submitted")}
@@ -39,9 +49,10 @@ def play(point: Point, scene: Scene, mutation: str | None = None) -> Played:
         done += scene.resolve()
         again = scene.run()
         done.append(_did(again))
+    again = circumstance.settle(scene, again)
     assert again.code == 0, again.log
-    assert len(again.json["outputs"]) == 1, again.stdout
-    broken = broken_rules(scene)
+    assert len(again.json["outputs"]) == (scene.items if then == "run" else 1), again.stdout
+    broken = broken_rules(scene) + circumstance.broken(scene)
     assert broken == [], broken
     if point.edited:
         _nothing_moves_the_next_night(scene)

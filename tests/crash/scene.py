@@ -18,9 +18,10 @@ from comfyline.targets import target_uris
 from tests.conftest import EDIT, ROOT, Sandbox, jpeg
 from tests.crash.breaks import Break
 from tests.forking import Command, Process, start
+from tests.money import discrepancies
 
 _PROFILE = """
-runcomfy: {{base_url: "{sandbox}", in_flight: 32, submits_per_second: 200, patience: 20s}}
+runcomfy: {{base_url: "{sandbox}", in_flight: 32, submits_per_second: 200, patience: {patience}}}
 storage: {{uploads: "s3://comfyline/uploads", endpoint_url: "{storage}", url_expires: 1h}}
 """
 _PIPELINE = """
@@ -49,6 +50,7 @@ class Servers:
     environment: dict[str, str]
     empty_ledger: Path
     s3: Any
+    elsewhere: Sandbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class Scene:
     """A working directory in which one pipeline is run, killed, and run again.
 
     Its jobs are told from all others by their prompts, which begin with its name. Without
-    `ledger_url` it has a SQLite ledger of its own, which is empty, or not there yet.
+    `ledger_url` it has a SQLite ledger of its own, which is empty, or not there yet. `environment`
+    and `changes` are for each command from now on.
     """
 
     def __init__(
@@ -83,8 +86,12 @@ class Scene:
         to: str = "out",
         ledger_url: str | None = None,
         has_ledger: bool = True,
+        patience: str = "20s",
     ) -> None:
         self.directory, self.sandbox, self.servers, self.items = directory, sandbox, servers, items
+        self.environment: dict[str, str] = {}
+        self.changes: tuple[tuple[str, Any], ...] = ()
+        self._kept: dict[str, list[bytes]] = {}
         self.name = directory.name
         self.to = to
         self.in_flight = in_flight
@@ -96,7 +103,7 @@ class Scene:
         self.ledger_url = ledger_url or f"sqlite:///{own}"
         if ledger_url is None and has_ledger:
             shutil.copyfile(servers.empty_ledger, own)
-        self._write()
+        self._write(patience)
         self._commands = 0
 
     def edit(self, more: str) -> None:
@@ -104,11 +111,13 @@ class Scene:
         self.jobs = 2 * self.items
         self._write_pipeline(more)
 
-    def _write(self) -> None:
+    def _write(self, patience: str) -> None:
         (self.directory / "configs").symlink_to(ROOT / "configs")
         # Bytes that no other scene has, so that its upload is its own.
         (self.directory / "photo.jpg").write_bytes(jpeg((96, 54)) + secrets.token_bytes(8))
-        profile = _PROFILE.format(sandbox=self.sandbox.url, storage=self.servers.storage_url)
+        profile = _PROFILE.format(
+            sandbox=self.sandbox.url, storage=self.servers.storage_url, patience=patience
+        )
         (self.directory / "profile.yaml").write_text(profile)
         self._write_pipeline("")
 
@@ -127,18 +136,22 @@ class Scene:
         environment = self.servers.environment | {
             "COMFYLINE_HOME": str(self.home),
             "COMFYLINE_LEDGER_URL": self.ledger_url,
+            **self.environment,
         }
         command = Command(
             arguments=(*arguments, "--profile", "profile.yaml"),
             directory=str(self.directory),
             environment=environment,
             output=str(self.directory / f"command-{self._commands}"),
-            changes=_changes(break_at, mutation),
+            changes=self.changes + _changes(break_at, mutation),
         )
         return start(self.servers.forks, command)
 
-    def start_run(self, break_at: Break | None = None, mutation: str | None = None) -> Process:
-        return self.start("run", "crash.yaml", "--json", break_at=break_at, mutation=mutation)
+    def start_run(
+        self, break_at: Break | None = None, mutation: str | None = None, *more: str
+    ) -> Process:
+        run = ("run", "crash.yaml", "--json", *more)
+        return self.start(*run, break_at=break_at, mutation=mutation)
 
     def ended(self, process: Process) -> Ended:
         code = process.wait()
@@ -151,17 +164,33 @@ class Scene:
     def command(self, *arguments: str) -> Ended:
         return self.ended(self.start(*arguments))
 
-    def requests(self) -> list[dict[str, Any]]:
-        """What the sandbox accepted of this scene, charged now or as soon as it is made."""
-        rows = self.sandbox.account()["requests"]
+    def requests(self, at: Sandbox | None = None) -> list[dict[str, Any]]:
+        """What a sandbox accepted of this scene, charged now or as soon as it is made."""
+        rows = (at or self.sandbox).account()["requests"]
         return [row for row in rows if row["input"].get("prompt", "").startswith(f"{self.name} ")]
 
     def attempts(self) -> list[Attempt]:
+        """What the ledger knows, but for what was asked for elsewhere."""
+        elsewhere = {row["request_id"] for row in self.requests(self.servers.elsewhere)}
+        return [one for one in self.all_attempts() if one.request_id not in elsewhere]
+
+    def all_attempts(self) -> list[Attempt]:
         ledger = open_ledger(self.ledger_url, None, reading=True)
         try:
             return list(asyncio.run(ledger.list()))
         finally:
             ledger.close()
+
+    def pictures(self, request_id: str) -> list[bytes]:
+        """What the sandbox made for a request."""
+        if request_id in self._kept:
+            return self._kept[request_id]
+        return self.sandbox.download(self.sandbox.result(request_id))
+
+    def expire(self, request_id: str) -> None:
+        """Lets the sandbox forget a request, as after seven days."""
+        self._kept[request_id] = self.pictures(request_id)
+        self.sandbox.open.post(f"/sandbox/expire/{request_id}").raise_for_status()
 
     def state(self) -> str:
         """Where the ledger says that the jobs stand."""
@@ -204,6 +233,7 @@ def _money(scene: Scene, made: list[Attempt], paid_in_vain: int) -> list[str]:
     known = {one.request_id for one in made}
     if not (known <= charged and len(known) == len(made) == scene.jobs):
         broken.append(f"charged are {sorted(charged)}, in the ledger are {known}")
+    broken += discrepancies({scene.sandbox.url: scene.requests()}, scene.attempts())
     return broken + [f"a job is {one.state}" for one in made if one.state is not JobState.PERSISTED]
 
 
@@ -216,7 +246,7 @@ def _files(scene: Scene, made: list[Attempt]) -> list[str]:
         if attempt.request_id is None or not attempt.outputs:
             broken.append(f"{attempt.request_id} has no output")
             continue
-        pictures = scene.sandbox.download(scene.sandbox.result(attempt.request_id))
+        pictures = scene.pictures(attempt.request_id)
         uris = target_uris(attempt.checked.job.placement, attempt.outputs)
         for output, uri, picture in zip(attempt.outputs, uris, pictures, strict=True):
             name = output.uri.rsplit("/", 1)[-1]

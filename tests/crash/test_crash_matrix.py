@@ -1,12 +1,17 @@
-"""kill -9 at every point between reading the YAML and the last rename; then it is run again."""
+"""kill -9 at every point between reading the YAML and the last rename; then it is run again.
+
+At some of them something else is the matter as well.
+"""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from queue import SimpleQueue
 
 import pytest
 
-from tests.conftest import Sandbox
+from tests.conftest import Sandbox, new_database
+from tests.crash.circumstances import CASES, USUAL, Circumstance
 from tests.crash.conftest import LANES, in_lane
 from tests.crash.playing import play
 from tests.crash.points import POINTS, Point
@@ -16,6 +21,26 @@ from tests.crash.table import tell_row
 Matrix = Mapping[str, "Future[tuple[str, ...]]"]
 
 
+@dataclass(frozen=True)
+class Death:
+    """One death, and what else is the matter."""
+
+    point: Point
+    circumstance: Circumstance = USUAL
+
+    @property
+    def name(self) -> str:
+        told = self.circumstance.name
+        return f"{told}, {self.point.name}" if told else self.point.name
+
+
+_BY_NAME = {point.name: point for point in POINTS}
+DEATHS = [
+    *(Death(point) for point in POINTS),
+    *(Death(_BY_NAME[name], circumstance) for circumstance, names in CASES for name in names),
+]
+
+
 @pytest.fixture(scope="module")
 def matrix(
     request: pytest.FixtureRequest,
@@ -23,36 +48,37 @@ def matrix(
     free_lanes: "SimpleQueue[Sandbox]",
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Matrix]:
-    """The points of all tests that were asked for, played some at a time."""
-    asked = {
-        item.callspec.params["point"].name: item.callspec.params["point"]
+    """The deaths of all tests that were asked for, played some at a time."""
+    asked: dict[str, Death] = {
+        item.callspec.params["death"].name: item.callspec.params["death"]
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.function is test_nothing_is_paid_twice_or_lost
     }
     folder = tmp_path_factory.mktemp("matrix")
+    postgresql_url = ""
+    if any(death.circumstance.needs_postgresql for death in asked.values()):
+        postgresql_url = request.getfixturevalue("postgresql_url")
 
-    def play_in_lane(number: int, point: Point) -> tuple[str, ...]:
-        name = f"point-{number:02}"
+    def play_in_lane(number: int, death: Death) -> tuple[str, ...]:
+        name, point, circumstance = f"point-{number:02}", death.point, death.circumstance
+        more = {"to": point.to.format(name=name), "has_ledger": point.has_ledger}
+        if circumstance.needs_postgresql:
+            more["ledger_url"] = new_database(postgresql_url)
         with in_lane(free_lanes) as sandbox:
-            scene = Scene(
-                folder / name,
-                sandbox,
-                servers,
-                to=point.to.format(name=name),
-                has_ledger=point.has_ledger,
-            )
-            played = play(point, scene)
+            scene = Scene(folder / name, sandbox, servers, **{**more, **circumstance.more})
+            with circumstance.around(scene):
+                played = play(point, scene, circumstance=circumstance)
             files = f"{point.to.partition(':')[0]}: picture, sidecar"
-            return point.name, played.state, played.done, str(len(scene.requests())), files
+            return death.name, played.state, played.done, str(len(scene.requests())), files
 
     players = ThreadPoolExecutor(LANES)
     yield {
-        name: players.submit(play_in_lane, number, point)
-        for number, (name, point) in enumerate(asked.items())
+        name: players.submit(play_in_lane, number, death)
+        for number, (name, death) in enumerate(asked.items())
     }
     players.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name)
-def test_nothing_is_paid_twice_or_lost(point: Point, matrix: Matrix) -> None:
-    tell_row(*matrix[point.name].result())
+@pytest.mark.parametrize("death", DEATHS, ids=lambda death: death.name)
+def test_nothing_is_paid_twice_or_lost(death: Death, matrix: Matrix) -> None:
+    tell_row(*matrix[death.name].result())

@@ -82,6 +82,10 @@ def test_polling_has_bad_days_and_the_request_does_not_mind(
     path = f"/v1/requests/{request_id}/{call}"
     sandbox.order(on=call, kind="status", code=502)
     assert sandbox.api.get(path).status_code == 502
+    sandbox.order(on=call, kind="status", code=404, body={"detail": "Not Found"}, times=2)
+    for _ in range(2):
+        answer = sandbox.api.get(path)
+        assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"})
     sandbox.order(on=call, kind="html")
     assert sandbox.api.get(path).text.startswith("<!doctype html>")
     sandbox.order(on=call, kind="word", word="pondering")

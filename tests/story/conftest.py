@@ -9,19 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import pytest
 
-from comfyline.job import JobState
 from comfyline.ledger.records import Attempt
-from comfyline.services import open_ledger
+from comfyline.services import now, open_ledger
 from comfyline.stack.control import StackAddresses, addresses
-from tests.conftest import ask_prefect, prefect_variables
+from tests.conftest import Sandbox, ask_prefect, prefect_variables
 from tests.ended import Ended
 from tests.forking import Command, Process, clean_environment, fork_server, start
+from tests.money import discrepancies, refreshed
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = "configs/pipelines/office-scenes.yaml"
@@ -66,6 +67,7 @@ class Project:
     def __init__(self, directory: Path, home: Path, forks: Path) -> None:
         self.directory, self.home, self._forks = directory, home, forks
         self._commands = 0
+        self._begun = now()
         shutil.copytree(ROOT / "configs", directory / "configs")
         self.environment = clean_environment() | {"COMFYLINE_HOME": str(home)}
 
@@ -102,13 +104,33 @@ class Project:
         wanted = f"steps.edit.input.prompt={json.dumps(prompt)}"
         return self.comfyline("run", PIPELINE, "--set", wanted, "--json", *more)
 
+    @property
+    def ledger_url(self) -> str:
+        own = f"sqlite:///{self.home / 'ledger.sqlite3'}"
+        return self.environment.get("COMFYLINE_LEDGER_URL", own)
+
     def attempts(self) -> list[Attempt]:
         """Everything that the ledger knows."""
-        ledger = open_ledger(f"sqlite:///{self.home / 'ledger.sqlite3'}", None, reading=True)
+        ledger = open_ledger(self.ledger_url, None, reading=True)
         try:
             return list(asyncio.run(ledger.list()))
         finally:
             ledger.close()
+
+    def accounts(self) -> dict[str, list[dict[str, Any]]]:
+        """What every sandbox that there is has accepted since this project began."""
+        since = self._begun.isoformat().replace("+00:00", "Z")
+        there = {sandbox.url: sandbox.account()["requests"] for sandbox in Sandbox.running}
+        if url := self.addresses.sandbox_url:
+            there[url] = self.sandbox("GET", "account")["requests"]
+        return {
+            url: [row for row in rows if row["created_at"] >= since] for url, rows in there.items()
+        }
+
+    def discrepancies(self) -> list[str]:
+        """In what its ledger and the sandboxes do not agree, of all that is this project's."""
+        mine = [one for one in self.attempts() if one.claimed_at and one.claimed_at >= self._begun]
+        return discrepancies(self.accounts(), mine, refreshed(self.ledger_url))
 
     def accepted(self, prompt: str) -> list[Attempt]:
         """What the ledger knows of a prompt under a request id."""
@@ -172,17 +194,25 @@ def forks(stack: StackAddresses, stack_home: Path) -> Iterator[Path]:
         yield address
 
 
-@pytest.fixture
-def project(
-    tmp_path: Path, stack: StackAddresses, stack_home: Path, forks: Path
+@contextmanager
+def project_at(
+    directory: Path, stack: StackAddresses, home: Path, forks: Path
 ) -> Iterator[Project]:
     """A fresh folder on the shared stack; afterwards what must always hold is looked at."""
-    project = Project(tmp_path / "project", stack_home, forks)
+    project = Project(directory, home, forks)
     yield project
     if project.addresses.sandbox_url:
         project.sandbox("DELETE", "faults")
     _no_secret_is_written(project, stack)
-    _nothing_was_paid_twice(project)
+    assert project.discrepancies() == []
+
+
+@pytest.fixture
+def project(
+    tmp_path: Path, stack: StackAddresses, stack_home: Path, forks: Path
+) -> Iterator[Project]:
+    with project_at(tmp_path / "project", stack, stack_home, forks) as project:
+        yield project
 
 
 def _no_secret_is_written(project: Project, stack: StackAddresses) -> None:
@@ -199,16 +229,3 @@ def _no_secret_is_written(project: Project, stack: StackAddresses) -> None:
                 text = path.read_text(errors="replace")
                 found = [secret for secret in secrets if secret in text]
                 assert found == [], path
-
-
-def _nothing_was_paid_twice(project: Project) -> None:
-    """Every charge of the sandbox belongs to one attempt of one job, and to no other."""
-    attempts = project.attempts()
-    ids = [attempt.request_id for attempt in attempts if attempt.request_id]
-    assert len(ids) == len(set(ids))
-    paid = {
-        r["request_id"] for r in project.sandbox("GET", "account")["requests"] if r["charge_usd"]
-    }
-    unsure = {JobState.IN_DOUBT, JobState.FAILED, JobState.SUBMITTING}
-    doubtful = [attempt for attempt in attempts if attempt.state in unsure]
-    assert len(paid - set(ids)) <= len(doubtful)

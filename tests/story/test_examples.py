@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from comfyline.stack.control import StackAddresses
 from comfyline.storage.bucket import Bucket
 from tests.conftest import ROOT, Sandbox
 from tests.ended import Ended
-from tests.story.conftest import Project
+from tests.story.conftest import Project, project_at
 
 PROFILE = """\
 extends: configs/profiles/sandbox.yaml
@@ -69,20 +69,21 @@ def empty_inbox(examples: Project) -> Ended:
 @pytest.fixture(scope="module")
 def examples(
     tmp_path_factory: pytest.TempPathFactory,
+    stack: StackAddresses,
     stack_home: Path,
     forks: Path,
     start_sandbox: Callable[..., Sandbox],
-) -> Project:
+) -> Iterator[Project]:
     """A fresh folder, with a sandbox that does not pretend to take its time."""
     directory = tmp_path_factory.mktemp("examples") / "project"
-    project = Project(directory, stack_home, forks)
-    profile = directory / "configs/profiles/fast.yaml"
-    profile.write_text(PROFILE.replace("URL", start_sandbox(speed=100).url))
-    project.environment |= {
-        "COMFYLINE_LEDGER_URL": f"sqlite:///{directory / 'ledger.sqlite3'}",
-        "RUNCOMFY_API_TOKEN": "sandbox-token",
-    }
-    return project
+    with project_at(directory, stack, stack_home, forks) as project:
+        profile = directory / "configs/profiles/fast.yaml"
+        profile.write_text(PROFILE.replace("URL", start_sandbox(speed=100).url))
+        project.environment |= {
+            "COMFYLINE_LEDGER_URL": f"sqlite:///{directory / 'ledger.sqlite3'}",
+            "RUNCOMFY_API_TOKEN": "sandbox-token",
+        }
+        yield project
 
 
 @pytest.fixture(scope="module")

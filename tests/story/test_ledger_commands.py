@@ -1,15 +1,16 @@
 """What `jobs` and `cancel` say of the ledger, as programs and people read it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from comfyline.stack.control import StackAddresses
 from tests.conftest import Sandbox, prefect_variables
 from tests.ledger.proxy import proxy
-from tests.story.conftest import Project
+from tests.story.conftest import Project, project_at
 
 PIPELINE = "configs/pipelines/office-scenes.yaml"
 FIELDS = {
@@ -86,32 +87,39 @@ def test_a_run_is_stopped_from_another_terminal_and_says_what_could_not_be_cance
     assert (summary["cancelled"], summary["failed"], summary["submitted"]) == (1, 0, 2)
 
 
-def test_a_new_machine_rescues_what_was_paid_for_before_its_seven_days_are_over(
-    tmp_path: Path,
-    stack: StackAddresses,
-    forks: Path,
-    sandbox: Sandbox,
-    postgresql_database: str,
-) -> None:
-    """It has the ledger's URL, the token and the storage's keys, and nothing else of the first."""
+@pytest.fixture
+def machines(
+    tmp_path: Path, stack: StackAddresses, forks: Path, sandbox: Sandbox, postgresql_database: str
+) -> Iterator[tuple[Project, Project]]:
+    """Two that share the ledger's URL, the token and the storage's keys, and nothing else."""
     keys = stack.storage_credentials
     assert keys is not None
     profile = {
         "runcomfy": {"base_url": sandbox.url, "download_hosts": []},
         "storage": {"uploads": "s3://comfyline/up", "endpoint_url": stack.storage_endpoint},
     }
-    machines = [
-        Project(tmp_path / name, tmp_path / f"{name}-home", forks) for name in ("old", "new")
-    ]
-    for machine in machines:
-        machine.environment |= {
-            "COMFYLINE_LEDGER_URL": postgresql_database,
-            "RUNCOMFY_API_TOKEN": "sandbox-token",
-            "AWS_ACCESS_KEY_ID": keys.access_key_id,
-            "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
-            **prefect_variables(stack),
-        }
-        (machine.directory / "where.yaml").write_text(json.dumps(profile))
+    with (
+        project_at(tmp_path / "old", stack, tmp_path / "old-home", forks) as old,
+        project_at(tmp_path / "new", stack, tmp_path / "new-home", forks) as new,
+    ):
+        for machine in (old, new):
+            (machine.directory / "where.yaml").write_text(json.dumps(profile))
+            machine.environment |= {
+                "COMFYLINE_LEDGER_URL": postgresql_database,
+                "RUNCOMFY_API_TOKEN": "sandbox-token",
+                "AWS_ACCESS_KEY_ID": keys.access_key_id,
+                "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
+                **prefect_variables(stack),
+            }
+        yield old, new
+
+
+def test_a_new_machine_rescues_what_was_paid_for_before_its_seven_days_are_over(
+    tmp_path: Path,
+    machines: tuple[Project, Project],
+    sandbox: Sandbox,
+    postgresql_database: str,
+) -> None:
     old, new = machines
     before = len(sandbox.account()["requests"])
     sandbox.order(on="generation", kind="delay", seconds=6, times=2)

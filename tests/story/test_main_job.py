@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from comfyline.stack.control import StackAddresses
-from tests.conftest import ask_prefect
+from tests.conftest import Sandbox, ask_prefect
 from tests.story.conftest import PIPELINE, Project
 
 KEYS = [
@@ -215,3 +216,47 @@ def test_the_plan_spends_and_writes_nothing(project: Project) -> None:
     assert project.charges("an office only planned") == []
     assert sorted(project.home.rglob("ledger*")) == before
     assert not (project.directory / "outputs").exists()
+
+
+def asked_for(log: Path, rows: list[dict[str, Any]]) -> list[str]:
+    """Which of these requests a sandbox's own log names."""
+    text = log.read_text()
+    return [row["request_id"] for row in rows if row["request_id"] in text]
+
+
+def test_what_the_demo_made_is_nothing_to_production(
+    project: Project, stack: StackAddresses, start_sandbox: Callable[..., Sandbox]
+) -> None:
+    prompt = "an office in two places"
+    elsewhere, keys = start_sandbox(), stack.storage_credentials
+    assert keys is not None
+    profile = project.directory / "configs/profiles/production.yaml"
+    profile.write_text(profile.read_text().replace("my-bucket", "comfyline"))
+
+    demo = project.run(prompt)
+    project.environment |= {
+        "RUNCOMFY_BASE_URL": elsewhere.url,
+        "RUNCOMFY_API_TOKEN": "sandbox-token",
+        "AWS_ACCESS_KEY_ID": keys.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
+        "AWS_ENDPOINT_URL_S3": str(stack.storage_endpoint),
+    }
+    production, wanted = "--profile=production", f"--set=steps.edit.input.prompt={prompt}"
+    planned = project.comfyline("plan", PIPELINE, wanted, production, "--json")
+    made = project.run(prompt, production, "--max-cost=5")
+    again = project.run(prompt, production, "--max-cost=5")
+    swept = project.comfyline("reconcile", production, "--json")
+
+    assert (demo.code, demo.json["submitted"]) == (0, 10), demo.stderr
+    assert planned.json["to_make"] == 10
+    counts = {key: made.json[key] for key in ("persisted", "reused", "submitted")}
+    assert (made.code, counts) == (0, {"persisted": 10, "reused": 0, "submitted": 10}), made.stderr
+    assert (again.json["reused"], again.json["submitted"]) == (10, 0), again.stderr
+    assert (swept.code, swept.json["jobs"]) == (0, 0), swept.stderr
+    for output in made.json["outputs"]:
+        assert local(output["uri"]).stat().st_size == output["bytes"]
+    here, there = project.charges(prompt), elsewhere.account()["requests"]
+    assert (len(here), len(there)) == (10, 10)
+    assert asked_for(elsewhere.log, there) == [row["request_id"] for row in there]
+    assert asked_for(elsewhere.log, here) == []
+    assert asked_for(project.home / "logs/sandbox.log", there) == []
