@@ -54,7 +54,7 @@ _LOOK_AGAIN = 0.5
     retries=0,
 )
 @failing_in_words
-async def submit(
+async def submit(  # noqa: PLR0912  # what a claim may answer
     checked: CheckedJob, uploaded: UploadedInputs, run: Run, services: Services
 ) -> Submission:
     """The job at RunComfy: submitted now, or found there because somebody else has done it.
@@ -110,6 +110,8 @@ async def submit(
                     )
         if isinstance(sent, Submission):
             return sent
+        if sent is None:
+            continue
         failing_since = budget.now() if failing_since is None else failing_since
         left = budget.failed(sent.error, failing_since)
         if left <= 0 or (sent.retry_after or 0) > left:
@@ -154,15 +156,18 @@ async def _send(
     began: float,
     run: Run,
     services: Services,
-) -> Submission | NotSent | SlowDown:
-    """POSTs under a claim and writes down what is known of it, whatever that is."""
+) -> Submission | NotSent | SlowDown | None:
+    """POSTs under a claim and writes down what is known of it, whatever that is.
+
+    None where another ledger of this machine had asked for it: then it is to be decided anew.
+    """
     attempt_id, journal = claim.attempt_id, services.journal
     try:
         line = await _reserved(checked, mark, claim, run, services)
     except AskedElsewhere:
         await services.ledger.not_sent(attempt_id)
         await recover_asked(journal, services.ledger, checked.key)
-        return NotSent("another ledger of this machine has asked for it")
+        return None
     except TryLater:
         await services.ledger.not_sent(attempt_id)
         raise
