@@ -23,6 +23,7 @@ from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.reading import Selection
 from comfyline.ledger.records import UNKNOWN_ORIGIN, Glance, Standing, pack
 from comfyline.ledger.recovering import Unrecorded, unrecorded
+from comfyline.leftovers import clear
 from comfyline.progress import Note, tell
 from comfyline.report.words import count
 from comfyline.sandbox.store import request_ids
@@ -120,6 +121,9 @@ async def recognise(
             },
         }
     adopted = await adopt(found.mine, services)
+    for one in found.mine:
+        # Whoever died after the last sidecar had fetched it.
+        await asyncio.to_thread(clear, services.work_directory(one.sidecar.request_id or ""))
     await _ask(found.nobodys, services)
     if adopted:
         files = sum(len(one.outputs) for one in found.mine)

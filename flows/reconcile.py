@@ -52,7 +52,8 @@ async def reconcile(profile: str) -> State[RunSummary] | State[ComfylineError]:
     async def work(services: Services) -> State[RunSummary]:
         known = await services.ledger.unfinished()
         await sweep((attempt.checked.job.placement.folder for attempt in known), services)
-        await _recognise(await services.ledger.unfinished(), services)
+        unfinished = await services.ledger.unfinished()
+        await _recognise(unfinished, services)
         left = await services.ledger.unfinished()
         _say_all(text for _, text in warnings(left, services.now()))
         _say_all(unrecorded_in_words(await unrecorded(services.journal, services.ledger)))
@@ -68,8 +69,9 @@ async def reconcile(profile: str) -> State[RunSummary] | State[ComfylineError]:
             least_wait=_WAIT,
             collects_only=True,
         )
-        tell(RunPlanned(run.id, run.pipeline, len(left), 0, 0.0))
-        found = [(attempt.checked.job, attempt.checked) for attempt in left]
+        stored = len(unfinished) - len(left)
+        tell(RunPlanned(run.id, run.pipeline, len(unfinished), stored, 0.0))
+        found = [(attempt.checked.job, attempt.checked) for attempt in unfinished]
         outcomes = await walk_all(found, run, services, waits_for_others=False)
         _say_all(_stored(outcome) for outcome in outcomes if outcome.outputs)
         doubts = await services.ledger.list(Selection(state=JobState.IN_DOUBT))
