@@ -119,8 +119,10 @@ async def recover_asked(journal: Journal, ledger: Ledger, key: str) -> None:
 
 async def unrecorded(journal: Journal, ledger: Ledger) -> list[Unrecorded]:
     """Find what `recover` would write down, and what it could not, without writing anything."""
-    strays = await asyncio.to_thread(_read_strays, journal.path.with_name("strays"))
-    found = [Unrecorded(one["key"], one["request_id"], "") for _, one in strays]
+    strays = journal.path.with_name("strays")
+    told = await asyncio.to_thread(lambda: dict(_read_strays(strays)))
+    paths = await asyncio.to_thread(lambda: sorted(strays.glob("*.json")))
+    found = [Unrecorded(told.get(path, {"key": ""})["key"], path.stem, "") for path in paths]
     identity = await asyncio.to_thread(journal.identity)
     if identity is None:
         return found
