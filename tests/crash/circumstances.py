@@ -245,7 +245,7 @@ CASES: list[tuple[Circumstance, list[str]]] = [
     (NotKnownNow("result"), ["completed: committed"]),
     (
         Unmounted(),
-        ["survey done", "accepted: committed", "persist: has both names", "sidecar: done"],
+        ["survey done", "accepted: committed", "sidecar: done"],
     ),
     (
         Restored(),

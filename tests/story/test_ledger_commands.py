@@ -146,11 +146,21 @@ def test_a_new_machine_rescues_what_was_paid_for_before_its_seven_days_are_over(
 
     said = swept.stderr
     assert said.index("ONLY 4 h LEFT") < said.index("2 jobs paid for and not stored")
-    assert (swept.code, swept.json["persisted"], swept.json["submitted"]) == (1, 1, 0)
+    assert (swept.code, swept.json["persisted"], swept.json["submitted"]) == (75, 1, 0)
     [output] = swept.json["outputs"]
     assert output["uri"].startswith(out)
     assert f"stored as {output['uri']}" in said
-    [lost] = swept.json["errors"]
+    [unknown] = swept.json["errors"]
+    assert (unknown["kind"], unknown["request_id"]) == ("not-known-now", second)
+    assert swept.json["unfinished"] == 1
+
+    # Once the days are over, and hours after it was first missed.
+    with psycopg.connect(postgresql_database) as ledger:
+        aged = "UPDATE attempts SET submitted_at = now() - interval '8 days',"
+        ledger.execute(f"{aged} missing_since = missing_since - interval '4 hours'")
+    late = new.comfyline("reconcile", "--profile=where.yaml", "--json")
+    assert (late.code, late.json["persisted"], late.json["submitted"]) == (1, 0, 0)
+    [lost] = late.json["errors"]
     assert (lost["kind"], lost["request_id"]) == ("expired", second)
     assert "which was paid for" in lost["message"]
     assert len(sandbox.account()["requests"]) == before + 2
