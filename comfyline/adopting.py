@@ -164,7 +164,7 @@ async def look_for(jobs: Sequence[CheckedJob], services: Services) -> Recognised
 async def adopt(found: Sequence[Found], services: Services) -> int:
     """Write down as stored what sidecars say is this account's; how many jobs were new."""
     account = services.settings.runcomfy.account
-    at, new = await services.ledger.time(), 0
+    at, new = services.now(), 0
     for start in range(0, len(found), _PER_QUERY):
         some = [one.as_stored() for one in found[start : start + _PER_QUERY]]
         new += await services.ledger.write(
@@ -174,7 +174,7 @@ async def adopt(found: Sequence[Found], services: Services) -> int:
 
 
 async def _ask(found: Sequence[Found], services: Services) -> None:
-    account, at = services.settings.runcomfy.account, await services.ledger.time()
+    account, at = services.settings.runcomfy.account, services.now()
     for one in found:
         await services.ledger.write(
             lambda c, one=one: ask_whose(c, one.checked, one.uri, account, at)  # type: ignore[misc]

@@ -49,8 +49,8 @@ def remove(
     """Remove a ledger for good, after naming what would be lost; without a yes nothing happens.
 
     With it go the journal of what was accepted, with the request ids that it could not take yet,
-    and what is fetched and not stored. Stored outputs stay, but nothing knows any more that they
-    were paid for: whoever asks for them pays again.
+    and what is fetched and not stored. Stored outputs stay; that they were paid for is known by
+    their sidecars alone.
 
     Example: comfyline ledger remove
     """

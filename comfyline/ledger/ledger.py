@@ -132,10 +132,6 @@ class Ledger(Presence):
         query = select(attempts.c.id).where(reading.belongs_to(account)).limit(1)
         return await self._database.read(lambda c: c.execute(query).one_or_none() is None)
 
-    async def time(self) -> datetime:
-        """The moment, by the clock that leases are kept by."""
-        return await self._database.read(self._now)
-
     async def look(self, work: Callable[[Connection], T]) -> T:
         """Do what only reads, in one transaction."""
         return await self._database.read(work)

@@ -77,7 +77,7 @@ async def recover(journal: Journal, ledger: Ledger) -> Recovered:
     identity = await asyncio.to_thread(journal.identity)
     if identity is None:
         return Recovered(accepted)
-    ledger_id, now = await ledger.identity(), await ledger.time()
+    ledger_id, now = await ledger.identity(), (await ledger.clock())()
     compared = await _compared(journal, identity, ledger)
     reopened = await asyncio.to_thread(_lines_at, journal, compared.open)
     fresh = journal.lines(compared.until)
@@ -105,7 +105,7 @@ async def recover(journal: Journal, ledger: Ledger) -> Recovered:
 
 async def recover_asked(journal: Journal, ledger: Ledger, key: str) -> None:
     """Write down what other ledgers have had accepted of one job that this one is asked for."""
-    now = await ledger.time()
+    now = (await ledger.clock())()
 
     def found() -> list[Line]:
         return [one for one in journal.lines() if one.entry.key == key and not one.is_nothing]
@@ -126,7 +126,7 @@ async def unrecorded(journal: Journal, ledger: Ledger) -> list[Unrecorded]:
     identity = await asyncio.to_thread(journal.identity)
     if identity is None:
         return found
-    ledger_id, now = await ledger.identity(), await ledger.time()
+    ledger_id, now = await ledger.identity(), (await ledger.clock())()
     compared = await _compared(journal, identity, ledger)
 
     def read() -> list[Line]:

@@ -95,6 +95,7 @@ def test_with_a_yes_the_ledger_goes_and_what_it_alone_accounts_for(rich: Office)
         "ledger.sqlite3-wal",
         "ledger.sqlite3-shm",
         "strays",
+        "accepted.jsonl",
         "work",
     }
     assert (rich.folder / "out").is_dir(), "what is stored stays"

@@ -68,6 +68,7 @@ def test_it_says_what_made_the_output():
         "attempt": 1,
         "cost_usd": 0.14,
         "estimate_usd": 0.12,
+        "outputs": 1,
         "timestamps": {},
         "output": {
             "index": 0,
