@@ -97,7 +97,7 @@ async def test_a_retried_run_has_the_budget_that_earlier_tries_left(
     await desk.stored(asked("one"))
     clock.forward(1)
     began = await ledger.open_run("run-1", "scenes")
-    limits = Limits(1000, 3600, max_cost_usd=0.8)
+    limits = Limits(1000, max_cost_usd=0.8)
     claim = await desk.claim(asked("two"), "run-1", limits=limits, began=began)
     assert isinstance(claim, NoMoney)
     assert claim.reserved_usd == pytest.approx(0.4)
