@@ -24,6 +24,7 @@ KEYS = [
     "in_doubt",
     "submitted",
     "skipped",
+    "unfinished",
     "cost_usd",
     "estimate_usd",
     "cost_unknown",

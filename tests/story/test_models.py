@@ -45,10 +45,12 @@ def at(url: str) -> dict[str, str]:
     return {"RUNCOMFY_BASE_URL": url, "RUNCOMFY_API_TOKEN": "sandbox-token"}
 
 
-def row(project: Project, job: str) -> list[str]:
-    """What `comfyline jobs` prints of one job, word by word."""
+def money(project: Project, job: str) -> list[str]:
+    """What `comfyline jobs` prints behind the state of one job: estimate and cost."""
     lines = project.comfyline("jobs").stdout.splitlines()
-    return next(line for line in lines if line.startswith(job[:12])).split()
+    words = next(line for line in lines if line.startswith(job[:12])).split()
+    state = words.index("persisted")
+    return words[state + 1 : state + 3]
 
 
 def test_a_misspelt_model_is_told_the_right_one_and_nothing_is_submitted(project: Project) -> None:
@@ -201,7 +203,7 @@ def test_a_cost_that_is_not_told_is_unknown_everywhere(
     rows = project.comfyline("jobs", "--pipeline", "generate", "--json").json
     [job] = [row for row in rows if row["job"] == output["job"]]
     assert (job["cost_usd"], job["estimate_usd"]) == (None, 0.04)
-    assert row(project, output["job"])[7:9] == ["$0.04", "unknown"]
+    assert money(project, output["job"]) == ["$0.04", "unknown"]
 
 
 def test_a_cost_that_differs_from_the_estimate_is_told_beside_it(
@@ -216,4 +218,4 @@ def test_a_cost_that_differs_from_the_estimate_is_told_beside_it(
     assert made.code == 0, made.stderr
     assert (made.json["cost_usd"], made.json["estimate_usd"]) == (0.04, 0.03)
     assert "$0.04 for 1 submission, estimated $0.03" in made.stderr
-    assert row(project, made.json["outputs"][0]["job"])[7:9] == ["$0.03", "$0.04"]
+    assert money(project, made.json["outputs"][0]["job"]) == ["$0.03", "$0.04"]
