@@ -88,11 +88,15 @@ _ANSWERS: tuple[tuple[frozenset[str], str, str], ...] = (
 """Codes of the server's, what they say of an address, and what to do about it."""
 _DRIVER: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
     (
+        (ProfileNotFound,),
+        "has no such AWS profile as it was told to take, for",
+        "Check storage.aws_profile in the profile and AWS_PROFILE against ~/.aws/config.",
+    ),
+    (
         (
             NoCredentialsError,
             PartialCredentialsError,
             CredentialRetrievalError,
-            ProfileNotFound,
             SSOError,
             TokenRetrievalError,
         ),

@@ -68,7 +68,7 @@ async def test_a_profile_of_the_aws_files_signs(
     assert address == "https://a-bucket.s3.eu-north-1.amazonaws.com/a.png"
     assert query["X-Amz-Credential"].startswith("AKIDSTUDIO/")
     assert query["X-Amz-Security-Token"] == "a-token"
-    with pytest.raises(Unreachable, match="ProfileNotFound"):
+    with pytest.raises(Unreachable, match="no such AWS profile"):
         await signed(None, BucketOptions(aws_profile="none"), None)
 
 
