@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.story.conftest import ROOT, Project
@@ -57,16 +56,13 @@ def photo() -> Iterator[str]:
 def everything_that_is_kept(project: Project) -> str:
     """What Prefect tells of everything, and every file that a run writes."""
     told = []
-    with httpx.Client(base_url=project.addresses.prefect_api_url or "", trust_env=False) as http:
-        for kind in ("flow_runs", "task_runs", "artifacts", "logs"):
-            page = 0
-            while (
-                some := http.post(f"/{kind}/filter", json={"limit": 200, "offset": page})
-                .raise_for_status()
-                .json()
-            ):
-                told.append(json.dumps(some))
-                page += 200
+    for kind in ("flow_runs", "task_runs", "artifacts", "logs"):
+        page = 0
+        while some := project.prefect(
+            "POST", f"{kind}/filter", json={"limit": 200, "offset": page}
+        ):
+            told.append(json.dumps(some))
+            page += 200
     folders = [project.home / "logs", project.home / "runs", project.directory / "outputs"]
     paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     # What was written last may still lie beside the ledger.
