@@ -40,19 +40,24 @@ async def look(
             return Health.UNWELL
         if service.guarded_path is None:
             return Health.WELL
-        guarded = origin(record.port) + service.guarded_path
-        return Health.WELL if await _is_guarded(client, guarded, auth_string) else Health.OPEN
+        return await _guarded(client, origin(record.port) + service.guarded_path, auth_string)
     except httpx.HTTPError:
         return Health.UNWELL
 
 
-async def _is_guarded(client: httpx.AsyncClient, url: str, auth_string: str | None) -> bool:
-    """Whether strangers are turned away there, and we are not."""
+async def _guarded(client: httpx.AsyncClient, url: str, auth_string: str | None) -> Health:
+    """Whether strangers are turned away there, and we are not.
+
+    A server that is too busy to say so is not open: it would be started anew under those it serves.
+    """
     if auth_string is None:
-        return False
+        return Health.OPEN
     stranger = await client.get(url)
     ours = await client.get(url, auth=basic_auth(auth_string))
-    return stranger.status_code == httpx.codes.UNAUTHORIZED and ours.is_success
+    refused = httpx.codes.UNAUTHORIZED
+    if stranger.is_success or ours.status_code == refused:
+        return Health.OPEN
+    return Health.WELL if stranger.status_code == refused and ours.is_success else Health.UNWELL
 
 
 def basic_auth(auth_string: str) -> httpx.BasicAuth:
