@@ -68,7 +68,8 @@ def on_the_page(project: Project, run_id: str, how_many: int) -> Mapping[str, Ma
     def settled() -> list[dict[str, Any]] | None:
         found = project.prefect("POST", "task_runs/filter", json=body)
         running = {"PENDING", "RUNNING", "SCHEDULED"}
-        ended = [one for one in found if one["state_type"] not in running]
+        # A task run may be known for a moment before its state is.
+        ended = [one for one in found if one["state"] and one["state_type"] not in running]
         return found if len(ended) == len(found) >= how_many else None
 
     tasks = project.until(settled)
