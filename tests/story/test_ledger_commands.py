@@ -95,7 +95,7 @@ def machines(
     keys = stack.storage_credentials
     assert keys is not None
     profile = {
-        "runcomfy": {"base_url": sandbox.url, "download_hosts": []},
+        "runcomfy": {"base_url": sandbox.url, "download_hosts": [], "patience": "2s"},
         "storage": {"uploads": "s3://comfyline/up", "endpoint_url": stack.storage_endpoint},
     }
     with (
@@ -181,7 +181,7 @@ def test_a_run_whose_ledger_is_away_for_a_while_goes_on_with_nothing_lost(
     sandbox = start_sandbox()
     sandbox.order(on="generation", kind="delay", seconds=2, times=2)
     profile = {
-        "runcomfy": {"base_url": sandbox.url, "download_hosts": []},
+        "runcomfy": {"base_url": sandbox.url, "download_hosts": [], "patience": "2s"},
         "storage": {"uploads": "s3://comfyline/up", "endpoint_url": stack.storage_endpoint},
     }
     project = Project(tmp_path / "project", tmp_path / "home", forks)
