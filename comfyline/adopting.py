@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import TypeVar
 
-from comfyline.account import LOCAL_SANDBOX, Account
+from comfyline.account import LOCAL_SANDBOX, Account, command
 from comfyline.errors import InputInvalid, Unreachable
 from comfyline.job import ALLOWED, CheckedJob, JobState, Placement, StoredOutput
 from comfyline.ledger.adoption import StoredJob, adopt_stored, ask_whose
@@ -192,7 +192,7 @@ def foreseen_in_words(recognised: Iterable[Standing]) -> Iterator[str]:
         yield f"{count(accepted, 'job')} that the ledger does not know paid for, by the journal"
     if JobState.IN_DOUBT in states:
         blocked = count(states.count(JobState.IN_DOUBT), "job")
-        yield f"{blocked} blocked by a run, until `comfyline resolve` says whose they are"
+        yield f"{blocked} blocked by a run, until {command('resolve JOB')} says whose they are"
 
 
 def _may_lie_there(known: Mapping[str, Standing], checked: CheckedJob) -> bool:

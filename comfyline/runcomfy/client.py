@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
+from comfyline.account import command
 from comfyline.broken_connections import what_broke
 from comfyline.disk_space import disk_full_told, require_space
 from comfyline.errors import (
@@ -340,7 +341,7 @@ async def _held(answer: httpx.Response) -> bytes:
         if left < 0:
             raise BrokenAnswer(
                 f"An answer of RunComfy's is larger than {_MOST_BYTES >> 20} MB, which none is",
-                hint="What was submitted is safe: run again or `comfyline reconcile` later.",
+                hint=f"What was submitted is safe: run again or {command('reconcile')} later.",
             )
         pieces.append(piece)
     return b"".join(pieces)
