@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from comfyline.cancel_token import current_stop
 from comfyline.errors import ComfylineError, Unreachable
 from comfyline.job import CheckedJob, FetchedFile, Job, JobState, Stage, StoredOutput
 from comfyline.media.comparing import Seen
-from comfyline.stopping import current_stop
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,24 +12,23 @@ from urllib.parse import urlsplit
 from aiolimiter import AsyncLimiter
 from sqlalchemy import make_url
 
-from comfyline.account import LOCAL_SANDBOX, Account, acting_for
-from comfyline.addresses import bare_origin
-from comfyline.catalogue import Catalogue
+from comfyline.config.account import LOCAL_SANDBOX, Account, acting_for
+from comfyline.config.settings import Secret, Settings, StorageSettings
 from comfyline.errors import ComfylineError
 from comfyline.ledger.journal import JOURNAL, Journal, place_of
 from comfyline.ledger.ledger import Ledger
+from comfyline.ledger.slot_queue import Slots
+from comfyline.models.catalogue import Catalogue
 from comfyline.models.kept import KeptModels
-from comfyline.owner import this_process
 from comfyline.progress import Note, tell
-from comfyline.purse import Purse
+from comfyline.redact import bare_origin
+from comfyline.runcomfy.balance import Purse
 from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.runcomfy.downloads import Downloads
 from comfyline.runcomfy.outage import RetryBudget
 from comfyline.runcomfy.poller import Poller
 from comfyline.runcomfy.polling import next_poll
 from comfyline.sandbox.store import request_ids
-from comfyline.settings import Secret, Settings, StorageSettings
-from comfyline.slots import Slots
 from comfyline.stack.layout import Layout, private_folder
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.bucket_options import BucketOptions
@@ -39,6 +38,7 @@ from comfyline.storage.origins import Origins
 from comfyline.storage.places import Places
 from comfyline.storage.remote_hosts import is_inside
 from comfyline.storage.uploads import Uploads
+from comfyline.worker_id import this_process
 
 
 class Services:

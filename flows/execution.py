@@ -11,20 +11,20 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from comfyline.adopting import recognise
 from comfyline.errors import ComfylineError
 from comfyline.job import CheckedJob, Job, JobState
 from comfyline.ledger.reading import Selection
 from comfyline.ledger.refusals import not_started
-from comfyline.leftovers import sweep
-from comfyline.planning.judging import judge_all
-from comfyline.planning.outlook import Begun, Outlook, estimate, look_ahead
-from comfyline.planning.unfolding import Unfolding
+from comfyline.operations.adopt import recognise
+from comfyline.operations.cancel import withdraw_all
+from comfyline.operations.recover import sweep
+from comfyline.plan.preflight import Begun, Outlook, estimate, look_ahead
+from comfyline.plan.schedule import Unfolding
+from comfyline.plan.validate import judge_all
 from comfyline.progress import JobEnded, Note, RunPlanned, tell
 from comfyline.report.words import count
 from comfyline.run import Outcome, Run
 from comfyline.services import Services
-from comfyline.withdrawal import withdraw_all
 from flows.turns import Group, Queue
 from flows.walk import walk
 

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State
 from comfyline.errors import ComfylineError
 from comfyline.job import Job, Placement
 from comfyline.models.fit import fit_inputs
-from comfyline.planning.unfolding import Unfolding
+from comfyline.plan.schedule import Unfolding
 from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, now

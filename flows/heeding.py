@@ -16,9 +16,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectException
 
+from comfyline.cancel_token import Stop
 from comfyline.errors import ComfylineError
 from comfyline.services import Services
-from comfyline.stopping import Stop
 
 _LOOK_AGAIN = 3.0
 """Seconds between two looks."""

@@ -7,13 +7,13 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.states import Failed
 
-from comfyline.addresses import without_secrets
-from comfyline.environment import prepare
+from comfyline.cancel_token import current_stop, stopped_by
+from comfyline.config.environment import prepare
 from comfyline.errors import ComfylineError
 from comfyline.progress import Note, tell
+from comfyline.redact import without_secrets
 from comfyline.report.summary import RunSummary
 from comfyline.services import Services, open_services
-from comfyline.stopping import current_stop, stopped_by
 from flows.heeding import heeding
 from flows.secret_blocks import read_secret_block
 

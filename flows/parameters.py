@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from comfyline.addresses import without_secrets
 from comfyline.errors import InputInvalid, Problem
+from comfyline.redact import without_secrets
 
 V = TypeVar("V")
 

@@ -8,13 +8,13 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from comfyline.errors import ComfylineError
-from comfyline.planning.overwrites import namesakes
-from comfyline.planning.plan import plan_pipeline
+from comfyline.plan.overwrites import namesakes
+from comfyline.plan.plan import plan_pipeline
+from comfyline.plan.sources import StoredSources
 from comfyline.progress import Note, tell
 from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, now
-from comfyline.sourcing import StoredSources
 from flows.execution import execute
 from flows.opening import run_id, with_services
 from flows.parameters import as_given

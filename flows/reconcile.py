@@ -13,8 +13,7 @@ from datetime import datetime
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 
-from comfyline.account import command
-from comfyline.adopting import recognise
+from comfyline.config.account import command
 from comfyline.errors import ComfylineError, Unreachable
 from comfyline.job import JobState
 from comfyline.ledger.doubts import sent_at
@@ -22,11 +21,12 @@ from comfyline.ledger.reading import Selection
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.recovering import unrecorded, unrecorded_in_words
 from comfyline.ledger.refusals import elsewhere_in_words, short
-from comfyline.leftovers import sweep
+from comfyline.operations.adopt import recognise
+from comfyline.operations.recover import sweep
+from comfyline.operations.retention import warnings
 from comfyline.progress import Note, RunPlanned, tell
 from comfyline.report.summary import RunSummary
 from comfyline.report.words import count, span
-from comfyline.retention import warnings
 from comfyline.run import CostLimits, Outcome, Run
 from comfyline.services import Services, now
 from flows.execution import walk_all

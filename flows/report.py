@@ -16,22 +16,22 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
 from prefect.states import Cancelled, Completed, Failed
 
-from comfyline.atomic import appearing_whole
+from comfyline.cancel_token import Stop
 from comfyline.errors import ComfylineError
-from comfyline.indexing import write_index
+from comfyline.files import appearing_whole
 from comfyline.job import JobState
 from comfyline.ledger.reading import Selection
-from comfyline.overview import store_contact_sheet
+from comfyline.operations.retention import warnings
+from comfyline.operations.run_index import write_index
 from comfyline.progress import Note, RunReported, tell
 from comfyline.report.costs import Charge
 from comfyline.report.gallery import write_gallery
 from comfyline.report.outcomes import cards, header, summarise
+from comfyline.report.overview import store_contact_sheet
 from comfyline.report.summary import RunSummary, cost_in_words, headline
 from comfyline.report.words import span
-from comfyline.retention import warnings
 from comfyline.run import Outcome, Run
 from comfyline.services import Services
-from comfyline.stopping import Stop
 
 _ROWS = 200
 """Outputs listed in the artifact: it lies in Prefect's database, the gallery holds all."""

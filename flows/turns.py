@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from comfyline.planning.outlook import Begun
+from comfyline.plan.preflight import Begun
 
 
 @dataclass(slots=True)

@@ -19,8 +19,9 @@ from comfyline.job import CheckedJob, Job, JobState, Stage, StoredOutput
 from comfyline.ledger.decision import Decision
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.refusals import blocked, not_started
-from comfyline.planning.outlook import decision_about
-from comfyline.planning.survey import claimed, folder_of, there_now
+from comfyline.operations.cancel import AT_RUNCOMFY
+from comfyline.plan.preflight import decision_about
+from comfyline.plan.reuse import claimed, folder_of, there_now
 from comfyline.progress import Note, tell
 from comfyline.report.thumbnails import make_thumbnail
 from comfyline.run import FetchedOutputs, Outcome, Run, Submission
@@ -28,7 +29,6 @@ from comfyline.services import Services
 from comfyline.storage.facts import Facts
 from comfyline.storage.origins import is_remote, origin_path
 from comfyline.storage.reading import look_at_file
-from comfyline.withdrawal import AT_RUNCOMFY
 from tasks.failure import job_state_after, unwrap
 from tasks.fetch import fetch
 from tasks.linking import linked

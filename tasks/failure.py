@@ -14,7 +14,6 @@ from prefect import states as prefect_states
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.transactions import get_transaction
 
-from comfyline.addresses import without_secrets
 from comfyline.errors import (
     BrokenOutput,
     Cancelled,
@@ -27,6 +26,7 @@ from comfyline.errors import (
     Unreachable,
 )
 from comfyline.job import JobState
+from comfyline.redact import without_secrets
 from comfyline.run import Submission
 from comfyline.services import Services
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.tasks import exponential_backoff
 
-from comfyline.account import command
-from comfyline.atomic import work_path
+from comfyline.config.account import command
 from comfyline.errors import BrokenOutput, ComfylineError, NotKnownNow
+from comfyline.files import work_path
 from comfyline.job import CheckedJob, FetchedFile, JobState, MediaKind, Stage, StoredOutput
 from comfyline.ledger.refusals import short
 from comfyline.media import (

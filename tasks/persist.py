@@ -13,23 +13,23 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from comfyline.atomic import work_path
-from comfyline.conflicts import Arriving, Name, names
 from comfyline.disk_space import disk_full, is_full
 from comfyline.errors import Altered, ComfylineError, Spoilt, Unreachable
+from comfyline.files import work_path
 from comfyline.job import CheckedJob, FetchedFile, JobState, Stage, StoredOutput
 from comfyline.ledger.records import Attempt
-from comfyline.leftovers import clear
 from comfyline.media import Look, dimensions
-from comfyline.move_aside import move_aside
+from comfyline.operations.move_aside import move_aside
+from comfyline.operations.output_paths import target_uris
+from comfyline.operations.overwrite import Arriving, Name, names
+from comfyline.operations.quality import reject
+from comfyline.operations.recover import clear
 from comfyline.progress import Note, StageEntered, tell
-from comfyline.rejecting import reject
-from comfyline.report.sidecar import sidecar_text
 from comfyline.run import FetchedOutputs, Run, Submission
 from comfyline.services import Services, now
 from comfyline.storage.place import Place
+from comfyline.storage.sidecar import sidecar_text
 from comfyline.storage.sidecars import SUFFIX
-from comfyline.targets import target_uris
 from tasks.failure import failing_in_words, is_passing
 
 

@@ -13,12 +13,12 @@ from prefect import get_run_logger, task
 
 from comfyline.errors import NotKnownNow
 from comfyline.job import CheckedJob, JobState, Stage
+from comfyline.ledger.settle import settle
+from comfyline.operations.cancel import withdraw
 from comfyline.progress import Note, StageEntered, tell
 from comfyline.run import Run, Submission
 from comfyline.runcomfy.wire import RequestStatus
 from comfyline.services import Services
-from comfyline.settling import settle
-from comfyline.withdrawal import withdraw
 from tasks.caching import REMEMBERED, of_attempt
 from tasks.failure import failing_in_words, not_known
 

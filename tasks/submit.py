@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from comfyline.duration import seconds_awake_or_asleep
+from comfyline.config.duration import seconds_awake_or_asleep
 from comfyline.errors import TryLater
 from comfyline.job import CheckedJob, JobState, Stage
 from comfyline.keys import replace_values

@@ -9,8 +9,8 @@ from dataclasses import replace
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from comfyline.checking.jobs import estimate_usd, identify
 from comfyline.job import CheckedJob, Job, Stage
+from comfyline.plan.check import estimate_usd, identify
 from comfyline.progress import StageEntered, tell
 from comfyline.services import Services
 from tasks.failure import failing_in_words

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from comfyline.atomic import appearing_whole, part_path, sweep_parts
+from comfyline.files import appearing_whole, part_path, sweep_parts
 
 _WRITES_AND_DIES = """
 import os, signal, sys
 from pathlib import Path
-from comfyline.atomic import appearing_whole
+from comfyline.files import appearing_whole
 with appearing_whole(Path(sys.argv[1])) as part:
     part.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -3,9 +3,9 @@ from datetime import timedelta
 
 import pytest
 
-from comfyline.audit import Seen, differences, repeats
 from comfyline.job import JobState
 from comfyline.ledger.records import Attempt
+from comfyline.operations.audit import Seen, differences, repeats
 from tests.test_retention import NOW, paid
 
 ENDED = NOW - timedelta(hours=5)

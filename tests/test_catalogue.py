@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from comfyline import catalogue as catalogue_module
-from comfyline.catalogue import Catalogue
 from comfyline.errors import (
     ComfylineError,
     InputInvalid,
@@ -19,6 +17,8 @@ from comfyline.errors import (
     TryLater,
     Unreachable,
 )
+from comfyline.models import catalogue as catalogue_module
+from comfyline.models.catalogue import Catalogue
 from comfyline.models.kept import FRESH_SECONDS, KeptModels
 from comfyline.models.unchecked import UncheckedModel
 from comfyline.runcomfy.outage import RetryBudget

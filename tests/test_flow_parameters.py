@@ -1,7 +1,7 @@
 import pytest
 
-from comfyline.addresses import without_secrets
 from comfyline.errors import InputInvalid
+from comfyline.redact import without_secrets
 from flows.parameters import as_given, kept_out_of_prefect
 
 SIGNED = "https://bucket.example/cat.png?X-Amz-Credential=me&X-Amz-Signature=5ec2e7"

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from comfyline.atomic import work_path
-from comfyline.leftovers import clear
+from comfyline.files import work_path
+from comfyline.operations.recover import clear
 
 _UNSHARE = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc")
 _WORKS = """
 import os, sys
 from pathlib import Path
-from comfyline.atomic import work_path
-from comfyline.leftovers import clear
+from comfyline.files import work_path
+from comfyline.operations.recover import clear
 directory = Path(sys.argv[1])
 mine = work_path(directory, 0)
 mine.write_text(sys.argv[2])

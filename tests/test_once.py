@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from comfyline.once import Once
+from comfyline.models.single_flight import Once
 
 
 class Oracle:

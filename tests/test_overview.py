@@ -7,9 +7,9 @@ from PIL import Image
 
 from comfyline.errors import ComfylineError, InputInvalid
 from comfyline.job import Job, JobState, Placement, StoredOutput
-from comfyline.overview import store_contact_sheet
 from comfyline.pipeline.document import load_pipeline
 from comfyline.report import contact_sheet
+from comfyline.report.overview import store_contact_sheet
 from comfyline.run import Outcome
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.places import Places

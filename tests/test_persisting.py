@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 from prefect.logging import disable_run_logger
 
-from comfyline.account import LOCAL_SANDBOX, Account
-from comfyline.conflicts import Arriving, Lying, Whose, whose
+from comfyline.config.account import LOCAL_SANDBOX, Account
+from comfyline.config.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from comfyline.errors import LeadsOutside, NameTaken, Spoilt, Unreachable
 from comfyline.job import CheckedJob, FetchedFile, Job, JobState, OnConflict, Placement
 from comfyline.ledger.budget import Limits
 from comfyline.ledger.claiming import Claimed
 from comfyline.ledger.reading import Selection
-from comfyline.planning.survey import claimed
+from comfyline.operations.overwrite import Arriving, Lying, Whose, whose
+from comfyline.plan.reuse import claimed
 from comfyline.progress import Event, Note, observed_by
 from comfyline.run import CostLimits, FetchedOutputs, Run, Submission
 from comfyline.services import Services, now, open_services
-from comfyline.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from comfyline.stack.control import StackAddresses
 from comfyline.storage.place import folder_path, join
 from comfyline.storage.sidecars import Sidecar, SidecarOutput

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from comfyline.account import Account
+from comfyline.config.account import Account
+from comfyline.config.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from comfyline.errors import Unreachable
 from comfyline.job import CheckedJob, ContentChecks, FetchedFile, Job, JobState, Media, Placement
 from comfyline.keys import job_key
 from comfyline.ledger.budget import Limits
 from comfyline.ledger.claiming import Claimed
-from comfyline.rejecting import reject
+from comfyline.operations.quality import reject
 from comfyline.run import CostLimits, FetchedOutputs, Run, Submission
 from comfyline.services import Services, open_services
-from comfyline.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from tests.media.clips import clip, picture
 
 SMALL, OTHER = picture("PNG"), picture("PNG", (64, 46))

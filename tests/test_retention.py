@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyline.account import Account
+from comfyline.config.account import Account
 from comfyline.job import CheckedJob, Job, JobState, Placement
 from comfyline.ledger.reading import UNFINISHED
 from comfyline.ledger.records import Attempt, Evidence
 from comfyline.ledger.retention import KEPT, Urgency, at_risk, urgency_of
-from comfyline.retention import warnings
+from comfyline.operations.retention import warnings
 
 NOW = datetime(2026, 3, 8, 12, tzinfo=UTC)
 JOB = Job("scenes", "cat", "edit", "acme/painter", {}, Placement("/out", "x", {}))

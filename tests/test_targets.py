@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from comfyline.errors import InputInvalid
 from comfyline.job import Placement, StoredOutput
-from comfyline.targets import is_version, own_names, target_uris, versions
+from comfyline.operations.output_paths import is_version, own_names, target_uris, versions
 
 
 def outputs(*types: str) -> list[StoredOutput]:

@@ -12,16 +12,16 @@ from PIL import Image
 from sqlalchemy import Connection, insert
 
 from benchmarks.contenders.side import start
-from comfyline.environment import look
+from comfyline.config.environment import look
 from comfyline.job import CheckedJob, JobState, StoredOutput
 from comfyline.ledger.connection import LedgerDatabase
 from comfyline.ledger.records import pack
 from comfyline.ledger.tables import attempts, jobs, outputs, transitions
-from comfyline.planning.judging import judge_all
-from comfyline.planning.plan import plan_pipeline
+from comfyline.operations.output_paths import target_uris
+from comfyline.plan.plan import plan_pipeline
+from comfyline.plan.validate import judge_all
 from comfyline.services import now, open_services
 from comfyline.storage.facts import Facts
-from comfyline.targets import target_uris
 
 _PICTURE = Path("picture.png")
 _STATES = ("planned", "submitting", "submitted", "in_progress", "completed", "persisted")

@@ -11,8 +11,6 @@ from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
-from comfyline.audit import Difference, Seen, differences, in_words, repeats, totals
-from comfyline.auditing import gather, with_history
 from comfyline.cli.options import Json, Profile
 from comfyline.cli.selecting import (
     PipelineName,
@@ -25,12 +23,14 @@ from comfyline.cli.selecting import (
     selection,
 )
 from comfyline.cli.speech import answer, results, say
-from comfyline.environment import ONLY_RUNCOMFY, prepare, prepare_storage
+from comfyline.config.environment import ONLY_RUNCOMFY, prepare, prepare_storage
+from comfyline.config.settings import NO_STORAGE
 from comfyline.ledger.refusals import short
+from comfyline.operations.audit import Difference, Seen, differences, in_words, repeats, totals
+from comfyline.operations.audit_evidence import gather, with_history
 from comfyline.report.words import count, usd
 from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.services import open_places, open_services
-from comfyline.settings import NO_STORAGE
 from comfyline.stack.services import SERVICES
 from comfyline.storage.places import Places
 

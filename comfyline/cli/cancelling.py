@@ -6,19 +6,19 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from comfyline.account import command
 from comfyline.cli.options import Profile
 from comfyline.cli.selecting import say_elsewhere, the_jobs
 from comfyline.cli.speech import say
-from comfyline.environment import ONLY_RUNCOMFY, prepare
+from comfyline.config.account import command
+from comfyline.config.environment import ONLY_RUNCOMFY, prepare
 from comfyline.errors import UsageError
 from comfyline.job import JobState
 from comfyline.ledger.reading import Selection
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.refusals import short
+from comfyline.operations.cancel import Withdrawn, take_back, withdrawable
 from comfyline.report.words import count
 from comfyline.services import Services, open_services
-from comfyline.withdrawal import Withdrawn, take_back, withdrawable
 
 
 def cancel(

@@ -10,16 +10,16 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from comfyline.cli.speech import errors, explain, say
-from comfyline.config_files import model_directories
-from comfyline.environment import home, look_at_storage
+from comfyline.config.environment import home, look_at_storage
+from comfyline.config.files import model_directories
+from comfyline.config.settings import StorageSettings
 from comfyline.errors import InputInvalid, Problem, UsageError
 from comfyline.models.kept import KeptModels
-from comfyline.offline_models import OfflineModels
-from comfyline.planning.inspecting import Inspection, inspect
+from comfyline.models.offline import OfflineModels
+from comfyline.plan.inspect import Inspection, inspect
+from comfyline.plan.sources import StoredSources
 from comfyline.report.words import count
 from comfyline.services import kept_models, now, open_places
-from comfyline.settings import StorageSettings
-from comfyline.sourcing import StoredSources
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.known_files import KNOWN_FILES
 from comfyline.storage.origins import Origins

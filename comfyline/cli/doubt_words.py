@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from comfyline.doubts import Doubt
 from comfyline.ledger.doubts import Balance, SpeaksFor, how_far_in_words, sent_at, speaks_for
 from comfyline.ledger.records import KEPT, Attempt
 from comfyline.ledger.refusals import short
+from comfyline.operations.resolve import Doubt
 from comfyline.report.words import count, one_line, span, usd
 
 _LISTED = 10

@@ -7,25 +7,25 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from comfyline.account import command, command_line
-from comfyline.adopting import adopt as adopt_all
-from comfyline.adopting import look_for
 from comfyline.cli.doubt_words import Line, facts
 from comfyline.cli.options import Json, Profile
 from comfyline.cli.selecting import the_jobs, whose
 from comfyline.cli.speech import answer, errors, say
-from comfyline.doubts import Doubt, check_request, look_into
-from comfyline.environment import ONLY_RUNCOMFY, prepare
+from comfyline.config.account import command, command_line
+from comfyline.config.environment import ONLY_RUNCOMFY, prepare
 from comfyline.errors import ComfylineError, Lost, UsageError
 from comfyline.job import JobState
 from comfyline.ledger.doubts import sent_at
 from comfyline.ledger.reading import Selection
 from comfyline.ledger.records import UNKNOWN_ORIGIN, Attempt
 from comfyline.ledger.refusals import short
-from comfyline.leftovers import settle_what_can_be
+from comfyline.operations.adopt import adopt as adopt_all
+from comfyline.operations.adopt import look_for
+from comfyline.operations.cancel import AT_RUNCOMFY
+from comfyline.operations.recover import settle_what_can_be
+from comfyline.operations.resolve import Doubt, check_request, look_into
 from comfyline.report.words import usd
 from comfyline.services import Services, open_services
-from comfyline.withdrawal import AT_RUNCOMFY
 
 
 def resolve(

@@ -5,11 +5,11 @@ import signal
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from comfyline.account import command
+from comfyline.cancel_token import Stop
 from comfyline.cli.orchestrator import leave_at_once
 from comfyline.cli.speech import leave_the_terminal, say
+from comfyline.config.account import command
 from comfyline.errors import Interrupted
-from comfyline.stopping import Stop
 
 T = TypeVar("T")
 

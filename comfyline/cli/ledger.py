@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 from comfyline.cli.options import Profile
 from comfyline.cli.selecting import reading_ledger
 from comfyline.cli.speech import say
-from comfyline.environment import home, profile_ledger_url
+from comfyline.config.environment import home, profile_ledger_url
 from comfyline.errors import TryLater, UsageError
 from comfyline.job import JobState
 from comfyline.ledger.records import Attempt

@@ -14,9 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from comfyline.addresses import without_secrets
 from comfyline.job import JobState, Stage
 from comfyline.progress import Event, JobEnded, Note
+from comfyline.redact import without_secrets
 from comfyline.report.summary import RunSummary, cost_in_words, headline
 from comfyline.report.tally import Tally
 from comfyline.report.troubles import troubles

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from comfyline.cli.options import Json, Profile
 from comfyline.cli.speech import answer, results, say
-from comfyline.config_files import model_directories
-from comfyline.environment import home, look
+from comfyline.config.environment import home, look
+from comfyline.config.files import model_directories
 from comfyline.errors import ComfylineError, InputInvalid, Problem, TokenRejected, UsageError
 from comfyline.models.changes import changes
 from comfyline.models.describe import InputField, input_fields

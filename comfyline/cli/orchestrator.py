@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import httpx
 
-from comfyline.account import command
 from comfyline.broken_connections import what_broke
 from comfyline.cli.speech import say
-from comfyline.environment import home, start_services
+from comfyline.config.account import command
+from comfyline.config.environment import home, start_services
 from comfyline.errors import ComfylineError, Defect, Unreachable
 from comfyline.report.summary import RunSummary
 from comfyline.stack.control import StackAddresses, addresses

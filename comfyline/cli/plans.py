@@ -10,19 +10,19 @@ from rich.text import Text
 
 from comfyline.cli.options import Json, Limit, MaxCost, Overrides, Profile, Refresh, Unchecked
 from comfyline.cli.speech import answer, explain, results, say
-from comfyline.environment import look
+from comfyline.config.environment import look
 from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.pipeline.document import Limits
-from comfyline.planning.forecast import forecast, planned_steps
-from comfyline.planning.outlook import look_ahead
-from comfyline.planning.overwrites import moving_aside, namesakes
-from comfyline.planning.plan import Planned, plan_pipeline
+from comfyline.plan.explain import forecast, planned_steps
+from comfyline.plan.overwrites import moving_aside, namesakes
+from comfyline.plan.plan import Planned, plan_pipeline
+from comfyline.plan.preflight import look_ahead
+from comfyline.plan.sources import StoredSources
 from comfyline.report.plan import PlannedJob, PlanRecord, mistake_records, plan_record
 from comfyline.report.plan_tree import job_lines, plan_tree
 from comfyline.report.words import count, usd
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, now, open_services
-from comfyline.sourcing import StoredSources
 
 Everything = Annotated[
     bool,

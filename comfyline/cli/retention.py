@@ -5,11 +5,11 @@ from datetime import datetime
 
 from rich.text import Text
 
-from comfyline.addresses import without_secrets
 from comfyline.cli.speech import errors
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.retention import Urgency
-from comfyline.retention import warnings
+from comfyline.operations.retention import warnings
+from comfyline.redact import without_secrets
 
 _STYLES = {
     Urgency.SOON: "yellow",

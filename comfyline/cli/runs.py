@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.text import Text
 
-from comfyline.account import acting_for
+from comfyline.cancel_token import Stop, stopped_by
 from comfyline.cli.interruption import interruptible
 from comfyline.cli.live import LiveDisplay, print_summary
 from comfyline.cli.options import (
@@ -34,7 +34,8 @@ from comfyline.cli.orchestrator import (
     run_flow,
 )
 from comfyline.cli.speech import answer, errors, explain, say
-from comfyline.environment import check_token, needed_services, profile_account
+from comfyline.config.account import acting_for
+from comfyline.config.environment import check_token, needed_services, profile_account
 from comfyline.errors import (
     ComfylineError,
     InputInvalid,
@@ -48,7 +49,6 @@ from comfyline.pipeline.sources import read_items
 from comfyline.progress import Event, Observer, RunReported, observed_by
 from comfyline.report.summary import ErrorRecord, RunSummary
 from comfyline.report.tally import Tally
-from comfyline.stopping import Stop, stopped_by
 from flows.parameters import kept_out_of_prefect
 
 

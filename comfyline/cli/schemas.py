@@ -5,12 +5,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from comfyline.atomic import appearing_whole
 from comfyline.cli.speech import say
-from comfyline.config_files import model_directories
+from comfyline.config.files import model_directories
 from comfyline.errors import InputInvalid, Problem
+from comfyline.files import appearing_whole
 from comfyline.models.library import list_models
-from comfyline.schemas import schema_files
+from comfyline.plan.editor_schema import schema_files
 
 _FOLDER = Path("configs/schemas")
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from comfyline.account import acting_for, command
 from comfyline.cli.speech import say
-from comfyline.duration import parse_duration
-from comfyline.environment import home, profile_account, profile_ledger_url
+from comfyline.config.account import acting_for, command
+from comfyline.config.duration import parse_duration
+from comfyline.config.environment import home, profile_account, profile_ledger_url
 from comfyline.errors import UsageError
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.reading import Selection

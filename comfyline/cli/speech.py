@@ -6,8 +6,8 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
-from comfyline.addresses import without_secrets
 from comfyline.errors import ComfylineError, InputInvalid
+from comfyline.redact import without_secrets
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 """Everything that a person reads while a command works."""

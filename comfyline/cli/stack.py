@@ -15,12 +15,12 @@ from comfyline.cli.options import Json, Profile
 from comfyline.cli.retention import warn
 from comfyline.cli.selecting import reading_ledger, say_unrecorded
 from comfyline.cli.speech import answer, explain, results, say
-from comfyline.config_files import model_directories
-from comfyline.environment import home, start_services
+from comfyline.config.environment import home, start_services
+from comfyline.config.files import model_directories
 from comfyline.errors import ComfylineError, UsageError
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.retention import at_risk
-from comfyline.retention import described
+from comfyline.operations.retention import described
 from comfyline.services import now
 from comfyline.stack.control import ServiceStatus, addresses, inspect, stop
 from comfyline.stack.ports import claim_explicit

@@ -13,16 +13,16 @@ from rich.text import Text
 from comfyline.cli.options import Json, Profile
 from comfyline.cli.selecting import PipelineName, RunId, any_in_bucket, reading_ledger, selection
 from comfyline.cli.speech import answer, results, say
-from comfyline.environment import prepare_storage
+from comfyline.config.environment import prepare_storage
+from comfyline.config.settings import NO_STORAGE, StorageSettings
 from comfyline.errors import UsageError
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.refusals import short
+from comfyline.operations.verify import Expected, Verdict, Verified, of_ledger, of_target
+from comfyline.operations.verify import verify as verify_files
 from comfyline.report.words import count
 from comfyline.services import open_places
-from comfyline.settings import NO_STORAGE, StorageSettings
 from comfyline.storage.places import Places
-from comfyline.verifying import Expected, Verdict, Verified, of_ledger, of_target
-from comfyline.verifying import verify as verify_files
 
 _SECONDS_BETWEEN_LINES = 5.0
 _WHAT_DOES = {

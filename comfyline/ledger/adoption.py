@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from comfyline.account import Account
+from comfyline.config.account import Account
 from comfyline.job import ALLOWED, CheckedJob, JobState, StoredOutput
 from comfyline.ledger import writing
 from comfyline.ledger.reading import belongs_to

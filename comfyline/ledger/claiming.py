@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, select
 
-from comfyline.account import Account
+from comfyline.config.account import Account
 from comfyline.job import CheckedJob, JobState
 from comfyline.ledger import budget, slots, sums, writing
 from comfyline.ledger.budget import Limits, NoMoney

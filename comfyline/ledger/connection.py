@@ -22,7 +22,7 @@ from sqlalchemy.exc import (
     OperationalError,
 )
 
-from comfyline.duration import seconds_awake_or_asleep
+from comfyline.config.duration import seconds_awake_or_asleep
 from comfyline.errors import InputInvalid, Problem, Unreachable
 from comfyline.ledger.network_disks import Mount, network_file_system
 from comfyline.ledger.schema import bring_up_to_date

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from comfyline.account import Account
+from comfyline.config.account import Account
 from comfyline.job import CheckedJob, JobState
 from comfyline.ledger.reading import belongs_to
 from comfyline.ledger.records import UNREADABLE, pack, unpack

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
-from comfyline.account import Account
+from comfyline.config.account import Account
 from comfyline.ledger.tables import holds
 from comfyline.ledger.writing import IsDead
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from sqlalchemy import make_url
 
-from comfyline.account import Account
+from comfyline.config.account import Account
 from comfyline.errors import TryLater
 
 JOURNAL = "accepted.jsonl"

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, select
 
-from comfyline.account import Account, command
-from comfyline.addresses import without_secrets
+from comfyline.config.account import Account, command
 from comfyline.errors import ComfylineError, Expired, GivenUp, NotKnownNow
 from comfyline.job import CheckedJob, JobState, StoredOutput
 from comfyline.ledger import claiming, holds, reading, slots, writing
@@ -34,7 +33,8 @@ from comfyline.ledger.stored import (
 )
 from comfyline.ledger.tables import attempts, ledger
 from comfyline.ledger.writing import StateConflict
-from comfyline.owner import is_dead
+from comfyline.redact import without_secrets
+from comfyline.worker_id import is_dead
 
 T = TypeVar("T")
 

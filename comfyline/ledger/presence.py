@@ -7,12 +7,12 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, insert, true, update
 
-from comfyline.account import Account
+from comfyline.config.account import Account
 from comfyline.errors import ComfylineError
 from comfyline.ledger import claiming, holds, writing
 from comfyline.ledger.connection import LedgerDatabase
 from comfyline.ledger.tables import runs
-from comfyline.owner import is_dead
+from comfyline.worker_id import is_dead
 
 
 class Presence:

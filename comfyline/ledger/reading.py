@@ -21,7 +21,7 @@ from sqlalchemy import (
     true,
 )
 
-from comfyline.account import Account
+from comfyline.config.account import Account
 from comfyline.errors import Rejected
 from comfyline.job import JobState, StoredOutput
 from comfyline.ledger.records import KEPT, REFRESH, Attempt, Glance, read_evidence, unpack_row

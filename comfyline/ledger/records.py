@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
-from comfyline.account import Account, command
-from comfyline.addresses import bare_origin, without_secrets
+from comfyline.config.account import Account, command
 from comfyline.errors import GivenUp, Rejected
 from comfyline.job import (
     CheckedJob,
@@ -21,6 +20,7 @@ from comfyline.job import (
 )
 from comfyline.keys import replace_values
 from comfyline.ledger.tables import read_document
+from comfyline.redact import bare_origin, without_secrets
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from comfyline.account import command
+from comfyline.config.account import command
 from comfyline.job import JobState
 from comfyline.ledger import writing
 from comfyline.ledger.decision import LEASE_SECONDS
@@ -26,7 +26,7 @@ from comfyline.ledger.reading import Selection
 from comfyline.ledger.records import Evidence
 from comfyline.ledger.refusals import short
 from comfyline.ledger.tables import attempts, journals
-from comfyline.owner import is_dead
+from comfyline.worker_id import is_dead
 
 _AT_A_TIME = 500
 _NAMED = 5

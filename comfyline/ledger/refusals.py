@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from comfyline.account import Account, command
+from comfyline.config.account import Account, command
 from comfyline.errors import (
     Cancelled,
     Expired,

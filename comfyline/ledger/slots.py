@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
 
-from comfyline.account import Account
+from comfyline.config.account import Account
 from comfyline.job import JobState
 from comfyline.ledger.holds import Holder
 from comfyline.ledger.reading import UNFINISHED, belongs_to

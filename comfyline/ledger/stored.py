@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from comfyline.account import Account
+from comfyline.config.account import Account
 from comfyline.job import JobState, StoredOutput
 from comfyline.ledger.reading import belongs_to, read_attempts
 from comfyline.ledger.records import Attempt

@@ -12,7 +12,7 @@ from sqlalchemy import (
     update,
 )
 
-from comfyline.account import Account, command
+from comfyline.config.account import Account, command
 from comfyline.errors import ComfylineError
 from comfyline.job import ALLOWED, CheckedJob, JobState
 from comfyline.ledger.decision import LEASE_SECONDS

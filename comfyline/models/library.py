@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from comfyline.atomic import appearing_whole
 from comfyline.errors import InputInvalid, Problem
+from comfyline.files import appearing_whole
 from comfyline.models.entry import ModelEntry
 
 # Each part is the name of a folder or a file, which no file system lets be longer than 255.

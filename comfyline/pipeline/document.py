@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from comfyline.duration import Seconds
+from comfyline.config.duration import Seconds
 from comfyline.errors import InputInvalid
 from comfyline.job import OnConflict
 from comfyline.pipeline.graph import find_graph_errors

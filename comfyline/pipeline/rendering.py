@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from comfyline.addresses import for_people
 from comfyline.errors import InputInvalid, Problem
 from comfyline.job import Item, Job, MediaKind, Placement, Pointer, Written
 from comfyline.pipeline.document import Pipeline
@@ -14,6 +13,7 @@ from comfyline.pipeline.naming import output_name
 from comfyline.pipeline.step import Step
 from comfyline.pipeline.template import Mistake, render, render_text
 from comfyline.pipeline.written import WrittenStep
+from comfyline.redact import for_people
 
 ALL_ITEMS = "all"
 """How the jobs of a collecting step are called in the place of an item."""

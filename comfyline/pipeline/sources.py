@@ -7,13 +7,13 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from comfyline.addresses import without_secrets
 from comfyline.errors import InputInvalid
 from comfyline.job import Item
 from comfyline.pipeline.document import Pipeline
 from comfyline.pipeline.files import local_files, no_such_object, stored_files
 from comfyline.pipeline.tables import read_table
 from comfyline.pipeline.template_errors import FILE_FIELDS
+from comfyline.redact import without_secrets
 
 _NAME_FIELDS = ("name", "id", "sku")
 _S3 = "s3://"

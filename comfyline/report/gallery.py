@@ -16,9 +16,9 @@ from urllib.request import url2pathname
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from comfyline.addresses import bare_origin, without_secrets
-from comfyline.atomic import appearing_whole
+from comfyline.files import appearing_whole
 from comfyline.job import JobState
+from comfyline.redact import bare_origin, without_secrets
 from comfyline.report.costs import NOTHING, Costs, paid_together
 from comfyline.report.words import count, span
 

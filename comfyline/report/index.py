@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from comfyline.addresses import without_secrets
 from comfyline.job import Job
+from comfyline.redact import without_secrets
 from comfyline.report.outcomes import prompt_of
 from comfyline.run import Outcome
 

@@ -6,7 +6,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
-from comfyline.addresses import without_secrets
 from comfyline.errors import (
     BrokenOutput,
     Cancelled,
@@ -18,6 +17,7 @@ from comfyline.errors import (
     TryLater,
     Unreachable,
 )
+from comfyline.redact import without_secrets
 from comfyline.report.costs import estimate_in_words
 from comfyline.report.words import count, usd
 

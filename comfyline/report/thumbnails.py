@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, ImageOps
 
-from comfyline.atomic import appearing_whole
+from comfyline.files import appearing_whole
 from comfyline.media import HEAD_BYTES, media_type_of
 from comfyline.media.pictures import learn
 

@@ -17,8 +17,8 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from comfyline.account import command
 from comfyline.broken_connections import what_broke
+from comfyline.config.account import command
 from comfyline.disk_space import disk_full_told, require_space
 from comfyline.errors import (
     BrokenAnswer,

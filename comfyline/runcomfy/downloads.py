@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
-from comfyline.account import command
 from comfyline.broken_connections import what_broke
+from comfyline.config.account import command
 from comfyline.disk_space import disk_full_told
 from comfyline.errors import BrokenOutput, DiskFull, OutputUnreachable
 from comfyline.runcomfy.behind import Behind

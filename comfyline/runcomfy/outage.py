@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from comfyline.duration import format_duration
+from comfyline.config.duration import format_duration
 from comfyline.errors import ComfylineError
 
 _FIRST_WAIT = 0.25

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from comfyline.account import command
+from comfyline.config.account import command
 from comfyline.errors import DeadlinePassed, NotKnownNow
 from comfyline.runcomfy.polling import Observation, PollPolicy
 from comfyline.runcomfy.wire import ENDS, RequestStatus

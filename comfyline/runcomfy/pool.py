@@ -18,8 +18,8 @@ import httpx
 from aiohttp.abc import AbstractCookieJar
 from yarl import URL
 
-from comfyline.internet import is_public
-from comfyline.profile import is_loopback
+from comfyline.config.profile import is_loopback
+from comfyline.config.url_guard import is_public
 from comfyline.runcomfy.hosts import Address, RefusedOutput
 
 # The read timeout is an idle timeout: a big file may take long, silence may not.

@@ -2,7 +2,7 @@
 
 import httpx
 
-from comfyline.account import command
+from comfyline.config.account import command
 from comfyline.errors import (
     BrokenAnswer,
     ComfylineError,

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from comfyline.account import command
-from comfyline.addresses import without_secrets
+from comfyline.config.account import command
 from comfyline.errors import BrokenAnswer
 from comfyline.job import JobState
+from comfyline.redact import without_secrets
 from comfyline.runcomfy.answers import (
     AboutRequest,
     BalanceAnswer,

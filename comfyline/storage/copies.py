@@ -13,13 +13,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from comfyline.addresses import bare_origin
-from comfyline.atomic import part_path
 from comfyline.broken_connections import why_not
 from comfyline.errors import InputInvalid, Problem
+from comfyline.files import part_path
 from comfyline.job import Media
 from comfyline.media import MOST_BYTES, Conversion
 from comfyline.media.converting import Unconvertible, convert
+from comfyline.redact import bare_origin
 from comfyline.storage.origins import Origins, is_remote, origin_path
 from comfyline.storage.reading import Hasher
 from comfyline.storage.uploads import Uploads

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from comfyline.atomic import is_leftover, part_path
+from comfyline.files import is_leftover, part_path
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from comfyline.atomic import is_leftover, part_path
 from comfyline.errors import Altered, ComfylineError
+from comfyline.files import is_leftover, part_path
 from comfyline.storage.connections import Connections
 from comfyline.storage.drivers import shows_whole_objects
 from comfyline.storage.parts import all_of

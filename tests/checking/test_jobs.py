@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comfyline.checking.findings import Findings
-from comfyline.checking.jobs import Subject, estimate_usd, identify, judge
 from comfyline.errors import InputInvalid, Problem, Unreachable
 from comfyline.job import CheckedJob, Job, Placement, Preparation
 from comfyline.media import Look
 from comfyline.models.entry import ModelEntry
 from comfyline.models.unchecked import UncheckedModel
+from comfyline.plan.check import Subject, estimate_usd, identify, judge
+from comfyline.plan.findings import Findings
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.origins import Origins

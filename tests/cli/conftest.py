@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from comfyline.account import Account
 from comfyline.cli.main import run
+from comfyline.config.account import Account
+from comfyline.config.settings import Secret, StorageSettings
 from comfyline.errors import InDoubt
 from comfyline.job import CheckedJob, Job, JobState, Media, Placement, StoredOutput
 from comfyline.keys import job_key
@@ -24,10 +25,9 @@ from comfyline.ledger.claiming import Claimed
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.reading import Selection
 from comfyline.ledger.records import Attempt, Evidence
-from comfyline.report.sidecar import sidecar_text
 from comfyline.services import open_places
-from comfyline.settings import Secret, StorageSettings
 from comfyline.stack.control import StackAddresses
+from comfyline.storage.sidecar import sidecar_text
 from tests.conftest import EDIT, Sandbox
 from tests.ended import Ended
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from comfyline.account import Account
 from comfyline.cli.main import run
+from comfyline.config.account import Account
 from comfyline.job import JobState
 from tests.cli.conftest import Office, asked
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from comfyline import offline_models
 from comfyline.cli.main import run
+from comfyline.models import offline as offline_models
 from comfyline.models.library import find_model
 from comfyline.pipeline.step import Step
 from comfyline.services import open_places

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from comfyline.cli.main import run as run_command
-from comfyline.environment import look
+from comfyline.config.environment import look
 from comfyline.errors import GenerationFailed
 from comfyline.job import CheckedJob, JobState, StoredOutput
 from comfyline.ledger.claiming import Claimed
 from comfyline.ledger.ledger import Ledger
-from comfyline.planning.judging import judge_all
-from comfyline.planning.plan import plan_pipeline
+from comfyline.operations.output_paths import target_uris
+from comfyline.plan.plan import plan_pipeline
+from comfyline.plan.validate import judge_all
 from comfyline.services import now, open_services
 from comfyline.storage.place import local_path
-from comfyline.targets import target_uris
 from tests.cli.conftest import ROOMY, Office
 from tests.conftest import EDIT
 from tests.ended import Ended

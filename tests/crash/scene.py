@@ -13,8 +13,8 @@ from sqlalchemy import create_engine, make_url, select
 from comfyline.job import JobState
 from comfyline.ledger.records import Attempt
 from comfyline.ledger.tables import attempts, jobs
+from comfyline.operations.output_paths import target_uris
 from comfyline.services import open_ledger
-from comfyline.targets import target_uris
 from tests.conftest import EDIT, ROOT, Sandbox, jpeg
 from tests.crash.breaks import Break
 from tests.forking import Command, Process, start

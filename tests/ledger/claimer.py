@@ -22,7 +22,7 @@ from comfyline.ledger import writing
 from comfyline.ledger.budget import Limits
 from comfyline.ledger.claiming import Claimed
 from comfyline.ledger.ledger import Ledger
-from comfyline.owner import this_process
+from comfyline.worker_id import this_process
 
 
 def job(name: str) -> CheckedJob:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
-from comfyline.account import LOCAL_SANDBOX, Account
+from comfyline.config.account import LOCAL_SANDBOX, Account
 from comfyline.job import JobState
 from comfyline.ledger.budget import Limits, NoMoney
 from comfyline.ledger.claiming import Claimed, NoSlot, NotOurs

@@ -16,7 +16,7 @@ from comfyline.ledger.claiming import Claimed
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.reading import Selection
 from comfyline.ledger.tables import Document, attempts
-from comfyline.targets import target_uris
+from comfyline.operations.output_paths import target_uris
 from tests.ledger.conftest import Desk, asked, output
 
 LATIN_1 = os.fsdecode("Gärten".encode("latin-1"))

@@ -7,10 +7,10 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from comfyline.account import Account
+from comfyline.config.account import Account
+from comfyline.config.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from comfyline.ledger.ledger import Ledger
 from comfyline.services import open_services
-from comfyline.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from tests.ledger.conftest import Desk, asked
 
 HOUR = timedelta(hours=1)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from comfyline.account import LOCAL_SANDBOX, Account
+from comfyline.config.account import LOCAL_SANDBOX, Account
 from comfyline.errors import ComfylineError, TryLater
 from comfyline.job import CheckedJob, JobState
 from comfyline.ledger.claiming import Claimed, NotOurs
@@ -23,7 +23,7 @@ from comfyline.ledger.journal import AskedElsewhere, Entry, Journal
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.records import Evidence, pack
 from comfyline.ledger.recovering import Recovered, recover, recover_asked, unrecorded
-from comfyline.owner import this_process
+from comfyline.worker_id import this_process
 from tests.conftest import new_database
 from tests.ledger.conftest import ROOMY, Clock, Desk, asked, output
 
@@ -50,7 +50,7 @@ def entry(job: CheckedJob, **more: Any) -> Entry:
 
 def ended_process() -> str:
     """The name of a process that is gone."""
-    code = "from comfyline.owner import this_process; print(this_process())"
+    code = "from comfyline.worker_id import this_process; print(this_process())"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return told.stdout.strip()
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, make_url, select
 
-from comfyline.addresses import bare_origin, without_secrets
 from comfyline.errors import GenerationFailed
 from comfyline.job import CheckedJob, Job, JobState, Media, Placement
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.records import Evidence, pack, unpack
 from comfyline.ledger.tables import metadata
+from comfyline.redact import bare_origin, without_secrets
 from tests.ledger.conftest import Desk, asked
 
 SIGNED = "https://files.example/cat.jpg?X-Amz-Signature=SECRET&X-Amz-Expires=9"

@@ -9,7 +9,7 @@ from comfyline.pipeline.dag import Dag
 from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.rendering import RunScope
 from comfyline.pipeline.sources import read_items
-from comfyline.planning.foreseeing import FindModel, Foreseen, foresee
+from comfyline.plan.preview import FindModel, Foreseen, foresee
 
 RUN = RunScope(id="run-1", date="2026-01-31")
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from comfyline.checking.static import named_models, static_mistakes
 from comfyline.keys import job_key
 from comfyline.models.entry import ModelEntry
 from comfyline.models.kept import KeptModels
-from comfyline.offline_models import OfflineModels
-from comfyline.planning.inspecting import Inspection, inspect
+from comfyline.models.offline import OfflineModels
+from comfyline.plan.inspect import Inspection, inspect
+from comfyline.plan.lint import named_models, static_mistakes
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.yaml.file import LocatedYaml, load_yaml
 from tests.pipeline.foreseen import foreseen

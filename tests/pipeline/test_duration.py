@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyline.duration import format_duration, parse_duration
+from comfyline.config.duration import format_duration, parse_duration
 
 
 @pytest.mark.parametrize(

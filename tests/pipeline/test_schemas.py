@@ -10,10 +10,15 @@ import pytest
 from jsonschema_rs import Draft7Validator, meta
 
 from comfyline.cli.main import run
-from comfyline.config_files import model_directories
+from comfyline.config.files import model_directories
 from comfyline.models.entry import ModelEntry
 from comfyline.models.library import list_models
-from comfyline.schemas import PIPELINE_SCHEMA, PROFILE_SCHEMA, pipeline_schema, schema_files
+from comfyline.plan.editor_schema import (
+    PIPELINE_SCHEMA,
+    PROFILE_SCHEMA,
+    pipeline_schema,
+    schema_files,
+)
 from comfyline.yaml.file import load_yaml
 
 ROOT = Path(__file__).parents[2]

@@ -12,23 +12,23 @@ from typing import Any
 
 import pytest
 
-from comfyline.account import LOCAL_SANDBOX, Account
-from comfyline.checking.jobs import identify
+from comfyline.config.account import LOCAL_SANDBOX, Account
+from comfyline.config.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from comfyline.job import CheckedJob, Job, JobState, Placement, StoredOutput
 from comfyline.ledger.adoption import UNKNOWN_ORIGIN
 from comfyline.ledger.budget import Limits
 from comfyline.ledger.claiming import Claimed
-from comfyline.planning.survey import Survey, survey
-from comfyline.report.sidecar import sidecar_text
+from comfyline.operations.output_paths import target_uris, versions
+from comfyline.plan.check import identify
+from comfyline.plan.reuse import Survey, survey
 from comfyline.run import CostLimits, Run
 from comfyline.sandbox.store import Store
 from comfyline.services import Services, open_services
-from comfyline.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from comfyline.stack.control import StackAddresses
 from comfyline.stack.layout import Layout
 from comfyline.storage.folder import Folder
 from comfyline.storage.place import join, local_path
-from comfyline.targets import target_uris, versions
+from comfyline.storage.sidecar import sidecar_text
 
 CAT = Path(__file__).parents[2] / "configs/samples/cat.jpg"
 MODEL = "google/nano-banana/pro/edit"

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from comfyline.models.entry import ModelEntry
 from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.sources import read_items
-from comfyline.planning.judging import judge_with
-from comfyline.planning.plan import graph_of
-from comfyline.planning.unfolding import Unfolding
+from comfyline.plan.plan import graph_of
+from comfyline.plan.schedule import Unfolding
+from comfyline.plan.validate import judge_with
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.reading import look_at_file
 from tests.media.clips import picture

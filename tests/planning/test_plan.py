@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from comfyline.catalogue import Catalogue
 from comfyline.errors import InputInvalid, Refused, Unreachable
+from comfyline.models.catalogue import Catalogue
 from comfyline.models.kept import KeptModels
-from comfyline.planning import plan as planning
-from comfyline.planning.plan import Planned, plan_pipeline
+from comfyline.plan import plan as planning
+from comfyline.plan.plan import Planned, plan_pipeline
 
 PIPELINE = """\
 name: cats

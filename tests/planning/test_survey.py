@@ -7,26 +7,26 @@ from typing import Any
 
 import pytest
 
-from comfyline.account import Account
-from comfyline.checking.jobs import identify
+from comfyline.config.account import Account
+from comfyline.config.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from comfyline.errors import GenerationFailed, InputInvalid, Unreachable
 from comfyline.job import Job, JobState, Placement, StoredOutput
 from comfyline.ledger.budget import Limits
 from comfyline.ledger.claiming import Claimed
 from comfyline.models.entry import ModelEntry
-from comfyline.planning.forecast import reasons
-from comfyline.planning.outlook import Outlook, estimate
-from comfyline.planning.survey import Survey, folder_of, survey
+from comfyline.operations.output_paths import target_uris
+from comfyline.plan.check import identify
+from comfyline.plan.explain import reasons
+from comfyline.plan.preflight import Outlook, estimate
+from comfyline.plan.reuse import Survey, folder_of, survey
 from comfyline.progress import Event, Note, observed_by
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, open_services
-from comfyline.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from comfyline.stack.control import StackAddresses
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.known_files import Stamp
 from comfyline.storage.place import join, local_path
 from comfyline.storage.reading import look_at_file
-from comfyline.targets import target_uris
 from tests.media.clips import clip, picture
 
 CAT = Path(__file__).parents[2] / "configs/samples/cat.jpg"

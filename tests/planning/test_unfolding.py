@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from comfyline.errors import NotBegun, Refused, Unreachable
 from comfyline.job import Job, JobState, StoredOutput
-from comfyline.planning.unfolding import Unfolded, Unfolding
+from comfyline.plan.schedule import Unfolded, Unfolding
 from comfyline.run import Outcome
 from tests.pipeline.foreseen import foreseen, graph_of
 

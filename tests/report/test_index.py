@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow.json
 import pytest
 
-from comfyline.indexing import write_index
 from comfyline.job import CheckedJob, Job, JobState, Placement, StoredOutput
 from comfyline.ledger.budget import Limits
 from comfyline.ledger.claiming import Claimed
 from comfyline.ledger.ledger import Ledger
+from comfyline.operations.run_index import write_index
 from comfyline.report.index import Made, index_lines
 from comfyline.run import Outcome
 
@@ -122,7 +122,7 @@ def test_a_line_is_flat_and_holds_no_secret_and_always_one_line() -> None:
 async def test_a_runs_index_is_read_in_one_line_and_in_the_plans_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("comfyline.indexing._JOBS_AT_A_TIME", 3)
+    monkeypatch.setattr("comfyline.operations.run_index._JOBS_AT_A_TIME", 3)
     ledger = Ledger("sqlite://", "owner")
     job = asked("item-2")
     limits = Limits(in_flight=10, max_cost_usd=None)

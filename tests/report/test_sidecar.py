@@ -2,7 +2,7 @@ import json
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
-from comfyline.account import Account
+from comfyline.config.account import Account
 from comfyline.job import (
     CheckedJob,
     FetchedFile,
@@ -14,7 +14,7 @@ from comfyline.job import (
     StoredOutput,
 )
 from comfyline.media import Look
-from comfyline.report.sidecar import sidecar_text
+from comfyline.storage.sidecar import sidecar_text
 
 SIGNED = "https://b.s3.amazonaws.com/cat.jpg?X-Amz-Algorithm=AWS4&X-Amz-Signature=secret"
 

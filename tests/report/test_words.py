@@ -1,6 +1,6 @@
 import pytest
 
-from comfyline.addresses import bare_origin, without_secrets
+from comfyline.redact import bare_origin, without_secrets
 from comfyline.report.words import count, one_line, span, usd
 
 

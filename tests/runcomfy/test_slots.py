@@ -10,11 +10,11 @@ from comfyline.errors import TryLater
 from comfyline.job import JobState
 from comfyline.ledger.budget import Limits
 from comfyline.ledger.claiming import NoSlot
+from comfyline.ledger.slot_queue import Slots
 from comfyline.progress import Event, Note, observed_by
 from comfyline.run import CostLimits, Run
 from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.services import open_ledger
-from comfyline.slots import Slots
 from tests.ledger.conftest import Desk, asked
 from tests.runcomfy.conftest import FakeTime, Script
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from comfyline.profile import ProfileDocument
-from comfyline.resolving import read_profile, resolve
-from comfyline.settings import LocalStack, Secret, Settings
+from comfyline.config.load import read_profile, resolve
+from comfyline.config.profile import ProfileDocument
+from comfyline.config.settings import LocalStack, Secret, Settings
 
 STACK = LocalStack(
     sandbox_url="http://127.0.0.1:4273",

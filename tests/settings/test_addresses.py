@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from comfyline.config.load import home_directory, ledger_url, local_services
+from comfyline.config.profile import is_loopback
 from comfyline.errors import InputInvalid
-from comfyline.profile import is_loopback
-from comfyline.resolving import home_directory, ledger_url, local_services
 from tests.settings.conftest import LOCAL, REMOTE, Resolve, Write
 
 TOKEN = {"RUNCOMFY_API_TOKEN": "mine"}

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from comfyline import environment
+from comfyline.config import environment
+from comfyline.config.settings import Secret
 from comfyline.errors import TokenRejected, UsageError
-from comfyline.settings import Secret
 from tests.settings.conftest import LOCAL, REMOTE
 
 PORTS = ("COMFYLINE_PREFECT_PORT", "COMFYLINE_STORAGE_PORT", "COMFYLINE_SANDBOX_PORT")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from comfyline import config_files
-from comfyline.config_files import config_directories, model_directories
+from comfyline.config import files as config_files
+from comfyline.config.files import config_directories, model_directories
+from comfyline.config.load import read_profile
 from comfyline.errors import InputInvalid, UsageError
-from comfyline.resolving import read_profile
 from tests.settings.conftest import REMOTE, Write
 
 

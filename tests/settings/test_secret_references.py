@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from comfyline import environment
+from comfyline.config import environment
+from comfyline.config.load import find_token, ledger_url, named_blocks, resolve
+from comfyline.config.settings import BlockOutOfReach, Secret
 from comfyline.errors import InputInvalid, TokenRejected, UsageError
-from comfyline.resolving import find_token, ledger_url, named_blocks, resolve
-from comfyline.settings import BlockOutOfReach, Secret
 from tests.settings.conftest import LOCAL, REMOTE, STACK, Write
 
 HOME = Path("/home")

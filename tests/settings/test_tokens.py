@@ -6,9 +6,9 @@ import pickle
 
 import pytest
 
+from comfyline.config.load import find_token
+from comfyline.config.settings import LocalStack, Secret
 from comfyline.errors import InputInvalid, TokenRejected, Unreachable
-from comfyline.resolving import find_token
-from comfyline.settings import LocalStack, Secret
 from tests.settings.conftest import LOCAL, REMOTE, Resolve, Write
 
 NAMED = REMOTE.replace("api.example", "api.example, token_env: MY_TOKEN")

@@ -11,14 +11,14 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from comfyline.atomic import part_path
 from comfyline.errors import Altered, Unreachable
-from comfyline.owner import this_process
+from comfyline.files import part_path
+from comfyline.operations.verify import Verdict, Verified, of_target, verify
 from comfyline.storage import connections as connections_module
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.places import Places
 from comfyline.storage.remote_folder import RemoteFolder
-from comfyline.verifying import Verdict, Verified, of_target, verify
+from comfyline.worker_id import this_process
 from tests.sftp import PASSWORD, Sftp
 
 
@@ -152,7 +152,7 @@ async def test_a_sweep_removes_what_dead_processes_left_and_nothing_else(
 ) -> None:
     mine = part_path(Path("a.png")).name
     with monkeypatch.context() as dead:
-        dead.setattr("comfyline.atomic.this_process", dead_process)
+        dead.setattr("comfyline.files.this_process", dead_process)
         left = part_path(Path("a.png")).name
     for name in (mine, left, "a.png"):
         await place.put_text("x", f"{out}/{name}", "image/png")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from prefect.logging import disable_run_logger
 
-from comfyline.account import Account
+from comfyline.config.account import Account
+from comfyline.config.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from comfyline.errors import BrokenOutput, ComfylineError
 from comfyline.job import CheckedJob, Job, JobState, Placement
 from comfyline.keys import job_key
@@ -18,7 +19,6 @@ from comfyline.ledger.budget import Limits
 from comfyline.ledger.claiming import Claimed
 from comfyline.run import FetchedOutputs, Submission
 from comfyline.services import Services, now, open_services
-from comfyline.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from tasks.failure import unwrap
 from tasks.fetch import fetch
 from tests.runcomfy.conftest import FakeTime

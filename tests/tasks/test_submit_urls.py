@@ -13,15 +13,15 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from prefect.logging import disable_run_logger
 
-from comfyline.account import Account
-from comfyline.checking.jobs import identify
+from comfyline.config.account import Account
+from comfyline.config.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from comfyline.errors import ComfylineError, InputInvalid, Unfetchable
 from comfyline.job import CheckedJob, Job, JobState, Media, Placement
 from comfyline.keys import job_key
+from comfyline.plan.check import identify
 from comfyline.run import CostLimits, Run, Submission, UploadedInputs
 from comfyline.runcomfy.verdict import Accepted, SlowDown, Verdict
 from comfyline.services import Services, open_services
-from comfyline.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from comfyline.stack.control import StackAddresses
 from comfyline.storage.uploads import Uploads
 from tasks import submit as submit_module

@@ -1,0 +1,1 @@
+"""Profile, environment and secrets, read into settings."""

@@ -1,0 +1,103 @@
+"""Files that appear whole or not at all, and what dead processes left of those that did not.
+
+A temporary file carries its process's name, so that whoever comes later can tell a leftover from
+a file that is being written at this moment. A process id alone would not do: two containers that
+share a folder may have the same one.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+
+from comfyline.worker_id import is_dead, this_process
+
+_PREFIX, _SUFFIX = ".comfyline-", ".part"
+_OWNER_PARTS = 5
+_ABANDONED = 2 * 24 * 3600.0
+"""Seconds after which a temporary file is a leftover, whoever made it, also another machine."""
+
+
+def part_path(target: Path) -> Path:
+    """A temporary path beside `target`, where a rename to it is atomic."""
+    owner = _as_name(this_process())
+    return target.with_name(f"{_PREFIX}{owner}{secrets.token_hex(2)}{_SUFFIX}")
+
+
+def work_path(directory: Path, number: int) -> Path:
+    """Where this process keeps one of its files in a directory that others work in as well."""
+    return directory / f"{_own_name(os.getpid())}-{number}"
+
+
+def is_in_use(path: Path) -> bool:
+    """Whether a work file may belong to another process that still lives.
+
+    One of another machine, of which nobody can tell, is believed for some days.
+    """
+    name = path.name.rpartition("-")[0]
+    owner = _owner(name)
+    if owner is None or name == _own_name(os.getpid()) or is_dead(owner):
+        return False
+    try:
+        return time.time() - path.stat().st_mtime <= _ABANDONED
+    except FileNotFoundError:
+        return False
+
+
+def is_leftover(name: str, written: float) -> bool:
+    """Whether a file of this name, last written at that time, is a dead process's temporary one."""
+    if not (name.startswith(_PREFIX) and name.endswith(_SUFFIX)):
+        return False
+    if is_dead(_owner(name.removeprefix(_PREFIX).removesuffix(_SUFFIX))):
+        return True
+    return time.time() - written > _ABANDONED
+
+
+@contextmanager
+def appearing_whole(target: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `target`, renamed to it when the block ends well.
+
+    When the block raises, the temporary file is removed and what was at `target` stays.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = part_path(target)
+    try:
+        yield part
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sweep_parts(directory: Path) -> int:
+    """Removes the temporary files of dead processes in one directory; how many those were.
+
+    What cannot be looked at or removed stays: it is in nobody's way.
+    """
+    removed = 0
+    with suppress(OSError):
+        for path in directory.glob(f"{_PREFIX}*{_SUFFIX}"):
+            if is_leftover(path.name, path.stat().st_mtime):
+                path.unlink(missing_ok=True)
+                removed += 1
+    return removed
+
+
+@lru_cache(maxsize=1)
+def _own_name(_pid: int) -> str:
+    """The same name for all work files of a process; a forked one has another."""
+    return _as_name(this_process())
+
+
+def _as_name(owner: str) -> str:
+    return owner.replace("/", "~").replace(":", "~")
+
+
+def _owner(name: str) -> str | None:
+    parts = name.rsplit("~", _OWNER_PARTS - 1)
+    if len(parts) != _OWNER_PARTS:
+        return None
+    host, pid, machine, started, token = parts
+    return f"{host}:{pid}/{machine}/{started}/{token}"

@@ -1,0 +1,200 @@
+"""The models that a run uses: their schema from disk, their price from RunComfy's catalogue."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from comfyline.errors import (
+    BrokenAnswer,
+    ComfylineError,
+    InputInvalid,
+    Problem,
+    Redirected,
+    Refused,
+    TokenRejected,
+    TryLater,
+    Unreachable,
+)
+from comfyline.models.entry import ModelEntry
+from comfyline.models.kept import KeptModels
+from comfyline.models.library import check_model_id, find_model, list_models
+from comfyline.models.single_flight import Once
+from comfyline.models.unchecked import UncheckedModel
+from comfyline.runcomfy.client import RuncomfyClient
+from comfyline.yaml.file import did_you_mean
+
+_ERRORS_LAST = 60.0
+"""Seconds until what RunComfy did not say is asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A catalogue entry as RunComfy answered it, and as it was read."""
+
+    answer: Mapping[str, Any]
+    entry: ModelEntry
+
+
+class Catalogue:
+    """Looks each model up once a process.
+
+    `directories` hold the project's own schemas and win; what only RunComfy knows is kept in
+    `kept`, unless with `reading`, which writes nothing. With `unchecked` a model whose schema is
+    nowhere to be had is an `UncheckedModel` instead of an error.
+    """
+
+    def __init__(
+        self,
+        directories: tuple[Path, ...],
+        client: RuncomfyClient,
+        kept: KeptModels,
+        *,
+        reading: bool = False,
+        unchecked: bool = False,
+    ) -> None:
+        self._directories = directories
+        self._client = client
+        self._kept = kept
+        self._reading = reading
+        self._unchecked = unchecked
+        self._live: Once[Published] = Once(self._fetch, _ERRORS_LAST)
+        self._entries: Once[ModelEntry] = Once(self._find, 0)
+        self._not_here: set[str] = set()
+        self._priced: dict[str, ModelEntry] = {}
+
+    async def entry(self, model_id: str) -> ModelEntry:
+        """A model's schema: the local file, else what was kept of RunComfy's, else RunComfy's own.
+
+        Raises `InputInvalid` when nobody knows the model: nothing is submitted unchecked. When
+        there is no file and RunComfy cannot be asked, that is an `Unreachable`, a `TryLater` or a
+        `TokenRejected`.
+        """
+        return await self._entries.get(model_id)
+
+    async def priced(self, model_id: str) -> ModelEntry:
+        """The same with the catalogue's price of today; unknown when RunComfy does not say.
+
+        Raises `TokenRejected`: nothing that follows would be accepted either. And what the client
+        raises, where something is to be made and RunComfy is away for too long.
+        """
+        if model_id in self._priced:
+            return self._priced[model_id]
+        entry = await self.entry(model_id)
+        if isinstance(entry, UncheckedModel):
+            # How many outputs it makes is not known, so neither is what they would cost.
+            return entry
+        try:
+            live = (await self._live.get(model_id)).entry
+        except TokenRejected:
+            raise
+        except ComfylineError:
+            if not self._reading and (spent := self._client.retry_budget.spent):
+                # Nothing that follows would be answered either: that is the reason, and no price.
+                raise spent from None
+            # The file's price is that of the day on which it was written.
+            return entry.without_price()
+        return self._priced.setdefault(model_id, entry.priced_like(live))
+
+    async def published(self, model_id: str) -> Mapping[str, Any]:
+        """RunComfy's entry of a model as it answers it; the errors are those of `entry`."""
+        try:
+            published = await self._live.get(check_model_id(model_id))
+        except Redirected:
+            raise
+        except (Unreachable, TryLater) as away:
+            raise type(away)(away.message, hint="Nothing was written: try again later.") from away
+        if not published.entry.input_schema:
+            raise _without_inputs(model_id)
+        return published.answer
+
+    async def search(self, text: str | None, category: str | None) -> list[ModelEntry]:
+        """Every model of RunComfy's catalogue that fits, all pages of it, without the inputs.
+
+        Raises `Unreachable`, `TryLater`, `TokenRejected` or `Refused`.
+        """
+        found = []
+        for answer in await self._client.models(search=text, category=category):
+            # What has no id cannot be asked for, so there is nothing to say of it.
+            with suppress(ValidationError):
+                found.append(ModelEntry.model_validate(answer))
+        return found
+
+    async def _find(self, model_id: str) -> ModelEntry:
+        local = await asyncio.to_thread(find_model, model_id, self._directories)
+        if local:
+            return local
+        self._not_here.add(model_id)
+        kept = await asyncio.to_thread(self._kept.find, model_id)
+        if kept and kept.is_fresh:
+            return kept.entry
+        try:
+            live = (await self._live.get(model_id)).entry
+            if not live.input_schema:
+                raise _without_inputs(model_id)
+        except (Unreachable, TryLater) as away:
+            if kept:
+                return kept.entry
+            if not self._unchecked:
+                raise await self._not_asked(model_id, away) from away
+        except InputInvalid:
+            if not self._unchecked:
+                raise
+        else:
+            return live
+        return UncheckedModel(model_id=model_id)
+
+    async def _fetch(self, model_id: str) -> Published:
+        try:
+            answer = await self._client.catalogue_entry(model_id)
+            entry = ModelEntry.model_validate(answer)
+        except Refused as error:
+            reason = f"RunComfy gives none: {error.message}"
+            raise _unknown(model_id, reason, await self._similar(model_id)) from error
+        except ValidationError as error:
+            raise BrokenAnswer(f"RunComfy's entry of {model_id} cannot be read") from error
+        if entry.model_id != model_id:
+            reason = f"RunComfy answers with {entry.model_id}"
+            raise _unknown(model_id, reason, did_you_mean(model_id, [entry.model_id]))
+        if entry.input_schema and model_id in self._not_here and not self._reading:
+            await asyncio.to_thread(self._kept.keep, model_id, answer)
+        return Published(answer, entry)
+
+    async def _not_asked(self, model_id: str, away: ComfylineError) -> ComfylineError:
+        """Why a model is not known, when RunComfy could not be asked."""
+        if isinstance(away, Redirected):
+            # Waiting does not help, and what does help is in it.
+            return away
+        message = f"There is no schema of {model_id} in configs/models/, none was kept, and "
+        message += f"RunComfy cannot be asked for it: {away.message}"
+        hint = await self._similar(model_id, here=True)
+        again = f"Try again later, or `comfyline models pull {model_id}` where RunComfy answers."
+        return type(away)(message, hint=f"{hint[:1].upper()}{hint[1:]} {again}".strip())
+
+    async def _similar(self, model_id: str, *, here: bool = False) -> str:
+        """The hint that names the model which is probably meant; empty when none is near."""
+        names = await asyncio.to_thread(self._names_here)
+        if not here:
+            with suppress(ComfylineError):
+                names += [entry.model_id for entry in await self.search(None, None)]
+        return did_you_mean(model_id, list(dict.fromkeys(names)))
+
+    def _names_here(self) -> list[str]:
+        entries = self._kept.list()
+        with suppress(InputInvalid):
+            entries += list_models(self._directories)
+        return [entry.model_id for entry in entries]
+
+
+def _unknown(model_id: str, reason: str, hint: str = "") -> InputInvalid:
+    message = f"there is no schema in configs/models/, and {reason}"
+    search = "`comfyline models list` shows what there is"
+    return InputInvalid([Problem(model_id, message, hint or search)])
+
+
+def _without_inputs(model_id: str) -> InputInvalid:
+    return _unknown(model_id, "RunComfy lists the model without its inputs")

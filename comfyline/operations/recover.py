@@ -1,0 +1,77 @@
+"""What dead processes left lying about: removed, written down at last, or kept because it is paid.
+
+Done at the beginning of every run and of every `reconcile`, and never in anybody's way: what a
+living process uses is left alone, and so is what this ledger knows nothing of.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from comfyline.errors import ComfylineError
+from comfyline.files import is_in_use, sweep_parts
+from comfyline.job import JobState
+from comfyline.ledger.ledger import Ledger
+from comfyline.ledger.reading import Selection
+from comfyline.ledger.recovering import recover, recovered_in_words
+from comfyline.progress import Note, tell
+from comfyline.services import Services
+from comfyline.storage.copies import COPIES
+
+_OVER = {JobState.PERSISTED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
+_OWN_FOLDERS = ("runs/*", "thumbnails", "models/**", COPIES)
+
+
+async def settle_what_can_be(services: Services) -> None:
+    """Ends the doubts that need no person: an answer that was kept, a lease that is over.
+
+    What was accepted from this machine and the ledger does not know is written down.
+    """
+    for text in recovered_in_words(await recover(services.journal, services.ledger)):
+        tell(Note(text))
+    await services.ledger.end_dead_leases()
+
+
+async def sweep(output_folders: Iterable[str], services: Services) -> None:
+    """Writes down what was accepted and could not be, and removes what nobody needs any more."""
+    await settle_what_can_be(services)
+    for folder in dict.fromkeys(output_folders):
+        with suppress(ComfylineError, OSError):
+            await services.places.of_folder(folder).sweep(folder)
+    home = services.settings.home
+    await asyncio.to_thread(
+        lambda: [sweep_parts(path) for own in _OWN_FOLDERS for path in home.glob(own)]
+    )
+    await _sweep_work(services)
+
+
+def clear(directory: Path) -> None:
+    """Removes what this process fetched and what dead ones left; a living one may use its own."""
+    if not directory.is_dir():
+        return
+    sweep_parts(directory)
+    for path in directory.iterdir():
+        if not is_in_use(path):
+            path.unlink(missing_ok=True)
+    if not any(directory.iterdir()):
+        directory.rmdir()
+
+
+async def finished_work(work: Path, ledger: Ledger) -> list[Path]:
+    """The work folders of what is over; of a result that is not stored, it is the copy."""
+
+    def found() -> list[str]:
+        return [path.name for path in work.glob("*") if path.is_dir()]
+
+    ids = await asyncio.to_thread(found)
+    if not ids:
+        return []
+    attempts = await ledger.list(Selection(request_ids=tuple(ids)), of_all=True)
+    return [work / one.request_id for one in attempts if one.state in _OVER and one.request_id]
+
+
+async def _sweep_work(services: Services) -> None:
+    for folder in await finished_work(services.work, services.ledger):
+        with suppress(OSError):
+            await asyncio.to_thread(clear, folder)

@@ -1,0 +1,100 @@
+"""The JSON that lies beside every stored output and says what made it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from comfyline.config.account import Account
+from comfyline.job import CheckedJob, FetchedFile, Media, Pointer, StoredOutput
+from comfyline.media import Look
+from comfyline.redact import bare_origin, without_secrets
+
+
+def sidecar_text(
+    checked: CheckedJob,
+    output: StoredOutput | FetchedFile,
+    *,
+    look: Look | None = None,
+    name: str,
+    account: Account | None,
+    request_id: str | None,
+    attempt: int,
+    cost_usd: float | None,
+    estimate_usd: float | None,
+    timestamps: Mapping[str, datetime],
+    outputs: int = 1,
+    rejected: str = "",
+) -> str:
+    """The sidecar of one output, which will lie beside it under the file name `name`.
+
+    `account` is whose request made it. `timestamps` holds when the job entered each state; times
+    without a zone are taken as UTC. `cost_usd` is what the whole job cost, None when RunComfy did
+    not say, and `estimate_usd` what it was expected to cost when it was submitted. `look` says how
+    large and how long the output is, `outputs` how many the job has in all,
+    `rejected` why it was stored aside, empty for one that was accepted. Presigned URLs never get
+    in: media stand as their hash and origin, and every URL is cut off at its query.
+    """
+    job = checked.job
+    document = {
+        "job": checked.key,
+        "pipeline": job.pipeline,
+        "item": job.item,
+        "step": job.step,
+        "model": job.model_id,
+        "inputs": _as_submitted(job.inputs, {media.pointer: media for media in checked.media}),
+        "variant": _as_submitted(job.variant, {}),
+        "origin": account.origin if account else None,
+        "account": account.name if account else None,
+        "request_id": request_id,
+        "attempt": attempt,
+        "cost_usd": cost_usd,
+        "estimate_usd": estimate_usd,
+        "outputs": outputs,
+        **({"rejected": rejected} if rejected else {}),
+        "timestamps": {str(state): _iso(moment) for state, moment in timestamps.items()},
+        "output": {
+            "index": output.index,
+            "name": name,
+            "sha256": output.sha256,
+            "bytes": output.bytes,
+            "media_type": output.media_type,
+            **(_measured(look) if look else {}),
+        },
+    }
+    # `default`: YAML knows dates, JSON does not.
+    text = json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"
+    # A file name that is not UTF-8 must not keep a sidecar from being stored.
+    return text.encode("utf-8", "replace").decode()
+
+
+def _measured(look: Look) -> dict[str, float]:
+    told = {"width": look.width, "height": look.height, "duration": look.duration}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _as_submitted(value: Any, media: Mapping[Pointer, Media], at: Pointer = ()) -> Any:
+    if at in media:
+        return _described(media[at])
+    if isinstance(value, Mapping):
+        return {str(key): _as_submitted(inner, media, (*at, key)) for key, inner in value.items()}
+    if isinstance(value, str):
+        return without_secrets(value)
+    if isinstance(value, Sequence):
+        return [_as_submitted(inner, media, (*at, index)) for index, inner in enumerate(value)]
+    return value
+
+
+def _described(media: Media) -> dict[str, Any]:
+    return {
+        "sha256": media.sha256,
+        "origin": bare_origin(media.origin),
+        "bytes": media.bytes,
+        "media_type": media.media_type,
+        **({"conversion": media.conversion} if media.conversion else {}),
+    }
+
+
+def _iso(moment: datetime) -> str:
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return aware.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
