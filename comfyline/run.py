@@ -8,7 +8,7 @@ from datetime import datetime
 from comfyline.cancel_token import current_stop
 from comfyline.errors import ComfylineError, Unreachable
 from comfyline.job import CheckedJob, FetchedFile, Job, JobState, Stage, StoredOutput
-from comfyline.media.comparing import Seen
+from comfyline.media.similar import Seen
 
 
 @dataclass(frozen=True, slots=True)

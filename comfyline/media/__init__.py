@@ -1,6 +1,6 @@
 """What a media file is, by its content and not by its name; how large, how long, whether whole."""
 
-from comfyline.media.conversion import (
+from comfyline.media.convert import (
     CONVERTIBLE,
     Bounds,
     Conversion,
@@ -10,7 +10,9 @@ from comfyline.media.conversion import (
 )
 from comfyline.media.dimensions import dimensions
 from comfyline.media.fetched import is_format, kind_of_format, prove_beginning, prove_whole
-from comfyline.media.kinds import (
+from comfyline.media.measures import Look
+from comfyline.media.probe import examine, examined_by
+from comfyline.media.types import (
     HEAD_BYTES,
     MOST_BYTES,
     SVG,
@@ -20,8 +22,6 @@ from comfyline.media.kinds import (
     media_type_of,
     media_type_of_name,
 )
-from comfyline.media.looking import examine, examined_by
-from comfyline.media.measures import Look
 
 __all__ = [
     "CONVERTIBLE",

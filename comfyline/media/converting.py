@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image, ImageCms
 
-from comfyline.media.conversion import Conversion, Form, scaled
+from comfyline.media.convert import Conversion, Form, scaled
 from comfyline.media.pictures import (
     alone_if_large,
     as_seen,

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from comfyline.media.kinds import kind_of
 from comfyline.media.measures import Look
 from comfyline.media.pictures import learn
 from comfyline.media.streams import look_at_stream
+from comfyline.media.types import kind_of
 
 _SIDEWAYS = {5, 6, 7, 8}
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from comfyline.errors import BrokenOutput
 from comfyline.job import MediaKind
-from comfyline.media.kinds import HEAD_BYTES, SVG, kind_of, media_type_of, media_type_of_name
-from comfyline.media.looking import examine
+from comfyline.media.probe import examine
+from comfyline.media.types import HEAD_BYTES, SVG, kind_of, media_type_of, media_type_of_name
 
 
 def prove_beginning(head: bytes, expected: MediaKind | None, *, svg: bool = False) -> None:

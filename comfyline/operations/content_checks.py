@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from comfyline.job import ContentChecks
-from comfyline.media.comparing import Appearance, Seen
+from comfyline.media.similar import Appearance, Seen
 
 _OFF = 0.02
 """How far an aspect ratio may be off: models make sizes of whole blocks of pixels."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from comfyline.disk_space import disk_full, is_full
 from comfyline.errors import Rejected, Unreachable
 from comfyline.job import CheckedJob, ContentChecks, FetchedFile, JobState
-from comfyline.media.comparing import Seen, appearance
+from comfyline.media.similar import Seen, appearance
 from comfyline.operations.content_checks import content_flaws
 from comfyline.operations.output_paths import target_uris, versions
 from comfyline.operations.recover import clear

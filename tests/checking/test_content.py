@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from comfyline.job import ContentChecks
-from comfyline.media.comparing import Appearance, Seen
+from comfyline.media.similar import Appearance, Seen
 from comfyline.operations.content_checks import asked_ratio, content_flaws
 
 LOOK = Appearance(1024, 576, is_blank=False, lines=0b1010, colours=bytes(768))

@@ -8,7 +8,7 @@ import av
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
-from comfyline.media.comparing import Appearance, appearance
+from comfyline.media.similar import Appearance, appearance
 from tests.media.clips import clip, heic, picture
 
 SAMPLES = Path(__file__).parents[2] / "configs/samples"

@@ -5,10 +5,10 @@ from importlib.metadata import version
 from typing import BinaryIO
 
 from comfyline.media.containers import is_cut_short
-from comfyline.media.kinds import HEAD_BYTES, kind_of
 from comfyline.media.measures import Look
 from comfyline.media.pictures import look_at_picture
 from comfyline.media.streams import look_at_stream
+from comfyline.media.types import HEAD_BYTES, kind_of
 
 _VERSION = 2
 """Counts up whenever the same bytes may be judged otherwise."""

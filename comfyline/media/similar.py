@@ -11,8 +11,7 @@ from typing import BinaryIO
 
 from PIL import Image, ImageStat
 
-from comfyline.media.conversion import scaled
-from comfyline.media.kinds import HEAD_BYTES, kind_of, media_type_of
+from comfyline.media.convert import scaled
 from comfyline.media.pictures import (
     alone_if_large,
     as_seen,
@@ -21,6 +20,7 @@ from comfyline.media.pictures import (
     turned_upright,
 )
 from comfyline.media.streams import first_frames
+from comfyline.media.types import HEAD_BYTES, kind_of, media_type_of
 
 _SMALL = 256
 """Pixels of the side at which a picture is looked at."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from comfyline.job import Preparation
-from comfyline.media.kinds import MOST_BYTES, TAKEN
 from comfyline.media.measures import Look
+from comfyline.media.types import MOST_BYTES, TAKEN
 
 Form = Literal["jpeg", "png", "webp"]
 
