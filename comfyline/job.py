@@ -224,13 +224,19 @@ class CheckedJob:
 
 @dataclass(frozen=True, slots=True)
 class FetchedFile:
-    """One output on local disk, whole and of a known type, not yet at its final place."""
+    """One output on local disk, whole and of a known type, not yet at its final place.
+
+    `width` and `height` are in pixels, `duration` in seconds, as far as they are known.
+    """
 
     index: int
     path: str
     sha256: str
     bytes: int
     media_type: str
+    width: int | None = None
+    height: int | None = None
+    duration: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

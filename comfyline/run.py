@@ -8,7 +8,7 @@ from datetime import datetime
 from comfyline.cancel_token import current_stop
 from comfyline.errors import ComfylineError, Unreachable
 from comfyline.job import CheckedJob, FetchedFile, Job, JobState, Stage, StoredOutput
-from comfyline.media.similar import Seen
+from comfyline.media.similar import NamedAppearance
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Run:
         self.began: datetime | None = None
         """When this try began, by the ledger's clock; a run that is retried keeps its id."""
         # By step and job: what no later output may look like, where the step checks for that.
-        self.seen: dict[str, dict[str, tuple[Seen, ...]]] = {}
+        self.seen: dict[str, dict[str, tuple[NamedAppearance, ...]]] = {}
         self._least_wait = least_wait
 
     def time_left(self, age: float) -> float:

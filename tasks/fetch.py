@@ -7,7 +7,7 @@ last two are repeated, because fetching again costs nothing.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefect import get_run_logger, task
@@ -20,11 +20,13 @@ from comfyline.job import CheckedJob, FetchedFile, JobState, MediaKind, Stage, S
 from comfyline.ledger.refusals import short
 from comfyline.media import (
     SVG,
+    MediaInfo,
+    check_beginning,
+    check_whole,
     is_format,
     kind_of,
     kind_of_format,
-    prove_beginning,
-    prove_whole,
+    probe_file,
 )
 from comfyline.models.makes import kind_made
 from comfyline.progress import StageEntered, tell
@@ -148,8 +150,8 @@ async def _download_all(
         if download.sha256 in found:
             await asyncio.to_thread(path.unlink, missing_ok=True)
             continue
-        found[download.sha256] = FetchedFile(
-            len(found), str(path), download.sha256, download.bytes, download.media_type
+        found[download.sha256] = _file(
+            len(found), path, download.sha256, download.bytes, download.info
         )
     files = tuple(found.values())
     types = {file.media_type for file in files}
@@ -168,10 +170,10 @@ class _Proof:
     svg: bool
 
     def begins(self, head: bytes) -> None:
-        prove_beginning(head, self.kind, svg=self.svg)
+        check_beginning(head, self.kind, svg=self.svg)
 
-    def whole(self, path: Path) -> str:
-        return prove_whole(path, self.kind, svg=self.svg)
+    def whole(self, path: Path) -> MediaInfo:
+        return check_whole(path, self.kind, svg=self.svg)
 
 
 async def _from_copies(
@@ -200,5 +202,12 @@ async def _from_copy(
             continue
         await place.get(copy.uri, target)
         if await asyncio.to_thread(hash_file, target) == copy.sha256:
-            return FetchedFile(copy.index, str(target), copy.sha256, copy.bytes, copy.media_type)
+            info = await asyncio.to_thread(probe_file, target)
+            info = replace(info, media_type=copy.media_type)
+            return _file(copy.index, target, copy.sha256, copy.bytes, info)
     return None
+
+
+def _file(index: int, path: Path, sha256: str, size: int, info: MediaInfo) -> FetchedFile:
+    shown = info.width, info.height, info.duration
+    return FetchedFile(index, str(path), sha256, size, info.media_type, *shown)

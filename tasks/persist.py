@@ -18,7 +18,6 @@ from comfyline.errors import Altered, ComfylineError, Spoilt, Unreachable
 from comfyline.files import work_path
 from comfyline.job import CheckedJob, FetchedFile, JobState, Stage, StoredOutput
 from comfyline.ledger.records import Attempt
-from comfyline.media import Look, dimensions
 from comfyline.operations.move_aside import move_aside
 from comfyline.operations.output_paths import target_uris
 from comfyline.operations.overwrite import Arriving, Name, names
@@ -112,9 +111,8 @@ async def _store(
         uri = name.uri
         if uri != wanted:
             _say(f"{wanted} is a file of somebody else's: the output is stored as {uri}")
-        look = await asyncio.to_thread(dimensions, Path(file.path), file.media_type)
         count = len(siblings)
-        await _put_sidecar(file, look, name, place, checked, submission, attempt, count)
+        await _put_sidecar(file, name, place, checked, submission, attempt, count)
     except OSError as error:
         if is_full(error):
             raise disk_full(placement.folder, file.bytes) from error
@@ -123,7 +121,7 @@ async def _store(
             hint="The result is safe in the work directory and at RunComfy: mend the folder, "
             "then run again.",
         ) from error
-    size = look.width, look.height, look.duration
+    size = file.width, file.height, file.duration
     return StoredOutput(file.index, uri, file.sha256, file.bytes, file.media_type, *size)
 
 
@@ -163,7 +161,6 @@ async def _put(
 
 async def _put_sidecar(
     file: FetchedFile,
-    look: Look,
     name: Name,
     place: Place,
     checked: CheckedJob,
@@ -174,7 +171,6 @@ async def _put_sidecar(
     text = sidecar_text(
         checked,
         file,
-        look=look,
         name=name.uri.rsplit("/", 1)[-1],
         account=attempt.account,
         request_id=submission.request_id,

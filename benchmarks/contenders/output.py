@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.contenders.side import peak_mb, start
-from comfyline.media import prove_beginning, prove_whole
+from comfyline.media import MediaInfo, check_beginning, check_whole
 from comfyline.runcomfy.downloads import Downloads
 from comfyline.runcomfy.pool import Pool
 
@@ -14,10 +14,10 @@ _TARGET = Path("fetched")
 
 class _Video:
     def begins(self, head: bytes) -> None:
-        prove_beginning(head, "video")
+        check_beginning(head, "video")
 
-    def whole(self, path: Path) -> str:
-        return prove_whole(path, "video")
+    def whole(self, path: Path) -> MediaInfo:
+        return check_whole(path, "video")
 
 
 async def main(way: str, url: str) -> None:

@@ -1,17 +1,28 @@
-"""Which copy of a picture is submitted in its place, if any: decided from what is known of it.
+"""Decide which copy of a picture is submitted in its place, if any, and make it.
 
-Pure: `converting` makes the copy. What is decided here goes into the job's key, so it follows
-from the picture, the step's options and the model's limits, and from nothing else.
+What is decided goes into the job's key, so it follows from the picture, the step's options and the
+model's limits, and from nothing else.
 """
 
+import io
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Any, BinaryIO, Literal, Self
+
+from PIL import Image
 
 from comfyline.job import Preparation
-from comfyline.media.measures import Look
+from comfyline.media.probe import (
+    MediaInfo,
+    alone_if_large,
+    as_seen,
+    open_picture,
+    orientation_of,
+    turned_upright,
+)
 from comfyline.media.types import MOST_BYTES, TAKEN
 
 Form = Literal["jpeg", "png", "webp"]
@@ -34,6 +45,13 @@ _OWN: Mapping[str, Form] = {
 _BYTES_A_PIXEL: Mapping[Form, float] = {"jpeg": 1.5, "png": 4, "webp": 1.5}
 """More than nearly any picture takes: below a limit by this, no size has to be looked at."""
 _WRITTEN = re.compile(r"(jpeg|png|webp)(?:<=(\d+)px)?(?:<=(\d+)([MK])B)?")
+_QUALITY = 95
+_OPTIONS: Mapping[Form, Mapping[str, Any]] = {
+    "jpeg": {"quality": _QUALITY},
+    # Level 4: little larger than the usual 6, and twice as fast.
+    "png": {"compress_level": 4},
+    "webp": {"quality": _QUALITY},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +65,7 @@ class Bounds:
     pixels: int | None = None
 
     def hold(self, width: int, height: int) -> bool:
-        """Whether a picture of this size is within them."""
+        """Tell whether a picture of this size is within them."""
         sides = ((width, self.width), (height, self.height), (max(width, height), self.longest))
         within = all(most is None or side <= most for side, most in sides)
         return within and (self.pixels is None or width * height <= self.pixels)
@@ -66,7 +84,7 @@ class Conversion:
 
     @classmethod
     def parse(cls, written: str) -> Self:
-        """What `str` wrote. Raises ValueError."""
+        """Parse what `str` wrote. Raises `ValueError`."""
         match = _WRITTEN.fullmatch(written)
         if match is None:
             raise ValueError(f"{written!r} is no conversion")
@@ -85,68 +103,68 @@ class Conversion:
 
     @property
     def media_type(self) -> str:
-        """The copy's."""
+        """Media type of the copy."""
         return f"image/{self.form}"
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:
-        """The copy's pixels, of an upright original of this size."""
+        """Return the copy's size, of an upright original of this size."""
         return scaled(width, height, self.longest or max(width, height))
 
 
 def scaled(width: int, height: int, longest: int) -> tuple[int, int]:
-    """The size with the same ratio whose longer side is at most `longest`."""
+    """Return the size of the same ratio whose longer side is at most `longest`."""
     factor = min(1.0, longest / max(width, height))
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
 def conversion_for(
-    look: Look, size: int, preparation: Preparation, bounds: Bounds
+    info: MediaInfo, size: int, preparation: Preparation, bounds: Bounds
 ) -> Conversion | None:
-    """The copy to be submitted for a picture of `size` bytes; None when it goes as it is.
+    """Choose the copy to submit for a picture of `size` bytes; None if it goes as it is.
 
-    None as well where the options do not allow for what would be needed: the checks say so.
+    None as well if the options do not allow for what would be needed: the checks say so.
     """
-    if look.media_type not in CONVERTIBLE or not look.width or not look.height:
+    if info.media_type not in CONVERTIBLE or not info.width or not info.height:
         return None
-    form = _OWN.get(look.media_type)
-    is_fit = look.media_type in TAKEN and look.orientation == 1
-    is_small = bounds.hold(look.width, look.height) and size <= bounds.bytes
+    form = _OWN.get(info.media_type)
+    is_fit = info.media_type in TAKEN and info.orientation == 1
+    is_small = bounds.hold(info.width, info.height) and size <= bounds.bytes
     if preparation.convert and not is_fit:
         form = preparation.convert
     elif form is None or is_small or not preparation.downscale:
         return None
     if not preparation.downscale:
         return Conversion(form)
-    longest = _longest(look.width, look.height, form, bounds)
-    width, height = Conversion(form, longest).size_of(look.width, look.height)
+    longest = _longest(info.width, info.height, form, bounds)
+    width, height = Conversion(form, longest).size_of(info.width, info.height)
     may_be_large = width * height * _BYTES_A_PIXEL[form] > bounds.bytes
     kilobytes = bounds.bytes // 1024 if size > bounds.bytes or may_be_large else None
     return Conversion(form, longest, kilobytes)
 
 
-def too_many_pixels(look: Look, conversion: Conversion) -> str:
-    """Why a copy has to be made smaller, as the end of a sentence with its name; or nothing."""
-    if conversion.longest is not None or not look.width or not look.height:
+def too_many_pixels(info: MediaInfo, conversion: Conversion) -> str:
+    """Say why a copy has to be made smaller, as the end of a sentence; empty if it need not."""
+    if conversion.longest is not None or not info.width or not info.height:
         return ""
-    if look.width * look.height > _MOST_PIXELS:
+    if info.width * info.height > _MOST_PIXELS:
         return f"has more than {_MOST_PIXELS // 1_000_000} million pixels"
     most = _LONGEST[conversion.form]
-    is_long = max(look.width, look.height) > most
+    is_long = max(info.width, info.height) > most
     return f"has a side of more than {most:,} pixels, the most of {conversion.form}" * is_long
 
 
-def look_of_copy(look: Look, conversion: Conversion) -> Look:
-    """What the copy will show."""
-    if not look.width or not look.height:
-        return look
-    width, height = conversion.size_of(look.width, look.height)
+def info_of_copy(info: MediaInfo, conversion: Conversion) -> MediaInfo:
+    """Tell what the copy will show."""
+    if not info.width or not info.height:
+        return info
+    width, height = conversion.size_of(info.width, info.height)
     return replace(
-        look, media_type=conversion.media_type, width=width, height=height, orientation=1
+        info, media_type=conversion.media_type, width=width, height=height, orientation=1
     )
 
 
 def _longest(width: int, height: int, form: Form, bounds: Bounds) -> int | None:
-    """The longest side with which the picture is within all bounds; None when it is already."""
+    """Return the longest side that is within all bounds; None if the picture is already."""
     all_of_them = replace(bounds, longest=min(bounds.longest or _LONGEST[form], _LONGEST[form]))
     longest = max(width, height)
     if width * height > _MOST_PIXELS:
@@ -162,3 +180,103 @@ def _longest(width: int, height: int, form: Form, bounds: Bounds) -> int | None:
         else:
             too_long = between
     return fits
+
+
+class Unconvertible(ValueError):
+    """Raised if no copy can be made of a picture; its text ends a sentence with its name."""
+
+
+def convert(source: BinaryIO, media_type: str, conversion: Conversion, target: BinaryIO) -> None:
+    """Write the copy of a picture: its first frame, without EXIF data, its colour profile kept.
+
+    Raises `Unconvertible`, or `OSError` when a file cannot be read or written. Blocking, and
+    seconds of work for a large picture: call it in a thread.
+    """
+    try:
+        source.seek(0)
+        with open_picture(source, media_type) as picture:
+            if media_type == "image/tiff":
+                picture.load()  # Only then it is upright.
+            turned = orientation_of(picture)
+            size = as_seen(conversion.size_of(*as_seen(picture.size, turned)), turned)
+            picture.draft(None, size)
+            with alone_if_large(picture):
+                picture.load()
+                copy, profile = _in_plain_colours(picture, conversion.form)
+                if copy.size != size:
+                    copy = copy.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+                copy = turned_upright(copy, turned)
+                if copy is not picture:
+                    # What it was decoded to takes as much memory as the copy.
+                    picture.close()
+                _save(copy, profile, conversion, target)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise Unconvertible(f"cannot be converted: {error}") from error
+    except (ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise Unconvertible(f"cannot be converted: {error}") from error
+
+
+def _in_plain_colours(picture: Image.Image, form: Form) -> tuple[Image.Image, bytes | None]:
+    """Return the picture in grey, RGB or RGBA, and the profile to read its colours by."""
+    profile = picture.info.get("icc_profile")
+    if picture.mode.startswith("I;16"):
+        # `convert` alone would cut all above 255 off to white.
+        return picture.convert("I").point(lambda value: value / 256).convert("L"), None
+    if picture.mode == "CMYK":
+        return _from_print(picture, profile), None
+    if picture.has_transparency_data:
+        kept = profile if picture.mode != "LA" else None
+        seen = picture.convert("RGBA")
+        return (_on_white(seen) if form == "jpeg" else seen), kept
+    if picture.mode in {"1", "L"}:
+        grey = picture if picture.mode == "L" else picture.convert("L")
+        # WebP has no grey, and a profile for grey fits no colours.
+        return grey, profile if form != "webp" else None
+    if picture.mode == "RGB":
+        return picture, profile
+    return picture.convert("RGB"), profile if picture.mode == "P" else None
+
+
+def _from_print(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    if profile:
+        from PIL import ImageCms
+
+        with suppress(ImageCms.PyCMSError, OSError):
+            inks = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            screen = ImageCms.createProfile("sRGB")
+            if seen := ImageCms.profileToProfile(picture, inks, screen, outputMode="RGB"):
+                return seen
+    return picture.convert("RGB")
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    ground = Image.new("RGB", picture.size, (255, 255, 255))
+    ground.paste(picture, mask=picture.getchannel("A"))
+    return ground
+
+
+def _save(
+    picture: Image.Image, profile: bytes | None, conversion: Conversion, target: BinaryIO
+) -> None:
+    most = conversion.kilobytes * 1024 if conversion.kilobytes else None
+    options: dict[str, Any] = dict(_OPTIONS[conversion.form])
+    if profile:
+        options["icc_profile"] = profile
+    # What came with the picture would otherwise be saved with it: EXIF data, comments.
+    picture.info = {}
+    while True:
+        target.seek(0)
+        target.truncate()
+        picture.save(target, conversion.form.upper(), **options)
+        size = target.seek(0, io.SEEK_END)
+        longest = max(picture.size)
+        if most is None or size <= most:
+            return
+        if longest == 1:
+            raise Unconvertible("cannot be made small enough")
+        smaller = max(1, math.floor(longest * min(0.9, 0.95 * math.sqrt(most / size))))
+        picture = picture.resize(
+            scaled(*picture.size, smaller), Image.Resampling.LANCZOS, reducing_gap=2.0
+        )

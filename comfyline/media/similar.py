@@ -1,8 +1,8 @@
-"""What a picture or a video looks like, in few enough bytes to keep one for each output of a run.
+"""Tell similar pictures and videos, by few enough bytes to keep for each output of a run.
 
-Two looks tell whether two pictures are nearly the same: in their lines, by a difference hash (each
-cell of a small grey copy brighter than its neighbour or not), and in their colours, without which
-a red and a blue shirt would be one.
+Two pictures are nearly the same in their lines, by a difference hash (each cell of a small grey
+copy brighter than its neighbour or not), and in their colours, without which a red and a blue
+shirt would be one.
 """
 
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from typing import BinaryIO
 from PIL import Image, ImageStat
 
 from comfyline.media.convert import scaled
-from comfyline.media.pictures import (
+from comfyline.media.probe import (
     alone_if_large,
     as_seen,
+    first_frames,
     open_picture,
     orientation_of,
     turned_upright,
 )
-from comfyline.media.streams import first_frames
 from comfyline.media.types import HEAD_BYTES, kind_of, media_type_of
 
 _SMALL = 256
@@ -50,7 +50,7 @@ class Appearance:
     colours: bytes
 
     def is_near(self, other: "Appearance") -> bool:
-        """Whether a person would call the two the same picture, at another size or quality."""
+        """Tell whether a person would call the two the same picture, at another size or quality."""
         shape, its_shape = self.width / self.height, other.width / other.height
         return (
             abs(shape / its_shape - 1) <= _SAME_SHAPE
@@ -59,7 +59,7 @@ class Appearance:
         )
 
     def is_same(self, other: "Appearance") -> bool:
-        """Whether nothing at all was changed, not even in one place."""
+        """Tell whether nothing at all was changed, not even in one place."""
         return self.is_near(other) and max(self._apart(other)) <= _SAME_EVERYWHERE
 
     def _apart(self, other: "Appearance") -> list[int]:
@@ -67,19 +67,19 @@ class Appearance:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A medium that was looked at, under a name for people; None where there is nothing to see."""
+class NamedAppearance:
+    """A medium's appearance under a name for people; None if there is nothing to see."""
 
     name: str
     sha256: str
     media_type: str
-    look: Appearance | None
+    appearance: Appearance | None
 
 
 def appearance(path: Path) -> Appearance | None:
-    """Looks at a file; None for a sound, and for what cannot be decoded. Raises `OSError`.
+    """Decode a file's appearance; None for a sound, and for what cannot be decoded.
 
-    Blocking: pictures are decoded, so call it in a thread.
+    Raises `OSError`. Blocking: pictures are decoded, so call it in a thread.
     """
     with path.open("rb") as file:
         media_type = media_type_of(file.read(HEAD_BYTES))
@@ -111,7 +111,7 @@ def _of_picture(file: BinaryIO, media_type: str) -> Appearance | None:
 
 
 def _of_video(file: BinaryIO, media_type: str) -> Appearance | None:
-    """By its first frame; it is blank only if all of its beginning is: many a film fades in."""
+    """Take the first frame; it is blank only if all of the beginning is: many a film fades in."""
     first: Appearance | None = None
     for frame in first_frames(file, media_type):
         seen = _appearance(_small(frame), *frame.size)
@@ -122,7 +122,7 @@ def _of_video(file: BinaryIO, media_type: str) -> Appearance | None:
 
 
 def _small(picture: Image.Image) -> Image.Image:
-    """The picture in RGB and at most `_SMALL` pixels wide and high, on white where it is open."""
+    """Return the picture in RGB, at most `_SMALL` pixels wide and high, on white."""
     if picture.mode.startswith("I;16"):
         picture = picture.convert("I").point(lambda value: value / 256).convert("L")
     if picture.has_transparency_data:

@@ -1,4 +1,4 @@
-"""The type of a media file by its first bytes, and what follows from the type alone."""
+"""Tell the type of a media file by its first bytes, and what follows from the type alone."""
 
 import mimetypes
 from collections.abc import Mapping
@@ -49,7 +49,6 @@ _BRANDS: Mapping[bytes, str] = {
 
 # By these an SVG begins, and an HTML page that has a drawing in it does not.
 _SVG_BEGINS = (b"<svg", b"<?xml", b"<!--", b"<!doctype svg")
-_STREAMED_RIFF = {0, 0xFFFFFFFF}
 SVG = "application/x-svg"
 """A drawing that may run scripts: no picture, and never called by the type that browsers run."""
 _EXTENSIONS: Mapping[str, str] = {
@@ -90,7 +89,7 @@ _COMMON = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
 
 
 def media_type_of(head: bytes) -> str:  # noqa: PLR0911  # a table of beginnings
-    """The media type that the first bytes of a file show; empty when they show none."""
+    """Return the media type that a file's first bytes show; empty when they show none."""
     for signature, media_type in _COMMON:
         if head.startswith(signature):
             return media_type
@@ -112,25 +111,36 @@ def media_type_of(head: bytes) -> str:  # noqa: PLR0911  # a table of beginnings
 
 
 def kind_of(media_type: str) -> MediaKind | None:
-    """Whether a media type is a picture, a video or a sound; None when it is none of them."""
+    """Return the kind of a media type; None for what is no picture, video or sound."""
     if media_type == "image/svg+xml":
         return None  # What an earlier version wrote down of a drawing.
     return next((kind for kind in MOST_BYTES if media_type.startswith(f"{kind}/")), None)
 
 
+def is_format(media_type: str, wanted: str) -> bool:
+    """Tell whether a file is of the format that was asked for; true for an unknown format."""
+    named = media_type_of_name(f".{wanted}")
+    return not named or named.partition("/")[2] == media_type.partition("/")[2]
+
+
+def kind_of_format(wanted: str) -> MediaKind | None:
+    """Return the kind of media of a format such as `png` or `mp4`; None for an unknown one."""
+    return kind_of(media_type_of_name(f".{wanted}"))
+
+
 def extension(media_type: str) -> str:
-    """The usual file extension of a media type, without the dot."""
+    """Return the usual file extension of a media type, without the dot."""
     guessed = _KNOWN_TYPES.guess_extension(media_type) or ".bin"
     return _EXTENSIONS.get(media_type, guessed.removeprefix("."))
 
 
 def media_type_of_name(name: str) -> str:
-    """The media type that a file's name claims; empty where it claims none that is told apart."""
+    """Return the media type that a file's name claims; empty for an unknown extension."""
     return _NAMED.get(name.rpartition(".")[2].lower(), "")
 
 
 def _by_brand(head: bytes) -> str:
-    """The type of an MP4 container: by its major brand, else by the ones it is compatible with."""
+    """Tell the type of an MP4 container by its major brand, else by its compatible ones."""
     end = min(int.from_bytes(head[:4], "big"), len(head))
     compatible = [head[at : at + 4] for at in range(16, end, 4)]
     still = [brand for brand in compatible if _BRANDS.get(brand, "").startswith("image/")]
@@ -141,7 +151,7 @@ def _by_brand(head: bytes) -> str:
 
 
 def _is_mp3_frame(head: bytes) -> bool:
-    """Whether an MPEG audio frame of layer III begins here, as in an MP3 without tags."""
+    """Tell whether an MPEG audio frame of layer III begins here, as in an MP3 without tags."""
     return (
         len(head) > 2  # noqa: PLR2004
         and head[0] == 0xFF  # noqa: PLR2004

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from comfyline.media import Bounds, Look
+from comfyline.media import MediaInfo
+from comfyline.media.convert import Bounds
 
 _OPERATORS: Mapping[str, tuple[Callable[[float, float], bool], str]] = {
     "<=": (operator.le, "at most"),
@@ -71,7 +72,7 @@ class Findings:
     unknown: tuple[str, ...] = ()
 
 
-def judge_medium(validations: Any, size: int, look: Look) -> Findings:
+def judge_medium(validations: Any, size: int, look: MediaInfo) -> Findings:
     """Holds a medium against a field's `validations`. `size` is in bytes. Raises nothing."""
     listed = validations if isinstance(validations, list | tuple) else ()
     if not listed:
@@ -136,7 +137,7 @@ def _rule(validation: Mapping[str, Any]) -> _Rule | None:
     return None if match is None or limit is None else _Rule(match[1], match[2], limit)
 
 
-def _measures(size: int, look: Look) -> dict[str, float]:
+def _measures(size: int, look: MediaInfo) -> dict[str, float]:
     """Every quantity by every name that a rule may give it."""
     width, height = look.width, look.height
     named: list[tuple[Sequence[str], float | None]] = [
@@ -186,7 +187,7 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _shown(quantity: str, value: float, look: Look) -> str:
+def _shown(quantity: str, value: float, look: MediaInfo) -> str:
     """The measured value as people write it."""
     if re.search(r"size|bytes|^[kmg]b$", quantity):
         unit = re.search(r"[kmg]b$", quantity)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from comfyline.job import ContentChecks
-from comfyline.media.similar import Appearance, Seen
+from comfyline.media.similar import Appearance, NamedAppearance
 
 _OFF = 0.02
 """How far an aspect ratio may be off: models make sizes of whole blocks of pixels."""
@@ -21,9 +21,9 @@ _SIZES = ("size", "image_size", "video_size", "resolution")
 def content_flaws(
     checks: ContentChecks,
     inputs: Mapping[str, Any],
-    outputs: Sequence[Seen],
-    given: Sequence[Seen],
-    others: Iterable[Seen],
+    outputs: Sequence[NamedAppearance],
+    given: Sequence[NamedAppearance],
+    others: Iterable[NamedAppearance],
 ) -> dict[int, str]:
     """What is wrong with each output that is to be rejected, as sentences, by its position.
 
@@ -32,7 +32,7 @@ def content_flaws(
     seen, flaws = list(others) if checks.not_duplicate else [], {}
     for position, output in enumerate(outputs):
         found = [
-            *_of_itself(checks, inputs, output.look),
+            *_of_itself(checks, inputs, output.appearance),
             *(_of_input(output, given) if checks.not_input else ()),
             *(_of_others(output, seen) if checks.not_duplicate else ()),
         ]
@@ -78,7 +78,7 @@ def _least(checks: ContentChecks) -> str:
     return f"{checks.min_width} wide" if checks.min_width else f"{checks.min_height} high"
 
 
-def _of_input(output: Seen, given: Iterable[Seen]) -> Iterator[str]:
+def _of_input(output: NamedAppearance, given: Iterable[NamedAppearance]) -> Iterator[str]:
     for one in given:
         looks = _pictures(output, one)
         if output.sha256 == one.sha256 or (looks and looks[0].is_same(looks[1])):
@@ -86,7 +86,7 @@ def _of_input(output: Seen, given: Iterable[Seen]) -> Iterator[str]:
             return
 
 
-def _of_others(output: Seen, others: Iterable[Seen]) -> Iterator[str]:
+def _of_others(output: NamedAppearance, others: Iterable[NamedAppearance]) -> Iterator[str]:
     for one in others:
         looks = _pictures(output, one)
         if output.sha256 == one.sha256 or (looks and looks[0].is_near(looks[1])):
@@ -94,10 +94,12 @@ def _of_others(output: Seen, others: Iterable[Seen]) -> Iterator[str]:
             return
 
 
-def _pictures(one: Seen, other: Seen) -> tuple[Appearance, Appearance] | None:
+def _pictures(one: NamedAppearance, other: NamedAppearance) -> tuple[Appearance, Appearance] | None:
     """What both look like, where both are pictures: of a video only its beginning was looked at."""
     are_pictures = all(each.media_type.startswith("image/") for each in (one, other))
-    return (one.look, other.look) if are_pictures and one.look and other.look else None
+    if are_pictures and one.appearance and other.appearance:
+        return one.appearance, other.appearance
+    return None
 
 
 def _ratio(pattern: re.Pattern[str], value: Any) -> float | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from comfyline.disk_space import disk_full, is_full
 from comfyline.errors import Rejected, Unreachable
 from comfyline.job import CheckedJob, ContentChecks, FetchedFile, JobState
-from comfyline.media.similar import Seen, appearance
+from comfyline.media.similar import NamedAppearance, appearance
 from comfyline.operations.content_checks import content_flaws
 from comfyline.operations.output_paths import target_uris, versions
 from comfyline.operations.recover import clear
@@ -62,7 +62,11 @@ async def reject(
 
 
 def _judged(
-    checks: ContentChecks, checked: CheckedJob, outputs: list[Seen], given: list[Seen], run: Run
+    checks: ContentChecks,
+    checked: CheckedJob,
+    outputs: list[NamedAppearance],
+    given: list[NamedAppearance],
+    run: Run,
 ) -> dict[int, str]:
     """The flaws; accepted outputs are what the next ones of their step must not look like.
 
@@ -76,12 +80,12 @@ def _judged(
     return flaws
 
 
-async def _seen(path: Path, name: str, file: FetchedFile) -> Seen:
+async def _seen(path: Path, name: str, file: FetchedFile) -> NamedAppearance:
     look = await asyncio.to_thread(appearance, path)
-    return Seen(name, file.sha256, file.media_type, look)
+    return NamedAppearance(name, file.sha256, file.media_type, look)
 
 
-async def _inputs(checked: CheckedJob, services: Services) -> list[Seen]:
+async def _inputs(checked: CheckedJob, services: Services) -> list[NamedAppearance]:
     """The job's pictures as they look; one that is gone by now is compared by its hash alone."""
     seen = []
     for media in checked.media:
@@ -91,7 +95,7 @@ async def _inputs(checked: CheckedJob, services: Services) -> list[Seen]:
                 async with services.copies.local(media.origin) as path:
                     look = await asyncio.to_thread(appearance, path)
         name = bare_origin(media.origin).rpartition("/")[2]
-        seen.append(Seen(name, media.sha256, media.media_type, look))
+        seen.append(NamedAppearance(name, media.sha256, media.media_type, look))
     return seen
 
 

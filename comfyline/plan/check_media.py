@@ -8,17 +8,12 @@ from dataclasses import dataclass, replace
 from comfyline.broken_connections import why_not
 from comfyline.errors import Problem, Unreachable
 from comfyline.job import PENDING, Media, Preparation
-from comfyline.media import (
+from comfyline.media import MOST_BYTES, SVG, TAKEN, MediaInfo, kind_of, media_type_of_name
+from comfyline.media.convert import (
     CONVERTIBLE,
-    MOST_BYTES,
-    SVG,
-    TAKEN,
     Conversion,
-    Look,
     conversion_for,
-    kind_of,
-    look_of_copy,
-    media_type_of_name,
+    info_of_copy,
     too_many_pixels,
 )
 from comfyline.models.dialect import MediaField, Reading
@@ -69,7 +64,7 @@ def check_medium(
     copy = _copy(fitting, facts, preparation)
     if problem := _unfit(where, field, shown, facts, fitting, copy):
         return JudgedMedium(problems=(problem,))
-    look = look_of_copy(facts.look, copy) if copy else facts.look
+    look = info_of_copy(facts.look, copy) if copy else facts.look
     found = merge(judge_medium(one.validations, _bytes(facts, copy), look) for one in fitting)
     remarks = (*_remarks(shown, facts, copy), *_not_checked(field, found.unknown))
     if found.broken:
@@ -130,7 +125,7 @@ def _would_fit_smaller(fitting: list[Reading], facts: Facts, preparation: Prepar
     copy = _copy(fitting, facts, replace(preparation, downscale=True))
     if copy is None or preparation.downscale:
         return False
-    look, size = look_of_copy(facts.look, copy), _bytes(facts, copy)
+    look, size = info_of_copy(facts.look, copy), _bytes(facts, copy)
     return any(not judge_medium(one.validations, size, look).broken for one in fitting)
 
 
@@ -200,7 +195,7 @@ def _remarks(shown: str, facts: Facts, copy: Conversion | None) -> Iterator[Rema
         yield Remark(shown, "turned by its EXIF data; RunComfy may or may not honour that")
 
 
-def _is_smaller(look: Look, copy: Conversion) -> bool:
+def _is_smaller(look: MediaInfo, copy: Conversion) -> bool:
     return copy.longest is not None and copy.longest < max(look.width or 0, look.height or 0)
 
 

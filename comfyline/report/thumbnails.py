@@ -8,7 +8,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from comfyline.files import appearing_whole
 from comfyline.media import HEAD_BYTES, media_type_of
-from comfyline.media.pictures import learn
+from comfyline.media.probe import register_decoder
 
 MAX_PIXELS = 64_000_000
 """Pictures that would take more pixels in memory are not opened (as RGBA: 256 MB)."""
@@ -73,7 +73,7 @@ def _small(source: Path, side: int) -> tuple[Image.Image, bytes | None]:
 
 def _open(source: Path) -> Image.Image:
     with source.open("rb") as file:
-        learn(media_type_of(file.read(HEAD_BYTES)))
+        register_decoder(media_type_of(file.read(HEAD_BYTES)))
     Image.init()
     readable = [name for name in _FORMATS if name in Image.OPEN]
     # Pillow warns by the size in the file; the limit that counts is the size in memory, above.

@@ -13,6 +13,7 @@ from comfyline.broken_connections import what_broke
 from comfyline.config.account import command
 from comfyline.disk_space import disk_full_told
 from comfyline.errors import BrokenOutput, DiskFull, OutputUnreachable
+from comfyline.media import MediaInfo
 from comfyline.runcomfy.behind import Behind
 from comfyline.runcomfy.data_uris import Embedded, decode
 from comfyline.runcomfy.hosts import Address, OutputHosts, RefusedOutput
@@ -46,13 +47,16 @@ _PASSING_STATUS = {404, 408, 425, 429}
 """4xx answers that may change: 404 because an output may be published a moment late."""
 
 
+_NOTHING = MediaInfo("")
+
+
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A file that arrived whole; its media type is empty where nobody has proved one."""
+    """A file that arrived whole, with what it shows if that was looked at."""
 
     sha256: str
     bytes: int
-    media_type: str = ""
+    info: MediaInfo = _NOTHING
 
 
 class Proof(Protocol):
@@ -61,17 +65,17 @@ class Proof(Protocol):
     def begins(self, head: bytes) -> None:
         """Refuses a file by its beginning, before the rest of it has come."""
 
-    def whole(self, path: Path) -> str:
-        """The media type of a file that is what it has to be."""
+    def whole(self, path: Path) -> MediaInfo:
+        """Probe a file, which has to be what was expected."""
 
 
 class _Anything:
     def begins(self, head: bytes) -> None:
         """Takes everything."""
 
-    def whole(self, path: Path) -> str:  # noqa: ARG002  # as it is called
+    def whole(self, path: Path) -> MediaInfo:  # noqa: ARG002  # as it is called
         """Proves nothing."""
-        return ""
+        return _NOTHING
 
 
 class _TooSlow(OutputUnreachable):
@@ -153,8 +157,8 @@ class Downloads:
                 try:
                     await self._stream(address, incoming, proof, began)
                     proofs += 1
-                    media_type = await asyncio.to_thread(_judge, proof.whole, part)
-                    return Download(incoming.sha256, incoming.size, media_type)
+                    info = await asyncio.to_thread(_judge, proof.whole, part)
+                    return Download(incoming.sha256, incoming.size, info)
                 except (RefusedOutput, _TooSlow, DiskFull):
                     raise
                 except BrokenOutput as broken:

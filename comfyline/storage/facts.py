@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from comfyline.errors import Unreachable
-from comfyline.media import Look
+from comfyline.media import MediaInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class Facts:
 
     sha256: str
     bytes: int
-    look: Look
+    look: MediaInfo
 
     @property
     def media_type(self) -> str:

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
-from comfyline.media import Look, examined_by
+from comfyline.media import MediaInfo
+from comfyline.media.probe import probed_by
 from comfyline.storage.facts import Facts
 from comfyline.storage.remote_stamps import RemoteStamp
 
@@ -95,7 +96,7 @@ class KnownFiles:
         if self._file is None or not found or not self._file.parent.is_dir():
             return
         rows = [
-            (name, str(stamp), examined_by(), json.dumps(asdict(facts)))
+            (name, str(stamp), probed_by(), json.dumps(asdict(facts)))
             for path, (stamp, facts) in found.items()
             if (name := _name(path))
         ]
@@ -131,7 +132,7 @@ def _rows(
     while some := list(islice(left, _AT_A_TIME)):
         marks = ",".join("?" * len(some))
         query = f"SELECT path, stamp, facts FROM known_files WHERE examined_by = ? AND path IN ({marks})"  # noqa: E501, S608
-        yield from connection.execute(query, (examined_by(), *some))
+        yield from connection.execute(query, (probed_by(), *some))
 
 
 def _stamp_now(name: bytes) -> str:
@@ -144,6 +145,6 @@ def _stamp_now(name: bytes) -> str:
 def _read(facts: str) -> Facts | None:
     try:
         known = json.loads(facts)
-        return Facts(**{**known, "look": Look(**known["look"])})
+        return Facts(**{**known, "look": MediaInfo(**known["look"])})
     except (ValueError, TypeError, KeyError):
         return None

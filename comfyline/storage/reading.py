@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from comfyline.errors import Unreachable
-from comfyline.media import HEAD_BYTES, MOST_BYTES, Look, examine, kind_of, media_type_of
+from comfyline.media import HEAD_BYTES, MOST_BYTES, MediaInfo, kind_of, media_type_of, probe
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.known_files import Stamp
 
@@ -105,7 +105,7 @@ def look_at_file(path: str) -> tuple[Facts | Trouble, Stamp | None]:
 
 def too_large(head: bytes, size: int) -> Facts:
     """What is known of a file that is too large to be read: its beginning tells its type."""
-    return Facts("", size, Look(media_type_of(head[:HEAD_BYTES])))
+    return Facts("", size, MediaInfo(media_type_of(head[:HEAD_BYTES])))
 
 
 def _open(path: Path) -> BinaryIO:
@@ -131,5 +131,5 @@ def _hashed(file: BinaryIO) -> Hasher:
 def _facts(file: BinaryIO, seen: Hasher) -> Facts:
     kind = kind_of(seen.media_type)
     is_opened = seen.bytes <= (LARGEST if kind == "image" else MOST_BYTES[kind]) if kind else False
-    look = examine(file, seen.media_type) if is_opened else Look(seen.media_type)
+    look = probe(file, seen.media_type) if is_opened else MediaInfo(seen.media_type)
     return Facts(seen.sha256, seen.bytes, look)

@@ -7,7 +7,6 @@ from typing import Any
 
 from comfyline.config.account import Account
 from comfyline.job import CheckedJob, FetchedFile, Media, Pointer, StoredOutput
-from comfyline.media import Look
 from comfyline.redact import bare_origin, without_secrets
 
 
@@ -15,7 +14,6 @@ def sidecar_text(
     checked: CheckedJob,
     output: StoredOutput | FetchedFile,
     *,
-    look: Look | None = None,
     name: str,
     account: Account | None,
     request_id: str | None,
@@ -30,10 +28,10 @@ def sidecar_text(
 
     `account` is whose request made it. `timestamps` holds when the job entered each state; times
     without a zone are taken as UTC. `cost_usd` is what the whole job cost, None when RunComfy did
-    not say, and `estimate_usd` what it was expected to cost when it was submitted. `look` says how
-    large and how long the output is, `outputs` how many the job has in all,
-    `rejected` why it was stored aside, empty for one that was accepted. Presigned URLs never get
-    in: media stand as their hash and origin, and every URL is cut off at its query.
+    not say, and `estimate_usd` what it was expected to cost when it was submitted. `outputs`
+    is how many the job has in all, `rejected` why it was stored aside, empty for one that was
+    accepted. Presigned URLs never get in: media stand as their hash and origin, and every URL
+    is cut off at its query.
     """
     job = checked.job
     document = {
@@ -59,7 +57,7 @@ def sidecar_text(
             "sha256": output.sha256,
             "bytes": output.bytes,
             "media_type": output.media_type,
-            **(_measured(look) if look else {}),
+            **_measured(output),
         },
     }
     # `default`: YAML knows dates, JSON does not.
@@ -68,8 +66,8 @@ def sidecar_text(
     return text.encode("utf-8", "replace").decode()
 
 
-def _measured(look: Look) -> dict[str, float]:
-    told = {"width": look.width, "height": look.height, "duration": look.duration}
+def _measured(output: StoredOutput | FetchedFile) -> dict[str, float]:
+    told = {"width": output.width, "height": output.height, "duration": output.duration}
     return {name: value for name, value in told.items() if value is not None}
 
 

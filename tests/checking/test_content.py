@@ -6,21 +6,23 @@ from typing import Any
 import pytest
 
 from comfyline.job import ContentChecks
-from comfyline.media.similar import Appearance, Seen
+from comfyline.media.similar import Appearance, NamedAppearance
 from comfyline.operations.content_checks import asked_ratio, content_flaws
 
 LOOK = Appearance(1024, 576, is_blank=False, lines=0b1010, colours=bytes(768))
-OUTPUT = Seen("cat · edit", "a" * 64, "image/png", LOOK)
-OTHER = Seen("dog · edit", "b" * 64, "image/jpeg", replace(LOOK, lines=~0b1010 & (1 << 64) - 1))
+OUTPUT = NamedAppearance("cat · edit", "a" * 64, "image/png", LOOK)
+OTHER = NamedAppearance(
+    "dog · edit", "b" * 64, "image/jpeg", replace(LOOK, lines=~0b1010 & (1 << 64) - 1)
+)
 
 
-def flaws(checks: ContentChecks, output: Seen = OUTPUT, **more: Any) -> list[str]:
+def flaws(checks: ContentChecks, output: NamedAppearance = OUTPUT, **more: Any) -> list[str]:
     given = {"inputs": {}, "given": [], "others": []} | more
     return list(content_flaws(checks, outputs=[output], **given).values())
 
 
-def with_look(**changes: Any) -> Seen:
-    return replace(OUTPUT, look=replace(LOOK, **changes))
+def with_look(**changes: Any) -> NamedAppearance:
+    return replace(OUTPUT, appearance=replace(LOOK, **changes))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_a_blank_output_is_named_so_and_only_where_that_is_asked() -> None:
 def test_the_input_that_came_back_is_found_by_its_bytes_or_its_look() -> None:
     checks = ContentChecks(not_input=True)
     photo = replace(OUTPUT, name="cat.jpg", sha256="c" * 64)
-    unseen = replace(OTHER, name="cat.jpg", sha256=OUTPUT.sha256, look=None)
+    unseen = replace(OTHER, name="cat.jpg", sha256=OUTPUT.sha256, appearance=None)
 
     for given in (photo, unseen):
         assert flaws(checks, given=[given]) == ["The output is the same as the input cat.jpg"]
@@ -89,7 +91,7 @@ def test_the_input_that_came_back_is_found_by_its_bytes_or_its_look() -> None:
 
 def test_an_output_like_another_of_the_run_or_of_the_job_is_found() -> None:
     checks = ContentChecks(not_duplicate=True)
-    like = replace(OTHER, look=LOOK)
+    like = replace(OTHER, appearance=LOOK)
 
     assert flaws(checks, others=[like]) == [
         "The output is nearly the same as an output of dog · edit"
@@ -120,4 +122,4 @@ def test_what_cannot_be_looked_at_is_not_rejected() -> None:
         2000, 2000, aspect_ratio=True, not_blank=True, not_input=True, not_duplicate=True
     )
 
-    assert flaws(everything, replace(OUTPUT, look=None), inputs={"aspect_ratio": "1:1"}) == []
+    assert flaws(everything, replace(OUTPUT, appearance=None), inputs={"aspect_ratio": "1:1"}) == []

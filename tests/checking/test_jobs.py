@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from comfyline.errors import InputInvalid, Problem, Unreachable
 from comfyline.job import CheckedJob, Job, Placement, Preparation
-from comfyline.media import Look
+from comfyline.media import MediaInfo
 from comfyline.models.entry import ModelEntry
 from comfyline.models.unchecked import UncheckedModel
 from comfyline.plan.check import Subject, estimate_usd, identify, judge
@@ -527,7 +527,7 @@ FIELD = st.recursive(
     max_leaves=6,
 )
 LOOKS = st.builds(
-    Look,
+    MediaInfo,
     st.sampled_from(["image/png", "video/mp4", "audio/mp4", "image/heic", "", "a/b"]),
     st.none() | st.integers(1, 10**6),
     st.none() | st.integers(1, 10**6),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyline.media import Look
+from comfyline.media import MediaInfo
 from comfyline.models.validations import Findings, judge_medium, merge
 
 # As the catalogue has them for an image model.
@@ -26,7 +26,7 @@ def rule(name: Any, value: Any, error: Any = None) -> dict[str, Any]:
 
 
 def judged(*rules: dict[str, Any], size: int = 2**20, **look: Any) -> Findings:
-    return judge_medium(list(rules), size, Look("image/png", **look))
+    return judge_medium(list(rules), size, MediaInfo("image/png", **look))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_the_rules_of_the_real_catalogue_are_all_understood() -> None:
     names = set()
     for path in (root / "configs/models").rglob("*.json"):
         names |= set(_rules(json.loads(path.read_bytes())))
-    look = Look("image/png", 10, 10, 5.0, 25.0)
+    look = MediaInfo("image/png", 10, 10, 5.0, 25.0)
 
     for name in names:
         assert judge_medium([rule(name, 1)], 9, look).unknown == ()
@@ -174,7 +174,7 @@ NAMES = st.builds(
 def test_no_rule_breaks_the_check(
     validations: Any, size: int, width: int | None, duration: float | None
 ) -> None:
-    look = Look("video/mp4", width, width, duration, duration)
+    look = MediaInfo("video/mp4", width, width, duration, duration)
 
     found = judge_medium(validations, size, look)
 

@@ -13,7 +13,6 @@ from comfyline.job import (
     Pointer,
     StoredOutput,
 )
-from comfyline.media import Look
 from comfyline.storage.sidecar import sidecar_text
 
 SIGNED = "https://b.s3.amazonaws.com/cat.jpg?X-Amz-Algorithm=AWS4&X-Amz-Signature=secret"
@@ -141,12 +140,12 @@ def test_values_that_json_does_not_know_and_broken_file_names_do_not_stop_it():
 
 
 def test_how_large_and_how_long_an_output_is_stands_there_where_it_is_known():
-    look = Look("video/mp4", width=64, height=36, duration=2.5)
+    film = FetchedFile(0, "part", "beef", 99, "video/mp4", width=64, height=36, duration=2.5)
 
-    told = json.loads(sidecar(checked({}), look=look))["output"]
+    told = json.loads(sidecar(checked({}), film))["output"]
 
     assert (told["width"], told["height"], told["duration"]) == (64, 36, 2.5)
-    unknown = json.loads(sidecar(checked({}), look=Look("image/png")))["output"]
+    unknown = json.loads(sidecar(checked({})))["output"]
     assert not {"width", "height", "duration"} & unknown.keys()
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfyline.errors import BrokenOutput, OutputUnreachable
-from comfyline.media import prove_beginning, prove_whole
+from comfyline.media import MediaInfo, check_beginning, check_whole
 from comfyline.runcomfy.downloads import Download, Downloads
 from comfyline.runcomfy.hosts import OutputHosts
 from comfyline.runcomfy.outputs import output_urls
@@ -33,11 +33,11 @@ class Picture:
         self.asked = 0
 
     def begins(self, head: bytes) -> None:
-        prove_beginning(head, "image")
+        check_beginning(head, "image")
 
-    def whole(self, path: Path) -> str:
+    def whole(self, path: Path) -> MediaInfo:
         self.asked += 1
-        return prove_whole(path, "image")
+        return check_whole(path, "image")
 
 
 def names(directory: Path) -> list[str]:
@@ -112,7 +112,7 @@ async def test_a_page_with_http_200_is_refused_and_asked_for_again(
 ):
     sandbox.order(on="cdn", kind="html")
     download = await from_sandbox.save(output, tmp_path / "a", Picture())
-    assert download.media_type == "image/png"
+    assert download.info.media_type == "image/png"
     sandbox.order(on="cdn", kind="html", times=5)
     with pytest.raises(BrokenOutput, match="doctype html"):
         await from_sandbox.save(output, tmp_path / "b", Picture())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from comfyline.errors import BrokenOutput, ComfylineError, OutputUnreachable
-from comfyline.media import prove_beginning, prove_whole
+from comfyline.media import MediaInfo, check_beginning, check_whole
 from comfyline.runcomfy.downloads import Download, Downloads
 from comfyline.runcomfy.hosts import RefusedOutput
 from tests.runcomfy.conftest import FakeTime
@@ -23,10 +23,10 @@ class Picture:
     """What `fetch` proves where a picture is expected."""
 
     def begins(self, head: bytes) -> None:
-        prove_beginning(head, "image")
+        check_beginning(head, "image")
 
-    def whole(self, path: Path) -> str:
-        return prove_whole(path, "image")
+    def whole(self, path: Path) -> MediaInfo:
+        return check_whole(path, "image")
 
 
 class Clock:
@@ -104,7 +104,7 @@ async def test_a_good_file_is_had_in_spite_of_everything(
     content, requests = GOOD_ENDS[case]
     download = await save(downloads, f"{cdn.url}/{case}/1.png?secret", folder)
     assert (folder / "1").read_bytes() == content
-    assert download.media_type == "image/png"
+    assert download.info.media_type == "image/png"
     assert len(cdn.asked[f"/{case}/1.png?secret"]) == requests
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from comfyline.media import Look
+from comfyline.media import MediaInfo
 from comfyline.storage import known_files as known_files_module
 from comfyline.storage import origins as origins_module
 from comfyline.storage.bucket import Bucket
@@ -135,12 +135,12 @@ async def test_a_file_that_is_written_while_it_is_read_is_not_remembered(
     path.write_bytes(picture("JPEG"))
     assert look_at_file(str(path))[1] is not None
 
-    def examine(*_: object) -> Look:
+    def probe(*_: object) -> MediaInfo:
         with path.open("ab") as file:
             file.write(b"more")
-        return Look("image/jpeg")
+        return MediaInfo("image/jpeg")
 
-    monkeypatch.setattr("comfyline.storage.reading.examine", examine)
+    monkeypatch.setattr("comfyline.storage.reading.probe", probe)
 
     assert look_at_file(str(path))[1] is None
 
@@ -209,7 +209,7 @@ async def test_a_home_that_is_not_there_is_not_made(photos: list[str], tmp_path:
     home = tmp_path / "home"
     stamp = Stamp(1, 1, 1, 1)
 
-    KnownFiles(home / "known.sqlite3").remember({photos[0]: (stamp, Facts("a", 1, Look("")))})
+    KnownFiles(home / "known.sqlite3").remember({photos[0]: (stamp, Facts("a", 1, MediaInfo("")))})
 
     assert not home.exists()
 
@@ -224,7 +224,7 @@ async def test_many_processes_remember_at_once(memory: Path, tmp_path: Path) -> 
 
     def remember(path: str) -> None:
         stamp = Stamp.of(Path(path).stat())
-        KnownFiles(memory).remember({path: (stamp, Facts(path, 1, Look("image/png")))})
+        KnownFiles(memory).remember({path: (stamp, Facts(path, 1, MediaInfo("image/png")))})
 
     await asyncio.gather(*(asyncio.to_thread(remember, path) for path in files))
 
@@ -238,7 +238,7 @@ async def test_many_processes_remember_at_once(memory: Path, tmp_path: Path) -> 
 )
 @given(
     look=st.builds(
-        Look,
+        MediaInfo,
         st.text(max_size=9),
         st.none() | st.integers(0, 10**9),
         st.none() | st.integers(0, 10**9),
@@ -249,7 +249,7 @@ async def test_many_processes_remember_at_once(memory: Path, tmp_path: Path) -> 
     ),
     size=st.integers(0, 2**62),
 )
-def test_facts_come_back_as_they_were(tmp_path: Path, look: Look, size: int) -> None:
+def test_facts_come_back_as_they_were(tmp_path: Path, look: MediaInfo, size: int) -> None:
     path, facts = tmp_path / "a", Facts("ab" * 32, size, look)
     path.write_bytes(b"x")
     memory = KnownFiles(tmp_path / "known.sqlite3")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from comfyline.errors import Unreachable
-from comfyline.media import Look
+from comfyline.media import MediaInfo
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.facts import Facts
 from comfyline.storage.origins import Origins
@@ -61,7 +61,7 @@ async def test_what_has_changed_is_read_again_and_nothing_else(
     assert calls.count("get_object") == 1
     changed = found[photos[3]]
     assert isinstance(changed, Facts)
-    assert changed.look == Look("image/jpeg", 90, 40)
+    assert changed.look == MediaInfo("image/jpeg", 90, 40)
 
 
 async def test_what_changes_while_it_is_read_is_not_remembered(
@@ -125,4 +125,6 @@ async def test_of_an_object_beyond_every_limit_only_the_beginning_is_read(
 
     monkeypatch.setattr(bucket, "stamp", huge)
 
-    assert await Origins(bucket).facts(f"{folder}/film.mp4") == Facts("", size, Look("video/mp4"))
+    assert await Origins(bucket).facts(f"{folder}/film.mp4") == Facts(
+        "", size, MediaInfo("video/mp4")
+    )

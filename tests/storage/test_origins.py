@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from comfyline.errors import Unreachable
-from comfyline.media import Look
+from comfyline.media import MediaInfo
 from comfyline.storage import origins as origins_module
 from comfyline.storage import web
 from comfyline.storage.bucket import Bucket
@@ -20,7 +20,7 @@ from tests.media.clips import clip, picture
 
 ROOT = Path(__file__).parents[2]
 CAT = ROOT / "configs/samples/cat.jpg"
-CAT_LOOK = Look("image/jpeg", 451, 300)
+CAT_LOOK = MediaInfo("image/jpeg", 451, 300)
 CAT_FACTS = Facts(hashlib.sha256(CAT.read_bytes()).hexdigest(), len(CAT.read_bytes()), CAT_LOOK)
 Found = tuple[Facts | Trouble, Stamp | None]
 
@@ -234,7 +234,7 @@ async def test_what_lies_far_away_is_opened_as_well(
     found = await Origins(bucket).look(f"{folder}/{name}" for name in contents)
     photo, film, broken = [one.look for one in found.values() if isinstance(one, Facts)]
 
-    assert photo == Look("image/jpeg", 48, 64, orientation=6)
+    assert photo == MediaInfo("image/jpeg", 48, 64, orientation=6)
     assert (film.width, film.height, film.flaw) == (64, 48, "")
     assert broken.flaw == "is cut short: it says itself that it is longer"
 
@@ -273,4 +273,4 @@ async def test_a_local_file_beyond_every_limit_is_not_read(
         file.write(clip())
         file.truncate(20 << 30)
 
-    assert await origins.facts(str(path)) == Facts("", 20 << 30, Look("video/mp4"))
+    assert await origins.facts(str(path)) == Facts("", 20 << 30, MediaInfo("video/mp4"))

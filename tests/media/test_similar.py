@@ -85,8 +85,9 @@ def test_a_turned_photo_is_seen_upright(seen: Looks, photo: Image.Image) -> None
     assert turned.is_same(seen(photo))
 
 
-@pytest.mark.parametrize("colour", ["white", "black", (12, 200, 90)])
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize(
+    ("colour", "form"), [("white", "PNG"), ("black", "JPEG"), ((12, 200, 90), "WEBP")]
+)
 def test_one_colour_all_over_is_blank(seen: Looks, colour: object, form: str) -> None:
     assert seen(Image.new("RGB", (640, 480), colour), form).is_blank
 
@@ -134,7 +135,7 @@ def test_a_film_has_the_size_that_a_viewer_sees(
     assert (look.width, look.height) == size
 
 
-def test_a_sound_and_what_is_broken_have_no_look(tmp_path: Path) -> None:
+def test_a_sound_and_what_is_broken_have_no_appearance(tmp_path: Path) -> None:
     for content in (clip("mp3", None, "libmp3lame"), picture("PNG")[:100], b"text", clip()[:400]):
         (tmp_path / "file").write_bytes(content)
         assert appearance(tmp_path / "file") is None

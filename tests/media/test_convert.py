@@ -9,17 +9,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from comfyline.job import Preparation
-from comfyline.media import (
+from comfyline.media import MediaInfo, media_type_of, probe
+from comfyline.media.convert import (
     Bounds,
     Conversion,
-    Look,
+    Unconvertible,
     conversion_for,
-    examine,
-    look_of_copy,
-    media_type_of,
+    convert,
+    info_of_copy,
     too_many_pixels,
 )
-from comfyline.media.converting import Unconvertible, convert
 from comfyline.models.validations import bounds, judge_medium
 from tests.media.clips import heic, picture
 
@@ -49,9 +48,16 @@ def converted(content: bytes, written: str) -> Image.Image:
     return Image.open(target)
 
 
-@pytest.mark.parametrize("written", ["jpeg", "png", "webp"])
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "AVIF", "TIFF", "WEBP"])
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize(
+    ("form", "orientation", "written"),
+    [
+        ("JPEG", 1, "webp"),
+        ("JPEG", 6, "jpeg"),
+        ("PNG", 8, "png"),
+        ("AVIF", 3, "webp"),
+        ("TIFF", 6, "jpeg"),
+    ],
+)
 def test_a_copy_is_upright_and_says_nothing_of_the_camera(
     form: str, orientation: int, written: str
 ) -> None:
@@ -64,11 +70,11 @@ def test_a_copy_is_upright_and_says_nothing_of_the_camera(
     assert blue < 60
 
 
-def test_a_photo_of_a_phone_becomes_what_the_look_of_the_copy_promises() -> None:
-    look = examine(io.BytesIO(heic()), "image/heic")
+def test_a_photo_of_a_phone_becomes_what_was_promised() -> None:
+    info = probe(io.BytesIO(heic()), "image/heic")
     copy = converted(heic(), "webp<=32px")
 
-    promised = look_of_copy(look, Conversion.parse("webp<=32px"))
+    promised = info_of_copy(info, Conversion.parse("webp<=32px"))
     assert (promised.width, promised.height) == copy.size == (32, 24)
     assert (promised.media_type, promised.orientation) == ("image/webp", 1)
 
@@ -151,19 +157,19 @@ def test_nothing_else_is_a_conversion(written: str) -> None:
 def test_a_smaller_copy_is_within_every_bound(
     width: int, height: int, size: int, form: str, limits: Bounds
 ) -> None:
-    look = Look(form, width, height)
-    copy = conversion_for(look, size, Preparation("jpeg", downscale=True), limits)
+    info = MediaInfo(form, width, height)
+    copy = conversion_for(info, size, Preparation("jpeg", downscale=True), limits)
 
     if copy is None:
         assert form != "image/heic"
         assert limits.hold(width, height)
         assert size <= limits.bytes
         return
-    seen = look_of_copy(look, copy)
+    seen = info_of_copy(info, copy)
     assert seen.width
     assert seen.height
     assert limits.hold(seen.width, seen.height) or max(seen.width, seen.height) == 1
-    assert too_many_pixels(look, copy) == "" or seen.width * seen.height <= 100_000_000
+    assert too_many_pixels(info, copy) == "" or seen.width * seen.height <= 100_000_000
     assert size <= limits.bytes or (copy.kilobytes or 0) * 1024 <= limits.bytes
 
 
@@ -171,12 +177,14 @@ def test_a_picture_within_its_limits_goes_as_it_is() -> None:
     every = Preparation("jpeg", downscale=True)
 
     for form in ("jpeg", "png", "webp", "gif"):
-        assert conversion_for(Look(f"image/{form}", 4000, 3000), 2**20, every, Bounds()) is None
+        assert (
+            conversion_for(MediaInfo(f"image/{form}", 4000, 3000), 2**20, every, Bounds()) is None
+        )
 
 
 def test_the_copy_of_a_photo_of_a_phone_is_the_same_job_with_and_without_downscale() -> None:
     """Who adds the option for one large picture must not pay for all the others again."""
-    photo = Look("image/heic", 6048, 4024)
+    photo = MediaInfo("image/heic", 6048, 4024)
     copies = {
         str(conversion_for(photo, 2**22, Preparation("jpeg", downscale=down), Bounds()))
         for down in (False, True)
@@ -192,15 +200,15 @@ def test_the_copy_of_a_photo_of_a_phone_is_the_same_job_with_and_without_downsca
 def test_what_no_copy_can_hold_is_told_unless_it_is_made_smaller(
     side: int, form: str, said: str
 ) -> None:
-    look = Look("image/heic", side, 100 if form == "webp" else side)
+    info = MediaInfo("image/heic", side, 100 if form == "webp" else side)
 
-    plain = conversion_for(look, 1, Preparation(form), Bounds())
-    smaller = conversion_for(look, 1, Preparation(form, downscale=True), Bounds())
+    plain = conversion_for(info, 1, Preparation(form), Bounds())
+    smaller = conversion_for(info, 1, Preparation(form, downscale=True), Bounds())
 
     assert plain
     assert smaller
-    assert said in too_many_pixels(look, plain)
-    assert too_many_pixels(look, smaller) == ""
+    assert said in too_many_pixels(info, plain)
+    assert too_many_pixels(info, smaller) == ""
     assert smaller.size_of(side, side)[0] <= 16_383
 
 
@@ -227,5 +235,5 @@ def test_the_bounds_of_a_copy_are_those_that_the_model_judges_by(
     assert bounds(rules) == expected
     if expected.width or expected.height or expected.longest:
         side = expected.width or expected.height or expected.longest or 0
-        assert not judge_medium(rules, 1, Look("image/png", side, side)).broken
-        assert judge_medium(rules, 1, Look("image/png", side + 1, side + 1)).broken
+        assert not judge_medium(rules, 1, MediaInfo("image/png", side, side)).broken
+        assert judge_medium(rules, 1, MediaInfo("image/png", side + 1, side + 1)).broken
