@@ -149,7 +149,7 @@ async def test_another_judge_judges_again(
     start: Start, reads: list[str], photos: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await start().look(photos[:1])
-    monkeypatch.setattr(known_files_module, "examined_by", lambda: "2")
+    monkeypatch.setattr(known_files_module, "probed_by", lambda: "2")
     await start().look(photos[:1])
 
     assert len(reads) == 2
