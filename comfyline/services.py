@@ -19,7 +19,7 @@ from comfyline.ledger.journal import JOURNAL, Journal, place_of
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.slot_queue import Slots
 from comfyline.models.catalogue import Catalogue
-from comfyline.models.kept import KeptModels
+from comfyline.models.library import ModelCache
 from comfyline.progress import Note, tell
 from comfyline.redact import bare_origin
 from comfyline.runcomfy.balance import Purse
@@ -201,7 +201,7 @@ async def open_services(
             catalogue=Catalogue(
                 settings.model_directories,
                 client,
-                KeptModels(kept_models(settings.home)),
+                ModelCache(kept_models(settings.home)),
                 reading=reading,
                 unchecked=unchecked,
             ),
@@ -229,7 +229,7 @@ async def open_catalogue(settings: Settings) -> AsyncIterator[Catalogue]:
     _make_home(settings.home)
     token = settings.runcomfy.token.value
     async with RuncomfyClient(settings.runcomfy.base_url, token, retry_budget(settings)) as client:
-        kept = KeptModels(kept_models(settings.home))
+        kept = ModelCache(kept_models(settings.home))
         yield Catalogue(settings.model_directories, client, kept)
 
 

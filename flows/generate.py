@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State
 
 from comfyline.errors import ComfylineError
 from comfyline.job import Job, Placement
-from comfyline.models.fit import fit_inputs
+from comfyline.models.check import fit_inputs
 from comfyline.plan.schedule import Unfolding
 from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Run

@@ -28,7 +28,7 @@ from comfyline.media import (
     kind_of_format,
     probe_file,
 )
-from comfyline.models.makes import kind_made
+from comfyline.models.entry import kind_made
 from comfyline.progress import StageEntered, tell
 from comfyline.run import FetchedOutputs, Submission
 from comfyline.runcomfy.outputs import named_outputs

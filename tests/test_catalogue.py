@@ -19,8 +19,8 @@ from comfyline.errors import (
 )
 from comfyline.models import catalogue as catalogue_module
 from comfyline.models.catalogue import Catalogue
-from comfyline.models.kept import FRESH_SECONDS, KeptModels
-from comfyline.models.unchecked import UncheckedModel
+from comfyline.models.entry import UncheckedModel
+from comfyline.models.library import FRESH_SECONDS, ModelCache
 from comfyline.runcomfy.outage import RetryBudget
 
 SCHEMA = {"type": "object", "properties": {"prompt": {"type": "string"}}}
@@ -61,7 +61,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def made(directory: Path, client: Client, **options: bool) -> Catalogue:
-    kept = KeptModels(directory.parent / "kept")
+    kept = ModelCache(directory.parent / "kept")
     return Catalogue((directory,), client, kept, **options)  # type: ignore[arg-type]
 
 

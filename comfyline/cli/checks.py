@@ -14,8 +14,7 @@ from comfyline.config.environment import home, look_at_storage
 from comfyline.config.files import model_directories
 from comfyline.config.settings import StorageSettings
 from comfyline.errors import InputInvalid, Problem, UsageError
-from comfyline.models.kept import KeptModels
-from comfyline.models.offline import OfflineModels
+from comfyline.models.library import ModelCache, OfflineModels
 from comfyline.plan.inspect import Inspection, inspect
 from comfyline.plan.sources import StoredSources
 from comfyline.report.words import count
@@ -73,7 +72,7 @@ def check(*pipelines: Path, profile: StorageProfile = None) -> int:
 async def _inspect_all(
     paths: tuple[Path, ...], storage: StorageSettings | None
 ) -> dict[Path, Inspection]:
-    models = OfflineModels(model_directories(Path.cwd()), KeptModels(kept_models(home())))
+    models = OfflineModels(model_directories(Path.cwd()), ModelCache(kept_models(home())))
     async with AsyncExitStack() as stack:
         reader = uploads = None
         if storage:

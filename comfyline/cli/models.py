@@ -15,13 +15,18 @@ from comfyline.cli.speech import answer, results, say
 from comfyline.config.environment import home, look
 from comfyline.config.files import model_directories
 from comfyline.errors import ComfylineError, InputInvalid, Problem, TokenRejected, UsageError
-from comfyline.models.changes import changes
-from comfyline.models.describe import InputField, input_fields
+from comfyline.models.describe import InputField, entry_changes, example_step, input_fields
 from comfyline.models.entry import ModelEntry
-from comfyline.models.example import example_step
-from comfyline.models.kept import KeptModels
-from comfyline.models.library import check_model_id, list_models, model_path, read_json, store_model
-from comfyline.models.listing import Listed, listing
+from comfyline.models.library import (
+    Listed,
+    ModelCache,
+    check_model_id,
+    list_models,
+    listing,
+    model_path,
+    read_json,
+    store_model,
+)
 from comfyline.report.words import count, usd
 from comfyline.services import kept_models, open_catalogue
 from comfyline.yaml.file import did_you_mean
@@ -71,7 +76,7 @@ def list_(
         except ComfylineError as error:
             away = error
     here = list_models(model_directories(Path.cwd()))
-    kept = KeptModels(kept_models(home())).list()
+    kept = ModelCache(kept_models(home())).list()
     listed = listing(here, kept, live, search, category)
     if json_output:
         answer(json.dumps([_as_json(one) for one in listed]))
@@ -168,7 +173,7 @@ def _store(model_id: str, published: dict[str, object]) -> None:
         raise InputInvalid([Problem(str(target), message)]) from None
     if before is None:
         say(f"{target}: written.")
-    elif different := changes(before, published):
+    elif different := entry_changes(before, published):
         say(f"{target}: written anew, {count(len(different), 'change')}:")
         for line in different[:_CHANGES]:
             say(f"    {line}")
@@ -181,7 +186,7 @@ def _store(model_id: str, published: dict[str, object]) -> None:
 def _here(model_id: str, away: ComfylineError) -> ModelEntry:
     """The model as it lies on this machine, without a price, when RunComfy cannot be asked."""
     known = listing(
-        list_models(model_directories(Path.cwd())), KeptModels(kept_models(home())).list(), []
+        list_models(model_directories(Path.cwd())), ModelCache(kept_models(home())).list(), []
     )
     found = [one.entry for one in known if one.entry.model_id == model_id]
     if not found:

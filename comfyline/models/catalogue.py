@@ -20,11 +20,9 @@ from comfyline.errors import (
     TryLater,
     Unreachable,
 )
-from comfyline.models.entry import ModelEntry
-from comfyline.models.kept import KeptModels
-from comfyline.models.library import check_model_id, find_model, list_models
+from comfyline.models.entry import ModelEntry, UncheckedModel
+from comfyline.models.library import ModelCache, check_model_id, find_model, list_models
 from comfyline.models.single_flight import Once
-from comfyline.models.unchecked import UncheckedModel
 from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.yaml.file import did_you_mean
 
@@ -52,7 +50,7 @@ class Catalogue:
         self,
         directories: tuple[Path, ...],
         client: RuncomfyClient,
-        kept: KeptModels,
+        kept: ModelCache,
         *,
         reading: bool = False,
         unchecked: bool = False,

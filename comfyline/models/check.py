@@ -1,6 +1,8 @@
 """Every mistake in a model's inputs at once, in words, before anything is paid for."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +10,14 @@ from jsonschema_rs import ValidationError, ValidationErrorKind
 
 from comfyline.errors import Problem
 from comfyline.job import Pointer
-from comfyline.models.engine import compile_schema
+from comfyline.keys import replace_values
+from comfyline.models.dialect import compile_schema, media_fields
 from comfyline.models.entry import ModelEntry
-from comfyline.models.nearest import as_type, nearest_choice, written
+from comfyline.yaml.file import did_you_mean
+from comfyline.yaml.scalars import as_number, as_truth
 
+_SIZE = re.compile(r"(?<=\d)\s*[x×*/\-_.,:]\s*(?=\d)", re.IGNORECASE)
+_LEADING = re.compile(r"-?[0-9]+(?:\.[0-9]+)?", re.ASCII)
 _LISTED = 24
 _DEEPEST = 64
 """Levels of lists and mappings within one another: more is a mistake, and nothing a model reads."""
@@ -257,10 +263,10 @@ def _listed(values: list[Any]) -> str:
 
 def _short(value: Any) -> str:
     try:
-        written = repr(value)
+        text = repr(value)
     except ValueError:  # a number of more digits than Python writes
         return "a very large number"
-    return written if len(written) <= _LONGEST else written[:_LONGEST] + "…"
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
 def _kind(value: Any) -> str:
@@ -277,3 +283,115 @@ def _kind(value: Any) -> str:
             return "a list"
         case _:
             return "a mapping"
+
+
+def nearest_choice(value: Any, choices: Sequence[Any]) -> str:
+    """The hint for a value that is not among the choices; empty when none is near.
+
+    People write `16x9`, `2k` and `PNG`, and a number where a text is due.
+    """
+    plain = _plain(value)
+    for choice in choices:
+        if plain == _plain(choice):
+            if isinstance(value, str) and not isinstance(choice, str):
+                return f"write it without quotes: `{written(choice)}`"
+            return f"did you mean {quoted(choice, value)}?"
+    by_plain = {_plain(choice): choice for choice in reversed(choices)}
+    if found := did_you_mean(plain, list(by_plain)):
+        choice = by_plain[found.removeprefix("did you mean `").removesuffix("`?")]
+        return f"did you mean {quoted(choice, value)}?"
+    return ""
+
+
+def as_type(value: Any, types: Sequence[str]) -> str:
+    """How a value of the wrong type is to be written, `"2"` as `2`; empty when unknown."""
+    if isinstance(value, str):
+        return _from_text(value.strip(), types)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if "string" in types and (is_number or isinstance(value, bool)):
+        return f'write it in quotes: `"{written(value)}"`'
+    if "integer" in types and isinstance(value, float) and abs(value) < 1e15:  # noqa: PLR2004  # a float counts exactly so far
+        return f"did you mean `{round(value)}`?"
+    if "boolean" in types and is_number and value in {0, 1}:
+        return f"did you mean `{written(bool(value))}`?"
+    if "array" in types and not isinstance(value, dict | list) and value is not None:
+        return "write it as a list: `[…]`"
+    return ""
+
+
+def quoted(choice: Any, value: Any) -> str:
+    """A choice as it is to be typed; in quotes where it is the type that was wrong."""
+    is_type_wrong = isinstance(choice, str) and not isinstance(value, str)
+    return f'`"{choice}"`' if is_type_wrong and choice == written(value) else f"`{written(choice)}`"
+
+
+def written(value: Any) -> str:
+    """A value as people read it: text bare, the rest as JSON has it."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (ValueError, TypeError, RecursionError):  # a number without end, a date, a deep nest
+        return type(value).__name__
+
+
+def _from_text(text: str, types: Sequence[str]) -> str:
+    if "boolean" in types and (hint := as_truth(text)):
+        return hint
+    if "number" in types or "integer" in types:
+        found = _LEADING.match(text)
+        if found and found[0] == text and "." in text and "number" not in types:
+            return ""
+        if hint := as_number(text):
+            return hint
+        if found and len(text) - len(found[0]) <= 8:  # noqa: PLR2004  # a unit: `5 seconds`
+            return f"did you mean `{found[0]}`?"
+    if "array" in types:
+        return f"write it as a list: `[{text}]`" if len(text) <= 60 else "write it as a list"  # noqa: PLR2004  # what fits on a line
+    return ""
+
+
+def _plain(value: Any) -> str:
+    return _SIZE.sub(":", written(value).strip().casefold())
+
+
+def fit_inputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The same inputs with text read as a number, a switch, a list or an object where one is due.
+
+    A medium may be written `@photo.jpg`, as curl has it. What does not fit is left as it is, for
+    the check to complain about.
+    """
+    if is_too_deep(inputs):
+        return dict(inputs)
+    fields = entry.plain_schema.get("properties", {})
+    fitted = {name: _fit(fields.get(name, {}), value) for name, value in inputs.items()}
+    for media in media_fields(entry.input_schema, fitted):
+        if media.value.startswith("@"):
+            fitted = replace_values(fitted, {media.pointer: media.value.removeprefix("@")})
+    return fitted
+
+
+def _fit(field: Mapping[str, Any], value: Any) -> Any:
+    types = _types_of(field)
+    if isinstance(value, str) and types and "string" not in types:
+        value = _read(value)
+    if "array" in types and "string" not in types and not isinstance(value, list):
+        value = [value]
+    if isinstance(value, list):
+        return [_fit(field.get("items", {}), one) for one in value]
+    return value
+
+
+def _types_of(field: Mapping[str, Any]) -> set[str]:
+    """The types that a field takes by any of its alternatives; none when one of them takes all."""
+    if "type" in field:
+        return set(field["type"])
+    branches = [_types_of(one) for one in (*field.get("anyOf", ()), *field.get("oneOf", ()))]
+    return set().union(*branches) if all(branches) else set()
+
+
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from comfyline.job import MediaKind, Pointer
-from comfyline.models.engine import is_sound
+import jsonschema_rs
+
+from comfyline.job import PENDING, MediaKind, Pointer
 
 _MEDIA = re.compile(r"(image|video|audio)_uris?")
 _TYPES = {"string", "number", "integer", "boolean", "array", "object", "null"}
@@ -20,6 +21,24 @@ _COMBINING = ("allOf", "anyOf", "oneOf")
 # A schema may refer to itself, and so be endless: a level counts one, a `$ref` many.
 _DEEPEST = 24
 _REFERENCE = 8
+
+
+_PATTERNS = jsonschema_rs.RegexOptions(size_limit=256 * 1024)
+"""Without look-around and back-references; linear means linear for small automata only."""
+
+
+def compile_schema(plain: Mapping[str, Any]) -> jsonschema_rs.Draft202012Validator:
+    """Compile a plain JSON Schema. Raises `ValueError` for one that is none."""
+    return jsonschema_rs.Draft202012Validator(dict(plain), pattern_options=_PATTERNS)
+
+
+def is_sound(rule: str, value: Any) -> bool:
+    """Whether the engine takes this value for a rule such as `pattern`."""
+    try:
+        compile_schema({rule: value})
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,3 +321,27 @@ _RULES: Mapping[str, Callable[[Any], bool]] = {
     "pattern": lambda value: isinstance(value, str),
 }
 """The rules that are kept where the engine takes them, each with what its value has to be."""
+
+
+def explicit_media(inputs: Any) -> Iterator[tuple[Pointer, str]]:
+    """Every value that says of itself that it is media, with where its bytes are."""
+    for pointer, text in _all_texts(inputs, ()):
+        if len(text) > 1 and text.startswith(("@", "s3://")):
+            yield pointer, text.removeprefix("@")
+
+
+def unmarked_media(inputs: Any) -> Iterator[Pointer]:
+    """Where another step's output is taken without a mark that makes it a medium."""
+    return (pointer for pointer, text in _all_texts(inputs, ()) if text.startswith(PENDING))
+
+
+def _all_texts(value: Any, pointer: Pointer) -> Iterator[tuple[Pointer, str]]:
+    match value:
+        case str():
+            yield pointer, value
+        case Mapping():
+            for name, inner in value.items():
+                yield from _all_texts(inner, (*pointer, name))
+        case list():
+            for index, inner in enumerate(value):
+                yield from _all_texts(inner, (*pointer, index))

@@ -1,14 +1,20 @@
 """One model as the catalogue describes it; keys that are not known here are passed over."""
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Self
 
 import jsonschema_rs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from comfyline.models.dialect import plain_fields, to_json_schema, unchecked_patterns
-from comfyline.models.engine import compile_schema
+from comfyline.job import MediaKind
+from comfyline.models.dialect import (
+    compile_schema,
+    plain_fields,
+    to_json_schema,
+    unchecked_patterns,
+)
 
 
 def _price(value: Any) -> float | None:
@@ -86,3 +92,26 @@ class ModelEntry(BaseModel):
     def plain_fields(self) -> frozenset[str]:
         """The fields of the input that never hold media."""
         return plain_fields(self.input_schema)
+
+
+class UncheckedModel(ModelEntry):
+    """A model of which nothing but its id is known: its inputs are submitted unchecked."""
+
+
+_KINDS: Mapping[str, MediaKind] = {
+    "image": "image",
+    "video": "video",
+    "audio": "audio",
+    "music": "audio",
+    "speech": "audio",
+}
+
+
+def kind_made(entry: ModelEntry) -> MediaKind | None:
+    """The kind of a model's outputs; None where no category says it, or two contradict each other.
+
+    A category is a text such as `image-to-video`.
+    """
+    parts = (category.lower().rpartition("-to-") for category in entry.categories)
+    kinds = {_KINDS.get(made) for _, to, made in parts if to}
+    return kinds.pop() if len(kinds) == 1 else None

@@ -7,10 +7,15 @@ from comfyline.errors import InputInvalid, Problem
 from comfyline.job import PENDING, CheckedJob, Job, Media, MediaKind, takes_pending
 from comfyline.keys import job_key
 from comfyline.models.check import check_inputs, field_path, is_too_deep
-from comfyline.models.dialect import MediaField, Reading, media_fields
-from comfyline.models.entry import ModelEntry
+from comfyline.models.dialect import (
+    MediaField,
+    Reading,
+    explicit_media,
+    media_fields,
+    unmarked_media,
+)
+from comfyline.models.entry import ModelEntry, UncheckedModel
 from comfyline.models.price import estimate
-from comfyline.models.unchecked import UncheckedModel, explicit_media, unmarked_media
 from comfyline.plan.check_media import check_pending
 from comfyline.plan.findings import Findings
 from comfyline.storage.origins import Origins

@@ -17,7 +17,7 @@ from comfyline.media.convert import (
     too_many_pixels,
 )
 from comfyline.models.dialect import MediaField, Reading
-from comfyline.models.validations import bounds, judge_medium, merge
+from comfyline.models.media_rules import bounds, judge_medium, merge
 from comfyline.redact import bare_origin
 from comfyline.storage.facts import Facts, Trouble
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.job import Job
 from comfyline.models.entry import ModelEntry
-from comfyline.models.offline import OfflineModels
+from comfyline.models.library import OfflineModels
 from comfyline.pipeline.document import Pipeline, read_pipeline
 from comfyline.pipeline.sources import Reader, read_items, stored_source
 from comfyline.plan.lint import named_models, static_mistakes

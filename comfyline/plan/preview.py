@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 
 from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.job import PENDING, Job, MediaKind
-from comfyline.models.entry import ModelEntry
-from comfyline.models.makes import kind_made
+from comfyline.models.entry import ModelEntry, kind_made
 from comfyline.models.price import expected_outputs
 from comfyline.pipeline.dag import Dag, NodeId
 from comfyline.pipeline.naming import colliding_names

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from comfyline.errors import InputInvalid, Problem, Unreachable
 from comfyline.job import CheckedJob, Job, Placement, Preparation
 from comfyline.media import MediaInfo
-from comfyline.models.entry import ModelEntry
-from comfyline.models.unchecked import UncheckedModel
+from comfyline.models.entry import ModelEntry, UncheckedModel
 from comfyline.plan.check import Subject, estimate_usd, identify, judge
 from comfyline.plan.findings import Findings
 from comfyline.storage.bucket import Bucket

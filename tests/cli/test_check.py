@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from comfyline.cli.main import run
-from comfyline.models import offline as offline_models
+from comfyline.models import library as offline_models
 from comfyline.models.library import find_model
 from comfyline.pipeline.step import Step
 from comfyline.services import open_places

@@ -114,7 +114,7 @@ _AT_RUNCOMFY = [
 ]
 _STORING = [
     Point("download: half", Break("half", "comfyline.runcomfy.incoming:take"), then="reconcile"),
-    _after("fetch: decoded", "tasks.fetch:prove_whole"),
+    _after("fetch: decoded", "tasks.fetch:check_whole"),
     Point("download: before its rename", Break("rename", "*~*-0")),
     Point("fetch: half remembered", Break("half", "prefect.filesystems", nth=2)),
     Point("thumbnail: before its rename", Break("rename", "thumbnails/*.jpg")),

@@ -19,7 +19,7 @@ from comfyline.media.convert import (
     info_of_copy,
     too_many_pixels,
 )
-from comfyline.models.validations import bounds, judge_medium
+from comfyline.models.media_rules import bounds, judge_medium
 from tests.media.clips import heic, picture
 
 FORMS = st.sampled_from(["jpeg", "png", "webp"])

@@ -3,7 +3,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyline.models.changes import changes
+from comfyline.models.describe import entry_changes
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(0, 3) | st.text(max_size=2),
@@ -19,7 +19,7 @@ def test_every_difference_is_said_at_its_place() -> None:
     before = {"price": 1, "schema": {"old": {}, "size": {"enum": ["1K"]}}, "same": [1]}
     after = {"schema": {"size": {"enum": ["1K", "2K"]}, "seed": {"type": "integer"}}, "same": [1]}
 
-    assert changes(before, after) == [
+    assert entry_changes(before, after) == [
         "price is gone",
         "schema.old is gone",
         'schema.size.enum: ["1K"] → ["1K", "2K"]',
@@ -28,21 +28,21 @@ def test_every_difference_is_said_at_its_place() -> None:
 
 
 def test_a_long_value_is_cut() -> None:
-    [said] = changes({}, {"about": "long " * 100})
+    [said] = entry_changes({}, {"about": "long " * 100})
 
     assert len(said) < 110
     assert said.endswith("…")
 
 
 def test_true_is_not_1() -> None:
-    assert changes({"a": True}, {"a": 1}) == ["a: true → 1"]
+    assert entry_changes({"a": True}, {"a": 1}) == ["a: true → 1"]
 
 
 @given(JSON, JSON)
 def test_nothing_is_said_exactly_when_nothing_differs(before: Any, after: Any) -> None:
-    same = changes(before, after) == []
+    same = entry_changes(before, after) == []
 
-    assert changes(before, before) == []
+    assert entry_changes(before, before) == []
     if same:
         assert before == after
     elif isinstance(before, dict) and isinstance(after, dict):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comfyline.models.check import fit_inputs
 from comfyline.models.entry import ModelEntry
-from comfyline.models.fit import fit_inputs
 
 ENTRY = ModelEntry(
     model_id="acme/edit",

@@ -1,5 +1,5 @@
 from comfyline.models.entry import ModelEntry
-from comfyline.models.listing import listing
+from comfyline.models.library import listing
 
 
 def model(model_id: str, price: float | None = None, *categories: str) -> ModelEntry:

@@ -1,5 +1,6 @@
-from comfyline.models.fit import fit_inputs
-from comfyline.models.unchecked import UncheckedModel, explicit_media
+from comfyline.models.check import fit_inputs
+from comfyline.models.dialect import explicit_media
+from comfyline.models.entry import UncheckedModel
 
 
 def test_only_what_says_that_it_is_media_is_media() -> None:

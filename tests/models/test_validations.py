@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfyline.media import MediaInfo
-from comfyline.models.validations import Findings, judge_medium, merge
+from comfyline.models.media_rules import Findings, judge_medium, merge
 
 # As the catalogue has them for an image model.
 REAL = [

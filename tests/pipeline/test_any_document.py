@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from comfyline.keys import job_key
 from comfyline.models.entry import ModelEntry
-from comfyline.models.kept import KeptModels
-from comfyline.models.offline import OfflineModels
+from comfyline.models.library import ModelCache, OfflineModels
 from comfyline.plan.inspect import Inspection, inspect
 from comfyline.plan.lint import named_models, static_mistakes
 from comfyline.storage.facts import Facts, Trouble
@@ -80,7 +79,7 @@ def checked(write: Write, tmp_path: Path) -> Callable[[str], Inspection]:
     folder = tmp_path / "models" / "some"
     folder.mkdir(parents=True)
     (folder / "model.json").write_text(json.dumps(MODEL))
-    models = OfflineModels((tmp_path / "models",), KeptModels(tmp_path / "kept"))
+    models = OfflineModels((tmp_path / "models",), ModelCache(tmp_path / "kept"))
 
     def check(text: str) -> Inspection:
         path = write()

@@ -10,7 +10,7 @@ import pytest
 
 from comfyline.errors import InputInvalid, Refused, Unreachable
 from comfyline.models.catalogue import Catalogue
-from comfyline.models.kept import KeptModels
+from comfyline.models.library import ModelCache
 from comfyline.plan import plan as planning
 from comfyline.plan.plan import Planned, plan_pipeline
 
@@ -73,7 +73,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 
 async def plan(path: Path, client: Client, limit: int | None = None, *overrides: str) -> Planned:
-    catalogue = Catalogue((MODELS,), client, KeptModels(Path("kept")))  # type: ignore[arg-type]
+    catalogue = Catalogue((MODELS,), client, ModelCache(Path("kept")))  # type: ignore[arg-type]
     return await plan_pipeline(path, overrides, limit, "run-1", NOON, catalogue)
 
 
