@@ -17,7 +17,7 @@ from comfyline.media.convert import (
     too_many_pixels,
 )
 from comfyline.models.dialect import MediaField, Reading
-from comfyline.models.media_rules import bounds, judge_medium, merge
+from comfyline.models.media_rules import bounds, check_rules, nearest
 from comfyline.redact import bare_origin
 from comfyline.storage.facts import Facts, Trouble
 
@@ -65,7 +65,7 @@ def check_medium(
     if problem := _unfit(where, field, shown, facts, fitting, copy):
         return JudgedMedium(problems=(problem,))
     look = info_of_copy(facts.look, copy) if copy else facts.look
-    found = merge(judge_medium(one.validations, _bytes(facts, copy), look) for one in fitting)
+    found = nearest(check_rules(one.validations, _bytes(facts, copy), look) for one in fitting)
     remarks = (*_remarks(shown, facts, copy), *_not_checked(field, found.unknown))
     if found.broken:
         hint = _DOWNSCALE if _would_fit_smaller(fitting, facts, preparation) else ""
@@ -126,7 +126,7 @@ def _would_fit_smaller(fitting: list[Reading], facts: Facts, preparation: Prepar
     if copy is None or preparation.downscale:
         return False
     look, size = info_of_copy(facts.look, copy), _bytes(facts, copy)
-    return any(not judge_medium(one.validations, size, look).broken for one in fitting)
+    return any(not check_rules(one.validations, size, look).broken for one in fitting)
 
 
 def _bytes(facts: Facts, copy: Conversion | None) -> int:

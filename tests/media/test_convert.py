@@ -19,7 +19,7 @@ from comfyline.media.convert import (
     info_of_copy,
     too_many_pixels,
 )
-from comfyline.models.media_rules import bounds, judge_medium
+from comfyline.models.media_rules import bounds, check_rules
 from tests.media.clips import heic, picture
 
 FORMS = st.sampled_from(["jpeg", "png", "webp"])
@@ -235,5 +235,5 @@ def test_the_bounds_of_a_copy_are_those_that_the_model_judges_by(
     assert bounds(rules) == expected
     if expected.width or expected.height or expected.longest:
         side = expected.width or expected.height or expected.longest or 0
-        assert not judge_medium(rules, 1, MediaInfo("image/png", side, side)).broken
-        assert judge_medium(rules, 1, MediaInfo("image/png", side + 1, side + 1)).broken
+        assert not check_rules(rules, 1, MediaInfo("image/png", side, side)).broken
+        assert check_rules(rules, 1, MediaInfo("image/png", side + 1, side + 1)).broken

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfyline.media import MediaInfo
-from comfyline.models.media_rules import Findings, judge_medium, merge
+from comfyline.models.media_rules import RuleCheck, check_rules, nearest
 
 # As the catalogue has them for an image model.
 REAL = [
@@ -25,8 +25,8 @@ def rule(name: Any, value: Any, error: Any = None) -> dict[str, Any]:
     return {"validation_rule": name, "validation_value": value, "validation_error": error}
 
 
-def judged(*rules: dict[str, Any], size: int = 2**20, **look: Any) -> Findings:
-    return judge_medium(list(rules), size, MediaInfo("image/png", **look))
+def checked(*rules: dict[str, Any], size: int = 2**20, **look: Any) -> RuleCheck:
+    return check_rules(list(rules), size, MediaInfo("image/png", **look))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def judged(*rules: dict[str, Any], size: int = 2**20, **look: Any) -> Findings:
 def test_real_rules_are_told_in_their_own_words_with_what_was_measured(
     size: int, width: int, height: int, broken: list[str]
 ) -> None:
-    found = judged(*(rule(*one) for one in REAL), size=size, width=width, height=height)
+    found = checked(*(rule(*one) for one in REAL), size=size, width=width, height=height)
 
     assert list(found.broken) == broken
     assert found.unknown == ()
@@ -85,7 +85,7 @@ def test_real_rules_are_told_in_their_own_words_with_what_was_measured(
     ],
 )
 def test_other_names_of_the_same_shape_are_understood(name: str, value: Any, fits: bool) -> None:  # noqa: FBT001
-    found = judged(rule(name, value), width=100, height=200, duration=12.4, fps=25.0)
+    found = checked(rule(name, value), width=100, height=200, duration=12.4, fps=25.0)
 
     assert (found.broken == ()) is fits
     assert found.unknown == ()
@@ -109,17 +109,17 @@ def test_other_names_of_the_same_shape_are_understood(name: str, value: Any, fit
     ],
 )
 def test_a_rule_that_is_not_understood_refuses_nothing_and_is_named(name: str, value: Any) -> None:
-    assert judged(rule(name, value), width=9, height=9) == Findings((), (name,))
+    assert checked(rule(name, value), width=9, height=9) == RuleCheck((), (name,))
 
 
 def test_a_quantity_that_the_file_does_not_show_refuses_nothing_and_is_named() -> None:
-    found = judged(rule("width/height<", 1), rule("duration<", 1))
+    found = checked(rule("width/height<", 1), rule("duration<", 1))
 
-    assert found == Findings((), ("width/height<", "duration<"))
+    assert found == RuleCheck((), ("width/height<", "duration<"))
 
 
 def test_a_rule_without_words_gets_some() -> None:
-    found = judged(rule("fps<=", 24), rule("duration>", 3, ""), fps=25.0, duration=2.5)
+    found = checked(rule("fps<=", 24), rule("duration>", 3, ""), fps=25.0, duration=2.5)
 
     assert found.broken == (
         "fps has to be at most 24 (it has 25 frames a second)",
@@ -128,10 +128,10 @@ def test_a_rule_without_words_gets_some() -> None:
 
 
 def test_of_alternatives_the_nearest_counts() -> None:
-    one, two = Findings(("a", "b")), Findings(("c",))
+    one, two = RuleCheck(("a", "b")), RuleCheck(("c",))
 
-    assert merge([one, two]) is two
-    assert merge([]) == Findings()
+    assert nearest([one, two]) is two
+    assert nearest([]) == RuleCheck()
 
 
 def test_the_rules_of_the_real_catalogue_are_all_understood() -> None:
@@ -142,7 +142,7 @@ def test_the_rules_of_the_real_catalogue_are_all_understood() -> None:
     look = MediaInfo("image/png", 10, 10, 5.0, 25.0)
 
     for name in names:
-        assert judge_medium([rule(name, 1)], 9, look).unknown == ()
+        assert check_rules([rule(name, 1)], 9, look).unknown == ()
 
 
 def _rules(value: Any) -> list[str]:
@@ -176,6 +176,6 @@ def test_no_rule_breaks_the_check(
 ) -> None:
     look = MediaInfo("video/mp4", width, width, duration, duration)
 
-    found = judge_medium(validations, size, look)
+    found = check_rules(validations, size, look)
 
     assert all(isinstance(sentence, str) and sentence for sentence in found.broken)
