@@ -18,9 +18,9 @@ from comfyline.ledger.refusals import not_started
 from comfyline.operations.adopt import recognise
 from comfyline.operations.cancel import withdraw_all
 from comfyline.operations.recover import sweep
-from comfyline.plan.preflight import Begun, Outlook, estimate, look_ahead
-from comfyline.plan.schedule import Unfolding
-from comfyline.plan.validate import judge_all
+from comfyline.plan.check import validate_jobs
+from comfyline.plan.preflight import Preflight, Validated, estimate, run_preflight
+from comfyline.plan.schedule import Schedule
 from comfyline.progress import JobEnded, Note, RunPlanned, tell
 from comfyline.report.words import count
 from comfyline.run import Outcome, Run
@@ -42,60 +42,60 @@ def _nothing(_: Outcome) -> Sequence[Job]:
     return ()
 
 
-async def execute(unfolding: Unfolding, run: Run, services: Services) -> list[Outcome]:
+async def execute(schedule: Schedule, run: Run, services: Services) -> list[Outcome]:
     """Brings every job to an end and returns what became of each, by item and step."""
     run.began = await services.ledger.open_run(run.id, run.pipeline)
     # Of a run that is retried, the earlier tries are a part, in its budget and in its report.
     before = await services.ledger.list(Selection(run_id=run.id))
     run.submitted = sum(attempt.state is not JobState.PLANNED for attempt in before)
-    await sweep((job.placement.folder for job in unfolding.foreseen()), services)
-    outlook = await look_ahead(unfolding, run, services)
-    run.away |= outlook.away
-    await _turned_up(outlook, services)
+    await sweep((job.placement.folder for job in schedule.expected()), services)
+    preflight = await run_preflight(schedule, run, services)
+    run.away |= preflight.away
+    await _turned_up(preflight, services)
     planned = RunPlanned(
         run_id=run.id,
         pipeline=run.pipeline,
-        jobs=outlook.jobs,
-        reused=len(outlook.there),
-        estimate_usd=await estimate(outlook, run, services),
+        jobs=preflight.jobs,
+        reused=len(preflight.there),
+        estimate_usd=await estimate(preflight, run, services),
     )
     tell(planned)
-    left_out = unfolding.jobs - outlook.jobs
-    never = list(outlook.ended)
+    left_out = schedule.jobs - preflight.jobs
+    never = list(preflight.ended)
 
     def unlock(outcome: Outcome) -> Sequence[Job]:
-        new = unfolding.ended(outcome)
+        new = schedule.ended(outcome)
         never.extend(new.outcomes)
         for one in new.outcomes:
             _tell_end(one)
         # A step fanned out over more, or fewer, than its model was expected to make.
-        if (jobs := unfolding.jobs - left_out) != planned.jobs:
+        if (jobs := schedule.jobs - left_out) != planned.jobs:
             tell(replace(planned, jobs=jobs))
         return new.jobs
 
     for outcome in never:
         _tell_end(outcome)
     # All that is wrong is told before anything is uploaded.
-    hopeless = unfolding.give_up(job for job, checked in outlook.waiting if checked is None)
-    wrong: list[Begun] = [(job, None) for job in hopeless]
-    wrong += [(job, checked) for job, checked in outlook.to_make if checked is None]
-    right = [(job, checked) for job, checked in outlook.to_make if checked is not None]
-    outcomes = [*outlook.there]
+    hopeless = schedule.give_up(job for job, checked in preflight.waiting if checked is None)
+    wrong: list[Validated] = [(job, None) for job in hopeless]
+    wrong += [(job, checked) for job, checked in preflight.to_make if checked is None]
+    right = [(job, checked) for job, checked in preflight.to_make if checked is not None]
+    outcomes = [*preflight.there]
     for some in (wrong, right):
         outcomes += await walk_all(some, run, services, unlock=unlock)
-    return sorted([*outcomes, *never], key=lambda one: unfolding.position(one.job))
+    return sorted([*outcomes, *never], key=lambda one: schedule.position(one.job))
 
 
-async def _turned_up(outlook: Outlook, services: Services) -> None:
+async def _turned_up(preflight: Preflight, services: Services) -> None:
     """Writes down that what was given up as expired lies where it was stored."""
-    for outcome in outlook.there:
-        if outlook.known[outcome.key].state is JobState.EXPIRED:
+    for outcome in preflight.there:
+        if preflight.known[outcome.key].state is JobState.EXPIRED:
             attempt = (await services.ledger.find([outcome.key]))[outcome.key]
             await services.ledger.persisted(attempt.id, outcome.outputs)
 
 
 async def walk_all(
-    to_make: Sequence[Begun],
+    to_make: Sequence[Validated],
     run: Run,
     services: Services,
     *,
@@ -211,12 +211,12 @@ class _Walking:
         self.outcomes.append(outcome)
         _tell_end(outcome)
         if jobs := self._unlock(outcome):
-            verdicts = await judge_all(jobs, self._services)
+            validation = await validate_jobs(jobs, self._services)
             # What another ledger had stored is not paid for again.
-            keys = [one.key for one in verdicts.checked if one]
+            keys = [one.key for one in validation.checked if one]
             known = await self._services.ledger.glance(keys)
-            await recognise(verdicts.checked, known, self._services)
-            self.queue.add(list(zip(jobs, verdicts.checked, strict=True)))
+            await recognise(validation.checked, known, self._services)
+            self.queue.add(list(zip(jobs, validation.checked, strict=True)))
 
 
 def _stuck(job: Job, checked: CheckedJob | None, error: ComfylineError) -> Outcome:

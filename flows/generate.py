@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State
 from comfyline.errors import ComfylineError
 from comfyline.job import Job, Placement
 from comfyline.models.check import fit_inputs
-from comfyline.plan.schedule import Unfolding
+from comfyline.plan.schedule import Schedule
 from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, now
@@ -61,7 +61,7 @@ async def generate(
         entry = await services.catalogue.entry(model_id)
         asked = fit_inputs(entry, as_given("inputs", inputs))
         job = ad_hoc_job(model_id, asked, as_given("output", output))
-        outcomes = await execute(Unfolding.of(job), run, services)
+        outcomes = await execute(Schedule.of(job), run, services)
         return await report(outcomes, run, services, started, began)
 
     return await with_services(profile, work, unchecked=unchecked)

@@ -8,9 +8,8 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from comfyline.errors import ComfylineError
-from comfyline.plan.overwrites import namesakes
-from comfyline.plan.plan import plan_pipeline
-from comfyline.plan.sources import StoredSources
+from comfyline.plan.explain import namesakes
+from comfyline.plan.preview import StoredSources, plan_pipeline
 from comfyline.progress import Note, tell
 from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Run
@@ -86,7 +85,7 @@ async def pipeline(
             hands_on=planned.dag.handing_on,
             contact_sheet=planned.pipeline.document.output.contact_sheet,
         )
-        outcomes = await execute(planned.unfolding(), run, services)
+        outcomes = await execute(planned.schedule(), run, services)
         return await report(outcomes, run, services, started, began)
 
     return await with_services(profile, work, unchecked=unchecked)

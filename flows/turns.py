@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from comfyline.plan.preflight import Begun
+from comfyline.plan.preflight import Validated
 
 
 @dataclass(slots=True)
@@ -13,7 +13,7 @@ class Group:
     """Jobs with one key: the second takes what the first has paid for."""
 
     key: str
-    jobs: list[Begun] = field(default_factory=list)
+    jobs: list[Validated] = field(default_factory=list)
 
 
 class Queue:
@@ -30,7 +30,7 @@ class Queue:
         """Whether there is anything to be taken."""
         return bool(self._ready)
 
-    def add(self, jobs: Iterable[Begun]) -> None:
+    def add(self, jobs: Iterable[Validated]) -> None:
         """Lines jobs up; one that asks for what is in line already, or under way, joins it."""
         for job, checked in jobs:
             group = self._groups.get(checked.key) if checked else None

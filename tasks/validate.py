@@ -10,7 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from comfyline.job import CheckedJob, Job, Stage
-from comfyline.plan.check import estimate_usd, identify
+from comfyline.plan.check import estimate_usd, validate_job
 from comfyline.progress import StageEntered, tell
 from comfyline.services import Services
 from tasks.failure import failing_in_words
@@ -28,5 +28,5 @@ async def validate(job: Job, services: Services) -> CheckedJob:
     """The job with its key, its media by content and its estimate."""
     tell(StageEntered(job.label, job.label, Stage.VALIDATE))
     entry = await services.catalogue.priced(job.model_id)
-    checked = await identify(job, entry, services.origins)
+    checked = await validate_job(job, entry, services.origins)
     return replace(checked, estimate_usd=estimate_usd(checked, entry))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from comfyline.job import CheckedJob, Job, Media, MediaKind, Placement, Pointer
 from comfyline.keys import job_key
-from comfyline.plan.changes import changes
+from comfyline.plan.explain import changes
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["", "a", "b"]),

@@ -18,8 +18,8 @@ from comfyline.ledger.connection import LedgerDatabase
 from comfyline.ledger.records import pack
 from comfyline.ledger.tables import attempts, jobs, outputs, transitions
 from comfyline.operations.output_paths import target_uris
-from comfyline.plan.plan import plan_pipeline
-from comfyline.plan.validate import judge_all
+from comfyline.plan.check import validate_jobs
+from comfyline.plan.preview import plan_pipeline
 from comfyline.services import now, open_services
 from comfyline.storage.facts import Facts
 
@@ -36,7 +36,7 @@ async def main(photos: int) -> None:
         planned = await plan_pipeline(
             Path("pipeline.yaml"), (), None, "history", now(), services.catalogue
         )
-        checked = [one for one in (await judge_all(planned.jobs, services)).checked if one]
+        checked = [one for one in (await validate_jobs(planned.jobs, services)).checked if one]
         facts = await services.origins.facts(str(_PICTURE))
         uris = [await asyncio.to_thread(_write_output, one, facts) for one in checked]
     database = LedgerDatabase(settings.ledger_url.value)

@@ -15,8 +15,8 @@ from comfyline.config.files import model_directories
 from comfyline.config.settings import StorageSettings
 from comfyline.errors import InputInvalid, Problem, UsageError
 from comfyline.models.library import ModelCache, OfflineModels
-from comfyline.plan.inspect import Inspection, inspect
-from comfyline.plan.sources import StoredSources
+from comfyline.plan.lint import LintResult, lint_file
+from comfyline.plan.preview import StoredSources
 from comfyline.report.words import count
 from comfyline.services import kept_models, now, open_places
 from comfyline.storage.bucket import Bucket
@@ -71,7 +71,7 @@ def check(*pipelines: Path, profile: StorageProfile = None) -> int:
 
 async def _inspect_all(
     paths: tuple[Path, ...], storage: StorageSettings | None
-) -> dict[Path, Inspection]:
+) -> dict[Path, LintResult]:
     models = OfflineModels(model_directories(Path.cwd()), ModelCache(kept_models(home())))
     async with AsyncExitStack() as stack:
         reader = uploads = None
@@ -83,7 +83,7 @@ async def _inspect_all(
             bucket = await stack.enter_async_context(Bucket(None, None, None))
         origins = Origins(bucket, home() / KNOWN_FILES)
         return {
-            path: await inspect(path, models, origins, reader, now(), uploads) for path in paths
+            path: await lint_file(path, models, origins, reader, now(), uploads) for path in paths
         }
 
 

@@ -13,11 +13,9 @@ from comfyline.cli.speech import answer, explain, results, say
 from comfyline.config.environment import look
 from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.pipeline.document import Limits
-from comfyline.plan.explain import forecast, planned_steps
-from comfyline.plan.overwrites import moving_aside, namesakes
-from comfyline.plan.plan import Planned, plan_pipeline
-from comfyline.plan.preflight import look_ahead
-from comfyline.plan.sources import StoredSources
+from comfyline.plan.explain import explain_jobs, moving_aside, namesakes, planned_steps
+from comfyline.plan.preflight import run_preflight
+from comfyline.plan.preview import Planned, StoredSources, plan_pipeline
 from comfyline.report.plan import PlannedJob, PlanRecord, mistake_records, plan_record
 from comfyline.report.plan_tree import job_lines, plan_tree
 from comfyline.report.words import count, usd
@@ -102,17 +100,17 @@ async def _looked_at(
         refresh=refresh,
         new_only=document.source.new_only,
     )
-    outlook = await look_ahead(planned.unfolding(), run, services)
+    preflight = await run_preflight(planned.schedule(), run, services)
     steps = planned_steps(planned)
     needs = {step.name: step.needs for step in steps}
-    jobs = await forecast(outlook, needs, run, services)
+    jobs = await explain_jobs(preflight, needs, run, services)
     notes = (
-        *outlook.notes,
-        *await moving_aside(outlook, run, services),
+        *preflight.notes,
+        *await moving_aside(preflight, run, services),
         *await namesakes(planned.jobs, services),
     )
     record = plan_record(
-        document.name, len(planned.dag.items), steps, jobs, outlook.mistakes, notes
+        document.name, len(planned.dag.items), steps, jobs, preflight.mistakes, notes
     )
     return record, jobs
 

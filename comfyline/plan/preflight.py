@@ -12,21 +12,20 @@ from comfyline.job import CheckedJob, Job
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.records import Standing
 from comfyline.operations.first_use import first_use
-from comfyline.plan.check import estimate_usd
-from comfyline.plan.reuse import survey
-from comfyline.plan.schedule import Unfolding
-from comfyline.plan.validate import judge_all
+from comfyline.plan.check import estimate_usd, validate_jobs
+from comfyline.plan.reuse import find_existing
+from comfyline.plan.schedule import Schedule
 from comfyline.progress import Note, tell
 from comfyline.run import Outcome, Run
 from comfyline.services import Services
 from comfyline.storage.origins import is_presigned
 
-Begun = tuple[Job, CheckedJob | None]
+Validated = tuple[Job, CheckedJob | None]
 """A job with its checked form; None where its check fails, and `validate` says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class Preflight:
     """A run before its first cost.
 
     `there` are outcomes of what is there already, `ended` of what can never be made. `to_make` can
@@ -38,8 +37,8 @@ class Outlook:
 
     there: tuple[Outcome, ...]
     ended: tuple[Outcome, ...]
-    to_make: tuple[Begun, ...]
-    waiting: tuple[Begun, ...]
+    to_make: tuple[Validated, ...]
+    waiting: tuple[Validated, ...]
     known: Mapping[str, Standing]
     away: Mapping[str, Unreachable] = field(default_factory=dict)
     mistakes: tuple[Problem, ...] = ()
@@ -55,14 +54,14 @@ class Outlook:
 class _Found:
     there: list[Outcome] = field(default_factory=list)
     ended: list[Outcome] = field(default_factory=list)
-    to_make: list[Begun] = field(default_factory=list)
+    to_make: list[Validated] = field(default_factory=list)
     known: dict[str, Standing] = field(default_factory=dict)
     away: dict[str, Unreachable] = field(default_factory=dict)
     mistakes: dict[Problem, None] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
 
 
-async def look_ahead(unfolding: Unfolding, run: Run, services: Services) -> Outlook:
+async def run_preflight(schedule: Schedule, run: Run, services: Services) -> Preflight:
     """Looks at all jobs: those that need no other, then what depends on what is there, and so on.
 
     Each step of it is done for many jobs at once, because ten thousand of their own take minutes.
@@ -71,30 +70,30 @@ async def look_ahead(unfolding: Unfolding, run: Run, services: Services) -> Outl
     if said := await first_use(services):
         tell(Note(said))
         found.notes[said] = None
-    new = unfolding.begin()
+    new = schedule.begin()
     while new.jobs or new.outcomes:
         found.ended += new.outcomes
         found.mistakes |= dict.fromkeys(_mistakes(new.outcomes))
-        surveyed = await survey(new.jobs, run, services)
-        found.there += surveyed.there
-        found.to_make += surveyed.to_make
-        found.known |= surveyed.known
-        found.away |= surveyed.away
-        found.notes |= dict.fromkeys(map(str, surveyed.away.values()))
-        found.mistakes |= dict.fromkeys(surveyed.mistakes)
-        found.notes |= dict.fromkeys(surveyed.notes)
-        new = unfolding.all_ended(surveyed.there)
-    waiting = unfolding.waiting()
-    verdicts = await judge_all(waiting, services)
-    found.mistakes |= dict.fromkeys(verdicts.mistakes)
-    found.notes |= dict.fromkeys(verdicts.notes)
-    begun = [*found.to_make, *zip(waiting, verdicts.checked, strict=True)]
+        existing = await find_existing(new.jobs, run, services)
+        found.there += existing.there
+        found.to_make += existing.to_make
+        found.known |= existing.known
+        found.away |= existing.away
+        found.notes |= dict.fromkeys(map(str, existing.away.values()))
+        found.mistakes |= dict.fromkeys(existing.mistakes)
+        found.notes |= dict.fromkeys(existing.notes)
+        new = schedule.all_ended(existing.there)
+    waiting = schedule.waiting()
+    validation = await validate_jobs(waiting, services)
+    found.mistakes |= dict.fromkeys(validation.mistakes)
+    found.notes |= dict.fromkeys(validation.notes)
+    begun = [*found.to_make, *zip(waiting, validation.checked, strict=True)]
     found.mistakes |= dict.fromkeys(await _storage_problems(begun, run, services))
-    return Outlook(
+    return Preflight(
         there=tuple(_without_old(found.there, found.to_make, waiting)),
         ended=tuple(found.ended),
         to_make=tuple(found.to_make),
-        waiting=tuple(zip(waiting, verdicts.checked, strict=True)),
+        waiting=tuple(zip(waiting, validation.checked, strict=True)),
         known=found.known,
         away=found.away,
         mistakes=tuple(found.mistakes),
@@ -102,7 +101,9 @@ async def look_ahead(unfolding: Unfolding, run: Run, services: Services) -> Outl
     )
 
 
-async def _storage_problems(begun: Sequence[Begun], run: Run, services: Services) -> list[Problem]:
+async def _storage_problems(
+    begun: Sequence[Validated], run: Run, services: Services
+) -> list[Problem]:
     """Why RunComfy would not get at the inputs of these jobs, whatever they are."""
     media = (medium for _, checked in begun if checked for medium in checked.media)
     if not any(is_presigned(medium.origin) or medium.conversion for medium in media):
@@ -112,7 +113,7 @@ async def _storage_problems(begun: Sequence[Begun], run: Run, services: Services
     return [problem for problem in (reach, life) if problem]
 
 
-async def estimate(outlook: Outlook, run: Run, services: Services) -> float | None:
+async def estimate(preflight: Preflight, run: Run, services: Services) -> float | None:
     """What is still to be paid for, probably; None when a price is unknown.
 
     What was paid for before and has to be collected or stored again costs nothing. Raises
@@ -120,7 +121,7 @@ async def estimate(outlook: Outlook, run: Run, services: Services) -> float | No
     """
     total = 0.0
     try:
-        each = await prices(outlook, run, services)
+        each = await prices(preflight, run, services)
     except (Unreachable, TryLater):
         # Every job says so that cannot be begun because of it.
         return None
@@ -131,20 +132,20 @@ async def estimate(outlook: Outlook, run: Run, services: Services) -> float | No
     return total
 
 
-async def prices(outlook: Outlook, run: Run, services: Services) -> list[float | None]:
+async def prices(preflight: Preflight, run: Run, services: Services) -> list[float | None]:
     """The same for each of what is `to_make`, then of what is `waiting`.
 
     Of several jobs that ask for the very same, only the first is paid for.
     """
     found: list[float | None] = []
     paid: set[str] = set()
-    for job, checked in (*outlook.to_make, *outlook.waiting):
+    for job, checked in (*preflight.to_make, *preflight.waiting):
         if checked is None or checked.key in paid:
             found.append(0.0)
             continue
         if checked.key:
             paid.add(checked.key)
-        attempt = outlook.known.get(checked.key)
+        attempt = preflight.known.get(checked.key)
         if decision_about(job, attempt, run, services.now()) is Decision.SUBMIT:
             found.append(estimate_usd(checked, await services.catalogue.priced(job.model_id)))
         else:
@@ -171,7 +172,7 @@ def _mistakes(ended: Iterable[Outcome]) -> Iterator[Problem]:
 
 
 def _without_old(
-    there: list[Outcome], to_make: list[Begun], waiting: tuple[Job, ...]
+    there: list[Outcome], to_make: list[Validated], waiting: tuple[Job, ...]
 ) -> list[Outcome]:
     """Leaves items out of which an earlier run has made everything."""
     alive = {job.item for job, _ in to_make} | {job.item for job in waiting}

@@ -1,26 +1,35 @@
-"""All jobs of a graph as far as they can be foreseen, with every mistake, before anything is made.
+"""Turn a pipeline file into a plan: its graph and all jobs, before anything is made.
 
 What a step will make is guessed from its model: how many outputs, and of which kind. So a later
 step is rendered, named and checked before the first one is paid for.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
 
+from comfyline.config.environment import variable
 from comfyline.errors import ComfylineError, InputInvalid, Problem
-from comfyline.job import PENDING, Job, MediaKind
+from comfyline.job import PENDING, Item, Job, MediaKind
+from comfyline.models.catalogue import Catalogue
 from comfyline.models.entry import ModelEntry, kind_made
 from comfyline.models.price import expected_outputs
 from comfyline.pipeline.dag import Dag, NodeId
+from comfyline.pipeline.document import Pipeline, load_pipeline
 from comfyline.pipeline.naming import colliding_names
-from comfyline.pipeline.rendering import Made, Rendered
+from comfyline.pipeline.rendering import Made, Rendered, RunScope
+from comfyline.pipeline.sources import Reader, nothing_to_do, read_items
+from comfyline.plan.schedule import Schedule
+from comfyline.storage.places import Places
 
 FindModel = Callable[[str], Awaitable[ModelEntry]]
 
 
 @dataclass(frozen=True, slots=True)
-class Foreseen:
+class Preview:
     """The jobs of each node, and the mistakes of those that cannot be made.
 
     `away` says why a model could not be asked for, which is no mistake of the pipeline's.
@@ -36,7 +45,7 @@ class Foreseen:
         return tuple(job for jobs in self.jobs.values() for job in jobs)
 
 
-async def foresee(dag: Dag, find_model: FindModel) -> Foreseen:
+async def preview_jobs(dag: Dag, find_model: FindModel) -> Preview:
     """Renders every node, each after those that it needs.
 
     A node that needs no other has its real jobs; those of all others are placeholders. A mistake
@@ -61,7 +70,7 @@ async def foresee(dag: Dag, find_model: FindModel) -> Foreseen:
     every = [job for some in jobs.values() for job in some]
     collisions = await asyncio.to_thread(colliding_names, every, models.outputs_of)
     problems = [_for_items(problem, names) for problem, names in found.items()]
-    return Foreseen(jobs, (*problems, *models.problems, *collisions), models.away)
+    return Preview(jobs, (*problems, *models.problems, *collisions), models.away)
 
 
 class _Models:
@@ -128,3 +137,91 @@ def _for_items(problem: Problem, names: list[str]) -> Problem:
     counted = f"{more} more item" + ("s" if more > 1 else "")
     message = f"{problem.message} (item {names[0]} and {counted})"
     return Problem(problem.where, message, problem.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A pipeline, its graph and all jobs that can be foreseen, not yet checked one by one."""
+
+    pipeline: Pipeline
+    dag: Dag
+    foreseen: Preview
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The jobs that can be foreseen; those of later steps are placeholders."""
+        return self.foreseen.all_jobs
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth saying before anything is made."""
+        return () if self.dag.items else (nothing_to_do(self.pipeline),)
+
+    def schedule(self) -> Schedule:
+        """The jobs as they become known, from the beginning."""
+        return Schedule(self.dag, self.foreseen.jobs)
+
+
+async def plan_pipeline(
+    path: Path,
+    overrides: Sequence[str],
+    limit: int | None,
+    run_id: str,
+    when: datetime,
+    catalogue: Catalogue,
+    reader: Reader | None = None,
+) -> Planned:
+    """Reads a pipeline and makes its jobs.
+
+    Raises `InputInvalid` with every mistake of the file, its templates, its models and its output
+    names; a pipeline that cannot be read at all tells of the file's own mistakes only. A source in
+    object storage is read by `reader`.
+    """
+    # In a thread: a file system may be slow.
+    pipeline = await asyncio.to_thread(load_pipeline, path, overrides)
+    items = await read_items(pipeline, reader, limit)
+    dag = graph_of(pipeline, items, run_id, when)
+    foreseen = await preview_jobs(dag, catalogue.entry)
+    if foreseen.problems:
+        raise InputInvalid(foreseen.problems)
+    if foreseen.away:
+        raise foreseen.away
+    return Planned(pipeline, dag, foreseen)
+
+
+def graph_of(pipeline: Pipeline, items: Sequence[Item], run_id: str, when: datetime) -> Dag:
+    """The graph of a run at a time. Raises `InputInvalid` for environment variables not set."""
+    values = {name: variable(name) for name in pipeline.document.env}
+    missing = [
+        Problem(
+            pipeline.yaml.where(("env", index)),
+            f"the environment variable {name} is not set",
+            f"export {name}=…",
+        )
+        for index, name in enumerate(pipeline.document.env)
+        if values[name] is None
+    ]
+    if missing:
+        raise InputInvalid(missing)
+    env = {name: value for name, value in values.items() if value is not None}
+    return Dag(pipeline, items, RunScope(run_id, f"{when.astimezone():%Y-%m-%d}", env))
+
+
+class StoredSources:
+    """A `comfyline.pipeline.sources.Reader` over the storage of one process.
+
+    What cannot be told, because a server or a permission is in the way, is an `Unreachable`.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+
+    async def files_in(self, prefix: str) -> AsyncGenerator[str, None]:
+        """The addresses of all objects that begin with a prefix, a page at a time."""
+        async with aclosing(self._places.of(prefix).files_in(prefix)) as listed:
+            async for one in listed:
+                yield one.uri
+
+    async def fetch(self, uri: str, target: Path) -> None:
+        """Copies an object to local disk. Raises `FileNotFoundError`."""
+        await self._places.of(uri).get(uri, target)

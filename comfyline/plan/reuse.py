@@ -12,7 +12,7 @@ from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.records import Standing
 from comfyline.operations.adopt import foreseen_in_words, recognise
 from comfyline.operations.output_paths import own_names, target_uris
-from comfyline.plan.validate import judge_all
+from comfyline.plan.check import validate_jobs
 from comfyline.progress import Note, tell
 from comfyline.run import Outcome, Run
 from comfyline.services import Services
@@ -25,7 +25,7 @@ _MANY = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class Existing:
     """What is known before the first cost: what is there, and what has to be made.
 
     `to_make` holds a job's checked form, or None where its check fails; `validate` says why.
@@ -42,21 +42,21 @@ class Survey:
     notes: tuple[str, ...] = ()
 
 
-async def survey(jobs: Sequence[Job], run: Run, services: Services) -> Survey:
+async def find_existing(jobs: Sequence[Job], run: Run, services: Services) -> Existing:
     """Finds out which jobs are there already. Spends and writes nothing.
 
     Each step is done for all jobs at once, because ten thousand steps of their own take minutes.
     """
-    verdicts = await judge_all(jobs, services)
-    for note in verdicts.notes:
+    validation = await validate_jobs(jobs, services)
+    for note in validation.notes:
         tell(Note(note))
-    checked = verdicts.checked
+    checked = validation.checked
     known: dict[str, Standing] = {
         **await services.ledger.glance(list({one.key: None for one in checked if one}))
     }
     recognised = await recognise(checked, known, services)
     known |= recognised
-    notes = verdicts.notes
+    notes = validation.notes
     if services.is_reading:
         notes += tuple(foreseen_in_words(recognised.values()))
     claims = await asyncio.to_thread(_claims, jobs, checked, known, run, services.now())
@@ -75,12 +75,12 @@ async def survey(jobs: Sequence[Job], run: Run, services: Services) -> Survey:
             there.append(replace(_reused(job, one, attempt.outputs, attempt), is_old=True))
         else:
             to_make.append((job, one))
-    return Survey(
+    return Existing(
         there=tuple(there),
         to_make=tuple(to_make),
         known=known,
         away=away,
-        mistakes=verdicts.mistakes,
+        mistakes=validation.mistakes,
         notes=notes,
     )
 

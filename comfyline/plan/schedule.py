@@ -54,7 +54,7 @@ class Graph(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Unfolded:
+class Ready:
     """What has become known: jobs that can be begun, and outcomes of those that never will be."""
 
     jobs: tuple[Job, ...] = ()
@@ -69,7 +69,7 @@ class _Open:
     made: dict[int, tuple[Made, ...]] = field(default_factory=dict)
 
 
-class Unfolding:
+class Schedule:
     """Which jobs can be begun, told step by step. Not thread-safe.
 
     `expected` are the jobs of each node as far as they could be foreseen.
@@ -91,8 +91,8 @@ class Unfolding:
         self._made: dict[NodeId, Sequence[Made]] = {}
 
     @classmethod
-    def of(cls, job: Job) -> "Unfolding":
-        """The unfolding of a single job that nothing depends on."""
+    def of(cls, job: Job) -> "Schedule":
+        """The schedule of a single job that nothing depends on."""
         return cls(_OneJob(), {_ONLY: (job,)})
 
     @property
@@ -100,11 +100,11 @@ class Unfolding:
         """How many jobs the run has, as far as can be told now."""
         return self._jobs
 
-    def foreseen(self) -> tuple[Job, ...]:
+    def expected(self) -> tuple[Job, ...]:
         """All jobs that are expected and not known yet."""
         return tuple(job for jobs in self._expected.values() for job in jobs)
 
-    def begin(self) -> Unfolded:
+    def begin(self) -> Ready:
         """The jobs that need no other; called once, before anything has ended."""
         roots, self._roots = self._roots, []
         return _together(self._known(node, tuple(self._expected.pop(node, ()))) for node in roots)
@@ -133,44 +133,44 @@ class Unfolding:
         node, number, _ = self._node_of[id(job)]
         return (*self._graph.position(node), number)
 
-    def all_ended(self, outcomes: Iterable[Outcome]) -> Unfolded:
+    def all_ended(self, outcomes: Iterable[Outcome]) -> Ready:
         """The same as `ended` for many."""
         return _together([self.ended(outcome) for outcome in outcomes])
 
-    def ended(self, outcome: Outcome) -> Unfolded:
+    def ended(self, outcome: Outcome) -> Ready:
         """Takes in what became of a job; gives what can be begun now, and what never can."""
         node, number, _ = self._node_of[id(outcome.job)]
         if not self._graph.is_needed(node[0]):
-            return Unfolded()
+            return Ready()
         if outcome.state is not JobState.PERSISTED:
             return self._skip_after(node, outcome)
         current = self._open.get(node)
         if current is None:
-            return Unfolded()  # Another job of the node has failed before.
+            return Ready()  # Another job of the node has failed before.
         current.left -= 1
         current.made[number] = _made(outcome)
-        return self._close(node) if current.left == 0 else Unfolded()
+        return self._close(node) if current.left == 0 else Ready()
 
-    def _known(self, node: NodeId, jobs: tuple[Job, ...]) -> Unfolded:
+    def _known(self, node: NodeId, jobs: tuple[Job, ...]) -> Ready:
         """The jobs of a node are known now; one without jobs has made its nothing already."""
         for number, job in enumerate(jobs):
             self._node_of[id(job)] = (node, number, job)
         if not self._graph.is_needed(node[0]):
-            return Unfolded(jobs)
+            return Ready(jobs)
         self._open[node] = _Open(len(jobs))
-        return Unfolded(jobs) if jobs else self._close(node)
+        return Ready(jobs) if jobs else self._close(node)
 
-    def _close(self, node: NodeId) -> Unfolded:
+    def _close(self, node: NodeId) -> Ready:
         done = self._open.pop(node)
         self._made[node] = [one for number in sorted(done.made) for one in done.made[number]]
         return _together(self._one_need_less(other) for other in self._graph.dependents(node))
 
-    def _one_need_less(self, node: NodeId) -> Unfolded:
+    def _one_need_less(self, node: NodeId) -> Ready:
         if node not in self._waiting:
-            return Unfolded()  # It was skipped because of another need.
+            return Ready()  # It was skipped because of another need.
         self._waiting[node] -= 1
         if self._waiting[node]:
-            return Unfolded()
+            return Ready()
         del self._waiting[node]
         expected = self._expected.pop(node, ())
         rendered = self._graph.jobs(node, self._made)
@@ -181,27 +181,27 @@ class Unfolding:
         self._jobs += len(failed) - len(expected)
         return self._fail(node, failed, InputInvalid(rendered.problems))
 
-    def _skip_after(self, node: NodeId, outcome: Outcome) -> Unfolded:
+    def _skip_after(self, node: NodeId, outcome: Outcome) -> Ready:
         self._open.pop(node, None)
         return self._skip_dependents(
             node, _left_out(outcome.job.label, outcome.state, outcome.error)
         )
 
-    def _skip_dependents(self, node: NodeId, error: ComfylineError) -> Unfolded:
+    def _skip_dependents(self, node: NodeId, error: ComfylineError) -> Ready:
         return _together(
             self._fail(other, self._expected.pop(other, ()), error)
             for other in self._graph.dependents(node)
             if self._waiting.pop(other, None) is not None
         )
 
-    def _fail(self, node: NodeId, jobs: Sequence[Job], error: ComfylineError) -> Unfolded:
+    def _fail(self, node: NodeId, jobs: Sequence[Job], error: ComfylineError) -> Ready:
         for number, job in enumerate(jobs):
             self._node_of[id(job)] = (node, number, job)
         is_left = isinstance(error, Skipped | NotBegun)
         state = JobState.PLANNED if is_left else JobState.FAILED
         outcomes = tuple(Outcome(job, "", state, error=error) for job in jobs)
         after = _left_out(jobs[0].label, state, error) if jobs else error
-        return _together([Unfolded((), outcomes), self._skip_dependents(node, after)])
+        return _together([Ready((), outcomes), self._skip_dependents(node, after)])
 
 
 class _OneJob:
@@ -245,9 +245,9 @@ def _made(outcome: Outcome) -> tuple[Made, ...]:
     )
 
 
-def _together(parts: Iterable[Unfolded]) -> Unfolded:
+def _together(parts: Iterable[Ready]) -> Ready:
     some = list(parts)
-    return Unfolded(
+    return Ready(
         tuple(job for part in some for job in part.jobs),
         tuple(outcome for part in some for outcome in part.outcomes),
     )

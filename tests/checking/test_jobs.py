@@ -14,8 +14,7 @@ from comfyline.errors import InputInvalid, Problem, Unreachable
 from comfyline.job import CheckedJob, Job, Placement, Preparation
 from comfyline.media import MediaInfo
 from comfyline.models.entry import ModelEntry, UncheckedModel
-from comfyline.plan.check import Subject, estimate_usd, identify, judge
-from comfyline.plan.findings import Findings
+from comfyline.plan.check import MediaChecks, ModelJob, estimate_usd, validate, validate_job
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.origins import Origins
@@ -61,7 +60,7 @@ def job(folder: str = "out", variant: Any = None, **inputs: Any) -> Job:
 
 async def mistakes(one: Job, origins: Origins) -> tuple[Problem, ...]:
     with pytest.raises(InputInvalid) as caught:
-        await identify(one, ENTRY, origins)
+        await validate_job(one, ENTRY, origins)
     return caught.value.problems
 
 
@@ -70,7 +69,7 @@ def checked(one: CheckedJob) -> tuple[str, ...]:
 
 
 async def test_a_right_job_gets_its_key_and_its_media_by_content(origins: Origins) -> None:
-    found = await identify(job(), ENTRY, origins)
+    found = await validate_job(job(), ENTRY, origins)
 
     [media] = found.media
     assert (media.pointer, media.origin) == (("image_urls", 0), str(CAT))
@@ -84,7 +83,7 @@ async def test_a_right_job_gets_its_key_and_its_media_by_content(origins: Origin
 
 
 async def test_a_prompt_may_speak_of_what_is_pending(origins: Origins) -> None:
-    assert (await identify(job(prompt="pending: approval"), ENTRY, origins)).key
+    assert (await validate_job(job(prompt="pending: approval"), ENTRY, origins)).key
 
 
 async def test_the_key_follows_the_bytes_and_not_the_name(origins: Origins, tmp_path: Path) -> None:
@@ -93,7 +92,7 @@ async def test_the_key_follows_the_bytes_and_not_the_name(origins: Origins, tmp_
     changed = tmp_path / "cat.jpg"
     changed.write_bytes(CAT.read_bytes() + b"\0")
     keys = [
-        (await identify(job(image_urls=[str(path)]), ENTRY, origins)).key
+        (await validate_job(job(image_urls=[str(path)]), ENTRY, origins)).key
         for path in (CAT, copy, changed)
     ]
 
@@ -183,7 +182,7 @@ async def test_what_the_web_gives_is_judged_by_its_content_as_well(
     [problem] = await mistakes(job(video=f"{files}/cat.jpg"), origins)
 
     assert problem.message == f"{files}/cat.jpg is image/jpeg, not video"
-    found = await identify(job(image_urls=[f"{files}/cat.jpg?x=1"]), ENTRY, origins)
+    found = await validate_job(job(image_urls=[f"{files}/cat.jpg?x=1"]), ENTRY, origins)
     assert checked(found) == ("image/jpeg",)
 
 
@@ -238,7 +237,7 @@ def bare(**inputs: Any) -> Job:
 
 async def told(one: Job, entry: ModelEntry, origins: Origins) -> list[str]:
     try:
-        await identify(one, entry, origins)
+        await validate_job(one, entry, origins)
     except InputInvalid as error:
         return [str(problem) for problem in error.problems]
     return []
@@ -314,12 +313,12 @@ async def test_what_is_no_mistake_and_worth_knowing_is_said_once_for_all_jobs(
     [upright] = write(tmp_path, upright_jpg=picture("JPEG", (48, 64)))
     jobs = [bare(images=[path]) for path in [*turned, *turned, png, upright]]
     jobs.append(replace(bare(images=[photo]), preparation=Preparation(convert="jpeg")))
-    subjects = [Subject.of(job, RULED) for job in jobs]
-    found = Findings(await origins.look(path for one in subjects for path in one.origins))
+    subjects = [ModelJob.of(job, RULED) for job in jobs]
+    found = MediaChecks(await origins.look(path for one in subjects for path in one.origins))
 
     for one in subjects:
         with suppress(InputInvalid):
-            judge(one, found)
+            validate(one, found)
 
     exif = "turned by its EXIF data; RunComfy may or may not honour that"
     unknown = "a rule that cannot be checked here; RunComfy judges by it"
@@ -335,10 +334,10 @@ async def test_what_is_no_mistake_and_worth_knowing_is_said_once_for_all_jobs(
 def test_a_pattern_that_is_not_checked_here_is_told_once() -> None:
     field = {"type": "string", "pattern": "(?=a)b"}
     model = ModelEntry(model_id="acme/say", input_schema={"properties": {"prompt": field}})
-    found = Findings({})
+    found = MediaChecks({})
 
     for _ in range(2):
-        judge(Subject.of(replace(bare(), inputs={"prompt": "x"}), model), found)
+        validate(ModelJob.of(replace(bare(), inputs={"prompt": "x"}), model), found)
 
     unknown = "a rule that cannot be checked here; RunComfy judges by it"
     assert found.notes() == [f"the pattern `(?=a)b` of acme/say: {unknown}"]
@@ -371,7 +370,7 @@ async def test_a_format_that_models_do_not_take_is_refused_with_the_option_that_
         f"image: {photo} is {media_type}, and models take JPEG, PNG, WebP and GIF; write "
         "`convert: jpeg` under the step to submit a copy"
     )
-    found = await identify(prepared(Preparation(convert="jpeg"), image=photo), ANY, origins)
+    found = await validate_job(prepared(Preparation(convert="jpeg"), image=photo), ANY, origins)
     assert (found.media[0].media_type, found.media[0].conversion) == (media_type, "jpeg")
 
 
@@ -380,7 +379,7 @@ async def test_a_format_that_the_model_itself_names_is_taken_as_it_is(
 ) -> None:
     scan, photo = write(tmp_path, scan_tiff=picture("TIFF"), photo_heic=heic())
 
-    assert (await identify(bare(scan=scan), ANY, origins)).media[0].conversion == ""
+    assert (await validate_job(bare(scan=scan), ANY, origins)).media[0].conversion == ""
     assert "is image/heic" in (await told(bare(scan=photo), ANY, origins))[0]
 
 
@@ -402,15 +401,15 @@ async def test_what_the_model_takes_has_one_key_with_and_without_the_options(
     options = Preparation(convert="webp", downscale=True)
 
     for photo in photos:
-        plain = await identify(bare(image=photo), ANY, origins)
-        found = await identify(prepared(options, image=photo), ANY, origins)
+        plain = await validate_job(bare(image=photo), ANY, origins)
+        found = await validate_job(prepared(options, image=photo), ANY, origins)
         assert (found.key, found.media) == (plain.key, plain.media)
 
 
 async def test_another_copy_is_another_job(origins: Origins, tmp_path: Path) -> None:
     [photo] = write(tmp_path, photo_heic=heic())
     forms = [Preparation(convert="jpeg"), Preparation(convert="png")]
-    keys = {(await identify(prepared(one, image=photo), ANY, origins)).key for one in forms}
+    keys = {(await validate_job(prepared(one, image=photo), ANY, origins)).key for one in forms}
 
     assert len(keys) == 2
 
@@ -421,7 +420,7 @@ async def test_a_turned_picture_is_judged_and_submitted_upright(
     [turned] = write(tmp_path, turned_jpg=picture("JPEG", orientation=6))
     job = prepared(Preparation(convert="jpeg"), images=[turned])
 
-    found = await identify(job, RULED, origins)
+    found = await validate_job(job, RULED, origins)
 
     assert found.media[0].conversion == "jpeg"
 
@@ -441,7 +440,7 @@ async def test_a_picture_over_a_rule_of_the_model_names_the_option_and_then_fits
 
     [said] = await told(bare(image=photo), entry, origins)
     assert said.endswith("; write `downscale: true` under the step to submit a smaller copy")
-    found = await identify(prepared(Preparation(downscale=True), image=photo), entry, origins)
+    found = await validate_job(prepared(Preparation(downscale=True), image=photo), entry, origins)
     assert found.media[0].conversion == "png<=40px"
 
 
@@ -458,7 +457,9 @@ async def test_a_picture_over_50_mb_names_the_option_and_then_fits(
         f"image: {large} has 60.0 MB; RunComfy takes at most 50 MB; write `downscale: true` under "
         "the step to submit a smaller copy"
     )
-    found = await identify(prepared(Preparation(downscale=True), image=str(large)), ANY, origins)
+    found = await validate_job(
+        prepared(Preparation(downscale=True), image=str(large)), ANY, origins
+    )
     assert found.media[0].conversion == "jpeg<=50MB"
 
 
@@ -468,7 +469,7 @@ async def test_a_model_without_a_schema_takes_every_kind_that_is_whole(
     model = UncheckedModel(model_id="acme/new")
     film, broken = write(tmp_path, film_mp4=clip(), broken_png=picture("PNG")[:-9])
 
-    found = await identify(bare(a=f"@{film}", b=[f"@{CAT}"], c="film.mp4"), model, origins)
+    found = await validate_job(bare(a=f"@{film}", b=[f"@{CAT}"], c="film.mp4"), model, origins)
 
     assert [(one.pointer, one.kind) for one in found.media] == [
         (("a",), "video"),
@@ -543,9 +544,9 @@ FOUND: st.SearchStrategy[Facts | Trouble] = st.one_of(
 )
 
 
-def _verdict(one: Subject, found: Findings) -> list[str]:
+def _verdict(one: ModelJob, found: MediaChecks) -> list[str]:
     try:
-        return [judge(one, found).key]
+        return [validate(one, found).key]
     except InputInvalid as error:
         return [problem.message for problem in error.problems] or [""]
 
@@ -566,8 +567,8 @@ def test_whatever_is_asked_of_whatever_model_is_a_job_or_a_list_of_mistakes(
     )
     one = Job("p", "i", "s", "acme/odd", inputs, Placement("out", "n", {}), variant)
     one = replace(one, preparation=data.draw(PREPARATIONS))
-    subject = Subject.of(one, entry)
-    found = Findings({origin: data.draw(FOUND) for origin in subject.origins})
+    subject = ModelJob.of(one, entry)
+    found = MediaChecks({origin: data.draw(FOUND) for origin in subject.origins})
 
     assert all(_verdict(subject, found))
     assert all(found.notes())

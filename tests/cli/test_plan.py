@@ -12,8 +12,8 @@ from comfyline.job import CheckedJob, JobState, StoredOutput
 from comfyline.ledger.claiming import Claimed
 from comfyline.ledger.ledger import Ledger
 from comfyline.operations.output_paths import target_uris
-from comfyline.plan.plan import plan_pipeline
-from comfyline.plan.validate import judge_all
+from comfyline.plan.check import validate_jobs
+from comfyline.plan.preview import plan_pipeline
 from comfyline.services import now, open_services
 from comfyline.storage.place import local_path
 from tests.cli.conftest import ROOMY, Office
@@ -76,8 +76,8 @@ class Project:
                 planned = await plan_pipeline(
                     Path("scenes.yaml"), overrides, None, "run", now(), services.catalogue
                 )
-                begun = planned.unfolding().begin().jobs
-                return [one for one in (await judge_all(begun, services)).checked if one]
+                begun = planned.schedule().begin().jobs
+                return [one for one in (await validate_jobs(begun, services)).checked if one]
 
         return asyncio.run(work())
 

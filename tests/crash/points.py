@@ -74,7 +74,7 @@ _BEFORE_THE_COST = [
         has_ledger=False,
     ),
     _after("run known", f"{_LEDGER}.open_run"),
-    _after("survey done", "flows.execution:look_ahead"),
+    _after("survey done", "flows.execution:run_preflight"),
     *_transaction("hold", "comfyline.ledger.holds:take"),
     Point("upload: half of the bytes", Break("sending", "/uploads/")),
     _after("upload: done", f"{_BUCKET}.put"),

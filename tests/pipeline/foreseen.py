@@ -9,7 +9,7 @@ from comfyline.pipeline.dag import Dag
 from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.rendering import RunScope
 from comfyline.pipeline.sources import read_items
-from comfyline.plan.preview import FindModel, Foreseen, foresee
+from comfyline.plan.preview import FindModel, Preview, preview_jobs
 
 RUN = RunScope(id="run-1", date="2026-01-31")
 
@@ -19,9 +19,9 @@ def graph_of(path: Path) -> Dag:
     return Dag(pipeline, asyncio.run(read_items(pipeline, None)), RUN)
 
 
-def foreseen(path: Path, categories: Mapping[str, str] | None = None) -> Foreseen:
+def foreseen(path: Path, categories: Mapping[str, str] | None = None) -> Preview:
     """The jobs of a file; `categories` says by model id what a model does (`text-to-image`)."""
-    return asyncio.run(foresee(graph_of(path), models(categories or {})))
+    return asyncio.run(preview_jobs(graph_of(path), models(categories or {})))
 
 
 def models(categories: Mapping[str, str]) -> FindModel:

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from comfyline.keys import job_key
 from comfyline.models.entry import ModelEntry
 from comfyline.models.library import ModelCache, OfflineModels
-from comfyline.plan.inspect import Inspection, inspect
-from comfyline.plan.lint import named_models, static_mistakes
+from comfyline.plan.lint import LintResult, lint_file, named_models, static_mistakes
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.yaml.file import LocatedYaml, load_yaml
 from tests.pipeline.foreseen import foreseen
@@ -74,17 +73,17 @@ class NothingThere:
 
 
 @pytest.fixture
-def checked(write: Write, tmp_path: Path) -> Callable[[str], Inspection]:
+def checked(write: Write, tmp_path: Path) -> Callable[[str], LintResult]:
     """Everything that is found in a file of this content."""
     folder = tmp_path / "models" / "some"
     folder.mkdir(parents=True)
     (folder / "model.json").write_text(json.dumps(MODEL))
     models = OfflineModels((tmp_path / "models",), ModelCache(tmp_path / "kept"))
 
-    def check(text: str) -> Inspection:
+    def check(text: str) -> LintResult:
         path = write()
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
-        found = asyncio.run(inspect(path, models, NothingThere(), None, datetime.now(UTC)))
+        found = asyncio.run(lint_file(path, models, NothingThere(), None, datetime.now(UTC)))
         assert found.away is None
         assert all(
             one.where.startswith("p.yaml:") and one.message.strip() for one in found.problems
@@ -99,7 +98,7 @@ def checked(write: Write, tmp_path: Path) -> Callable[[str], Inspection]:
     spoilt=st.lists(st.tuples(st.integers(0, 700), st.integers(0, 6), SPOILT | WORDS), max_size=3)
 )
 def test_a_pipeline_with_pieces_torn_out_is_checked_to_the_end(
-    checked: Callable[[str], Inspection], pipeline_text: str, spoilt: list[tuple[int, int, str]]
+    checked: Callable[[str], LintResult], pipeline_text: str, spoilt: list[tuple[int, int, str]]
 ) -> None:
     text = pipeline_text
     for at, length, new in spoilt:
@@ -118,7 +117,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 @SMALL
 @given(changes=st.lists(st.tuples(st.integers(0, 10_000), VALUES | st.just(...)), max_size=3))
 def test_a_pipeline_with_any_value_in_any_place_is_checked_to_the_end(
-    checked: Callable[[str], Inspection],
+    checked: Callable[[str], LintResult],
     pipeline_text: str,
     tmp_path: Path,
     changes: list[tuple[int, Any]],

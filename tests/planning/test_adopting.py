@@ -19,8 +19,8 @@ from comfyline.ledger.adoption import UNKNOWN_ORIGIN
 from comfyline.ledger.budget import Limits
 from comfyline.ledger.claiming import Claimed
 from comfyline.operations.output_paths import target_uris, versions
-from comfyline.plan.check import identify
-from comfyline.plan.reuse import Survey, survey
+from comfyline.plan.check import validate_job
+from comfyline.plan.reuse import Existing, find_existing
 from comfyline.run import CostLimits, Run
 from comfyline.sandbox.store import Store
 from comfyline.services import Services, open_services
@@ -87,15 +87,15 @@ def job(folder: str, item: str = "cat", **inputs: Any) -> Job:
 
 
 async def checked(one: Job, services: Services) -> CheckedJob:
-    return await identify(one, await services.catalogue.entry(one.model_id), services.origins)
+    return await validate_job(one, await services.catalogue.entry(one.model_id), services.origins)
 
 
-async def surveyed(services: Services, *jobs: Job) -> Survey:
+async def existing(services: Services, *jobs: Job) -> Existing:
     run = Run(id="now", pipeline="p", in_flight=4, timeout=60, costs=CostLimits(), refresh=False)
-    return await survey(jobs, run, services)
+    return await find_existing(jobs, run, services)
 
 
-def counted(found: Survey) -> tuple[int, int]:
+def counted(found: Existing) -> tuple[int, int]:
     return len(found.there), len(found.to_make)
 
 
@@ -142,7 +142,7 @@ async def test_what_was_paid_for_and_lies_there_is_reused(
     one = job(out)
     stored = await stored_elsewhere(services, one, outputs=2, version=version)
 
-    found = await surveyed(services, one, job(out, "dog"))
+    found = await existing(services, one, job(out, "dog"))
 
     assert counted(found) == (1, 1)
     assert found.there[0].outputs == tuple(stored)
@@ -151,7 +151,7 @@ async def test_what_was_paid_for_and_lies_there_is_reused(
     assert (attempt.account, attempt.cost_usd) == (PAID, 0.14)
     assert attempt.reached[JobState.PERSISTED] == MADE + timedelta(minutes=4)
     assert attempt.submitted_at == MADE + timedelta(minutes=2)
-    assert counted(await surveyed(services, one)) == (1, 0)
+    assert counted(await existing(services, one)) == (1, 0)
 
 
 async def test_one_output_that_is_not_there_leaves_nothing_to_adopt(
@@ -160,7 +160,7 @@ async def test_one_output_that_is_not_there_leaves_nothing_to_adopt(
     one = job(folder)
     stored = await stored_elsewhere(services, one, outputs=2)
     await asyncio.to_thread(local_path(stored[1].uri).unlink)
-    assert counted(await surveyed(services, one)) == (0, 1)
+    assert counted(await existing(services, one)) == (0, 1)
     assert await services.ledger.list() == []
 
 
@@ -182,13 +182,13 @@ async def test_what_is_not_this_accounts_or_not_whole_is_not_adopted(
 ) -> None:
     one = job(folder)
     await stored_elsewhere(services, one, **wrong)
-    assert counted(await surveyed(services, one)) == (0, 1)
+    assert counted(await existing(services, one)) == (0, 1)
     assert await services.ledger.list() == []
 
 
 async def test_another_jobs_sidecar_says_nothing(services: Services, folder: str) -> None:
     await stored_elsewhere(services, job(folder, prompt="another"))
-    assert counted(await surveyed(services, job(folder))) == (0, 1)
+    assert counted(await existing(services, job(folder))) == (0, 1)
 
 
 async def test_one_that_does_not_say_whose_it_is_blocks_its_job(
@@ -198,7 +198,7 @@ async def test_one_that_does_not_say_whose_it_is_blocks_its_job(
     await stored_elsewhere(services, one, account=None)
 
     for _ in range(2):
-        assert counted(await surveyed(services, one)) == (0, 1)
+        assert counted(await existing(services, one)) == (0, 1)
 
     [attempt] = await services.ledger.list()
     assert (attempt.state, attempt.error_kind) == (JobState.IN_DOUBT, UNKNOWN_ORIGIN)
@@ -224,7 +224,7 @@ async def test_one_that_is_known_to_be_the_sandboxs_is_no_question(
         store.add("request-1", model_id=MODEL, inputs={}, price_usd=0.14, once=False)
         store.close()
 
-    assert counted(await surveyed(services, one)) == (0, 1)
+    assert counted(await existing(services, one)) == (0, 1)
     assert await services.ledger.list() == []
 
 
@@ -232,7 +232,7 @@ async def test_the_sandboxs_own_is_adopted_there(settings: Settings, folder: str
     its = replace(settings, runcomfy=replace(settings.runcomfy, account=SANDBOX))
     async with open_services(its) as sandbox:
         await stored_elsewhere(sandbox, job(folder), account=SANDBOX)
-        assert counted(await surveyed(sandbox, job(folder))) == (1, 0)
+        assert counted(await existing(sandbox, job(folder))) == (1, 0)
 
 
 async def test_what_would_still_be_polled_is_stored_already(
@@ -245,11 +245,11 @@ async def test_what_would_still_be_polled_is_stored_already(
     assert isinstance(claim, Claimed)
     await services.ledger.accepted(claim.attempt_id, "request-1")
     await stored_elsewhere(services, one, request_id="another")
-    assert counted(await surveyed(services, one)) == (0, 1), "it is of another request"
+    assert counted(await existing(services, one)) == (0, 1), "it is of another request"
     await asyncio.to_thread(shutil.rmtree, folder)
     await stored_elsewhere(services, one)
 
-    assert counted(await surveyed(services, one)) == (1, 0)
+    assert counted(await existing(services, one)) == (1, 0)
 
     [attempt] = await services.ledger.list()
     assert (attempt.state, attempt.cost_usd) == (JobState.PERSISTED, 0.14)
@@ -262,7 +262,7 @@ async def test_who_only_looks_sees_what_a_run_would_adopt_and_writes_nothing(
     await stored_elsewhere(services, job(folder, "dog"), account=None, request_id="request-2")
 
     async with open_services(settings, reading=True) as looking:
-        found = await surveyed(looking, job(folder), job(folder, "dog"))
+        found = await existing(looking, job(folder), job(folder, "dog"))
 
     assert counted(found) == (1, 1)
     assert any("1 job that the ledger does not know adopted" in note for note in found.notes)
@@ -282,9 +282,9 @@ async def test_no_folder_is_listed_for_what_is_stored(
         return await names_in(self, where, beginning)
 
     monkeypatch.setattr(Folder, "names_in", watched)
-    await surveyed(services, job(folder))
+    await existing(services, job(folder))
     assert listed == [folder]
-    assert counted(await surveyed(services, job(folder))) == (1, 0)
+    assert counted(await existing(services, job(folder))) == (1, 0)
     assert listed == [folder]
 
 

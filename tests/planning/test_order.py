@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from comfyline.models.entry import ModelEntry
 from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.sources import read_items
-from comfyline.plan.plan import graph_of
-from comfyline.plan.schedule import Unfolding
-from comfyline.plan.validate import judge_with
+from comfyline.plan.check import validate_pairs
+from comfyline.plan.preview import graph_of
+from comfyline.plan.schedule import Schedule
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.reading import look_at_file
 from tests.media.clips import picture
@@ -65,8 +65,8 @@ async def keys(path: Path) -> dict[tuple[str, str], str]:
     """The key of each job by its photo and its size."""
     pipeline = load_pipeline(path)
     dag = graph_of(pipeline, await read_items(pipeline, None), "run", NOON)
-    jobs = Unfolding(dag, {node: dag.jobs(node, {}).jobs for node in dag.nodes()}).begin().jobs
-    verdicts = await judge_with([(job, ENTRY) for job in jobs], Files())
+    jobs = Schedule(dag, {node: dag.jobs(node, {}).jobs for node in dag.nodes()}).begin().jobs
+    verdicts = await validate_pairs([(job, ENTRY) for job in jobs], Files())
     assert not verdicts.mistakes
     return {
         (job.inputs["prompt"], str(job.inputs["size"])): one.key

@@ -11,8 +11,8 @@ import pytest
 from comfyline.errors import InputInvalid, Refused, Unreachable
 from comfyline.models.catalogue import Catalogue
 from comfyline.models.library import ModelCache
-from comfyline.plan import plan as planning
-from comfyline.plan.plan import Planned, plan_pipeline
+from comfyline.plan import preview as planning
+from comfyline.plan.preview import Planned, plan_pipeline
 
 PIPELINE = """\
 name: cats

@@ -15,10 +15,10 @@ from comfyline.ledger.budget import Limits
 from comfyline.ledger.claiming import Claimed
 from comfyline.models.entry import ModelEntry
 from comfyline.operations.output_paths import target_uris
-from comfyline.plan.check import identify
+from comfyline.plan.check import validate_job
 from comfyline.plan.explain import reasons
-from comfyline.plan.preflight import Outlook, estimate
-from comfyline.plan.reuse import Survey, folder_of, survey
+from comfyline.plan.preflight import Preflight, estimate
+from comfyline.plan.reuse import Existing, find_existing, folder_of
 from comfyline.progress import Event, Note, observed_by
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, open_services
@@ -90,7 +90,7 @@ def job(folder: str, item: str = "cat", pipeline: str = "p", **inputs: Any) -> J
 async def submitted(services: Services, one: Job) -> int:
     """An attempt that RunComfy has."""
     entry = await services.catalogue.entry(one.model_id)
-    checked = await identify(one, entry, services.origins)
+    checked = await validate_job(one, entry, services.origins)
     claim = await services.ledger.claim(checked, run_id="first", refresh=False, limits=LIMITS)
     assert isinstance(claim, Claimed)
     await services.ledger.accepted(claim.attempt_id, f"request-{claim.attempt_id}")
@@ -111,44 +111,44 @@ async def persisted(services: Services, one: Job, outputs: int = 1) -> Sequence[
     return stored
 
 
-def outlook(surveyed: Survey) -> Outlook:
+def preflight(existing: Existing) -> Preflight:
     """That of a run whose jobs need none of one another."""
-    return Outlook(surveyed.there, (), surveyed.to_make, (), surveyed.known)
+    return Preflight(existing.there, (), existing.to_make, (), existing.known)
 
 
-async def why(surveyed: Survey, services: Services, of: Run | None = None) -> list[str]:
-    return await reasons(outlook(surveyed), {}, of or run(), services)
+async def why(existing: Existing, services: Services, of: Run | None = None) -> list[str]:
+    return await reasons(preflight(existing), {}, of or run(), services)
 
 
-def counted(surveyed: Survey) -> tuple[int, int]:
-    return len(surveyed.there), len(surveyed.to_make)
+def counted(existing: Existing) -> tuple[int, int]:
+    return len(existing.there), len(existing.to_make)
 
 
 async def test_no_jobs_are_nothing_to_make(services: Services) -> None:
-    surveyed = await survey([], run(), services)
+    existing = await find_existing([], run(), services)
 
-    assert surveyed == Survey(there=(), to_make=(), known={})
-    assert await why(surveyed, services) == []
-    assert await estimate(outlook(surveyed), run(), services) == 0
+    assert existing == Existing(there=(), to_make=(), known={})
+    assert await why(existing, services) == []
+    assert await estimate(preflight(existing), run(), services) == 0
 
 
 async def test_a_new_job_is_to_be_made(services: Services, out: str) -> None:
-    surveyed = await survey([job(out)], run(), services)
+    existing = await find_existing([job(out)], run(), services)
 
-    [(one, checked)] = surveyed.to_make
+    [(one, checked)] = existing.to_make
     assert checked is not None
     assert checked.job is one
-    assert await why(surveyed, services) == ["new"]
+    assert await why(existing, services) == ["new"]
 
 
 @pytest.mark.parametrize("place", ["folder", "bucket"])
 async def test_a_job_whose_outputs_are_all_there_is_reused(
     services: Services, out: str, place: str
 ) -> None:
-    folder = out if place == "folder" else f"s3://comfyline/survey{out}"
+    folder = out if place == "folder" else f"s3://comfyline/find_existing{out}"
     stored = await persisted(services, job(folder), outputs=2)
 
-    [outcome] = (await survey([job(folder)], run(), services)).there
+    [outcome] = (await find_existing([job(folder)], run(), services)).there
 
     assert outcome.state is JobState.PERSISTED
     assert outcome.reused
@@ -168,10 +168,10 @@ async def test_an_output_that_is_not_what_was_stored_is_not_reused(
     elif damage == "folder":
         path.mkdir()
 
-    surveyed = await survey([job(out)], run(), services)
+    existing = await find_existing([job(out)], run(), services)
 
-    assert counted(surveyed) == (0, 1)
-    assert await why(surveyed, services) == ["output missing"]
+    assert counted(existing) == (0, 1)
+    assert await why(existing, services) == ["output missing"]
 
 
 @pytest.mark.parametrize("place", ["folder", "bucket"])
@@ -180,12 +180,12 @@ async def test_changed_bytes_are_noticed_when_they_are_to_be_verified(
 ) -> None:
     folder = out if place == "folder" else f"s3://comfyline/verify{out}"
     [stored] = await persisted(services, job(folder))
-    assert counted(await survey([job(folder)], run(verify=True), services)) == (1, 0)
+    assert counted(await find_existing([job(folder)], run(verify=True), services)) == (1, 0)
 
     await services.places.of(stored.uri).put_text("mode", stored.uri, "image/png")
 
-    assert counted(await survey([job(folder)], run(), services)) == (1, 0)
-    assert counted(await survey([job(folder)], run(verify=True), services)) == (0, 1)
+    assert counted(await find_existing([job(folder)], run(), services)) == (1, 0)
+    assert counted(await find_existing([job(folder)], run(verify=True), services)) == (0, 1)
 
 
 @pytest.mark.parametrize("place", ["folder", "bucket"])
@@ -200,13 +200,13 @@ async def test_a_folder_of_which_most_is_gone_is_out_of_reach(
         if number < gone:
             await remove(services, stored.uri)
 
-    surveyed = await survey(jobs, run(), services)
+    existing = await find_existing(jobs, run(), services)
 
-    assert counted(surveyed) == (known - gone, gone)
-    assert list(surveyed.away) == ([folder_of(jobs[0])] if is_away else [])
-    assert (await survey(jobs, run(verify=True), services)).away == {}
+    assert counted(existing) == (known - gone, gone)
+    assert list(existing.away) == ([folder_of(jobs[0])] if is_away else [])
+    assert (await find_existing(jobs, run(verify=True), services)).away == {}
     reason = "its folder is out of reach" if is_away else "output missing"
-    told = replace(outlook(surveyed), away=surveyed.away)
+    told = replace(preflight(existing), away=existing.away)
     assert await reasons(told, {}, run(), services) == [reason] * gone
 
 
@@ -216,11 +216,11 @@ async def test_what_expired_after_it_was_stored_counts_as_there_when_it_is(
     [stored] = await persisted(services, job(out))
     with sqlite3.connect(services.settings.ledger_url.value.removeprefix("sqlite:///")) as ledger:
         ledger.execute("UPDATE attempts SET state = 'expired'")
-    assert counted(await survey([job(out)], run(), services)) == (1, 0)
+    assert counted(await find_existing([job(out)], run(), services)) == (1, 0)
 
     await remove(services, stored.uri)
 
-    assert counted(await survey([job(out)], run(), services)) == (0, 1)
+    assert counted(await find_existing([job(out)], run(), services)) == (0, 1)
 
 
 async def remove(services: Services, uri: str) -> None:
@@ -236,11 +236,11 @@ async def test_an_output_under_another_pipelines_name_is_to_be_brought_here(
     await persisted(services, job(out))
     elsewhere = job(f"{out}-2", pipeline="q")
 
-    surveyed = await survey([job(out), elsewhere], run(), services)
+    existing = await find_existing([job(out), elsewhere], run(), services)
 
-    assert [outcome.job.pipeline for outcome in surveyed.there] == ["p"]
-    assert [one for one, _ in surveyed.to_make] == [elsewhere]
-    assert await why(surveyed, services) == ["there under another name"]
+    assert [outcome.job.pipeline for outcome in existing.there] == ["p"]
+    assert [one for one, _ in existing.to_make] == [elsewhere]
+    assert await why(existing, services) == ["there under another name"]
 
 
 async def test_a_file_that_only_has_the_right_name_is_not_reused(
@@ -249,18 +249,18 @@ async def test_a_file_that_only_has_the_right_name_is_not_reused(
     uri = join(out, "cat-0.png")
     await services.places.of(uri).put_text("made", uri, "image/png")
 
-    assert counted(await survey([job(out)], run(), services)) == (0, 1)
+    assert counted(await find_existing([job(out)], run(), services)) == (0, 1)
 
 
 async def test_a_refresh_makes_what_is_there_and_says_so(services: Services, out: str) -> None:
     await persisted(services, job(out))
     again = run(refresh=True)
 
-    surveyed = await survey([job(out)], again, services)
+    existing = await find_existing([job(out)], again, services)
 
-    assert counted(surveyed) == (0, 1)
-    assert await why(surveyed, services, again) == ["refresh"]
-    assert counted(await survey([job(out)], run("first", refresh=True), services)) == (1, 0)
+    assert counted(existing) == (0, 1)
+    assert await why(existing, services, again) == ["refresh"]
+    assert counted(await find_existing([job(out)], run("first", refresh=True), services)) == (1, 0)
 
 
 async def test_each_job_to_be_made_has_its_reason(services: Services, out: str) -> None:
@@ -272,9 +272,9 @@ async def test_each_job_to_be_made_has_its_reason(services: Services, out: str) 
     jobs = [job(out, item) for item in ("running", "failed", "lost", "new")]
     wrong = job(out, "wrong", image_urls=["none.jpg"])
 
-    surveyed = await survey([*jobs, wrong], run(), services)
+    existing = await find_existing([*jobs, wrong], run(), services)
 
-    assert await why(surveyed, services) == [
+    assert await why(existing, services) == [
         "paid for, to be collected",
         "to be tried again",
         "given up",
@@ -291,14 +291,14 @@ async def test_the_order_of_the_plan_is_kept_and_a_wrong_job_stops_no_other(
     jobs[4] = replace(jobs[4], model_id="acme/unknown")
     await persisted(services, jobs[1])
 
-    surveyed = await survey(jobs, run(), services)
+    existing = await find_existing(jobs, run(), services)
 
-    assert [one.item for one, _ in surveyed.to_make] == ["0", "2", "3", "4", "5"]
-    assert [checked is None for _, checked in surveyed.to_make] == [False, True, False, True, False]
+    assert [one.item for one, _ in existing.to_make] == ["0", "2", "3", "4", "5"]
+    assert [checked is None for _, checked in existing.to_make] == [False, True, False, True, False]
 
 
 async def test_a_survey_writes_nothing_and_spends_nothing(services: Services, out: str) -> None:
-    await survey([job(out)], run(), services)
+    await find_existing([job(out)], run(), services)
 
     assert list(await services.ledger.list()) == []
     assert await services.places.of(join(out, "a")).size(Path(out).as_uri()) is None
@@ -307,7 +307,7 @@ async def test_a_survey_writes_nothing_and_spends_nothing(services: Services, ou
 async def test_storage_that_cannot_be_asked_is_no_missing_output(
     services: Services, out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = f"s3://comfyline/survey{out}"
+    folder = f"s3://comfyline/find_existing{out}"
     await persisted(services, job(folder))
 
     async def away(_uri: str) -> int:
@@ -315,13 +315,13 @@ async def test_storage_that_cannot_be_asked_is_no_missing_output(
 
     monkeypatch.setattr(services.places.bucket, "size", away)
     with pytest.raises(Unreachable):
-        await survey([job(folder)], run(), services)
+        await find_existing([job(folder)], run(), services)
 
 
 async def test_an_unknown_price_is_not_free(services: Services, out: str) -> None:
-    surveyed = await survey([job(out)], run(), services)
+    existing = await find_existing([job(out)], run(), services)
 
-    assert await estimate(outlook(surveyed), run(), services) is None
+    assert await estimate(preflight(existing), run(), services) is None
 
 
 async def test_each_file_is_read_once_and_each_model_asked_for_once_for_many_jobs(
@@ -341,9 +341,11 @@ async def test_each_file_is_read_once_and_each_model_asked_for_once_for_many_job
     monkeypatch.setattr(services.catalogue, "entry", counted_entry)
     monkeypatch.setattr("comfyline.storage.origins.look_at_file", counted_look)
 
-    surveyed = await survey([job(out, str(number)) for number in range(1000)], run(), services)
+    existing = await find_existing(
+        [job(out, str(number)) for number in range(1000)], run(), services
+    )
 
-    assert counted(surveyed) == (0, 1000)
+    assert counted(existing) == (0, 1000)
     assert asked == [MODEL, str(CAT)]
 
 
@@ -363,10 +365,10 @@ async def test_every_mistake_of_every_job_is_known_at_once(
     told: list[Event] = []
 
     with observed_by(told.append):
-        surveyed = await survey(jobs, run(), services)
+        existing = await find_existing(jobs, run(), services)
 
-    said = [str(problem) for problem in surveyed.mistakes]
-    assert [checked is None for _, checked in surveyed.to_make] == [True] * 4 + [False]
+    said = [str(problem) for problem in existing.mistakes]
+    assert [checked is None for _, checked in existing.to_make] == [True] * 4 + [False]
     assert said[0].startswith("p.yaml:5:3: aspect_ratio: '16x9' is not one of ")
     assert said[0].endswith("; did you mean `16:9`?")
     assert said[1] == "p.yaml:5:3: promt: the model has no such field; did you mean `prompt`?"
@@ -375,7 +377,7 @@ async def test_every_mistake_of_every_job_is_known_at_once(
     assert "acme/unknown" in said[4]
     assert len(said) == 5
     note = f"{turned}: turned by its EXIF data; RunComfy may or may not honour that"
-    assert surveyed.notes == (note,)
+    assert existing.notes == (note,)
     assert told == [Note(note)]
 
 
@@ -388,14 +390,14 @@ async def test_the_survey_says_of_each_job_what_the_stage_validate_would_say(
         (tmp_path / name).write_bytes(content)
     jobs = [job(out, name, image_urls=[str(tmp_path / name)]) for name in names]
 
-    surveyed = await survey(jobs, run(), services)
+    existing = await find_existing(jobs, run(), services)
 
-    for one, checked in surveyed.to_make:
+    for one, checked in existing.to_make:
         entry = await services.catalogue.entry(one.model_id)
         if checked:
-            assert await identify(one, entry, services.origins) == checked
+            assert await validate_job(one, entry, services.origins) == checked
         else:
             with pytest.raises(InputInvalid) as caught:
-                await identify(one, entry, services.origins)
-            assert set(caught.value.problems) <= set(surveyed.mistakes)
-    assert [bool(checked) for _, checked in surveyed.to_make] == [True, False, False, False]
+                await validate_job(one, entry, services.origins)
+            assert set(caught.value.problems) <= set(existing.mistakes)
+    assert [bool(checked) for _, checked in existing.to_make] == [True, False, False, False]

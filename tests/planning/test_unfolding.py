@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from comfyline.errors import NotBegun, Refused, Unreachable
 from comfyline.job import Job, JobState, StoredOutput
-from comfyline.plan.schedule import Unfolded, Unfolding
+from comfyline.plan.schedule import Ready, Schedule
 from comfyline.run import Outcome
 from tests.pipeline.foreseen import foreseen, graph_of
 
@@ -24,13 +24,13 @@ output: {to: out}
 
 
 @pytest.fixture
-def unfolding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Unfolding]:
+def schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Schedule]:
     monkeypatch.chdir(tmp_path)
 
-    def unfold(text: str) -> Unfolding:
+    def unfold(text: str) -> Schedule:
         Path("p.yaml").write_text(text)
         path = Path("p.yaml")
-        return Unfolding(graph_of(path), foreseen(path).jobs)
+        return Schedule(graph_of(path), foreseen(path).jobs)
 
     return unfold
 
@@ -51,14 +51,14 @@ def labels(jobs: tuple[Job, ...]) -> list[str]:
     return [job.label for job in jobs]
 
 
-def by_label(new: Unfolded) -> dict[str, Job]:
+def by_label(new: Ready) -> dict[str, Job]:
     return {job.label: job for job in new.jobs}
 
 
 def test_a_job_can_begin_as_soon_as_its_own_inputs_are_there(
-    unfolding: Callable[[str], Unfolding],
+    schedule: Callable[[str], Schedule],
 ) -> None:
-    run = unfolding(CHAIN)
+    run = schedule(CHAIN)
     first = by_label(run.begin())
 
     new = run.ended(made(first["b · edit"], "x", "y"))
@@ -73,9 +73,9 @@ def test_a_job_can_begin_as_soon_as_its_own_inputs_are_there(
 
 
 def test_a_failed_job_takes_with_it_what_depends_on_it_and_nothing_else(
-    unfolding: Callable[[str], Unfolding],
+    schedule: Callable[[str], Schedule],
 ) -> None:
-    run = unfolding(CHAIN)
+    run = schedule(CHAIN)
     first = by_label(run.begin())
 
     lost = run.ended(failed(first["a · edit"]))
@@ -90,11 +90,11 @@ def test_a_failed_job_takes_with_it_what_depends_on_it_and_nothing_else(
 
 
 def test_a_template_that_fails_on_real_outputs_fails_its_job(
-    unfolding: Callable[[str], Unfolding],
+    schedule: Callable[[str], Schedule],
 ) -> None:
-    run = unfolding(CHAIN.replace("{image: ", "{second: '{{ steps.edit.images[0] }}', image: "))
+    run = schedule(CHAIN.replace("{image: ", "{second: '{{ steps.edit.images[0] }}', image: "))
     text = CHAIN.replace("{images: ", "{second: '{{ steps.more.images[2] }}', images: ")
-    run = unfolding(text)
+    run = schedule(text)
     first = run.begin().jobs
 
     second = [job for one in first for job in run.ended(made(one)).jobs]
@@ -103,8 +103,8 @@ def test_a_template_that_fails_on_real_outputs_fails_its_job(
     assert labels(last[-1].jobs) == ["all · sum"]
 
 
-def test_a_list_that_turns_out_empty_is_no_failure(unfolding: Callable[[str], Unfolding]) -> None:
-    run = unfolding(CHAIN)
+def test_a_list_that_turns_out_empty_is_no_failure(schedule: Callable[[str], Schedule]) -> None:
+    run = schedule(CHAIN)
     first = run.begin().jobs
 
     new = [run.ended(Outcome(job, "k", JobState.PERSISTED)) for job in first]
@@ -114,9 +114,9 @@ def test_a_list_that_turns_out_empty_is_no_failure(unfolding: Callable[[str], Un
 
 
 def test_a_placeholder_that_is_wrong_is_given_up_and_its_dependents_with_it(
-    unfolding: Callable[[str], Unfolding],
+    schedule: Callable[[str], Schedule],
 ) -> None:
-    run = unfolding(CHAIN)
+    run = schedule(CHAIN)
     run.begin()
     [wrong] = [job for job in run.waiting() if job.label == "c · more · 1"]
 
@@ -124,8 +124,8 @@ def test_a_placeholder_that_is_wrong_is_given_up_and_its_dependents_with_it(
     assert [one.job.label for one in run.ended(failed(wrong)).outcomes] == ["all · sum"]
 
 
-def test_local_outputs_are_handed_on_as_paths(unfolding: Callable[[str], Unfolding]) -> None:
-    run = unfolding(CHAIN)
+def test_local_outputs_are_handed_on_as_paths(schedule: Callable[[str], Schedule]) -> None:
+    run = schedule(CHAIN)
     first = run.begin().jobs[0]
     output = StoredOutput(0, "file:///a%20b/x.png", "0" * 64, 1, "image/png")
 
@@ -137,9 +137,9 @@ def test_local_outputs_are_handed_on_as_paths(unfolding: Callable[[str], Unfoldi
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.randoms(use_true_random=False), failing=st.integers(0, 8))
 def test_in_any_order_every_job_ends_once(
-    unfolding: Callable[[str], Unfolding], order: Random, failing: int
+    schedule: Callable[[str], Schedule], order: Random, failing: int
 ) -> None:
-    run = unfolding(CHAIN)
+    run = schedule(CHAIN)
     ready, ended = list(run.begin().jobs), list[Job]()
     skipped: list[Job] = []
 
@@ -162,9 +162,9 @@ def test_in_any_order_every_job_ends_once(
 
 
 def test_what_needs_an_unfinished_job_waits_and_is_not_skipped(
-    unfolding: Callable[[str], Unfolding],
+    schedule: Callable[[str], Schedule],
 ) -> None:
-    run = unfolding(CHAIN)
+    run = schedule(CHAIN)
     first = run.begin().jobs[0]
 
     left = run.ended(Outcome(first, "k", JobState.PLANNED, error=Unreachable("away"))).outcomes

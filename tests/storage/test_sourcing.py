@@ -9,7 +9,7 @@ from comfyline.errors import InputInvalid, Unreachable
 from comfyline.job import Item
 from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.sources import read_items
-from comfyline.plan.sources import StoredSources
+from comfyline.plan.preview import StoredSources
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.places import Places
 

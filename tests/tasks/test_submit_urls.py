@@ -18,7 +18,7 @@ from comfyline.config.settings import RuncomfySettings, Secret, Settings, Storag
 from comfyline.errors import ComfylineError, InputInvalid, Unfetchable
 from comfyline.job import CheckedJob, Job, JobState, Media, Placement
 from comfyline.keys import job_key
-from comfyline.plan.check import identify
+from comfyline.plan.check import validate_job
 from comfyline.run import CostLimits, Run, Submission, UploadedInputs
 from comfyline.runcomfy.verdict import Accepted, SlowDown, Verdict
 from comfyline.services import Services, open_services
@@ -165,7 +165,7 @@ async def test_an_object_that_can_be_presigned_is_fetched_where_it_lies_and_not_
     inputs = {"prompt": "a beach", "image_urls": [cat], "aspect_ratio": "21:9"}
     asked = Job("scenes", "cat", "edit", EDIT, inputs, Placement("/out", "{{ index }}.png", {}))
     entry = await services.catalogue.entry(EDIT)
-    checked = await identify(asked, entry, services.origins)
+    checked = await validate_job(asked, entry, services.origins)
 
     with disable_run_logger():
         uploaded = await upload_inputs.fn(checked, services)
