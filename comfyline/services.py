@@ -19,7 +19,7 @@ from comfyline.ledger.journal import JOURNAL, Journal, place_of
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.slot_queue import Slots
 from comfyline.models.catalogue import Catalogue
-from comfyline.models.library import ModelCache
+from comfyline.models.library import CACHED_MODELS, ModelCache
 from comfyline.progress import Note, tell
 from comfyline.redact import bare_origin
 from comfyline.runcomfy.balance import Purse
@@ -201,7 +201,7 @@ async def open_services(
             catalogue=Catalogue(
                 settings.model_directories,
                 client,
-                ModelCache(kept_models(settings.home)),
+                ModelCache(settings.home / CACHED_MODELS),
                 reading=reading,
                 unchecked=unchecked,
             ),
@@ -229,7 +229,7 @@ async def open_catalogue(settings: Settings) -> AsyncIterator[Catalogue]:
     _make_home(settings.home)
     token = settings.runcomfy.token.value
     async with RuncomfyClient(settings.runcomfy.base_url, token, retry_budget(settings)) as client:
-        kept = ModelCache(kept_models(settings.home))
+        kept = ModelCache(settings.home / CACHED_MODELS)
         yield Catalogue(settings.model_directories, client, kept)
 
 
@@ -267,11 +267,6 @@ def _make_home(home: Path) -> None:
     # Where nothing can be made, whoever has to write there says so.
     with suppress(OSError):
         private_folder(home)
-
-
-def kept_models(home: Path) -> Path:
-    """The folder under `home` in which the schemas that RunComfy gave are kept."""
-    return home / "models"
 
 
 def unrecorded_ids(home: Path) -> Path:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +15,10 @@ from comfyline.config.environment import home, look_at_storage
 from comfyline.config.files import model_directories
 from comfyline.config.settings import StorageSettings
 from comfyline.errors import InputInvalid, Problem, UsageError
-from comfyline.models.library import ModelCache, OfflineModels
+from comfyline.models.library import CACHED_MODELS, ModelCache, OfflineModels
 from comfyline.plan.lint import LintResult, lint_file
 from comfyline.plan.preview import StoredSources
 from comfyline.report.words import count
-from comfyline.services import kept_models, now, open_places
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.known_files import KNOWN_FILES
 from comfyline.storage.origins import Origins
@@ -72,10 +72,13 @@ def check(*pipelines: Path, profile: StorageProfile = None) -> int:
 async def _inspect_all(
     paths: tuple[Path, ...], storage: StorageSettings | None
 ) -> dict[Path, LintResult]:
-    models = OfflineModels(model_directories(Path.cwd()), ModelCache(kept_models(home())))
+    models = OfflineModels(model_directories(Path.cwd()), ModelCache(home() / CACHED_MODELS))
     async with AsyncExitStack() as stack:
         reader = uploads = None
         if storage:
+            # With the ledger and the client, which are not needed otherwise.
+            from comfyline.services import open_places
+
             places = await stack.enter_async_context(open_places(storage))
             bucket, reader = places.bucket, StoredSources(places)
             uploads = Uploads(bucket, storage.uploads, storage.url_expires)
@@ -83,7 +86,8 @@ async def _inspect_all(
             bucket = await stack.enter_async_context(Bucket(None, None, None))
         origins = Origins(bucket, home() / KNOWN_FILES)
         return {
-            path: await lint_file(path, models, origins, reader, now(), uploads) for path in paths
+            path: await lint_file(path, models, origins, reader, datetime.now(UTC), uploads)
+            for path in paths
         }
 
 

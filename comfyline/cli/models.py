@@ -18,6 +18,7 @@ from comfyline.errors import ComfylineError, InputInvalid, Problem, TokenRejecte
 from comfyline.models.describe import InputField, entry_changes, example_step, input_fields
 from comfyline.models.entry import ModelEntry
 from comfyline.models.library import (
+    CACHED_MODELS,
     Listed,
     ModelCache,
     check_model_id,
@@ -28,7 +29,7 @@ from comfyline.models.library import (
     store_model,
 )
 from comfyline.report.words import count, usd
-from comfyline.services import kept_models, open_catalogue
+from comfyline.services import open_catalogue
 from comfyline.yaml.file import did_you_mean
 
 _PATIENCE = 5.0
@@ -76,7 +77,7 @@ def list_(
         except ComfylineError as error:
             away = error
     here = list_models(model_directories(Path.cwd()))
-    kept = ModelCache(kept_models(home())).list()
+    kept = ModelCache(home() / CACHED_MODELS).list()
     listed = listing(here, kept, live, search, category)
     if json_output:
         answer(json.dumps([_as_json(one) for one in listed]))
@@ -186,7 +187,7 @@ def _store(model_id: str, published: dict[str, object]) -> None:
 def _here(model_id: str, away: ComfylineError) -> ModelEntry:
     """The model as it lies on this machine, without a price, when RunComfy cannot be asked."""
     known = listing(
-        list_models(model_directories(Path.cwd())), ModelCache(kept_models(home())).list(), []
+        list_models(model_directories(Path.cwd())), ModelCache(home() / CACHED_MODELS).list(), []
     )
     found = [one.entry for one in known if one.entry.model_id == model_id]
     if not found:

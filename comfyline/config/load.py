@@ -9,9 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
-
 from comfyline.config.account import LOCAL_SANDBOX, Account, origin_of
 from comfyline.config.files import config_directories, model_directories
 from comfyline.config.profile import (
@@ -224,6 +221,10 @@ def ledger_url(
 
 
 def _database_url(url: str, where: str) -> str:
+    # Loading it takes a quarter of a second, and `check` reads no database.
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         make_url(url)
     except (ArgumentError, ValueError):

@@ -12,8 +12,6 @@ from pydantic import (
     Tag,
     model_validator,
 )
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*", re.ASCII)
 _BLOCK = re.compile(r"[a-z0-9][a-z0-9-]{0,99}", re.ASCII)
@@ -74,6 +72,10 @@ class SecretReference(BaseModel):
 
 
 def _without_password(url: str) -> str:
+    # Loading it takes a quarter of a second, and `check` reads no database.
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         parts = make_url(url)
     except (ArgumentError, ValueError):

@@ -20,6 +20,8 @@ from comfyline.files import appearing_whole
 from comfyline.models.entry import ModelEntry
 from comfyline.yaml.file import did_you_mean
 
+CACHED_MODELS = "models"
+"""The folder under the home in which the schemas that RunComfy gave are kept."""
 FRESH_SECONDS = 7 * 24 * 60 * 60.0
 """For how long a kept model is taken as it is; after that RunComfy is asked whether it changed."""
 Where = Literal["local", "cached", "catalogue"]

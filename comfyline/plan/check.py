@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from comfyline.broken_connections import why_not
 from comfyline.errors import ComfylineError, InputInvalid, Problem, Unreachable
@@ -44,10 +44,13 @@ from comfyline.models.entry import ModelEntry, UncheckedModel
 from comfyline.models.media_rules import bounds, check_rules, nearest
 from comfyline.models.price import estimate
 from comfyline.redact import bare_origin
-from comfyline.services import Services
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.origins import Origins
 from comfyline.storage.place import folder_mistake
+
+if TYPE_CHECKING:
+    # `check` needs neither the ledger nor the client, and does not load them.
+    from comfyline.services import Services
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,7 +437,7 @@ class Validation:
     notes: tuple[str, ...]
 
 
-async def validate_jobs(jobs: Sequence[Job], services: Services) -> Validation:
+async def validate_jobs(jobs: Sequence[Job], services: "Services") -> Validation:
     """The verdict that the stage `validate` would give on each job. Spends and writes nothing."""
     entries: dict[str, ModelEntry | ComfylineError] = {}
     for model_id in dict.fromkeys(job.model_id for job in jobs):

@@ -10,11 +10,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from comfyline.config.environment import variable
 from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.job import PENDING, Item, Job, MediaKind
-from comfyline.models.catalogue import Catalogue
 from comfyline.models.entry import ModelEntry, kind_made
 from comfyline.models.price import expected_outputs
 from comfyline.pipeline.dag import Dag, NodeId
@@ -24,6 +24,10 @@ from comfyline.pipeline.rendering import Made, Rendered, RunScope
 from comfyline.pipeline.sources import Reader, nothing_to_do, read_items
 from comfyline.plan.schedule import Schedule
 from comfyline.storage.places import Places
+
+if TYPE_CHECKING:
+    # `check` needs neither the ledger nor the client, and does not load them.
+    from comfyline.models.catalogue import Catalogue
 
 FindModel = Callable[[str], Awaitable[ModelEntry]]
 
@@ -168,7 +172,7 @@ async def plan_pipeline(
     limit: int | None,
     run_id: str,
     when: datetime,
-    catalogue: Catalogue,
+    catalogue: "Catalogue",
     reader: Reader | None = None,
 ) -> Planned:
     """Reads a pipeline and makes its jobs.

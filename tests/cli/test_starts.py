@@ -3,6 +3,8 @@
 import asyncio
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +62,19 @@ def test_what_asks_runcomfy_alone_starts_neither_storage_nor_prefect(
 ) -> None:
     run(command)
     assert running(home) == {"sandbox"}
+
+
+@pytest.mark.usefixtures("home")
+def test_check_loads_neither_the_ledger_nor_the_client() -> None:
+    code = f"""
+import sys
+from comfyline.cli.main import run
+code = run(["check", "{PIPELINE}"])
+loaded = {{"sqlalchemy", "prefect", "comfyline.ledger", "comfyline.runcomfy"}} & set(sys.modules)
+sys.exit(f"{{code}} {{loaded}}" if code or loaded else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_taken_port_is_named_with_who_has_it_and_the_option(
