@@ -10,7 +10,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from comfyline.job import CheckedJob, Job, Stage
-from comfyline.plan.check import estimate_usd, validate_job
+from comfyline.models.price import estimate
+from comfyline.plan.check import validate_job
 from comfyline.progress import StageEntered, tell
 from comfyline.services import Services
 from tasks.failure import failing_in_words
@@ -29,4 +30,4 @@ async def validate(job: Job, services: Services) -> CheckedJob:
     tell(StageEntered(job.label, job.label, Stage.VALIDATE))
     entry = await services.catalogue.priced(job.model_id)
     checked = await validate_job(job, entry, services.origins)
-    return replace(checked, estimate_usd=estimate_usd(checked, entry))
+    return replace(checked, estimate_usd=estimate(entry, checked.job.inputs))

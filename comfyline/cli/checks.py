@@ -86,7 +86,7 @@ async def _inspect_all(
             bucket = await stack.enter_async_context(Bucket(None, None, None))
         origins = Origins(bucket, home() / KNOWN_FILES)
         return {
-            path: await lint_file(path, models, origins, reader, datetime.now(UTC), uploads)
+            path: await lint_file(path, models, origins.look, reader, datetime.now(UTC), uploads)
             for path in paths
         }
 

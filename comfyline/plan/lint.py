@@ -12,31 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from comfyline.errors import ComfylineError, InputInvalid, Problem
-from comfyline.job import Job, Pointer
+from comfyline.job import Pointer
 from comfyline.models.check import Mistake, field_path, find_mistakes
 from comfyline.models.entry import ModelEntry
 from comfyline.models.library import OfflineModels
-from comfyline.pipeline.document import Pipeline, read_pipeline
+from comfyline.pipeline.document import read_pipeline
 from comfyline.pipeline.sources import Reader, read_items, stored_source
 from comfyline.pipeline.template import is_template
 from comfyline.pipeline.written import WrittenStep
-from comfyline.plan.check import Looking, validate_pairs
+from comfyline.plan.check import Found, LookUp, validate_pairs
 from comfyline.plan.preview import graph_of, preview_jobs
-from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.uploads import Uploads
 from comfyline.yaml.file import LocatedYaml, ReadYaml, read_yaml
 from comfyline.yaml.scalars import as_text
 
+_S3 = "s3://"
+
 
 def named_models(located: LocatedYaml) -> tuple[str, ...]:
-    """The models that the steps name outright, each once."""
+    """List the models that the steps name outright, each once."""
     return tuple(dict.fromkeys(model for _, model, _ in _steps(located)))
 
 
 def static_mistakes(
     located: LocatedYaml, models: Mapping[str, ModelEntry | InputInvalid]
 ) -> list[Problem]:
-    """Every mistake in the steps' inputs that is one whatever the templates turn out to be.
+    """Find what is a mistake in the steps' inputs whatever the templates turn out to be.
 
     `models` holds each of `named_models`, or why there is none.
     """
@@ -55,7 +56,7 @@ def static_mistakes(
 
 
 def _steps(located: LocatedYaml) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """The steps whose model and input can be told: name, model and input."""
+    """Yield name, model and input of the steps that tell them outright."""
     steps = located.data.get("steps")
     for name, step in steps.items() if isinstance(steps, dict) else ():
         model, inputs = (
@@ -71,7 +72,7 @@ def _is_template(value: Any) -> bool:
 
 
 def _hint(located: LocatedYaml, at: Pointer, inputs: Mapping[str, Any], mistake: Mistake) -> str:
-    """The mistake's own hint, unless YAML turned what was meant as text into something else."""
+    """Return the mistake's own hint, unless YAML turned a text into something else."""
     spelt = located.spelt.get(at)
     if spelt is None or not mistake.message.startswith("should be text"):
         return mistake.hint
@@ -93,53 +94,45 @@ class LintResult:
     away: ComfylineError | None = None
 
 
-class WithoutStorage:
-    """Looks at media that need no object storage, and keeps count of the others."""
-
-    def __init__(self, origins: Looking) -> None:
-        self._origins = origins
-        self.left_out: set[str] = set()
-
-    async def look(self, origins: Iterable[str], /) -> dict[str, Facts | Trouble]:
-        """The facts of those that lie elsewhere than in object storage."""
-        asked = list(origins)
-        stored = {one for one in asked if one.startswith("s3://")}
-        self.left_out |= stored
-        return await self._origins.look(one for one in asked if one not in stored)
-
-
 async def lint_file(
     path: Path,
     models: OfflineModels,
-    origins: Looking,
+    look_up: LookUp,
     reader: Reader | None,
     when: datetime,
     uploads: Uploads | None = None,
 ) -> LintResult:
-    """Finds every mistake of a file that can be found without RunComfy.
+    """Find every mistake of a file that can be found without RunComfy; raises nothing.
 
-    With `uploads`, credentials that end before a job may is one of them.
-
-    Without a reader, nothing that lies in object storage is looked at. Raises nothing.
+    With `uploads`, credentials that end before a job may is one of them. Without a reader, nothing
+    that lies in object storage is looked at.
     """
     read = await asyncio.to_thread(read_yaml, path)
     if (located := read.located) is None:
         return LintResult(read.problems)
-    found: dict[str, ModelEntry | InputInvalid] = {}
-    for model_id in named_models(located):
-        try:
-            found[model_id] = await models.entry(model_id)
-        except InputInvalid as error:
-            found[model_id] = error
+    found = {model_id: await _entry(models, model_id) for model_id in named_models(located)}
     static = await asyncio.to_thread(static_mistakes, located, found)
     problems = [*read.problems, *_of_sound_values(static, read)]
-    notes: list[str] = []
+    left_out: dict[str, None] = {}
     away: ComfylineError | None = None
-    looking = origins if reader else WithoutStorage(origins)
+
+    async def look_up_local(origins: Iterable[str]) -> Found:
+        asked = list(origins)
+        left_out.update(dict.fromkeys(sorted(one for one in asked if one.startswith(_S3))))
+        return await look_up(one for one in asked if not one.startswith(_S3))
+
     try:
         pipeline = await asyncio.to_thread(read_pipeline, located)
         if not read.problems:
-            problems += await _of_jobs(pipeline, models, looking, reader, when, notes)
+            if reader is None and (source := stored_source(pipeline)):
+                left_out[source] = None
+            items = await read_items(pipeline, reader)
+            preview = await preview_jobs(graph_of(pipeline, items, "check", when), models.entry)
+            pairs = [(job, await _entry(models, job.model_id)) for job in preview.all_jobs]
+            # The preview names the models that there are not.
+            known = [pair for pair in pairs if isinstance(pair[1], ModelEntry)]
+            validation = await validate_pairs(known, look_up if reader else look_up_local)
+            problems += [*preview.problems, *validation.mistakes]
         if uploads and (short := await uploads.lifetime_problem(pipeline.document.limits.timeout)):
             where = located.where(("limits", "timeout"))
             problems.append(Problem(where, short.message, short.hint))
@@ -147,33 +140,17 @@ async def lint_file(
         problems += _of_sound_values(error.problems, read)
     except ComfylineError as error:
         away = error
-    if isinstance(looking, WithoutStorage) and looking.left_out:
-        notes.append(_not_looked_at(path, sorted(looking.left_out)))
-    return LintResult(_each_once(problems), tuple(notes), away)
+    # What is found in the file and in its jobs alike is told as it was found first.
+    once = {(one.where, one.message): one for one in reversed(problems)}
+    notes = (_not_looked_at(path, list(left_out)),) if left_out else ()
+    return LintResult(tuple(reversed(once.values())), notes, away)
 
 
-async def _of_jobs(
-    pipeline: Pipeline,
-    models: OfflineModels,
-    origins: Looking,
-    reader: Reader | None,
-    when: datetime,
-    notes: list[str],
-) -> list[Problem]:
-    """The mistakes of all jobs that can be foreseen. Raises InputInvalid for those of the items."""
-    source = stored_source(pipeline)
-    if source and reader is None:
-        notes.append(_not_looked_at(pipeline.path, [source]))
-    items = await read_items(pipeline, reader)
-    foreseen = await preview_jobs(graph_of(pipeline, items, "check", when), models.entry)
-    pairs: list[tuple[Job, ModelEntry | ComfylineError]] = []
-    for job in foreseen.all_jobs:
-        try:
-            pairs.append((job, await models.entry(job.model_id)))
-        except InputInvalid:
-            continue  # Foreseeing has said so.
-    validation = await validate_pairs(pairs, origins)
-    return [*foreseen.problems, *validation.mistakes]
+async def _entry(models: OfflineModels, model_id: str) -> ModelEntry | InputInvalid:
+    try:
+        return await models.entry(model_id)
+    except InputInvalid as error:
+        return error
 
 
 def _not_looked_at(path: Path, addresses: list[str]) -> str:
@@ -182,13 +159,5 @@ def _not_looked_at(path: Path, addresses: list[str]) -> str:
 
 
 def _of_sound_values(problems: Iterable[Problem], read: ReadYaml) -> list[Problem]:
-    """The mistakes but for those of values that are not even what was meant."""
+    """Leave out the mistakes of values that are not even what was meant."""
     return [problem for problem in problems if problem.where.split(": ")[0] not in read.flawed]
-
-
-def _each_once(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """What is found in the file and in its jobs alike is told as it was found first."""
-    once: dict[tuple[str, str], Problem] = {}
-    for problem in problems:
-        once.setdefault((problem.where, problem.message), problem)
-    return tuple(once.values())

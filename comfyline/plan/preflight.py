@@ -11,8 +11,9 @@ from comfyline.errors import InputInvalid, Problem, TryLater, Unreachable
 from comfyline.job import CheckedJob, Job
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.records import Standing
+from comfyline.models.price import estimate as estimate_job
 from comfyline.operations.first_use import first_use
-from comfyline.plan.check import estimate_usd, validate_jobs
+from comfyline.plan.check import validate_jobs
 from comfyline.plan.reuse import find_existing
 from comfyline.plan.schedule import Schedule
 from comfyline.progress import Note, tell
@@ -147,7 +148,8 @@ async def prices(preflight: Preflight, run: Run, services: Services) -> list[flo
             paid.add(checked.key)
         attempt = preflight.known.get(checked.key)
         if decision_about(job, attempt, run, services.now()) is Decision.SUBMIT:
-            found.append(estimate_usd(checked, await services.catalogue.priced(job.model_id)))
+            entry = await services.catalogue.priced(job.model_id)
+            found.append(estimate_job(entry, job.inputs))
         else:
             found.append(0.0)
     return found

@@ -1,6 +1,6 @@
+import asyncio
 import math
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -14,7 +14,7 @@ from comfyline.errors import InputInvalid, Problem, Unreachable
 from comfyline.job import CheckedJob, Job, Placement, Preparation
 from comfyline.media import MediaInfo
 from comfyline.models.entry import ModelEntry, UncheckedModel
-from comfyline.plan.check import MediaChecks, ModelJob, estimate_usd, validate, validate_job
+from comfyline.plan.check import validate_job, validate_pairs
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.origins import Origins
@@ -79,7 +79,7 @@ async def test_a_right_job_gets_its_key_and_its_media_by_content(origins: Origin
         CAT.stat().st_size,
     )
     assert len(found.key) == 64
-    assert (found.estimate_usd, estimate_usd(found, ENTRY)) == (None, 0.5)
+    assert found.estimate_usd is None
 
 
 async def test_a_prompt_may_speak_of_what_is_pending(origins: Origins) -> None:
@@ -313,16 +313,12 @@ async def test_what_is_no_mistake_and_worth_knowing_is_said_once_for_all_jobs(
     [upright] = write(tmp_path, upright_jpg=picture("JPEG", (48, 64)))
     jobs = [bare(images=[path]) for path in [*turned, *turned, png, upright]]
     jobs.append(replace(bare(images=[photo]), preparation=Preparation(convert="jpeg")))
-    subjects = [ModelJob.of(job, RULED) for job in jobs]
-    found = MediaChecks(await origins.look(path for one in subjects for path in one.origins))
 
-    for one in subjects:
-        with suppress(InputInvalid):
-            validate(one, found)
+    found = await validate_pairs([(job, RULED) for job in jobs], origins.look)
 
     exif = "turned by its EXIF data; RunComfy may or may not honour that"
     unknown = "a rule that cannot be checked here; RunComfy judges by it"
-    assert found.notes() == [
+    assert list(found.notes) == [
         f"{', '.join(turned[:3])} and 2 more: {exif}",
         f"`frames<` of `images`: {unknown}",
         f"{png}: image/png by its content, whatever its name says",
@@ -331,16 +327,15 @@ async def test_what_is_no_mistake_and_worth_knowing_is_said_once_for_all_jobs(
     ]
 
 
-def test_a_pattern_that_is_not_checked_here_is_told_once() -> None:
+async def test_a_pattern_that_is_not_checked_here_is_told_once(origins: Origins) -> None:
     field = {"type": "string", "pattern": "(?=a)b"}
     model = ModelEntry(model_id="acme/say", input_schema={"properties": {"prompt": field}})
-    found = MediaChecks({})
+    one = replace(bare(), inputs={"prompt": "x"})
 
-    for _ in range(2):
-        validate(ModelJob.of(replace(bare(), inputs={"prompt": "x"}), model), found)
+    found = await validate_pairs([(one, model)] * 2, origins.look)
 
     unknown = "a rule that cannot be checked here; RunComfy judges by it"
-    assert found.notes() == [f"the pattern `(?=a)b` of acme/say: {unknown}"]
+    assert list(found.notes) == [f"the pattern `(?=a)b` of acme/say: {unknown}"]
 
 
 ANY = ModelEntry(
@@ -544,14 +539,7 @@ FOUND: st.SearchStrategy[Facts | Trouble] = st.one_of(
 )
 
 
-def _verdict(one: ModelJob, found: MediaChecks) -> list[str]:
-    try:
-        return [validate(one, found).key]
-    except InputInvalid as error:
-        return [problem.message for problem in error.problems] or [""]
-
-
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     schema=st.dictionaries(st.sampled_from("abc"), FIELD),
     required=JSON,
@@ -567,8 +555,13 @@ def test_whatever_is_asked_of_whatever_model_is_a_job_or_a_list_of_mistakes(
     )
     one = Job("p", "i", "s", "acme/odd", inputs, Placement("out", "n", {}), variant)
     one = replace(one, preparation=data.draw(PREPARATIONS))
-    subject = ModelJob.of(one, entry)
-    found = MediaChecks({origin: data.draw(FOUND) for origin in subject.origins})
 
-    assert all(_verdict(subject, found))
-    assert all(found.notes())
+    async def look_up(origins: Iterable[str]) -> dict[str, Facts | Trouble]:
+        return {origin: data.draw(FOUND) for origin in origins}
+
+    found = asyncio.run(validate_pairs([(one, entry)], look_up))
+
+    [checked] = found.checked
+    assert checked or found.mistakes
+    assert all(problem.message for problem in found.mistakes)
+    assert all(found.notes)

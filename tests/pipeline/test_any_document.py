@@ -83,7 +83,7 @@ def checked(write: Write, tmp_path: Path) -> Callable[[str], LintResult]:
     def check(text: str) -> LintResult:
         path = write()
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
-        found = asyncio.run(lint_file(path, models, NothingThere(), None, datetime.now(UTC)))
+        found = asyncio.run(lint_file(path, models, NothingThere().look, None, datetime.now(UTC)))
         assert found.away is None
         assert all(
             one.where.startswith("p.yaml:") and one.message.strip() for one in found.problems

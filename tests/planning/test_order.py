@@ -37,11 +37,8 @@ PHOTOS = {
 }
 
 
-class Files:
-    """Looks at files where they lie, without a bucket."""
-
-    async def look(self, origins: Iterable[str]) -> dict[str, Facts | Trouble]:
-        return {origin: look_at_file(origin)[0] for origin in origins}
+async def look_up(origins: Iterable[str]) -> dict[str, Facts | Trouble]:
+    return {origin: look_at_file(origin)[0] for origin in origins}
 
 
 def document(folder: Path, files: list[str], sizes: list[int], fields: list[str]) -> dict[str, Any]:
@@ -66,7 +63,7 @@ async def keys(path: Path) -> dict[tuple[str, str], str]:
     pipeline = load_pipeline(path)
     dag = graph_of(pipeline, await read_items(pipeline, None), "run", NOON)
     jobs = Schedule(dag, {node: dag.jobs(node, {}).jobs for node in dag.nodes()}).begin().jobs
-    verdicts = await validate_pairs([(job, ENTRY) for job in jobs], Files())
+    verdicts = await validate_pairs([(job, ENTRY) for job in jobs], look_up)
     assert not verdicts.mistakes
     return {
         (job.inputs["prompt"], str(job.inputs["size"])): one.key
