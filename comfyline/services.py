@@ -213,7 +213,7 @@ async def open_services(
 @asynccontextmanager
 async def _holding(ledger: Ledger) -> AsyncIterator[None]:
     """Keeps what this process works on in its hands, and gives it up at the end."""
-    keeping = asyncio.create_task(ledger.keep_holding())
+    keeping = asyncio.create_task(ledger.keep_locks())
     try:
         yield
     finally:

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from comfyline.errors import ComfylineError
 from comfyline.job import CheckedJob, Job, JobState
-from comfyline.ledger.reading import Selection
-from comfyline.ledger.refusals import not_started
+from comfyline.ledger.block_reasons import not_started
+from comfyline.ledger.queries import Selection
 from comfyline.operations.adopt import recognise
 from comfyline.operations.cancel import withdraw_all
 from comfyline.operations.recover import sweep
@@ -160,7 +160,7 @@ class _Walking:
         """
         while self.goes_on:
             keys = sorted({group.key for group in self.elsewhere})
-            free = await self._services.ledger.free(keys)
+            free = await self._services.ledger.unlocked(keys)
             if freed := [group for group in self.elsewhere if group.key in free]:
                 self.elsewhere = [group for group in self.elsewhere if group.key not in free]
                 for group in freed:
@@ -191,7 +191,7 @@ class _Walking:
         try:
             if away := self._services.client.retry_budget.spent:
                 raise away
-            if first and not await ledger.take(first.key):
+            if first and not await ledger.acquire(first.key):
                 self.elsewhere.append(group)
                 return
         except ComfylineError as error:
@@ -214,7 +214,7 @@ class _Walking:
             validation = await validate_jobs(jobs, self._services)
             # What another ledger had stored is not paid for again.
             keys = [one.key for one in validation.checked if one]
-            known = await self._services.ledger.glance(keys)
+            known = await self._services.ledger.summaries(keys)
             await recognise(validation.checked, known, self._services)
             self.queue.add(list(zip(jobs, validation.checked, strict=True)))
 

@@ -16,11 +16,11 @@ from prefect.client.schemas.objects import State
 from comfyline.config.account import command
 from comfyline.errors import ComfylineError, Unreachable
 from comfyline.job import JobState
-from comfyline.ledger.doubts import sent_at
-from comfyline.ledger.reading import Selection
-from comfyline.ledger.records import Attempt
-from comfyline.ledger.recovering import unrecorded, unrecorded_in_words
-from comfyline.ledger.refusals import elsewhere_in_words, short
+from comfyline.ledger.attempts import Attempt
+from comfyline.ledger.block_reasons import elsewhere_in_words, short
+from comfyline.ledger.in_doubt import sent_at
+from comfyline.ledger.queries import Selection
+from comfyline.ledger.unrecorded import unrecorded, unrecorded_in_words
 from comfyline.operations.adopt import recognise
 from comfyline.operations.recover import sweep
 from comfyline.operations.retention import warnings
@@ -84,7 +84,7 @@ async def reconcile(profile: str) -> State[RunSummary] | State[ComfylineError]:
 async def _recognise(left: Sequence[Attempt], services: Services) -> None:
     """What is stored already, and a ledger from before does not know, is not asked for again."""
     checked = [attempt.checked for attempt in left]
-    known = await services.ledger.glance([one.key for one in checked])
+    known = await services.ledger.summaries([one.key for one in checked])
     # Where the outputs lie cannot be looked at: then RunComfy is asked.
     with suppress(Unreachable):
         await recognise(checked, known, services)

@@ -20,7 +20,7 @@ from comfyline.cancel_token import Stop
 from comfyline.errors import ComfylineError
 from comfyline.files import appearing_whole
 from comfyline.job import JobState
-from comfyline.ledger.reading import Selection
+from comfyline.ledger.queries import Selection
 from comfyline.operations.retention import warnings
 from comfyline.operations.run_index import write_index
 from comfyline.progress import Note, RunReported, tell

@@ -17,7 +17,7 @@ from comfyline.config.account import command
 from comfyline.errors import BrokenOutput, ComfylineError, NotKnownNow
 from comfyline.files import work_path
 from comfyline.job import CheckedJob, FetchedFile, JobState, MediaKind, Stage, StoredOutput
-from comfyline.ledger.refusals import short
+from comfyline.ledger.block_reasons import short
 from comfyline.media import (
     SVG,
     MediaInfo,

@@ -17,7 +17,7 @@ from comfyline.disk_space import disk_full, is_full
 from comfyline.errors import Altered, ComfylineError, Spoilt, Unreachable
 from comfyline.files import work_path
 from comfyline.job import CheckedJob, FetchedFile, JobState, Stage, StoredOutput
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.attempts import Attempt
 from comfyline.operations.move_aside import move_aside
 from comfyline.operations.output_paths import target_uris
 from comfyline.operations.overwrite import Arriving, Name, names

@@ -23,13 +23,12 @@ from comfyline.config.duration import seconds_awake_or_asleep
 from comfyline.errors import TryLater
 from comfyline.job import CheckedJob, JobState, Stage
 from comfyline.keys import replace_values
-from comfyline.ledger.budget import Limits, NoMoney
-from comfyline.ledger.claiming import Claimed, NoSlot, NotOurs, RunStopped
+from comfyline.ledger.attempts import Attempt, Evidence, pack
+from comfyline.ledger.block_reasons import blocked, in_doubt, not_started, over_budget, short
+from comfyline.ledger.claims import AtCapacity, BudgetExceeded, Claimed, Limits, NotOurs, RunStopped
 from comfyline.ledger.decision import LEASE_SECONDS, Decision
 from comfyline.ledger.journal import AskedElsewhere, Entry
-from comfyline.ledger.records import Attempt, Evidence, pack
-from comfyline.ledger.recovering import recover_asked
-from comfyline.ledger.refusals import blocked, in_doubt, not_started, over_budget, short
+from comfyline.ledger.unrecorded import recover_asked
 from comfyline.progress import StageEntered, Submitted, tell
 from comfyline.run import Run, Submission, UploadedInputs
 from comfyline.runcomfy.outage import backoff
@@ -95,10 +94,10 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
             case NotOurs():
                 await asyncio.sleep(_LOOK_AGAIN)
                 continue
-            case NoSlot():
+            case AtCapacity():
                 await services.slots.wait(run)
                 continue
-            case NoMoney():
+            case BudgetExceeded():
                 raise over_budget(checked, claim)
             case RunStopped():
                 run.stop.pull("it was cancelled with `comfyline cancel`")
@@ -217,7 +216,7 @@ async def _reserved(
         account=services.settings.runcomfy.account,
         at=services.now(),
         run_id=run.id,
-        writer=services.ledger.owner,
+        writer=services.ledger.worker_id,
         request=pack(checked),
     )
     return await asyncio.to_thread(services.journal.reserve, entry)

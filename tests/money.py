@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, make_url, select
 from comfyline.errors import Rejected
 from comfyline.job import CheckedJob, JobState
 from comfyline.keys import replace_values
-from comfyline.ledger.records import REFRESH, Attempt
+from comfyline.ledger.attempts import REFRESH, Attempt
 from comfyline.ledger.tables import attempts as attempt_rows
 from comfyline.storage.origins import is_remote
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 import pytest
 
 from comfyline.job import JobState
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.attempts import Attempt
 from comfyline.operations.audit import Seen, differences, repeats
 from tests.test_retention import NOW, paid
 

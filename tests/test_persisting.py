@@ -18,9 +18,8 @@ from comfyline.config.account import LOCAL_SANDBOX, Account
 from comfyline.config.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from comfyline.errors import LeadsOutside, NameTaken, Spoilt, Unreachable
 from comfyline.job import CheckedJob, FetchedFile, Job, JobState, OnConflict, Placement
-from comfyline.ledger.budget import Limits
-from comfyline.ledger.claiming import Claimed
-from comfyline.ledger.reading import Selection
+from comfyline.ledger.claims import Claimed, Limits
+from comfyline.ledger.queries import Selection
 from comfyline.operations.overwrite import Arriving, Lying, Whose, whose
 from comfyline.plan.reuse import claimed
 from comfyline.progress import Event, Note, observed_by

@@ -14,8 +14,7 @@ from comfyline.config.settings import RuncomfySettings, Secret, Settings, Storag
 from comfyline.errors import Unreachable
 from comfyline.job import CheckedJob, ContentChecks, FetchedFile, Job, JobState, Media, Placement
 from comfyline.keys import job_key
-from comfyline.ledger.budget import Limits
-from comfyline.ledger.claiming import Claimed
+from comfyline.ledger.claims import Claimed, Limits
 from comfyline.operations.quality import reject
 from comfyline.run import CostLimits, FetchedOutputs, Run, Submission
 from comfyline.services import Services, open_services

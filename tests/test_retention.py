@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from comfyline.config.account import Account
 from comfyline.job import CheckedJob, Job, JobState, Placement
-from comfyline.ledger.reading import UNFINISHED
-from comfyline.ledger.records import Attempt, Evidence
-from comfyline.ledger.retention import KEPT, Urgency, at_risk, urgency_of
+from comfyline.ledger.attempts import KEPT, Attempt, Evidence
+from comfyline.ledger.queries import UNFINISHED
+from comfyline.ledger.retention import Urgency, at_risk, urgency_of
 from comfyline.operations.retention import warnings
 
 NOW = datetime(2026, 3, 8, 12, tzinfo=UTC)

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, insert
 from benchmarks.contenders.side import start
 from comfyline.config.environment import look
 from comfyline.job import CheckedJob, JobState, StoredOutput
-from comfyline.ledger.connection import LedgerDatabase
-from comfyline.ledger.records import pack
+from comfyline.ledger.attempts import pack
+from comfyline.ledger.database import Database
 from comfyline.ledger.tables import attempts, jobs, outputs, transitions
 from comfyline.operations.output_paths import target_uris
 from comfyline.plan.check import validate_jobs
@@ -39,7 +39,7 @@ async def main(photos: int) -> None:
         checked = [one for one in (await validate_jobs(planned.jobs, services)).checked if one]
         facts = await services.origins.facts(str(_PICTURE))
         uris = [await asyncio.to_thread(_write_output, one, facts) for one in checked]
-    database = LedgerDatabase(settings.ledger_url.value)
+    database = Database(settings.ledger_url.value)
     # Not job by job: ten thousand of them take minutes, and it is their end that counts.
     await database.run(lambda connection: _write_ledger(connection, checked, uris, facts))
     database.close()

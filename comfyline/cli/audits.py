@@ -25,7 +25,7 @@ from comfyline.cli.selecting import (
 from comfyline.cli.speech import answer, results, say
 from comfyline.config.environment import ONLY_RUNCOMFY, prepare, prepare_storage
 from comfyline.config.settings import NO_STORAGE
-from comfyline.ledger.refusals import short
+from comfyline.ledger.block_reasons import short
 from comfyline.operations.audit import Difference, Seen, differences, in_words, repeats, totals
 from comfyline.operations.audit_evidence import gather, with_history
 from comfyline.report.words import count, usd

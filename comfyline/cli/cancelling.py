@@ -13,9 +13,9 @@ from comfyline.config.account import command
 from comfyline.config.environment import ONLY_RUNCOMFY, prepare
 from comfyline.errors import UsageError
 from comfyline.job import JobState
-from comfyline.ledger.reading import Selection
-from comfyline.ledger.records import Attempt
-from comfyline.ledger.refusals import short
+from comfyline.ledger.attempts import Attempt
+from comfyline.ledger.block_reasons import short
+from comfyline.ledger.queries import Selection
 from comfyline.operations.cancel import Withdrawn, take_back, withdrawable
 from comfyline.report.words import count
 from comfyline.services import Services, open_services

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from comfyline.ledger.doubts import Balance, SpeaksFor, how_far_in_words, sent_at, speaks_for
-from comfyline.ledger.records import KEPT, Attempt
-from comfyline.ledger.refusals import short
+from comfyline.ledger.attempts import KEPT, Attempt
+from comfyline.ledger.block_reasons import short
+from comfyline.ledger.in_doubt import Balance, SpeaksFor, how_far_in_words, sent_at, speaks_for
 from comfyline.operations.resolve import Doubt
 from comfyline.report.words import count, one_line, span, usd
 

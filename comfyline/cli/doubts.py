@@ -15,10 +15,10 @@ from comfyline.config.account import command, command_line
 from comfyline.config.environment import ONLY_RUNCOMFY, prepare
 from comfyline.errors import ComfylineError, Lost, UsageError
 from comfyline.job import JobState
-from comfyline.ledger.doubts import sent_at
-from comfyline.ledger.reading import Selection
-from comfyline.ledger.records import UNKNOWN_ORIGIN, Attempt
-from comfyline.ledger.refusals import short
+from comfyline.ledger.attempts import UNKNOWN_ORIGIN, Attempt
+from comfyline.ledger.block_reasons import short
+from comfyline.ledger.in_doubt import sent_at
+from comfyline.ledger.queries import Selection
 from comfyline.operations.adopt import adopt as adopt_all
 from comfyline.operations.adopt import look_for
 from comfyline.operations.cancel import AT_RUNCOMFY
@@ -168,7 +168,7 @@ def _must_be_accepted(attempts: list[Attempt]) -> None:
 
 async def _give_up(attempt: Attempt, services: Services) -> dict[str, Any]:
     key = attempt.checked.key
-    if not await services.ledger.take(key):
+    if not await services.ledger.acquire(key):
         raise UsageError(
             f"Another process works on job {short(key)} right now",
             hint="Nothing was changed. Stop that run, or wait for its end.",

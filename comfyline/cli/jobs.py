@@ -14,10 +14,10 @@ from comfyline.cli.retention import warn
 from comfyline.cli.selecting import PipelineName, RunId, reading_ledger, say_unrecorded, whose
 from comfyline.cli.speech import answer, results, say
 from comfyline.job import JobState
-from comfyline.ledger.doubts import how_far_in_words, sent_at
-from comfyline.ledger.reading import Selection
-from comfyline.ledger.records import Attempt
-from comfyline.ledger.refusals import short
+from comfyline.ledger.attempts import Attempt
+from comfyline.ledger.block_reasons import short
+from comfyline.ledger.in_doubt import how_far_in_words, sent_at
+from comfyline.ledger.queries import Selection
 from comfyline.ledger.retention import kept_until
 from comfyline.report.words import count, span, usd
 

@@ -17,8 +17,8 @@ from comfyline.cli.speech import say
 from comfyline.config.environment import home, profile_ledger_url
 from comfyline.errors import TryLater, UsageError
 from comfyline.job import JobState
-from comfyline.ledger.records import Attempt
-from comfyline.ledger.recovering import Unrecorded, unrecorded
+from comfyline.ledger.attempts import Attempt
+from comfyline.ledger.unrecorded import Unrecorded, unrecorded
 from comfyline.report.words import count, usd
 from comfyline.services import open_journal, unrecorded_ids, work_folder
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from rich.text import Text
 
 from comfyline.cli.speech import errors
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.retention import Urgency
 from comfyline.operations.retention import warnings
 from comfyline.redact import without_secrets

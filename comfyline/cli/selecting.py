@@ -12,11 +12,11 @@ from comfyline.config.account import acting_for, command
 from comfyline.config.duration import parse_duration
 from comfyline.config.environment import home, profile_account, profile_ledger_url
 from comfyline.errors import UsageError
+from comfyline.ledger.attempts import Attempt
+from comfyline.ledger.block_reasons import elsewhere_in_words, short
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.reading import Selection
-from comfyline.ledger.records import Attempt
-from comfyline.ledger.recovering import Unrecorded, unrecorded, unrecorded_in_words
-from comfyline.ledger.refusals import elsewhere_in_words, short
+from comfyline.ledger.queries import Selection
+from comfyline.ledger.unrecorded import Unrecorded, unrecorded, unrecorded_in_words
 from comfyline.services import now, open_journal, open_ledger
 
 RunId = Annotated[str | None, Parameter(name="--run", help="Only what this run asked for.")]

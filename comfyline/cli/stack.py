@@ -18,7 +18,7 @@ from comfyline.cli.speech import answer, explain, results, say
 from comfyline.config.environment import home, start_services
 from comfyline.config.files import model_directories
 from comfyline.errors import ComfylineError, UsageError
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.retention import at_risk
 from comfyline.operations.retention import described
 from comfyline.services import now

@@ -16,8 +16,8 @@ from comfyline.cli.speech import answer, results, say
 from comfyline.config.environment import prepare_storage
 from comfyline.config.settings import NO_STORAGE, StorageSettings
 from comfyline.errors import UsageError
-from comfyline.ledger.records import Attempt
-from comfyline.ledger.refusals import short
+from comfyline.ledger.attempts import Attempt
+from comfyline.ledger.block_reasons import short
 from comfyline.operations.verify import Expected, Verdict, Verified, of_ledger, of_target
 from comfyline.operations.verify import verify as verify_files
 from comfyline.report.words import count

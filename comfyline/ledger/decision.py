@@ -15,7 +15,7 @@
     failed or cancelled in this very try of the run   → BLOCKED: a run asks once, and once more
                                                         when it is retried
 
-`refresh` turns what has ended into SUBMIT, but never what is in doubt or still under way: asking
+`refresh` turns what has ended into SUBMIT, but never what is in doubt or still under way: request
 twice for the same thing at once is how people pay twice.
 """
 
@@ -24,7 +24,7 @@ from enum import Enum, auto
 
 from comfyline.errors import GivenUp, Rejected
 from comfyline.job import JobState
-from comfyline.ledger.records import KEPT, NOT_SENT, Standing
+from comfyline.ledger.attempts import KEPT, NOT_SENT, AnyAttempt
 
 LEASE_SECONDS = 60
 """How long a claim to submit is believed; longer than the POST's own time limit."""
@@ -41,7 +41,7 @@ class Decision(Enum):
 
 
 def decide(  # noqa: PLR0911, PLR0912  # a table
-    attempt: Standing | None,
+    attempt: AnyAttempt | None,
     *,
     refresh: bool,
     run_id: str,

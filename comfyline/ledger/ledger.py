@@ -12,27 +12,23 @@ from sqlalchemy import Connection, select
 from comfyline.config.account import Account, command
 from comfyline.errors import ComfylineError, Expired, GivenUp, NotKnownNow
 from comfyline.job import CheckedJob, JobState, StoredOutput
-from comfyline.ledger import claiming, holds, reading, slots, writing
-from comfyline.ledger.budget import Limits
-from comfyline.ledger.claiming import Asking, Claim, Claimed, Intent
-from comfyline.ledger.earlier import earlier_jobs
-from comfyline.ledger.presence import Presence
-from comfyline.ledger.reading import Selection
-from comfyline.ledger.records import Attempt, Evidence, Glance
-from comfyline.ledger.retention import is_lost
-from comfyline.ledger.slots import SlotHolder
-from comfyline.ledger.stored import (
+from comfyline.ledger import claims, locks, queries, runs, writes
+from comfyline.ledger.attempts import Attempt, AttemptSummary, Evidence
+from comfyline.ledger.claims import Claim, Claimed, ClaimRequest, Intent, Limits, SlotHolder
+from comfyline.ledger.database import PATIENCE, Database
+from comfyline.ledger.queries import (
     Provenance,
     Recorded,
-    move_output,
-    owners,
+    Selection,
+    previous_attempts,
     provenance,
-    record_outputs,
     sources,
+    stored_at,
     stored_in,
 )
+from comfyline.ledger.retention import is_lost
 from comfyline.ledger.tables import attempts, ledger
-from comfyline.ledger.writing import StateConflict
+from comfyline.ledger.writes import StateConflict, move_output, record_outputs
 from comfyline.redact import without_secrets
 from comfyline.worker_id import is_dead
 
@@ -44,36 +40,48 @@ _SETTLED = frozenset(JobState) - {JobState.SUBMITTED, JobState.IN_QUEUE, JobStat
 _NOTHING = Evidence()
 
 
-class Ledger(Presence):
+class Ledger:
     """The record of jobs, attempts, costs and outputs in one database.
 
-    `owner` names this process; `now` is the clock, None for the database's own; of what other
+    `worker_id` names this process; `now` is the clock, None for the database's own; of what other
     accounts than `account` have nothing is seen, of all for None.
     """
 
     def __init__(
         self,
         url: str,
-        owner: str,
+        worker_id: str,
         now: Callable[[], datetime] | None = None,
         *,
         account: Account | None = None,
+        patience: float = PATIENCE,
     ) -> None:
-        super().__init__(url, owner, now, account=account)
+        self.database = Database(url, patience=patience)
+        self.worker_id = worker_id
+        self._clock = now
+        self._account = account
+        self._lock_holder = locks.LockHolder(worker_id, account)
+        self._locked: set[str] = set()
         self._posting: dict[int, Intent] = {}
         self._unheard: frozenset[Intent] = frozenset()
 
     def close(self) -> None:
         """Closes the database. Nothing is lost by not calling it."""
-        self._database.close()
+        self.database.close()
+
+    async def clock(self) -> Callable[[], datetime]:
+        """Return the clock by which the ledger's times are told, to be read without asking it."""
+        if self._clock:
+            return self._clock
+        return self.database.clock(await self.database.read(self.database.now))
 
     async def find(self, keys: Sequence[str]) -> dict[str, Attempt]:
         """The latest attempt of each known key."""
-        return await self._database.read(lambda c: reading.latest_attempts(c, keys, self._account))
+        return await self.database.read(lambda c: queries.latest_attempts(c, keys, self._account))
 
-    async def glance(self, keys: Sequence[str]) -> dict[str, Glance]:
+    async def summaries(self, keys: Sequence[str]) -> dict[str, AttemptSummary]:
         """The same with what decides about a job and no more, for very many keys."""
-        return await self._database.read(lambda c: reading.latest_glances(c, keys, self._account))
+        return await self.database.read(lambda c: queries.attempt_summaries(c, keys, self._account))
 
     async def list(
         self,
@@ -83,37 +91,37 @@ class Ledger(Presence):
     ) -> Sequence[Attempt]:
         """The attempts that are meant, newest first; with `of_all` those of every account."""
         account = None if of_all else self._account
-        return await self._database.read(lambda c: reading.list_attempts(c, selection, account))
+        return await self.database.read(lambda c: queries.list_attempts(c, selection, account))
 
-    async def earlier(
+    async def previous_attempts(
         self, asked: Sequence[CheckedJob]
     ) -> Sequence[tuple[CheckedJob, CheckedJob] | None]:
         """For each job what was last submitted in its place, beside itself as it would be kept.
 
         A place is an item, a step, its settings and its part, in one pipeline.
         """
-        return await self._database.read(lambda c: earlier_jobs(c, asked, self._account))
+        return await self.database.read(lambda c: previous_attempts(c, asked, self._account))
 
-    async def owners(self, uris: Sequence[str]) -> dict[str, Attempt]:
+    async def stored_at(self, uris: Sequence[str]) -> dict[str, Attempt]:
         """The attempt whose output each of a few places holds, for those that hold one."""
-        return await self._database.read(lambda c: owners(c, uris))
+        return await self.database.read(lambda c: stored_at(c, uris))
 
     async def stored_in(self, folders: Sequence[str]) -> Sequence[Recorded]:
         """All files that are recorded in some folders, whoever has made them."""
-        return await self._database.read(lambda c: stored_in(c, folders))
+        return await self.database.read(lambda c: stored_in(c, folders))
 
     async def sources(self, pipeline: str) -> set[str]:
         """Where the steps were written that a pipeline of this name has run lately."""
-        return await self._database.read(lambda c: sources(c, pipeline))
+        return await self.database.read(lambda c: sources(c, pipeline))
 
     async def provenance(self, keys: Sequence[str]) -> dict[str, Provenance]:
         """Where what is stored of these jobs came from, for those of which anything is."""
-        return await self._database.read(lambda c: provenance(c, keys, self._account))
+        return await self.database.read(lambda c: provenance(c, keys, self._account))
 
     async def unfinished(self) -> Sequence[Attempt]:
         """What was paid for and is not stored, oldest first."""
-        return await self._database.read(
-            lambda c: reading.unfinished_attempts(c, self._account, self._now(c))
+        return await self.database.read(
+            lambda c: queries.unfinished_attempts(c, self._account, self._now(c))
         )
 
     async def unfinished_elsewhere(self) -> dict[Account, int]:
@@ -121,24 +129,24 @@ class Ledger(Presence):
         if self._account is None:
             return {}
         account = self._account
-        return await self._database.read(lambda c: reading.unfinished_elsewhere(c, account))
+        return await self.database.read(lambda c: queries.unfinished_elsewhere(c, account))
 
     async def identity(self) -> str:
         """What tells this ledger from one that was made anew."""
-        return await self._database.read(lambda c: str(c.execute(select(ledger.c.id)).scalar_one()))
+        return await self.database.read(lambda c: str(c.execute(select(ledger.c.id)).scalar_one()))
 
     async def is_new_to(self, account: Account) -> bool:
         """Whether it has nothing of an account."""
-        query = select(attempts.c.id).where(reading.belongs_to(account)).limit(1)
-        return await self._database.read(lambda c: c.execute(query).one_or_none() is None)
+        query = select(attempts.c.id).where(queries.belongs_to(account)).limit(1)
+        return await self.database.read(lambda c: c.execute(query).one_or_none() is None)
 
-    async def look(self, work: Callable[[Connection], T]) -> T:
+    async def read(self, work: Callable[[Connection], T]) -> T:
         """Do what only reads, in one transaction."""
-        return await self._database.read(work)
+        return await self.database.read(work)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Do what writes, in one transaction."""
-        return await self._database.run(work)
+        return await self.database.run(work)
 
     async def adopt(self, account: Account, request_ids: Callable[[], Collection[str]]) -> int:
         """Gives an account what versions before accounts wrote under its request ids; how many.
@@ -147,7 +155,7 @@ class Ledger(Presence):
         """
         nobodys = attempts.c.origin.is_(None) & attempts.c.request_id.is_not(None)
         query = select(attempts.c.id, attempts.c.request_id).where(nobodys)
-        rows = await self._database.read(lambda c: c.execute(query).all())
+        rows = await self.database.read(lambda c: c.execute(query).all())
         if not rows:
             return 0
         its_own = await asyncio.to_thread(request_ids)
@@ -155,20 +163,20 @@ class Ledger(Presence):
 
         def work(connection: Connection) -> None:
             for attempt_id in mine:
-                writing.adopt(connection, attempt_id, account)
+                writes.adopt(connection, attempt_id, account)
 
-        await self._database.run(work)
+        await self.database.run(work)
         return len(mine)
 
     async def slot_holders(self) -> Sequence[SlotHolder]:
         """The requests that fill the profile's slots, and whether anybody will see their end."""
-        return await self._database.read(
-            lambda c: slots.slot_holders(c, self._now(c), self._holder, is_dead)
+        return await self.database.read(
+            lambda c: claims.slot_holders(c, self._now(c), self._lock_holder, is_dead)
         )
 
     async def free_slot(self, attempt_id: int) -> None:
         """A request takes no room at RunComfy any more, whatever became of it."""
-        await self._database.run(lambda c: slots.free_slot(c, attempt_id, self._now(c)))
+        await self.database.run(lambda c: claims.free_slot(c, attempt_id, self._now(c)))
 
     async def end_dead_leases(self) -> int:
         """Puts in doubt what dead processes were submitting; how many those were.
@@ -179,19 +187,90 @@ class Ledger(Presence):
 
         def work(connection: Connection) -> int:
             now = self._now(connection)
-            claiming.give_back_unheard(connection, unheard, self._owner, now)
-            holds.drop_dead(connection, is_dead)
-            return writing.end_dead_leases(connection, now, is_dead)
+            claims.release_unheard(connection, unheard, self.worker_id, now)
+            locks.release_dead(connection, is_dead)
+            return writes.end_dead_leases(connection, now, is_dead)
 
-        ended = await self._database.run(work)
+        ended = await self.database.run(work)
         self._unheard -= unheard
         return ended
 
+    async def acquire(self, key: str) -> bool:
+        """Takes the hold on a job, unless another process works on it."""
+        taken = await self.database.run(
+            lambda c: locks.acquire(c, key, self._lock_holder, self._now(c), is_dead)
+        )
+        if taken:
+            self._locked.add(key)
+        return taken
+
+    async def unlocked(self, keys: Sequence[str]) -> set[str]:
+        """Which of these jobs no other process works on any more."""
+        return await self.database.read(
+            lambda c: locks.unlocked(c, keys, self._lock_holder, self._now(c), is_dead)
+        )
+
+    async def is_anybody_at_work(self) -> bool:
+        """Whether another process walks any job right now."""
+        return await self.database.read(
+            lambda c: locks.is_any_locked(c, self.worker_id, self._now(c), is_dead)
+        )
+
+    async def release(self, key: str) -> None:
+        """Lets others work on a job."""
+        self._locked.discard(key)
+        await self.database.run(lambda c: locks.release(c, self.worker_id, key))
+
+    async def keep_locks(self) -> None:
+        """Renews what this process holds for as long as it is let; to be run beside the work."""
+        while True:
+            await asyncio.sleep(locks.RENEW_SECONDS)
+            # A hold that lapses spares no work and costs no money: the next round may do better.
+            with suppress(ComfylineError):
+                await self.renew_locks()
+
+    async def renew_locks(self) -> None:
+        """Says once that this process still works on what it holds."""
+        if self._locked:
+            await self.database.run(lambda c: locks.renew(c, self.worker_id, self._now(c)))
+
     async def release_all(self) -> None:
-        """Lets others work on everything that this process held, or claimed without hearing of."""
+        """Unlock every job of this process, and what it claimed without hearing of it."""
         if self._unheard:
             await self.end_dead_leases()
-        await super().release_all()
+        if self._locked:
+            self._locked.clear()
+            await self.database.run(lambda c: locks.release(c, self.worker_id, None))
+
+    async def open_run(self, run_id: str, pipeline: str) -> datetime:
+        """Make a run known, so that it can be stopped from anywhere; return the ledger's time.
+
+        What a retried run had failed at before that time belongs to an earlier try.
+        """
+
+        def work(connection: Connection) -> datetime:
+            now = self._now(connection)
+            runs.open_run(connection, run_id, pipeline, self._account, now)
+            return now
+
+        return await self.database.run(work)
+
+    async def stop_run(self, run_id: str) -> bool:
+        """Let a run submit nothing more; return whether there is such a run."""
+        stopped = await self.database.run(
+            lambda c: runs.stop_runs(c, self._account, self._now(c), run_id=run_id)
+        )
+        return stopped > 0
+
+    async def stop_pipeline(self, pipeline: str) -> int:
+        """Let a pipeline's runs submit nothing more; return how many had not been told yet."""
+        return await self.database.run(
+            lambda c: runs.stop_runs(c, self._account, self._now(c), pipeline=pipeline)
+        )
+
+    async def is_stopped(self, run_id: str) -> bool:
+        """Return whether a run was told to stop."""
+        return await self.database.read(lambda c: runs.is_stopped(c, run_id))
 
     async def claim(
         self,
@@ -209,14 +288,14 @@ class Ledger(Presence):
         `began` is when this try of the run began, as `open_run` told it; `evidence` is what is
         known before the POST, for a doubt.
         """
-        asking = Asking(
+        request = ClaimRequest(
             checked,
             self._account,
             run_id,
             began,
             refresh,
             limits,
-            self._owner,
+            self.worker_id,
             self._posting,
             evidence,
         )
@@ -226,8 +305,8 @@ class Ledger(Presence):
             now = self._now(connection)
             # Of what the tries before this one meant, nobody heard whether it was committed.
             self._no_longer_means(meant)
-            unheard = replace(asking, unheard=before | meant)
-            answer = claiming.claim(connection, unheard, now, is_dead)
+            unheard = replace(request, unheard=before | meant)
+            answer = claims.claim(connection, unheard, now, is_dead)
             if isinstance(answer, Claimed):
                 # Before the commit, or another claim of ours could take it for abandoned.
                 intent = Intent(answer.attempt_id, now, evidence.mark)
@@ -235,7 +314,7 @@ class Ledger(Presence):
                 self._posting[intent.attempt_id] = intent
             return answer
 
-        claiming_now = asyncio.ensure_future(self._database.run(work))
+        claiming_now = asyncio.ensure_future(self.database.run(work))
         try:
             claim = await asyncio.shield(claiming_now)
         except asyncio.CancelledError:
@@ -270,8 +349,8 @@ class Ledger(Presence):
         person took for lost is paid for after all and goes on, beside a later one if there is one.
         """
         try:
-            return await self._database.run(
-                lambda c: writing.accept(c, attempt_id, request_id, self._now(c))
+            return await self.database.run(
+                lambda c: writes.accept(c, attempt_id, request_id, self._now(c))
             )
         except ComfylineError as error:
             # The only trace of something paid for: the error has to carry it to a person.
@@ -289,10 +368,10 @@ class Ledger(Presence):
             # Somebody else may have claimed what the try before this one gave back unheard.
             with suppress(StateConflict) if is_repeated else nullcontext():
                 is_repeated = True
-                writing.give_back(connection, attempt_id, self._owner, self._now(connection))
+                writes.release(connection, attempt_id, self.worker_id, self._now(connection))
 
         try:
-            await self._database.run(work)
+            await self.database.run(work)
         except ComfylineError:
             # It did not leave, whether this could be written down or not: our next claim may.
             if intent := self._posting.get(attempt_id):
@@ -316,8 +395,8 @@ class Ledger(Presence):
 
         Raises `StateConflict` when the answer came while the person was looking: it is paid for.
         """
-        await self._database.run(
-            lambda c: writing.give_up(c, attempt_id, self._now(c), _reason(error))
+        await self.database.run(
+            lambda c: writes.mark_lost(c, attempt_id, self._now(c), _reason(error))
         )
 
     async def observed(self, attempt_id: int, state: JobState) -> None:
@@ -336,15 +415,15 @@ class Ledger(Presence):
 
         def work(connection: Connection) -> bool:
             now = self._now(connection)
-            state, since = writing.missing(connection, attempt_id, now)
+            state, since = writes.missing(connection, attempt_id, now)
             if not is_lost(submitted_at, since, now):
                 return False
             if state is not JobState.PERSISTED:
                 reason = _reason(Expired(error.message))
-                writing.move(connection, attempt_id, JobState.EXPIRED, now, **reason)
+                writes.move(connection, attempt_id, JobState.EXPIRED, now, **reason)
             return True
 
-        return await self._database.run(work)
+        return await self.database.run(work)
 
     async def persisted(self, attempt_id: int, stored: Sequence[StoredOutput]) -> None:
         """The outputs lie under their final names, verified: written last of all."""
@@ -353,9 +432,9 @@ class Ledger(Presence):
             record_outputs(connection, attempt_id, stored)
             at = self._now(connection)
             over: dict[str, Any] = {"error_kind": None, "error_message": None}
-            writing.move(connection, attempt_id, JobState.PERSISTED, at, **over)
+            writes.move(connection, attempt_id, JobState.PERSISTED, at, **over)
 
-        await self._database.run(work)
+        await self.database.run(work)
 
     async def moved(self, attempt_id: int, uri: str, to: str) -> None:
         """A stored output lies under another name, verified; its old name may be written over now.
@@ -365,11 +444,11 @@ class Ledger(Presence):
 
         def work(connection: Connection) -> None:
             if not move_output(connection, attempt_id, uri, to):
-                raise writing.StateConflict(
+                raise writes.StateConflict(
                     f"{uri} was moved aside by another run at this moment", hint="Run again."
                 )
 
-        await self._database.run(work)
+        await self.database.run(work)
 
     async def ended(
         self,
@@ -386,7 +465,7 @@ class Ledger(Presence):
         known of a POST whose outcome is not.
         """
         if evidence != _NOTHING:
-            await self._witness(attempt_id, evidence)
+            await self._record_evidence(attempt_id, evidence)
         await self._move(
             attempt_id,
             state,
@@ -396,13 +475,16 @@ class Ledger(Presence):
             **_known(cost_usd),
         )
 
-    async def _witness(self, attempt_id: int, evidence: Evidence) -> None:
+    async def _record_evidence(self, attempt_id: int, evidence: Evidence) -> None:
         said = {
             name: without_secrets(value) if isinstance(value, str) else value
             for name, value in asdict(evidence).items()
             if value is not None
         }
-        await self._database.run(lambda c: writing.witness(c, attempt_id, said))
+        await self.database.run(lambda c: writes.record_evidence(c, attempt_id, said))
+
+    def _now(self, connection: Connection) -> datetime:
+        return self._clock() if self._clock else self.database.now(connection)
 
     async def _move(
         self,
@@ -415,10 +497,10 @@ class Ledger(Presence):
         def work(connection: Connection) -> None:
             if to is not JobState.EXPIRED:
                 # Whoever was answered about it, or has stored it, knows whose it is.
-                writing.heard_of(connection, attempt_id, self._account)
-            writing.move(connection, attempt_id, to, self._now(connection), unless=unless, **values)
+                writes.heard_of(connection, attempt_id, self._account)
+            writes.move(connection, attempt_id, to, self._now(connection), unless=unless, **values)
 
-        await self._database.run(work)
+        await self.database.run(work)
 
 
 def _known(cost_usd: float | None) -> dict[str, Any]:

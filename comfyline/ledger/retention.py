@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
 
-from comfyline.ledger.reading import UNFINISHED
-from comfyline.ledger.records import KEPT, Attempt
+from comfyline.ledger.attempts import KEPT, Attempt
+from comfyline.ledger.queries import UNFINISHED
 
 BETWEEN_LOOKS = timedelta(hours=3)
 """How long RunComfy has not known a request before it may count as lost: no deploy takes that."""

@@ -14,9 +14,9 @@ from pathlib import Path
 from comfyline.config.account import command
 from comfyline.config.duration import format_duration
 from comfyline.errors import ComfylineError, NotKnownNow, TryLater
+from comfyline.ledger.claims import SlotHolder
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.settle import settle
-from comfyline.ledger.slots import SlotHolder
 from comfyline.progress import Note, tell
 from comfyline.run import Run
 from comfyline.runcomfy.client import RuncomfyClient

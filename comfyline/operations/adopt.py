@@ -18,11 +18,11 @@ from typing import TypeVar
 from comfyline.config.account import LOCAL_SANDBOX, Account, command
 from comfyline.errors import InputInvalid, Unreachable
 from comfyline.job import ALLOWED, CheckedJob, JobState, Placement, StoredOutput
-from comfyline.ledger.adoption import StoredJob, adopt_stored, ask_whose
+from comfyline.ledger.attempts import UNKNOWN_ORIGIN, AnyAttempt, AttemptSummary, pack
 from comfyline.ledger.decision import Decision, decide
-from comfyline.ledger.reading import Selection
-from comfyline.ledger.records import UNKNOWN_ORIGIN, Glance, Standing, pack
-from comfyline.ledger.recovering import Unrecorded, unrecorded
+from comfyline.ledger.queries import Selection
+from comfyline.ledger.unrecorded import Unrecorded, unrecorded
+from comfyline.ledger.writes import StoredJob, adopt_stored, ask_whose
 from comfyline.operations.output_paths import possible_names, unversioned
 from comfyline.operations.recover import clear
 from comfyline.progress import Note, tell
@@ -86,8 +86,8 @@ class Recognised:
 
 
 async def recognise(
-    jobs: Iterable[CheckedJob | None], known: Mapping[str, Standing], services: Services
-) -> dict[str, Standing]:
+    jobs: Iterable[CheckedJob | None], known: Mapping[str, AnyAttempt], services: Services
+) -> dict[str, AnyAttempt]:
     """Adopt what is stored of these jobs, and put in doubt what does not say whose it is.
 
     Returns what is now known of them. Where nothing may be written, the same as it would be.
@@ -134,7 +134,7 @@ async def recognise(
             said += "COMFYLINE_LEDGER_URL or `ledger` in the profile names it"
         tell(Note(said))
     keys = [one.checked.key for one in (*found.mine, *found.nobodys)]
-    return {**await services.ledger.glance(keys)} if keys else {}
+    return {**await services.ledger.summaries(keys)} if keys else {}
 
 
 async def look_for(jobs: Sequence[CheckedJob], services: Services) -> Recognised:
@@ -181,7 +181,7 @@ async def _ask(found: Sequence[Found], services: Services) -> None:
         )
 
 
-def foreseen_in_words(recognised: Iterable[Standing]) -> Iterator[str]:
+def foreseen_in_words(recognised: Iterable[AnyAttempt]) -> Iterator[str]:
     """Say what a run would adopt, for who only looks."""
     states = [one.state for one in recognised]
     stored, accepted = states.count(JobState.PERSISTED), states.count(JobState.SUBMITTED)
@@ -195,7 +195,7 @@ def foreseen_in_words(recognised: Iterable[Standing]) -> Iterator[str]:
         yield f"{blocked} blocked by a run, until {command('resolve JOB')} says whose they are"
 
 
-def _may_lie_there(known: Mapping[str, Standing], checked: CheckedJob) -> bool:
+def _may_lie_there(known: Mapping[str, AnyAttempt], checked: CheckedJob) -> bool:
     """Whether a job would be paid for, or still has to be collected."""
     attempt = known.get(checked.key)
     if attempt is None or attempt.state in _TO_COLLECT:
@@ -204,7 +204,7 @@ def _may_lie_there(known: Mapping[str, Standing], checked: CheckedJob) -> bool:
     return decision is Decision.SUBMIT
 
 
-def _fits(found: Found, known: Mapping[str, Standing]) -> bool:
+def _fits(found: Found, known: Mapping[str, AnyAttempt]) -> bool:
     """Whether what lies there is that which a job would be collected for, where it would be."""
     attempt = known.get(found.checked.key)
     if attempt is None or attempt.state not in _TO_COLLECT:
@@ -352,8 +352,8 @@ async def _some_at_once(work: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
     return await asyncio.gather(*map(one, work))
 
 
-def _unwritten(one: Unrecorded, checked: CheckedJob, now: datetime) -> Standing:
-    return Glance(
+def _unwritten(one: Unrecorded, checked: CheckedJob, now: datetime) -> AnyAttempt:
+    return AttemptSummary(
         state=JobState.SUBMITTED if one.request_id else JobState.IN_DOUBT,
         run_id="journal",
         pipeline=checked.job.pipeline,
@@ -367,11 +367,11 @@ def _unwritten(one: Unrecorded, checked: CheckedJob, now: datetime) -> Standing:
     )
 
 
-def _glance(found: Found, state: JobState, now: datetime) -> Standing:
+def _glance(found: Found, state: JobState, now: datetime) -> AnyAttempt:
     """A job as a run would find it in the ledger, once it has looked."""
     stored = found.as_stored()
     is_stored = state is JobState.PERSISTED
-    return Glance(
+    return AttemptSummary(
         state=state,
         run_id="sidecar",
         pipeline=found.checked.job.pipeline,

@@ -11,8 +11,8 @@ from itertools import pairwise
 
 from comfyline.errors import GivenUp, Rejected
 from comfyline.job import JobState, StoredOutput
-from comfyline.ledger.records import PAID_IN_VAIN, Attempt
-from comfyline.ledger.refusals import short
+from comfyline.ledger.attempts import PAID_IN_VAIN, Attempt
+from comfyline.ledger.block_reasons import short
 from comfyline.ledger.retention import kept_until
 from comfyline.report.words import count, usd
 from comfyline.storage.sidecars import Sidecar

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 
 from comfyline.errors import NotKnownNow, Refused, Unreachable
 from comfyline.job import JobState, StoredOutput
+from comfyline.ledger.attempts import KEPT, Attempt
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.reading import Selection
-from comfyline.ledger.records import KEPT, Attempt
+from comfyline.ledger.queries import Selection
 from comfyline.operations.audit import FileSeen, Seen
 from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.storage.parts import all_of

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from comfyline.config.account import command
 from comfyline.errors import Cancelled, ComfylineError, Interrupted
 from comfyline.job import JobState
-from comfyline.ledger.reading import Selection
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.attempts import Attempt
+from comfyline.ledger.queries import Selection
 from comfyline.run import Run, Submission
 from comfyline.services import Services
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from comfyline.job import JobState
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.reading import Selection
+from comfyline.ledger.queries import Selection
 from comfyline.operations.recover import clear, finished_work
 
 _READS_INPUTS = (

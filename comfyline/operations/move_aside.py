@@ -35,7 +35,7 @@ async def move_aside(
     for uri in islice(versions(wanted), 1, MOST_VERSIONS):
         if uri in siblings or uri == output.uri:
             continue
-        owner = (await ledger.owners([uri])).get(uri)
+        owner = (await ledger.stored_at([uri])).get(uri)
         if owner is not None and owner.id != former.attempt_id:
             continue
         if not await _copied(former, uri, place, draft):

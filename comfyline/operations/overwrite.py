@@ -14,9 +14,9 @@ from itertools import islice
 from comfyline.config.account import Account
 from comfyline.errors import NameTaken
 from comfyline.job import Placement, StoredOutput
+from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.reading import Selection
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.queries import Selection
 from comfyline.operations.output_paths import MOST_VERSIONS, is_version, target_uris, versions
 from comfyline.storage.place import Place
 from comfyline.storage.sidecars import SUFFIX, Sidecar, read_sidecar
@@ -158,7 +158,7 @@ async def names(
     for number, uri in enumerate(islice(versions(wanted), MOST_VERSIONS)):
         if number and uri in siblings:
             continue
-        owner = (await ledger.owners([uri])).get(uri)
+        owner = (await ledger.stored_at([uri])).get(uri)
         lying = await _look(uri, arriving, owner, place, ledger)
         found = whose(lying, uri, wanted, arriving, owner)
         if found is Whose.NOBODYS:

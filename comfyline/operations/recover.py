@@ -13,8 +13,8 @@ from comfyline.errors import ComfylineError
 from comfyline.files import is_in_use, sweep_parts
 from comfyline.job import JobState
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.reading import Selection
-from comfyline.ledger.recovering import recover, recovered_in_words
+from comfyline.ledger.queries import Selection
+from comfyline.ledger.unrecorded import recover, recovered_in_words
 from comfyline.progress import Note, tell
 from comfyline.services import Services
 from comfyline.storage.copies import COPIES

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from comfyline.errors import ComfylineError, NotKnownNow, UsageError
+from comfyline.ledger.attempts import Attempt
+from comfyline.ledger.block_reasons import short
 from comfyline.ledger.decision import LEASE_SECONDS
-from comfyline.ledger.doubts import Balance, others_since, read_balance, sent_at
-from comfyline.ledger.reading import Selection
-from comfyline.ledger.records import Attempt
-from comfyline.ledger.refusals import short
+from comfyline.ledger.in_doubt import Balance, others_since, read_balance, sent_at
+from comfyline.ledger.queries import Selection
 from comfyline.runcomfy.outputs import output_urls
 from comfyline.runcomfy.wire import RequestResult
 from comfyline.services import Services

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from comfyline.ledger.records import Attempt
-from comfyline.ledger.refusals import short
+from comfyline.ledger.attempts import Attempt
+from comfyline.ledger.block_reasons import short
 from comfyline.ledger.retention import AtRisk, Urgency, at_risk, kept_until
 from comfyline.report.words import count, span
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from comfyline.files import appearing_whole
 from comfyline.job import StoredOutput
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.stored import Provenance
+from comfyline.ledger.queries import Provenance
 from comfyline.report.index import Made, index_lines
 from comfyline.run import Outcome
 from comfyline.storage.place import local_path

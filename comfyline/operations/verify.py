@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from comfyline.errors import Unreachable
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.attempts import Attempt
 from comfyline.storage.place import Place
 from comfyline.storage.places import Places
 from comfyline.storage.sidecars import SUFFIX, read_sidecar

@@ -9,9 +9,9 @@ from typing import Any
 
 from comfyline.errors import GivenUp, InputInvalid, Rejected
 from comfyline.job import CheckedJob, Job, JobState, Media, MediaKind, Pointer
+from comfyline.ledger.attempts import UNKNOWN_ORIGIN, AnyAttempt
 from comfyline.ledger.decision import Decision
-from comfyline.ledger.records import UNKNOWN_ORIGIN, Standing
-from comfyline.ledger.stored import Recorded
+from comfyline.ledger.queries import Recorded
 from comfyline.pipeline.naming import output_name
 from comfyline.plan.preflight import Preflight, decision_about, prices
 from comfyline.plan.preview import Planned
@@ -120,12 +120,12 @@ async def _changes(new: Sequence[CheckedJob], services: Services) -> list[str]:
     """What makes each of these jobs another than the last one in its place."""
     told: list[str] = []
     for start in range(0, len(new), _AT_A_TIME):
-        earlier = await services.ledger.earlier(new[start : start + _AT_A_TIME])
+        earlier = await services.ledger.previous_attempts(new[start : start + _AT_A_TIME])
         told += [" and ".join(changes(*pair)) if pair else "new" for pair in earlier]
     return told
 
 
-def _known(job: Job, attempt: Standing, run: Run, at: datetime) -> str:
+def _known(job: Job, attempt: AnyAttempt, run: Run, at: datetime) -> str:
     match decision_about(job, attempt, run, at):
         case Decision.REUSE:
             return "output missing" if claimed(job, attempt) else "there under another name"
@@ -139,7 +139,7 @@ def _known(job: Job, attempt: Standing, run: Run, at: datetime) -> str:
             return "refresh" if attempt.state is JobState.PERSISTED else "to be tried again"
 
 
-def _blocked(attempt: Standing) -> str:
+def _blocked(attempt: AnyAttempt) -> str:
     if attempt.error_kind == Rejected.kind:
         return "rejected, to be decided by you"
     if attempt.error_kind == GivenUp.kind:

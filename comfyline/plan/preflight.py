@@ -9,8 +9,8 @@ from datetime import datetime
 
 from comfyline.errors import InputInvalid, Problem, TryLater, Unreachable
 from comfyline.job import CheckedJob, Job
+from comfyline.ledger.attempts import AnyAttempt
 from comfyline.ledger.decision import Decision, decide
-from comfyline.ledger.records import Standing
 from comfyline.models.price import estimate as estimate_job
 from comfyline.operations.first_use import first_use
 from comfyline.plan.check import validate_jobs
@@ -40,7 +40,7 @@ class Preflight:
     ended: tuple[Outcome, ...]
     to_make: tuple[Validated, ...]
     waiting: tuple[Validated, ...]
-    known: Mapping[str, Standing]
+    known: Mapping[str, AnyAttempt]
     away: Mapping[str, Unreachable] = field(default_factory=dict)
     mistakes: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class _Found:
     there: list[Outcome] = field(default_factory=list)
     ended: list[Outcome] = field(default_factory=list)
     to_make: list[Validated] = field(default_factory=list)
-    known: dict[str, Standing] = field(default_factory=dict)
+    known: dict[str, AnyAttempt] = field(default_factory=dict)
     away: dict[str, Unreachable] = field(default_factory=dict)
     mistakes: dict[Problem, None] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
@@ -155,7 +155,7 @@ async def prices(preflight: Preflight, run: Run, services: Services) -> list[flo
     return found
 
 
-def decision_about(job: Job, attempt: Standing | None, run: Run, at: datetime) -> Decision:
+def decision_about(job: Job, attempt: AnyAttempt | None, run: Run, at: datetime) -> Decision:
     """What a run would do at that moment about a job of which the ledger knows this."""
     return decide(
         attempt,

@@ -8,8 +8,8 @@ from datetime import datetime
 
 from comfyline.errors import ComfylineError, Problem, Unreachable
 from comfyline.job import CheckedJob, Job, JobState, StoredOutput
+from comfyline.ledger.attempts import AnyAttempt
 from comfyline.ledger.decision import Decision, decide
-from comfyline.ledger.records import Standing
 from comfyline.operations.adopt import foreseen_in_words, recognise
 from comfyline.operations.output_paths import own_names, target_uris
 from comfyline.plan.check import validate_jobs
@@ -36,7 +36,7 @@ class Existing:
 
     there: tuple[Outcome, ...]
     to_make: tuple[tuple[Job, CheckedJob | None], ...]
-    known: Mapping[str, Standing]
+    known: Mapping[str, AnyAttempt]
     away: Mapping[str, Unreachable] = field(default_factory=dict)
     mistakes: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
@@ -51,8 +51,8 @@ async def find_existing(jobs: Sequence[Job], run: Run, services: Services) -> Ex
     for note in validation.notes:
         tell(Note(note))
     checked = validation.checked
-    known: dict[str, Standing] = {
-        **await services.ledger.glance(list({one.key: None for one in checked if one}))
+    known: dict[str, AnyAttempt] = {
+        **await services.ledger.summaries(list({one.key: None for one in checked if one}))
     }
     recognised = await recognise(checked, known, services)
     known |= recognised
@@ -86,7 +86,7 @@ async def find_existing(jobs: Sequence[Job], run: Run, services: Services) -> Ex
 
 
 async def there_now(
-    job: Job, checked: CheckedJob, attempt: Standing, run: Run, services: Services
+    job: Job, checked: CheckedJob, attempt: AnyAttempt, run: Run, services: Services
 ) -> Outcome | None:
     """The same for one job whose attempt another process has just stored; None when it is not."""
     claim = claimed(job, attempt)
@@ -139,7 +139,7 @@ async def _lying(
 def _claims(
     jobs: Sequence[Job],
     checked: Sequence[CheckedJob | None],
-    known: Mapping[str, Standing],
+    known: Mapping[str, AnyAttempt],
     run: Run,
     at: datetime,
 ) -> list[tuple[StoredOutput, ...]]:
@@ -154,13 +154,13 @@ def _claims(
     return claims
 
 
-def _is_old(attempt: Standing, run: Run, at: datetime) -> bool:
+def _is_old(attempt: AnyAttempt, run: Run, at: datetime) -> bool:
     """Whether an earlier run of the same pipeline has made and delivered it, wherever that is."""
     reuse = decide(attempt, refresh=run.refresh, run_id=run.id, now=at) is Decision.REUSE
     return reuse and attempt.pipeline == run.pipeline and bool(attempt.outputs)
 
 
-def claimed(job: Job, attempt: Standing) -> tuple[StoredOutput, ...]:
+def claimed(job: Job, attempt: AnyAttempt) -> tuple[StoredOutput, ...]:
     """An attempt's outputs under this job's names; empty when any was stored only elsewhere."""
     ones = {output.index: output for output in attempt.outputs}
     outputs = [ones[index] for index in sorted(ones)]
@@ -177,7 +177,7 @@ def claimed(job: Job, attempt: Standing) -> tuple[StoredOutput, ...]:
 
 
 def _displaced(
-    attempt: Standing, outputs: Sequence[StoredOutput], uris: Sequence[str]
+    attempt: AnyAttempt, outputs: Sequence[StoredOutput], uris: Sequence[str]
 ) -> list[StoredOutput | None]:
     """The same, also where another's file had a name and the output lies under a version of it.
 
@@ -193,7 +193,7 @@ def _displaced(
 
 
 def _reused(
-    job: Job, checked: CheckedJob, outputs: tuple[StoredOutput, ...], attempt: Standing
+    job: Job, checked: CheckedJob, outputs: tuple[StoredOutput, ...], attempt: AnyAttempt
 ) -> Outcome:
     return Outcome(
         job=job,

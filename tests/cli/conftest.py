@@ -20,11 +20,10 @@ from comfyline.config.settings import Secret, StorageSettings
 from comfyline.errors import InDoubt
 from comfyline.job import CheckedJob, Job, JobState, Media, Placement, StoredOutput
 from comfyline.keys import job_key
-from comfyline.ledger.budget import Limits
-from comfyline.ledger.claiming import Claimed
+from comfyline.ledger.attempts import Attempt, Evidence
+from comfyline.ledger.claims import Claimed, Limits
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.reading import Selection
-from comfyline.ledger.records import Attempt, Evidence
+from comfyline.ledger.queries import Selection
 from comfyline.services import open_places
 from comfyline.stack.control import StackAddresses
 from comfyline.storage.sidecar import sidecar_text

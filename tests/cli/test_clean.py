@@ -128,7 +128,7 @@ def test_what_may_be_the_copy_that_an_unfinished_job_needs_stays(
 def test_nothing_goes_while_a_run_is_at_work(office: Office, there: There) -> None:
     uploaded(office, f"{digest('a')}.jpg")
     checked = asked("one")
-    office.ledger(lambda one: one.take(checked.key))
+    office.ledger(lambda one: one.acquire(checked.key))
 
     refused = office.comfyline("clean", "--uploads")
 

@@ -103,7 +103,7 @@ def test_with_a_yes_the_ledger_goes_and_what_it_alone_accounts_for(rich: Office)
 
 def test_a_ledger_that_a_run_works_with_is_not_removed(rich: Office) -> None:
     checked = asked("stored")
-    rich.ledger(lambda ledger: ledger.take(checked.key))
+    rich.ledger(lambda ledger: ledger.acquire(checked.key))
 
     refused = rich.comfyline("ledger", "remove", "--yes")
 

@@ -9,7 +9,7 @@ from comfyline.cli.main import run as run_command
 from comfyline.config.environment import look
 from comfyline.errors import GenerationFailed
 from comfyline.job import CheckedJob, JobState, StoredOutput
-from comfyline.ledger.claiming import Claimed
+from comfyline.ledger.claims import Claimed
 from comfyline.ledger.ledger import Ledger
 from comfyline.operations.output_paths import target_uris
 from comfyline.plan.check import validate_jobs

@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 
 from comfyline.job import JobState
-from comfyline.ledger.records import Evidence
+from comfyline.ledger.attempts import Evidence
 from tests.cli.conftest import Office, ago, asked
 
 LINE = (
@@ -234,7 +234,7 @@ def test_only_what_was_accepted_and_is_not_stored_can_be_given_up(office: Office
 def test_what_somebody_works_on_is_not_given_up(office: Office):
     job = asked("at work")
     office.submitted(job)
-    office.ledger(lambda ledger: ledger.take(job.key))
+    office.ledger(lambda ledger: ledger.acquire(job.key))
 
     said = office.comfyline("resolve", job.key[:12], "--give-up")
 

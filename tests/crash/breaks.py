@@ -149,7 +149,7 @@ def _around_commit(place: Break, due: _Countdown) -> None:
     if place.how == "commit":
         event.listen(Engine, "commit", at_commit)
     else:
-        replace("comfyline.ledger.connection:LedgerDatabase._do", around_transaction)
+        replace("comfyline.ledger.database:Database.transact", around_transaction)
 
 
 class _Half:

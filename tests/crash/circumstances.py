@@ -225,7 +225,7 @@ class WrongClock(Circumstance):
         scene.changes = (("tests.crash.clocks:ahead", self._hours * 3600),)
 
 
-_ACCEPTED = Break("committed", "comfyline.ledger.writing:accept")
+_ACCEPTED = Break("committed", "comfyline.ledger.writes:accept")
 
 CASES: list[tuple[Circumstance, list[str]]] = [
     (

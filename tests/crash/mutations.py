@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from comfyline.ledger.claiming import Claimed
+from comfyline.ledger.claims import Claimed
 from comfyline.ledger.journal import Journal
 from comfyline.ledger.ledger import Ledger
 from comfyline.runcomfy import client

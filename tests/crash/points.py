@@ -64,23 +64,23 @@ _JOURNAL = "comfyline.ledger.journal:Journal"
 _CLIENT = "comfyline.runcomfy.client:RuncomfyClient"
 _BUCKET = "comfyline.storage.bucket:Bucket"
 _FOLDER = "comfyline.storage.folder:Folder"
-_MOVE = "comfyline.ledger.writing:move"
+_MOVE = "comfyline.ledger.writes:move"
 
 _BEFORE_THE_COST = [
     _before("YAML not read", "comfyline.cli.runs:load_pipeline"),
     Point(
         "ledger made: before the commit",
-        Break("commit", "comfyline.ledger.schema:_migrate"),
+        Break("commit", "comfyline.ledger.database:_migrate"),
         has_ledger=False,
     ),
     _after("run known", f"{_LEDGER}.open_run"),
     _after("survey done", "flows.execution:run_preflight"),
-    *_transaction("hold", "comfyline.ledger.holds:take"),
+    *_transaction("hold", "comfyline.ledger.locks:acquire"),
     Point("upload: half of the bytes", Break("sending", "/uploads/")),
     _after("upload: done", f"{_BUCKET}.put"),
     _after("presigned", "comfyline.storage.uploads:Uploads.presign"),
     _after("limiter passed", "aiolimiter:AsyncLimiter.acquire"),
-    *_transaction("claim", "comfyline.ledger.claiming:claim", begun=True, doubts="committed"),
+    *_transaction("claim", "comfyline.ledger.claims:claim", begun=True, doubts="committed"),
 ]
 _POST = [
     _before("journal: no place yet", f"{_JOURNAL}.reserve", doubt=True),
@@ -100,7 +100,7 @@ _POST = [
     _after("POST: answer understood", f"{_CLIENT}.submit", doubt=True),
     _before("journal: id not written", f"{_JOURNAL}.accepted", doubt=True),
     _after("journal: id written", f"{_JOURNAL}.accepted"),
-    *_transaction("accepted", "comfyline.ledger.writing:accept", begun=True),
+    *_transaction("accepted", "comfyline.ledger.writes:accept", begun=True),
 ]
 _AT_RUNCOMFY = [
     _after("poll: first status", f"{_CLIENT}.status"),
@@ -126,7 +126,7 @@ _STORING = [
     _after("sidecar: done", f"{_FOLDER}.put_text", then="reconcile"),
     *_transaction("persisted", "comfyline.ledger.ledger:record_outputs"),
     _after("work folder: half cleared", "pathlib:Path.unlink", given="result.json"),
-    *_transaction("hold released", "comfyline.ledger.holds:release"),
+    *_transaction("hold released", "comfyline.ledger.locks:release"),
     Point("gallery: half", Break("half", "comfyline.report.gallery")),
     Point("summary: before its rename", Break("rename", "summary.json")),
     _after("report: done", "flows.pipeline:report"),

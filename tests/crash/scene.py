@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import create_engine, make_url, select
 
 from comfyline.job import JobState
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.tables import attempts, jobs
 from comfyline.operations.output_paths import target_uris
 from comfyline.services import open_ledger

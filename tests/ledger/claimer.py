@@ -18,9 +18,8 @@ from typing import Any
 
 from comfyline.job import CheckedJob, Job, Placement
 from comfyline.keys import job_key
-from comfyline.ledger import writing
-from comfyline.ledger.budget import Limits
-from comfyline.ledger.claiming import Claimed
+from comfyline.ledger import writes
+from comfyline.ledger.claims import Claimed, Limits
 from comfyline.ledger.ledger import Ledger
 from comfyline.worker_id import this_process
 
@@ -57,10 +56,10 @@ async def work(ledger: Ledger, what: str, which: str) -> None:
             assert await claim(ledger, which)
             say_and_sleep()
         case "take":
-            assert await ledger.take(job(which).key)
+            assert await ledger.acquire(job(which).key)
             say_and_sleep()
         case "stuck":
-            writing.lease = say_and_sleep
+            writes.lease = say_and_sleep
             await claim(ledger, which)
 
 

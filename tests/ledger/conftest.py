@@ -16,11 +16,10 @@ from sqlalchemy import make_url
 
 from comfyline.job import CheckedJob, Job, JobState, Placement, StoredOutput
 from comfyline.keys import job_key
-from comfyline.ledger.budget import Limits
-from comfyline.ledger.claiming import Claim, Claimed
-from comfyline.ledger.connection import _ALONE
+from comfyline.ledger.attempts import Attempt
+from comfyline.ledger.claims import Claim, Claimed, Limits
+from comfyline.ledger.database import WRITE_LOCK
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.records import Attempt
 from tests.conftest import drop_database, new_database
 
 MODEL = "acme/painter"
@@ -163,14 +162,14 @@ def locked(url: str) -> Iterator[None]:
             lite.rollback()
     else:
         with psycopg.connect(url) as post:
-            post.execute(_ALONE)
+            post.execute(WRITE_LOCK)
             yield
 
 
 @contextlib.contextmanager
 def unheard_commits(ledger: Ledger) -> Iterator[None]:
     """What is committed in this block is committed, and the answer that says so is lost."""
-    dialect = ledger._database._engine.dialect
+    dialect = ledger.database._engine.dialect
 
     def commits_and_fails(connection: Any) -> None:
         type(dialect).do_commit(dialect, connection)
@@ -180,5 +179,5 @@ def unheard_commits(ledger: Ledger) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(dialect, "do_commit", commits_and_fails)
         # Asked again and again it would be committed as often, and never heard of.
-        patched.setattr(ledger._database, "patience", 0)
+        patched.setattr(ledger.database, "patience", 0)
         yield

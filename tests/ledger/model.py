@@ -19,12 +19,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from comfyline.errors import ComfylineError, Rejected
 from comfyline.job import ALLOWED, ContentChecks, JobState
-from comfyline.ledger.budget import Limits, NoMoney
-from comfyline.ledger.claiming import Claimed, NoSlot, NotOurs
+from comfyline.ledger.attempts import Attempt
+from comfyline.ledger.claims import AtCapacity, BudgetExceeded, Claimed, Limits, NotOurs
 from comfyline.ledger.decision import Decision
-from comfyline.ledger.holds import HOLD_SECONDS
-from comfyline.ledger.records import Attempt
-from comfyline.ledger.writing import StateConflict
+from comfyline.ledger.locks import LOCK_SECONDS
+from comfyline.ledger.writes import StateConflict
 from tests.ledger.conftest import ROOMY, Clock, asked, output
 from tests.ledger.worker import Answer, RunComfy, Talk, Worker
 
@@ -56,7 +55,7 @@ class LedgerModel(RuleBasedStateMachine):
         self.names = (f"worker-{number}" for number in itertools.count(1))
         self.known_dead: set[str | None] = set()
         self.is_dead = ExitStack()
-        for module in ("ledger", "presence"):
+        for module in ("ledger",):
             asks = f"comfyline.ledger.{module}.is_dead"
             self.is_dead.enter_context(patch(asks, self.known_dead.__contains__))
         self.talk = Talk()
@@ -109,9 +108,9 @@ class LedgerModel(RuleBasedStateMachine):
                 assert decision is not Decision.SUBMIT
                 assert (decision is Decision.WAIT) == (attempt.state is JobState.SUBMITTING)
                 assert attempt.state is not JobState.IN_DOUBT or decision is Decision.BLOCKED
-            case NoSlot():
+            case AtCapacity():
                 assert sum(row.state in LIVE for row in self.rows()) >= IN_FLIGHT
-            case NoMoney(_, limit_usd, reserved):
+            case BudgetExceeded(_, limit_usd, reserved):
                 assert limited
                 assert reserved + 1.0 > limit_usd
 
@@ -189,12 +188,12 @@ class LedgerModel(RuleBasedStateMachine):
         if what == "take":
             name, until = self.holder.get(key, (worker.name, worker.now()))
             free = name == worker.name or until <= worker.now() or name in self.known_dead
-            assert self.do(worker.ledger.free([key])) == ({key} if free else set())
-            assert self.do(worker.ledger.take(key)) == free
+            assert self.do(worker.ledger.unlocked([key])) == ({key} if free else set())
+            assert self.do(worker.ledger.acquire(key)) == free
             if free:
                 self.holder[key] = worker.name, self.held_until(worker)
             return
-        self.do(worker.ledger.renew() if what == "renew" else worker.ledger.release_all())
+        self.do(worker.ledger.renew_locks() if what == "renew" else worker.ledger.release_all())
         for mine in [key for key, (name, _) in self.holder.items() if name == worker.name]:
             if what == "renew":
                 self.holder[mine] = worker.name, self.held_until(worker)
@@ -204,7 +203,7 @@ class LedgerModel(RuleBasedStateMachine):
     def held_until(self, worker: Worker) -> Any:
         later = Clock()
         later.time = worker.now()
-        later.forward(HOLD_SECONDS)
+        later.forward(LOCK_SECONDS)
         return later.time
 
     # What RunComfy does, and what the workers see of it.
@@ -363,7 +362,7 @@ class LedgerModel(RuleBasedStateMachine):
                 worker.look(row.id, row.request_id)
         for prompt in PROMPTS:
             checked = asked(prompt, price=1.0, checks=ContentChecks(again=AGAIN))
-            assert self.do(worker.ledger.take(checked.key))
+            assert self.do(worker.ledger.acquire(checked.key))
             if isinstance(
                 worker.claim(checked, "the last run", refresh=False, limits=ROOMY), Claimed
             ):

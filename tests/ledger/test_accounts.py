@@ -10,11 +10,10 @@ from sqlalchemy import create_engine, make_url, text
 
 from comfyline.config.account import LOCAL_SANDBOX, Account
 from comfyline.job import JobState
-from comfyline.ledger.budget import Limits, NoMoney
-from comfyline.ledger.claiming import Claimed, NoSlot, NotOurs
+from comfyline.ledger.claims import AtCapacity, BudgetExceeded, Claimed, Limits, NotOurs
 from comfyline.ledger.decision import Decision
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.reading import Selection
+from comfyline.ledger.queries import Selection
 from tests.ledger.conftest import Clock, Desk, asked, output
 
 SANDBOX = Account(LOCAL_SANDBOX, profile="sandbox")
@@ -44,7 +43,7 @@ async def test_what_is_stored_for_one_account_is_submitted_for_another(at: Opens
     await at(other).stored(JOB)
     mine = at(PAID)
     assert await mine.ledger.find([JOB.key]) == {}
-    assert await mine.ledger.glance([JOB.key]) == {}
+    assert await mine.ledger.summaries([JOB.key]) == {}
     assert isinstance(await mine.claim(JOB), Claimed)
 
 
@@ -75,9 +74,9 @@ async def test_slots_and_money_are_counted_by_account(at: Opens):
     narrow = Limits(in_flight=1, max_cost_usd_per_day=0.6)
     paid = at(PAID)
     assert isinstance(await paid.claim(asked("two"), limits=narrow), Claimed)
-    assert isinstance(await paid.claim(asked("three"), limits=narrow), NoSlot)
+    assert isinstance(await paid.claim(asked("three"), limits=narrow), AtCapacity)
     wide = Limits(in_flight=9, max_cost_usd_per_day=0.6)
-    assert isinstance(await paid.claim(asked("three"), limits=wide), NoMoney)
+    assert isinstance(await paid.claim(asked("three"), limits=wide), BudgetExceeded)
 
 
 async def test_the_same_id_at_another_origin_is_another_request(at: Opens):
@@ -89,9 +88,9 @@ async def test_the_same_id_at_another_origin_is_another_request(at: Opens):
 
 async def test_two_accounts_do_not_wait_for_each_other(at: Opens):
     sandbox, paid = at(SANDBOX), at(PAID)
-    assert await sandbox.ledger.take(JOB.key)
-    assert await paid.ledger.take(JOB.key)
-    assert not await at(PAID).ledger.take(JOB.key)
+    assert await sandbox.ledger.acquire(JOB.key)
+    assert await paid.ledger.acquire(JOB.key)
+    assert not await at(PAID).ledger.acquire(JOB.key)
 
 
 async def test_a_pipeline_is_stopped_for_its_own_account(at: Opens):
@@ -163,7 +162,7 @@ async def test_an_older_version_beside_this_one_goes_on_writing(at: Opens, url: 
             )
         )
     engine.dispose()
-    assert await paid.ledger.take(JOB.key)
+    assert await paid.ledger.acquire(JOB.key)
     found = await paid.ledger.list(Selection(key_prefix=JOB.key))
     assert [(one.number, one.account) for one in found] == [(2, None), (1, PAID)]
     await paid.ledger.completed(attempt_id, 0.4)

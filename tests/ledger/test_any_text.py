@@ -12,9 +12,9 @@ from sqlalchemy import JSON, select, text, type_coerce, update
 
 from comfyline.errors import GenerationFailed, Rejected
 from comfyline.job import JobState, Media, Placement
-from comfyline.ledger.claiming import Claimed
+from comfyline.ledger.claims import Claimed
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.reading import Selection
+from comfyline.ledger.queries import Selection
 from comfyline.ledger.tables import Document, attempts
 from comfyline.operations.output_paths import target_uris
 from tests.ledger.conftest import Desk, asked, output
@@ -39,8 +39,8 @@ async def test_a_job_comes_out_as_it_went_in(odd: str, desk: Desk, ledger: Ledge
     assert known.checked == job
     [listed] = await ledger.list(Selection(pipeline=odd))
     assert listed == known
-    assert (await ledger.glance([job.key]))[job.key].placement == placement
-    [earlier] = await ledger.earlier([job])
+    assert (await ledger.summaries([job.key]))[job.key].placement == placement
+    [earlier] = await ledger.previous_attempts([job])
     assert earlier == (job, job)
 
 
@@ -67,10 +67,10 @@ async def test_a_row_of_an_earlier_version_is_read_where_it_could_be_written(
     await ledger.ended(attempt_id, JobState.FAILED, Rejected("It is black"))
     # As a text, past the escapes.
     kept = type_coerce(attempts.c.request, JSON)
-    packed = await ledger._database.read(lambda c: c.execute(select(kept)).scalar_one())
+    packed = await ledger.database.read(lambda c: c.execute(select(kept)).scalar_one())
     packed["job"]["item"] = "a\0\udce4"
     as_before = update(attempts).values({attempts.c.request: type_coerce(packed, JSON)})
-    await ledger._database.run(lambda c: c.execute(as_before))
+    await ledger.database.run(lambda c: c.execute(as_before))
     known = await desk.known(job)
     assert (known.checked.job.item, known.rejections) == ("a\0\udce4", 1)
 
@@ -84,7 +84,7 @@ async def test_a_file_of_such_a_name_is_found_again_where_the_ledger_says(
     await desk.stored(job, output(before[0]))
     known = await desk.known(job)
     assert target_uris(known.placement, known.outputs) == before
-    assert await ledger.owners(before) == {before[0]: known}
+    assert await ledger.stored_at(before) == {before[0]: known}
 
 
 async def test_media_of_such_a_name_are_kept(desk: Desk):
@@ -115,13 +115,13 @@ async def test_a_broken_row_hides_no_other_and_is_not_made_anew(
     await desk.submitted(asked("broken"))
     values = {"request": json.loads(broken), "evidence": []}
     breaks = update(attempts).where(attempts.c.key == asked("broken").key).values(values)
-    await ledger._database.run(lambda c: c.execute(breaks))
+    await ledger.database.run(lambda c: c.execute(breaks))
     listed = {one.checked.key: one for one in await ledger.list()}
     assert listed[asked("whole").key].checked == asked("whole")
     damaged = listed[asked("broken").key]
     assert (damaged.state, damaged.checked.job.item) == (JobState.SUBMITTED, "cat")
-    assert (await ledger.glance([asked("broken").key]))[asked("broken").key].placement
-    assert await ledger.earlier([asked("whole")]) != [None]
+    assert (await ledger.summaries([asked("broken").key]))[asked("broken").key].placement
+    assert await ledger.previous_attempts([asked("whole")]) != [None]
     assert not isinstance(await desk.claim(asked("broken")), Claimed)
 
 
@@ -129,7 +129,7 @@ async def test_a_file_ledger_with_no_json_in_a_row_is_still_read(tmp_path: Path)
     ledger = Ledger(f"sqlite:///{tmp_path / 'l.sqlite3'}", "here:1")
     desk = Desk(ledger)
     await desk.submitted(asked())
-    await ledger._database.run(
+    await ledger.database.run(
         lambda c: c.execute(text("UPDATE attempts SET request = '{no json', evidence = ''"))
     )
     assert (await desk.known(asked())).state is JobState.SUBMITTED

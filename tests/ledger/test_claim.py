@@ -4,12 +4,11 @@ import pytest
 
 from comfyline.errors import Cancelled, Expired, GenerationFailed
 from comfyline.job import JobState
-from comfyline.ledger.budget import Limits
-from comfyline.ledger.claiming import Claim, Claimed, NoSlot, NotOurs
+from comfyline.ledger.block_reasons import blocked
+from comfyline.ledger.claims import AtCapacity, Claim, Claimed, Limits, NotOurs
 from comfyline.ledger.decision import LEASE_SECONDS, Decision
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.reading import Selection
-from comfyline.ledger.refusals import blocked
+from comfyline.ledger.queries import Selection
 from tests.ledger.conftest import Clock, Desk, asked
 
 
@@ -168,8 +167,8 @@ async def test_no_more_are_in_flight_than_allowed_over_all_processes(
     other = Ledger(url, "there:2", clock)
     sent = await desk.submitted(asked("one"))
     assert isinstance(await Desk(other).claim(asked("two"), limits=two), Claimed)
-    assert isinstance(await desk.claim(asked("three"), limits=two), NoSlot)
-    assert isinstance(await Desk(other).claim(asked("three"), limits=two), NoSlot)
+    assert isinstance(await desk.claim(asked("three"), limits=two), AtCapacity)
+    assert isinstance(await Desk(other).claim(asked("three"), limits=two), AtCapacity)
     # What is completed needs no slot any more, although it is not stored yet.
     await ledger.completed(sent, 0.4)
     assert isinstance(await Desk(other).claim(asked("three"), limits=two), Claimed)
@@ -183,7 +182,7 @@ async def test_a_request_holds_its_slot_until_somebody_sees_its_end(
     sent = await desk.submitted(asked("slow"))
     # Far beyond the timeout of any job: nobody has seen its end.
     clock.forward(6 * 24 * 3600)
-    assert isinstance(await desk.claim(asked("quick"), limits=one), NoSlot)
+    assert isinstance(await desk.claim(asked("quick"), limits=one), AtCapacity)
     await ledger.completed(sent, 0.4)
     assert isinstance(await desk.claim(asked("quick"), limits=one), Claimed)
 
@@ -202,7 +201,7 @@ async def test_a_slot_can_be_freed_of_a_request_that_takes_no_room_at_runcomfy(
 ):
     one = Limits(in_flight=1)
     sent = await desk.submitted(asked("gone"))
-    assert isinstance(await desk.claim(asked("quick"), limits=one), NoSlot)
+    assert isinstance(await desk.claim(asked("quick"), limits=one), AtCapacity)
     await ledger.free_slot(sent)
     assert await ledger.slot_holders() == []
     assert isinstance(await desk.claim(asked("quick"), limits=one), Claimed)
@@ -214,7 +213,7 @@ async def test_who_holds_the_slots_is_told_and_whether_anybody_will_see_their_en
 ):
     abandoned, watched = asked("abandoned"), asked("watched")
     first = await desk.submitted(abandoned)
-    assert await ledger.take(watched.key)
+    assert await ledger.acquire(watched.key)
     second = await desk.submitted(watched, "run-2")
     sending = await desk.claim(asked("sending"), "run-3")
     assert isinstance(sending, Claimed)
@@ -232,7 +231,7 @@ async def test_a_submission_under_way_holds_its_slot(desk: Desk, clock: Clock):
     one = Limits(in_flight=1)
     await desk.claim(asked("one"), limits=one)
     clock.forward(30)
-    assert isinstance(await desk.claim(asked("two"), limits=one), NoSlot)
+    assert isinstance(await desk.claim(asked("two"), limits=one), AtCapacity)
 
 
 async def test_nothing_is_written_when_a_claim_is_refused(desk: Desk, ledger: Ledger):

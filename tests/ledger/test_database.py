@@ -11,8 +11,8 @@ from sqlalchemy import Connection, make_url, select, text
 
 from comfyline.errors import InputInvalid, Unreachable
 from comfyline.job import JobState
-from comfyline.ledger.claiming import Claimed
-from comfyline.ledger.connection import LedgerDatabase
+from comfyline.ledger.claims import Claimed
+from comfyline.ledger.database import Database
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.tables import attempts
 from tests.conftest import free_port
@@ -33,7 +33,7 @@ async def ask(url: str, statement: str) -> None:
 
 
 async def value(url: str, *questions: str) -> list[Any]:
-    database = LedgerDatabase(url)
+    database = Database(url)
     values = [
         await database.read(lambda c, q=question: c.execute(text(q)).scalar_one())
         for question in questions
@@ -83,7 +83,7 @@ async def test_a_pooler_between_finds_nothing_that_belongs_to_a_session(
         asked_for += "('synchronous_commit', 'lock_timeout', 'idle_in_transaction_session_timeout')"
         # Of these three each transaction sets its own, which counts as the session's until its end.
         for question, count in ((kept, 0), (asked_for, 3)):
-            answer = await ledger._database.read(lambda c, q=question: c.execute(text(q)).scalar())
+            answer = await ledger.database.read(lambda c, q=question: c.execute(text(q)).scalar())
             assert answer == count
         ledger.close()
 
@@ -115,7 +115,7 @@ async def test_a_reading_sees_one_moment_although_somebody_writes_meanwhile(
     desk: Desk, ledger: Ledger, url: str
 ):
     attempt_id = await desk.claimed(asked())
-    reader = LedgerDatabase(url)
+    reader = Database(url)
     looked, written = threading.Event(), threading.Event()
 
     def look_twice(connection: Connection) -> list[str]:
@@ -211,7 +211,7 @@ async def test_a_request_id_that_cannot_be_written_down_is_carried_by_the_error(
     async def fails(_: object) -> None:
         raise Unreachable("The disk is full")
 
-    monkeypatch.setattr(ledger._database, "run", fails)
+    monkeypatch.setattr(ledger.database, "run", fails)
     with pytest.raises(Unreachable, match=r"accepted request r-5.*--request-id r-5") as error:
         await ledger.accepted(attempt_id, "r-5")
     assert error.value.request_id == "r-5"
@@ -224,7 +224,7 @@ async def test_a_failure_in_the_middle_leaves_nothing_half_done(
         raise RuntimeError("in the middle")
 
     with monkeypatch.context() as patched:
-        patched.setattr("comfyline.ledger.writing.lease", fails)
+        patched.setattr("comfyline.ledger.writes.lease", fails)
         with pytest.raises(RuntimeError):
             await desk.claim(asked())
     assert not await ledger.list()

@@ -4,11 +4,11 @@ import pytest
 
 from comfyline.errors import ComfylineError, InDoubt
 from comfyline.job import JobState
-from comfyline.ledger.claiming import NotOurs
+from comfyline.ledger.attempts import Evidence
+from comfyline.ledger.claims import NotOurs
 from comfyline.ledger.decision import LEASE_SECONDS, Decision
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.records import Evidence
-from comfyline.ledger.writing import StateConflict
+from comfyline.ledger.writes import StateConflict
 from tests.ledger.conftest import ROOMY, Clock, Desk, asked
 
 BEFORE = Evidence(mark="m-1", balance_before_usd=12.5)

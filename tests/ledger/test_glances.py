@@ -4,8 +4,8 @@ from dataclasses import fields, replace
 
 from comfyline.errors import GenerationFailed, Rejected
 from comfyline.job import JobState
+from comfyline.ledger.attempts import AttemptSummary
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.records import Glance
 from tests.ledger.conftest import Desk, asked, output
 
 
@@ -21,9 +21,9 @@ async def test_a_glance_says_the_same_as_the_whole_attempt(desk: Desk, ledger: L
     await ledger.not_sent(await desk.claimed(planned))
     keys = [one.key for one in (stored, running, rejected, planned, failed, asked("unknown"))]
 
-    glances, attempts = await ledger.glance(keys), await ledger.find(keys)
+    glances, attempts = await ledger.summaries(keys), await ledger.find(keys)
 
-    names = {field.name for field in fields(Glance)} - {"packed"} | {"placement"}
+    names = {field.name for field in fields(AttemptSummary)} - {"packed"} | {"placement"}
     assert glances.keys() == attempts.keys() == set(keys[:-1])
     assert {attempt.state for attempt in attempts.values()} == {
         JobState.PERSISTED,
@@ -53,7 +53,7 @@ async def test_what_was_last_submitted_in_a_place_is_found(desk: Desk, ledger: L
         )
     ]
 
-    pair, *others = await ledger.earlier([now, *elsewhere])
+    pair, *others = await ledger.previous_attempts([now, *elsewhere])
 
     assert pair is not None
     assert [one.job.inputs["prompt"] for one in pair] == ["second", "now"]
@@ -64,7 +64,7 @@ async def test_a_job_is_compared_without_the_secrets_of_its_addresses(desk: Desk
     secret = "https://files.test/cat.png?X-Amz-Signature=abc"
     await desk.submitted(asked(secret))
 
-    [pair] = await ledger.earlier([asked(f"{secret}d")])
+    [pair] = await ledger.previous_attempts([asked(f"{secret}d")])
 
     assert pair is not None
     assert pair[0].job == pair[1].job

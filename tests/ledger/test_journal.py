@@ -17,12 +17,12 @@ import pytest
 from comfyline.config.account import LOCAL_SANDBOX, Account
 from comfyline.errors import ComfylineError, TryLater
 from comfyline.job import CheckedJob, JobState
-from comfyline.ledger.claiming import Claimed, NotOurs
+from comfyline.ledger.attempts import Evidence, pack
+from comfyline.ledger.claims import Claimed, NotOurs
 from comfyline.ledger.decision import Decision
 from comfyline.ledger.journal import AskedElsewhere, Entry, Journal
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.records import Evidence, pack
-from comfyline.ledger.recovering import Recovered, recover, recover_asked, unrecorded
+from comfyline.ledger.unrecorded import Recovered, recover, recover_asked, unrecorded
 from comfyline.worker_id import this_process
 from tests.conftest import new_database
 from tests.ledger.conftest import ROOMY, Clock, Desk, asked, output

@@ -13,9 +13,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy import Connection, select
 
 from comfyline.job import CheckedJob, JobState
-from comfyline.ledger import writing
-from comfyline.ledger.budget import Limits
-from comfyline.ledger.claiming import Claim, Claimed, NoSlot
+from comfyline.ledger import writes
+from comfyline.ledger.claims import AtCapacity, Claim, Claimed, Limits
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.tables import attempts
 from tests.conftest import new_database
@@ -68,7 +67,7 @@ class PostsBeforeItsIntent(Worker):
         decision = decide(known, refresh=refresh, run_id=run_id, now=self.now())
         if decision is not Decision.SUBMIT:
             return (
-                NoSlot()
+                AtCapacity()
                 if known is None
                 else super().claim(checked, run_id, refresh=False, limits=limits)
             )
@@ -107,7 +106,7 @@ def takes_silence_for_never_sent(connection: Connection, now: datetime, is_dead:
         if row.lease_until <= now or is_dead(row.owner)
     ]
     for attempt_id in dead:
-        writing.move(connection, attempt_id, JobState.PLANNED, now, owner=None)
+        writes.move(connection, attempt_id, JobState.PLANNED, now, owner=None)
     return len(dead)
 
 
@@ -122,7 +121,7 @@ def test_a_worker_that_pays_twice_is_found(mutant: type[Worker], tmp_path: Path)
 def test_a_sweep_that_takes_silence_for_never_sent_is_found(tmp_path: Path):
     numbers = itertools.count()
     with (
-        patch.object(writing, "end_dead_leases", takes_silence_for_never_sent),
+        patch.object(writes, "end_dead_leases", takes_silence_for_never_sent),
         pytest.raises(AssertionError, match=r"twice|posted again|under way"),
     ):
         check(LedgerModel, lambda: f"sqlite:///{tmp_path / str(next(numbers))}", 25)

@@ -7,8 +7,8 @@ import psutil
 import pytest
 
 from comfyline.errors import InputInvalid
+from comfyline.ledger.database import Mount, network_file_system
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.network_disks import Mount, network_file_system
 
 ROOT = Mount("/", "ext4")
 

@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 
 from comfyline.errors import Expired, GivenUp, NotKnownNow
 from comfyline.job import JobState
-from comfyline.ledger.budget import Limits, NoMoney
-from comfyline.ledger.claiming import Claimed, NotOurs
+from comfyline.ledger.attempts import KEPT
+from comfyline.ledger.block_reasons import blocked
+from comfyline.ledger.claims import BudgetExceeded, Claimed, Limits, NotOurs
 from comfyline.ledger.decision import Decision
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.records import KEPT
-from comfyline.ledger.refusals import blocked
 from comfyline.ledger.retention import BETWEEN_LOOKS, is_lost
-from comfyline.ledger.writing import StateConflict
+from comfyline.ledger.writes import StateConflict
 from tests.ledger.conftest import ROOMY, Clock, Desk, asked, output
 
 JOB = asked()
@@ -135,7 +134,7 @@ async def test_what_was_accepted_can_be_given_up_and_counts_as_charged(
         assert claim.decision is Decision.BLOCKED
         assert "--refresh" in str(blocked(claim.attempt))
     tight = Limits(in_flight=9, max_cost_usd=0.9)
-    assert await desk.claim(asked("other"), limits=tight) == NoMoney("run", 0.9, 0.5)
+    assert await desk.claim(asked("other"), limits=tight) == BudgetExceeded("run", 0.9, 0.5)
     assert isinstance(await desk.claim(JOB, "run-3", refresh=True, limits=ROOMY), Claimed)
 
 

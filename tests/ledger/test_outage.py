@@ -10,11 +10,11 @@ from sqlalchemy import make_url, text
 
 from comfyline.errors import ComfylineError, GenerationFailed, InDoubt, Unreachable
 from comfyline.job import JobState
-from comfyline.ledger.claiming import Claimed
-from comfyline.ledger.connection import LedgerDatabase
+from comfyline.ledger.attempts import Evidence
+from comfyline.ledger.claims import Claimed
+from comfyline.ledger.database import Database
 from comfyline.ledger.decision import LEASE_SECONDS
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.records import Evidence
 from comfyline.progress import Event, Note, observed_by
 from tests.ledger.conftest import ROOMY, Clock, Desk, asked, locked, output
 from tests.ledger.proxy import Cut, Proxy, proxy
@@ -111,7 +111,7 @@ async def test_a_claim_that_was_given_up_unheard_is_given_back_with_the_next_wor
     here: Desk, between: Proxy, url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ):
     between.cut, between.goes_away_then = "after", True
-    monkeypatch.setattr(here.ledger._database, "patience", 0.2)
+    monkeypatch.setattr(here.ledger.database, "patience", 0.2)
     with pytest.raises(Unreachable):
         await claim(here)
     there = Desk(Ledger(url, "there:2", clock))
@@ -129,7 +129,7 @@ async def test_what_another_has_claimed_meanwhile_is_not_given_back(
     attempt_id = await claim(here)
     await here.ledger.not_sent(attempt_id)
     between.cut, between.goes_away_then = "before", True
-    monkeypatch.setattr(here.ledger._database, "patience", 0.2)
+    monkeypatch.setattr(here.ledger.database, "patience", 0.2)
     with pytest.raises(Unreachable):
         await claim(here)
     there = Desk(Ledger(url, "there:2", clock))
@@ -193,7 +193,7 @@ async def test_what_is_written_unheard_is_written_again_and_comes_to_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ):
     attempt_id = await claim(here)
-    run, writes = here.ledger._database.run, 0
+    run, writes = here.ledger.database.run, 0
 
     async def counted(work: object) -> object:
         nonlocal writes
@@ -201,7 +201,7 @@ async def test_what_is_written_unheard_is_written_again_and_comes_to_the_same(
         writes += 1
         return await run(work)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(here.ledger._database, "run", counted)
+    monkeypatch.setattr(here.ledger.database, "run", counted)
     await write(here.ledger, attempt_id)
     between.cut = None
     assert between.has_cut.is_set() == (which < writes)
@@ -252,7 +252,7 @@ async def test_nobody_waits_longer_than_the_first_and_what_was_accepted_is_carri
     here: Desk, between: Proxy, monkeypatch: pytest.MonkeyPatch
 ):
     attempt_id = await claim(here)
-    monkeypatch.setattr(here.ledger._database, "patience", 0.5)
+    monkeypatch.setattr(here.ledger.database, "patience", 0.5)
     between.goes_away()
     with pytest.raises(Unreachable, match="accepted request r-1") as error:
         await here.ledger.accepted(attempt_id, "r-1")
@@ -318,7 +318,7 @@ async def test_who_may_not_make_the_tables_is_told_so_at_once(
 
 
 async def test_a_full_disk_is_waited_for_and_said_as_one(tmp_path: Path):
-    database = LedgerDatabase(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
+    database = Database(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
     heard: asyncio.Queue[Event] = asyncio.Queue()
     pages = "PRAGMA page_count"
     size = await database.read(lambda c: c.execute(text(pages)).scalar_one())

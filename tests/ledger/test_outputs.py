@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from comfyline.job import JobState
-from comfyline.ledger.claiming import Claimed, NotOurs
+from comfyline.ledger.claims import Claimed, NotOurs
 from comfyline.ledger.decision import Decision
 from comfyline.ledger.ledger import Ledger
 from tests.ledger.conftest import Desk, asked, output
@@ -105,7 +105,7 @@ async def test_a_place_belongs_to_whoever_stored_there_last_and_else_to_nobody(
     await desk.stored(old, output(HERE), output(THERE, 1))
     await desk.stored(new, output(HERE), run="run-2")
 
-    owners = await ledger.owners([HERE, THERE, "file:///out/dog.png"])
+    owners = await ledger.stored_at([HERE, THERE, "file:///out/dog.png"])
 
     assert {uri: one.checked.key for uri, one in owners.items()} == {HERE: new.key}
 

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import pytest
 
 from comfyline.job import JobState
-from comfyline.ledger.claiming import Claimed, NotOurs
+from comfyline.ledger.claims import Claimed, NotOurs
 from comfyline.ledger.decision import LEASE_SECONDS, Decision
-from comfyline.ledger.holds import HOLD_SECONDS
 from comfyline.ledger.ledger import Ledger
+from comfyline.ledger.locks import LOCK_SECONDS
 from tests.ledger.conftest import Clock, Desk, asked
 from tests.ledger.processes import at_once, killed_after
 
@@ -70,8 +70,8 @@ async def test_the_hold_of_a_process_killed_on_this_machine_is_taken_over_at_onc
 ):
     key = asked("the one").key
     killed_after(url, "own", "take", "the one")
-    assert await ledger.free([key]) == {key}
-    assert await ledger.take(key)
+    assert await ledger.unlocked([key]) == {key}
+    assert await ledger.acquire(key)
 
 
 async def test_the_hold_of_a_process_killed_elsewhere_is_taken_over_when_it_lapses(
@@ -79,7 +79,7 @@ async def test_the_hold_of_a_process_killed_elsewhere_is_taken_over_when_it_laps
 ):
     key = asked("the one").key
     killed_after(url, ELSEWHERE, "take", "the one")
-    assert not await ledger.take(key)
+    assert not await ledger.acquire(key)
     clock.time = datetime.now(UTC)
-    clock.forward(HOLD_SECONDS)
-    assert await ledger.take(key)
+    clock.forward(LOCK_SECONDS)
+    assert await ledger.acquire(key)

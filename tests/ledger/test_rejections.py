@@ -4,11 +4,10 @@ import pytest
 
 from comfyline.errors import Rejected
 from comfyline.job import CheckedJob, ContentChecks, JobState
-from comfyline.ledger.budget import Limits, NoMoney
-from comfyline.ledger.claiming import Claimed, NotOurs
+from comfyline.ledger.block_reasons import blocked
+from comfyline.ledger.claims import BudgetExceeded, Claimed, Limits, NotOurs
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.refusals import blocked
 from tests.ledger.conftest import ROOMY, Clock, Desk, asked
 
 
@@ -104,7 +103,7 @@ async def test_a_rejected_attempt_of_unknown_cost_counts_in_full_under_a_limit(d
     await reject(desk, job, "run-1")
 
     tight = Limits(ROOMY.in_flight, max_cost_usd=0.9)
-    assert isinstance(await desk.claim(job, "run-1", limits=tight), NoMoney)
+    assert isinstance(await desk.claim(job, "run-1", limits=tight), BudgetExceeded)
 
 
 async def test_an_uncounted_rejection_is_never_taken_for_none(desk: Desk, clock: Clock) -> None:

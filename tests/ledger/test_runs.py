@@ -4,8 +4,7 @@ import pytest
 
 from comfyline.errors import GenerationFailed
 from comfyline.job import JobState
-from comfyline.ledger.budget import Limits, NoMoney
-from comfyline.ledger.claiming import Claimed, NotOurs, RunStopped
+from comfyline.ledger.claims import BudgetExceeded, Claimed, Limits, NotOurs, RunStopped
 from comfyline.ledger.decision import Decision
 from comfyline.ledger.ledger import Ledger
 from tests.ledger.conftest import Clock, Desk, asked
@@ -99,7 +98,7 @@ async def test_a_retried_run_has_the_budget_that_earlier_tries_left(
     began = await ledger.open_run("run-1", "scenes")
     limits = Limits(1000, max_cost_usd=0.8)
     claim = await desk.claim(asked("two"), "run-1", limits=limits, began=began)
-    assert isinstance(claim, NoMoney)
+    assert isinstance(claim, BudgetExceeded)
     assert claim.reserved_usd == pytest.approx(0.4)
 
 

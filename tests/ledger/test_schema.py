@@ -15,12 +15,11 @@ from sqlalchemy import Engine, create_engine, make_url, text
 
 from comfyline.errors import Unreachable
 from comfyline.job import JobState
-from comfyline.ledger import schema
-from comfyline.ledger.budget import Limits, NoMoney
-from comfyline.ledger.claiming import Claimed, NotOurs
+from comfyline.ledger import database
+from comfyline.ledger.attempts import Evidence
+from comfyline.ledger.claims import BudgetExceeded, Claimed, Limits, NotOurs
 from comfyline.ledger.decision import Decision
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.records import Evidence
 from comfyline.ledger.tables import metadata
 from tests.ledger import first_schema
 from tests.ledger.conftest import Clock, Desk, asked, output
@@ -31,7 +30,7 @@ KEYS = {prompt: asked(prompt).key for prompt in first_schema.STATES}
 
 def migrations() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(schema._MIGRATIONS))
+    config.set_main_option("script_location", str(database.MIGRATIONS))
     return config
 
 
@@ -89,10 +88,10 @@ async def test_an_older_ledger_goes_on_as_if_it_were_new(old_url: str, clock: Cl
         assert isinstance(claim, NotOurs)
         assert claim.decision is decision
     assert isinstance(await desk.claim(asked("never left")), Claimed)
-    assert await ledger.take(KEYS["waiting"])
+    assert await ledger.acquire(KEYS["waiting"])
     # Four estimates of the first schema are set aside: all but of what never left.
     limits = Limits(1000, max_cost_usd=2.4)
-    assert await desk.claim(asked("new"), "run-0", limits=limits) == NoMoney("run", 2.4, 2.0)
+    assert await desk.claim(asked("new"), "run-0", limits=limits) == BudgetExceeded("run", 2.4, 2.0)
     ledger.close()
 
 
@@ -102,7 +101,7 @@ def test_of_several_processes_that_open_an_older_ledger_at_once_one_migrates_it(
     assert at_once(3, old_url, "own", "open") == [str(len(KEYS))] * 3
     with engine.begin() as connection:
         rows = connection.execute(text("SELECT version_num FROM alembic_version")).all()
-    assert [row.version_num for row in rows] == [schema.HEAD]
+    assert [row.version_num for row in rows] == [database.HEAD]
 
 
 async def test_the_migrations_make_the_tables_that_the_code_knows(old_url: str, engine: Engine):
@@ -125,8 +124,8 @@ async def test_a_folder_with_a_percent_sign_is_no_riddle_for_the_migrations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     odd = tmp_path / "100%(here)s"
-    odd.symlink_to(schema._MIGRATIONS)
-    monkeypatch.setattr(schema, "_MIGRATIONS", odd)
+    odd.symlink_to(database.MIGRATIONS)
+    monkeypatch.setattr(database, "MIGRATIONS", odd)
     ledger = Ledger("sqlite://", "here:1")
     assert await ledger.list() == []
     ledger.close()
@@ -134,8 +133,8 @@ async def test_a_folder_with_a_percent_sign_is_no_riddle_for_the_migrations(
 
 def test_every_revision_is_known_and_the_newest_is_the_head():
     scripts = ScriptDirectory.from_config(migrations())
-    assert scripts.get_heads() == [schema.HEAD]
-    assert {script.revision for script in scripts.walk_revisions()} == schema._KNOWN
+    assert scripts.get_heads() == [database.HEAD]
+    assert {script.revision for script in scripts.walk_revisions()} == database.KNOWN
 
 
 async def test_a_ledger_of_a_newer_comfyline_is_refused_in_words_and_left_as_it_is(

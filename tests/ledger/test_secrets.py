@@ -11,8 +11,8 @@ from sqlalchemy import create_engine, make_url, select
 
 from comfyline.errors import GenerationFailed
 from comfyline.job import CheckedJob, Job, JobState, Media, Placement
+from comfyline.ledger.attempts import Evidence, pack, unpack
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.records import Evidence, pack, unpack
 from comfyline.ledger.tables import metadata
 from comfyline.redact import bare_origin, without_secrets
 from tests.ledger.conftest import Desk, asked

@@ -7,11 +7,11 @@ import pytest
 
 from comfyline.errors import Cancelled, ComfylineError, GenerationFailed
 from comfyline.job import ALLOWED, JobState
-from comfyline.ledger.budget import Limits, NoMoney
+from comfyline.ledger.attempts import Evidence
+from comfyline.ledger.claims import BudgetExceeded, Limits
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.reading import Selection
-from comfyline.ledger.records import Evidence
-from comfyline.ledger.writing import StateConflict
+from comfyline.ledger.queries import Selection
+from comfyline.ledger.writes import StateConflict
 from tests.ledger.conftest import Clock, Desk, asked
 
 PATHS: dict[JobState, Sequence[JobState]] = {JobState.PLANNED: ()}
@@ -219,7 +219,7 @@ async def test_a_text_that_no_database_takes_stops_nothing(text: str, desk: Desk
     limits = Limits(1000, max_cost_usd_per_day=0.4)
     await ledger.accepted(await desk.claimed(asked("two", pipeline=text)), "r-1")
     refused = await desk.claim(asked("three", pipeline=text), limits=limits)
-    assert refused == NoMoney("day", 0.4, 0.5)
+    assert refused == BudgetExceeded("day", 0.4, 0.5)
 
 
 @pytest.mark.parametrize("text", [text for text in ODD if text.isprintable() or "\0" in text])

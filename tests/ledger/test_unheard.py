@@ -4,10 +4,10 @@ import pytest
 
 from comfyline.errors import Unreachable
 from comfyline.job import JobState
-from comfyline.ledger.claiming import Claimed, NotOurs
+from comfyline.ledger.claims import Claimed, NotOurs
 from comfyline.ledger.decision import Decision
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.writing import StateConflict
+from comfyline.ledger.writes import StateConflict
 from tests.ledger.conftest import Clock, Desk, asked, unheard_commits
 
 
@@ -57,7 +57,7 @@ async def test_a_claim_that_could_not_be_given_back_is_taken_up_by_the_same_proc
         raise Unreachable("The database is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(ledger._database, "run", fails)
+        patched.setattr(ledger.database, "run", fails)
         with pytest.raises(Unreachable):
             await ledger.not_sent(attempt_id)
     assert await desk.claim(job) == Claimed(attempt_id, 1)

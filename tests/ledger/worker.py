@@ -9,11 +9,10 @@ from typing import Any
 
 from comfyline.errors import ComfylineError, InDoubt, Refused
 from comfyline.job import CheckedJob, JobState
-from comfyline.ledger.budget import Limits
-from comfyline.ledger.claiming import Claim, Claimed
+from comfyline.ledger.attempts import Evidence
+from comfyline.ledger.claims import Claim, Claimed, Limits
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.records import Evidence
-from comfyline.ledger.writing import StateConflict
+from comfyline.ledger.writes import StateConflict
 from tests.ledger.conftest import Clock
 
 Do = Callable[[Awaitable[Any]], Any]

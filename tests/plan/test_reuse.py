@@ -11,8 +11,7 @@ from comfyline.config.account import Account
 from comfyline.config.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from comfyline.errors import GenerationFailed, InputInvalid, Unreachable
 from comfyline.job import Job, JobState, Placement, StoredOutput
-from comfyline.ledger.budget import Limits
-from comfyline.ledger.claiming import Claimed
+from comfyline.ledger.claims import Claimed, Limits
 from comfyline.models.entry import ModelEntry
 from comfyline.operations.output_paths import target_uris
 from comfyline.plan.check import validate_job

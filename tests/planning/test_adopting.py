@@ -15,9 +15,8 @@ import pytest
 from comfyline.config.account import LOCAL_SANDBOX, Account
 from comfyline.config.settings import RuncomfySettings, Secret, Settings, StorageSettings
 from comfyline.job import CheckedJob, Job, JobState, Placement, StoredOutput
-from comfyline.ledger.adoption import UNKNOWN_ORIGIN
-from comfyline.ledger.budget import Limits
-from comfyline.ledger.claiming import Claimed
+from comfyline.ledger.attempts import UNKNOWN_ORIGIN
+from comfyline.ledger.claims import Claimed, Limits
 from comfyline.operations.output_paths import target_uris, versions
 from comfyline.plan.check import validate_job
 from comfyline.plan.reuse import Existing, find_existing

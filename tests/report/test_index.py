@@ -11,8 +11,7 @@ import pyarrow.json
 import pytest
 
 from comfyline.job import CheckedJob, Job, JobState, Placement, StoredOutput
-from comfyline.ledger.budget import Limits
-from comfyline.ledger.claiming import Claimed
+from comfyline.ledger.claims import Claimed, Limits
 from comfyline.ledger.ledger import Ledger
 from comfyline.operations.run_index import write_index
 from comfyline.report.index import Made, index_lines

@@ -8,8 +8,7 @@ import pytest
 
 from comfyline.errors import TryLater
 from comfyline.job import JobState
-from comfyline.ledger.budget import Limits
-from comfyline.ledger.claiming import NoSlot
+from comfyline.ledger.claims import AtCapacity, Limits
 from comfyline.ledger.slot_queue import Slots
 from comfyline.progress import Event, Note, observed_by
 from comfyline.run import CostLimits, Run
@@ -68,7 +67,7 @@ async def test_who_holds_the_slots_is_said_seldom_and_they_do_not_lapse(
     await desk.submitted(asked("theirs"), "r0")
     said = "waiting for a free slot: 1 of 1 in flight, 1 of them from run r0"
     assert await waited(slots, run, time, times=6) == [said, said]
-    assert isinstance(await desk.claim(asked("ours"), limits=ONE), NoSlot)
+    assert isinstance(await desk.claim(asked("ours"), limits=ONE), AtCapacity)
 
 
 async def test_the_same_requests_are_not_waited_for_for_ever(
@@ -105,7 +104,7 @@ async def test_what_has_ended_and_nobody_watches_is_seen_by_who_waits(
     await desk.submitted(asked("theirs"), "r0")
     assert await waited(slots, run, time) == []
     assert (await desk.known(asked("theirs"))).state is state
-    assert not isinstance(await desk.claim(asked("ours"), limits=ONE), NoSlot)
+    assert not isinstance(await desk.claim(asked("ours"), limits=ONE), AtCapacity)
 
 
 async def test_a_failure_whose_result_has_outputs_is_completed(
@@ -123,7 +122,7 @@ async def test_what_a_process_watches_is_not_asked_about_by_others(
 ):
     script.say({"status": "completed"})
     theirs = asked("theirs")
-    assert await desk.ledger.take(theirs.key)
+    assert await desk.ledger.acquire(theirs.key)
     await desk.submitted(theirs, "r0")
     await waited(slots, run, time)
     assert script.calls == []

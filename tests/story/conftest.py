@@ -16,7 +16,7 @@ from typing import Any, Self
 import httpx
 import pytest
 
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.attempts import Attempt
 from comfyline.services import now, open_ledger
 from comfyline.stack.control import StackAddresses, addresses
 from tests.conftest import Sandbox, ask_prefect, prefect_variables

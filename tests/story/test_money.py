@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from comfyline.job import JobState
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.attempts import Attempt
 from comfyline.stack.control import StackAddresses
 from tests.conftest import EDIT
 from tests.money import discrepancies

@@ -15,8 +15,7 @@ from comfyline.config.settings import RuncomfySettings, Secret, Settings, Storag
 from comfyline.errors import BrokenOutput, ComfylineError
 from comfyline.job import CheckedJob, Job, JobState, Placement
 from comfyline.keys import job_key
-from comfyline.ledger.budget import Limits
-from comfyline.ledger.claiming import Claimed
+from comfyline.ledger.claims import Claimed, Limits
 from comfyline.run import FetchedOutputs, Submission
 from comfyline.services import Services, now, open_services
 from tasks.failure import unwrap

@@ -1,4 +1,4 @@
-"""Runs migrations on the connection, and in the transaction, that `ledger.schema` has opened."""
+"""Runs migrations on the connection, and in the transaction, that `ledger.database` has opened."""
 
 from alembic import context
 

@@ -18,13 +18,13 @@ from sqlalchemy import Connection, insert, select, update
 
 from comfyline.config.account import command
 from comfyline.job import JobState
-from comfyline.ledger import writing
+from comfyline.ledger import writes
+from comfyline.ledger.attempts import Evidence
+from comfyline.ledger.block_reasons import short
 from comfyline.ledger.decision import LEASE_SECONDS
 from comfyline.ledger.journal import Entry, Journal, Line
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.reading import Selection
-from comfyline.ledger.records import Evidence
-from comfyline.ledger.refusals import short
+from comfyline.ledger.queries import Selection
 from comfyline.ledger.tables import attempts, journals
 from comfyline.worker_id import is_dead
 
@@ -135,7 +135,7 @@ async def unrecorded(journal: Journal, ledger: Ledger) -> list[Unrecorded]:
 
     lines = await asyncio.to_thread(read)
     for some in _chunks(lines):
-        missing = await ledger.look(lambda c, some=some: _missing(c, some, now))  # type: ignore[misc]
+        missing = await ledger.read(lambda c, some=some: _missing(c, some, now))  # type: ignore[misc]
         found += [Unrecorded(o.entry.key, o.request_id, _label(o.entry), o) for o in missing]
     return found
 
@@ -197,7 +197,7 @@ def _may_be_answered(line: Line, now: datetime) -> bool:
 
 async def _compared(journal: Journal, identity: str, ledger: Ledger) -> Compared:
     query = select(journals.c.compared).where(journals.c.id == identity)
-    told = await ledger.look(lambda c: c.execute(query).scalar_one_or_none())
+    told = await ledger.read(lambda c: c.execute(query).scalar_one_or_none())
     if not told:
         return Compared()
     compared = Compared(told["until"], tuple(told["open"]), tuple(told["last"] or ()) or None)
@@ -277,10 +277,10 @@ def _write_down(connection: Connection, lines: _Lines, now: datetime) -> list[tu
             row = known.by_mark.get((line.entry.key, line.entry.mark))
             try:
                 if row is not None and line.request_id is not None:
-                    writing.accept(connection, row.id, line.request_id, now)
+                    writes.accept(connection, row.id, line.request_id, now)
                 else:
                     _insert(connection, line, now)
-            except writing.StateConflict:
+            except writes.StateConflict:
                 changed.append((line, False))
             else:
                 changed.append((line, True))
@@ -305,7 +305,7 @@ def _insert(connection: Connection, line: Line, now: datetime) -> None:
         steps[JobState.IN_DOUBT] = now
         reason = "The ledger does not know it, and its answer was never written down."
         values |= {"error_kind": "in-doubt", "error_message": reason}
-    writing.insert_attempt(
+    writes.insert_attempt(
         connection, entry.request, entry.account, steps, now, run_id=entry.run_id, **values
     )
 
@@ -329,7 +329,7 @@ async def _recover_strays(folder: Path, ledger: Ledger) -> int:
         for attempt in await ledger.list(Selection(key_prefix=str(told["key"])), of_all=True):
             # By its mark, because another ledger may have the same key and number as well.
             if (attempt.number, attempt.evidence.mark) == (told["number"], told["mark"]):
-                with suppress(writing.StateConflict):
+                with suppress(writes.StateConflict):
                     await ledger.accepted(attempt.id, str(told["request_id"]))
                     await asyncio.to_thread(path.unlink)
                     recovered += 1

@@ -8,9 +8,9 @@ from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
 from comfyline.config.account import Account
 from comfyline.ledger.tables import holds
-from comfyline.ledger.writing import IsDead
+from comfyline.ledger.writes import IsDead
 
-HOLD_SECONDS = 45
+LOCK_SECONDS = 45
 """How long a hold is believed that is not renewed."""
 
 RENEW_SECONDS = 15
@@ -20,10 +20,10 @@ _PER_QUERY = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class LockHolder:
     """Who holds jobs: a process, for one account; two accounts do not wait for each other."""
 
-    owner: str
+    worker_id: str
     account: Account | None
 
     @property
@@ -41,22 +41,24 @@ class Holder:
         return (holds.c.origin == scope["origin"]) & (holds.c.account == scope["account"])
 
 
-def take(connection: Connection, key: str, holder: Holder, now: datetime, is_dead: IsDead) -> bool:
+def acquire(
+    connection: Connection, key: str, holder: LockHolder, now: datetime, is_dead: IsDead
+) -> bool:
     """Takes the hold on a job, unless somebody else alive has it."""
-    until = {"held_by": holder.owner, "held_until": now + timedelta(seconds=HOLD_SECONDS)}
+    until = {"held_by": holder.worker_id, "held_until": now + timedelta(seconds=LOCK_SECONDS)}
     this = (holds.c.key == key) & holder.among_its_own()
     row = connection.execute(select(holds.c.held_by, holds.c.held_until).where(this)).one_or_none()
     if row is None:
         connection.execute(insert(holds).values(key=key, **holder.scope, **until))
         return True
-    if not _is_free(row.held_by, row.held_until, holder.owner, now, is_dead):
+    if not _is_free(row.held_by, row.held_until, holder.worker_id, now, is_dead):
         return False
     connection.execute(update(holds).where(this).values(**until))
     return True
 
 
-def free(
-    connection: Connection, keys: Sequence[str], holder: Holder, now: datetime, is_dead: IsDead
+def unlocked(
+    connection: Connection, keys: Sequence[str], holder: LockHolder, now: datetime, is_dead: IsDead
 ) -> set[str]:
     """Which of these jobs nobody else holds."""
     found: set[str] = set(keys)
@@ -64,33 +66,33 @@ def free(
         some = keys[start : start + _PER_QUERY]
         query = select(holds).where(holds.c.key.in_(some), holder.among_its_own())
         for row in connection.execute(query):
-            if not _is_free(row.held_by, row.held_until, holder.owner, now, is_dead):
+            if not _is_free(row.held_by, row.held_until, holder.worker_id, now, is_dead):
                 found.discard(row.key)
     return found
 
 
-def is_any_held(connection: Connection, owner: str, now: datetime, is_dead: IsDead) -> bool:
+def is_any_locked(connection: Connection, worker_id: str, now: datetime, is_dead: IsDead) -> bool:
     """Whether anybody else holds a job, for whichever account."""
     query = select(holds.c.held_by, holds.c.held_until).distinct()
     return any(
-        not _is_free(row.held_by, row.held_until, owner, now, is_dead)
+        not _is_free(row.held_by, row.held_until, worker_id, now, is_dead)
         for row in connection.execute(query)
     )
 
 
-def renew(connection: Connection, owner: str, now: datetime) -> None:
-    """Says that the owner still works on all that it holds."""
-    until = now + timedelta(seconds=HOLD_SECONDS)
-    connection.execute(update(holds).where(holds.c.held_by == owner).values(held_until=until))
+def renew(connection: Connection, worker_id: str, now: datetime) -> None:
+    """Says that this worker still works on all that it holds."""
+    until = now + timedelta(seconds=LOCK_SECONDS)
+    connection.execute(update(holds).where(holds.c.held_by == worker_id).values(held_until=until))
 
 
-def release(connection: Connection, owner: str, key: str | None) -> None:
+def release(connection: Connection, worker_id: str, key: str | None) -> None:
     """Gives up the hold on one job, or on all."""
-    mine = delete(holds).where(holds.c.held_by == owner)
+    mine = delete(holds).where(holds.c.held_by == worker_id)
     connection.execute(mine if key is None else mine.where(holds.c.key == key))
 
 
-def drop_dead(connection: Connection, is_dead: IsDead) -> None:
+def release_dead(connection: Connection, is_dead: IsDead) -> None:
     """Frees what is held by those who are certainly gone, so that the ledger names no dead one."""
     holders = select(holds.c.held_by).distinct()
     gone = [one for one in connection.execute(holders).scalars() if is_dead(one)]
@@ -99,6 +101,6 @@ def drop_dead(connection: Connection, is_dead: IsDead) -> None:
 
 
 def _is_free(
-    held_by: str, held_until: datetime, owner: str, now: datetime, is_dead: IsDead
+    held_by: str, held_until: datetime, worker_id: str, now: datetime, is_dead: IsDead
 ) -> bool:
-    return held_by == owner or held_until <= now or is_dead(held_by)
+    return held_by == worker_id or held_until <= now or is_dead(held_by)

@@ -15,8 +15,8 @@ from comfyline.errors import (
     Rejected,
 )
 from comfyline.job import CheckedJob, JobState
-from comfyline.ledger.budget import NoMoney
-from comfyline.ledger.records import UNKNOWN_ORIGIN, Attempt
+from comfyline.ledger.attempts import UNKNOWN_ORIGIN, Attempt
+from comfyline.ledger.claims import BudgetExceeded
 
 _SHORT_KEY = 12
 
@@ -94,10 +94,10 @@ def not_started(reason: str) -> Interrupted:
     )
 
 
-def over_budget(checked: CheckedJob, no_money: NoMoney) -> OverBudget:
+def over_budget(checked: CheckedJob, exceeded: BudgetExceeded) -> OverBudget:
     """A job that does not fit under a cost limit."""
-    limit = f"${no_money.limit_usd:g}"
-    if no_money.limit == "price":
+    limit = f"${exceeded.limit_usd:g}"
+    if exceeded.limit == "price":
         return OverBudget(
             f"{checked.job.model_id} has no known price, and there is a limit of {limit}",
             hint="--allow-unknown-cost runs it anyway, `limits.cost_ceilings` says what to "
@@ -106,12 +106,12 @@ def over_budget(checked: CheckedJob, no_money: NoMoney) -> OverBudget:
     where, raised = {
         "run": ("this run", "`limits.max_cost_usd` or --max-cost"),
         "day": ("this pipeline today (UTC)", "`limits.max_cost_usd_per_day`"),
-    }[no_money.limit]
+    }[exceeded.limit]
     cost = (
         "" if checked.estimate_usd is None else f"It would cost about ${checked.estimate_usd:.2f}; "
     )
     return OverBudget(
-        f"{cost}${no_money.reserved_usd:.2f} of the limit of {limit} for {where} are spent or "
+        f"{cost}${exceeded.reserved_usd:.2f} of the limit of {limit} for {where} are spent or "
         "reserved",
         hint=f"Raise {raised}, then run again.",
     )

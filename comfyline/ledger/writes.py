@@ -1,12 +1,14 @@
 """Every write to an attempt: compare-and-set on its state, checked against `ALLOWED`."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
     Connection,
+    Row,
+    delete,
     insert,
     select,
     update,
@@ -14,11 +16,19 @@ from sqlalchemy import (
 
 from comfyline.config.account import Account, command
 from comfyline.errors import ComfylineError
-from comfyline.job import ALLOWED, CheckedJob, JobState
+from comfyline.job import ALLOWED, CheckedJob, JobState, StoredOutput
+from comfyline.ledger.attempts import (
+    KEPT,
+    NOT_SENT,
+    REFRESH,
+    UNKNOWN_ORIGIN,
+    Attempt,
+    Evidence,
+    pack,
+)
 from comfyline.ledger.decision import LEASE_SECONDS
-from comfyline.ledger.reading import belongs_to, latest_attempts, read_attempts
-from comfyline.ledger.records import KEPT, NOT_SENT, REFRESH, Attempt, Evidence, pack
-from comfyline.ledger.tables import attempts, jobs, transitions
+from comfyline.ledger.queries import belongs_to, latest_attempts, read_attempts
+from comfyline.ledger.tables import attempts, jobs, outputs, transitions
 
 IsDead = Callable[[str | None], bool]
 """Whether the process of that name has certainly ended."""
@@ -201,19 +211,19 @@ def move(
 def lease(
     connection: Connection,
     attempt_id: int,
-    owner: str,
+    worker_id: str,
     now: datetime,
     *,
     reserved_usd: float | None,
     evidence: Evidence,
 ) -> None:
-    """Commits the intent to submit: from here on only this owner may POST."""
+    """Commits the intent to submit: from here on only this worker may POST."""
     move(
         connection,
         attempt_id,
         JobState.SUBMITTING,
         now,
-        owner=owner,
+        owner=worker_id,
         claimed_at=now,
         reserved_usd=reserved_usd,
         evidence=asdict(evidence),
@@ -263,7 +273,7 @@ def accept(connection: Connection, attempt_id: int, request_id: str, now: dateti
         return known
     late = row.state in {JobState.IN_DOUBT, JobState.FAILED} and row.claimed_at is not None
     when: datetime = row.claimed_at if late else now
-    values = {"request_id": request_id, "submitted_at": when, **_let_go()}
+    values = {"request_id": request_id, "submitted_at": when, **_clear_owner()}
     move(connection, attempt_id, JobState.SUBMITTED, now, **values)
     return when
 
@@ -283,14 +293,14 @@ def undecided(connection: Connection, key: str, account: Account | None) -> Atte
     return next(iter(found), None)
 
 
-def witness(connection: Connection, attempt_id: int, said: Mapping[str, Any]) -> None:
+def record_evidence(connection: Connection, attempt_id: int, said: Mapping[str, Any]) -> None:
     """Adds to what is known of an attempt's POST."""
     row = attempts.c.id == attempt_id
     known = connection.execute(select(attempts.c.evidence).where(row)).scalar_one() or {}
     connection.execute(update(attempts).where(row).values(evidence={**known, **said}))
 
 
-def give_back(connection: Connection, attempt_id: int, owner: str, now: datetime) -> None:
+def release(connection: Connection, attempt_id: int, worker_id: str, now: datetime) -> None:
     """The claim ends without a request: `planned` again, for whoever comes next.
 
     When the lease ran out first (a laptop that slept), the doubt ends here instead, in `failed`.
@@ -301,16 +311,16 @@ def give_back(connection: Connection, attempt_id: int, owner: str, now: datetime
         .where(attempts.c.id == attempt_id)
         .with_for_update()
     ).one()
-    if row.state == JobState.SUBMITTING and row.owner != owner:
+    if row.state == JobState.SUBMITTING and row.owner != worker_id:
         raise StateConflict(f"Attempt {attempt_id} is being submitted by another", hint=_look())
     if row.state == JobState.IN_DOUBT:
         reason = {"error_kind": NOT_SENT, "error_message": "RunComfy never accepted it."}
-        move(connection, attempt_id, JobState.FAILED, now, **{**_let_go(), **reason})
+        move(connection, attempt_id, JobState.FAILED, now, **{**_clear_owner(), **reason})
     else:
-        move(connection, attempt_id, JobState.PLANNED, now, **_let_go())
+        move(connection, attempt_id, JobState.PLANNED, now, **_clear_owner())
 
 
-def give_up(
+def mark_lost(
     connection: Connection, attempt_id: int, now: datetime, reason: Mapping[str, Any]
 ) -> None:
     """A person says that a submission in doubt was never accepted; said again, it changes nothing.
@@ -329,7 +339,7 @@ def give_up(
         return
     if row.state != JobState.IN_DOUBT:
         raise StateConflict(f"Attempt {attempt_id} is {row.state}, not in doubt", hint=_look())
-    move(connection, attempt_id, JobState.FAILED, now, **{**_let_go(), **reason})
+    move(connection, attempt_id, JobState.FAILED, now, **{**_clear_owner(), **reason})
 
 
 def end_dead_leases(connection: Connection, now: datetime, is_dead: IsDead) -> int:
@@ -344,7 +354,7 @@ def end_dead_leases(connection: Connection, now: datetime, is_dead: IsDead) -> i
         if row.lease_until is None or row.lease_until <= now or is_dead(row.owner)
     ]
     reason = "The process that submitted it ended before RunComfy's answer was written down."
-    values = {**_let_go(), "error_kind": "in-doubt", "error_message": reason}
+    values = {**_clear_owner(), "error_kind": "in-doubt", "error_message": reason}
     for attempt_id in ids:
         move(connection, attempt_id, JobState.IN_DOUBT, now, **values)
     return len(ids)
@@ -355,7 +365,7 @@ def latest(connection: Connection, key: str, account: Account | None) -> Attempt
     return latest_attempts(connection, [key], account).get(key)
 
 
-def _let_go() -> dict[str, Any]:
+def _clear_owner() -> dict[str, Any]:
     """What an attempt is left with that nobody is submitting: no owner, no error of before."""
     return {"owner": None, "lease_until": None, "error_kind": None, "error_message": None}
 
@@ -363,3 +373,143 @@ def _let_go() -> dict[str, Any]:
 def _note(connection: Connection, attempt_id: int, state: JobState, now: datetime) -> None:
     values = {"attempt_id": attempt_id, "state": state, "at": now}
     connection.execute(insert(transitions).values(values))
+
+
+_STEPS = (
+    JobState.PLANNED,
+    JobState.SUBMITTING,
+    JobState.SUBMITTED,
+    JobState.COMPLETED,
+    JobState.PERSISTED,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """A job whose outputs lie whole under their names, as their sidecars tell of it."""
+
+    checked: CheckedJob
+    request_id: str
+    number: int
+    cost_usd: float | None
+    reached: Mapping[JobState, datetime]
+    outputs: tuple[StoredOutput, ...]
+
+
+def adopt_stored(connection: Connection, found: StoredJob, account: Account, now: datetime) -> bool:
+    """Write down that a job is stored; whether that was new.
+
+    An attempt that is still to be collected ends so, and one in doubt because of its origin.
+    """
+    at = _times(found.reached, now)
+    when = {"claimed_at": at[JobState.SUBMITTING], "submitted_at": at[JobState.SUBMITTED]}
+    cost: dict[str, Any] = {} if found.cost_usd is None else {"cost_usd": found.cost_usd}
+    row = _waiting(connection, found, account)
+    if row is None:
+        packed, number = pack(found.checked), found.number
+        told = {"request_id": found.request_id, **when, **cost}
+        attempt_id = insert_attempt(
+            connection, packed, account, at, now, run_id="sidecar", number=number, **told
+        )
+        record_outputs(connection, attempt_id, found.outputs)
+        return True
+    state = JobState(row.state)
+    if state is JobState.IN_DOUBT:
+        connection.execute(update(attempts).where(attempts.c.id == row.id).values(when))
+        accept(connection, row.id, found.request_id, now)
+        state = JobState.SUBMITTED
+    if state is not JobState.COMPLETED and JobState.COMPLETED not in ALLOWED[state]:
+        return False
+    record_outputs(connection, row.id, found.outputs)
+    move(connection, row.id, JobState.COMPLETED, now, **cost)
+    move(connection, row.id, JobState.PERSISTED, now)
+    return True
+
+
+def _waiting(connection: Connection, found: StoredJob, account: Account) -> Row[Any] | None:
+    """The attempt of this very request, or the one that a person was asked about."""
+    column = attempts.c
+    own = select(column.id, column.state).where(belongs_to(account))
+    asked = own.where(
+        column.key == found.checked.key,
+        column.state == JobState.IN_DOUBT,
+        column.error_kind == UNKNOWN_ORIGIN,
+    )
+    of_request = own.where(column.request_id == found.request_id)
+    row = connection.execute(of_request.limit(1)).one_or_none()
+    return row or connection.execute(asked.limit(1)).one_or_none()
+
+
+def ask_whose(
+    connection: Connection, checked: CheckedJob, uri: str, account: Account, now: datetime
+) -> bool:
+    """Put a job in doubt whose output at `uri` does not say whose it is; whether that was new."""
+    if latest(connection, checked.key, account) is not None:
+        return False
+    said = f"{uri} was made for this job by an older version, which did not write down at whose "
+    said += "expense"
+    values: dict[str, Any] = {"error_kind": UNKNOWN_ORIGIN, "error_message": said}
+    steps = dict.fromkeys((JobState.PLANNED, JobState.SUBMITTING, JobState.IN_DOUBT), now)
+    insert_attempt(
+        connection,
+        pack(checked),
+        account,
+        steps,
+        now,
+        run_id="sidecar",
+        evidence=asdict(Evidence(reason=said)),
+        **values,
+    )
+    return True
+
+
+def _times(told: Mapping[JobState, datetime], now: datetime) -> dict[JobState, datetime]:
+    """A time for every step, none before that of the one before."""
+    found: dict[JobState, datetime] = {}
+    last = min(told.values(), default=now)
+    for state in _STEPS:
+        last = max(last, told.get(state, last))
+        found[state] = last
+    return found
+
+
+def record_outputs(connection: Connection, attempt_id: int, stored: Sequence[StoredOutput]) -> None:
+    """Remembers where outputs lie; the same place again is no second one.
+
+    What another attempt is still said to have at one of these places was gone, or was not paid for,
+    and its record goes. An attempt that thereby lost an output keeps none of its records: it has to
+    be stored anew.
+    """
+    here = outputs.c.uri.in_([output.uri for output in stored])
+    others = set(connection.execute(select(outputs.c.attempt_id).where(here)).scalars())
+    others.discard(attempt_id)
+    before = {other: _indices(connection, other) for other in others}
+    connection.execute(delete(outputs).where(here))
+    for other, indices in before.items():
+        if _indices(connection, other) < indices:
+            connection.execute(delete(outputs).where(outputs.c.attempt_id == other))
+    for output in stored:
+        connection.execute(
+            insert(outputs).values(
+                attempt_id=attempt_id,
+                index=output.index,
+                uri=output.uri,
+                sha256=output.sha256,
+                bytes=output.bytes,
+                media_type=output.media_type,
+            )
+        )
+
+
+def move_output(connection: Connection, attempt_id: int, uri: str, to: str) -> bool:
+    """Write down that an output lies somewhere else now; whether it was still recorded there."""
+    mine = outputs.c.attempt_id == attempt_id
+    # A copy of its own that was recorded there before is the same file.
+    connection.execute(delete(outputs).where(mine, outputs.c.uri == to))
+    move = update(outputs).where(mine, outputs.c.uri == uri).values(uri=to)
+    return connection.execute(move).rowcount > 0
+
+
+def _indices(connection: Connection, attempt_id: int) -> set[int]:
+    query = select(outputs.c.index).where(outputs.c.attempt_id == attempt_id)
+    return set(connection.execute(query).scalars())

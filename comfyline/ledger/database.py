@@ -1,18 +1,32 @@
 """The database behind the ledger, used from async code without blocking the event loop."""
 
 import asyncio
+import importlib
 import random
 import sqlite3
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import psutil
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    func,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
@@ -24,8 +38,6 @@ from sqlalchemy.exc import (
 
 from comfyline.config.duration import seconds_awake_or_asleep
 from comfyline.errors import InputInvalid, Problem, Unreachable
-from comfyline.ledger.network_disks import Mount, network_file_system
-from comfyline.ledger.schema import bring_up_to_date
 from comfyline.progress import Note, tell
 
 T = TypeVar("T")
@@ -38,7 +50,7 @@ _BUSY_SECONDS = 30
 _BUSY_PAUSE = 0.02
 _PRIMARY_CODE = 0xFF
 _READING = "comfyline_reading"
-_ALONE = "SELECT pg_advisory_xact_lock(7266368, 1)"
+WRITE_LOCK = "SELECT pg_advisory_xact_lock(7266368, 1)"
 """One number for all ledgers of a PostgreSQL database: there is one."""
 _FOR_THIS_TRANSACTION = (
     # Asked for in each transaction: behind a pooler the next one may run in another session, and
@@ -79,7 +91,7 @@ class _Away(Unreachable):
     """The database does not answer now, and may the next time."""
 
 
-class LedgerDatabase:
+class Database:
     """One engine and the threads that use it.
 
     Each call is one transaction. A `run` is alone, over all processes, so that what it reads still
@@ -156,7 +168,9 @@ class LedgerDatabase:
         return await asyncio.shield(asyncio.ensure_future(self._answer(first, engine, work)))
 
     def _asked(self, engine: Engine, work: Callable[[Connection], T]) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._threads, self._do, engine, work)
+        return asyncio.get_running_loop().run_in_executor(
+            self._threads, self.transact, engine, work
+        )
 
     async def _answer(
         self, asked: asyncio.Future[T], engine: Engine, work: Callable[[Connection], T]
@@ -200,7 +214,8 @@ class LedgerDatabase:
             self._away_since = None
             tell(Note(f"The ledger {self._shown} answers again"))
 
-    def _do(self, engine: Engine, work: Callable[[Connection], T]) -> T:
+    def transact(self, engine: Engine, work: Callable[[Connection], T]) -> T:
+        """Do `work` in one transaction, in this thread."""
         try:
             if not self._ready:
                 bring_up_to_date(self._reader, self._engine)
@@ -344,7 +359,7 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
 def _open_transaction(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
-        alone = "" if _is_reading(connection) else f"; {_ALONE}"
+        alone = "" if _is_reading(connection) else f"; {WRITE_LOCK}"
         # In one go, so that it takes the time of one question.
         connection.exec_driver_sql(f"{_FOR_THIS_TRANSACTION}{alone}")
 
@@ -355,3 +370,130 @@ def _is_reading(connection: Connection) -> bool:
 
 def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if _is_reading(connection) else "BEGIN IMMEDIATE")
+
+
+HEAD = "0003"
+"""The newest revision in `migrations/versions`; a test holds the two together."""
+
+_FIRST = "0001"
+KNOWN = {_FIRST, "0002", HEAD}
+MIGRATIONS = Path(__file__).with_name("migrations")
+_ONE_AT_A_TIME = threading.Lock()
+"""What alembic gives `env.py` is one for the whole process, whichever database it is about."""
+
+
+def bring_up_to_date(reader: Engine, writer: Engine) -> None:
+    """Makes or migrates the tables; a ledger that is up to date is only looked at.
+
+    Raises `Unreachable` for a ledger that a newer comfyline has migrated.
+    """
+    with reader.begin() as connection:
+        if _revision(connection) == HEAD:
+            return
+    # Under the write lock it is looked again: of two that open it at once, one migrates.
+    with writer.begin() as connection, _ONE_AT_A_TIME:
+        if _revision(connection) != HEAD:
+            _migrate(connection)
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if revision is not None and revision not in KNOWN:
+        raise Unreachable(
+            f"The ledger was made by a newer comfyline (its schema is {revision})",
+            hint="Upgrade comfyline on this machine.",
+        )
+    return str(revision) if revision is not None else None
+
+
+def _migrate(connection: Connection) -> None:
+    # Imported late: it takes longer than most commands, and is needed once in a ledger's life.
+    command = importlib.import_module("alembic.command")
+    config = importlib.import_module("alembic.config").Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    from_before_migrations = inspect(connection).has_table("attempts")
+    if _revision(connection) is None and from_before_migrations:
+        command.stamp(config, _FIRST)
+    command.upgrade(config, "head")
+
+
+_NETWORK = frozenset(
+    {
+        "9p",
+        "afpfs",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "fhgfs",
+        "gfs2",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs3",
+        "nfs4",
+        "ocfs2",
+        "pvfs2",
+        "smb2",
+        "smb3",
+        "smbfs",
+        "vboxsf",
+        "vmhgfs",
+        "webdav",
+    }
+)
+_FUSE = frozenset(
+    {
+        "ceph",
+        "ceph-fuse",
+        "curlftpfs",
+        "davfs",
+        "davfs2",
+        "gcsfuse",
+        "geesefs",
+        "glusterfs",
+        "goofys",
+        "grpcfuse",
+        "juicefs",
+        "mount-s3",
+        "osxfs",
+        "rclone",
+        "s3fs",
+        "s3ql",
+        "seaweedfs",
+        "sshfs",
+        "vmhgfs-fuse",
+    }
+)
+"""What is behind FUSE on another machine; an encrypted folder or a USB disk behind it is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of the table of mounts."""
+
+    point: str
+    kind: str
+
+
+def network_file_system(folder: str, mounts: Iterable[Mount]) -> str | None:
+    """The type of the network file system that an absolute folder lies on; None for a local one.
+
+    Of two mounts at one point the later hides the earlier. What is not known counts as local.
+    """
+    path = PurePosixPath(folder)
+    over = [one for one in mounts if path.is_relative_to(one.point)]
+    # Of equals, `max` would take the first.
+    nearest = max(reversed(over), key=lambda one: len(PurePosixPath(one.point).parts), default=None)
+    return nearest.kind if nearest and _is_network(nearest.kind.lower()) else None
+
+
+def _is_network(kind: str) -> bool:
+    name = kind.removeprefix("fuse.")
+    # mount.fuse lets a program call itself what it likes: `fuse.sshfs`, `fuse.rclone`, `s3fs`.
+    return kind in _NETWORK or name in _FUSE

@@ -1,7 +1,9 @@
 """Reading attempts: rows → `Attempt` records, in few queries however many keys are asked for."""
 
+import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -23,8 +25,18 @@ from sqlalchemy import (
 
 from comfyline.config.account import Account
 from comfyline.errors import Rejected
-from comfyline.job import JobState, StoredOutput
-from comfyline.ledger.records import KEPT, REFRESH, Attempt, Glance, read_evidence, unpack_row
+from comfyline.job import CheckedJob, JobState, StoredOutput
+from comfyline.ledger.attempts import (
+    KEPT,
+    REFRESH,
+    UNREADABLE,
+    Attempt,
+    AttemptSummary,
+    pack,
+    read_evidence,
+    unpack,
+    unpack_row,
+)
 from comfyline.ledger.tables import attempts, outputs, transitions
 
 _PER_QUERY = 500
@@ -67,12 +79,12 @@ def latest_attempts(
     return found
 
 
-def latest_glances(
+def attempt_summaries(
     connection: Connection, keys: Sequence[str], account: Account | None
-) -> dict[str, Glance]:
+) -> dict[str, AttemptSummary]:
     """The same, with no more of each attempt than decides about its job."""
     column = attempts.c
-    found: dict[str, Glance] = {}
+    found: dict[str, AttemptSummary] = {}
     for newest in _newest(keys, account):
         # As text: most are never looked into.
         packed = cast(column.request, Text).label("packed")
@@ -87,7 +99,7 @@ def latest_glances(
         rows = connection.execute(query).all()
         files, rejected = _files(connection, rows), _rejections(connection, rows, account)
         for row in rows:
-            found[row.key] = Glance(
+            found[row.key] = AttemptSummary(
                 state=JobState(row.state),
                 run_id=row.run_id,
                 pipeline=row.pipeline,
@@ -309,3 +321,154 @@ def _attempt(
 
 def _account(row: Row[Any]) -> Account | None:
     return Account(row.origin, row.account, row.profile or "") if row.origin else None
+
+
+_ITEMS_AT_A_TIME = 200
+
+Spot = tuple[str, str, str, str, int | None]
+"""Pipeline, item, step, settings as JSON, part."""
+
+
+def previous_attempts(
+    connection: Connection, asked: Sequence[CheckedJob], account: Account | None
+) -> list[tuple[CheckedJob, CheckedJob] | None]:
+    """For each job what was last submitted in its place, and the job itself in the same form.
+
+    That form is what the ledger keeps: addresses without their queries. Nothing for a place in
+    which there was none.
+    """
+    packed = [pack(one) for one in asked]
+    spots = [_spot(one) for one in packed]
+    latest: dict[Spot, CheckedJob] = {}
+    for pipeline in dict.fromkeys(spot[0] for spot in spots):
+        mine = {spot for spot in spots if spot[0] == pipeline}
+        items = sorted({item for _, item, *_ in mine})
+        for start in range(0, len(items), _ITEMS_AT_A_TIME):
+            some = items[start : start + _ITEMS_AT_A_TIME]
+            latest |= _latest(connection, pipeline, some, mine, account)
+    return [
+        (latest[spot], unpack(json.loads(json.dumps(one)))) if spot in latest else None
+        for spot, one in zip(spots, packed, strict=True)
+    ]
+
+
+def _latest(
+    connection: Connection,
+    pipeline: str,
+    items: Sequence[str],
+    spots: set[Spot],
+    account: Account | None,
+) -> dict[Spot, CheckedJob]:
+    column = attempts.c
+    query = (
+        select(column.request)
+        .where(
+            column.pipeline == pipeline,
+            column.item.in_(items),
+            column.step.in_(sorted({step for _, _, step, *_ in spots})),
+            # What never left was never asked for.
+            column.state != JobState.PLANNED,
+            belongs_to(account),
+        )
+        .order_by(column.id)
+    )
+    found: dict[Spot, CheckedJob] = {}
+    for row in connection.execute(query):
+        # What a broken row asked for cannot be told apart from what is asked for now.
+        with suppress(*UNREADABLE):
+            if (spot := _spot(row.request)) in spots:
+                found[spot] = unpack(row.request)
+    return found
+
+
+def _spot(packed: Mapping[str, Any]) -> Spot:
+    job = packed["job"]
+    settings = json.dumps(job["settings"], sort_keys=True)
+    return job["pipeline"], job["item"], job["step"], settings, job.get("part")
+
+
+_PER_QUERY = 500
+_LATELY = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A stored file as the ledger knows it, and whose it is."""
+
+    uri: str
+    index: int
+    key: str
+    pipeline: str
+
+
+def stored_in(connection: Connection, folders: Sequence[str]) -> list[Recorded]:
+    """Find all files that are recorded in some folders, whoever has made them."""
+    columns = (outputs.c.uri, outputs.c.index, attempts.c.key, attempts.c.pipeline)
+    query = select(*columns).join(attempts, attempts.c.id == outputs.c.attempt_id)
+    return [
+        Recorded(*row)
+        for folder in folders
+        for row in connection.execute(
+            query.where(outputs.c.uri.startswith(f"{folder}/", autoescape=True))
+        )
+    ]
+
+
+def sources(connection: Connection, pipeline: str) -> set[str]:
+    """Find where the steps were written that a pipeline of this name has run lately."""
+    latest = (
+        select(attempts.c.request[("job", "source")].as_string().label("source"))
+        .where(attempts.c.pipeline == pipeline)
+        .order_by(attempts.c.id.desc())
+        .limit(_LATELY)
+        .subquery()
+    )
+    found = connection.execute(select(latest.c.source).distinct()).scalars()
+    return {source for source in found if source}
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """By which attempt a job's outputs were made, for how much in US dollars, stored when."""
+
+    request_id: str | None
+    attempt: int
+    cost_usd: float | None
+    stored_at: datetime
+
+
+def provenance(
+    connection: Connection, keys: Sequence[str], account: Account | None
+) -> dict[str, Provenance]:
+    """Where what is stored of these jobs came from, in few queries however many they are."""
+    found: dict[str, Provenance] = {}
+    for start in range(0, len(keys), _PER_QUERY):
+        query = (
+            select(
+                attempts.c.key,
+                attempts.c.request_id,
+                attempts.c.number,
+                attempts.c.cost_usd,
+                transitions.c.at,
+            )
+            .join(transitions, transitions.c.attempt_id == attempts.c.id)
+            .where(attempts.c.key.in_(keys[start : start + _PER_QUERY]))
+            .where(transitions.c.state == JobState.PERSISTED, belongs_to(account))
+            .order_by(attempts.c.number)
+        )
+        for key, *told in connection.execute(query):
+            found[key] = Provenance(*told)
+    return found
+
+
+def stored_at(connection: Connection, uris: Sequence[str]) -> dict[str, Attempt]:
+    """For each of these places that an output was stored in, the attempt that it belongs to."""
+    ids = select(outputs.c.attempt_id).where(outputs.c.uri.in_(uris))
+    found = read_attempts(connection, select(attempts).where(attempts.c.id.in_(ids)))
+    asked = set(uris)
+    return {
+        output.uri: attempt
+        for attempt in found
+        for output in attempt.outputs
+        if output.uri in asked
+    }

@@ -105,8 +105,8 @@ class Attempt:
         return self.checked.job.placement
 
 
-class Standing(Protocol):
-    """What of an attempt decides about its job; an `Attempt` has it, and a `Glance`."""
+class AnyAttempt(Protocol):
+    """What of an attempt decides about its job; an `Attempt` has it, and a `AttemptSummary`."""
 
     @property
     def state(self) -> JobState:
@@ -158,7 +158,7 @@ class Standing(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
+class AttemptSummary:
     """An attempt as far as it decides about its job: ten thousand whole ones take seconds to read.
 
     `packed` is its request as the ledger keeps it.

@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import Enum
 
 from comfyline.job import JobState
-from comfyline.ledger.records import Attempt
+from comfyline.ledger.attempts import Attempt
 
 _HOW_FAR = {
     "not_connected": "no connection was made",

@@ -1,0 +1,329 @@
+"""The one transaction in which a submission is decided and its intent committed."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, update
+
+from comfyline.config.account import Account
+from comfyline.job import CheckedJob, JobState
+from comfyline.ledger import writes
+from comfyline.ledger.attempts import PAID_IN_VAIN, Attempt, Evidence
+from comfyline.ledger.decision import Decision, decide
+from comfyline.ledger.locks import LockHolder
+from comfyline.ledger.queries import UNFINISHED, belongs_to
+from comfyline.ledger.runs import is_stopped
+from comfyline.ledger.tables import attempts, holds
+from comfyline.ledger.writes import IsDead
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a claim must fit into.
+
+    `in_flight` counts requests over all processes. The dollars are those of one run, and of one
+    pipeline on one UTC day. `ceiling_usd` is set aside for a job whose price nobody knows; without
+    one, such a job fits under a limit only with `allow_unknown_cost`.
+    """
+
+    in_flight: int
+    max_cost_usd: float | None = None
+    max_cost_usd_per_day: float | None = None
+    ceiling_usd: float | None = None
+    allow_unknown_cost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetExceeded:
+    """The job does not fit: `reserved_usd` of `limit_usd` are spent or set aside.
+
+    `limit` names which limit: `run` or `day`; `price` when the job's own price is unknown.
+    """
+
+    limit: str
+    limit_usd: float
+    reserved_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The intent is committed: the holder of this may POST once."""
+
+    attempt_id: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotOurs:
+    """Something else is to be done about this job; `attempt` is what the ledger knows."""
+
+    decision: Decision
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class AtCapacity:
+    """As many requests are at RunComfy as the profile allows; ask again in a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStopped:
+    """Somebody told the run to stop: it submits nothing more."""
+
+
+Claim = Claimed | NotOurs | AtCapacity | BudgetExceeded | RunStopped
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """One claim of an attempt, told from every other claim of it before and after."""
+
+    attempt_id: int
+    claimed_at: datetime | None
+    mark: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """Who asks for which job: `posting` are the claims that this worker still means to use.
+
+    `unheard` are those of whose commit it never heard: nothing left under them, or will. `began` is
+    when this try of the run began.
+    """
+
+    checked: CheckedJob
+    account: Account | None
+    run_id: str
+    began: datetime | None
+    refresh: bool
+    limits: Limits
+    worker_id: str
+    posting: Mapping[int, Intent]
+    evidence: Evidence
+    unheard: Iterable[Intent] = ()
+
+
+def claim(connection: Connection, request: ClaimRequest, now: datetime, is_dead: IsDead) -> Claim:
+    """Decides about one job; when it is to be submitted, nobody else will."""
+    checked, limits = request.checked, request.limits
+    release_unheard(connection, request.unheard, request.worker_id, now)
+    writes.end_dead_leases(connection, now, is_dead)
+    latest = _latest(connection, request, now)
+    seen = latest
+    if latest and has_submitted(connection, checked.key, request.run_id):
+        # What another run did since then is no reason for this one to submit twice.
+        seen = replace(latest, run_id=request.run_id)
+    decision = _decision(request, seen, now, refresh=request.refresh)
+    if decision is not Decision.SUBMIT:
+        assert latest is not None  # noqa: S101  # SUBMIT is the answer to None
+        return NotOurs(decision, latest)
+    if open_one := writes.undecided(connection, checked.key, request.account):
+        waits = open_one.state is JobState.SUBMITTING
+        return NotOurs(Decision.WAIT if waits else Decision.BLOCKED, open_one)
+    if is_stopped(connection, request.run_id):
+        return RunStopped()
+    if in_flight(connection, now, request.account) >= limits.in_flight:
+        return AtCapacity()
+    amount = to_reserve(checked.estimate_usd, limits)
+    if exceeded := _refused(connection, request, amount, now):
+        return exceeded
+    unasked = _decision(request, seen, now, refresh=False)
+    attempt_id, number = writes.open_attempt(
+        connection,
+        checked,
+        request.run_id,
+        now,
+        account=request.account,
+        is_refresh=unasked is not Decision.SUBMIT,
+    )
+    writes.lease(
+        connection,
+        attempt_id,
+        request.worker_id,
+        now,
+        reserved_usd=amount,
+        evidence=request.evidence,
+    )
+    return Claimed(attempt_id, number)
+
+
+def release_unheard(
+    connection: Connection, unheard: Iterable[Intent], worker_id: str, now: datetime
+) -> None:
+    """Frees what this process claimed without hearing of it, also where it is in doubt by now.
+
+    What was not committed after all, or is another's claim by now, stays as it is.
+    """
+    for one in unheard:
+        row = connection.execute(
+            select(attempts.c.state, attempts.c.claimed_at, attempts.c.evidence).where(
+                attempts.c.id == one.attempt_id
+            )
+        ).one_or_none()
+        if row is None or row.state not in {JobState.SUBMITTING, JobState.IN_DOUBT}:
+            continue
+        if one == Intent(one.attempt_id, row.claimed_at, (row.evidence or {}).get("mark")):
+            writes.release(connection, one.attempt_id, worker_id, now)
+
+
+def _decision(
+    request: ClaimRequest, seen: Attempt | None, now: datetime, *, refresh: bool
+) -> Decision:
+    return decide(
+        seen,
+        refresh=refresh,
+        run_id=request.run_id,
+        now=now,
+        began=request.began,
+        again=request.checked.job.again,
+    )
+
+
+def _latest(connection: Connection, request: ClaimRequest, now: datetime) -> Attempt | None:
+    latest = writes.latest(connection, request.checked.key, request.account)
+    if (
+        latest is None
+        or latest.state is not JobState.SUBMITTING
+        or latest.owner != request.worker_id
+    ):
+        return latest
+    if request.posting.get(latest.id) == Intent(latest.id, latest.claimed_at, latest.evidence.mark):
+        return latest
+    # A claim of our own whose commit we never heard of: its POST has not left.
+    writes.release(connection, latest.id, request.worker_id, now)
+    return writes.latest(connection, request.checked.key, request.account)
+
+
+def _refused(
+    connection: Connection, request: ClaimRequest, amount: float | None, now: datetime
+) -> BudgetExceeded | None:
+    limits, of_run, of_day = request.limits, 0.0, 0.0
+    # Each sum reads as many rows as it has attempts: only for a limit that there is.
+    if limits.max_cost_usd is not None:
+        of_run = reserved_usd(connection, attempts.c.run_id == request.run_id)
+    if limits.max_cost_usd_per_day is not None:
+        of_day = reserved_usd(
+            connection,
+            attempts.c.pipeline == request.checked.job.pipeline,
+            belongs_to(request.account),
+            attempts.c.claimed_at >= now.replace(hour=0, minute=0, second=0, microsecond=0),
+        )
+    return refusal(amount, limits, of_run, of_day)
+
+
+def to_reserve(estimate_usd: float | None, limits: Limits) -> float | None:
+    """What to set aside for a job; None when nobody can say and nobody has allowed for that."""
+    known = estimate_usd is not None and math.isfinite(estimate_usd) and estimate_usd >= 0
+    if known:
+        return estimate_usd
+    if limits.ceiling_usd is not None:
+        return limits.ceiling_usd
+    return 0.0 if limits.allow_unknown_cost else None
+
+
+def refusal(
+    amount: float | None, limits: Limits, run_reserved: float, day_reserved: float
+) -> BudgetExceeded | None:
+    """Why a job may not be submitted, None when it fits."""
+    caps = (
+        ("run", limits.max_cost_usd, run_reserved),
+        ("day", limits.max_cost_usd_per_day, day_reserved),
+    )
+    for name, cap, reserved in caps:
+        if cap is None:
+            continue
+        if amount is None:
+            return BudgetExceeded("price", cap, reserved)
+        # Said this way round, a limit that is no number refuses everything.
+        if not reserved + amount <= cap + _ROUNDING:
+            return BudgetExceeded(name, cap, reserved)
+    return None
+
+
+def has_submitted(connection: Connection, key: str, run_id: str) -> bool:
+    """Whether a run has sent a job of this key already, whoever came after it."""
+    query = select(func.count()).where(
+        attempts.c.key == key,
+        attempts.c.run_id == run_id,
+        attempts.c.state != JobState.PLANNED,
+    )
+    return connection.execute(query).scalar_one() > 0
+
+
+def reserved_usd(connection: Connection, *which: ColumnElement[bool]) -> float:
+    """What some attempts have cost or set aside: the real cost where known, else the reservation.
+
+    What failed or was cancelled counts with what it is known to have cost, and reserves nothing;
+    what was rejected or given up was accepted and not refused, and so paid for.
+    """
+    committed = [state for state in JobState if state is not JobState.PLANNED]
+    over = and_(
+        attempts.c.state.in_([JobState.FAILED, JobState.CANCELLED]),
+        func.coalesce(attempts.c.error_kind, "").not_in(PAID_IN_VAIN),
+    )
+    # An attempt of the first schema reserved its estimate.
+    set_aside = func.coalesce(attempts.c.reserved_usd, attempts.c.estimate_usd, 0.0)
+    reserved = case((over, 0.0), else_=set_aside)
+    query = select(func.sum(func.coalesce(attempts.c.cost_usd, reserved))).where(
+        attempts.c.state.in_(committed), *which
+    )
+    return float(connection.execute(query).scalar_one() or 0.0)
+
+
+_AT_RUNCOMFY = [
+    state for state in UNFINISHED if state not in {JobState.SUBMITTING, JobState.COMPLETED}
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotHolder:
+    """A request that holds a slot; `is_watched` where a process is there that will see its end."""
+
+    attempt_id: int
+    request_id: str
+    run_id: str
+    is_watched: bool
+
+
+def in_flight(connection: Connection, now: datetime, account: Account | None) -> int:
+    """How many requests of an account all processes have at RunComfy, or are sending there."""
+    query = select(func.count()).select_from(attempts).where(_holds_slot(now, account))
+    return connection.execute(query).scalar_one()
+
+
+def slot_holders(
+    connection: Connection, now: datetime, holder: LockHolder, is_dead: IsDead
+) -> Sequence[SlotHolder]:
+    """The same one by one, the oldest first."""
+    query = (
+        select(attempts.c.id, attempts.c.request_id, attempts.c.run_id)
+        .add_columns(holds.c.held_by, holds.c.held_until)
+        .outerjoin(holds, (holds.c.key == attempts.c.key) & holder.among_its_own())
+        .where(_holds_slot(now, holder.account))
+        .order_by(attempts.c.id)
+    )
+    return [
+        SlotHolder(
+            attempt_id=row.id,
+            request_id=row.request_id or "",
+            run_id=row.run_id,
+            # What is being submitted has a lease, which ends by itself.
+            is_watched=row.request_id is None
+            or (row.held_until is not None and row.held_until > now and not is_dead(row.held_by)),
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def free_slot(connection: Connection, attempt_id: int, now: datetime) -> None:
+    """Let a request hold its slot no longer, whatever state it is in."""
+    connection.execute(update(attempts).where(attempts.c.id == attempt_id).values(slot_until=now))
+
+
+def _holds_slot(now: datetime, account: Account | None) -> ColumnElement[bool]:
+    waits = and_(attempts.c.state.in_(_AT_RUNCOMFY), attempts.c.slot_until > now)
+    return and_(or_(attempts.c.state == JobState.SUBMITTING, waits), belongs_to(account))
