@@ -57,7 +57,7 @@ class Mistake:
 
 
 def check_inputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> list[Problem]:
-    """Gives every mistake in the inputs, each at its field's path; an empty list means it fits.
+    """List every mistake in the inputs, each at its field's path.
 
     A missing required field is a mistake even where the schema has a default: that default is
     the model page's example, and an example is never submitted and paid for silently.
@@ -73,7 +73,7 @@ def check_inputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> list[Problem]:
 def find_mistakes(
     entry: ModelEntry, inputs: Mapping[str, Any], is_open: Callable[[Any], bool] | None = None
 ) -> list[Mistake]:
-    """The same with pointers into the inputs, for who knows where each value was written.
+    """List the mistakes by pointers into the inputs, for who knows where values were written.
 
     `is_open` says of a text that its value is not known yet, as of a template: then only what
     holds for every value is a mistake.
@@ -122,7 +122,7 @@ class _Broken:
 
     @classmethod
     def of(cls, error: ValidationError, plain: Mapping[str, Any], inputs: Any) -> "_Broken":
-        """What the engine says, in the words of the schema and the inputs."""
+        """Read an error of the engine in the words of the schema and the inputs."""
         *above, name = error.schema_path
         schema = _at(plain, above)
         branches = (
@@ -170,7 +170,7 @@ def _may_still_fit(broken: _Broken, is_open: Callable[[Any], bool]) -> bool:
 
 
 def is_too_deep(value: Any) -> bool:
-    """Whether a value is nested so deep that nothing can safely be done with it."""
+    """Tell whether a value is nested so deep that nothing can safely be done with it."""
     level = [value]
     for _ in range(_DEEPEST):
         level = [inner for one in level for inner in _inside(one)]
@@ -186,7 +186,7 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 def _fits(entry: ModelEntry, inputs: Mapping[str, Any]) -> bool:
-    """A quick look that most inputs pass; False also says that a closer one is needed."""
+    """Check quickly whether inputs fit; False says that a closer look is needed."""
     if any(is_too_deep(value) for value in inputs.values()):
         return False
     try:
@@ -196,7 +196,7 @@ def _fits(entry: ModelEntry, inputs: Mapping[str, Any]) -> bool:
 
 
 def field_path(pointer: Pointer) -> str:
-    """A field as people write it: `image_urls[0]`, `options.seed`."""
+    """Write a field as people do: `image_urls[0]`, `options.seed`."""
     parts = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in pointer)
     return "".join(parts).removeprefix(".") or "input"
 
@@ -235,14 +235,14 @@ def _mistakes(broken: _Broken) -> Iterator[Mistake]:
 
 
 def _meant(value: Any, types: list[str], schema: Mapping[str, Any]) -> str:
-    """How a value of the wrong type is to be written."""
+    """Say how a value of the wrong type is to be written."""
     if choices := schema.get("enum"):
         return nearest_choice(value, choices) or f"it is one of {_listed(choices)}"
     return as_type(value, types)
 
 
 def _nearest(broken: _Broken) -> Iterator[Mistake]:
-    """Of several alternatives, the mistakes in the one that is nearest to fitting."""
+    """Yield the mistakes in the alternative that is nearest to fitting."""
     if not broken.alternatives:
         yield Mistake(broken.pointer, f"{_short(broken.value)} fits several alternatives at once")
         return
@@ -286,7 +286,7 @@ def _kind(value: Any) -> str:
 
 
 def nearest_choice(value: Any, choices: Sequence[Any]) -> str:
-    """The hint for a value that is not among the choices; empty when none is near.
+    """Return the hint for a value that is not among the choices; empty if none is near.
 
     People write `16x9`, `2k` and `PNG`, and a number where a text is due.
     """
@@ -304,7 +304,7 @@ def nearest_choice(value: Any, choices: Sequence[Any]) -> str:
 
 
 def as_type(value: Any, types: Sequence[str]) -> str:
-    """How a value of the wrong type is to be written, `"2"` as `2`; empty when unknown."""
+    """Say how a value of the wrong type is to be written, `"2"` as `2`; empty if unknown."""
     if isinstance(value, str):
         return _from_text(value.strip(), types)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -320,13 +320,13 @@ def as_type(value: Any, types: Sequence[str]) -> str:
 
 
 def quoted(choice: Any, value: Any) -> str:
-    """A choice as it is to be typed; in quotes where it is the type that was wrong."""
+    """Write a choice as it is to be typed; in quotes if it is the type that was wrong."""
     is_type_wrong = isinstance(choice, str) and not isinstance(value, str)
     return f'`"{choice}"`' if is_type_wrong and choice == written(value) else f"`{written(choice)}`"
 
 
 def written(value: Any) -> str:
-    """A value as people read it: text bare, the rest as JSON has it."""
+    """Write a value as people read it: text bare, the rest as JSON has it."""
     if isinstance(value, str):
         return value
     try:
@@ -356,7 +356,7 @@ def _plain(value: Any) -> str:
 
 
 def fit_inputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The same inputs with text read as a number, a switch, a list or an object where one is due.
+    """Read text in inputs as a number, a switch, a list or an object where one is due.
 
     A medium may be written `@photo.jpg`, as curl has it. What does not fit is left as it is, for
     the check to complain about.
@@ -383,7 +383,7 @@ def _fit(field: Mapping[str, Any], value: Any) -> Any:
 
 
 def _types_of(field: Mapping[str, Any]) -> set[str]:
-    """The types that a field takes by any of its alternatives; none when one of them takes all."""
+    """List the types that a field takes by its alternatives; none if one of them takes all."""
     if "type" in field:
         return set(field["type"])
     branches = [_types_of(one) for one in (*field.get("anyOf", ()), *field.get("oneOf", ()))]

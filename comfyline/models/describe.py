@@ -38,7 +38,7 @@ class InputField:
 
 
 def input_fields(entry: ModelEntry) -> list[InputField]:
-    """Every input of a model in the order of its schema, those within objects after their object.
+    """List every input of a model in its schema's order, those within objects after their object.
 
     What is not well formed in a schema is left out; nothing is raised.
     """
@@ -76,7 +76,7 @@ def _fields(
 def _media(
     field: Mapping[str, Any], plain: Mapping[str, Any], root: Mapping[str, Any]
 ) -> str | None:
-    """`picture`, `list of videos`: found by trying, so that the dialect is known in one place."""
+    """Name the media that a field takes, by trying: the dialect is known in one place."""
     schema = {**root, "properties": {"field": field}, "required": []}
     for example, said in (("x", "{}"), (["x"], "list of {}s")):
         # A text is media in a list field too; what tells them apart is which the field takes.
@@ -128,7 +128,7 @@ def _range(plain: Mapping[str, Any], least: str, most: str, unit: str) -> Iterat
 
 
 def _validations(field: Mapping[str, Any]) -> list[str]:
-    """What a media file has to be like, in RunComfy's own sentences."""
+    """Say what a media file has to be like, in RunComfy's own sentences."""
     said: dict[str, None] = {}
     rules = [
         *_list(field.get("validations")),
@@ -151,7 +151,7 @@ def _short(value: Any) -> str:
 
 
 def _followed(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A schema, or what it refers to within the same document."""
+    """Follow what a schema refers to within the same document."""
     found = _mapping(schema)
     for _ in range(_DEEPEST):
         if not isinstance(reference := found.get("$ref"), str):
@@ -188,7 +188,7 @@ _DEEPEST_EXAMPLE = 6
 
 
 def example_step(entry: ModelEntry) -> str:
-    """A pipeline's `steps` with one step of this model, in YAML, ready to paste.
+    """Write a pipeline's `steps` with one step of this model, in YAML, ready to paste.
 
     What the model requires is filled in, and the rest stands there as comments.
     """
@@ -202,7 +202,7 @@ def example_step(entry: ModelEntry) -> str:
 
 
 def example_inputs(entry: ModelEntry, *, optional: bool = False) -> dict[str, Any]:
-    """Inputs that fit the model: the required ones, or with `optional` all of them."""
+    """Make inputs that fit the model: the required ones, or with `optional` all of them."""
     plain = entry.plain_schema
     named = list(plain.get("properties", {}) if optional else plain.get("required", ()))
     # Some models require one of several fields, and say so in alternatives.
@@ -239,7 +239,7 @@ def _inputs(entry: ModelEntry, names: list[str]) -> dict[str, Any]:
 
 
 def _value(plain: Mapping[str, Any], name: str, default: Any, depth: int) -> Any:
-    """The first candidate that fits; when none does, the first there is."""
+    """Choose the first candidate that fits, else the first there is."""
     candidates = list(_candidates(plain, name, default, depth))
     return next((one for one in candidates if _fits(plain, one)), next(iter(candidates), _TEXT))
 
@@ -305,13 +305,13 @@ def _fits(plain: Mapping[str, Any], value: Any) -> bool:
 
 
 def _step_name(model_id: str) -> str:
-    """A name that templates can use, from the end of the model's id that says what it does."""
+    """Name a step so that templates can use it, by the end of the model's id."""
     parts = [part.replace("-", "_").replace(".", "_") for part in model_id.split("/")]
     return next((part for part in reversed(parts) if _IDENTIFIER.fullmatch(part)), "make")
 
 
 def _yaml(value: Any) -> str:
-    """A value on one line; JSON is YAML, and a plain word needs no quotes."""
+    """Write a value on one line; JSON is YAML, and a plain word needs no quotes."""
     if isinstance(value, str) and _IDENTIFIER.fullmatch(value) and value.lower() not in _WORDS:
         return value
     text = json.dumps(value, ensure_ascii=False, default=str)
@@ -326,7 +326,7 @@ _LONGEST = 80
 
 
 def entry_changes(before: Any, after: Any) -> list[str]:
-    """Every difference on a line of its own, by its place: `input_schema.properties.seed`.
+    """List what differs between two entries, by its place: `input_schema.properties.seed`.
 
     Empty when both say the same. The order of an object's keys is no difference.
     """

@@ -33,7 +33,7 @@ def compile_schema(plain: Mapping[str, Any]) -> jsonschema_rs.Draft202012Validat
 
 
 def is_sound(rule: str, value: Any) -> bool:
-    """Whether the engine takes this value for a rule such as `pattern`."""
+    """Tell whether the engine takes this value for a rule such as `pattern`."""
     try:
         compile_schema({rule: value})
     except ValueError:
@@ -68,7 +68,7 @@ class MediaField:
 
 
 def to_json_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates into plain JSON Schema (draft 2020-12) without `$ref`, formats or defaults.
+    """Translate into plain JSON Schema (draft 2020-12) without `$ref`, formats or defaults.
 
     An object that lists its properties accepts no others, unless the model says that it does: a
     field that is not known would be dropped silently, and the job paid for all the same.
@@ -77,7 +77,7 @@ def to_json_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def media_fields(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[MediaField]:
-    """Finds every media value in the inputs, at any depth, in the order of the inputs."""
+    """Find every media value in the inputs, at any depth, in the order of the inputs."""
     values: dict[Pointer, str] = {}
     readings: dict[Pointer, list[Reading]] = {}
     for pointer, value, reading in _media_in(_At(schema, 0), inputs, (), schema):
@@ -87,7 +87,7 @@ def media_fields(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[M
 
 
 def plain_fields(schema: Mapping[str, Any]) -> frozenset[str]:
-    """The fields of the input that hold no media whatever is in them: none has to look there."""
+    """List the fields of the input that never hold media: none has to look there."""
     if "$ref" in schema or any(key in schema for key in _COMBINING):
         return frozenset()  # They may be described once more elsewhere.
     properties = _mapping(schema.get("properties"))
@@ -95,7 +95,7 @@ def plain_fields(schema: Mapping[str, Any]) -> frozenset[str]:
 
 
 def unchecked_patterns(schema: Mapping[str, Any]) -> tuple[str, ...]:
-    """The patterns in a schema that the engine does not take, such as one with look-ahead."""
+    """List the patterns in a schema that the engine does not take, such as look-ahead."""
     found: dict[str, None] = {}
     left: list[Any] = [schema]
     while left:
@@ -124,7 +124,7 @@ def _may_be_media(field: Any) -> bool:
 
 
 def media_kind(schema: Mapping[str, Any]) -> MediaKind | None:
-    """What kind of media a field's schema asks for, None when it is no media field."""
+    """Return the kind of media that a field asks for; None if it is no media field."""
     match = _MEDIA.fullmatch(str(schema.get("format")))
     return cast("MediaKind", match[1]) if match else None
 
@@ -174,7 +174,7 @@ def _media_in(
 
 
 def _said(schema: Mapping[str, Any]) -> Iterator[str]:
-    """What a field says to people: its title, its description, the errors of its rules."""
+    """Yield what a field says to people: its title, description, the errors of its rules."""
     errors = (_mapping(one).get("validation_error") for one in _list(schema.get("validations")))
     for text in (schema.get("title"), schema.get("description"), *errors):
         if isinstance(text, str):
@@ -182,7 +182,7 @@ def _said(schema: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _is_listed(value: Any, branches: Sequence[Any]) -> bool:
-    """Whether one of the alternatives names this very text: `none` is no path to a picture."""
+    """Tell whether one of the alternatives names this very text: `none` is no path to a picture."""
     listed = (
         choice for one in branches for choice in [*_list(_mapping(one).get("enum")), _const(one)]
     )
@@ -202,7 +202,7 @@ def _texts(value: Any, pointer: Pointer, depth: int) -> Iterator[tuple[Pointer, 
 
 
 def _translated(written: Any, root: Mapping[str, Any], depth: int) -> dict[str, Any]:
-    """Keeps of a schema what is a rule; `{}` accepts everything."""
+    """Keep of a schema what is a rule; `{}` accepts everything."""
     schema, depth = _resolved(written, root, depth)
     if depth > _DEEPEST:
         return {}
@@ -240,12 +240,12 @@ def _object_rules(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int
 
 
 def _is_open(schema: Mapping[str, Any]) -> bool:
-    """Whether more properties may be listed elsewhere than in `properties`."""
+    """Tell whether more properties may be listed elsewhere than in `properties`."""
     return any(key in schema for key in (*_COMBINING, "patternProperties", "if", "$ref"))
 
 
 def _for_media(schema: Mapping[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
-    """The rules of a media field: how many, but not what the text looks like.
+    """Keep the rules of a media field: how many, but not what the text looks like.
 
     Before the upload it is a path, so what is said of the URL does not apply yet.
     """
@@ -261,7 +261,7 @@ def _for_media(schema: Mapping[str, Any], kept: dict[str, Any]) -> dict[str, Any
 
 
 def _resolved(schema: Any, root: Mapping[str, Any], depth: int) -> tuple[Mapping[str, Any], int]:
-    """Follows references within the schema; one that leads nowhere accepts everything."""
+    """Follow references within the schema; one that leads nowhere accepts everything."""
     found = _mapping(schema)
     while isinstance(reference := found.get("$ref"), str) and depth <= _DEEPEST:
         target: Any = root
@@ -324,14 +324,14 @@ _RULES: Mapping[str, Callable[[Any], bool]] = {
 
 
 def explicit_media(inputs: Any) -> Iterator[tuple[Pointer, str]]:
-    """Every value that says of itself that it is media, with where its bytes are."""
+    """Yield every value that says of itself that it is media, with where its bytes are."""
     for pointer, text in _all_texts(inputs, ()):
         if len(text) > 1 and text.startswith(("@", "s3://")):
             yield pointer, text.removeprefix("@")
 
 
 def unmarked_media(inputs: Any) -> Iterator[Pointer]:
-    """Where another step's output is taken without a mark that makes it a medium."""
+    """Yield where another step's output is taken without a mark that makes it a medium."""
     return (pointer for pointer, text in _all_texts(inputs, ()) if text.startswith(PENDING))
 
 

@@ -18,7 +18,7 @@ from comfyline.models.dialect import (
 
 
 def _price(value: Any) -> float | None:
-    """A price that makes no sense is unknown, and never free."""
+    """Read a price; one that makes no sense is unknown, and never free."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -29,7 +29,7 @@ def _price(value: Any) -> float | None:
 
 
 def _schema(value: Any) -> dict[str, Any] | None:
-    """A catalogue asked without schemas gives null; then nothing is known of the input."""
+    """Read a schema; a catalogue asked without schemas gives null."""
     return value if isinstance(value, dict) else None
 
 
@@ -62,12 +62,12 @@ class ModelEntry(BaseModel):
     pricing_note: Annotated[str | None, BeforeValidator(_text)] = None
 
     def priced_like(self, other: "ModelEntry") -> Self:
-        """The same model with another entry's price."""
+        """Return the same model with another entry's price."""
         price = {name: getattr(other, name) for name in _PRICE}
         return self.model_copy(update=price)
 
     def without_price(self) -> Self:
-        """The same model with an unknown price."""
+        """Return the same model with an unknown price."""
         return self.model_copy(update=dict.fromkeys(_PRICE))
 
     @cached_property
@@ -108,7 +108,7 @@ _KINDS: Mapping[str, MediaKind] = {
 
 
 def kind_made(entry: ModelEntry) -> MediaKind | None:
-    """The kind of a model's outputs; None where no category says it, or two contradict each other.
+    """Return the kind of a model's outputs; None if no category says it, or two disagree.
 
     A category is a text such as `image-to-video`.
     """

@@ -30,7 +30,7 @@ _MODEL_ID = re.compile(r"[A-Za-z0-9._-]{1,200}(/[A-Za-z0-9._-]{1,200}){0,9}", re
 
 
 def check_model_id(model_id: str) -> str:
-    """Gives the id back; raises InputInvalid when it is none, or would lead out of a folder."""
+    """Return the id; raise `InputInvalid` if it is none, or would lead out of a folder."""
     is_path_trick = any(set(part) <= {"."} for part in model_id.split("/"))
     if not _MODEL_ID.fullmatch(model_id) or is_path_trick:
         message = f"{model_id!r} is not a model id"
@@ -40,12 +40,12 @@ def check_model_id(model_id: str) -> str:
 
 
 def model_path(directory: Path, model_id: str) -> Path:
-    """Where a model's own file belongs in a folder: `google/nano-banana/pro/edit.json`."""
+    """Return where a model's own file belongs in a folder: `google/nano-banana/pro/edit.json`."""
     return directory.joinpath(*f"{check_model_id(model_id)}.json".split("/"))
 
 
 def find_model(model_id: str, directories: Iterable[Path]) -> ModelEntry | None:
-    """Finds a model by its id, None when no folder has it.
+    """Find a model by its id; None if no folder has it.
 
     Raises InputInvalid for something that is no model id, and for a broken file. It reads files
     each time: who asks for many jobs keeps the answer.
@@ -60,7 +60,7 @@ def find_model(model_id: str, directories: Iterable[Path]) -> ModelEntry | None:
 
 
 def list_models(directories: Iterable[Path]) -> list[ModelEntry]:
-    """Gives every model once, ordered by id; raises InputInvalid naming all broken files."""
+    """List every model once, ordered by id; raise `InputInvalid` naming all broken files."""
     found: dict[str, ModelEntry] = {}
     problems: list[Problem] = []
     for path in (path for directory in directories for path in _json_files(directory)):
@@ -75,7 +75,7 @@ def list_models(directories: Iterable[Path]) -> list[ModelEntry]:
 
 
 def store_model(directory: Path, model_id: str, published: Mapping[str, Any]) -> Path:
-    """Writes an entry as RunComfy published it, for people to read; the file appears whole.
+    """Write an entry as RunComfy published it, for people to read; the file appears whole.
 
     Gives the file's path. Raises InputInvalid for what is no model id, and OSError.
     """
@@ -91,7 +91,7 @@ def store_model(directory: Path, model_id: str, published: Mapping[str, Any]) ->
 
 
 def read_models(path: Path) -> Iterator[ModelEntry]:
-    """The models in one file; raises InputInvalid for a broken one."""
+    """Yield the models in one file; raise `InputInvalid` for a broken one."""
     content = read_json(path)
     listed = content.get("models") if isinstance(content, dict) else None
     for entry in listed if isinstance(listed, list) else [content]:
@@ -105,7 +105,7 @@ def read_models(path: Path) -> Iterator[ModelEntry]:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; raises InputInvalid for a broken one."""
+    """Read a JSON file; raise `InputInvalid` for a broken one."""
     try:
         return json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
@@ -124,7 +124,7 @@ def _json_files(directory: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class CachedModel:
-    """A kept model; `is_fresh` is whether it is young enough not to be asked for again."""
+    """A cached model; `is_fresh` is whether it is young enough not to be asked for again."""
 
     entry: ModelEntry
     is_fresh: bool
@@ -137,7 +137,7 @@ class ModelCache:
         self._directory = directory
 
     def find(self, model_id: str) -> CachedModel | None:
-        """The kept model; None when there is none. Raises `InputInvalid` for what is no id."""
+        """Find a cached model; None if there is none. Raises `InputInvalid` for what is no id."""
         path = model_path(self._directory, model_id)
         with suppress(InputInvalid, OSError):
             for entry in read_models(path) if path.is_file() else ():
@@ -148,12 +148,12 @@ class ModelCache:
         return None
 
     def keep(self, model_id: str, published: Mapping[str, Any]) -> None:
-        """Keeps an entry as it was published; a full disk keeps nothing, and stops nothing."""
+        """Keep an entry as it was published; a full disk keeps nothing, and stops nothing."""
         with suppress(OSError):
             store_model(self._directory, model_id, published)
 
     def list(self) -> list[ModelEntry]:
-        """Every kept model, ordered by id."""
+        """List every cached model, ordered by id."""
         paths = sorted(self._directory.rglob("*.json")) if self._directory.is_dir() else []
         ids = (path.relative_to(self._directory).as_posix()[: -len(".json")] for path in paths)
         found = []
@@ -174,7 +174,7 @@ class OfflineModels:
         self._names: list[str] | None = None
 
     async def entry(self, model_id: str) -> ModelEntry:
-        """A model's schema. Raises `InputInvalid` when there is none here, or a broken one."""
+        """Find a model's schema. Raises `InputInvalid` if there is none here, or a broken one."""
         if model_id not in self._found:
             self._found[model_id] = await asyncio.to_thread(self._find, model_id)
         found = self._found[model_id]
@@ -204,7 +204,7 @@ class OfflineModels:
 
 
 def _of_model(problem: Problem) -> Problem:
-    """A mistake of a schema file is told where the model is named, and so has to name the file."""
+    """Name the schema file in a problem, which is told where the model is named."""
     if problem.where == "model":
         return problem
     return Problem("model", f"{problem.where}: {problem.message}", problem.hint)
@@ -225,7 +225,7 @@ def listing(
     search: str | None = None,
     category: str | None = None,
 ) -> list[Listed]:
-    """Every model once, ordered by id; what is local wins over what is kept.
+    """List every model once, ordered by id; what is local wins over what is kept.
 
     `search` is a text in the id, in whatever case; the catalogue has been searched already.
     """

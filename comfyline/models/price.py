@@ -27,7 +27,7 @@ _WHOLE = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 def estimate(entry: ModelEntry, inputs: Mapping[str, Any]) -> float | None:
-    """The price in US dollars, None when it is unknown; the truth is the result's `cost`.
+    """Estimate the price in US dollars; None if unknown. The truth is the result's `cost`.
 
     Unknown is also what multiplies the price: a number of outputs or a duration that makes no
     sense, or that is left to the model (`auto`, -1).
@@ -46,7 +46,7 @@ def estimate(entry: ModelEntry, inputs: Mapping[str, Any]) -> float | None:
 
 
 def expected_outputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> int:
-    """How many outputs the inputs ask for, by the schema's defaults where they do not say.
+    """Count the outputs that the inputs ask for, by the schema's defaults where they do not say.
 
     One where that makes no sense: it names outputs, and their number decides about no money.
     """
@@ -54,7 +54,7 @@ def expected_outputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> int:
 
 
 def _outputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> int | None:
-    """The first number of outputs that is asked for; None when that is no number of outputs."""
+    """Return the number of outputs that is asked for; None for what is no number of outputs."""
     asked = (_asked(entry, inputs, name) for name in _COUNTS)
     named = next((value for value in asked if value is not None), 1)
     if isinstance(named, str) and _WHOLE.fullmatch(named.strip()):
@@ -66,7 +66,7 @@ def _outputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> int | None:
 
 
 def _asked(entry: ModelEntry, inputs: Mapping[str, Any], name: str) -> Any:
-    """What the model would take for a field: the input, else what the server fills in."""
+    """Return what the model would take for a field: the input, else the server's default."""
     if inputs.get(name) is not None:
         return inputs[name]
     fields = entry.input_schema.get("properties")
@@ -75,7 +75,7 @@ def _asked(entry: ModelEntry, inputs: Mapping[str, Any], name: str) -> Any:
 
 
 def _seconds(duration: Any) -> float | None:
-    """Models take `5`, and some `"5"` or `"5s"`; -1 or `auto` leaves the length to the model."""
+    """Read a duration, `5`, `"5"` or `"5s"`; None if the length is left to the model."""
     if isinstance(duration, str) and (match := _SECONDS.fullmatch(duration.strip())):
         duration = float(match[1])
     if isinstance(duration, bool) or not isinstance(duration, int | float):

@@ -37,7 +37,7 @@ _FROM_FILE = " A text may come from a file: !file prompts/office.md."
 
 
 def schema_files(entries: Iterable[ModelEntry]) -> dict[str, str]:
-    """The schemas by file name, as they are written; `entries` are the models that are known."""
+    """Write the schemas, by file name; `entries` are the models that are known."""
     return {
         PIPELINE_SCHEMA: _written(pipeline_schema(entries)),
         PROFILE_SCHEMA: _written(profile_schema()),
@@ -45,7 +45,7 @@ def schema_files(entries: Iterable[ModelEntry]) -> dict[str, str]:
 
 
 def pipeline_schema(entries: Iterable[ModelEntry]) -> Schema:
-    """The schema of a pipeline, with the input fields of the models that are known."""
+    """Make the schema of a pipeline, with the input fields of the models that are known."""
     schema, definitions = _parts(PipelineDocument)
     definitions["Template"] = _TEMPLATE
     source, step = definitions["Source"], definitions["Step"]
@@ -68,7 +68,7 @@ def pipeline_schema(entries: Iterable[ModelEntry]) -> Schema:
 
 
 def profile_schema() -> Schema:
-    """The schema of a profile."""
+    """Make the schema of a profile."""
     return _extendable("A profile: where it runs.", "Profile", *_parts(ProfileDocument))
 
 
@@ -77,7 +77,7 @@ def _written(schema: Schema) -> str:
 
 
 def _parts(document: type[BaseModel]) -> tuple[Schema, dict[str, Schema]]:
-    """The schema of a document and its definitions, without the titles that pydantic makes up."""
+    """Split the schema of a document from its definitions, without made-up titles."""
     schema = document.model_json_schema()
     _each_schema(schema, lambda one: one.pop("title", None))
     definitions: dict[str, Schema] = schema.pop("$defs", {})
@@ -87,7 +87,7 @@ def _parts(document: type[BaseModel]) -> tuple[Schema, dict[str, Schema]]:
 def _extendable(
     description: str, name: str, whole: Schema, definitions: dict[str, Schema]
 ) -> Schema:
-    """A file is whole by itself, or goes on from another one and may leave out whatever it has."""
+    """Allow a file that is whole, or one that extends another and may leave things out."""
     whole["properties"] = {EXTENDS: _EXTENDS} | whole["properties"]
     part = deepcopy({"": whole} | definitions)
     for key, schema in part.items():
@@ -109,7 +109,7 @@ def _extendable(
 
 
 def _loosened(schema: Schema) -> None:
-    """Nothing has to be there, and everything may be taken away by null."""
+    """Require nothing, and let everything be taken away by null."""
     if "if" in schema:
         return
     if "properties" in schema:
@@ -138,7 +138,7 @@ def _or_null(schema: Schema) -> Schema:
 
 
 def _input_schema(entry: ModelEntry) -> Schema:
-    """A model's input as it may be written in YAML: each value itself, or a template for it."""
+    """Make the schema of a model's input in YAML: each value itself, or a template for it."""
     rules = entry.plain_schema
     described = entry.input_schema.get("properties")
     required = rules.get("required", [])
@@ -154,7 +154,7 @@ def _input_schema(entry: ModelEntry) -> Schema:
 
 
 def _words(field: Mapping[str, Any], *, is_required: bool) -> Schema:
-    """What a model says of a field to people. A required one's default is only an example."""
+    """Keep what a field says to people. A required one's default is only an example."""
     text = " ".join(
         part.strip()
         for part in (field.get("title"), field.get("description"))
@@ -172,7 +172,7 @@ _PLAIN_TEXT = {"type", "minLength"}
 
 
 def _or_template(rule: Mapping[str, Any]) -> Schema:
-    """A rule that a template passes as well, and each value inside of it."""
+    """Let a template pass as well, for a rule and each value inside of it."""
     inside: Schema = {}
     for key, value in rule.items():
         if key == "properties":
@@ -195,7 +195,7 @@ _INNER_ONES = ("items", "additionalProperties", "then", "else")
 
 
 def _each_schema(schema: Schema, change: Callable[[Schema], Any]) -> None:
-    """Changes a schema and each one in it, the inner ones first."""
+    """Change a schema and each one in it, the inner ones first."""
     for inner in list(_inner(schema)):
         _each_schema(inner, change)
     change(schema)

@@ -30,7 +30,7 @@ Needs = Mapping[str, Sequence[str]]
 
 
 def planned_steps(planned: Planned) -> tuple[PlannedStep, ...]:
-    """The steps of a pipeline, each after those that it needs, with what is said of its jobs."""
+    """List the steps of a pipeline, each after those that it needs."""
     steps = planned.pipeline.document.steps
     found = []
     for name in planned.dag.order:
@@ -47,7 +47,7 @@ def planned_steps(planned: Planned) -> tuple[PlannedStep, ...]:
 
 
 def _shown(written: Any) -> str:
-    """A template as it reads best: without the braces around the whole of it."""
+    """Write a template as it reads best: without the braces around the whole of it."""
     if isinstance(written, list):
         return ", ".join(map(str, written))
     text = str(written).strip()
@@ -58,7 +58,7 @@ def _shown(written: Any) -> str:
 async def explain_jobs(
     preflight: Preflight, needs: Needs, run: Run, services: Services
 ) -> tuple[PlannedJob, ...]:
-    """All jobs of a plan: what is there, what is to be made, what waits for other steps.
+    """Explain all jobs of a plan: what is there, what is to be made, what waits for other steps.
 
     Spends and writes nothing. Raises `TokenRejected`: there is no use in going on.
     """
@@ -80,7 +80,7 @@ async def explain_jobs(
 
 
 async def reasons(preflight: Preflight, needs: Needs, run: Run, services: Services) -> list[str]:
-    """Why each of what is `to_make` is not there, then why each of what is `waiting` waits."""
+    """Say why each job `to_make` is not there, then why each that is `waiting` waits."""
     new = [
         checked
         for _, checked in preflight.to_make
@@ -117,7 +117,7 @@ def _begun(
 
 
 async def _changes(new: Sequence[CheckedJob], services: Services) -> list[str]:
-    """What makes each of these jobs another than the last one in its place."""
+    """Say what makes each of these jobs another than the last one in its place."""
     told: list[str] = []
     for start in range(0, len(new), _AT_A_TIME):
         earlier = await services.ledger.previous_attempts(new[start : start + _AT_A_TIME])
@@ -179,7 +179,7 @@ _PLAIN = {"prompt"}
 
 
 def changes(before: CheckedJob, after: CheckedJob) -> tuple[str, ...]:
-    """What makes another job of the same item and step: `prompt changed`, `photo changed`.
+    """Say what makes another job of the same item and step: `photo changed`.
 
     Media are the same when their bytes and their conversion are, wherever they lie. Something is
     always named, also where the two differ only in what is not kept, such as the query of a URL.
@@ -215,7 +215,7 @@ def _media_words(old: Mapping[Pointer, Media], new: Mapping[Pointer, Media]) -> 
 
 
 def _rest(inputs: Mapping[str, Any], name: str, media: Mapping[Pointer, Media]) -> Any:
-    """A field without its media, in a form in which equal is what JSON takes for equal."""
+    """Return a field without its media, equal for what is equal in JSON."""
     if name not in inputs:
         # A field that holds nothing but media, and one that is not there, hold the same else.
         return None
@@ -310,7 +310,7 @@ def _is_anew(job: Job, checked: CheckedJob, preflight: Preflight, run: Run, at: 
 
 
 def _names(job: Job, there: Iterable[Recorded]) -> Iterator[str]:
-    """The names that a job's outputs may get, of the kinds that the folder holds already."""
+    """Yield the names that a job's outputs may get, of the kinds that the folder holds."""
     kinds = {(one.index, one.uri.rpartition(".")[2]) for one in there}
     for index, ending in sorted(kinds):
         with suppress(InputInvalid):
@@ -318,7 +318,7 @@ def _names(job: Job, there: Iterable[Recorded]) -> Iterator[str]:
 
 
 def _file(source: str) -> str:
-    """The file of a place such as `cats.yaml:5:3`."""
+    """Return the file of a place such as `cats.yaml:5:3`."""
     return source.rsplit(":", 2)[0]
 
 

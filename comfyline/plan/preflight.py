@@ -1,4 +1,4 @@
-"""What a whole run looks like before its first cost: what is there, what is to be made, and why.
+"""Look at a whole run before its first cost: what is there, and what is to be made.
 
 Spends and writes nothing: the plan stops here, a run goes on from here.
 """
@@ -63,7 +63,7 @@ class _Found:
 
 
 async def run_preflight(schedule: Schedule, run: Run, services: Services) -> Preflight:
-    """Looks at all jobs: those that need no other, then what depends on what is there, and so on.
+    """Look at all jobs: those that need no other, then what depends on what is there.
 
     Each step of it is done for many jobs at once, because ten thousand of their own take minutes.
     """
@@ -105,7 +105,7 @@ async def run_preflight(schedule: Schedule, run: Run, services: Services) -> Pre
 async def _storage_problems(
     begun: Sequence[Validated], run: Run, services: Services
 ) -> list[Problem]:
-    """Why RunComfy would not get at the inputs of these jobs, whatever they are."""
+    """List why RunComfy would not get at the inputs of these jobs."""
     media = (medium for _, checked in begun if checked for medium in checked.media)
     if not any(is_presigned(medium.origin) or medium.conversion for medium in media):
         return []
@@ -115,7 +115,7 @@ async def _storage_problems(
 
 
 async def estimate(preflight: Preflight, run: Run, services: Services) -> float | None:
-    """What is still to be paid for, probably; None when a price is unknown.
+    """Estimate what is still to be paid for; None if a price is unknown.
 
     What was paid for before and has to be collected or stored again costs nothing. Raises
     `TokenRejected`: there is no use in going on.
@@ -134,7 +134,7 @@ async def estimate(preflight: Preflight, run: Run, services: Services) -> float 
 
 
 async def prices(preflight: Preflight, run: Run, services: Services) -> list[float | None]:
-    """The same for each of what is `to_make`, then of what is `waiting`.
+    """Estimate each job `to_make`, then each that is `waiting`.
 
     Of several jobs that ask for the very same, only the first is paid for.
     """
@@ -156,7 +156,7 @@ async def prices(preflight: Preflight, run: Run, services: Services) -> list[flo
 
 
 def decision_about(job: Job, attempt: AnyAttempt | None, run: Run, at: datetime) -> Decision:
-    """What a run would do at that moment about a job of which the ledger knows this."""
+    """Decide what a run would do at that moment about a job."""
     return decide(
         attempt,
         refresh=run.refresh,
@@ -168,7 +168,7 @@ def decision_about(job: Job, attempt: AnyAttempt | None, run: Run, at: datetime)
 
 
 def _mistakes(ended: Iterable[Outcome]) -> Iterator[Problem]:
-    """What is wrong with jobs that could not even be rendered from what is there."""
+    """Yield what is wrong with jobs that could not even be rendered."""
     errors = (outcome.error for outcome in ended)
     return (p for error in errors if isinstance(error, InputInvalid) for p in error.problems)
 
@@ -176,7 +176,7 @@ def _mistakes(ended: Iterable[Outcome]) -> Iterator[Problem]:
 def _without_old(
     there: list[Outcome], to_make: list[Validated], waiting: tuple[Job, ...]
 ) -> list[Outcome]:
-    """Leaves items out of which an earlier run has made everything."""
+    """Leave out items of which an earlier run has made everything."""
     alive = {job.item for job, _ in to_make} | {job.item for job in waiting}
     alive |= {outcome.job.item for outcome in there if not outcome.is_old}
     return [outcome for outcome in there if outcome.job.item in alive]

@@ -50,7 +50,7 @@ class Preview:
 
 
 async def preview_jobs(dag: Dag, find_model: FindModel) -> Preview:
-    """Renders every node, each after those that it needs.
+    """Render every node, each after those that it needs.
 
     A node that needs no other has its real jobs; those of all others are placeholders. A mistake
     that many items share is told once.
@@ -125,7 +125,7 @@ def _guesses(rendered: Rendered, step: str, models: _Models) -> list[Made]:
 
 
 def _at(job: Job, problem: Problem) -> Problem:
-    """A problem with a model, at the step that names the model."""
+    """Place a problem with a model at the step that names the model."""
     if job.written is None:
         return replace(problem, where=f"{job.source}: {problem.where}")
     # A mistake in a schema's own file has to name that file.
@@ -162,7 +162,7 @@ class Planned:
         return () if self.dag.items else (nothing_to_do(self.pipeline),)
 
     def schedule(self) -> Schedule:
-        """The jobs as they become known, from the beginning."""
+        """Schedule the jobs, from the beginning."""
         return Schedule(self.dag, self.foreseen.jobs)
 
 
@@ -175,7 +175,7 @@ async def plan_pipeline(
     catalogue: "Catalogue",
     reader: Reader | None = None,
 ) -> Planned:
-    """Reads a pipeline and makes its jobs.
+    """Read a pipeline and make its jobs.
 
     Raises `InputInvalid` with every mistake of the file, its templates, its models and its output
     names; a pipeline that cannot be read at all tells of the file's own mistakes only. A source in
@@ -194,7 +194,7 @@ async def plan_pipeline(
 
 
 def graph_of(pipeline: Pipeline, items: Sequence[Item], run_id: str, when: datetime) -> Dag:
-    """The graph of a run at a time. Raises `InputInvalid` for environment variables not set."""
+    """Build the graph of a run. Raises `InputInvalid` for environment variables not set."""
     values = {name: variable(name) for name in pipeline.document.env}
     missing = [
         Problem(
@@ -221,11 +221,11 @@ class StoredSources:
         self._places = places
 
     async def files_in(self, prefix: str) -> AsyncGenerator[str, None]:
-        """The addresses of all objects that begin with a prefix, a page at a time."""
+        """Yield the addresses of all objects that begin with a prefix, a page at a time."""
         async with aclosing(self._places.of(prefix).files_in(prefix)) as listed:
             async for one in listed:
                 yield one.uri
 
     async def fetch(self, uri: str, target: Path) -> None:
-        """Copies an object to local disk. Raises `FileNotFoundError`."""
+        """Copy an object to local disk. Raises `FileNotFoundError`."""
         await self._places.of(uri).get(uri, target)

@@ -1,4 +1,4 @@
-"""What is there already of some jobs, decided before any task is made; spends nothing."""
+"""Find what is there already of some jobs, before any task is made; spend nothing."""
 
 import asyncio
 from collections import defaultdict
@@ -43,7 +43,7 @@ class Existing:
 
 
 async def find_existing(jobs: Sequence[Job], run: Run, services: Services) -> Existing:
-    """Finds out which jobs are there already. Spends and writes nothing.
+    """Find out which jobs are there already. Spends and writes nothing.
 
     Each step is done for all jobs at once, because ten thousand steps of their own take minutes.
     """
@@ -88,7 +88,7 @@ async def find_existing(jobs: Sequence[Job], run: Run, services: Services) -> Ex
 async def there_now(
     job: Job, checked: CheckedJob, attempt: AnyAttempt, run: Run, services: Services
 ) -> Outcome | None:
-    """The same for one job whose attempt another process has just stored; None when it is not."""
+    """Find one job that another process has just stored; None if it is not there."""
     claim = claimed(job, attempt)
     sizes = await services.places.sizes([output.uri for output in claim])
     if not claim or not (await _lying(claim, sizes, run, services)).issuperset(claim):
@@ -97,12 +97,12 @@ async def there_now(
 
 
 def folder_of(job: Job) -> str:
-    """The address of the folder that a job's outputs go to."""
+    """Return the address of the folder that a job's outputs go to."""
     return join(job.placement.folder, "x").rpartition("/")[0]
 
 
 def _away(is_there: Mapping[str, bool]) -> dict[str, Unreachable]:
-    """Folders out of reach: a share that is not mounted looks like an empty folder."""
+    """Tell folders out of reach: a share that is not mounted looks like an empty folder."""
     folders: dict[str, list[bool]] = defaultdict(list)
     for uri, there in is_there.items():
         folders[uri.rpartition("/")[0]].append(there)
@@ -121,7 +121,7 @@ def _away(is_there: Mapping[str, bool]) -> dict[str, Unreachable]:
 async def _lying(
     outputs: Sequence[StoredOutput], sizes: Mapping[str, int | None], run: Run, services: Services
 ) -> set[StoredOutput]:
-    """Which outputs are really there: by their size, and with `verify` by every byte."""
+    """Tell which outputs are really there: by their size, and with `verify` by every byte."""
     found = {output for output in outputs if sizes[output.uri] == output.bytes}
     if not run.verify:
         return found
@@ -143,7 +143,7 @@ def _claims(
     run: Run,
     at: datetime,
 ) -> list[tuple[StoredOutput, ...]]:
-    """For each job the outputs that the ledger says lie under the job's own names; or none."""
+    """List for each job the outputs that the ledger has under the job's own names; or none."""
     claims: list[tuple[StoredOutput, ...]] = []
     for job, one in zip(jobs, checked, strict=True):
         attempt = known.get(one.key) if one else None
@@ -155,13 +155,13 @@ def _claims(
 
 
 def _is_old(attempt: AnyAttempt, run: Run, at: datetime) -> bool:
-    """Whether an earlier run of the same pipeline has made and delivered it, wherever that is."""
+    """Tell whether an earlier run of the same pipeline has made and delivered it."""
     reuse = decide(attempt, refresh=run.refresh, run_id=run.id, now=at) is Decision.REUSE
     return reuse and attempt.pipeline == run.pipeline and bool(attempt.outputs)
 
 
 def claimed(job: Job, attempt: AnyAttempt) -> tuple[StoredOutput, ...]:
-    """An attempt's outputs under this job's names; empty when any was stored only elsewhere."""
+    """Return an attempt's outputs under this job's names; empty if any lies only elsewhere."""
     ones = {output.index: output for output in attempt.outputs}
     outputs = [ones[index] for index in sorted(ones)]
     recorded = {(output.index, output.uri): output for output in attempt.outputs}
@@ -179,7 +179,7 @@ def claimed(job: Job, attempt: AnyAttempt) -> tuple[StoredOutput, ...]:
 def _displaced(
     attempt: AnyAttempt, outputs: Sequence[StoredOutput], uris: Sequence[str]
 ) -> list[StoredOutput | None]:
-    """The same, also where another's file had a name and the output lies under a version of it.
+    """Find outputs that lie under a version of a name, which another's file had.
 
     What is the attempt's own name as it was submitted is no version of another job's.
     """

@@ -1,4 +1,4 @@
-"""A run's jobs as they become known: those of a step when what it needs has been made.
+"""Schedule a run's jobs: those of a step become known when what it needs has been made.
 
 A job that fails takes with it what depends on it, and nothing else. Pure bookkeeping: nothing is
 read, written or paid for here.
@@ -6,13 +6,12 @@ read, written or paid for here.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from comfyline.errors import ComfylineError, InputInvalid, NotBegun, Skipped
 from comfyline.job import Job, JobState
 from comfyline.media import kind_of
-from comfyline.pipeline.dag import NodeId
-from comfyline.pipeline.rendering import Made, Rendered
+from comfyline.pipeline.dag import Dag, NodeId
+from comfyline.pipeline.rendering import Made
 from comfyline.run import Outcome
 from comfyline.storage.origins import address_of
 
@@ -26,31 +25,6 @@ _ENDS = {
     JobState.IN_DOUBT: "is in doubt",
     JobState.EXPIRED: "is not kept by RunComfy any more",
 }
-
-
-class Graph(Protocol):
-    """What is asked of a graph of nodes; `comfyline.pipeline.dag.Dag` is one."""
-
-    def nodes(self) -> Iterable[NodeId]:
-        """All nodes, each after those that it needs."""
-
-    def needs(self, node: NodeId, /) -> tuple[NodeId, ...]:
-        """The nodes that have to be made first."""
-
-    def dependents(self, node: NodeId, /) -> tuple[NodeId, ...]:
-        """The nodes that need this one."""
-
-    def is_needed(self, step: str, /) -> bool:
-        """Whether any other step uses this one's outputs."""
-
-    def position(self, node: NodeId, /) -> tuple[int, int]:
-        """Where a node's jobs stand among those of the run."""
-
-    def jobs(self, node: NodeId, made: Mapping[NodeId, Sequence[Made]], /) -> Rendered:
-        """The jobs of a node from the outputs of all that it needs."""
-
-    def blank(self, node: NodeId, /) -> Job:
-        """Stands for the jobs of a node that cannot even be rendered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +49,14 @@ class Schedule:
     `expected` are the jobs of each node as far as they could be foreseen.
     """
 
-    def __init__(self, graph: Graph, expected: Mapping[NodeId, Sequence[Job]]) -> None:
+    def __init__(self, graph: Dag | None, expected: Mapping[NodeId, Sequence[Job]]) -> None:
         self._graph = graph
         self._expected = dict(expected)
         self._jobs = sum(map(len, expected.values()))
         self._waiting: dict[NodeId, int] = {}
         self._roots: list[NodeId] = []
-        for node in graph.nodes():
-            if needs := len(graph.needs(node)):
+        for node in graph.nodes() if graph else expected:
+            if needs := len(graph.needs(node)) if graph else 0:
                 self._waiting[node] = needs
             else:
                 self._roots.append(node)
@@ -92,8 +66,8 @@ class Schedule:
 
     @classmethod
     def of(cls, job: Job) -> "Schedule":
-        """The schedule of a single job that nothing depends on."""
-        return cls(_OneJob(), {_ONLY: (job,)})
+        """Schedule a single job that nothing depends on."""
+        return cls(None, {_ONLY: (job,)})
 
     @property
     def jobs(self) -> int:
@@ -105,19 +79,19 @@ class Schedule:
         return tuple(job for jobs in self._expected.values() for job in jobs)
 
     def begin(self) -> Ready:
-        """The jobs that need no other; called once, before anything has ended."""
+        """Return the jobs that need no other; called once, before anything has ended."""
         roots, self._roots = self._roots, []
         return _together(self._known(node, tuple(self._expected.pop(node, ()))) for node in roots)
 
     def waiting(self) -> tuple[Job, ...]:
-        """What is expected of the nodes whose inputs have not been made yet, in order."""
-        nodes = sorted(self._waiting, key=self._graph.position)
+        """Return what is expected of the nodes whose inputs have not been made yet, in order."""
+        nodes = sorted(self._waiting, key=self._position)
         return tuple(job for node in nodes for job in self._expected.get(node, ()))
 
     def give_up(self, wrong: Iterable[Job]) -> tuple[Job, ...]:
-        """Takes out what is waited for in vain, because the placeholder is wrong already.
+        """Take out what is waited for in vain, because the placeholder is wrong already.
 
-        Gives the placeholders, which come to their end like any other job: at their check.
+        Returns the placeholders, which come to their end like any other job: at their check.
         """
         ids = {id(job) for job in wrong}
         given_up: list[Job] = []
@@ -129,18 +103,18 @@ class Schedule:
         return tuple(given_up)
 
     def position(self, job: Job) -> Position:
-        """Where a job stands in the order of the run: by item, step and part."""
+        """Return where a job stands in the order of the run: by item, step and part."""
         node, number, _ = self._node_of[id(job)]
-        return (*self._graph.position(node), number)
+        return (*self._position(node), number)
 
     def all_ended(self, outcomes: Iterable[Outcome]) -> Ready:
-        """The same as `ended` for many."""
+        """Take in what became of many jobs."""
         return _together([self.ended(outcome) for outcome in outcomes])
 
     def ended(self, outcome: Outcome) -> Ready:
-        """Takes in what became of a job; gives what can be begun now, and what never can."""
+        """Take in what became of a job; return what can be begun now, and what never can."""
         node, number, _ = self._node_of[id(outcome.job)]
-        if not self._graph.is_needed(node[0]):
+        if not self._is_needed(node):
             return Ready()
         if outcome.state is not JobState.PERSISTED:
             return self._skip_after(node, outcome)
@@ -151,11 +125,20 @@ class Schedule:
         current.made[number] = _made(outcome)
         return self._close(node) if current.left == 0 else Ready()
 
+    def _is_needed(self, node: NodeId) -> bool:
+        return self._graph is not None and self._graph.is_needed(node[0])
+
+    def _dependents(self, node: NodeId) -> tuple[NodeId, ...]:
+        return self._graph.dependents(node) if self._graph else ()
+
+    def _position(self, node: NodeId) -> tuple[int, int]:
+        return self._graph.position(node) if self._graph else (0, 0)
+
     def _known(self, node: NodeId, jobs: tuple[Job, ...]) -> Ready:
-        """The jobs of a node are known now; one without jobs has made its nothing already."""
+        """Open a node whose jobs are known now; one without jobs has made its nothing already."""
         for number, job in enumerate(jobs):
             self._node_of[id(job)] = (node, number, job)
-        if not self._graph.is_needed(node[0]):
+        if not self._is_needed(node):
             return Ready(jobs)
         self._open[node] = _Open(len(jobs))
         return Ready(jobs) if jobs else self._close(node)
@@ -163,10 +146,10 @@ class Schedule:
     def _close(self, node: NodeId) -> Ready:
         done = self._open.pop(node)
         self._made[node] = [one for number in sorted(done.made) for one in done.made[number]]
-        return _together(self._one_need_less(other) for other in self._graph.dependents(node))
+        return _together(self._one_need_less(other) for other in self._dependents(node))
 
     def _one_need_less(self, node: NodeId) -> Ready:
-        if node not in self._waiting:
+        if self._graph is None or node not in self._waiting:
             return Ready()  # It was skipped because of another need.
         self._waiting[node] -= 1
         if self._waiting[node]:
@@ -190,7 +173,7 @@ class Schedule:
     def _skip_dependents(self, node: NodeId, error: ComfylineError) -> Ready:
         return _together(
             self._fail(other, self._expected.pop(other, ()), error)
-            for other in self._graph.dependents(node)
+            for other in self._dependents(node)
             if self._waiting.pop(other, None) is not None
         )
 
@@ -204,33 +187,8 @@ class Schedule:
         return _together([Ready((), outcomes), self._skip_dependents(node, after)])
 
 
-class _OneJob:
-    """The graph of one job that no pipeline was written for."""
-
-    def nodes(self) -> Iterable[NodeId]:
-        return [_ONLY]
-
-    def needs(self, _: NodeId) -> tuple[NodeId, ...]:
-        return ()
-
-    def dependents(self, _: NodeId) -> tuple[NodeId, ...]:
-        return ()
-
-    def is_needed(self, _: str) -> bool:
-        return False
-
-    def position(self, _: NodeId) -> tuple[int, int]:
-        return (0, 0)
-
-    def jobs(self, _: NodeId, __: Mapping[NodeId, Sequence[Made]]) -> Rendered:
-        return Rendered(())
-
-    def blank(self, _: NodeId) -> Job:
-        raise AssertionError("a single job is always rendered")
-
-
 def _left_out(label: str, state: JobState, error: ComfylineError | None) -> Skipped | NotBegun:
-    """Why a job is not begun that needs another one, which ended so."""
+    """Say why a job is not begun that needs another one, which ended so."""
     if isinstance(error, Skipped):
         return Skipped(f"It needs `{label}`, which was skipped")
     if state in _ENDS:
