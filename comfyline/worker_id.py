@@ -16,14 +16,14 @@ _STATE, _STARTED = 0, 19
 
 
 def this_process() -> str:
-    """A name for this process: `host:pid/machine/start/token`, never the same twice."""
+    """Return a name for this process: `host:pid/machine/start/token`, never the same twice."""
     pid = os.getpid()
     started = _stat(pid)[_STARTED] if _machine() else ""
     return f"{socket.gethostname()}:{pid}/{_machine()}/{started}/{secrets.token_hex(4)}"
 
 
 def is_dead(owner: str | None) -> bool:
-    """Whether the process of that name has certainly ended."""
+    """Return whether the process of that name has certainly ended."""
     parts = (owner or "").rsplit("/", 3)
     machine = _machine()
     if len(parts) != _PARTS or not machine or parts[1] != machine:
@@ -48,7 +48,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def _machine() -> str:
-    """Which boot and process namespace we are in; empty where the system does not tell."""
+    """Return which boot and process namespace we are in; empty where the system does not tell."""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         # In two containers the same number is two processes.

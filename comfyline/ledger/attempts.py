@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from comfyline.config.account import Account, command
 from comfyline.errors import GivenUp, Rejected
@@ -105,58 +105,6 @@ class Attempt:
         return self.checked.job.placement
 
 
-class AnyAttempt(Protocol):
-    """What of an attempt decides about its job; an `Attempt` has it, and a `AttemptSummary`."""
-
-    @property
-    def state(self) -> JobState:
-        """Where the attempt stands."""
-
-    @property
-    def run_id(self) -> str:
-        """The run that asked for it last."""
-
-    @property
-    def pipeline(self) -> str:
-        """The pipeline that asked for it."""
-
-    @property
-    def updated_at(self) -> datetime:
-        """When it came where it stands."""
-
-    @property
-    def lease_until(self) -> datetime | None:
-        """Until when its owner may POST."""
-
-    @property
-    def submitted_at(self) -> datetime | None:
-        """When RunComfy accepted it."""
-
-    @property
-    def request_id(self) -> str | None:
-        """Its id at RunComfy."""
-
-    @property
-    def cost_usd(self) -> float | None:
-        """What it cost, where RunComfy has said so."""
-
-    @property
-    def error_kind(self) -> str | None:
-        """The stable name of the error with which it ended."""
-
-    @property
-    def outputs(self) -> tuple[StoredOutput, ...]:
-        """What is stored of it: all of it, or nothing."""
-
-    @property
-    def rejections(self) -> int:
-        """How many attempts were rejected since the last refresh, of one that was itself."""
-
-    @property
-    def placement(self) -> Placement:
-        """Where its outputs were to go."""
-
-
 @dataclass(frozen=True, slots=True)
 class AttemptSummary:
     """An attempt as far as it decides about its job: ten thousand whole ones take seconds to read.
@@ -186,8 +134,12 @@ class AttemptSummary:
             return _NOWHERE
 
 
+AnyAttempt = Attempt | AttemptSummary
+"""What of an attempt decides about its job, both know."""
+
+
 def pack(checked: CheckedJob) -> dict[str, Any]:
-    """A checked job as JSON, without the secrets that addresses carry.
+    """Return a checked job as JSON, without the secrets that addresses carry.
 
     The query of a presigned `https://` input is one, wherever an item's value was put to use. So
     what comes out of the ledger is good for naming and showing, and never for submitting again.
@@ -230,7 +182,7 @@ def pack(checked: CheckedJob) -> dict[str, Any]:
 
 
 def unpack(packed: Mapping[str, Any]) -> CheckedJob:
-    """The checked job that `pack` wrote down, also when that was another version's."""
+    """Return the checked job that `pack` wrote down, also when that was another version's."""
     job = dict(packed["job"])
     job["placement"] = _placement(job["placement"])
     job["preparation"] = _made(Preparation, job.get("preparation") or {})
@@ -253,7 +205,7 @@ _NOWHERE = Placement(folder="", name="{{ the_ledger_cannot_read_where_it_goes }}
 
 
 def unpack_row(packed: Any, *, key: str, pipeline: str, item: str, step: str) -> CheckedJob:
-    """The same, and of a row that is broken the little that stands beside it.
+    """Unpack a row; of one that is broken, the little that stands beside it.
 
     It must hide no other row, and not itself be missing: its job would be paid for again.
     """
@@ -265,7 +217,7 @@ def unpack_row(packed: Any, *, key: str, pipeline: str, item: str, step: str) ->
 
 
 def read_evidence(said: Any) -> Evidence:
-    """What is known of a POST, as far as it can be read."""
+    """Return what is known of a POST, as far as it can be read."""
     return _made(Evidence, said) if isinstance(said, Mapping) else Evidence()
 
 
@@ -274,13 +226,13 @@ def _placement(values: Mapping[str, Any]) -> Placement:
 
 
 def _made(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A value of what was written down, without what only a newer version knows of."""
+    """Return a value of what was written down, without what only a newer version knows of."""
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # all are dataclasses
     return kind(**{name: value for name, value in values.items() if name in known})
 
 
 def _shown(value: Any) -> Any:
-    """The value as JSON that every database takes, each address in it without its query."""
+    """Return the value as JSON that every database takes, each address in it without its query."""
     match value:
         case str():
             return without_secrets(value)

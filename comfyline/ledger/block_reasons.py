@@ -34,7 +34,7 @@ def elsewhere_in_words(unfinished: Mapping[Account, int]) -> Iterator[str]:
 
 
 def in_doubt(key: str, reason: str) -> InDoubt:
-    """A POST whose outcome nobody knows."""
+    """Report a POST whose outcome nobody knows."""
     return InDoubt(
         f"The POST may have been accepted, and its answer never arrived ({reason})",
         hint="It is not sent again by itself. Look for it at RunComfy, then "
@@ -43,7 +43,7 @@ def in_doubt(key: str, reason: str) -> InDoubt:
 
 
 def blocked(attempt: Attempt) -> JobError:  # noqa: PLR0911  # a table
-    """Why an attempt that ended is not asked for again by itself."""
+    """Say why an attempt that ended is not asked for again by itself."""
     key, request_id = attempt.checked.key, attempt.request_id
     said = attempt.error_message or attempt.state
     match attempt.state:
@@ -87,7 +87,7 @@ def blocked(attempt: Attempt) -> JobError:  # noqa: PLR0911  # a table
 
 
 def not_started(reason: str) -> Interrupted:
-    """A job that its run did not come to."""
+    """Report a job that its run did not come to."""
     return Interrupted(
         f"It was not submitted, because the run was stopped: {reason}",
         hint="Run again to make it.",
@@ -95,7 +95,7 @@ def not_started(reason: str) -> Interrupted:
 
 
 def over_budget(checked: CheckedJob, exceeded: BudgetExceeded) -> OverBudget:
-    """A job that does not fit under a cost limit."""
+    """Report a job that does not fit under a cost limit."""
     limit = f"${exceeded.limit_usd:g}"
     if exceeded.limit == "price":
         return OverBudget(

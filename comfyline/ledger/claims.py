@@ -108,7 +108,7 @@ class ClaimRequest:
 
 
 def claim(connection: Connection, request: ClaimRequest, now: datetime, is_dead: IsDead) -> Claim:
-    """Decides about one job; when it is to be submitted, nobody else will."""
+    """Decide about one job; when it is to be submitted, nobody else will."""
     checked, limits = request.checked, request.limits
     release_unheard(connection, request.unheard, request.worker_id, now)
     writes.end_dead_leases(connection, now, is_dead)
@@ -154,7 +154,7 @@ def claim(connection: Connection, request: ClaimRequest, now: datetime, is_dead:
 def release_unheard(
     connection: Connection, unheard: Iterable[Intent], worker_id: str, now: datetime
 ) -> None:
-    """Frees what this process claimed without hearing of it, also where it is in doubt by now.
+    """Free what this process claimed without hearing of it, also where it is in doubt by now.
 
     What was not committed after all, or is another's claim by now, stays as it is.
     """
@@ -216,7 +216,7 @@ def _refused(
 
 
 def to_reserve(estimate_usd: float | None, limits: Limits) -> float | None:
-    """What to set aside for a job; None when nobody can say and nobody has allowed for that."""
+    """Return what to set aside for a job; None if unknown and not allowed for."""
     known = estimate_usd is not None and math.isfinite(estimate_usd) and estimate_usd >= 0
     if known:
         return estimate_usd
@@ -228,7 +228,7 @@ def to_reserve(estimate_usd: float | None, limits: Limits) -> float | None:
 def refusal(
     amount: float | None, limits: Limits, run_reserved: float, day_reserved: float
 ) -> BudgetExceeded | None:
-    """Why a job may not be submitted, None when it fits."""
+    """Say why a job may not be submitted, None when it fits."""
     caps = (
         ("run", limits.max_cost_usd, run_reserved),
         ("day", limits.max_cost_usd_per_day, day_reserved),
@@ -245,7 +245,7 @@ def refusal(
 
 
 def has_submitted(connection: Connection, key: str, run_id: str) -> bool:
-    """Whether a run has sent a job of this key already, whoever came after it."""
+    """Return whether a run has sent a job of this key already, whoever came after it."""
     query = select(func.count()).where(
         attempts.c.key == key,
         attempts.c.run_id == run_id,
@@ -255,7 +255,7 @@ def has_submitted(connection: Connection, key: str, run_id: str) -> bool:
 
 
 def reserved_usd(connection: Connection, *which: ColumnElement[bool]) -> float:
-    """What some attempts have cost or set aside: the real cost where known, else the reservation.
+    """Sum what some attempts have cost: the real cost where known, else the reservation.
 
     What failed or was cancelled counts with what it is known to have cost, and reserves nothing;
     what was rejected or given up was accepted and not refused, and so paid for.
@@ -290,7 +290,7 @@ class SlotHolder:
 
 
 def in_flight(connection: Connection, now: datetime, account: Account | None) -> int:
-    """How many requests of an account all processes have at RunComfy, or are sending there."""
+    """Count the requests of an account that are at RunComfy, or on their way."""
     query = select(func.count()).select_from(attempts).where(_holds_slot(now, account))
     return connection.execute(query).scalar_one()
 
@@ -298,7 +298,7 @@ def in_flight(connection: Connection, now: datetime, account: Account | None) ->
 def slot_holders(
     connection: Connection, now: datetime, holder: LockHolder, is_dead: IsDead
 ) -> Sequence[SlotHolder]:
-    """The same one by one, the oldest first."""
+    """List the requests that hold a slot, the oldest first."""
     query = (
         select(attempts.c.id, attempts.c.request_id, attempts.c.run_id)
         .add_columns(holds.c.held_by, holds.c.held_until)

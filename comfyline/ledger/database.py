@@ -125,15 +125,15 @@ class Database:
         self._away_since: float | None = None
 
     async def run(self, work: Callable[[Connection], T]) -> T:
-        """Does `work`, which writes, in one transaction, in a thread of the ledger's own."""
+        """Do `work`, which writes, in one transaction, in a thread of the ledger's own."""
         return await self._in_thread(self._engine, work)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """Does `work`, which only reads, in one transaction: all of it sees the same moment."""
+        """Do `work`, which only reads, in one transaction: all of it sees the same moment."""
         return await self._in_thread(self._reader, work)
 
     def now(self, connection: Connection) -> datetime:
-        """The time by which leases and holds are kept: on PostgreSQL the server's, for all."""
+        """Return the time by which leases and locks are kept: on PostgreSQL the server's."""
         if self._sqlite:
             return datetime.now(UTC)
         moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
@@ -151,7 +151,7 @@ class Database:
         return lambda: moment + timedelta(seconds=seconds_awake_or_asleep() - began)
 
     def close(self) -> None:
-        """Lets the threads end what was asked of them and closes every connection."""
+        """Let the threads end what was asked of them and closes every connection."""
         if self._closed:
             return
         self._closed = True
@@ -175,7 +175,7 @@ class Database:
     async def _answer(
         self, asked: asyncio.Future[T], engine: Engine, work: Callable[[Connection], T]
     ) -> T:
-        """The answer to what was asked, and is asked again for as long as there is patience."""
+        """Await the answer; ask again for as long as there is patience."""
         failing_since: float | None = None
         wait = _FIRST_WAIT
         while True:
@@ -242,7 +242,7 @@ class Database:
 
 
 def _away(error: DBAPIError) -> str | None:
-    """Why a database does not answer now but may in a moment; None where waiting mends nothing."""
+    """Say why a database may answer in a moment; None where waiting mends nothing."""
     cause = error.orig
     if isinstance(cause, sqlite3.Error):
         # A module that SQLite could not load, for one, has no code.
@@ -258,7 +258,7 @@ def _away(error: DBAPIError) -> str | None:
 
 
 def _is_wrong(error: DBAPIError) -> bool:
-    """Whether a person set the database up so that it cannot be used."""
+    """Return whether a person set the database up so that it cannot be used."""
     if getattr(error.orig, "sqlstate", None) in _WRONG_STATES:
         return True
     of_the_database = isinstance(error, OperationalError | InterfaceError | InternalError)
@@ -286,7 +286,7 @@ def _refuse_network_disk(file: Path) -> None:
 
 
 def _make_private(file: Path) -> None:
-    """Makes a new database its owner's alone; SQLite gives its journals the same mode."""
+    """Make a new database its owner's alone; SQLite gives its journals the same mode."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if not (file.exists() or file.name.startswith((":", "file:"))):
         file.touch(mode=0o600)
@@ -303,7 +303,7 @@ def _parsed(url: str) -> URL:
 
 
 def _wrong(message: str) -> InputInvalid:
-    """The URL itself is not repeated: it may hold a password."""
+    """Report a wrong URL without repeating it: it may hold a password."""
     hint = "write sqlite:////folder/ledger.sqlite3 or postgresql://user:password@host/database"
     return InputInvalid([Problem("the ledger's URL", message, hint)])
 
@@ -343,7 +343,7 @@ def _prepare(connection: Any, _record: Any) -> None:
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Waits by itself: of two that switch a new file at once, SQLite refuses one immediately."""
+    """Wait: of two that switch a new file at once, SQLite refuses one immediately."""
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
@@ -383,7 +383,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def bring_up_to_date(reader: Engine, writer: Engine) -> None:
-    """Makes or migrates the tables; a ledger that is up to date is only looked at.
+    """Make or migrates the tables; a ledger that is up to date is only looked at.
 
     Raises `Unreachable` for a ledger that a newer comfyline has migrated.
     """
@@ -482,7 +482,7 @@ class Mount:
 
 
 def network_file_system(folder: str, mounts: Iterable[Mount]) -> str | None:
-    """The type of the network file system that an absolute folder lies on; None for a local one.
+    """Return the network file system that an absolute folder lies on; None for a local one.
 
     Of two mounts at one point the later hides the earlier. What is not known counts as local.
     """

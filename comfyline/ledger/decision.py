@@ -49,7 +49,7 @@ def decide(  # noqa: PLR0911, PLR0912  # a table
     began: datetime | None = None,
     again: int = 0,
 ) -> Decision:
-    """The next thing to do about a job whose latest attempt is `attempt`.
+    """Decide what to do next about a job whose latest attempt is `attempt`.
 
     `began` is when this try of the run began, for a run may be retried under its id; None counts
     all that the run has done as done in this try. `again` is how many more attempts the job allows

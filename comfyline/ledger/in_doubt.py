@@ -52,7 +52,7 @@ class Balance:
 
 
 def how_far_in_words(attempt: Attempt) -> str:
-    """How far the POST got, as far as anybody knows."""
+    """Return how far the POST got, as far as anybody knows."""
     if attempt.evidence.how_far is None:
         return (
             "nobody knows: the process that was to send it ended before it wrote anything down, "
@@ -67,7 +67,7 @@ def sent_at(attempt: Attempt) -> datetime:
 
 
 def others_since(doubt: Attempt, attempts: Iterable[Attempt]) -> list[Attempt]:
-    """The other requests that may have been charged since a POST left, oldest first.
+    """Return the other requests that may have been charged since a POST left, oldest first.
 
     Those accepted since then, and those that were still under way at that moment.
     """
@@ -83,7 +83,7 @@ def others_since(doubt: Attempt, attempts: Iterable[Attempt]) -> list[Attempt]:
 def read_balance(
     doubt: Attempt, others: Iterable[Attempt], now_usd: float | None
 ) -> Balance | None:
-    """The balance as evidence; None when it is not known before and after."""
+    """Return the balance as evidence; None when it is not known before and after."""
     before = doubt.evidence.balance_before_usd
     if before is None or now_usd is None:
         return None
@@ -100,7 +100,7 @@ def read_balance(
 
 
 def speaks_for(balance: Balance, estimate_usd: float | None) -> SpeaksFor | None:
-    """What the balance makes more likely; None where it fits both, or neither."""
+    """Return what the balance makes more likely; None where it fits both, or neither."""
     if balance.most_usd is None or balance.most_usd - balance.least_usd > _CLOSE_USD:
         return None
     left = balance.spent_usd - balance.most_usd

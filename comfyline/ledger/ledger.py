@@ -43,8 +43,8 @@ _NOTHING = Evidence()
 class Ledger:
     """The record of jobs, attempts, costs and outputs in one database.
 
-    `worker_id` names this process; `now` is the clock, None for the database's own; of what other
-    accounts than `account` have nothing is seen, of all for None.
+    `worker_id` names this process; `now` is the clock, None for the database's own; only the
+    attempts of `account` are seen, those of all for None.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Ledger:
         self._unheard: frozenset[Intent] = frozenset()
 
     def close(self) -> None:
-        """Closes the database. Nothing is lost by not calling it."""
+        """Close the database. Nothing is lost by not calling it."""
         self.database.close()
 
     async def clock(self) -> Callable[[], datetime]:
@@ -76,11 +76,11 @@ class Ledger:
         return self.database.clock(await self.database.read(self.database.now))
 
     async def find(self, keys: Sequence[str]) -> dict[str, Attempt]:
-        """The latest attempt of each known key."""
+        """Return the latest attempt of each known key."""
         return await self.database.read(lambda c: queries.latest_attempts(c, keys, self._account))
 
     async def summaries(self, keys: Sequence[str]) -> dict[str, AttemptSummary]:
-        """The same with what decides about a job and no more, for very many keys."""
+        """Return what decides about each known key and no more, for very many keys."""
         return await self.database.read(lambda c: queries.attempt_summaries(c, keys, self._account))
 
     async def list(
@@ -89,21 +89,21 @@ class Ledger:
         *,
         of_all: bool = False,
     ) -> Sequence[Attempt]:
-        """The attempts that are meant, newest first; with `of_all` those of every account."""
+        """Return the selected attempts, newest first; with `of_all` those of every account."""
         account = None if of_all else self._account
         return await self.database.read(lambda c: queries.list_attempts(c, selection, account))
 
     async def previous_attempts(
         self, asked: Sequence[CheckedJob]
     ) -> Sequence[tuple[CheckedJob, CheckedJob] | None]:
-        """For each job what was last submitted in its place, beside itself as it would be kept.
+        """Return for each job what was last submitted in its place, beside itself as kept.
 
         A place is an item, a step, its settings and its part, in one pipeline.
         """
         return await self.database.read(lambda c: previous_attempts(c, asked, self._account))
 
     async def stored_at(self, uris: Sequence[str]) -> dict[str, Attempt]:
-        """The attempt whose output each of a few places holds, for those that hold one."""
+        """Return for each of these places the attempt whose output it holds."""
         return await self.database.read(lambda c: stored_at(c, uris))
 
     async def stored_in(self, folders: Sequence[str]) -> Sequence[Recorded]:
@@ -111,32 +111,32 @@ class Ledger:
         return await self.database.read(lambda c: stored_in(c, folders))
 
     async def sources(self, pipeline: str) -> set[str]:
-        """Where the steps were written that a pipeline of this name has run lately."""
+        """Return where the steps were written that a pipeline of this name has run lately."""
         return await self.database.read(lambda c: sources(c, pipeline))
 
     async def provenance(self, keys: Sequence[str]) -> dict[str, Provenance]:
-        """Where what is stored of these jobs came from, for those of which anything is."""
+        """Return where what is stored of these jobs came from, for those of which anything is."""
         return await self.database.read(lambda c: provenance(c, keys, self._account))
 
     async def unfinished(self) -> Sequence[Attempt]:
-        """What was paid for and is not stored, oldest first."""
+        """Return what was paid for and is not stored, oldest first."""
         return await self.database.read(
             lambda c: queries.unfinished_attempts(c, self._account, self._now(c))
         )
 
     async def unfinished_elsewhere(self) -> dict[Account, int]:
-        """How many unfinished jobs the other accounts have, those in doubt with them."""
+        """Return how many unfinished jobs the other accounts have, those in doubt with them."""
         if self._account is None:
             return {}
         account = self._account
         return await self.database.read(lambda c: queries.unfinished_elsewhere(c, account))
 
     async def identity(self) -> str:
-        """What tells this ledger from one that was made anew."""
+        """Return what tells this ledger from one that was made anew."""
         return await self.database.read(lambda c: str(c.execute(select(ledger.c.id)).scalar_one()))
 
     async def is_new_to(self, account: Account) -> bool:
-        """Whether it has nothing of an account."""
+        """Return whether it has nothing of an account."""
         query = select(attempts.c.id).where(queries.belongs_to(account)).limit(1)
         return await self.database.read(lambda c: c.execute(query).one_or_none() is None)
 
@@ -149,7 +149,7 @@ class Ledger:
         return await self.database.run(work)
 
     async def adopt(self, account: Account, request_ids: Callable[[], Collection[str]]) -> int:
-        """Gives an account what versions before accounts wrote under its request ids; how many.
+        """Give an account what older versions wrote under its request ids; return how many.
 
         `request_ids` tells them, and is asked in a thread, only where there is anything to adopt.
         """
@@ -169,17 +169,17 @@ class Ledger:
         return len(mine)
 
     async def slot_holders(self) -> Sequence[SlotHolder]:
-        """The requests that fill the profile's slots, and whether anybody will see their end."""
+        """Return the requests that fill the profile's slots, and whether they are watched."""
         return await self.database.read(
             lambda c: claims.slot_holders(c, self._now(c), self._lock_holder, is_dead)
         )
 
     async def free_slot(self, attempt_id: int) -> None:
-        """A request takes no room at RunComfy any more, whatever became of it."""
+        """Note that a request takes no room at RunComfy any more, whatever became of it."""
         await self.database.run(lambda c: claims.free_slot(c, attempt_id, self._now(c)))
 
     async def end_dead_leases(self) -> int:
-        """Puts in doubt what dead processes were submitting; how many those were.
+        """Put in doubt what dead processes were submitting; return how many those were.
 
         What they were working on is free again.
         """
@@ -196,7 +196,7 @@ class Ledger:
         return ended
 
     async def acquire(self, key: str) -> bool:
-        """Takes the hold on a job, unless another process works on it."""
+        """Lock a job, unless another process works on it; return whether it is ours."""
         taken = await self.database.run(
             lambda c: locks.acquire(c, key, self._lock_holder, self._now(c), is_dead)
         )
@@ -205,24 +205,24 @@ class Ledger:
         return taken
 
     async def unlocked(self, keys: Sequence[str]) -> set[str]:
-        """Which of these jobs no other process works on any more."""
+        """Return which of these jobs no other process works on any more."""
         return await self.database.read(
             lambda c: locks.unlocked(c, keys, self._lock_holder, self._now(c), is_dead)
         )
 
     async def is_anybody_at_work(self) -> bool:
-        """Whether another process walks any job right now."""
+        """Return whether another process walks any job right now."""
         return await self.database.read(
             lambda c: locks.is_any_locked(c, self.worker_id, self._now(c), is_dead)
         )
 
     async def release(self, key: str) -> None:
-        """Lets others work on a job."""
+        """Let others work on a job."""
         self._locked.discard(key)
         await self.database.run(lambda c: locks.release(c, self.worker_id, key))
 
     async def keep_locks(self) -> None:
-        """Renews what this process holds for as long as it is let; to be run beside the work."""
+        """Renew what this process holds for as long as it is let; to be run beside the work."""
         while True:
             await asyncio.sleep(locks.RENEW_SECONDS)
             # A hold that lapses spares no work and costs no money: the next round may do better.
@@ -230,7 +230,7 @@ class Ledger:
                 await self.renew_locks()
 
     async def renew_locks(self) -> None:
-        """Says once that this process still works on what it holds."""
+        """Say once that this process still works on what it holds."""
         if self._locked:
             await self.database.run(lambda c: locks.renew(c, self.worker_id, self._now(c)))
 
@@ -282,7 +282,7 @@ class Ledger:
         began: datetime | None = None,
         evidence: Evidence = _NOTHING,
     ) -> Claim:
-        """Decides and commits the intent to submit, in one transaction before the POST.
+        """Decide and commits the intent to submit, in one transaction before the POST.
 
         Of any number of processes that ask for the same key at once, one gets `Claimed`.
         `began` is when this try of the run began, as `open_run` told it; `evidence` is what is
@@ -343,7 +343,7 @@ class Ledger:
                 del self._posting[intent.attempt_id]
 
     async def accepted(self, attempt_id: int, request_id: str) -> datetime:
-        """Writes the request id down right after the POST: from here on nothing can be lost.
+        """Write the request id down right after the POST: from here on nothing can be lost.
 
         Also when the lease is over and the attempt in doubt already: this ends the doubt. What a
         person took for lost is paid for after all and goes on, beside a later one if there is one.
@@ -360,7 +360,7 @@ class Ledger:
             raise
 
     async def not_sent(self, attempt_id: int) -> None:
-        """The POST is known not to have been accepted: the attempt may be submitted again."""
+        """Release a claim whose POST was certainly not accepted: it may be submitted again."""
         is_repeated = False
 
         def work(connection: Connection) -> None:
@@ -380,7 +380,7 @@ class Ledger:
         self._posting.pop(attempt_id, None)
 
     async def given_up(self, attempt_id: int) -> None:
-        """A person gives up what was accepted and cannot be finished: failed, counted as charged.
+        """Give up what was accepted and cannot be finished: failed, counted as charged.
 
         Raises `StateConflict` for what was never accepted, is in doubt, or is stored.
         """
@@ -391,7 +391,7 @@ class Ledger:
         await self.ended(attempt_id, JobState.FAILED, error)
 
     async def lost(self, attempt_id: int, error: ComfylineError) -> None:
-        """A person says that a submission in doubt never reached RunComfy: it ends as failed.
+        """End a submission in doubt as failed: a person says that it never reached RunComfy.
 
         Raises `StateConflict` when the answer came while the person was looking: it is paid for.
         """
@@ -400,15 +400,15 @@ class Ledger:
         )
 
     async def observed(self, attempt_id: int, state: JobState) -> None:
-        """RunComfy says where the request waits or runs; an older answer changes nothing."""
+        """Record where the request waits or runs; an older answer changes nothing."""
         await self._move(attempt_id, state, unless=_SETTLED)
 
     async def completed(self, attempt_id: int, cost_usd: float | None) -> None:
-        """The result is known to be there, and what it cost where RunComfy says."""
+        """Record that the result is there, and what it cost where RunComfy says."""
         await self._move(attempt_id, JobState.COMPLETED, unless=_STORED, **_known(cost_usd))
 
     async def missing(self, attempt_id: int, submitted_at: datetime, error: NotKnownNow) -> bool:
-        """RunComfy does not know the request; whether that ends it, as `is_lost` has it.
+        """Record that RunComfy does not know the request; return whether that ends it.
 
         What is stored stays stored.
         """
@@ -426,7 +426,7 @@ class Ledger:
         return await self.database.run(work)
 
     async def persisted(self, attempt_id: int, stored: Sequence[StoredOutput]) -> None:
-        """The outputs lie under their final names, verified: written last of all."""
+        """Record outputs under their final names, verified: written last of all."""
 
         def work(connection: Connection) -> None:
             record_outputs(connection, attempt_id, stored)
@@ -437,7 +437,7 @@ class Ledger:
         await self.database.run(work)
 
     async def moved(self, attempt_id: int, uri: str, to: str) -> None:
-        """A stored output lies under another name, verified; its old name may be written over now.
+        """Record an output's new name, verified; its old name may be written over now.
 
         Raises `StateConflict` when another process has moved it in between.
         """
@@ -459,7 +459,7 @@ class Ledger:
         cost_usd: float | None = None,
         evidence: Evidence = _NOTHING,
     ) -> None:
-        """The attempt ends without outputs, for the reason that `error` gives.
+        """End an attempt without outputs, for the reason that `error` gives.
 
         `cost_usd` is what it was charged all the same, where RunComfy says so; `evidence` what is
         known of a POST whose outcome is not.
@@ -504,10 +504,10 @@ class Ledger:
 
 
 def _known(cost_usd: float | None) -> dict[str, Any]:
-    """A cost as a value to write; one that is not known never overwrites one that is."""
+    """Return a cost as a value to write; one that is not known never overwrites one that is."""
     return {} if cost_usd is None else {"cost_usd": cost_usd}
 
 
 def _reason(error: ComfylineError) -> dict[str, Any]:
-    """An error as values to write: RunComfy's own words may repeat a presigned URL."""
+    """Return an error as values to write: RunComfy's own words may repeat a presigned URL."""
     return {"error_kind": error.kind, "error_message": without_secrets(str(error))}

@@ -11,7 +11,7 @@ from comfyline.ledger.tables import holds
 from comfyline.ledger.writes import IsDead
 
 LOCK_SECONDS = 45
-"""How long a hold is believed that is not renewed."""
+"""How long a lock is believed that is not renewed."""
 
 RENEW_SECONDS = 15
 """How often its holder renews it."""
@@ -21,7 +21,7 @@ _PER_QUERY = 500
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """Who holds jobs: a process, for one account; two accounts do not wait for each other."""
+    """Who locks jobs: a process, for one account; two accounts do not wait for each other."""
 
     worker_id: str
     account: Account | None
@@ -36,7 +36,7 @@ class LockHolder:
         }
 
     def among_its_own(self) -> ColumnElement[bool]:
-        """Select the holds for the same account."""
+        """Select the locks for the same account."""
         scope = self.scope
         return (holds.c.origin == scope["origin"]) & (holds.c.account == scope["account"])
 
@@ -44,7 +44,7 @@ class LockHolder:
 def acquire(
     connection: Connection, key: str, holder: LockHolder, now: datetime, is_dead: IsDead
 ) -> bool:
-    """Takes the hold on a job, unless somebody else alive has it."""
+    """Lock a job, unless somebody else alive has it; return whether it is ours."""
     until = {"held_by": holder.worker_id, "held_until": now + timedelta(seconds=LOCK_SECONDS)}
     this = (holds.c.key == key) & holder.among_its_own()
     row = connection.execute(select(holds.c.held_by, holds.c.held_until).where(this)).one_or_none()
@@ -60,7 +60,7 @@ def acquire(
 def unlocked(
     connection: Connection, keys: Sequence[str], holder: LockHolder, now: datetime, is_dead: IsDead
 ) -> set[str]:
-    """Which of these jobs nobody else holds."""
+    """Return which of these jobs nobody else has locked."""
     found: set[str] = set(keys)
     for start in range(0, len(keys), _PER_QUERY):
         some = keys[start : start + _PER_QUERY]
@@ -72,7 +72,7 @@ def unlocked(
 
 
 def is_any_locked(connection: Connection, worker_id: str, now: datetime, is_dead: IsDead) -> bool:
-    """Whether anybody else holds a job, for whichever account."""
+    """Return whether anybody else has locked a job, for whichever account."""
     query = select(holds.c.held_by, holds.c.held_until).distinct()
     return any(
         not _is_free(row.held_by, row.held_until, worker_id, now, is_dead)
@@ -81,19 +81,19 @@ def is_any_locked(connection: Connection, worker_id: str, now: datetime, is_dead
 
 
 def renew(connection: Connection, worker_id: str, now: datetime) -> None:
-    """Says that this worker still works on all that it holds."""
+    """Say that this worker still works on all that it has locked."""
     until = now + timedelta(seconds=LOCK_SECONDS)
     connection.execute(update(holds).where(holds.c.held_by == worker_id).values(held_until=until))
 
 
 def release(connection: Connection, worker_id: str, key: str | None) -> None:
-    """Gives up the hold on one job, or on all."""
+    """Unlock one job, or all."""
     mine = delete(holds).where(holds.c.held_by == worker_id)
     connection.execute(mine if key is None else mine.where(holds.c.key == key))
 
 
 def release_dead(connection: Connection, is_dead: IsDead) -> None:
-    """Frees what is held by those who are certainly gone, so that the ledger names no dead one."""
+    """Free what is held by those who are certainly gone, so that the ledger names no dead one."""
     holders = select(holds.c.held_by).distinct()
     gone = [one for one in connection.execute(holders).scalars() if is_dead(one)]
     if gone:

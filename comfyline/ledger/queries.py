@@ -67,7 +67,7 @@ def belongs_to(account: Account | None) -> ColumnElement[bool]:
 def latest_attempts(
     connection: Connection, keys: Sequence[str], account: Account | None
 ) -> dict[str, Attempt]:
-    """The latest attempt of each key that an account has.
+    """Return the latest attempt of each key that an account has.
 
     One that never left does not count beside an earlier one: a refresh that came to nothing must
     not hide what is stored already, or in doubt.
@@ -82,7 +82,7 @@ def latest_attempts(
 def attempt_summaries(
     connection: Connection, keys: Sequence[str], account: Account | None
 ) -> dict[str, AttemptSummary]:
-    """The same, with no more of each attempt than decides about its job."""
+    """Return of the latest attempts no more than decides about their jobs."""
     column = attempts.c
     found: dict[str, AttemptSummary] = {}
     for newest in _newest(keys, account):
@@ -130,7 +130,7 @@ There are two of the former where one was taken for lost and found after the nex
 
 
 def _newest(keys: Sequence[str], account: Account | None) -> Iterator[Subquery]:
-    """For some keys after the other, the weight of the attempt that counts."""
+    """Return for some keys after the other, the weight of the attempt that counts."""
     for start in range(0, len(keys), _PER_QUERY):
         yield (
             select(attempts.c.key, func.max(_WEIGHT).label("weight"))
@@ -163,7 +163,7 @@ class Selection:
 def list_attempts(
     connection: Connection, selection: Selection, account: Account | None
 ) -> list[Attempt]:
-    """The attempts of an account that are meant, newest first."""
+    """Return the selected attempts of an account, newest first."""
     column = attempts.c
     query = select(attempts).where(belongs_to(account)).order_by(column.id.desc())
     if selection.state:
@@ -189,7 +189,7 @@ _IS_UNFINISHED = attempts.c.state.in_(UNFINISHED) & attempts.c.request_id.is_not
 def unfinished_attempts(
     connection: Connection, account: Account | None, now: datetime
 ) -> list[Attempt]:
-    """What was paid for and is not stored yet, oldest submission first: it expires first.
+    """Return what was paid for and is not stored yet, oldest submission first: it expires first.
 
     With what counts as expired although its days are not over: versions before this one ended a
     request by a single answer.
@@ -204,7 +204,7 @@ def unfinished_attempts(
 
 
 def unfinished_elsewhere(connection: Connection, account: Account) -> dict[Account, int]:
-    """How many unfinished jobs every other account has, each as it was last reached."""
+    """Return how many unfinished jobs every other account has, each as it was last reached."""
     column = attempts.c
     query = (
         select(column.origin, column.account, column.profile)
@@ -223,7 +223,7 @@ def unfinished_elsewhere(connection: Connection, account: Account) -> dict[Accou
 def read_attempts(
     connection: Connection, query: Select[Any], account: Account | None = None
 ) -> list[Attempt]:
-    """The attempts that a query over `attempts` selects, in its order.
+    """Return the attempts that a query over `attempts` selects, in its order.
 
     Rejections are counted among those of `account`.
     """
@@ -242,7 +242,7 @@ def read_attempts(
 
 
 def _files(connection: Connection, rows: Sequence[Row[Any]]) -> dict[int, list[StoredOutput]]:
-    """The stored outputs of attempts, by their ids."""
+    """Return the stored outputs of attempts, by their ids."""
     files: dict[int, list[StoredOutput]] = defaultdict(list)
     for some in _ids(rows):
         stored = (
@@ -265,7 +265,7 @@ def _ids(rows: Sequence[Row[Any]]) -> Iterator[Sequence[int]]:
 def _rejections(
     connection: Connection, rows: Sequence[Row[Any]], account: Account | None
 ) -> dict[int, int]:
-    """For each rejected attempt, how many were since the last refresh of its job, with itself."""
+    """Count for each rejected attempt those since the last refresh of its job, itself included."""
     keys = sorted({row.key for row in rows if row.error_kind == Rejected.kind})
     column = attempts.c
     found: dict[int, int] = {}
@@ -332,7 +332,7 @@ Spot = tuple[str, str, str, str, int | None]
 def previous_attempts(
     connection: Connection, asked: Sequence[CheckedJob], account: Account | None
 ) -> list[tuple[CheckedJob, CheckedJob] | None]:
-    """For each job what was last submitted in its place, and the job itself in the same form.
+    """Return for each job what was last submitted in its place, and the job in the same form.
 
     That form is what the ledger keeps: addresses without their queries. Nothing for a place in
     which there was none.
@@ -440,7 +440,7 @@ class Provenance:
 def provenance(
     connection: Connection, keys: Sequence[str], account: Account | None
 ) -> dict[str, Provenance]:
-    """Where what is stored of these jobs came from, in few queries however many they are."""
+    """Return where what is stored of these jobs came from, in few queries however many they are."""
     found: dict[str, Provenance] = {}
     for start in range(0, len(keys), _PER_QUERY):
         query = (
@@ -462,7 +462,7 @@ def provenance(
 
 
 def stored_at(connection: Connection, uris: Sequence[str]) -> dict[str, Attempt]:
-    """For each of these places that an output was stored in, the attempt that it belongs to."""
+    """Return for each of these places the attempt whose output was stored there."""
     ids = select(outputs.c.attempt_id).where(outputs.c.uri.in_(uris))
     found = read_attempts(connection, select(attempts).where(attempts.c.id.in_(ids)))
     asked = set(uris)

@@ -16,7 +16,7 @@ BETWEEN_LOOKS = timedelta(hours=3)
 
 
 def is_lost(submitted_at: datetime, missing_since: datetime, now: datetime) -> bool:
-    """Whether a request that RunComfy does not know, now and since then, is lost.
+    """Return whether a request that RunComfy does not know, now and since then, is lost.
 
     Never before its 7 days are over, and never because of one answer.
     """
@@ -48,14 +48,14 @@ class AtRisk:
 
 
 def kept_until(attempt: Attempt) -> datetime | None:
-    """Until when a result that is not stored is surely kept; None for all that needs no keeping."""
+    """Return until when an unstored result is surely kept; None if it needs no keeping."""
     if attempt.state not in UNFINISHED or attempt.submitted_at is None:
         return None
     return attempt.submitted_at + KEPT
 
 
 def urgency_of(left: timedelta) -> Urgency:
-    """How urgent it is with so much time left."""
+    """Return how urgent it is with so much time left."""
     if left <= timedelta(0):
         return Urgency.OVER
     for urgency in (Urgency.LAST_HOURS, Urgency.PRESSING, Urgency.SOON):

@@ -34,13 +34,13 @@ class UtcTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  # SQLAlchemy's signature
-        """Refuses a naive time: its zone would be a guess."""
+        """Refuse a naive time: its zone would be a guess."""
         if value is not None and value.tzinfo is None:
             raise ValueError("the ledger takes aware times only")
         return value.astimezone(UTC) if value else None
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Gives the zone back that SQLite dropped; PostgreSQL answers in a zone of its own."""
+        """Give the zone back that SQLite dropped; PostgreSQL answers in a zone of its own."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -53,7 +53,7 @@ class Words(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        """Writes what no database takes as an escape."""
+        """Escape what no database takes."""
         if not value:
             return value
         return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
@@ -81,17 +81,17 @@ class Document(TypeDecorator[Any]):
         return _translated(value, _NO_DATABASE_TAKES, _escape)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:  # noqa: ARG002
-        """Gives the texts back as they were."""
+        """Give the texts back as they were."""
         return _translated(value, _ESCAPED, _unescape)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
-        """Reads what the driver gives, where it is JSON at all."""
+        """Read what the driver gives, where it is JSON at all."""
         read = super().result_processor(dialect, coltype)
         return read and partial(_or_none, read)
 
 
 def read_document(text: str) -> Any:
-    """What a `Document` reads from the text that lies in the database. Raises `ValueError`."""
+    """Read a `Document` from the text that lies in the database. Raises `ValueError`."""
     return _translated(json.loads(text), _ESCAPED, _unescape)
 
 

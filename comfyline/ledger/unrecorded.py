@@ -175,7 +175,7 @@ def _label(entry: Entry) -> str:
 
 
 def _belongs(entry: Entry, ledger_id: str, place: str) -> bool:
-    """Whether a line is this ledger's: its own, or of one that lay where it lies, or is gone.
+    """Return whether a line is this ledger's: its own, or of one that lay here, or is gone.
 
     What another ledger has, which lives beside this one, is that one's to collect.
     """
@@ -185,7 +185,7 @@ def _belongs(entry: Entry, ledger_id: str, place: str) -> bool:
 
 
 def _is_over(line: Line, now: datetime) -> bool:
-    """Whether nobody will be in the middle of the POST any more."""
+    """Return whether nobody will be in the middle of the POST any more."""
     late = now - line.entry.at > timedelta(seconds=LEASE_SECONDS)
     return late or is_dead(line.entry.writer)
 
@@ -247,7 +247,7 @@ class _Known:
         return cls(found, marked)
 
     def has(self, line: Line) -> bool:
-        """Whether nothing is to be written down of a line."""
+        """Return whether nothing is to be written down of a line."""
         if line.is_nothing:
             return True
         account, is_known = line.entry.account, (line.entry.key, line.entry.mark) in self.by_mark

@@ -53,7 +53,7 @@ def open_attempt(
     account: Account | None,
     is_refresh: bool = False,
 ) -> tuple[int, int]:
-    """A row in `planned` to submit: the one that never left, else a new one. Its id and number.
+    """Return id and number of a row in `planned`: the one that never left, else a new one.
 
     With `is_refresh` only the refresh that was asked for is the reason for it.
     """
@@ -138,19 +138,19 @@ def insert_attempt(
 
 
 def whose(account: Account | None) -> dict[str, str]:
-    """An account as values to write."""
+    """Return an account as values to write."""
     return {"origin": account.origin, "account": account.name} if account else {}
 
 
 def adopt(connection: Connection, attempt_id: int, account: Account) -> None:
-    """Writes down whose an attempt is of which that was not known."""
+    """Record whose an attempt is, where that was not known."""
     unknown = (attempts.c.id == attempt_id) & attempts.c.origin.is_(None)
     told = {**whose(account), "profile": account.profile}
     connection.execute(update(attempts).where(unknown).values(**told))
 
 
 def missing(connection: Connection, attempt_id: int, now: datetime) -> tuple[JobState, datetime]:
-    """Writes down that RunComfy does not know a request. Returns its state, and since when."""
+    """Write down that RunComfy does not know a request. Return its state, and since when."""
     this = attempts.c.id == attempt_id
     row = connection.execute(
         select(attempts.c.state, attempts.c.missing_since).where(this).with_for_update()
@@ -161,7 +161,7 @@ def missing(connection: Connection, attempt_id: int, now: datetime) -> tuple[Job
 
 
 def heard_of(connection: Connection, attempt_id: int, account: Account | None) -> None:
-    """Writes down that RunComfy knows a request, and so whose it is."""
+    """Write down that RunComfy knows a request, and so whose it is."""
     if account is not None:
         adopt(connection, attempt_id, account)
     missed = (attempts.c.id == attempt_id) & attempts.c.missing_since.is_not(None)
@@ -169,7 +169,7 @@ def heard_of(connection: Connection, attempt_id: int, account: Account | None) -
 
 
 def know_job(connection: Connection, key: str, model_id: str, now: datetime) -> None:
-    """A row for a job, unless there is one."""
+    """Insert a row for a job, unless there is one."""
     known = connection.execute(select(jobs.c.key).where(jobs.c.key == key)).one_or_none()
     if known is None:
         values = {"key": key, "model_id": model_id, "created_at": now}
@@ -185,7 +185,7 @@ def move(
     unless: frozenset[JobState] = frozenset(),
     **values: Any,
 ) -> None:
-    """Moves one attempt to another state. The same state again only refreshes `values`.
+    """Move one attempt to another state. The same state again only refreshes `values`.
 
     An attempt that stands in one of `unless` keeps its state and takes the values. Raises
     `StateConflict` when the step is not allowed from where the attempt stands.
@@ -217,7 +217,7 @@ def lease(
     reserved_usd: float | None,
     evidence: Evidence,
 ) -> None:
-    """Commits the intent to submit: from here on only this worker may POST."""
+    """Commit the intent to submit: from here on only this worker may POST."""
     move(
         connection,
         attempt_id,
@@ -236,7 +236,7 @@ def lease(
 
 
 def accept(connection: Connection, attempt_id: int, request_id: str, now: datetime) -> datetime:
-    """Writes a request id down, also after the lease is over. Returns when it was accepted.
+    """Write a request id down, also after the lease is over. Return when it was accepted.
 
     The same id again changes nothing; another one is refused, because the first was paid for. What
     becomes known late was accepted when its POST left: from then on RunComfy keeps the result. So
@@ -279,7 +279,7 @@ def accept(connection: Connection, attempt_id: int, request_id: str, now: dateti
 
 
 def undecided(connection: Connection, key: str, account: Account | None) -> Attempt | None:
-    """The attempt of a job that is being submitted or in doubt; it need not be the latest.
+    """Find the attempt of a job that is being submitted or in doubt, the latest or not.
 
     What was found after a person had taken it for lost goes on beside a later one.
     """
@@ -294,14 +294,14 @@ def undecided(connection: Connection, key: str, account: Account | None) -> Atte
 
 
 def record_evidence(connection: Connection, attempt_id: int, said: Mapping[str, Any]) -> None:
-    """Adds to what is known of an attempt's POST."""
+    """Add to what is known of an attempt's POST."""
     row = attempts.c.id == attempt_id
     known = connection.execute(select(attempts.c.evidence).where(row)).scalar_one() or {}
     connection.execute(update(attempts).where(row).values(evidence={**known, **said}))
 
 
 def release(connection: Connection, attempt_id: int, worker_id: str, now: datetime) -> None:
-    """The claim ends without a request: `planned` again, for whoever comes next.
+    """End a claim without a request: `planned` again, for whoever comes next.
 
     When the lease ran out first (a laptop that slept), the doubt ends here instead, in `failed`.
     Raises `StateConflict` when it is somebody else's claim by now, whose POST may be under way.
@@ -323,7 +323,7 @@ def release(connection: Connection, attempt_id: int, worker_id: str, now: dateti
 def mark_lost(
     connection: Connection, attempt_id: int, now: datetime, reason: Mapping[str, Any]
 ) -> None:
-    """A person says that a submission in doubt was never accepted; said again, it changes nothing.
+    """End a submission in doubt as never accepted; said again, it changes nothing.
 
     Raises `StateConflict` when it is not in doubt any more: its answer may have come meanwhile.
     """
@@ -343,7 +343,7 @@ def mark_lost(
 
 
 def end_dead_leases(connection: Connection, now: datetime, is_dead: IsDead) -> int:
-    """Puts in doubt what a dead process was submitting. Returns how many those are."""
+    """Put in doubt what a dead process was submitting. Return how many those are."""
     sending = select(attempts.c.id, attempts.c.owner, attempts.c.lease_until).where(
         attempts.c.state == JobState.SUBMITTING
     )
@@ -361,12 +361,12 @@ def end_dead_leases(connection: Connection, now: datetime, is_dead: IsDead) -> i
 
 
 def latest(connection: Connection, key: str, account: Account | None) -> Attempt | None:
-    """The latest attempt of one key that an account has."""
+    """Return the latest attempt of one key that an account has."""
     return latest_attempts(connection, [key], account).get(key)
 
 
 def _clear_owner() -> dict[str, Any]:
-    """What an attempt is left with that nobody is submitting: no owner, no error of before."""
+    """Return the values of an attempt that nobody is submitting: no owner, no error."""
     return {"owner": None, "lease_until": None, "error_kind": None, "error_message": None}
 
 
@@ -427,7 +427,7 @@ def adopt_stored(connection: Connection, found: StoredJob, account: Account, now
 
 
 def _waiting(connection: Connection, found: StoredJob, account: Account) -> Row[Any] | None:
-    """The attempt of this very request, or the one that a person was asked about."""
+    """Find the attempt of this very request, or the one that a person was asked about."""
     column = attempts.c
     own = select(column.id, column.state).where(belongs_to(account))
     asked = own.where(
@@ -464,7 +464,7 @@ def ask_whose(
 
 
 def _times(told: Mapping[JobState, datetime], now: datetime) -> dict[JobState, datetime]:
-    """A time for every step, none before that of the one before."""
+    """Return a time for every step, none before that of the one before."""
     found: dict[JobState, datetime] = {}
     last = min(told.values(), default=now)
     for state in _STEPS:
@@ -474,7 +474,7 @@ def _times(told: Mapping[JobState, datetime], now: datetime) -> dict[JobState, d
 
 
 def record_outputs(connection: Connection, attempt_id: int, stored: Sequence[StoredOutput]) -> None:
-    """Remembers where outputs lie; the same place again is no second one.
+    """Remember where outputs lie; the same place again is no second one.
 
     What another attempt is still said to have at one of these places was gone, or was not paid for,
     and its record goes. An attempt that thereby lost an output keeps none of its records: it has to

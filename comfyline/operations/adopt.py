@@ -61,7 +61,7 @@ class Found:
         return self.outputs[0][0]
 
     def as_stored(self) -> StoredJob:
-        """The job as the ledger takes it."""
+        """Return the job as the ledger takes it."""
         sidecar = self.sidecar
         states = {state.value: state for state in JobState}
         return StoredJob(
@@ -196,7 +196,7 @@ def foreseen_in_words(recognised: Iterable[AnyAttempt]) -> Iterator[str]:
 
 
 def _may_lie_there(known: Mapping[str, AnyAttempt], checked: CheckedJob) -> bool:
-    """Whether a job would be paid for, or still has to be collected."""
+    """Return whether a job would be paid for, or still has to be collected."""
     attempt = known.get(checked.key)
     if attempt is None or attempt.state in _TO_COLLECT:
         return True
@@ -205,7 +205,7 @@ def _may_lie_there(known: Mapping[str, AnyAttempt], checked: CheckedJob) -> bool
 
 
 def _fits(found: Found, known: Mapping[str, AnyAttempt]) -> bool:
-    """Whether what lies there is that which a job would be collected for, where it would be."""
+    """Return whether what lies there is what the job is still to be collected for, if it is."""
     attempt = known.get(found.checked.key)
     if attempt is None or attempt.state not in _TO_COLLECT:
         return True
@@ -217,7 +217,7 @@ def _is_of(sidecar: Sidecar, account: Account) -> bool:
 
 
 async def _described(jobs: Sequence[CheckedJob], folder: str, place: Place) -> list[Found]:
-    """The outputs of each job that are all there with sidecars of one request, by name and size."""
+    """Find each job's outputs that are all there, with sidecars of one request."""
     beginning = await asyncio.to_thread(_beginning, jobs)
     sizes = await place.names_in(folder, beginning)
     lying = {name: size for name, size in sizes.items() if f"{name}{SUFFIX}" in sizes}
@@ -246,7 +246,7 @@ def _best(
     lying: Sequence[tuple[str, str, Sidecar | None]],
     sizes: Mapping[str, int],
 ) -> Found | None:
-    """The newest request of a job of which every output lies there; None when there is none."""
+    """Return the newest request of a job of which every output lies there, if any."""
     requests: dict[str, dict[int, tuple[str, Sidecar]]] = defaultdict(dict)
     for name, uri, sidecar in lying:
         if sidecar is None or sidecar.job != checked.key or sidecar.rejected:
@@ -284,7 +284,7 @@ def _beginning(jobs: Sequence[CheckedJob]) -> str:
 def _candidates(
     jobs: Sequence[CheckedJob], lying: Mapping[str, int]
 ) -> list[tuple[CheckedJob, list[str]]]:
-    """For each job the described files that may be outputs of its, if there are any."""
+    """Return for each job the described files that may be outputs of its, if there are any."""
     by_name: dict[str, list[str]] = defaultdict(list)
     for name in sorted(lying):
         for one in {name, unversioned(name)}:
@@ -329,7 +329,7 @@ async def _whose(found: Sequence[Found], services: Services) -> dict[str, Accoun
 
 
 async def _whole(found: Sequence[Found], services: Services) -> list[Found]:
-    """Those whose every byte is what was stored."""
+    """Return those whose every byte is what was stored."""
 
     async def is_whole(one: Found) -> bool:
         for uri, sidecar in one.outputs:
@@ -342,7 +342,7 @@ async def _whole(found: Sequence[Found], services: Services) -> list[Found]:
 
 
 async def _some_at_once(work: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
-    """The results in order; a few are worked on at a time."""
+    """Return the results in order; a few are worked on at a time."""
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def one(make: Callable[[], Awaitable[T]]) -> T:
@@ -368,7 +368,7 @@ def _unwritten(one: Unrecorded, checked: CheckedJob, now: datetime) -> AnyAttemp
 
 
 def _glance(found: Found, state: JobState, now: datetime) -> AnyAttempt:
-    """A job as a run would find it in the ledger, once it has looked."""
+    """Return a job as a run would find it in the ledger, once it has looked."""
     stored = found.as_stored()
     is_stored = state is JobState.PERSISTED
     return AttemptSummary(

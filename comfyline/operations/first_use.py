@@ -19,7 +19,7 @@ _PAID_FOR = f"""
 
 
 async def first_use(services: Services) -> str:
-    """What to say of a ledger that is empty where another seems to be in use; empty for nothing."""
+    """Return a warning if the ledger is empty and another seems to be in use, else ""."""
     account = services.settings.runcomfy.account
     if not services.began_empty or not account.is_paid:
         return ""
@@ -50,7 +50,7 @@ def _signs(journal: Journal, working_directory: Path) -> Iterator[str]:
 
 
 def _paid_for(path: Path) -> int:
-    """How many requests of paid origins a ledger's file holds; none for what is no ledger."""
+    """Count the requests of paid origins in a ledger's file; 0 for what is no ledger."""
     with (
         suppress(sqlite3.Error),
         closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as ledger,

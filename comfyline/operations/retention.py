@@ -15,7 +15,7 @@ Warning = tuple[Urgency, str]  # noqa: A001  # nothing here raises the other kin
 
 
 def warnings(attempts: Iterable[Attempt], now: datetime) -> list[Warning]:
-    """A sentence for each result that has little time left, the most urgent first, and what to do.
+    """Warn of each result that has little time left, the most urgent first.
 
     Empty when nothing is urgent.
     """
@@ -33,7 +33,7 @@ def warnings(attempts: Iterable[Attempt], now: datetime) -> list[Warning]:
 
 
 def sentence(one: AtRisk) -> str:
-    """How urgent it is, and about what."""
+    """Return how urgent it is, and about what."""
     job = one.attempt.checked.job
     what = (
         f"{short(one.attempt.checked.key)} {job.label} ({job.pipeline}), request "
@@ -52,7 +52,7 @@ def sentence(one: AtRisk) -> str:
 
 
 def described(one: AtRisk) -> dict[str, object]:
-    """The same for a program."""
+    """Describe it for a program."""
     attempt = one.attempt
     end = kept_until(attempt)
     return {
@@ -69,6 +69,6 @@ def described(one: AtRisk) -> dict[str, object]:
 
 
 def _rough(left: timedelta) -> str:
-    """A length of time without seconds, which are no help here."""
+    """Return a length of time without seconds, which are no help here."""
     minutes = int(left.total_seconds() // 60)
     return f"{minutes // 60} h" if minutes >= 60 else span(minutes * 60.0)  # noqa: PLR2004

@@ -10,7 +10,7 @@ _TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Added to the first schema; what older attempts do not know stays null."""
+    """Extend the first schema; what older attempts do not know stays null."""
     op.add_column("jobs", sa.Column("held_by", sa.String))
     op.add_column("jobs", sa.Column("held_until", _TIME))
     op.create_index("jobs_by_holder", "jobs", ["held_by"])
