@@ -1,4 +1,4 @@
-"""A model's inputs in words: one line a field, for whoever writes a pipeline by hand."""
+"""Describe a model to whoever writes a pipeline by hand: its inputs, an example, its changes."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from typing import Any
 from comfyline.job import MediaKind, Pointer
 from comfyline.keys import replace_values
 from comfyline.models.check import find_mistakes
-from comfyline.models.dialect import compile_schema, media_fields
+from comfyline.models.dialect import compile_schema, media_fields, resolve
 from comfyline.models.entry import ModelEntry
 
 _DEEPEST = 3
@@ -52,10 +52,10 @@ def _fields(
     """`written` is the schema in RunComfy's dialect, `plain` the same as JSON Schema."""
     if depth > _DEEPEST:
         return
-    properties = _mapping(_followed(written, root).get("properties"))
+    properties = _mapping(resolve(written, root)[0].get("properties"))
     required = plain.get("required", [])
     for name, rules in plain.get("properties", {}).items():
-        own = _followed(properties.get(name), root)
+        own = resolve(properties.get(name), root)[0]
         kind = _media(own, rules, root)
         is_required = name in required
         path = f"{prefix}{name}"
@@ -148,20 +148,6 @@ def _default(field: Mapping[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _followed(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Follow what a schema refers to within the same document."""
-    found = _mapping(schema)
-    for _ in range(_DEEPEST):
-        if not isinstance(reference := found.get("$ref"), str):
-            break
-        target: Any = root
-        for part in filter(None, reference.removeprefix("#").split("/")):
-            target = _mapping(target).get(part)
-        beside = {key: value for key, value in found.items() if key != "$ref"}
-        found = {**_mapping(target), **beside}
-    return found
 
 
 def _list(value: Any) -> list[Any]:

@@ -90,37 +90,30 @@ def plain_fields(schema: Mapping[str, Any]) -> frozenset[str]:
     """List the fields of the input that never hold media: none has to look there."""
     if "$ref" in schema or any(key in schema for key in _COMBINING):
         return frozenset()  # They may be described once more elsewhere.
-    properties = _mapping(schema.get("properties"))
-    return frozenset(name for name, field in properties.items() if not _may_be_media(field))
+    return frozenset(
+        name
+        for name, field in _mapping(schema.get("properties")).items()
+        if not any("$ref" in one or media_kind(one) for one in _mappings_in(field))
+    )
 
 
 def unchecked_patterns(schema: Mapping[str, Any]) -> tuple[str, ...]:
     """List the patterns in a schema that the engine does not take, such as look-ahead."""
-    found: dict[str, None] = {}
-    left: list[Any] = [schema]
+    patterns = dict.fromkeys(
+        one["pattern"] for one in _mappings_in(schema) if isinstance(one.get("pattern"), str)
+    )
+    return tuple(one for one in patterns if not is_sound("pattern", one))
+
+
+def _mappings_in(schema: Any) -> Iterator[Mapping[str, Any]]:
+    left = [schema]
     while left:
         match left.pop():
             case Mapping() as fields:
-                pattern = fields.get("pattern")
-                if isinstance(pattern, str) and not is_sound("pattern", pattern):
-                    found[pattern] = None
+                yield fields
                 left.extend(fields.values())
             case list() as entries:
                 left.extend(entries)
-    return tuple(found)
-
-
-def _may_be_media(field: Any) -> bool:
-    left = [field]
-    while left:
-        match left.pop():
-            case Mapping() as schema:
-                if "$ref" in schema or media_kind(schema):
-                    return True
-                left.extend(schema.values())
-            case list() as entries:
-                left.extend(entries)
-    return False
 
 
 def media_kind(schema: Mapping[str, Any]) -> MediaKind | None:
@@ -144,7 +137,7 @@ def _media_in(
 ) -> Iterator[tuple[Pointer, str, Reading]]:
     if not isinstance(value, str | list | Mapping):
         return
-    schema, depth = _resolved(at.schema, root, at.depth)
+    schema, depth = resolve(at.schema, root, at.depth)
     if depth > _DEEPEST:
         return
     # They may stand on the array or on the field, while the format stands on items or a branch.
@@ -203,7 +196,7 @@ def _texts(value: Any, pointer: Pointer, depth: int) -> Iterator[tuple[Pointer, 
 
 def _translated(written: Any, root: Mapping[str, Any], depth: int) -> dict[str, Any]:
     """Keep of a schema what is a rule; `{}` accepts everything."""
-    schema, depth = _resolved(written, root, depth)
+    schema, depth = resolve(written, root, depth)
     if depth > _DEEPEST:
         return {}
     kept: dict[str, Any] = {}
@@ -260,7 +253,7 @@ def _for_media(schema: Mapping[str, Any], kept: dict[str, Any]) -> dict[str, Any
     return kept
 
 
-def _resolved(schema: Any, root: Mapping[str, Any], depth: int) -> tuple[Mapping[str, Any], int]:
+def resolve(schema: Any, root: Mapping[str, Any], depth: int = 0) -> tuple[Mapping[str, Any], int]:
     """Follow references within the schema; one that leads nowhere accepts everything."""
     found = _mapping(schema)
     while isinstance(reference := found.get("$ref"), str) and depth <= _DEEPEST:
