@@ -1,4 +1,3 @@
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -287,7 +286,7 @@ def test_a_schema_that_refers_to_itself_ends() -> None:
     assert problem.where == "left.n"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(
     schema=ODD_SCHEMAS.filter(lambda schema: isinstance(schema, dict)),
     inputs=st.dictionaries(st.sampled_from(["a", "b"]), JSON, max_size=3),
@@ -295,12 +294,6 @@ def test_a_schema_that_refers_to_itself_ends() -> None:
 def test_no_schema_and_no_input_crash_the_check(schema: Any, inputs: Any) -> None:
     for problem in check_inputs(entry(schema), inputs):
         assert problem.message
-
-
-@settings(max_examples=200, deadline=None)
-@given(inputs=st.dictionaries(st.sampled_from(sorted(SCHEMA["properties"])), JSON))  # type: ignore[type-var]
-def test_any_input_of_a_real_schema_is_checked(inputs: Any) -> None:
-    assert json.dumps([str(problem) for problem in check_inputs(entry(SCHEMA), inputs)])
 
 
 def test_the_schemas_that_come_along_accept_their_own_examples() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyline.models.describe import InputField, input_fields
+from comfyline.models.describe import InputField, entry_changes, input_fields
 from comfyline.models.entry import ModelEntry
 
 SAMPLES = json.loads((Path(__file__).parent / "catalogue-samples.json").read_text())["models"]
@@ -119,12 +119,6 @@ def test_fields_within_objects_and_lists_are_listed_by_their_path() -> None:
     assert fields["shots[].image"].about == "the first frame"
 
 
-def test_a_schema_that_refers_to_itself_has_an_end() -> None:
-    node = {"type": "object", "properties": {"next": {"$ref": "#/properties/node"}}}
-
-    assert 1 < len(input_fields(model(node=node))) < 10
-
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (
@@ -147,3 +141,26 @@ def test_no_schema_is_too_odd_to_be_described(schema: dict[str, Any]) -> None:
     entry = ModelEntry(model_id="m", input_schema=schema)
 
     assert all(isinstance(field.path, str) for field in input_fields(entry))
+
+
+def test_every_difference_is_said_at_its_place() -> None:
+    before = {"price": 1, "schema": {"old": {}, "size": {"enum": ["1K"]}}, "same": [1]}
+    after = {"schema": {"size": {"enum": ["1K", "2K"]}, "seed": {"type": "integer"}}, "same": [1]}
+
+    assert entry_changes(before, after) == [
+        "price is gone",
+        "schema.old is gone",
+        'schema.size.enum: ["1K"] → ["1K", "2K"]',
+        'schema.seed is new: {"type": "integer"}',
+    ]
+
+
+def test_a_long_value_is_cut() -> None:
+    [said] = entry_changes({}, {"about": "long " * 100})
+
+    assert len(said) < 110
+    assert said.endswith("…")
+
+
+def test_true_is_not_1() -> None:
+    assert entry_changes({"a": True}, {"a": 1}) == ["a: true → 1"]

@@ -6,9 +6,9 @@ import pytest
 from comfyline.errors import InputInvalid
 from comfyline.models.entry import ModelEntry
 from comfyline.models.library import (
-    check_model_id,
     find_model,
     list_models,
+    listing,
     model_path,
     store_model,
 )
@@ -76,10 +76,6 @@ def test_what_is_no_model_id_is_refused(tmp_path: Path, model_id: str) -> None:
         find_model(model_id, [tmp_path])
 
 
-def test_a_model_id_is_given_back() -> None:
-    assert check_model_id("google/nano-banana/pro/edit") == "google/nano-banana/pro/edit"
-
-
 def test_odd_values_of_an_entry_are_passed_over() -> None:
     entry = ModelEntry.model_validate(
         {"model_id": "m", "kind": None, "categories": None, "price_unit": 3, "output_schema": []}
@@ -111,9 +107,39 @@ def test_an_entry_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_file_with_the_models_own_price_is_read_with_another() -> None:
-    mine = ModelEntry(model_id="a", base_price_usd=1, price_unit="output")
-    todays = ModelEntry(model_id="a", base_price_usd=2, price_unit="second", pricing_note="more")
+def priced(model_id: str, price: float | None = None, *categories: str) -> ModelEntry:
+    return ModelEntry(
+        model_id=model_id,
+        categories=categories,
+        base_price_usd=price,
+        price_unit="output" if price is not None else None,
+    )
 
-    assert mine.priced_like(todays) == todays
-    assert mine.without_price() == ModelEntry(model_id="a")
+
+def test_each_model_stands_once_in_order_and_the_nearest_place_wins() -> None:
+    listed = listing(
+        [priced("b", 9)],
+        [priced("b", 8), priced("c", 8)],
+        [priced("d", 1), priced("c", 2), priced("b", 3), priced("a", 4)],
+    )
+
+    assert [(one.entry.model_id, one.where) for one in listed] == [
+        ("a", "catalogue"), ("b", "local"), ("c", "cached"), ("d", "catalogue"),
+    ]  # fmt: skip
+    assert [one.entry.base_price_usd for one in listed] == [4, 3, 2, 1]
+
+
+def test_what_the_catalogue_does_not_price_today_has_no_price() -> None:
+    [local, cached] = listing([priced("a", 9)], [priced("b", 9)], [])
+
+    assert local.entry.base_price_usd is cached.entry.base_price_usd is None
+    assert local.entry.price_unit is None
+
+
+def test_a_search_goes_by_id_in_any_case_and_by_category() -> None:
+    here = [priced("acme/Paint", None, "text-to-image"), priced("acme/film", None, "text-to-video")]
+
+    assert [one.entry.model_id for one in listing(here, [], [], "paint")] == ["acme/Paint"]
+    found = listing(here, here, [], None, "text-to-video")
+    assert [one.entry.model_id for one in found] == ["acme/film"]
+    assert listing(here, [], [], "paint", "text-to-video") == []

@@ -66,11 +66,6 @@ def test_the_number_of_outputs_is_read_from_inputs_and_defaults(
     assert expected_outputs(entry(**FIELDS), inputs) == count
 
 
-def test_without_a_count_one_output_is_expected() -> None:
-    assert expected_outputs(ModelEntry(model_id="m"), {}) == 1
-    assert expected_outputs(entry(num_images=None), {}) == 1
-
-
 @pytest.mark.parametrize(
     ("asked", "cost"),
     [

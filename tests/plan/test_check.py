@@ -163,19 +163,6 @@ async def test_what_is_no_file_is_told_in_words(origins: Origins, path: str, sai
     assert "Errno" not in str(problem)
 
 
-async def test_a_question_mark_in_a_local_name_is_shown_and_one_of_the_web_is_not(
-    origins: Origins, files: str
-) -> None:
-    told = await mistakes(
-        job(image_urls=["none?.png", f"{files}/none.jpg?secret", f"{files}/page.jpg?secret"]),
-        origins,
-    )
-
-    assert told[0].message == "there is no file none?.png"
-    assert told[1].message == f"there is no file {files}/none.jpg"
-    assert told[2].message == f"{files}/page.jpg answers with a web page, not with a file"
-
-
 async def test_what_the_web_gives_is_judged_by_its_content_as_well(
     origins: Origins, files: str
 ) -> None:
@@ -259,12 +246,6 @@ async def test_a_models_own_rules_are_told_in_its_words_with_what_was_measured(
         f"images[0]: {wide}: Too low (it has 64 × 48 pixels)",
         f"clip: {film}: duration has to be less than 2 (it has 2 seconds)",
     ]
-
-
-async def test_pixels_count_as_a_viewer_sees_them(origins: Origins, tmp_path: Path) -> None:
-    [turned] = write(tmp_path, turned_jpg=picture("JPEG", orientation=6))
-
-    assert await told(bare(images=[turned]), RULED, origins) == []
 
 
 async def test_what_is_broken_is_told_whatever_it_is(origins: Origins, tmp_path: Path) -> None:

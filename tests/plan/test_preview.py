@@ -1,7 +1,4 @@
-import asyncio
 import json
-import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +8,6 @@ import pytest
 from comfyline.errors import InputInvalid, Refused, Unreachable
 from comfyline.models.catalogue import Catalogue
 from comfyline.models.library import ModelCache
-from comfyline.plan import preview as planning
 from comfyline.plan.preview import Planned, plan_pipeline
 
 PIPELINE = """\
@@ -162,25 +158,3 @@ async def test_without_runcomfy_a_model_without_a_file_cannot_be_planned(
 
     with pytest.raises(Unreachable):
         await plan(write(**{"acme/edit": "acme/other"}), client)
-
-
-async def test_a_slow_file_system_does_not_stop_everything_else(
-    write: Write, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    threads: list[str] = []
-    load = planning.load_pipeline
-
-    def slow(*args: object) -> object:
-        threads.append(threading.current_thread().name)
-        time.sleep(0.2)
-        return load(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(planning, "load_pipeline", slow)
-    task = asyncio.create_task(plan(write(), client))
-    ticks = 0
-    while not task.done():
-        await asyncio.sleep(0.01)
-        ticks += 1
-
-    assert ticks > 5
-    assert threads != [threading.main_thread().name]

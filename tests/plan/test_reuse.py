@@ -9,7 +9,7 @@ import pytest
 
 from comfyline.config.account import Account
 from comfyline.config.settings import RuncomfySettings, Secret, Settings, StorageSettings
-from comfyline.errors import GenerationFailed, InputInvalid, Unreachable
+from comfyline.errors import GenerationFailed, Unreachable
 from comfyline.job import Job, JobState, Placement, StoredOutput
 from comfyline.ledger.claims import Claimed, Limits
 from comfyline.models.entry import ModelEntry
@@ -26,7 +26,7 @@ from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.known_files import Stamp
 from comfyline.storage.place import join, local_path
 from comfyline.storage.reading import look_at_file
-from tests.media.clips import clip, picture
+from tests.media.clips import picture
 
 CAT = Path(__file__).parents[2] / "configs/samples/cat.jpg"
 MODEL = "google/nano-banana/pro/edit"
@@ -121,23 +121,6 @@ async def why(existing: Existing, services: Services, of: Run | None = None) -> 
 
 def counted(existing: Existing) -> tuple[int, int]:
     return len(existing.there), len(existing.to_make)
-
-
-async def test_no_jobs_are_nothing_to_make(services: Services) -> None:
-    existing = await find_existing([], run(), services)
-
-    assert existing == Existing(there=(), to_make=(), known={})
-    assert await why(existing, services) == []
-    assert await estimate(preflight(existing), run(), services) == 0
-
-
-async def test_a_new_job_is_to_be_made(services: Services, out: str) -> None:
-    existing = await find_existing([job(out)], run(), services)
-
-    [(one, checked)] = existing.to_make
-    assert checked is not None
-    assert checked.job is one
-    assert await why(existing, services) == ["new"]
 
 
 @pytest.mark.parametrize("place", ["folder", "bucket"])
@@ -378,25 +361,3 @@ async def test_every_mistake_of_every_job_is_known_at_once(
     note = f"{turned}: turned by its EXIF data; RunComfy may or may not honour that"
     assert existing.notes == (note,)
     assert told == [Note(note)]
-
-
-async def test_the_survey_says_of_each_job_what_the_stage_validate_would_say(
-    services: Services, out: str, tmp_path: Path
-) -> None:
-    names = ("whole.png", "cut.png", "film.png", "empty.png")
-    contents = (picture("PNG"), picture("PNG")[:-90], clip(), b"")
-    for name, content in zip(names, contents, strict=True):
-        (tmp_path / name).write_bytes(content)
-    jobs = [job(out, name, image_urls=[str(tmp_path / name)]) for name in names]
-
-    existing = await find_existing(jobs, run(), services)
-
-    for one, checked in existing.to_make:
-        entry = await services.catalogue.entry(one.model_id)
-        if checked:
-            assert await validate_job(one, entry, services.origins) == checked
-        else:
-            with pytest.raises(InputInvalid) as caught:
-                await validate_job(one, entry, services.origins)
-            assert set(caught.value.problems) <= set(existing.mistakes)
-    assert [bool(checked) for _, checked in existing.to_make] == [True, False, False, False]
