@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib
-import random
 import sqlite3
 import threading
 import time
@@ -35,6 +34,16 @@ from sqlalchemy.exc import (
     InternalError,
     OperationalError,
 )
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_delay,
+    wait_fixed,
+    wait_random_exponential,
+)
 
 from comfyline.config.duration import seconds_awake_or_asleep
 from comfyline.errors import InputInvalid, Problem, Unreachable
@@ -45,7 +54,7 @@ T = TypeVar("T")
 PATIENCE = 180.0
 """Seconds for which a database that answered before is waited for; failing over takes 30 to 120."""
 
-_FIRST_WAIT, _LONGEST_WAIT = 0.1, 2.0
+_PAUSES = wait_random_exponential(multiplier=0.1, max=2)
 _BUSY_SECONDS = 30
 _BUSY_PAUSE = 0.02
 _PRIMARY_CODE = 0xFF
@@ -177,24 +186,26 @@ class Database:
     ) -> T:
         """Await the answer; ask again for as long as there is patience."""
         failing_since: float | None = None
-        wait = _FIRST_WAIT
-        while True:
-            try:
+
+        def is_hopeless(state: RetryCallState) -> bool:
+            nonlocal failing_since
+            failing_since = failing_since or time.monotonic()
+            away = state.outcome and state.outcome.exception()
+            assert isinstance(away, _Away)  # noqa: S101  # nothing else is tried again
+            return self._patience_left(failing_since, away) <= 0
+
+        tries = AsyncRetrying(
+            retry=retry_if_exception_type(_Away), stop=is_hopeless, wait=_PAUSES, reraise=True
+        )
+        async for attempt in tries:
+            with attempt:
+                if attempt.retry_state.attempt_number > 1:
+                    if self._closed:
+                        raise self._unusable("it was closed while it was waited for")
+                    asked = self._asked(engine, work)
                 answer = await asked
-            except _Away as away:
-                failing_since = failing_since or time.monotonic()
-                left = self._patience_left(failing_since, away)
-                if left <= 0:
-                    raise
-            else:
-                self._answered()
-                return answer
-            jitter = random.uniform(0.5, 1)  # noqa: S311  # jitter is no secret
-            await asyncio.sleep(min(left, jitter * wait))
-            wait = min(_LONGEST_WAIT, 2 * wait)
-            if self._closed:
-                raise self._unusable("it was closed while it was waited for")
-            asked = self._asked(engine, work)
+        self._answered()
+        return answer
 
     def _patience_left(self, failing_since: float, away: _Away) -> float:
         """Seconds for which it is still worth asking.
@@ -342,19 +353,22 @@ def _prepare(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA foreign_keys=ON")
 
 
+def _is_busy(error: BaseException) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0)
+    return (
+        isinstance(error, sqlite3.OperationalError) and code & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
+    )
+
+
+@retry(
+    retry=retry_if_exception(_is_busy),
+    stop=stop_after_delay(_BUSY_SECONDS),
+    wait=wait_fixed(_BUSY_PAUSE),
+    reraise=True,
+)
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
     """Wait: of two that switch a new file at once, SQLite refuses one immediately."""
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:
-            busy = error.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
-            if not busy or time.monotonic() > deadline:
-                raise
-            time.sleep(_BUSY_PAUSE)
-        else:
-            return
+    connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _open_transaction(connection: Connection) -> None:
@@ -421,7 +435,7 @@ def _migrate(connection: Connection) -> None:
 
 
 _NETWORK = frozenset(
-    {
+    [
         "9p",
         "afpfs",
         "afs",
@@ -445,10 +459,10 @@ _NETWORK = frozenset(
         "vboxsf",
         "vmhgfs",
         "webdav",
-    }
+    ]
 )
 _FUSE = frozenset(
-    {
+    [
         "ceph",
         "ceph-fuse",
         "curlftpfs",
@@ -468,7 +482,7 @@ _FUSE = frozenset(
         "seaweedfs",
         "sshfs",
         "vmhgfs-fuse",
-    }
+    ]
 )
 """What is behind FUSE on another machine; an encrypted folder or a USB disk behind it is not."""
 
