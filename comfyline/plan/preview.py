@@ -45,7 +45,7 @@ class Preview:
 
     @property
     def all_jobs(self) -> tuple[Job, ...]:
-        """All of them, in the order in which they were foreseen."""
+        """All of them, in the order in which they were rendered."""
         return tuple(job for jobs in self.jobs.values() for job in jobs)
 
 
@@ -145,16 +145,16 @@ def _for_items(problem: Problem, names: list[str]) -> Problem:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A pipeline, its graph and all jobs that can be foreseen, not yet checked one by one."""
+    """A pipeline, its graph and all jobs that can be told before, not yet checked one by one."""
 
     pipeline: Pipeline
     dag: Dag
-    foreseen: Preview
+    preview: Preview
 
     @property
     def jobs(self) -> tuple[Job, ...]:
-        """The jobs that can be foreseen; those of later steps are placeholders."""
-        return self.foreseen.all_jobs
+        """The jobs of the preview; those of later steps are placeholders."""
+        return self.preview.all_jobs
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -163,7 +163,7 @@ class Planned:
 
     def schedule(self) -> Schedule:
         """Schedule the jobs, from the beginning."""
-        return Schedule(self.dag, self.foreseen.jobs)
+        return Schedule(self.dag, self.preview.jobs)
 
 
 async def plan_pipeline(
@@ -185,12 +185,12 @@ async def plan_pipeline(
     pipeline = await asyncio.to_thread(load_pipeline, path, overrides)
     items = await read_items(pipeline, reader, limit)
     dag = graph_of(pipeline, items, run_id, when)
-    foreseen = await preview_jobs(dag, catalogue.entry)
-    if foreseen.problems:
-        raise InputInvalid(foreseen.problems)
-    if foreseen.away:
-        raise foreseen.away
-    return Planned(pipeline, dag, foreseen)
+    preview = await preview_jobs(dag, catalogue.entry)
+    if preview.problems:
+        raise InputInvalid(preview.problems)
+    if preview.away:
+        raise preview.away
+    return Planned(pipeline, dag, preview)
 
 
 def graph_of(pipeline: Pipeline, items: Sequence[Item], run_id: str, when: datetime) -> Dag:

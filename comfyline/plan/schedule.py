@@ -46,7 +46,7 @@ class _Open:
 class Schedule:
     """Which jobs can be begun, told step by step. Not thread-safe.
 
-    `expected` are the jobs of each node as far as they could be foreseen.
+    `expected` are the jobs of each node as far as they can be told before.
     """
 
     def __init__(self, graph: Dag | None, expected: Mapping[NodeId, Sequence[Job]]) -> None:
