@@ -1,24 +1,29 @@
-"""Files that appear whole or not at all, and what dead processes left of those that did not.
+"""Files that appear whole or not at all, the room for them, and what dead processes left.
 
 A temporary file carries its process's name, so that whoever comes later can tell a leftover from
 a file that is being written at this moment. A process id alone would not do: two containers that
 share a folder may have the same one.
 """
 
+import errno
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
+from comfyline.errors import DiskFull
 from comfyline.worker_id import is_dead, this_process
 
 _PREFIX, _SUFFIX = ".comfyline-", ".part"
 _OWNER_PARTS = 5
 _ABANDONED = 2 * 24 * 3600.0
 """Seconds after which a temporary file is a leftover, whoever made it, also another machine."""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_MEGABYTE = 1_000_000
 
 
 def part_path(target: Path) -> Path:
@@ -101,3 +106,49 @@ def _owner(name: str) -> str | None:
         return None
     host, pid, machine, started, token = parts
     return f"{host}:{pid}/{machine}/{started}/{token}"
+
+
+def require_space(directory: Path, needed: int) -> None:
+    """Raise `DiskFull` unless the disk of a directory has so many bytes left."""
+    free = _free(directory)
+    if free is not None and free < needed:
+        raise disk_full(directory, needed)
+
+
+@contextmanager
+def disk_full_told(path: Path, needed: int = 0) -> Iterator[None]:
+    """Turn the system's refusal to write `path` for want of room into a `DiskFull`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise disk_full(path.parent, needed) from error
+
+
+def disk_full(directory: Path | str, needed: int = 0) -> DiskFull:
+    """Say how much room there is, and how much there would have to be where that is known."""
+    free = _free(Path(directory))
+    told = [f"{_megabytes(needed)} needed"] if needed else []
+    told += [f"{_megabytes(free)} free"] if free is not None else []
+    return DiskFull(
+        f"The disk of {directory} is full" + (f": {', '.join(told)}" if told else ""),
+        hint="Make room, then run again: what was paid for is kept until then.",
+    )
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the system refuses to write for want of room."""
+    return error.errno in _FULL
+
+
+def _free(directory: Path) -> int | None:
+    """The bytes that are free for this user; None where the system does not tell."""
+    with suppress(OSError):
+        there = next(one for one in (directory, *directory.parents) if one.exists())
+        return shutil.disk_usage(there).free
+    return None
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / _MEGABYTE:.1f} MB"

@@ -1,14 +1,82 @@
-"""What one run asks for, and what became of each of its jobs."""
+"""What one run asks for, how it is cancelled, and what became of each of its jobs."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from comfyline.cancel_token import current_stop
 from comfyline.errors import ComfylineError, Unreachable
 from comfyline.job import CheckedJob, FetchedFile, Job, JobState, Stage, StoredOutput
 from comfyline.media.similar import NamedAppearance
+
+
+class CancelToken:
+    """Tells a run to stop: it submits nothing more and cancels what is queued.
+
+    Whoever starts a flow puts one in force by context, because flow parameters must stay plain
+    JSON. To be cancelled in the thread of the event loop.
+    """
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self.is_watched = False
+        """Whether a run looks at it already; before that, nothing has begun."""
+        self._cancelled = asyncio.Event()
+        self._sending = 0
+        self._sent = asyncio.Event()
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Mark a POST under way: whoever leaves before its answer is recorded leaves a doubt."""
+        self._sending += 1
+        try:
+            yield
+        finally:
+            self._sending -= 1
+            if not self._sending:
+                self._sent.set()
+                self._sent.clear()
+
+    async def nothing_sending(self, seconds: float) -> None:
+        """Wait until no POST is under way, but no longer than so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._sending:
+                    await self._sent.wait()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the run was told to stop."""
+        return self._cancelled.is_set()
+
+    def cancel(self, reason: str) -> None:
+        """Tell the run to stop; the first reason counts."""
+        self.reason = self.reason or reason
+        self._cancelled.set()
+
+    async def cancelled(self) -> None:
+        """Wait until the run is told to stop."""
+        await self._cancelled.wait()
+
+
+_token: ContextVar[CancelToken | None] = ContextVar("comfyline_cancel_token", default=None)
+
+
+def current_token() -> CancelToken:
+    """Return the token in force, or a new one, which nobody cancels."""
+    return _token.get() or CancelToken()
+
+
+@contextmanager
+def cancelled_by(token: CancelToken) -> Iterator[None]:
+    """Put a token in force for what is started inside the block."""
+    before = _token.set(token)
+    try:
+        yield
+    finally:
+        _token.reset(before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +133,8 @@ class Run:
         self.new_only = new_only
         self.hands_on = hands_on
         self.contact_sheet = contact_sheet
-        self.stop = current_stop()
-        self.stop.is_heeded = True
+        self.cancel_token = current_token()
+        self.cancel_token.is_watched = True
         self.slots = asyncio.Semaphore(in_flight)
         self.submitted = 0
         # Folders of which most is gone, by their address: nothing is stored there, nor fetched.

@@ -128,7 +128,7 @@ async def walk_all(
         tell(Note(f"{count(len(walking.elsewhere), 'job')} left to the process that works on it"))
         return walking.outcomes
     spent = services.client.retry_budget.spent
-    return await walking.leave(left or spent or not_started(run.stop.reason))
+    return await walking.leave(left or spent or not_started(run.cancel_token.reason))
 
 
 class _Walking:
@@ -145,7 +145,7 @@ class _Walking:
     @property
     def goes_on(self) -> bool:
         """Whether anything more is begun in this run."""
-        return not (self._run.stop.is_pulled or self._services.client.retry_budget.spent)
+        return not (self._run.cancel_token.is_cancelled or self._services.client.retry_budget.spent)
 
     async def through(self) -> None:
         """Walks all that waits and all that it unlocks, in a window."""
@@ -168,7 +168,7 @@ class _Walking:
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_AGAIN):
-                    await self._run.stop.pulled()
+                    await self._run.cancel_token.cancelled()
 
     async def leave(self, why: ComfylineError) -> list[Outcome]:
         """Gives up what others hold, and returns all outcomes."""

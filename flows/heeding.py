@@ -16,8 +16,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectException
 
-from comfyline.cancel_token import Stop
 from comfyline.errors import ComfylineError
+from comfyline.run import CancelToken
 from comfyline.services import Services
 
 _LOOK_AGAIN = 3.0
@@ -26,12 +26,12 @@ _LOOK_AGAIN = 3.0
 
 @asynccontextmanager
 async def heeding(
-    stop: Stop, flow_run_id: UUID, run_id: str, services: Services
+    token: CancelToken, flow_run_id: UUID, run_id: str, services: Services
 ) -> AsyncIterator[None]:
-    """Pulls `stop` when the flow run or the ledger's run is told to stop, while the block runs."""
-    looking = asyncio.create_task(_look(stop, flow_run_id, run_id, services))
+    """Cancel `token` when the flow run or the ledger's run is told to stop, in the block."""
+    looking = asyncio.create_task(_look(token, flow_run_id, run_id, services))
     try:
-        with _signals_pull(stop):
+        with _signals_pull(token):
             yield
     finally:
         looking.cancel()
@@ -40,7 +40,7 @@ async def heeding(
 
 
 @contextmanager
-def _signals_pull(stop: Stop) -> Iterator[None]:
+def _signals_pull(token: CancelToken) -> Iterator[None]:
     """Instead of Prefect's handler, which raises in whatever task happens to run at the moment.
 
     A terminal that goes away is heeded likewise, where nobody has arranged for something else.
@@ -54,7 +54,7 @@ def _signals_pull(stop: Stop) -> Iterator[None]:
         heard.append(signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in heard}
     for number in heard:
-        loop.add_signal_handler(number, stop.pull, "its process was told to end")
+        loop.add_signal_handler(number, token.cancel, "its process was told to end")
     try:
         yield
     finally:
@@ -63,15 +63,15 @@ def _signals_pull(stop: Stop) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-async def _look(stop: Stop, flow_run_id: UUID, run_id: str, services: Services) -> None:
+async def _look(token: CancelToken, flow_run_id: UUID, run_id: str, services: Services) -> None:
     async with get_client() as prefect:
-        while not stop.is_pulled:
+        while not token.is_cancelled:
             await asyncio.sleep(_LOOK_AGAIN)
             with suppress(ComfylineError):
                 if await services.ledger.is_stopped(run_id):
-                    stop.pull("it was cancelled with `comfyline cancel --run`")
+                    token.cancel("it was cancelled with `comfyline cancel --run`")
             # A server that is away for a while tells nothing, and the run goes on.
             with suppress(httpx.HTTPError, PrefectException, RuntimeError):
                 state = (await prefect.read_flow_run(flow_run_id)).state
                 if state and state.type in {StateType.CANCELLING, StateType.CANCELLED}:
-                    stop.pull("it was cancelled in Prefect")
+                    token.cancel("it was cancelled in Prefect")

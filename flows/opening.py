@@ -7,12 +7,12 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.states import Failed
 
-from comfyline.cancel_token import current_stop, stopped_by
 from comfyline.config.environment import prepare
 from comfyline.errors import ComfylineError
 from comfyline.progress import Note, tell
 from comfyline.redact import without_secrets
 from comfyline.report.summary import RunSummary
+from comfyline.run import cancelled_by, current_token
 from comfyline.services import Services, open_services
 from flows.heeding import heeding
 from flows.secret_blocks import read_secret_block
@@ -29,10 +29,10 @@ async def with_services(
     """
     try:
         settings = await prepare(profile, _say, read_secret_block)
-        stop = current_stop()
+        token = current_token()
         async with open_services(settings, unchecked=unchecked) as services:
-            with stopped_by(stop):
-                async with heeding(stop, _flow_run().id, run_id(), services):
+            with cancelled_by(token):
+                async with heeding(token, _flow_run().id, run_id(), services):
                     return await work(services)
     except ComfylineError as error:
         return Failed(message=without_secrets(str(error)), data=error)

@@ -16,7 +16,6 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
 from prefect.states import Cancelled, Completed, Failed
 
-from comfyline.cancel_token import Stop
 from comfyline.errors import ComfylineError
 from comfyline.files import appearing_whole
 from comfyline.job import JobState
@@ -30,7 +29,7 @@ from comfyline.report.outcomes import cards, header, summarise
 from comfyline.report.overview import store_contact_sheet
 from comfyline.report.summary import RunSummary, cost_in_words, headline
 from comfyline.report.words import span
-from comfyline.run import Outcome, Run
+from comfyline.run import CancelToken, Outcome, Run
 from comfyline.services import Services
 
 _ROWS = 200
@@ -68,7 +67,7 @@ async def report(
     except (httpx.HTTPError, PrefectException) as error:
         # What was made is stored and written down; only a page about it is missing.
         get_run_logger().warning("no artifact: %s", error)
-    return ended(summary, run.stop)
+    return ended(summary, run.cancel_token)
 
 
 async def _sheet(outcomes: Sequence[Outcome], run: Run, services: Services) -> Sequence[str]:
@@ -132,15 +131,15 @@ async def _charges(
     return charges
 
 
-def ended(summary: RunSummary, stop: Stop) -> State[RunSummary]:
+def ended(summary: RunSummary, token: CancelToken) -> State[RunSummary]:
     """Completed only when everything is there; otherwise Failed, with how many and why.
 
     A run that was told to stop ends as Cancelled, unless there was nothing left to stop. Where
     nothing failed and something goes on, the state is of the same type and called Unfinished.
     """
     message = headline(summary)
-    if stop.is_pulled and summary.exit_code != 0:
-        return Cancelled(message=f"{message}: {stop.reason}", data=summary)
+    if token.is_cancelled and summary.exit_code != 0:
+        return Cancelled(message=f"{message}: {token.reason}", data=summary)
     if summary.exit_code == 0:
         return Completed(message=message, data=summary)
     failed = summary.failed or summary.cancelled or summary.in_doubt or not summary.unfinished

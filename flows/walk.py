@@ -77,7 +77,12 @@ async def _until_accepted(
             return await _walk(job, checked, outcome, run, services)
         except _Stopped as stopped:
             rejected = stopped.stage is Stage.PERSIST and isinstance(stopped.error, Rejected)
-            if not rejected or checked is None or run.collects_only or run.stop.is_pulled:
+            if (
+                not rejected
+                or checked is None
+                or run.collects_only
+                or run.cancel_token.is_cancelled
+            ):
                 raise
             attempt = (await services.ledger.find([checked.key])).get(checked.key)
             if decision_about(job, attempt, run, services.now()) is not Decision.SUBMIT:
@@ -108,8 +113,8 @@ async def _walk(
         case _ if run.collects_only and attempt:
             # It ended in between; asking anew is for whoever wants the picture.
             raise _Stopped(Stage.POLL, blocked(attempt))
-        case _ if run.stop.is_pulled:
-            raise _Stopped(None, not_started(run.stop.reason))
+        case _ if run.cancel_token.is_cancelled:
+            raise _Stopped(None, not_started(run.cancel_token.reason))
         case _:
             checked, submission = await _make(job, run, services)
     try:

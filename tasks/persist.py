@@ -13,9 +13,8 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from comfyline.disk_space import disk_full, is_full
 from comfyline.errors import Altered, ComfylineError, Spoilt, Unreachable
-from comfyline.files import work_path
+from comfyline.files import disk_full, is_full, work_path
 from comfyline.job import CheckedJob, FetchedFile, JobState, Stage, StoredOutput
 from comfyline.ledger.attempts import Attempt
 from comfyline.operations.move_aside import move_aside

@@ -59,7 +59,7 @@ async def _end(label: str, submission: Submission, run: Run, services: Services)
             hear=_Hearing(label, submission, services),
         )
     )
-    stopping = asyncio.ensure_future(run.stop.pulled())
+    stopping = asyncio.ensure_future(run.cancel_token.cancelled())
     try:
         await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if waiting.done():

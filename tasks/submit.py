@@ -74,8 +74,8 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
         # After the wait, which may be long: the URLs in it live from now on.
         body = await _body(checked, uploaded, mark, run.timeout, services)
         balance = await services.purse.before()
-        if run.stop.is_pulled:
-            raise not_started(run.stop.reason)
+        if run.cancel_token.is_cancelled:
+            raise not_started(run.cancel_token.reason)
         # Nothing may wait between the claim and the POST: the claim's lease runs out.
         began = seconds_awake_or_asleep()
         claim = await services.ledger.claim(
@@ -100,10 +100,10 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
             case BudgetExceeded():
                 raise over_budget(checked, claim)
             case RunStopped():
-                run.stop.pull("it was cancelled with `comfyline cancel`")
-                raise not_started(run.stop.reason)
+                run.cancel_token.cancel("it was cancelled with `comfyline cancel`")
+                raise not_started(run.cancel_token.reason)
             case Claimed():
-                with run.stop.sending():
+                with run.cancel_token.sending():
                     sent = await _uninterrupted(
                         _send(checked, body, mark, claim, began, run, services)
                     )
@@ -118,7 +118,7 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
         wait = min(backoff(tries, sent.retry_after), left)
         with suppress(TimeoutError):
             async with asyncio.timeout(wait):
-                await run.stop.pulled()
+                await run.cancel_token.cancelled()
         tries += 1
 
 

@@ -5,11 +5,11 @@ import signal
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from comfyline.cancel_token import Stop
 from comfyline.cli.orchestrator import leave_at_once
 from comfyline.cli.speech import leave_the_terminal, say
 from comfyline.config.account import command
 from comfyline.errors import Interrupted
+from comfyline.run import CancelToken
 
 T = TypeVar("T")
 
@@ -17,7 +17,7 @@ _ANSWERS_TAKE = 2.0
 """Seconds that POSTs under way may take when somebody wants to leave: else each is a doubt."""
 
 
-async def interruptible(work: Coroutine[Any, Any, T], stop: Stop) -> T:
+async def interruptible(work: Coroutine[Any, Any, T], token: CancelToken) -> T:
     """Does the work; the first Ctrl-C pulls `stop`, the second ends the process.
 
     The second waits a moment for POSTs under way, a third does not even do that. Raises
@@ -26,7 +26,7 @@ async def interruptible(work: Coroutine[Any, Any, T], stop: Stop) -> T:
     task = asyncio.ensure_future(work)
 
     async def leave() -> None:
-        await stop.nothing_sending(_ANSWERS_TAKE)
+        await token.nothing_sending(_ANSWERS_TAKE)
         say(f"Left at once: what is at RunComfy is in the ledger, {command('reconcile')} it.")
         leave_at_once(Interrupted.exit_code)
 
@@ -35,11 +35,11 @@ async def interruptible(work: Coroutine[Any, Any, T], stop: Stop) -> T:
     def interrupt() -> None:
         if leaving:
             leave_at_once(Interrupted.exit_code)
-        if stop.is_pulled:
+        if token.is_cancelled:
             leaving.append(asyncio.ensure_future(leave()))
             return
-        stop.pull("it was interrupted")
-        if stop.is_heeded:
+        token.cancel("it was interrupted")
+        if token.is_watched:
             say(
                 "Stopping: nothing more is submitted, and what is queued is cancelled. "
                 "Ctrl-C again leaves at once."
@@ -51,8 +51,8 @@ async def interruptible(work: Coroutine[Any, Any, T], stop: Stop) -> T:
 
     def hang_up() -> None:
         leave_the_terminal()
-        stop.pull("its terminal went away")
-        if not stop.is_heeded:
+        token.cancel("its terminal went away")
+        if not token.is_watched:
             task.cancel()
 
     loop.add_signal_handler(signal.SIGINT, interrupt)

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.text import Text
 
-from comfyline.cancel_token import Stop, stopped_by
 from comfyline.cli.interruption import interruptible
 from comfyline.cli.live import LiveDisplay, print_summary
 from comfyline.cli.options import (
@@ -49,6 +48,7 @@ from comfyline.pipeline.sources import read_items
 from comfyline.progress import Event, Observer, RunReported, observed_by
 from comfyline.report.summary import ErrorRecord, RunSummary
 from comfyline.report.tally import Tally
+from comfyline.run import CancelToken, cancelled_by
 from flows.parameters import kept_out_of_prefect
 
 
@@ -183,7 +183,7 @@ def _carry_out(
     # Not what `asyncio.run` returns: it writes out the repr, for ten thousand outputs in seconds.
     ended: list[RunSummary] = []
     server_is_gone = False
-    stop = Stop()
+    token = CancelToken()
 
     async def work() -> None:
         nonlocal server_is_gone
@@ -191,7 +191,7 @@ def _carry_out(
         with (
             LiveDisplay(errors) as display,
             observed_by(_keeping(reported, tally, display)),
-            stopped_by(stop),
+            cancelled_by(token),
         ):
             try:
                 ended.append(await run_flow(flow))
@@ -206,7 +206,7 @@ def _carry_out(
         with acting_for(profile_account(profile)):
             check()
             check_token(profile)
-            asyncio.run(interruptible(work(), stop))
+            asyncio.run(interruptible(work(), token))
     except ComfylineError as error:
         explain(error)
         code = error.exit_code
@@ -214,7 +214,7 @@ def _carry_out(
             answer(_broken_off(name, error, tally, time.monotonic() - began).to_json())
     else:
         [summary] = ended
-        code = Interrupted.exit_code if stop.is_pulled else summary.exit_code
+        code = Interrupted.exit_code if token.is_cancelled else summary.exit_code
         print_summary(errors, summary, page(summary.run_id))
         _tell_password()
         if json_output:

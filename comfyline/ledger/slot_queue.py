@@ -63,7 +63,7 @@ class Slots:
         Raises `TryLater` once the very same requests have filled the slots for as long as a job of
         the run may take.
         """
-        stopping = asyncio.ensure_future(run.stop.pulled())
+        stopping = asyncio.ensure_future(run.cancel_token.cancelled())
         looking = asyncio.ensure_future(self._look_in_turn(run))
         try:
             await asyncio.wait({looking, stopping}, return_when=asyncio.FIRST_COMPLETED)

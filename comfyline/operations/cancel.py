@@ -34,7 +34,9 @@ async def withdraw(submission: Submission, run: Run, services: Services) -> Comf
             outcome = await services.client.cancel(request_id)
     except (ComfylineError, TimeoutError):
         return _goes_on(request_id, "RunComfy did not say whether it can be cancelled")
-    return await _settled(submission.attempt_id, request_id, outcome, run.stop.reason, services)
+    return await _settled(
+        submission.attempt_id, request_id, outcome, run.cancel_token.reason, services
+    )
 
 
 @dataclass(frozen=True, slots=True)

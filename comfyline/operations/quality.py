@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from comfyline.disk_space import disk_full, is_full
 from comfyline.errors import Rejected, Unreachable
+from comfyline.files import disk_full, is_full
 from comfyline.job import CheckedJob, ContentChecks, FetchedFile, JobState
 from comfyline.media.similar import NamedAppearance, appearance
 from comfyline.operations.content_checks import content_flaws

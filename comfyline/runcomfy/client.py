@@ -19,7 +19,6 @@ import httpx
 
 from comfyline.broken_connections import what_broke
 from comfyline.config.account import command
-from comfyline.disk_space import disk_full_told, require_space
 from comfyline.errors import (
     BrokenAnswer,
     ComfylineError,
@@ -28,6 +27,7 @@ from comfyline.errors import (
     NotKnownNow,
     TokenRejected,
 )
+from comfyline.files import disk_full_told, require_space
 from comfyline.runcomfy.asking import model_path, request_path, written
 from comfyline.runcomfy.leaving import Leaving
 from comfyline.runcomfy.listing import list_all

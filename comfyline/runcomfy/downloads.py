@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from comfyline.broken_connections import what_broke
 from comfyline.config.account import command
-from comfyline.disk_space import disk_full_told
 from comfyline.errors import BrokenOutput, DiskFull, OutputUnreachable
+from comfyline.files import disk_full_told
 from comfyline.media import MediaInfo
 from comfyline.runcomfy.behind import Behind
 from comfyline.runcomfy.data_uris import Embedded, decode

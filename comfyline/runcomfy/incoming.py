@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from comfyline.disk_space import require_space
 from comfyline.errors import BrokenOutput
+from comfyline.files import require_space
 from comfyline.runcomfy.hosts import RefusedOutput
 
 HEAD_BYTES = 4096

@@ -12,8 +12,8 @@ from typing import Any, Self
 from botocore.exceptions import ClientError
 
 from comfyline.broken_connections import why_not
-from comfyline.disk_space import disk_full, is_full
 from comfyline.errors import Unreachable
+from comfyline.files import disk_full, is_full
 from comfyline.storage.bucket_errors import code_of, in_words, no_bucket
 from comfyline.storage.bucket_options import BucketOptions, Patience
 from comfyline.storage.bucket_upload import Uploading

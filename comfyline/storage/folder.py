@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from comfyline.broken_connections import why_not
-from comfyline.disk_space import disk_full_told
 from comfyline.errors import Altered, Unreachable
-from comfyline.files import part_path, sweep_parts
+from comfyline.files import disk_full_told, part_path, sweep_parts
 from comfyline.storage.directories import opened_inside, sync_directory
 from comfyline.storage.place import Listed, folder_path, local_path, path_text
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from comfyline.disk_space import require_space
 from comfyline.errors import DiskFull
+from comfyline.files import require_space
 from comfyline.runcomfy.downloads import Downloads
 from comfyline.runcomfy.spool import draft_path, write_down
 from comfyline.storage.folder import Folder

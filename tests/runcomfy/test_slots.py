@@ -52,7 +52,7 @@ async def waited(slots: Slots, run: Run, time: FakeTime, *, times: int = 1) -> l
             told.append(event.text)
 
     # Told to stop, nobody waits between two looks.
-    run.stop.pull("a test looks on")
+    run.cancel_token.cancel("a test looks on")
     with observed_by(hear):
         for _ in range(times):
             time.now += 10
@@ -134,6 +134,6 @@ async def test_a_run_that_is_told_to_stop_waits_no_longer(
     script.say({"status": "in_progress"})
     await desk.submitted(asked("theirs"), "r0")
     waiting = asyncio.create_task(slots.wait(run))
-    run.stop.pull("it was interrupted")
+    run.cancel_token.cancel("it was interrupted")
     async with asyncio.timeout(10):
         await waiting
