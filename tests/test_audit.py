@@ -6,7 +6,7 @@ import pytest
 from comfyline.job import JobState
 from comfyline.ledger.attempts import Attempt
 from comfyline.operations.audit import Seen, differences, repeats
-from tests.test_retention import NOW, paid
+from tests.ledger.test_retention import NOW, paid
 
 ENDED = NOW - timedelta(hours=5)
 

@@ -7,8 +7,7 @@ from rich.text import Text
 
 from comfyline.cli.speech import errors
 from comfyline.ledger.attempts import Attempt
-from comfyline.ledger.retention import Urgency
-from comfyline.operations.retention import warnings
+from comfyline.ledger.retention import Urgency, warnings
 from comfyline.redact import without_secrets
 
 _STYLES = {
