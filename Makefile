@@ -2,26 +2,20 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test storage-test lint fix bench clean clean-ledger
+.PHONY: help demo check fix test test-quick test-thorough storage-test bench clean clean-ledger
 
 help:  ## Show what can be made
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 demo: $(VENV)/.installed  ## Run the main job: ten pictures from five photographs, and a gallery
 	$(BIN)/comfyline run configs/pipelines/office-scenes.yaml
 
-test: $(VENV)/.installed-dev  ## Run every test against real servers
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder
-
-storage-test: $(VENV)/.installed-dev  ## Try a bucket of your own: BUCKET=s3://name/prefix, keys in AWS_*
-	COMFYLINE_TEST_BUCKET='$(or $(BUCKET),$(error say BUCKET=s3://name/prefix))' \
-		$(BIN)/python -m pytest tests/storage/test_any_bucket.py
-
-lint: $(VENV)/.installed-dev  ## Check style, types, imports and pinned versions
+check: $(VENV)/.installed-dev  ## Check style, types, imports: seconds
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -30,6 +24,19 @@ lint: $(VENV)/.installed-dev  ## Check style, types, imports and pinned versions
 fix: $(VENV)/.installed-dev  ## Mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+test: $(VENV)/.installed-dev  ## Run the tests against real servers: six minutes on two processors
+	$(PYTEST) --numprocesses 3
+
+test-quick: $(VENV)/.installed-dev  ## Run the tests that need no server: a minute
+	$(PYTEST) --numprocesses 3 -m 'not server and not thorough'
+
+test-thorough: $(VENV)/.installed-dev  ## Run all that there is: every crash point, 1000 examples each
+	HYPOTHESIS_PROFILE=thorough $(PYTEST) --numprocesses 3 -m ''
+
+storage-test: $(VENV)/.installed-dev  ## Try a bucket of your own: BUCKET=s3://name/prefix, keys in AWS_*
+	COMFYLINE_TEST_BUCKET='$(or $(BUCKET),$(error say BUCKET=s3://name/prefix))' \
+		$(PYTEST) tests/storage/test_any_bucket.py
 
 bench: $(VENV)/.installed-dev  ## Measure against plain clients, side by side
 	$(BIN)/python -m benchmarks
