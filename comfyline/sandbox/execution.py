@@ -52,10 +52,11 @@ class Execution:
         faults: Faults,
         slots: int,
         speed: float,
+        pixels: int,
     ) -> None:
         self._store, self._vault, self._catalogue = store, vault, catalogue
         self._faults = faults
-        self._slots, self._speed = slots, speed
+        self._slots, self._speed, self._pixels = slots, speed, pixels
         self._waiting = asyncio.Semaphore(0)
 
     def announce(self) -> None:
@@ -79,7 +80,7 @@ class Execution:
         # Pillow and FFmpeg take their time to import, and the port should be open before.
         from comfyline.sandbox.making import Workshop
 
-        return Workshop(self._store, self._vault, painters)
+        return Workshop(self._store, self._vault, painters, self._pixels)
 
     async def _slot(self, http: httpx.AsyncClient, workshop: "Workshop") -> None:
         while True:

@@ -30,6 +30,7 @@ _USUAL_SECONDS = 5.0
 _LONGEST_SECONDS = 600.0
 _LETTERS_A_SECOND = 15
 _SHORTEST_SPEECH = 2.0
+_LOWEST_FILM = 240
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,16 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Commission:
-    """One request with its inputs at hand; `is_blank` spoils its pictures, on order."""
+    """One request with its inputs at hand; `is_blank` spoils its pictures, on order.
+
+    `pixels` is the longer edge of a picture of 1K; films are smaller or larger with it.
+    """
 
     entry: Entry
     input: Mapping[str, Any]
     materials: tuple[Material, ...]
     is_blank: bool = False
+    pixels: int = 1024
 
     def of_kind(self, *kinds: str) -> tuple[Material, ...]:
         """The inputs of these kinds, in their order."""
@@ -76,8 +81,8 @@ class Commission:
 class Workshop:
     """Makes requests' files, in the threads of `workers`."""
 
-    def __init__(self, store: Store, vault: Vault, workers: Executor) -> None:
-        self._store, self._vault, self._workers = store, vault, workers
+    def __init__(self, store: Store, vault: Vault, workers: Executor, pixels: int) -> None:
+        self._store, self._vault, self._workers, self._pixels = store, vault, workers, pixels
 
     async def make(
         self, request: Request, entry: Entry, http: httpx.AsyncClient, *, is_blank: bool = False
@@ -90,7 +95,7 @@ class Workshop:
         names: list[str] = []
         with self._vault.workbench() as bench:
             materials = await self._materials(request, entry, http, bench)
-            commission = Commission(entry, request.input, materials, is_blank)
+            commission = Commission(entry, request.input, materials, is_blank, self._pixels)
             kinds = shapes.media_to_make(entry, request.input)
             for number, kind in enumerate(kinds):
                 extension = _extension(kind, request.input)
@@ -160,7 +165,9 @@ def _film(commission: Commission, index: int, target: Path) -> Iterator[None]:
         sound = recording(heard.path, seconds)
     elif switch:
         sound = tune(words, seed, seconds)
-    size = wishes.film_size(commission.input, commission.entry.model_id, natural)
+    width, height = wishes.film_size(commission.input, commission.entry.model_id, natural)
+    scale = min(1.0, max(commission.pixels / 1024, _LOWEST_FILM / min(width, height)))
+    size = (2 * round(width * scale / 2), 2 * round(height * scale / 2))
     yield from film(FilmOrder(words, pictures, size, seconds, seed, sound), target)
 
 
@@ -176,4 +183,5 @@ def _paint_order(commission: Commission) -> painter.PaintOrder:
         output_format=asked("output_format", "png"),
         seed=json.dumps(wishes.asked(commission.input, "seed")),
         is_blank=commission.is_blank,
+        pixels=commission.pixels,
     )

@@ -35,10 +35,11 @@ class PaintOrder:
     output_format: str = "png"
     seed: str = ""
     is_blank: bool = False
+    pixels: int = 1024
 
 
 def frame_size(
-    aspect_ratio: str, resolution: str, natural: tuple[int, int] | None
+    aspect_ratio: str, resolution: str, natural: tuple[int, int] | None, pixels: int = 1024
 ) -> tuple[int, int]:
     """The size asked for: `auto` and unknown words take the ratio of the input, else a square."""
     ratio = natural[0] / natural[1] if natural else 1.0
@@ -46,14 +47,15 @@ def frame_size(
         ratio = int(parts[1]) / int(parts[2])
     ratio = min(_WIDEST, max(1 / _WIDEST, ratio))
     known = re.fullmatch(r"(\d+(?:\.\d+)?)K", resolution)
-    long = round(1024 * min(4.0, max(0.25, float(known[1])))) if known else 1024
+    long = round(pixels * min(4.0, max(0.25, float(known[1])))) if known else pixels
     return (long, round(long / ratio)) if ratio >= 1 else (round(long * ratio), long)
 
 
 def paint(order: PaintOrder, index: int, target: Path) -> None:
     """Paints picture `index` of an order; each index is a variation. Raises Unusable."""
     photos = [read_picture(path) for path in order.pictures]
-    size = frame_size(order.aspect_ratio, order.resolution, photos[0].size if photos else None)
+    natural = photos[0].size if photos else None
+    size = frame_size(order.aspect_ratio, order.resolution, natural, order.pixels)
     if order.is_blank:
         _write(Image.new("RGB", size, (127, 127, 127)), order.output_format, target)
         return
@@ -97,7 +99,7 @@ def _compose(
     look: Look, photos: list[Image.Image], size: tuple[int, int], rng: Random
 ) -> Image.Image:
     width, height = size
-    scale = _STAGE / max(size)
+    scale = min(1.0, _STAGE / max(size))
     stage = look.scene((max(8, round(width * scale)), max(8, round(height * scale))), rng)
     if rng.random() < 0.5:  # noqa: PLR2004 - a coin
         stage = ImageOps.mirror(stage)

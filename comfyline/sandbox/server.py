@@ -23,6 +23,7 @@ class SandboxOptions:
     token: str = "sandbox-token"  # noqa: S105 - opens nothing but this sandbox
     slots: int = 4
     speed: float = 1.0
+    pixels: int = 1024
     balance_usd: float = 1000.0
 
 

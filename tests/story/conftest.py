@@ -19,7 +19,7 @@ import pytest
 from comfyline.ledger.attempts import Attempt
 from comfyline.services import now, open_ledger
 from comfyline.stack.control import StackAddresses, addresses
-from tests.conftest import Sandbox, ask_prefect, prefect_variables
+from tests.conftest import Sandbox, ask_prefect, prefect_home, prefect_variables
 from tests.ended import Ended
 from tests.forking import Command, Process, clean_environment, fork_server, start
 from tests.money import discrepancies, refreshed
@@ -64,12 +64,13 @@ class Project:
     each; `fresh` starts one as a shell does.
     """
 
-    def __init__(self, directory: Path, home: Path, forks: Path) -> None:
-        self.directory, self.home, self._forks = directory, home, forks
+    def __init__(self, directory: Path, home: Path, forks: Path, stack: StackAddresses) -> None:
+        self.directory, self.home, self.stack, self._forks = directory, home, stack, forks
         self._commands = 0
-        self._begun = now()
+        self.begun = now()
         shutil.copytree(ROOT / "configs", directory / "configs")
-        self.environment = clean_environment() | {"COMFYLINE_HOME": str(home)}
+        here = {"COMFYLINE_HOME": str(home)}
+        self.environment = clean_environment() | prefect_variables(stack) | here
 
     def start(self, *arguments: str, **environment: str) -> Running:
         self._commands += 1
@@ -119,7 +120,7 @@ class Project:
 
     def accounts(self) -> dict[str, list[dict[str, Any]]]:
         """What every sandbox that there is has accepted since this project began."""
-        since = self._begun.isoformat().replace("+00:00", "Z")
+        since = self.begun.isoformat().replace("+00:00", "Z")
         there = {sandbox.url: sandbox.account()["requests"] for sandbox in Sandbox.running}
         if url := self.addresses.sandbox_url:
             there[url] = self.sandbox("GET", "account")["requests"]
@@ -129,7 +130,7 @@ class Project:
 
     def discrepancies(self) -> list[str]:
         """In what its ledger and the sandboxes do not agree, of all that is this project's."""
-        mine = [one for one in self.attempts() if one.claimed_at and one.claimed_at >= self._begun]
+        mine = [one for one in self.attempts() if one.claimed_at and one.claimed_at >= self.begun]
         return discrepancies(self.accounts(), mine, refreshed(self.ledger_url))
 
     def accepted(self, prompt: str) -> list[Attempt]:
@@ -155,7 +156,7 @@ class Project:
         """
 
         def answered() -> httpx.Response | None:
-            answer = ask_prefect(self.addresses, method, path, **more)
+            answer = ask_prefect(self.stack, method, path, **more)
             return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
 
         answer = self.until(answered).raise_for_status()
@@ -199,7 +200,7 @@ def project_at(
     directory: Path, stack: StackAddresses, home: Path, forks: Path
 ) -> Iterator[Project]:
     """A fresh folder on the shared stack; afterwards what must always hold is looked at."""
-    project = Project(directory, home, forks)
+    project = Project(directory, home, forks, stack)
     yield project
     if project.addresses.sandbox_url:
         project.sandbox("DELETE", "faults")
@@ -218,14 +219,13 @@ def project(
 def _no_secret_is_written(project: Project, stack: StackAddresses) -> None:
     assert stack.storage_credentials is not None
     secrets = [stack.storage_credentials.secret_access_key, "X-Amz-Signature=", "sandbox-token"]
-    password = str(stack.prefect_auth_string).partition(":")[2]
-    secrets.append(password)
-    for path in (project.home / "prefect").glob("prefect.db*"):
-        assert password.encode() not in path.read_bytes(), path
-    kept = [project.home / "logs", project.home / "runs", project.directory / "outputs"]
+    secrets.append(str(stack.prefect_auth_string).partition(":")[2])
+    began = project.begun.timestamp()
+    mine = [project.home / "logs", project.home / "runs", project.directory / "outputs"]
+    kept = [prefect_home() / "logs", *mine]
     for folder in kept:
         for path in folder.rglob("*"):
-            if path.is_file() and path.suffix in {".log", ".json", ".html"}:
+            if path.suffix in {".log", ".json", ".html"} and path.stat().st_mtime >= began:
                 text = path.read_text(errors="replace")
                 found = [secret for secret in secrets if secret in text]
                 assert found == [], path

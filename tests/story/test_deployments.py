@@ -13,6 +13,7 @@ import pytest
 from prefect.workers.process import ProcessWorker
 
 from comfyline.job import JobState
+from tests.conftest import prefect_home
 from tests.story.conftest import Project
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ class Prefect:
         self.directory = project.directory
         self.worker = 0
         # As a shell has it after `eval "$(comfyline env)"`, and nothing else besides.
-        exports = project.comfyline("env").stdout
+        exports = project.comfyline("env", COMFYLINE_HOME=str(prefect_home())).stdout
         shell = subprocess.run(
             ["sh", "-c", f"{exports}env -0"],
             cwd=project.directory,
@@ -37,6 +38,7 @@ class Prefect:
         )
         pairs = (pair.partition("=") for pair in shell.stdout.split("\0") if pair)
         self.environment = {name: value for name, _, value in pairs}
+        self.environment["COMFYLINE_HOME"] = str(project.home)
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "prefect", *arguments]
@@ -113,7 +115,7 @@ def prefect(project: Project) -> Iterator[Prefect]:
     worker = subprocess.Popen(
         prefect.command("worker", "start", "--pool", "comfyline", "--limit", "2"),
         cwd=project.directory,
-        env=prefect.environment | {"PREFECT_WORKER_QUERY_SECONDS": "2"},
+        env=prefect.environment | {"PREFECT_WORKER_QUERY_SECONDS": "1"},
         stdout=log,
         stderr=log,
     )
@@ -124,7 +126,7 @@ def prefect(project: Project) -> Iterator[Prefect]:
         process.kill()
     worker.wait()
     log.close()
-    password = str(project.addresses.prefect_auth_string).partition(":")[2]
+    password = str(project.stack.prefect_auth_string).partition(":")[2]
     assert password not in (project.directory / "worker.log").read_text()
     prefect.ask("DELETE", "work_pools/comfyline")
 

@@ -184,7 +184,7 @@ def test_a_run_whose_ledger_is_away_for_a_while_goes_on_with_nothing_lost(
         "runcomfy": {"base_url": sandbox.url, "download_hosts": [], "patience": "2s"},
         "storage": {"uploads": "s3://comfyline/up", "endpoint_url": stack.storage_endpoint},
     }
-    project = Project(tmp_path / "project", tmp_path / "home", forks)
+    project = Project(tmp_path / "project", tmp_path / "home", forks, stack)
     (project.directory / "where.yaml").write_text(json.dumps(profile))
 
     def statuses() -> list[str]:

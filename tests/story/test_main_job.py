@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from comfyline.stack.control import StackAddresses
-from tests.conftest import Sandbox, ask_prefect
-from tests.story.conftest import PIPELINE, Project
+from tests.conftest import Sandbox, ask_prefect, prefect_home, prefect_variables
+from tests.story.conftest import PIPELINE, Project, project_at
 
 KEYS = [
     "run_id",
@@ -46,14 +46,23 @@ def prefect(stack: StackAddresses, path: str, **body: Any) -> Any:
     return ask_prefect(stack, method, path, **asked).raise_for_status().json()
 
 
-def test_ten_pictures_come_out_of_five_photographs(project: Project) -> None:
-    wanted = "steps.edit.input.prompt=an office in the first story"
+@pytest.fixture
+def at_home(tmp_path: Path, stack: StackAddresses, forks: Path) -> Iterator[Project]:
+    """A project in the home of the Prefect server, as on a machine where nothing is set."""
+    with project_at(tmp_path / "project", stack, prefect_home(), forks) as project:
+        for name in prefect_variables(stack):
+            del project.environment[name]
+        yield project
+
+
+def test_ten_pictures_come_out_of_five_photographs(at_home: Project) -> None:
+    project, wanted = at_home, "steps.edit.input.prompt=an office in the first story"
     ended = project.fresh("run", PIPELINE, "--set", wanted, "--json")
 
     assert ended.code == 0, ended.stderr
     # No terminal, perhaps a log: the password of the page is not told, but where it is.
     assert "`comfyline status` shows its password" in ended.stderr
-    password = str(project.addresses.prefect_auth_string)
+    password = str(project.stack.prefect_auth_string)
     assert password not in ended.stdout + ended.stderr
     assert password in project.comfyline("status").stdout
     summary = ended.json
@@ -94,7 +103,7 @@ def test_ten_pictures_come_out_of_five_photographs(project: Project) -> None:
 def test_the_orchestrator_tells_the_story_of_the_run(
     project: Project, stack: StackAddresses
 ) -> None:
-    log = project.home / "logs" / "prefect.log"
+    log = prefect_home() / "logs/prefect.log"
     before = len(log.read_text())
     ended = project.run("an office that Prefect tells of")
     run_id = ended.json["run_id"]

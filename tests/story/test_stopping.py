@@ -85,7 +85,7 @@ def test_a_plain_run_heeds_a_cancel_from_the_prefect_page(project: Project) -> N
     [run_id] = {attempt.run_id for attempt in project.accepted(prompt)}
     flow_run = f"flow_runs/{run_id}"
     state: dict[str, Any] = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
-    stack = project.addresses
+    stack = project.stack
     ask_prefect(stack, "POST", f"{flow_run}/set_state", json=state).raise_for_status()
     settle(project, prompt, end(process))
 
