@@ -22,7 +22,7 @@ from comfyline.plan.check import validate_jobs
 from comfyline.plan.preflight import Preflight, Validated, estimate, run_preflight
 from comfyline.plan.schedule import Schedule
 from comfyline.progress import JobEnded, Note, RunPlanned, tell
-from comfyline.report.words import count
+from comfyline.report.format import count
 from comfyline.run import Outcome, Run
 from comfyline.services import Services
 from flows.turns import Group, Queue

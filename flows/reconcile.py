@@ -25,8 +25,8 @@ from comfyline.ledger.unrecorded import unrecorded, unrecorded_in_words
 from comfyline.operations.adopt import recognise
 from comfyline.operations.recover import sweep
 from comfyline.progress import Note, RunPlanned, tell
+from comfyline.report.format import count, span
 from comfyline.report.summary import RunSummary
-from comfyline.report.words import count, span
 from comfyline.run import CostLimits, Outcome, Run
 from comfyline.services import Services, now
 from flows.execution import walk_all

@@ -24,11 +24,11 @@ from comfyline.ledger.retention import warnings
 from comfyline.operations.run_index import write_index
 from comfyline.progress import Note, RunReported, tell
 from comfyline.report.costs import Charge
+from comfyline.report.format import span
 from comfyline.report.gallery import write_gallery
 from comfyline.report.outcomes import cards, header, summarise
 from comfyline.report.overview import store_contact_sheet
 from comfyline.report.summary import RunSummary, cost_in_words, headline
-from comfyline.report.words import span
 from comfyline.run import CancelToken, Outcome, Run
 from comfyline.services import Services
 

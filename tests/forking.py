@@ -30,7 +30,7 @@ _IMPORTED = (
     "anyio._backends._asyncio",
     "botocore.session",
     "comfyline.cli.jobs",
-    "comfyline.cli.runs",
+    "comfyline.cli.run",
     "comfyline.ledger.tables",
     "encodings.idna",
     "fastapi",

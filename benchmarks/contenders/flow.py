@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from benchmarks.contenders.side import start
-from comfyline.cli.orchestrator import connect, run_flow
+from comfyline.cli.prefect import connect, run_flow
 
 
 async def main(path: str) -> None:

@@ -5,8 +5,8 @@ import signal
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from comfyline.cli.orchestrator import leave_at_once
-from comfyline.cli.speech import leave_the_terminal, say
+from comfyline.cli.console import leave_the_terminal, say
+from comfyline.cli.prefect import leave_at_once
 from comfyline.config.account import command
 from comfyline.errors import Interrupted
 from comfyline.run import CancelToken

@@ -9,17 +9,17 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
+from comfyline.cli.console import answer, results, say
 from comfyline.cli.options import Json, Profile
 from comfyline.cli.retention import warn
-from comfyline.cli.selecting import PipelineName, RunId, reading_ledger, say_unrecorded, whose
-from comfyline.cli.speech import answer, results, say
+from comfyline.cli.selection import PipelineName, RunId, reading_ledger, say_unrecorded, whose
 from comfyline.job import JobState
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.block_reasons import short
 from comfyline.ledger.in_doubt import how_far_in_words, sent_at
 from comfyline.ledger.queries import Selection
 from comfyline.ledger.retention import kept_until
-from comfyline.report.words import count, span, usd
+from comfyline.report.format import count, span, usd
 
 _MAY_COST = {JobState.IN_DOUBT, JobState.SUBMITTING}
 

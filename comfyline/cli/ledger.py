@@ -11,15 +11,15 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from sqlalchemy import make_url
 
+from comfyline.cli.console import say
 from comfyline.cli.options import Profile
-from comfyline.cli.selecting import reading_ledger
-from comfyline.cli.speech import say
+from comfyline.cli.selection import reading_ledger
 from comfyline.config.environment import home, profile_ledger_url
 from comfyline.errors import TryLater, UsageError
 from comfyline.job import JobState
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.unrecorded import Unrecorded, unrecorded
-from comfyline.report.words import count, usd
+from comfyline.report.format import count, usd
 from comfyline.services import open_journal, unrecorded_ids, work_folder
 
 app = App(name="ledger", help="The record of what was paid for.")

@@ -11,22 +11,22 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import comfyline
-from comfyline.cli.speech import explain, say
+from comfyline.cli.console import explain, say
 from comfyline.errors import ComfylineError, Defect, Interrupted, UsageError
 
 _COMMANDS = (
-    "runs:run",
-    "plans:plan",
-    "checks:check",
+    "run:run",
+    "plan:plan",
+    "check:check",
     "schemas:schemas",
-    "runs:generate",
+    "run:generate",
     "jobs:jobs",
-    "cancelling:cancel",
-    "runs:reconcile",
-    "doubts:resolve",
-    "audits:audit",
-    "verifying:verify",
-    "cleaning:clean",
+    "cancel:cancel",
+    "run:reconcile",
+    "resolve:resolve",
+    "audit:audit",
+    "verify:verify",
+    "clean:clean",
     "ledger:app",
     "models:app",
     "stack:up",

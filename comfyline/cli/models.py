@@ -10,8 +10,8 @@ from cyclopts import App, Parameter
 from rich.table import Table
 from rich.text import Text
 
+from comfyline.cli.console import answer, results, say
 from comfyline.cli.options import Json, Profile
-from comfyline.cli.speech import answer, results, say
 from comfyline.config.environment import home, look
 from comfyline.config.files import model_directories
 from comfyline.errors import ComfylineError, InputInvalid, Problem, TokenRejected, UsageError
@@ -28,7 +28,7 @@ from comfyline.models.library import (
     read_json,
     store_model,
 )
-from comfyline.report.words import count, usd
+from comfyline.report.format import count, usd
 from comfyline.services import open_catalogue
 from comfyline.yaml.file import did_you_mean
 

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from rich.text import Text
 
-from comfyline.cli.speech import errors
+from comfyline.cli.console import errors
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.retention import Urgency, warnings
 from comfyline.redact import without_secrets

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from comfyline.cli.speech import say
+from comfyline.cli.console import say
 from comfyline.config.files import model_directories
 from comfyline.errors import InputInvalid, Problem
 from comfyline.files import appearing_whole

@@ -11,10 +11,10 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
+from comfyline.cli.console import answer, explain, results, say
 from comfyline.cli.options import Json, Profile
 from comfyline.cli.retention import warn
-from comfyline.cli.selecting import reading_ledger, say_unrecorded
-from comfyline.cli.speech import answer, explain, results, say
+from comfyline.cli.selection import reading_ledger, say_unrecorded
 from comfyline.config.environment import home, start_services
 from comfyline.config.files import model_directories
 from comfyline.errors import ComfylineError, UsageError

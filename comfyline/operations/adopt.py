@@ -26,7 +26,7 @@ from comfyline.ledger.writes import StoredJob, adopt_stored, ask_whose
 from comfyline.operations.output_paths import possible_names, unversioned
 from comfyline.operations.recover import clear
 from comfyline.progress import Note, tell
-from comfyline.report.words import count
+from comfyline.report.format import count
 from comfyline.sandbox.store import request_ids
 from comfyline.services import Services, now
 from comfyline.stack.layout import Layout

@@ -14,7 +14,7 @@ from comfyline.job import JobState, StoredOutput
 from comfyline.ledger.attempts import PAID_IN_VAIN, Attempt
 from comfyline.ledger.block_reasons import short
 from comfyline.ledger.retention import kept_until
-from comfyline.report.words import count, usd
+from comfyline.report.format import count, usd
 from comfyline.storage.sidecars import Sidecar
 
 _SAME_USD = 1e-6

@@ -16,8 +16,8 @@ from comfyline.pipeline.naming import output_name
 from comfyline.plan.preflight import Preflight, decision_about, prices
 from comfyline.plan.preview import Planned
 from comfyline.plan.reuse import claimed, folder_of
+from comfyline.report.format import count
 from comfyline.report.plan import PlannedJob, PlannedStep
-from comfyline.report.words import count
 from comfyline.run import Run
 from comfyline.services import Services
 from comfyline.storage.place import join

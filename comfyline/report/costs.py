@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from comfyline.report.words import usd
+from comfyline.report.format import usd
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from comfyline.files import appearing_whole
 from comfyline.job import JobState
 from comfyline.redact import bare_origin, without_secrets
 from comfyline.report.costs import NOTHING, Costs, paid_together
-from comfyline.report.words import count, span
+from comfyline.report.format import count, span
 
 _FAILED = {JobState.FAILED, JobState.CANCELLED, JobState.IN_DOUBT, JobState.EXPIRED}
 _SCRIPTED = {".svg", ".svgz", ".html", ".htm", ".xhtml", ".xml"}

@@ -6,8 +6,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
+from comfyline.report.format import count, one_line, usd
 from comfyline.report.plan import PlannedJob, PlannedStep, PlanRecord, StepRecord
-from comfyline.report.words import count, one_line, usd
 
 _COLUMNS = ("jobs", "there", "to make", "waiting", "estimate")
 _WIDTHS = (8, 8, 9, 9, 12)

@@ -19,7 +19,7 @@ from comfyline.errors import (
 )
 from comfyline.redact import without_secrets
 from comfyline.report.costs import estimate_in_words
-from comfyline.report.words import count, usd
+from comfyline.report.format import count, usd
 
 
 def _encodable(text: object) -> object:

@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from comfyline.report.format import one_line
 from comfyline.report.summary import ErrorRecord
-from comfyline.report.words import one_line
 
 NAMED = 10
 """How many items of one kind of error are named before `and N more`."""

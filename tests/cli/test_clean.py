@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from comfyline import services
-from comfyline.cli import cleaning
+from comfyline.cli import clean
 from comfyline.errors import GenerationFailed
 from comfyline.job import CheckedJob, JobState
 from comfyline.services import open_places
@@ -25,7 +25,7 @@ def a_week_later(monkeypatch: pytest.MonkeyPatch) -> None:
     def then() -> datetime:
         return services.now() + WEEK
 
-    monkeypatch.setattr(cleaning, "now", then)
+    monkeypatch.setattr(clean, "now", then)
 
 
 def digest(text: str) -> str:

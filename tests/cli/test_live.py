@@ -9,8 +9,8 @@ from rich.console import Console
 from comfyline.cli.live import LiveDisplay, print_summary
 from comfyline.job import JobState, Stage
 from comfyline.progress import JobEnded, Note, RunPlanned, StageEntered, observed_by, tell
+from comfyline.report.counters import Tally
 from comfyline.report.summary import ErrorRecord, OutputRecord, RunSummary
-from comfyline.report.tally import Tally
 
 PLANNED = RunPlanned("r1", "office", jobs=10, reused=2, estimate_usd=1.12)
 

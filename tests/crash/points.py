@@ -67,7 +67,7 @@ _FOLDER = "comfyline.storage.folder:Folder"
 _MOVE = "comfyline.ledger.writes:move"
 
 _BEFORE_THE_COST = [
-    _before("YAML not read", "comfyline.cli.runs:load_pipeline"),
+    _before("YAML not read", "comfyline.cli.run:load_pipeline"),
     Point(
         "ledger made: before the commit",
         Break("commit", "comfyline.ledger.database:_migrate"),

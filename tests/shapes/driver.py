@@ -9,7 +9,7 @@ import json
 import sys
 from typing import Any
 
-from comfyline.cli.orchestrator import connect
+from comfyline.cli.prefect import connect
 
 
 async def main(orders: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.text import Text
 
+from comfyline.cli.console import answer, errors, explain, say
 from comfyline.cli.interruption import interruptible
 from comfyline.cli.live import LiveDisplay, print_summary
 from comfyline.cli.options import (
@@ -23,7 +24,7 @@ from comfyline.cli.options import (
     Unchecked,
     Verify,
 )
-from comfyline.cli.orchestrator import (
+from comfyline.cli.prefect import (
     Flow,
     PrefectIsGone,
     connect,
@@ -32,7 +33,6 @@ from comfyline.cli.orchestrator import (
     page_password,
     run_flow,
 )
-from comfyline.cli.speech import answer, errors, explain, say
 from comfyline.config.account import acting_for
 from comfyline.config.environment import check_token, needed_services, profile_account
 from comfyline.errors import (
@@ -46,8 +46,8 @@ from comfyline.job import JobState
 from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.sources import read_items
 from comfyline.progress import Event, Observer, RunReported, observed_by
+from comfyline.report.counters import Tally
 from comfyline.report.summary import ErrorRecord, RunSummary
-from comfyline.report.tally import Tally
 from comfyline.run import CancelToken, cancelled_by
 from flows.parameters import kept_out_of_prefect
 

@@ -8,15 +8,15 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from comfyline.cli.console import answer, say
 from comfyline.cli.options import Json, Profile
-from comfyline.cli.selecting import reading_ledger
-from comfyline.cli.speech import answer, say
+from comfyline.cli.selection import reading_ledger
 from comfyline.config.duration import parse_duration
 from comfyline.config.environment import home, prepare_storage
 from comfyline.errors import TryLater, UsageError
 from comfyline.ledger.ledger import Ledger
 from comfyline.operations.clean import OldFiles, needed_inputs, old_results, old_work, remove_files
-from comfyline.report.words import count
+from comfyline.report.format import count
 from comfyline.services import now, open_places
 from comfyline.storage.upload_cleaning import OldUploads, find_old, remove
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import httpx
 
 from comfyline.broken_connections import what_broke
-from comfyline.cli.speech import say
+from comfyline.cli.console import say
 from comfyline.config.account import command
 from comfyline.config.environment import home, start_services
 from comfyline.errors import ComfylineError, Defect, Unreachable

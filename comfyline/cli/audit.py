@@ -11,8 +11,9 @@ from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
+from comfyline.cli.console import answer, results, say
 from comfyline.cli.options import Json, Profile
-from comfyline.cli.selecting import (
+from comfyline.cli.selection import (
     PipelineName,
     RunId,
     Since,
@@ -22,13 +23,12 @@ from comfyline.cli.selecting import (
     say_elsewhere,
     selection,
 )
-from comfyline.cli.speech import answer, results, say
 from comfyline.config.environment import ONLY_RUNCOMFY, prepare, prepare_storage
 from comfyline.config.settings import NO_STORAGE
 from comfyline.ledger.block_reasons import short
 from comfyline.operations.audit import Difference, Seen, differences, in_words, repeats, totals
 from comfyline.operations.audit_evidence import gather, with_history
-from comfyline.report.words import count, usd
+from comfyline.report.format import count, usd
 from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.services import open_places, open_services
 from comfyline.stack.services import SERVICES

@@ -10,9 +10,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from comfyline.cli.console import answer, results, say
 from comfyline.cli.options import Json, Profile
-from comfyline.cli.selecting import PipelineName, RunId, any_in_bucket, reading_ledger, selection
-from comfyline.cli.speech import answer, results, say
+from comfyline.cli.selection import PipelineName, RunId, any_in_bucket, reading_ledger, selection
 from comfyline.config.environment import prepare_storage
 from comfyline.config.settings import NO_STORAGE, StorageSettings
 from comfyline.errors import UsageError
@@ -20,7 +20,7 @@ from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.block_reasons import short
 from comfyline.operations.verify import Expected, Verdict, Verified, of_ledger, of_target
 from comfyline.operations.verify import verify as verify_files
-from comfyline.report.words import count
+from comfyline.report.format import count
 from comfyline.services import open_places
 from comfyline.storage.places import Places
 

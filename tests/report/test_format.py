@@ -1,7 +1,7 @@
 import pytest
 
 from comfyline.redact import bare_origin, without_secrets
-from comfyline.report.words import count, one_line, span, usd
+from comfyline.report.format import count, one_line, span, usd
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from comfyline.cli.console import say
 from comfyline.cli.options import Profile
-from comfyline.cli.selecting import say_elsewhere, the_jobs
-from comfyline.cli.speech import say
+from comfyline.cli.selection import say_elsewhere, the_jobs
 from comfyline.config.account import command
 from comfyline.config.environment import ONLY_RUNCOMFY, prepare
 from comfyline.errors import UsageError
@@ -17,7 +17,7 @@ from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.block_reasons import short
 from comfyline.ledger.queries import Selection
 from comfyline.operations.cancel import Withdrawn, take_back, withdrawable
-from comfyline.report.words import count
+from comfyline.report.format import count
 from comfyline.services import Services, open_services
 
 

@@ -8,17 +8,17 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.text import Text
 
+from comfyline.cli.console import answer, explain, results, say
 from comfyline.cli.options import Json, Limit, MaxCost, Overrides, Profile, Refresh, Unchecked
-from comfyline.cli.speech import answer, explain, results, say
 from comfyline.config.environment import look
 from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.pipeline.document import Limits
 from comfyline.plan.explain import explain_jobs, moving_aside, namesakes, planned_steps
 from comfyline.plan.preflight import run_preflight
 from comfyline.plan.preview import Planned, StoredSources, plan_pipeline
+from comfyline.report.format import count, usd
 from comfyline.report.plan import PlannedJob, PlanRecord, mistake_records, plan_record
 from comfyline.report.plan_tree import job_lines, plan_tree
-from comfyline.report.words import count, usd
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, now, open_services
 

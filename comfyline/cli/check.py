@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.text import Text
 
-from comfyline.cli.speech import errors, explain, say
+from comfyline.cli.console import errors, explain, say
 from comfyline.config.environment import home, look_at_storage
 from comfyline.config.files import model_directories
 from comfyline.config.settings import StorageSettings
@@ -18,7 +18,7 @@ from comfyline.errors import InputInvalid, Problem, UsageError
 from comfyline.models.library import CACHED_MODELS, ModelCache, OfflineModels
 from comfyline.plan.lint import LintResult, lint_file
 from comfyline.plan.preview import StoredSources
-from comfyline.report.words import count
+from comfyline.report.format import count
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.known_files import KNOWN_FILES
 from comfyline.storage.origins import Origins

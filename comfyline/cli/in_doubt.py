@@ -8,7 +8,7 @@ from comfyline.ledger.attempts import KEPT, Attempt
 from comfyline.ledger.block_reasons import short
 from comfyline.ledger.in_doubt import Balance, SpeaksFor, how_far_in_words, sent_at, speaks_for
 from comfyline.operations.resolve import Doubt
-from comfyline.report.words import count, one_line, span, usd
+from comfyline.report.format import count, one_line, span, usd
 
 _LISTED = 10
 """How many of the other requests are named."""

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from comfyline.cli.doubt_words import Line, facts
+from comfyline.cli.console import answer, errors, say
+from comfyline.cli.in_doubt import Line, facts
 from comfyline.cli.options import Json, Profile
-from comfyline.cli.selecting import the_jobs, whose
-from comfyline.cli.speech import answer, errors, say
+from comfyline.cli.selection import the_jobs, whose
 from comfyline.config.account import command, command_line
 from comfyline.config.environment import ONLY_RUNCOMFY, prepare
 from comfyline.errors import ComfylineError, Lost, UsageError
@@ -24,7 +24,7 @@ from comfyline.operations.adopt import look_for
 from comfyline.operations.cancel import AT_RUNCOMFY
 from comfyline.operations.recover import settle_what_can_be
 from comfyline.operations.resolve import Doubt, check_request, look_into
-from comfyline.report.words import usd
+from comfyline.report.format import usd
 from comfyline.services import Services, open_services
 
 

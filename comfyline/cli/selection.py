@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from comfyline.cli.speech import say
+from comfyline.cli.console import say
 from comfyline.config.account import acting_for, command
 from comfyline.config.duration import parse_duration
 from comfyline.config.environment import home, profile_account, profile_ledger_url
