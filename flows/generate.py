@@ -15,10 +15,10 @@ from comfyline.plan.schedule import Schedule
 from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, now
-from flows.execution import execute
-from flows.opening import run_id, with_services
+from flows.finish import finish
 from flows.parameters import as_given
-from flows.report import report
+from flows.schedule import execute
+from flows.session import run_id, with_services
 
 _TIMEOUT = 1800.0
 
@@ -62,7 +62,7 @@ async def generate(
         asked = fit_inputs(entry, as_given("inputs", inputs))
         job = ad_hoc_job(model_id, asked, as_given("output", output))
         outcomes = await execute(Schedule.of(job), run, services)
-        return await report(outcomes, run, services, started, began)
+        return await finish(outcomes, run, services, started, began)
 
     return await with_services(profile, work, unchecked=unchecked)
 

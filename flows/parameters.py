@@ -2,6 +2,9 @@
 
 A presigned address among them is a password while it lives. The command line runs its flows in its
 own process, so it hands the values over beside Prefect, which gets them without what is secret.
+
+Nothing here imports Prefect: the command line needs it before Prefect may be imported, which reads
+its environment at that moment.
 """
 
 from collections.abc import Iterator, Mapping

@@ -14,10 +14,10 @@ from comfyline.progress import Note, tell
 from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, now
-from flows.execution import execute
-from flows.opening import run_id, with_services
+from flows.finish import finish
 from flows.parameters import as_given
-from flows.report import report
+from flows.schedule import execute
+from flows.session import run_id, with_services
 
 
 def _name() -> str:
@@ -86,6 +86,6 @@ async def pipeline(
             contact_sheet=planned.pipeline.document.output.contact_sheet,
         )
         outcomes = await execute(planned.schedule(), run, services)
-        return await report(outcomes, run, services, started, began)
+        return await finish(outcomes, run, services, started, began)
 
     return await with_services(profile, work, unchecked=unchecked)

@@ -29,9 +29,9 @@ from comfyline.report.format import count, span
 from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Outcome, Run
 from comfyline.services import Services, now
-from flows.execution import walk_all
-from flows.opening import run_id, with_services
-from flows.report import report
+from flows.finish import finish
+from flows.schedule import run_jobs
+from flows.session import run_id, with_services
 
 _WAIT = 240.0
 """Seconds to wait for what still runs: the next sweep comes in minutes, and nothing is lost."""
@@ -72,11 +72,11 @@ async def reconcile(profile: str) -> State[RunSummary] | State[ComfylineError]:
         stored = len(unfinished) - len(left)
         tell(RunPlanned(run.id, run.pipeline, len(unfinished), stored, 0.0))
         found = [(attempt.checked.job, attempt.checked) for attempt in unfinished]
-        outcomes = await walk_all(found, run, services, waits_for_others=False)
+        outcomes = await run_jobs(found, run, services, waits_for_others=False)
         _say_all(_stored(outcome) for outcome in outcomes if outcome.outputs)
         doubts = await services.ledger.list(Selection(state=JobState.IN_DOUBT))
         _say_all(_doubts(doubts[::-1]))
-        return await report(outcomes, run, services, started, began)
+        return await finish(outcomes, run, services, started, began)
 
     return await with_services(profile, work)
 
@@ -102,7 +102,7 @@ def _what_is_left(left: Sequence[Attempt], now: datetime) -> Iterable[str]:
 
 
 def _stored(outcome: Outcome) -> str:
-    """Where a job's outputs lie now; of what is not stored the walk has said why."""
+    """Where a job's outputs lie now; of what is not stored its job has said why."""
     job, uris = outcome.job, ", ".join(output.uri for output in outcome.outputs)
     return f"{short(outcome.key)} {job.label} ({job.pipeline}): stored as {uris}"
 

@@ -42,7 +42,7 @@ from tasks.failure import failing_in_words, is_passing, not_known
 @task(
     name=Stage.FETCH,
     task_run_name="{checked.job.label} · fetch",
-    # As long as the files lie in the work directory; the walk looks whether they still do.
+    # As long as the files lie in the work directory; the flow looks whether they still do.
     cache_key_fn=of_attempt,
     result_serializer=REMEMBERED,
     retries=3,

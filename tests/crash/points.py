@@ -74,7 +74,7 @@ _BEFORE_THE_COST = [
         has_ledger=False,
     ),
     _after("run known", f"{_LEDGER}.open_run"),
-    _after("survey done", "flows.execution:run_preflight"),
+    _after("survey done", "flows.schedule:run_preflight"),
     *_transaction("hold", "comfyline.ledger.locks:acquire"),
     Point("upload: half of the bytes", Break("sending", "/uploads/")),
     _after("upload: done", f"{_BUCKET}.put"),
@@ -129,7 +129,7 @@ _STORING = [
     *_transaction("hold released", "comfyline.ledger.locks:release"),
     Point("gallery: half", Break("half", "comfyline.report.gallery")),
     Point("summary: before its rename", Break("rename", "summary.json")),
-    _after("report: done", "flows.pipeline:report"),
+    _after("report: done", "flows.pipeline:finish"),
 ]
 _BUCKETS = "s3://comfyline/crash/{name}"
 _STORING_IN_S3 = [

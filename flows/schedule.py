@@ -1,15 +1,16 @@
-"""All jobs of a run: what is there is reused before a task is made, the rest walks on its own.
+"""All jobs of a run: what is there is reused before a task is made, the rest goes its own way.
 
 No stage waits for all of another, and no step either: a job is begun as soon as what it needs has
-been made. A window of walks is open at a time, so that memory follows the number of jobs in flight
+been made. A window of jobs is open at a time, so that memory follows the number of jobs in flight
 and not of jobs in all. A job that another process works on is put off: the others come first, and
 then its result is waited for, or the job taken over.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from comfyline.errors import ComfylineError
 from comfyline.job import CheckedJob, Job, JobState
@@ -25,11 +26,10 @@ from comfyline.progress import JobEnded, Note, RunPlanned, tell
 from comfyline.report.format import count
 from comfyline.run import Outcome, Run
 from comfyline.services import Services
-from flows.turns import Group, Queue
-from flows.walk import walk
+from flows.job import run_job
 
 _BESIDE_FLIGHT = 8
-"""Walks open beyond those at RunComfy: enough to upload ahead and fetch behind."""
+"""Jobs open beyond those at RunComfy: enough to upload ahead and fetch behind."""
 
 _LOOK_AGAIN = 0.5
 """Seconds between two looks at what other processes work on."""
@@ -43,7 +43,7 @@ def _nothing(_: Outcome) -> Sequence[Job]:
 
 
 async def execute(schedule: Schedule, run: Run, services: Services) -> list[Outcome]:
-    """Brings every job to an end and returns what became of each, by item and step."""
+    """Bring every job to an end and return what became of each, by item and step."""
     run.began = await services.ledger.open_run(run.id, run.pipeline)
     # Of a run that is retried, the earlier tries are a part, in its budget and in its report.
     before = await services.ledger.list(Selection(run_id=run.id))
@@ -82,7 +82,7 @@ async def execute(schedule: Schedule, run: Run, services: Services) -> list[Outc
     right = [(job, checked) for job, checked in preflight.to_make if checked is not None]
     outcomes = [*preflight.there]
     for some in (wrong, right):
-        outcomes += await walk_all(some, run, services, unlock=unlock)
+        outcomes += await run_jobs(some, run, services, unlock=unlock)
     return sorted([*outcomes, *never], key=lambda one: schedule.position(one.job))
 
 
@@ -94,7 +94,7 @@ async def _turned_up(preflight: Preflight, services: Services) -> None:
             await services.ledger.persisted(attempt.id, outcome.outputs)
 
 
-async def walk_all(
+async def run_jobs(
     to_make: Sequence[Validated],
     run: Run,
     services: Services,
@@ -102,21 +102,21 @@ async def walk_all(
     waits_for_others: bool = True,
     unlock: Unlock = _nothing,
 ) -> list[Outcome]:
-    """Brings these jobs to an end, begun in their order, and returns what became of them.
+    """Bring these jobs to an end, begun in their order, and return what became of them.
 
     So does it with the jobs that each of them unlocks. Without `waits_for_others`,
     what other processes work on is left to them and has no outcome.
     """
-    walking = _Walking(run, services, unlock)
-    walking.queue.add(to_make)
+    runner = _JobRunner(run, services, unlock)
+    runner.queue.add(to_make)
     left: ComfylineError | None = None
     try:
-        while walking.queue.is_waiting:
-            await walking.through()
-            if walking.elsewhere and waits_for_others and walking.goes_on:
-                held = count(len(walking.elsewhere), "job")
+        while runner.queue.is_waiting:
+            await runner.through()
+            if runner.elsewhere and waits_for_others and runner.goes_on:
+                held = count(len(runner.elsewhere), "job")
                 tell(Note(f"waiting for {held} of another process"))
-                await walking.take_freed()
+                await runner.take_freed()
     except ComfylineError as error:
         left = error
     except asyncio.CancelledError:
@@ -124,19 +124,75 @@ async def walk_all(
         with suppress(ComfylineError):
             await withdraw_all(run, services)
         raise
-    if walking.elsewhere and not waits_for_others:
-        tell(Note(f"{count(len(walking.elsewhere), 'job')} left to the process that works on it"))
-        return walking.outcomes
+    if runner.elsewhere and not waits_for_others:
+        tell(Note(f"{count(len(runner.elsewhere), 'job')} left to the process that works on it"))
+        return runner.outcomes
     spent = services.client.retry_budget.spent
-    return await walking.leave(left or spent or not_started(run.cancel_token.reason))
+    return await runner.leave(left or spent or not_started(run.cancel_token.reason))
 
 
-class _Walking:
-    """Walks under way, what waits for its turn, and what others hold."""
+@dataclass(slots=True)
+class Batch:
+    """Jobs with one key: the second takes what the first has paid for."""
+
+    key: str
+    jobs: list[Validated] = field(default_factory=list)
+
+
+class JobQueue:
+    """Batches in the order in which they came; whoever takes one says when it is done."""
+
+    def __init__(self) -> None:
+        self._ready: deque[Batch] = deque()
+        self._batchs: dict[str, Batch] = {}
+        self._out = 0
+        self._changed = asyncio.Event()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is anything to be taken."""
+        return bool(self._ready)
+
+    def add(self, jobs: Iterable[Validated]) -> None:
+        """Line jobs up; one that asks for what is in line already, or under way, joins it."""
+        for job, checked in jobs:
+            batch = self._batchs.get(checked.key) if checked else None
+            if batch is None:
+                batch = Batch(checked.key if checked else "")
+                self._ready.append(batch)
+                if checked:
+                    self._batchs[checked.key] = batch
+            batch.jobs.append((job, checked))
+        self._changed.set()
+
+    async def take(self) -> Batch | None:
+        """Return the next batch; None if nothing is left and nothing under way can bring more."""
+        while not self._ready:
+            if not self._out:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        self._out += 1
+        return self._ready.popleft()
+
+    def close(self, batch: Batch) -> None:
+        """Let no more jobs join a batch."""
+        if self._batchs.get(batch.key) is batch:
+            del self._batchs[batch.key]
+
+    def done(self, batch: Batch) -> None:
+        """Mark a batch that was taken as ended or put off."""
+        self.close(batch)
+        self._out -= 1
+        self._changed.set()
+
+
+class _JobRunner:
+    """Jobs under way, what waits for its turn, and what others hold."""
 
     def __init__(self, run: Run, services: Services, unlock: Unlock) -> None:
-        self.queue = Queue()
-        self.elsewhere: list[Group] = []
+        self.queue = JobQueue()
+        self.elsewhere: list[Batch] = []
         self.outcomes: list[Outcome] = []
         self._run = run
         self._services = services
@@ -148,60 +204,60 @@ class _Walking:
         return not (self._run.cancel_token.is_cancelled or self._services.client.retry_budget.spent)
 
     async def through(self) -> None:
-        """Walks all that waits and all that it unlocks, in a window."""
+        """Run all that waits and all that it unlocks, in a window."""
         async with asyncio.TaskGroup() as workers:
             for _ in range(self._run.in_flight + _BESIDE_FLIGHT):
                 workers.create_task(self._work())
 
     async def take_freed(self) -> None:
-        """Waits until other processes let go of some jobs, and puts those back into the queue.
+        """Wait until other processes let go of some jobs, and puts those back into the queue.
 
         Does nothing when the run is told to stop before, or RunComfy is away for too long.
         """
         while self.goes_on:
-            keys = sorted({group.key for group in self.elsewhere})
+            keys = sorted({batch.key for batch in self.elsewhere})
             free = await self._services.ledger.unlocked(keys)
-            if freed := [group for group in self.elsewhere if group.key in free]:
-                self.elsewhere = [group for group in self.elsewhere if group.key not in free]
-                for group in freed:
-                    self.queue.add(group.jobs)
+            if freed := [batch for batch in self.elsewhere if batch.key in free]:
+                self.elsewhere = [batch for batch in self.elsewhere if batch.key not in free]
+                for batch in freed:
+                    self.queue.add(batch.jobs)
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_AGAIN):
                     await self._run.cancel_token.cancelled()
 
     async def leave(self, why: ComfylineError) -> list[Outcome]:
-        """Gives up what others hold, and returns all outcomes."""
+        """Give up what others hold, and returns all outcomes."""
         while self.elsewhere:
-            group = self.elsewhere.pop()
-            for job, checked in group.jobs:
+            batch = self.elsewhere.pop()
+            for job, checked in batch.jobs:
                 await self._end(_stuck(job, checked, why))
         return self.outcomes
 
     async def _work(self) -> None:
-        while group := await self.queue.take():
+        while batch := await self.queue.take():
             try:
-                await self._walk(group)
+                await self._run_batch(batch)
             finally:
-                self.queue.done(group)
+                self.queue.done(batch)
 
-    async def _walk(self, group: Group) -> None:
+    async def _run_batch(self, batch: Batch) -> None:
         ledger = self._services.ledger
-        _, first = group.jobs[0]
+        _, first = batch.jobs[0]
         try:
             if away := self._services.client.retry_budget.spent:
                 raise away
             if first and not await ledger.acquire(first.key):
-                self.elsewhere.append(group)
+                self.elsewhere.append(batch)
                 return
         except ComfylineError as error:
-            for job, checked in group.jobs:
+            for job, checked in batch.jobs:
                 await self._end(_stuck(job, checked, error))
             return
         # The list may grow meanwhile: a job that has just been unlocked may ask for the same.
-        for job, checked in group.jobs:
-            await self._end(await walk(job, checked, self._run, self._services))
-        self.queue.close(group)
+        for job, checked in batch.jobs:
+            await self._end(await run_job(job, checked, self._run, self._services))
+        self.queue.close(batch)
         if first:
             # What cannot be given up lapses by itself.
             with suppress(ComfylineError):

@@ -1,4 +1,4 @@
-"""One job's walk through the six stages, beginning where the ledger says it stands.
+"""One job's way through the six stages, beginning where the ledger says it stands.
 
 A job that was never submitted takes all six; one that RunComfy has already is polled, fetched and
 persisted; one whose stored file is gone is fetched and persisted again.
@@ -10,9 +10,10 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from prefect.client.schemas.objects import State
+from prefect.utilities.annotations import opaque
 
 from comfyline.errors import ComfylineError, Defect, Rejected, Spoilt
 from comfyline.job import CheckedJob, Job, JobState, Stage, StoredOutput
@@ -31,7 +32,6 @@ from comfyline.storage.origins import is_remote, origin_path
 from comfyline.storage.reading import look_at_file
 from tasks.failure import job_state_after, unwrap
 from tasks.fetch import fetch
-from tasks.linking import linked
 from tasks.persist import persist
 from tasks.poll import poll
 from tasks.submit import resume, submit
@@ -41,7 +41,7 @@ from tasks.validate import validate
 T = TypeVar("T")
 
 
-class _Stopped(Exception):  # it stops one walk and never leaves this module
+class _Stopped(Exception):  # it stops one job and never leaves this module
     """A job can go no further; `stage` is None where it stopped between two stages."""
 
     def __init__(self, stage: Stage | None, error: ComfylineError) -> None:
@@ -50,8 +50,8 @@ class _Stopped(Exception):  # it stops one walk and never leaves this module
         self.error = error
 
 
-async def walk(job: Job, checked: CheckedJob | None, run: Run, services: Services) -> Outcome:
-    """Brings one job as far as it gets. Errors are part of the outcome and stop no other job."""
+async def run_job(job: Job, checked: CheckedJob | None, run: Run, services: Services) -> Outcome:
+    """Bring one job as far as it gets. Errors are part of the outcome and stop no other job."""
     started = time.monotonic()
     outcome = Outcome(job=job, key=checked.key if checked else "", state=JobState.PLANNED)
     try:
@@ -71,10 +71,10 @@ async def walk(job: Job, checked: CheckedJob | None, run: Run, services: Service
 async def _until_accepted(
     job: Job, checked: CheckedJob | None, outcome: Outcome, run: Run, services: Services
 ) -> Outcome:
-    """Walks as often as the job allows for when what comes is rejected; the ledger counts."""
+    """Try as often as the job allows for when what comes is rejected; the ledger counts."""
     while True:
         try:
-            return await _walk(job, checked, outcome, run, services)
+            return await _attempt(job, checked, outcome, run, services)
         except _Stopped as stopped:
             rejected = stopped.stage is Stage.PERSIST and isinstance(stopped.error, Rejected)
             if (
@@ -90,7 +90,7 @@ async def _until_accepted(
             tell(Note(f"{job.label}: asked for again"))
 
 
-async def _walk(
+async def _attempt(
     job: Job, checked: CheckedJob | None, outcome: Outcome, run: Run, services: Services
 ) -> Outcome:
     if away := run.away.get(folder_of(job)):
@@ -241,3 +241,13 @@ def _thumbnails(checked: CheckedJob, fetched: FetchedOutputs, directory: Path) -
             target = directory / f"{sha256}.jpg"
             if not target.exists():
                 make_thumbnail(source, target)
+
+
+def linked(value: T) -> T:
+    """Wrap a value for a task, so that Prefect draws an edge by it and by nothing in it.
+
+    Prefect finds a task's parents by looking for known objects in its parameters, down to the
+    bottom and by `id`: shared parts, such as an empty tuple, would tie jobs together that have
+    nothing to do with one another. Values that travel therefore have a weakref slot.
+    """
+    return cast("T", opaque(value))

@@ -36,7 +36,7 @@ _ROWS = 200
 """Outputs listed in the artifact: it lies in Prefect's database, the gallery holds all."""
 
 
-async def report(
+async def finish(
     outcomes: Sequence[Outcome], run: Run, services: Services, started: datetime, began: float
 ) -> State[RunSummary]:
     """Writes everything down and returns the state in which the flow run ends.

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from comfyline.errors import InputInvalid
@@ -38,3 +41,8 @@ def test_no_text_takes_long_to_be_freed_of_secrets(hostile: str) -> None:
     text = hostile * (200_000 // len(hostile))
 
     assert len(without_secrets(text)) <= len(text)
+
+
+def test_the_command_line_loads_no_prefect_before_it_has_set_its_environment() -> None:
+    program = "import sys; import comfyline.cli.run; sys.exit('prefect' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

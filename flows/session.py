@@ -1,0 +1,171 @@
+"""What every flow does around its work: settings, services, secrets, cancellation, errors in words.
+
+A worker asks its flow's process to end, by SIGTERM. A flow that runs in a process of its own is
+told nothing by Prefect, so it looks at its own state.
+"""
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect import get_run_logger
+from prefect.blocks.system import Secret
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Failed
+
+from comfyline.config.environment import prepare
+from comfyline.errors import ComfylineError, UsageError
+from comfyline.progress import Note, tell
+from comfyline.redact import without_secrets
+from comfyline.report.summary import RunSummary
+from comfyline.run import CancelToken, cancelled_by, current_token
+from comfyline.services import Services, open_services
+
+Work = Callable[[Services], Awaitable[State[RunSummary]]]
+
+_LOOK_AGAIN = 3.0
+"""Seconds between two looks."""
+
+
+async def with_services(
+    profile: str, work: Work, *, unchecked: bool = False
+) -> State[RunSummary] | State[ComfylineError]:
+    """Does a flow's work with everything open; an error for a person becomes a Failed state.
+
+    With `unchecked`, a model whose schema is nowhere to be had is taken without one.
+    """
+    try:
+        settings = await prepare(profile, _say, read_secret_block)
+        token = current_token()
+        async with open_services(settings, unchecked=unchecked) as services:
+            with cancelled_by(token):
+                async with watch_for_cancellation(token, _flow_run().id, run_id(), services):
+                    return await work(services)
+    except ComfylineError as error:
+        return Failed(message=without_secrets(str(error)), data=error)
+
+
+def run_id() -> str:
+    """The id of this execution: the flow run's, also when it is retried.
+
+    So what an earlier try has spent counts against the budget, a refresh does not pay again for
+    what an earlier try has made, and `cancel --run` takes the id that the page shows.
+    """
+    return str(_flow_run().id)
+
+
+def _flow_run() -> FlowRun:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise RuntimeError("only a flow run has a run id")
+    return context.flow_run
+
+
+def _say(text: str) -> None:
+    get_run_logger().info(text)
+    tell(Note(text))
+
+
+@asynccontextmanager
+async def watch_for_cancellation(
+    token: CancelToken, flow_run_id: UUID, run_id: str, services: Services
+) -> AsyncIterator[None]:
+    """Cancel `token` when the flow run or the ledger's run is told to stop, in the block."""
+    watching = asyncio.create_task(_watch(token, flow_run_id, run_id, services))
+    try:
+        with _cancel_on_signal(token):
+            yield
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+
+@contextmanager
+def _cancel_on_signal(token: CancelToken) -> Iterator[None]:
+    """Instead of Prefect's handler, which raises in whatever task happens to run at the moment.
+
+    A terminal that goes away is heard likewise, where nobody has arranged for something else.
+    """
+    loop = asyncio.get_running_loop()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        heard.append(signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in heard}
+    for number in heard:
+        loop.add_signal_handler(number, token.cancel, "its process was told to end")
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+
+
+async def _watch(token: CancelToken, flow_run_id: UUID, run_id: str, services: Services) -> None:
+    async with get_client() as prefect:
+        while not token.is_cancelled:
+            await asyncio.sleep(_LOOK_AGAIN)
+            with suppress(ComfylineError):
+                if await services.ledger.is_stopped(run_id):
+                    token.cancel("it was cancelled with `comfyline cancel --run`")
+            # A server that is away for a while tells nothing, and the run goes on.
+            with suppress(httpx.HTTPError, PrefectException, RuntimeError):
+                state = (await prefect.read_flow_run(flow_run_id)).state
+                if state and state.type in {StateType.CANCELLING, StateType.CANCELLED}:
+                    token.cancel("it was cancelled in Prefect")
+
+
+async def read_secret_block(name: str) -> str:
+    """What a Secret block holds, as it was typed.
+
+    The server is asked for it anew each time; it is in no log and in no result. Raises `UsageError`
+    when there is none, or when the server would tell it to anybody.
+    """
+    await _refuse_open_server(name)
+    try:
+        block: Secret[Any] = await Secret.aload(name)
+    except ValueError:
+        raise UsageError(
+            f"There is no Prefect Secret block `{name}` at this Prefect server",
+            hint="Make it on the page Blocks, of the type Secret, or in Python by "
+            f'Secret(value="…").save("{name}").',
+        ) from None
+    held = block.value.get_secret_value()
+    if not isinstance(held, str):
+        raise UsageError(
+            f"The Prefect Secret block `{name}` holds no text",
+            hint="Store the secret itself in it, not JSON.",
+        )
+    return held
+
+
+async def _refuse_open_server(name: str) -> None:
+    """Asks for blocks as a stranger does, without credentials: who is answered could read all."""
+    api_url = str(PREFECT_API_URL.value()).rstrip("/")
+    try:
+        # Nothing secret is sent or told, so that nobody's certificate needs to be known.
+        async with httpx.AsyncClient(verify=False, timeout=30) as stranger:  # noqa: S501
+            answer = await stranger.post(f"{api_url}/block_documents/filter", json={"limit": 1})
+    except httpx.HTTPError:
+        return  # Prefect's own client says so better.
+    if answer.is_success:
+        raise UsageError(
+            f"The Prefect server at {api_url} asks nobody for a password: whoever reaches it could "
+            f"read the Secret block `{name}`, so no secret is taken from there",
+            hint="Start it with PREFECT_SERVER_API_AUTH_STRING=user:password, set "
+            "PREFECT_API_AUTH_STRING to the same here and for its workers, and change the secret; "
+            "or name a variable in the profile instead of a block.",
+        )
