@@ -103,17 +103,21 @@ def clock() -> Clock:
 
 
 ON_BOTH = {
-    *("test_claim", "test_budget", "test_holds", "test_schema", "test_database", "test_outage"),
+    *("test_claim", "test_budget", "test_holds", "test_schema", "test_database"),
     *("test_unheard", "test_any_text", "test_glances", "test_outputs", "test_processes"),
 }
 """Where the databases differ: locks, races, sums, JSON, migrations; all else runs on SQLite."""
+ON_POSTGRESQL = {"test_outage"}
+"""What is about the network: a connection to a file is not lost."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Which database each test runs on."""
     if "database" in metafunc.fixturenames:
-        is_both = metafunc.module.__name__.rpartition(".")[2] in ON_BOTH
-        metafunc.parametrize("database", ["sqlite", "postgresql"][: 1 + is_both])
+        module = metafunc.module.__name__.rpartition(".")[2]
+        databases = ["sqlite"] if module not in ON_POSTGRESQL else []
+        databases += ["postgresql"] if module in ON_POSTGRESQL | ON_BOTH else []
+        metafunc.parametrize("database", databases)
 
 
 @pytest.fixture(scope="session")

@@ -43,12 +43,6 @@ async def until(url: str, question: str) -> None:
 
 
 @pytest.fixture
-def database() -> str:
-    """A connection to a file is not lost."""
-    return "postgresql"
-
-
-@pytest.fixture
 def between(url: str) -> Iterator[Proxy]:
     with proxy(url) as one:
         yield one
