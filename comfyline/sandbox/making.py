@@ -15,16 +15,15 @@ from typing import Any
 
 import httpx
 
-from comfyline.sandbox import inputs, painter, shapes, wishes
+from comfyline.sandbox import image_generator, inputs, shapes, wishes
 from comfyline.sandbox.catalogue import Entry
 from comfyline.sandbox.dialect import media_values
-from comfyline.sandbox.film import FilmOrder, film
 from comfyline.sandbox.inspection import Material, inspect
-from comfyline.sandbox.music import tune
 from comfyline.sandbox.records import Request
-from comfyline.sandbox.sound import recording, sound_format, write_sound
+from comfyline.sandbox.sound import chord, recording, sound_format, write_sound
 from comfyline.sandbox.store import Store
 from comfyline.sandbox.vault import Vault
+from comfyline.sandbox.video_generator import FilmOrder, film
 
 _USUAL_SECONDS = 5.0
 _LONGEST_SECONDS = 600.0
@@ -136,7 +135,7 @@ def _extension(kind: str, given: Mapping[str, Any]) -> str:
         case "audio":
             return sound_format(word).extension
         case _:
-            return painter.EXTENSIONS.get(word, "png")
+            return image_generator.EXTENSIONS.get(word, "png")
 
 
 def _begin(kind: str, commission: Commission, index: int, target: Path) -> Iterator[None]:
@@ -147,10 +146,10 @@ def _begin(kind: str, commission: Commission, index: int, target: Path) -> Itera
         case "audio":
             word = str(wishes.asked(commission.input, "output_format") or "")
             words, seed = wishes.words(commission.input), commission.seed(index)
-            samples = tune(words, seed, commission.seconds())
+            samples = chord(words, seed, commission.seconds())
             yield from write_sound(samples, sound_format(word), target)
         case _:
-            painter.paint(_paint_order(commission), index, target)
+            image_generator.paint(_paint_order(commission), index, target)
 
 
 def _film(commission: Commission, index: int, target: Path) -> Iterator[None]:
@@ -164,18 +163,18 @@ def _film(commission: Commission, index: int, target: Path) -> Iterator[None]:
     if heard and switch is not False:
         sound = recording(heard.path, seconds)
     elif switch:
-        sound = tune(words, seed, seconds)
+        sound = chord(words, seed, seconds)
     width, height = wishes.film_size(commission.input, commission.entry.model_id, natural)
     scale = min(1.0, max(commission.pixels / 1024, _LOWEST_FILM / min(width, height)))
     size = (2 * round(width * scale / 2), 2 * round(height * scale / 2))
     yield from film(FilmOrder(words, pictures, size, seconds, seed, sound), target)
 
 
-def _paint_order(commission: Commission) -> painter.PaintOrder:
+def _paint_order(commission: Commission) -> image_generator.PaintOrder:
     def asked(name: str, otherwise: str) -> str:
         return str(wishes.asked(commission.input, name) or otherwise)
 
-    return painter.PaintOrder(
+    return image_generator.PaintOrder(
         prompt=wishes.words(commission.input),
         pictures=tuple(material.path for material in commission.of_kind("image")),
         aspect_ratio=asked("aspect_ratio", "auto"),

@@ -1,8 +1,12 @@
-"""Writes sound files, and reads the sound of what was submitted."""
+"""Generate a chord, write sound files, and read the sound of what was submitted."""
 
+import math
+import re
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import av
 from av.audio.frame import AudioFrame
@@ -11,9 +15,14 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 
 from comfyline.sandbox.inspection import READABLE
-from comfyline.sandbox.music import RATE
+
+RATE = 32_000
+"""Samples a second; all sound in the sandbox is mono, of signed 16-bit samples."""
 
 _PIECE = 16 * RATE
+_LOUDNESS = 6_000
+_MAJOR, _MINOR = (20, 25, 30), (20, 24, 30)
+_SAD = re.compile(r"sad|dark|minor|melanchol|blues|night|horror|tense|悲|夜", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +44,12 @@ _FORMATS = {
 
 
 def sound_format(word: str) -> SoundFormat:
-    """The format of a wish such as `wav` or `mp3_44100_128`; what is unknown becomes MP3."""
+    """Read a wish such as `wav` or `mp3_44100_128`; what is unknown becomes MP3."""
     return _FORMATS.get(word.lower().partition("_")[0], MP3)
 
 
 def write_sound(samples: Iterator[bytes], form: SoundFormat, target: Path) -> Iterator[None]:
-    """Writes a file piece by piece; between two pieces others may work."""
+    """Write a file piece by piece; between two pieces others may work."""
     with av.open(str(target), "w", format=form.extension, options={"fflags": "+bitexact"}) as file:
         track = SoundTrack(file, form)
         done = 0
@@ -69,7 +78,7 @@ class SoundTrack:
         self.written = 0
 
     def write(self, samples: bytes) -> None:
-        """Adds signed 16-bit mono samples."""
+        """Add signed 16-bit mono samples."""
         if not samples:
             return
         frame = AudioFrame(format="s16", layout="mono", samples=len(samples) // 2)
@@ -82,14 +91,30 @@ class SoundTrack:
             self._file.mux(self._stream.encode(fitting))
 
     def end(self) -> None:
-        """Writes what the encoder still holds."""
+        """Write what the encoder still holds."""
         for rest in self._resampler.resample(None):
             self._file.mux(self._stream.encode(rest))
         self._file.mux(self._stream.encode(None))
 
 
+def chord(words: str, seed: bytes, seconds: float) -> Iterator[bytes]:
+    """Yield samples of just this length: three tones that swell once a second."""
+    root = 2 * Random(seed).randint(10, 20)  # noqa: S311 - a tone, not a secret
+    # Whole numbers of Hz: one second follows another without a seam, and is computed once.
+    tones = [root * step // 2 for step in (_MINOR if _SAD.search(words) else _MAJOR)]
+    second = array("h")
+    for sample in range(RATE):
+        turn = 2 * math.pi * sample / RATE
+        swell = _LOUDNESS * (1 - math.cos(turn)) / 2
+        second.append(round(swell * sum(math.sin(tone * turn) for tone in tones) / 3))
+    left = round(seconds * RATE)
+    while left > 0:
+        yield second[:left].tobytes()
+        left -= RATE
+
+
 def recording(path: Path, seconds: float) -> Iterator[bytes]:
-    """The sound of a submitted file, in exactly so many seconds: cut off, or silent at its end."""
+    """Yield a submitted sound in exactly so many seconds: cut off, or silent at its end."""
     left = round(seconds * RATE)
     resampler = AudioResampler(format="s16", layout="mono", rate=RATE)
     with av.open(str(path), options=READABLE) as file:

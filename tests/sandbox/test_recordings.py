@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from comfyline.sandbox.film import frames_per_second
-from comfyline.sandbox.music import RATE, tune
-from comfyline.sandbox.sound import sound_format
+from comfyline.sandbox.sound import RATE, chord, sound_format
+from comfyline.sandbox.video_generator import frames_per_second
 from comfyline.sandbox.wishes import film_size, how_many, seconds
 from tests.conftest import Sandbox, _Files
 from tests.recordings import decoded, mp4, wav
@@ -225,8 +224,8 @@ def test_a_film_that_is_long_or_large_has_fewer_frames():
 
 
 @pytest.mark.parametrize("length", [0.01, 1.0, 7.3])
-def test_a_tune_lasts_exactly_as_long_as_it_should(length: float):
-    samples = b"".join(tune("fast techno", b"seed", length))
+def test_a_chord_lasts_exactly_as_long_as_it_should(length: float):
+    samples = b"".join(chord("techno", b"seed", length))
     assert len(samples) == 2 * round(length * RATE)
 
 

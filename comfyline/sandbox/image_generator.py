@@ -1,4 +1,4 @@
-"""Makes a real picture from real inputs, so that an edit can be seen and told from another.
+"""Generate a real image from real inputs, so that an edit can be seen and told from another.
 
 The same order gives the same bytes: everything that looks like chance is drawn from a seed over
 the prompt, the bytes of the inputs and the settings.
@@ -13,8 +13,8 @@ from random import Random
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
+from comfyline.sandbox.backdrops import backdrop, mentions, names_a_place
 from comfyline.sandbox.inputs import Unusable
-from comfyline.sandbox.looks import Look, apply_grade, read_prompt
 
 EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 """The output formats, each with the extension of its files."""
@@ -22,6 +22,14 @@ EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 _STAGE = 768
 _WIDEST = 8.0
 _MASK = 160
+
+_TINTS = (
+    (("warm", "sunset", "sunrise", "golden", "autumn", "cosy", "cozy"), (255, 168, 84), 0.6),
+    (("cold", "cool", "winter", "snow", "night", "ice"), (84, 140, 230), 0.6),
+    (("daylight", "bright", "soft light", "sunny", "morning"), (255, 240, 214), 0.22),
+)
+_GREY = ("black and white", "black-and-white", "monochrome", "b&w", "noir")
+_FADED = ("vintage", "retro", "sepia", "old photo", "film look")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,7 @@ class PaintOrder:
 def frame_size(
     aspect_ratio: str, resolution: str, natural: tuple[int, int] | None, pixels: int = 1024
 ) -> tuple[int, int]:
-    """The size asked for: `auto` and unknown words take the ratio of the input, else a square."""
+    """Compute the size: `auto` and unknown words take the ratio of the input, else a square."""
     ratio = natural[0] / natural[1] if natural else 1.0
     if (parts := re.fullmatch(r"(\d+):(\d+)", aspect_ratio)) and "0" not in parts.groups():
         ratio = int(parts[1]) / int(parts[2])
@@ -52,7 +60,7 @@ def frame_size(
 
 
 def paint(order: PaintOrder, index: int, target: Path) -> None:
-    """Paints picture `index` of an order; each index is a variation. Raises Unusable."""
+    """Paint picture `index` of an order; each index is a variation. Raises Unusable."""
     photos = [read_picture(path) for path in order.pictures]
     natural = photos[0].size if photos else None
     size = frame_size(order.aspect_ratio, order.resolution, natural, order.pixels)
@@ -63,8 +71,7 @@ def paint(order: PaintOrder, index: int, target: Path) -> None:
     for path in order.pictures:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     rng = Random(digest.digest())  # noqa: S311 - a seed for a picture, not a secret
-    look = read_prompt(order.prompt)
-    picture = _graded(_compose(look, photos, size, rng), look)
+    picture = _graded(_compose(order.prompt, photos, size, rng), order.prompt)
     _caption(picture, order.prompt)
     _write(picture, order.output_format, target)
 
@@ -72,21 +79,34 @@ def paint(order: PaintOrder, index: int, target: Path) -> None:
 def still(
     photo: Image.Image | None, prompt: str, size: tuple[int, int], rng: Random
 ) -> Image.Image:
-    """A picture without a caption: the photo in the mood of the prompt, else the prompt's scene."""
-    look = read_prompt(prompt)
+    """Generate one without a caption: the photo in the mood of the prompt, else its backdrop."""
     if photo is None:
-        return _graded(_compose(look, [], size, rng), look)
-    return _graded(ImageOps.fit(photo, size, Image.Resampling.BICUBIC), look)
+        return _graded(_compose(prompt, [], size, rng), prompt)
+    return _graded(ImageOps.fit(photo, size, Image.Resampling.BICUBIC), prompt)
 
 
-def _graded(picture: Image.Image, look: Look) -> Image.Image:
-    for grade in look.grades:
-        picture = apply_grade(picture, grade)
+def _graded(picture: Image.Image, prompt: str) -> Image.Image:
+    for words, colour, strength in _TINTS:
+        if mentions(prompt, words):
+            layer = ImageChops.soft_light(picture, Image.new("RGB", picture.size, colour))
+            picture = Image.blend(picture, layer, strength)
+    grey = ImageOps.grayscale(picture)
+    if mentions(prompt, _GREY):
+        return ImageOps.autocontrast(grey, cutoff=1).convert("RGB")
+    if mentions(prompt, _FADED):
+        faded = ImageOps.colorize(grey, "#2b1d14", "#f6e7c8", mid="#a27c56")
+        return Image.blend(picture, faded, 0.75)
     return picture
 
 
+def _keeps_subject(prompt: str) -> bool:
+    """Tell whether the subject gets a new backdrop: not where a style alone is named."""
+    styles = (_GREY, _FADED, *(words for words, *_ in _TINTS))
+    return names_a_place(prompt) or not any(mentions(prompt, words) for words in styles)
+
+
 def read_picture(path: Path) -> Image.Image:
-    """Opens a submitted picture as it is meant to be seen. Raises Unusable."""
+    """Open a submitted picture as it is meant to be seen. Raises Unusable."""
     try:
         with Image.open(path) as photo:
             return ImageOps.exif_transpose(photo).convert("RGB")
@@ -96,26 +116,24 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def _compose(
-    look: Look, photos: list[Image.Image], size: tuple[int, int], rng: Random
+    prompt: str, photos: list[Image.Image], size: tuple[int, int], rng: Random
 ) -> Image.Image:
-    width, height = size
+    if photos and not _keeps_subject(prompt):
+        return ImageOps.fit(photos[0], size, Image.Resampling.LANCZOS)
     scale = min(1.0, _STAGE / max(size))
-    stage = look.scene((max(8, round(width * scale)), max(8, round(height * scale))), rng)
+    stage = backdrop(prompt, (max(8, round(size[0] * scale)), max(8, round(size[1] * scale))), rng)
     if rng.random() < 0.5:  # noqa: PLR2004 - a coin
         stage = ImageOps.mirror(stage)
-    backdrop = stage.resize(size, Image.Resampling.BICUBIC)
-    if not photos:
-        return backdrop
-    if not look.keeps_subject:
-        return ImageOps.fit(photos[0], size, Image.Resampling.LANCZOS)
-    _place_subject(backdrop, photos[0], rng)
+    picture = stage.resize(size, Image.Resampling.BICUBIC)
+    if photos:
+        _place_subject(picture, photos[0], rng)
     for number, photo in enumerate(photos[1:6]):
-        _pin(backdrop, photo, number)
-    return backdrop
+        _pin(picture, photo, number)
+    return picture
 
 
 def _place_subject(backdrop: Image.Image, photo: Image.Image, rng: Random) -> None:
-    """Stands the subject at the lower edge, lit by the backdrop and with a shadow behind it."""
+    """Stand the subject at the lower edge, lit by the backdrop and with a shadow behind it."""
     width, height = backdrop.size
     tall = height * rng.uniform(0.86, 0.92)
     # A photo that is much wider than the frame may lose its sides, not its middle.
@@ -140,7 +158,7 @@ def _place_subject(backdrop: Image.Image, photo: Image.Image, rng: Random) -> No
 
 
 def _subject_mask(photo: Image.Image) -> Image.Image:
-    """Guesses the subject: colours that are frequent in the middle and rare at the rim."""
+    """Guess the subject: colours that are frequent in the middle and rare at the rim."""
     small = photo.resize((_MASK, _MASK), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(1))
     palette = small.quantize(32, dither=Image.Dither.NONE)
     colours = Image.frombytes("L", palette.size, palette.tobytes())
@@ -177,7 +195,7 @@ def _clamp(value: float) -> int:
 
 
 def _pin(backdrop: Image.Image, photo: Image.Image, number: int) -> None:
-    """Pins a further input as a small print to the upper edge."""
+    """Pin a further input as a small print to the upper edge."""
     side = round(min(backdrop.size) * 0.18)
     rim = max(2, side // 24)
     sheet = ImageOps.expand(ImageOps.fit(photo, (side, side)), rim, fill=(250, 248, 242))
@@ -186,7 +204,7 @@ def _pin(backdrop: Image.Image, photo: Image.Image, number: int) -> None:
 
 
 def _caption(picture: Image.Image, prompt: str) -> None:
-    """Writes the prompt into a dark strip at the lower edge, cut where it does not fit."""
+    """Write the prompt into a dark strip at the lower edge, cut where it does not fit."""
     width, height = picture.size
     letter = max(9, round(math.sqrt(width * height) * 0.021))
     strip = round(letter * 2.1)

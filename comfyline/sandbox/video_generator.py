@@ -1,8 +1,4 @@
-"""Makes a real video: a slow push-in over the inputs' pictures, or over the prompt's scene.
-
-H.264 in an MP4 file. Few frames, each cut out of a larger still by Pillow as three planes of
-luminance and colour, so that nothing has to be converted for the encoder.
-"""
+"""Generate a real video: a slow zoom over the inputs' pictures, or over the prompt's backdrop."""
 
 import math
 from collections.abc import Iterator
@@ -17,11 +13,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
-from comfyline.sandbox import painter
+from comfyline.sandbox import image_generator
 from comfyline.sandbox.inputs import Unusable
 from comfyline.sandbox.inspection import READABLE, Material
-from comfyline.sandbox.music import RATE
-from comfyline.sandbox.sound import SoundFormat, SoundTrack
+from comfyline.sandbox.sound import RATE, SoundFormat, SoundTrack
 
 _CODECS = ("libx264", "libvpx-vp9")
 _OPTIONS = {
@@ -37,11 +32,6 @@ _MOST_STILLS = 4
 _CLOSEST = 1.22
 _RESERVE = 1.1
 
-# BT.601 in the narrow range, as H.264 players take it for granted.
-_LUMINANCE = [round(16 + value * 219 / 255) for value in range(256)]
-_COLOUR = [round(128 + (value - 128) * 224 / 255) for value in range(256)]
-_BT601, _NARROW = 6, 1
-
 
 @dataclass(frozen=True, slots=True)
 class FilmOrder:
@@ -56,13 +46,13 @@ class FilmOrder:
 
 
 def frames_per_second(size: tuple[int, int], seconds: float) -> int:
-    """How many frames a second a film of this size and length can afford."""
+    """Compute how many frames a second a film of this size and length can afford."""
     affordable = _MOST_PIXELS / (size[0] * size[1] * max(1.0, seconds))
     return max(_FEWEST_FPS, min(_MOST_FPS, math.floor(affordable)))
 
 
 def film(order: FilmOrder, target: Path) -> Iterator[None]:
-    """Writes the film frame by frame; between two frames others may work.
+    """Write the film frame by frame; between two frames others may work.
 
     Raises `Unusable` for an input that cannot be decoded.
     """
@@ -84,7 +74,7 @@ def film(order: FilmOrder, target: Path) -> Iterator[None]:
 
 
 def _catch_up(track: SoundTrack, sound: Iterator[bytes], until: float) -> None:
-    """Writes sound up to a moment, so that the file need not hold one track back for the other."""
+    """Write sound up to a moment, so that the file need not hold one track back for the other."""
     while track.written < until * RATE and (samples := next(sound, None)) is not None:
         track.write(samples)
 
@@ -96,11 +86,8 @@ def _video_stream(file: OutputContainer, size: tuple[int, int], rate: int) -> Vi
         raise TypeError(f"{codec} is no codec for video")
     stream.width, stream.height = size
     stream.pix_fmt = "yuv420p"
-    context = stream.codec_context
     # More threads would take the machine away from those who wait, and change the bytes.
-    context.thread_count = 1
-    context.colorspace = context.color_primaries = context.color_trc = _BT601
-    context.color_range = _NARROW
+    stream.codec_context.thread_count = 1
     return stream
 
 
@@ -110,20 +97,30 @@ def _frames(order: FilmOrder, count: int) -> Iterator[VideoFrame]:
     scenes = max(1, len(pictures))
     for scene in range(scenes):
         photo = read_still(pictures[scene]) if pictures else None
-        large = tuple(round(side * _RESERVE) for side in order.size)
-        picture = painter.still(photo, order.words, (large[0], large[1]), rng)
-        planes = _planes(picture)
+        large = (round(order.size[0] * _RESERVE), round(order.size[1] * _RESERVE))
+        picture = image_generator.still(photo, order.words, large, rng)
         drift = (rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7))
         first, last = count * scene // scenes, count * (scene + 1) // scenes
         for number in range(first, last):
-            way = (number - first) / max(1, last - first - 1)
-            yield _frame(planes, order.size, way, drift)
+            yield _zoomed(picture, order.size, (number - first) / max(1, last - first - 1), drift)
+
+
+def _zoomed(
+    picture: Image.Image, size: tuple[int, int], way: float, drift: tuple[float, float]
+) -> VideoFrame:
+    """Cut the frame out at a part of the way from the whole picture to the closest look."""
+    share = 1 / (1 + (_CLOSEST - 1) * way * way * (3 - 2 * way))
+    left, top = picture.width * (1 - share) * drift[0], picture.height * (1 - share) * drift[1]
+    box = (left, top, left + picture.width * share, top + picture.height * share)
+    cut = picture.resize(size, Image.Resampling.BILINEAR, box=box)
+    frame: VideoFrame = VideoFrame.from_image(cut)  # type: ignore[no-untyped-call]
+    return frame
 
 
 def read_still(material: Material) -> Image.Image:
-    """An input picture, or the first picture of an input video. Raises Unusable."""
+    """Read an input picture, or the first picture of an input video. Raises Unusable."""
     if material.kind == "image":
-        return painter.read_picture(material.path)
+        return image_generator.read_picture(material.path)
     try:
         with av.open(str(material.path), options=READABLE) as file:
             for frame in file.decode(video=0):
@@ -132,39 +129,3 @@ def read_still(material: Material) -> Image.Image:
     except (av.error.FFmpegError, ValueError) as error:
         raise Unusable("an input video cannot be decoded") from error
     raise Unusable("an input video holds no picture")
-
-
-def _planes(picture: Image.Image) -> tuple[Image.Image, Image.Image, Image.Image]:
-    luminance, blue, red = picture.convert("YCbCr").split()
-    half = (picture.width // 2, picture.height // 2)
-    small = [plane.resize(half, Image.Resampling.BOX).point(_COLOUR) for plane in (blue, red)]
-    return luminance.point(_LUMINANCE), small[0], small[1]
-
-
-def _frame(
-    planes: tuple[Image.Image, Image.Image, Image.Image],
-    size: tuple[int, int],
-    way: float,
-    drift: tuple[float, float],
-) -> VideoFrame:
-    """The frame at a part of the way from the whole picture to the closest look."""
-    eased = way * way * (3 - 2 * way)
-    share = 1 / (1 + (_CLOSEST - 1) * eased)
-    frame = VideoFrame(*size, "yuv420p")
-    for number, plane in enumerate(planes):
-        left = plane.width * (1 - share) * drift[0]
-        top = plane.height * (1 - share) * drift[1]
-        box = (left, top, left + plane.width * share, top + plane.height * share)
-        part = frame.planes[number]
-        cut = plane.resize((part.width, part.height), Image.Resampling.BILINEAR, box=box)
-        part.update(_padded(cut, part.line_size))
-    return frame
-
-
-def _padded(plane: Image.Image, line: int) -> bytes:
-    """The bytes of a plane, each line as long as FFmpeg lays it out."""
-    if plane.width == line:
-        return plane.tobytes()
-    wide = Image.new("L", (line, plane.height))
-    wide.paste(plane)
-    return wide.tobytes()
