@@ -4,19 +4,20 @@ Nothing here reads the settings of the user: the command line hands in the home 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 import httpx
+from filelock import AsyncFileLock, Timeout
 
 from comfyline.errors import Unreachable, UsageError
 from comfyline.stack.credentials import StorageCredentials, read_auth_string, read_credentials
 from comfyline.stack.health import Health, http_client, look
 from comfyline.stack.layout import Layout, private_folder
-from comfyline.stack.lock import held
 from comfyline.stack.process import Record, end, read_record
 from comfyline.stack.services import SANDBOX_TOKEN, SERVICES, SPECS, ServiceName, origin
 from comfyline.stack.start import Starter, tell_if_elsewhere
@@ -83,7 +84,7 @@ async def ensure(
     async with http_client() as client:
         # Without the lock: a `run` beside a long start of something else need not wait for it.
         if not await _all_well(client, layout, wanted, asked, tell):
-            async with held(layout.lock, tell):
+            async with _locked(layout, tell):
                 starter = Starter(layout, client, asked, tuple(model_dirs), tell)
                 failures = await starter.bring_up(wanted)
             if failures:
@@ -96,7 +97,7 @@ async def stop(home: Path, *, tell: Tell = _silent) -> list[ServiceName]:
     layout = Layout(home)
     if not layout.stack.is_dir():
         return []
-    async with held(layout.lock, tell):
+    async with _locked(layout, tell):
         running = _alive(layout)
         for name in running:
             tell(f"{name}: stopping")
@@ -152,6 +153,26 @@ def addresses(home: Path) -> StackAddresses:
         sandbox_url=sandbox,
         sandbox_token=SANDBOX_TOKEN if sandbox else None,
     )
+
+
+@asynccontextmanager
+async def _locked(layout: Layout, tell: Tell) -> AsyncIterator[None]:
+    """Hold the lock of a home, so that one process at a time starts or stops servers there.
+
+    The kernel gives it up with the process, so nothing is left of it after a `kill -9`. The
+    servers do not inherit it, because Python opens files so that a child does not keep them.
+    """
+    private_folder(layout.stack)
+    lock = AsyncFileLock(layout.lock, mode=0o600)
+    try:
+        await lock.acquire(blocking=False)
+    except Timeout:
+        tell("another comfyline is starting or stopping the stack here; waiting for it")
+        await lock.acquire()
+    try:
+        yield
+    finally:
+        await lock.release()
 
 
 async def _all_well(
