@@ -5,10 +5,9 @@ Pipelines and profiles are read here, by the same rules.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
-
-from rapidfuzz import fuzz, process
 
 from comfyline.errors import InputInvalid, Problem
 from comfyline.job import Pointer
@@ -45,7 +44,7 @@ class LocatedYaml:
 
 def did_you_mean(word: str, choices: Sequence[str]) -> str:
     """The hint for a misspelt word: ``did you mean `steps`?``, or nothing when none is near."""
-    found = process.extractOne(word, choices, scorer=fuzz.ratio, score_cutoff=60)
+    found = get_close_matches(word, choices, n=1)
     return f"did you mean `{found[0]}`?" if found else ""
 
 

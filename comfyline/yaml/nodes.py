@@ -1,19 +1,18 @@
 """Plain Python values out of YAML nodes, with the place and the mistakes of each.
 
 YAML 1.2 whatever a document declares, so `1:1`, `yes` and `2026-01-31` stay text. The values are
-built from ruamel's node graph, because only nodes carry a position for every value, also in
+built from PyYAML's node graph, because only nodes carry a position for every value, also in
 flow style, behind an anchor and through a merge. The one tag that means something is `!file`.
 """
 
 import json
-import warnings
+import re
 from collections.abc import Iterator
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-from ruamel.yaml.reader import ReaderError
+import yaml
+from yaml import MappingNode, MarkedYAMLError, Node, ScalarNode, SequenceNode
+from yaml.reader import ReaderError
 
 from comfyline.errors import InputInvalid, Problem
 from comfyline.job import Pointer
@@ -21,13 +20,18 @@ from comfyline.yaml.scalars import OddScalar, core_value
 from comfyline.yaml.texts import read_text_file
 
 _TAG = "tag:yaml.org,2002:"
-_SCALARS = {
+# The tag of a plain scalar; no document can write it.
+_PLAIN = ""
+_SCALARS = {_PLAIN} | {
     _TAG + name for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge")
 }
 # Anchors can multiply: a page of text must not become gigabytes.
 _MOST_VALUES = 200_000
 _DEEPEST = 50
 _FILE = "!file"
+# Line breaks to PyYAML, as in YAML 1.1, and none to an editor: every later line would be off.
+_UNSEEN_BREAK = re.compile("[\x85\u2028\u2029]")
+_ANCHOR_TWICE = re.compile(r"found duplicate anchor '(.+)'; first occurrence")
 QUOTE_IT = 'put quotes around a text that holds {{ … }}, ": ", # or begins with a special character'
 
 
@@ -35,6 +39,14 @@ def place_in(name: str, text: str, offset: int) -> str:
     """The place of a character of a text as `name:line:column`, counted from 1."""
     before = text[:offset].split("\n")
     return f"{name}:{len(before)}:{len(before[-1]) + 1}"
+
+
+class _Loader(yaml.BaseLoader):
+    """Tells plain scalars and merge keys from the rest; what a scalar means is not PyYAML's."""
+
+
+_Loader.add_implicit_resolver(_TAG + "merge", re.compile(r"<<\Z"), ["<"])
+_Loader.add_implicit_resolver(_PLAIN, re.compile(""), None)
 
 
 class NodeReader:
@@ -58,29 +70,36 @@ class NodeReader:
 
     def compose(self, text: str) -> Node | None:
         """Parses the text into nodes; None when it holds nothing."""
+        if unseen := _UNSEEN_BREAK.search(text):
+            code = f"{ord(unseen[0]):04x}"
+            place = place_in(self.name, text, unseen.start())
+            hint = f'take it out, or write "\\u{code}" in quotes'
+            raise InputInvalid([Problem(place, f"an invisible line break (U+{code})", hint)])
         try:
-            with warnings.catch_warnings():
-                # An anchor that is used anew is allowed by YAML; ruamel warns nonetheless.
-                warnings.simplefilter("ignore")
-                node: Node | None = YAML(typ="safe", pure=True).compose(text)
-                return node
+            return yaml.compose(text, Loader=_Loader)
         except MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line, column = (mark.line, mark.column) if mark else (0, 0)
-            said = " ".join(str(error.problem or error.context).split())
-            hint = _syntax_hint(said, text.splitlines()[line : line + 1])
-            problem = Problem(
-                f"{self.name}:{line + 1}:{column + 1}", f"not valid YAML: {said}", hint
-            )
+            problem = self._syntax_problem(error, text)
         except ReaderError as error:
             place = place_in(self.name, text, error.position)
             problem = Problem(place, "not valid YAML: a control character")
         except RecursionError:
             problem = Problem(f"{self.name}:1:1", "the YAML is nested too deeply")
-        except Exception as error:  # noqa: BLE001 — ruamel has further ones for odd directives
+        except (ValueError, OverflowError) as error:  # "\U00110000", a version of 5,000 digits
             said = " ".join(str(error).split())
             problem = Problem(f"{self.name}:1:1", f"not valid YAML: {said}")
         raise InputInvalid([problem])
+
+    def _syntax_problem(self, error: MarkedYAMLError, text: str) -> Problem:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line, mark.column) if mark else (0, 0)
+        where = f"{self.name}:{line + 1}:{column + 1}"
+        said = " ".join(str(error.problem or error.context).split())
+        if error.context_mark and (anchor := _ANCHOR_TWICE.match(error.context or "")):
+            first = f"line {error.context_mark.line + 1}"
+            message = f"the anchor `{anchor[1]}` is defined twice; the first one is in {first}"
+            return Problem(where, message, "give one of them another name")
+        hint = _syntax_hint(said, text.splitlines()[line : line + 1])
+        return Problem(where, f"not valid YAML: {said}", hint)
 
     def place(self, node: Node) -> str:
         """Where a node begins."""
@@ -217,5 +236,7 @@ def _has_plain_key(entry: tuple[Node, Node]) -> bool:
 def _syntax_hint(said: str, line: list[str]) -> str:
     if r"'\t'" in said:
         return "indent with spaces, not with tabs"
+    if "'?'" in said:
+        return "put quotes around a text that holds ? between brackets"
     special = ("mapping values are not allowed", "cannot start any token", "undefined alias")
     return QUOTE_IT if any(word in said for word in special) or "{{" in "".join(line) else ""

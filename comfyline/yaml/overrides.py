@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-from ruamel.yaml.nodes import CollectionNode, ScalarNode
+from yaml import CollectionNode, ScalarNode
 
 from comfyline.errors import InputInvalid, UsageError
 from comfyline.job import Pointer

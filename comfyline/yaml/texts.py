@@ -1,8 +1,7 @@
 """Texts that YAML takes from a file: `prompt: !file prompts/office.md`."""
 
+from difflib import get_close_matches
 from pathlib import Path, PurePath
-
-from rapidfuzz import fuzz, process
 
 from comfyline.yaml.scalars import OddScalar
 
@@ -70,6 +69,6 @@ def _missing(written: str, path: Path) -> OddScalar:
             f"there is no file {written}", f"there is no folder {PurePath(written).parent}"
         )
     names = sorted(entry.name for entry in path.parent.iterdir())
-    near = process.extractOne(path.name, names, scorer=fuzz.ratio, score_cutoff=60)
+    near = get_close_matches(path.name, names, n=1)
     meant = PurePath(written).with_name(near[0]) if near else None
     return OddScalar(f"there is no file {written}", f"did you mean `{meant}`?" if meant else "")

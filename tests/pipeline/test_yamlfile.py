@@ -144,6 +144,16 @@ def test_what_was_never_written_is_located_at_its_nearest_parent(tmp_path: Path)
         ("a: [1\n", "2:1: not valid YAML: expected ',' or ']', but got '<stream end>'"),
         ("a: *x\n", "1:4: not valid YAML: found undefined alias 'x'"),
         ("a:\n  b: \x07\n", "2:6: not valid YAML: a control character"),
+        (
+            "a: &x 1\nb: &x 2\nc: *x\n",
+            "2:4: the anchor `x` is defined twice; the first one is in line 1; give one of them",
+        ),
+        ('a: "\\U00110000"\n', "1:1: not valid YAML: "),
+        ("a: 1\nb: x\u2028y\n", "2:5: an invisible line break (U+2028); take it out, or write"),
+        (
+            "a: [https://x.io/1.png?v=2]\n",
+            "1:23: not valid YAML: expected ',' or ']', but got '?'; put quotes around a text",
+        ),
         ("a: &x [*x]\n", "1:4: the value contains itself through an anchor"),
         ("a: !!python/object:os.system x\n", "1:4: the YAML tag tag:yaml.org,2002:python"),
         ("a: .nan\n", "1:4: .nan is not a number that JSON can carry"),
