@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo check fix test test-quick test-thorough storage-test bench clean clean-ledger
+.PHONY: help demo check fix test test-quick test-thorough storage-test messages bench clean clean-ledger
 
 help:  ## Show what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ test-thorough: $(VENV)/.installed-dev  ## Run all that there is: every crash poi
 storage-test: $(VENV)/.installed-dev  ## Try a bucket of your own: BUCKET=s3://name/prefix, keys in AWS_*
 	COMFYLINE_TEST_BUCKET='$(or $(BUCKET),$(error say BUCKET=s3://name/prefix))' \
 		$(PYTEST) tests/storage/test_any_bucket.py
+
+messages: $(VENV)/.installed-dev  ## Print every sentence that a person can meet, to be read in one go
+	@$(BIN)/python -m tests.messages.collect
 
 bench: $(VENV)/.installed-dev  ## Measure against plain clients, side by side
 	$(BIN)/python -m benchmarks
