@@ -7,7 +7,7 @@ import pytest
 from tests.messages.collect import messages
 
 _CLASS_OF_A_LIBRARY = re.compile(
-    r"\b(httpx|aiohttp|botocore|aiobotocore|sqlalchemy|pydantic|ruamel|psycopg|fsspec|s3fs)\b"
+    r"\b(httpx|aiohttp|botocore|aiobotocore|sqlalchemy|pydantic|pyyaml|psycopg|fsspec|s3fs)\b"
     r"|\b[A-Z][a-z]+(?:[A-Z][a-z]+)+(?:Error|Exception)\b"
 )
 
