@@ -39,7 +39,7 @@ _ROWS = 200
 async def finish(
     outcomes: Sequence[Outcome], run: Run, services: Services, started: datetime, began: float
 ) -> State[RunSummary]:
-    """Writes everything down and returns the state in which the flow run ends.
+    """Write everything down and return the state in which the flow run ends.
 
     `began` is the monotonic time at which the run began.
     """
@@ -71,7 +71,7 @@ async def finish(
 
 
 async def _sheet(outcomes: Sequence[Outcome], run: Run, services: Services) -> Sequence[str]:
-    """Stores the contact sheet, where one is asked for; the URIs of its pages."""
+    """Store the contact sheet, where one is asked for; return the URIs of its pages."""
     if run.contact_sheet is None:
         return ()
     try:
@@ -90,7 +90,7 @@ async def _sheet(outcomes: Sequence[Outcome], run: Run, services: Services) -> S
 async def _indexed(
     path: Path, outcomes: Sequence[Outcome], run: Run, services: Services
 ) -> str | None:
-    """Writes the run index; where it lies, or None when that could not be done."""
+    """Write the run index; return where it lies, or None when that could not be done."""
     try:
         await write_index(path, outcomes, run.id, services.ledger)
     except (ComfylineError, OSError) as error:
@@ -101,7 +101,7 @@ async def _indexed(
 
 
 async def _warn(run: Run, services: Services) -> None:
-    """Says what of this pipeline RunComfy will soon delete although it was paid for."""
+    """Say what of this pipeline RunComfy will soon delete although it was paid for."""
     with suppress(ComfylineError):
         left = await services.ledger.unfinished()
         mine = [attempt for attempt in left if attempt.checked.job.pipeline == run.pipeline]
@@ -112,7 +112,7 @@ async def _warn(run: Run, services: Services) -> None:
 async def _charges(
     run: Run, outcomes: Sequence[Outcome], services: Services
 ) -> Mapping[str, Sequence[Charge]]:
-    """The run's own requests by job key, as the ledger has them, also those that failed."""
+    """Return the run's own requests by job key, as the ledger has them, also those that failed."""
     charges: dict[str, list[Charge]] = defaultdict(list)
     try:
         attempts = await services.ledger.list(Selection(run_id=run.id))
@@ -132,7 +132,7 @@ async def _charges(
 
 
 def ended(summary: RunSummary, token: CancelToken) -> State[RunSummary]:
-    """Completed only when everything is there; otherwise Failed, with how many and why.
+    """Return Completed only when everything is there; otherwise Failed, with how many and why.
 
     A run that was told to stop ends as Cancelled, unless there was nothing left to stop. Where
     nothing failed and something goes on, the state is of the same type and called Unfinished.
@@ -174,5 +174,5 @@ def _cell(text: str) -> str:
 
 
 def _key(pipeline: str) -> str:
-    """Prefect takes lower-case letters, digits and dashes only."""
+    """Write a name as Prefect takes it: lower-case letters, digits and dashes only."""
     return re.sub(r"[^a-z0-9]+", "-", pipeline.lower()).strip("-") or "run"

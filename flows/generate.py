@@ -34,7 +34,7 @@ async def generate(
     allow_unknown_cost: bool = False,  # noqa: FBT001, FBT002
     unchecked: bool = False,  # noqa: FBT001, FBT002
 ) -> State[RunSummary] | State[ComfylineError]:
-    """Makes one request and stores its outputs.
+    """Make one request and store its outputs.
 
     Args:
         model_id: The model, as the catalogue names it: google/nano-banana/pro/edit.
@@ -68,7 +68,7 @@ async def generate(
 
 
 def ad_hoc_job(model_id: str, inputs: dict[str, Any], output: str) -> Job:
-    """The job of one request; its name follows from what is asked, so asking again finds it."""
+    """Build the job of one request; its name follows from its content, so asking again finds it."""
     asked = json.dumps([model_id, inputs], sort_keys=True, default=str)
     name = f"{model_id.replace('/', '-')}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
     return Job(

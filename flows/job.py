@@ -141,7 +141,7 @@ async def _attempt(
 async def _still_there(
     job: Job, checked: CheckedJob, attempt: Attempt, run: Run, services: Services
 ) -> Outcome | None:
-    """What was stored before and is there; None when it has to be brought here again."""
+    """Return what was stored before and is there; None when it has to be brought here again."""
     there = await there_now(job, checked, attempt, run, services)
     if there and attempt.state is JobState.EXPIRED:
         await services.ledger.persisted(attempt.id, there.outputs)
@@ -152,7 +152,7 @@ async def _still_there(
 
 
 async def _make(job: Job, run: Run, services: Services) -> tuple[CheckedJob, Submission]:
-    """The first four stages; the slot is held for as long as RunComfy has the request."""
+    """Run the first four stages; hold the slot for as long as RunComfy has the request."""
     checked = await _through(Stage.VALIDATE, validate(linked(job), services))
     uploaded = await _through(Stage.UPLOAD_INPUTS, upload_inputs(linked(checked), services))
     async with run.slots:
@@ -177,7 +177,7 @@ async def _polled(
 async def _stored(
     checked: CheckedJob, submission: Submission, run: Run, services: Services, *, again: bool
 ) -> tuple[StoredOutput, ...]:
-    """The last two stages; with `again` the outputs are fetched whatever is remembered of them."""
+    """Run the last two stages; with `again` fetch the outputs whatever is remembered of them."""
     fetched = await _fetched(checked, submission, services, again=again)
     await asyncio.to_thread(_thumbnails, checked, fetched, services.thumbnails)
     # A later step takes them as they lie there, without reading them once more.
@@ -194,7 +194,7 @@ async def _stored(
 async def _fetched(
     checked: CheckedJob, submission: Submission, services: Services, *, again: bool
 ) -> FetchedOutputs:
-    """The outputs on local disk, where a remembered answer only says that they once were."""
+    """Return the outputs on local disk, where a remembered answer only says that they once were."""
     arguments = (linked(checked), linked(submission), services)
     fetched = None if again else await _through(Stage.FETCH, fetch(*arguments))
     if fetched is None or not await asyncio.to_thread(_are_here, fetched):
@@ -222,14 +222,14 @@ async def _through(stage: Stage | None, result: Awaitable[T | State[ComfylineErr
 
 
 def _looks(fetched: FetchedOutputs) -> dict[int, Facts]:
-    """What is known of the outputs while they are at hand; empty when one cannot be read."""
+    """Return what is known of the outputs while they are at hand; empty when one cannot be read."""
     looks = {file.index: look_at_file(file.path)[0] for file in fetched.files}
     known = {index: facts for index, facts in looks.items() if isinstance(facts, Facts)}
     return known if len(known) == len(looks) else {}
 
 
 def _thumbnails(checked: CheckedJob, fetched: FetchedOutputs, directory: Path) -> None:
-    """Small pictures for the gallery while the files are at hand, named by content.
+    """Make small pictures for the gallery while the files are at hand, named by content.
 
     A gallery without one is still a gallery: a full disk must not keep a result from being stored.
     """

@@ -21,7 +21,7 @@ from flows.session import run_id, with_services
 
 
 def _name() -> str:
-    """A run is named after its pipeline, and told apart by its time."""
+    """Name a run after its pipeline and its time."""
     path = Path(str(flow_run.parameters.get("path", "pipeline")))
     return f"{path.stem} {now():%Y-%m-%d %H:%M:%S}"
 
@@ -38,7 +38,7 @@ async def pipeline(
     verify: bool = False,  # noqa: FBT001, FBT002
     unchecked: bool = False,  # noqa: FBT001, FBT002
 ) -> State[RunSummary] | State[ComfylineError]:
-    """Runs a pipeline file to its end; makes only what is not there yet.
+    """Run a pipeline file to its end; make only what is not there yet.
 
     Args:
         path: The pipeline's YAML file, relative to the project's root.

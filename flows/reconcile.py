@@ -42,7 +42,7 @@ _NAMED = 20
 
 @flow(name="reconcile", flow_run_name="reconcile", retries=0)
 async def reconcile(profile: str) -> State[RunSummary] | State[ComfylineError]:
-    """Polls, fetches and stores everything that was paid for and is not stored yet.
+    """Poll, fetch and store everything that was paid for and is not stored yet.
 
     Args:
         profile: Where it runs: the name of a file in configs/profiles/, or a path to one.
@@ -82,7 +82,7 @@ async def reconcile(profile: str) -> State[RunSummary] | State[ComfylineError]:
 
 
 async def _recognise(left: Sequence[Attempt], services: Services) -> None:
-    """What is stored already, and a ledger from before does not know, is not asked for again."""
+    """Recognise what is stored already; what an older ledger missed is not asked for again."""
     checked = [attempt.checked for attempt in left]
     known = await services.ledger.summaries([one.key for one in checked])
     # Where the outputs lie cannot be looked at: then RunComfy is asked.
@@ -102,13 +102,13 @@ def _what_is_left(left: Sequence[Attempt], now: datetime) -> Iterable[str]:
 
 
 def _stored(outcome: Outcome) -> str:
-    """Where a job's outputs lie now; of what is not stored its job has said why."""
+    """Tell where a job's outputs lie now; a job whose outputs are not stored has said why."""
     job, uris = outcome.job, ", ".join(output.uri for output in outcome.outputs)
     return f"{short(outcome.key)} {job.label} ({job.pipeline}): stored as {uris}"
 
 
 def _doubts(doubts: Sequence[Attempt]) -> Iterable[str]:
-    """The doubts, which no machine can end, each with the command that shows what is known."""
+    """Return the doubts, which no machine can end, each with the command that shows its facts."""
     for attempt in doubts[:_NAMED]:
         job, key = attempt.checked.job, short(attempt.checked.key)
         since = f"{sent_at(attempt):%Y-%m-%d %H:%M} UTC"
@@ -120,7 +120,7 @@ def _doubts(doubts: Sequence[Attempt]) -> Iterable[str]:
 
 
 def _say_all(texts: Iterable[str]) -> None:
-    """Says each to whoever watches, and to the run's log in Prefect."""
+    """Say each to whoever watches, and to the run's log in Prefect."""
     for text in texts:
         get_run_logger().info(text)
         tell(Note(text))

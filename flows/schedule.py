@@ -87,7 +87,7 @@ async def execute(schedule: Schedule, run: Run, services: Services) -> list[Outc
 
 
 async def _turned_up(preflight: Preflight, services: Services) -> None:
-    """Writes down that what was given up as expired lies where it was stored."""
+    """Write down that what was given up as expired lies where it was stored."""
     for outcome in preflight.there:
         if preflight.known[outcome.key].state is JobState.EXPIRED:
             attempt = (await services.ledger.find([outcome.key]))[outcome.key]
@@ -210,7 +210,7 @@ class _JobRunner:
                 workers.create_task(self._work())
 
     async def take_freed(self) -> None:
-        """Wait until other processes let go of some jobs, and puts those back into the queue.
+        """Wait until other processes let go of some jobs, and put those back into the queue.
 
         Does nothing when the run is told to stop before, or RunComfy is away for too long.
         """
@@ -227,7 +227,7 @@ class _JobRunner:
                     await self._run.cancel_token.cancelled()
 
     async def leave(self, why: ComfylineError) -> list[Outcome]:
-        """Give up what others hold, and returns all outcomes."""
+        """Give up what others hold, and return all outcomes."""
         while self.elsewhere:
             batch = self.elsewhere.pop()
             for job, checked in batch.jobs:
@@ -276,7 +276,7 @@ class _JobRunner:
 
 
 def _stuck(job: Job, checked: CheckedJob | None, error: ComfylineError) -> Outcome:
-    """A job that was not even begun."""
+    """Describe a job that was not even begun."""
     return Outcome(job, checked.key if checked else "", JobState.PLANNED, error=error)
 
 

@@ -39,7 +39,7 @@ _LOOK_AGAIN = 3.0
 async def with_services(
     profile: str, work: Work, *, unchecked: bool = False
 ) -> State[RunSummary] | State[ComfylineError]:
-    """Does a flow's work with everything open; an error for a person becomes a Failed state.
+    """Do a flow's work with everything open; an error for a person becomes a Failed state.
 
     With `unchecked`, a model whose schema is nowhere to be had is taken without one.
     """
@@ -55,7 +55,7 @@ async def with_services(
 
 
 def run_id() -> str:
-    """The id of this execution: the flow run's, also when it is retried.
+    """Return the id of this execution: the flow run's, also when it is retried.
 
     So what an earlier try has spent counts against the budget, a refresh does not pay again for
     what an earlier try has made, and `cancel --run` takes the id that the page shows.
@@ -92,7 +92,7 @@ async def watch_for_cancellation(
 
 @contextmanager
 def _cancel_on_signal(token: CancelToken) -> Iterator[None]:
-    """Instead of Prefect's handler, which raises in whatever task happens to run at the moment.
+    """Replace Prefect's handler, which raises in whatever task happens to run at the moment.
 
     A terminal that goes away is heard likewise, where nobody has arranged for something else.
     """
@@ -129,7 +129,7 @@ async def _watch(token: CancelToken, flow_run_id: UUID, run_id: str, services: S
 
 
 async def read_secret_block(name: str) -> str:
-    """What a Secret block holds, as it was typed.
+    """Read what a Secret block holds, as it was typed.
 
     The server is asked for it anew each time; it is in no log and in no result. Raises `UsageError`
     when there is none, or when the server would tell it to anybody.
@@ -153,7 +153,7 @@ async def read_secret_block(name: str) -> str:
 
 
 async def _refuse_open_server(name: str) -> None:
-    """Asks for blocks as a stranger does, without credentials: who is answered could read all."""
+    """Ask for blocks as a stranger does, without credentials: who is answered could read all."""
     api_url = str(PREFECT_API_URL.value()).rstrip("/")
     try:
         # Nothing secret is sent or told, so that nobody's certificate needs to be known.
