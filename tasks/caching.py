@@ -25,7 +25,7 @@ _TAG = "comfyline"
 
 
 def of_attempt(context: TaskRunContext, arguments: dict[str, Any]) -> str:
-    """The key of a stage's result: stage, ledger, job, attempt and request."""
+    """Return the key of a stage's result: stage, ledger, job, attempt and request."""
     checked: CheckedJob = arguments["checked"]
     submission: Submission = arguments["submission"]
     stage = context.task.name
@@ -35,7 +35,7 @@ def of_attempt(context: TaskRunContext, arguments: dict[str, Any]) -> str:
 
 
 def encode(value: Any) -> Any:
-    """A stage's result as JSON; called by Prefect for what JSON does not know."""
+    """Encode a stage's result as JSON; Prefect calls it for what JSON does not know."""
     adapter = _TYPES.get(type(value).__name__)
     if adapter is None:
         raise TypeError(f"a {type(value).__name__} is not remembered")
@@ -43,7 +43,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: dict[str, Any]) -> Any:
-    """What `encode` wrote; any other object stays one."""
+    """Decode what `encode` wrote; any other object stays one."""
     adapter = _TYPES.get(value.get(_TAG, ""))
     return adapter.validate_python(value["value"]) if adapter else value
 

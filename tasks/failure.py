@@ -51,7 +51,7 @@ def failing_in_words(
 
 
 def job_state_after(error: ComfylineError) -> JobState:
-    """Where an error leaves its job; `planned` for what is neither made nor failed yet."""
+    """Return the state in which an error leaves its job; `planned` for neither made nor failed."""
     match error:
         case Cancelled():
             return JobState.CANCELLED
@@ -66,7 +66,7 @@ def job_state_after(error: ComfylineError) -> JobState:
 
 
 def end_state(error: ComfylineError) -> State[ComfylineError]:
-    """The Prefect state for an error: what it was, and its sentence with the request id.
+    """Return the Prefect state for an error: what it was, and its sentence with the request id.
 
     Prefect has no type of its own for what waits for a person, nor for what goes on at RunComfy:
     those are of the type Failed, for nothing came of the stage, and have names of their own.
@@ -112,7 +112,7 @@ def _remember_nothing() -> None:
 async def not_known(
     unknown: NotKnownNow, submission: Submission, services: Services
 ) -> NotKnownNow | Expired:
-    """Writes down that RunComfy does not know a request. Returns what that means for its job."""
+    """Write down that RunComfy does not know a request. Return what that means for its job."""
     attempt_id, when = submission.attempt_id, submission.submitted_at
     if not await services.ledger.missing(attempt_id, when, unknown):
         return unknown
@@ -125,7 +125,7 @@ async def not_known(
 
 
 async def unwrap(result: R | State[ComfylineError]) -> R:
-    """The value of a stage; raises the error that its end state carries."""
+    """Return the value of a stage; raise the error that its end state carries."""
     if not isinstance(result, State):
         return result
     error = await result.aresult(raise_on_failure=False)
@@ -133,7 +133,7 @@ async def unwrap(result: R | State[ComfylineError]) -> R:
 
 
 async def is_passing(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001  # Prefect's signature
-    """Whether the same stage may succeed if it is simply run again.
+    """Tell whether the same stage may succeed if it is simply run again.
 
     For stages whose repetition costs nothing: a server that was away, a file that arrived broken.
     """

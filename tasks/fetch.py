@@ -52,7 +52,7 @@ from tasks.failure import failing_in_words, is_passing, not_known
 )
 @failing_in_words
 async def fetch(checked: CheckedJob, submission: Submission, services: Services) -> FetchedOutputs:
-    """The job's outputs on local disk, in order; the charge is in the ledger when it returns."""
+    """Fetch the job's outputs to local disk, in order; on return the ledger has the charge."""
     tell(StageEntered(checked.job.label, checked.job.label, Stage.FETCH))
     directory = services.work_directory(submission.request_id)
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ async def _wanted(checked: CheckedJob, services: Services) -> _Wanted:
 async def _download_all(
     key: str, result: RequestResult, wanted: _Wanted, directory: Path, services: Services
 ) -> tuple[FetchedFile, ...]:
-    """Every distinct output; what has the same bytes as one before it is stored once."""
+    """Download every distinct output; what has the same bytes as one before it is stored once."""
     outputs = list({one.url: one for one in named_outputs(result.output)}.values())
     if not outputs:
         raise BrokenOutput(
@@ -179,7 +179,7 @@ class _Proof:
 async def _from_copies(
     submission: Submission, directory: Path, services: Services
 ) -> tuple[FetchedFile, ...]:
-    """The outputs from where they were stored before; empty when any of them is gone."""
+    """Fetch the outputs from where they were stored before; empty when any of them is gone."""
     by_index: dict[int, list[StoredOutput]] = {}
     for copy in submission.copies:
         by_index.setdefault(copy.index, []).append(copy)
@@ -195,7 +195,7 @@ async def _from_copies(
 async def _from_copy(
     copies: Sequence[StoredOutput], target: Path, services: Services
 ) -> FetchedFile | None:
-    """One output from the first of its copies that is still what was stored."""
+    """Fetch one output from the first of its copies that is still what was stored."""
     for copy in copies:
         place = services.places.of(copy.uri)
         if await place.size(copy.uri) != copy.bytes:

@@ -49,7 +49,7 @@ async def persist(
     run: Run,
     services: Services,
 ) -> tuple[StoredOutput, ...]:
-    """The outputs where the pipeline wants them, or stored aside where its checks reject them."""
+    """Store the outputs where the pipeline wants them, or aside where its checks reject them."""
     tell(StageEntered(checked.job.label, checked.job.label, Stage.PERSIST))
     if rejected := await reject(checked, submission, fetched, run, services):
         raise rejected

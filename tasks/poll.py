@@ -36,7 +36,7 @@ from tasks.failure import failing_in_words, not_known
 async def poll(
     checked: CheckedJob, submission: Submission, run: Run, services: Services
 ) -> Submission:
-    """The same submission, once RunComfy has completed it."""
+    """Wait until RunComfy has completed a submission, and return it."""
     tell(StageEntered(checked.job.label, checked.job.label, Stage.POLL))
     end = await _end(checked.job.label, submission, run, services)
     request_id = submission.request_id
@@ -49,7 +49,7 @@ async def poll(
 
 
 async def _end(label: str, submission: Submission, run: Run, services: Services) -> RequestStatus:
-    """The status with which the request ended, unless the run is told to stop before."""
+    """Return the status with which the request ended, unless the run is told to stop before."""
     age = max(0.0, (services.now() - submission.submitted_at).total_seconds())
     waiting = asyncio.ensure_future(
         services.poller.wait(

@@ -56,7 +56,7 @@ _LOOK_AGAIN = 0.5
 async def submit(  # noqa: PLR0912  # what a claim may answer
     checked: CheckedJob, uploaded: UploadedInputs, run: Run, services: Services
 ) -> Submission:
-    """The job at RunComfy: submitted now, or found there because somebody else has done it.
+    """Submit the job to RunComfy, or find it there because somebody else has submitted it.
 
     Raises `Refused`, `TokenRejected`, `OverBudget`, `InDoubt`, `Interrupted`, `Unreachable` or
     `TryLater`.
@@ -135,7 +135,7 @@ def _limits(checked: CheckedJob, run: Run, services: Services) -> Limits:
 async def _body(
     checked: CheckedJob, uploaded: UploadedInputs, mark: str, seconds: float, services: Services
 ) -> Mapping[str, Any]:
-    """The request's body. Its presigned URLs are secrets and leave this module only by the POST.
+    """Build the request's body. Its presigned URLs are secrets and leave this module only by POST.
 
     Each carries `mark`, by which the storage's access log tells this POST's fetches from others',
     and outlives the job, which may take so many `seconds`. Raises `Unfetchable` where it cannot.
@@ -156,7 +156,7 @@ async def _send(
     run: Run,
     services: Services,
 ) -> Submission | NotSent | SlowDown | None:
-    """POSTs under a claim and writes down what is known of it, whatever that is.
+    """POST under a claim and write down what is known of it, whatever that is.
 
     None where another ledger of this machine had asked for it: then it is to be decided anew.
     """
@@ -206,7 +206,7 @@ async def _send(
 async def _reserved(
     checked: CheckedJob, mark: str, claim: Claimed, run: Run, services: Services
 ) -> int:
-    """Makes the place for the request id, so that a disk that is full later cannot lose it."""
+    """Make the place for the request id, so that a disk that is full later cannot lose it."""
     entry = Entry(
         key=checked.key,
         number=claim.number,
@@ -223,7 +223,7 @@ async def _reserved(
 
 
 async def _uninterrupted(sending: Coroutine[Any, Any, T]) -> T:
-    """Lets a POST under way end and be written down although the run is being cancelled.
+    """Let a POST under way end and be written down although the run is being cancelled.
 
     A second cancellation leaves at once; then the lease ends in `in_doubt`.
     """
@@ -236,7 +236,7 @@ async def _uninterrupted(sending: Coroutine[Any, Any, T]) -> T:
 
 
 def resume(attempt: Attempt) -> Submission:
-    """An attempt that was paid for before, to be finished under the names of whoever asks."""
+    """Take up an attempt that was paid for before, to be finished under the names of the asker."""
     if attempt.request_id is None or attempt.submitted_at is None:
         raise AssertionError(f"attempt {attempt.id} is {attempt.state} without a request id")
     return Submission(

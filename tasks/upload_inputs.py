@@ -31,7 +31,7 @@ from tasks.failure import failing_in_words, is_passing
 )
 @failing_in_words
 async def upload_inputs(checked: CheckedJob, services: Services) -> UploadedInputs:
-    """Where each of the job's media lies now, in the order of `checked.media`."""
+    """Upload the job's media; return where each lies now, in the order of `checked.media`."""
     tell(StageEntered(checked.job.label, checked.job.label, Stage.UPLOAD_INPUTS))
     uploads = services.uploads
     fetches_here = any(is_presigned(one.origin) or one.conversion for one in checked.media)

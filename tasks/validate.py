@@ -26,7 +26,7 @@ from tasks.failure import failing_in_words
 )
 @failing_in_words
 async def validate(job: Job, services: Services) -> CheckedJob:
-    """The job with its key, its media by content and its estimate."""
+    """Return the job with its key, its media by content and its estimate."""
     tell(StageEntered(job.label, job.label, Stage.VALIDATE))
     entry = await services.catalogue.priced(job.model_id)
     checked = await validate_job(job, entry, services.origins)
