@@ -51,7 +51,7 @@ async def _measure(names: list[str], *, quick: bool) -> None:
 
 
 def main() -> int:
-    """Runs what was asked for and returns the exit code."""
+    """Run what was asked for and return the exit code."""
     arguments = _arguments()
     try:
         asyncio.run(_measure(arguments.names or list(BENCHMARKS), quick=arguments.quick))

@@ -11,7 +11,7 @@ class _OneFile(http.server.BaseHTTPRequestHandler):
     file: Path
 
     def do_GET(self) -> None:
-        """Hands the file to the kernel, which sends it."""
+        """Hand the file to the kernel, which sends it."""
         with self.file.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             self.send_response(200)
@@ -21,11 +21,11 @@ class _OneFile(http.server.BaseHTTPRequestHandler):
             self.connection.sendfile(file)
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Say nothing."""
 
 
 def main(file: str) -> None:
-    """Serves until it is ended."""
+    """Serve until it is ended."""
     handler = type("Handler", (_OneFile,), {"file": Path(file)})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         sys.stdout.write(f"{server.server_port}\n")

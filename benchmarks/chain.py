@@ -48,7 +48,7 @@ limits: {{in_flight: {_IN_FLIGHT}, timeout: 10m}}
 
 
 async def measure(*, quick: bool) -> list[Table]:
-    """One race over the photographs, then the wait for the orchestrator's own books."""
+    """Race once over the photographs, then wait for the orchestrator's own books."""
     photos = _QUICK if quick else _PHOTOS
     async with playground(("prefect", "storage")) as project:
         await asyncio.to_thread(_prepare, project, photos)
@@ -66,7 +66,7 @@ async def measure(*, quick: bool) -> list[Table]:
 
 
 def _prepare(project: Path, photos: int) -> None:
-    """The pipeline and photographs of a few kilobytes, no two alike."""
+    """Write the pipeline and photographs of a few kilobytes, no two alike."""
     (project / "pipeline.yaml").write_text(_PIPELINE)
     (project / "photos").mkdir()
     texture = Image.radial_gradient("L").resize((320, 240))
@@ -79,7 +79,7 @@ def _prepare(project: Path, photos: int) -> None:
 
 
 async def _until_visible(project: Path, task_runs: int) -> float:
-    """The wall-clock time at which the orchestrator shows all task runs as completed."""
+    """Return the wall-clock time at which the orchestrator shows all task runs as completed."""
     wanted = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
     stack = addresses(home_of(project))
     url = f"{stack.prefect_api_url}/task_runs/count"

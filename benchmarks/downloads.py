@@ -30,7 +30,7 @@ _SIDES = {
 
 
 async def measure(*, quick: bool) -> list[Table]:
-    """All sides, one after the other."""
+    """Measure all sides, one after the other."""
     megabytes = _QUICK if quick else _MEGABYTES
     async with playground() as project:
         file = project / "video.mp4"
@@ -45,7 +45,7 @@ async def measure(*, quick: bool) -> list[Table]:
 
 
 def _write_video(path: Path, megabytes: int) -> None:
-    """A whole MP4: a second of black, and a box of free space that makes it large."""
+    """Write a whole MP4: a second of black, and a box of free space that makes it large."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=12)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"

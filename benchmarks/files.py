@@ -36,7 +36,7 @@ _Rounds = Sequence[Mapping[str, Figures]]
 
 
 async def measure(*, quick: bool) -> list[Table]:
-    """The small files up and down, then the large ones."""
+    """Measure the small files up and down, then the large ones."""
     files = _QUICK_FILES if quick else _FILES
     async with playground(("storage",)) as project:
         await asyncio.to_thread(_write, project / "files", files, _FILE_MB)
@@ -60,7 +60,7 @@ async def measure(*, quick: bool) -> list[Table]:
 async def _round(
     project: Path, there: Mapping[str, str], way: str, number: int
 ) -> Mapping[str, Figures]:
-    """Each side once, in another order each time: the first one finds another machine."""
+    """Run each side once, in another order each time: the first one finds another machine."""
     first = number % len(_SIDES)
     order = [*list(_SIDES)[first:], *list(_SIDES)[:first]]
     return {side: (await race(project, Side(side, (way,), there)))[0] for side in order}

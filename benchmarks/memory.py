@@ -19,7 +19,7 @@ _SIDES = {"bucket": "comfyline Bucket", "s3fs_defaults": "s3fs, its defaults"}
 
 
 async def measure(*, quick: bool) -> list[Table]:
-    """One race up and one down."""
+    """Race once up and once down."""
     megabytes = _QUICK if quick else _MEGABYTES
     async with playground(("storage",)) as project:
         await asyncio.to_thread(_write, project / "large", megabytes)

@@ -53,7 +53,7 @@ class _Seen:
 
 
 async def measure(*, quick: bool) -> list[Table]:
-    """Three scenes: short jobs, jobs four times as long, and short ones all at once."""
+    """Play three scenes: short jobs, jobs four times as long, and short ones all at once."""
     requests = _QUICK if quick else _REQUESTS
     return [
         await _scene("short jobs, one by one", requests, speed=1, pause=_PAUSE),
@@ -82,12 +82,12 @@ class _Field:
         self.policies: dict[str, Waits] = {}
 
     async def ask(self, request_id: str) -> RequestStatus:
-        """The status call that all policies make."""
+        """Make the status call of all policies."""
         self._calls[request_id] = self._calls.get(request_id, 0) + 1
         return await self._client.status(request_id)
 
     async def play(self, requests: int, pause: float) -> list[_Seen]:
-        """Submits, `pause` seconds apart, to each policy in turn; returns when all have ended."""
+        """Submit, `pause` seconds apart, to each policy in turn; return when all have ended."""
         names = list(self.policies)
         async with asyncio.TaskGroup() as waiting:
             tasks = []
@@ -134,7 +134,7 @@ async def _field(origin: str) -> AsyncIterator[_Field]:
 
 def _adaptive(poller: Poller) -> Waits:
     async def hear(_: RequestStatus) -> None:
-        """Nothing depends on what happens in between."""
+        """Ignore the news: nothing depends on what happens in between."""
 
     async def wait(request_id: str) -> None:
         await poller.wait(request_id, age=0, time_left=600, hear=hear)
@@ -176,7 +176,7 @@ def _table(title: str, seen: Sequence[_Seen]) -> Table:
 
 
 def _add_model(project: Path) -> None:
-    """A model that needs no input picture: only the waiting is measured."""
+    """Add a model that needs no input picture: only the waiting is measured."""
     folder = project / "configs/models/benchmark"
     folder.mkdir(parents=True)
     entry = {"model_id": _MODEL, "categories": ["text-to-image"], "price_unit": "output"}

@@ -11,13 +11,13 @@ _STOP_LIMIT = 8.0
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of this process without what would lead to somebody's servers."""
+    """Return the environment of this process without what would lead to somebody's servers."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
     return kept | {"PYTHONPATH": str(ROOT), "DO_NOT_TRACK": "1"} | more
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process: politely, and after some seconds by force."""
+    """End a process: politely, and after some seconds by force."""
     process.terminate()
     try:
         process.wait(_STOP_LIMIT)

@@ -32,7 +32,7 @@ class Side:
 
 
 async def race(folder: Path, *sides: Side) -> list[Figures]:
-    """Runs all sides at once in a folder; their figures, in order. Ends them when cancelled."""
+    """Run all sides at once in a folder; return their figures, in order. Cancelled, ends them."""
     with ExitStack() as stack:
         running = [stack.enter_context(_Running(folder, side)) for side in sides]
         async with asyncio.timeout(_LIMIT):
@@ -68,22 +68,22 @@ class _Running:
                 pipe.close()
 
     async def ready(self) -> None:
-        """Waits until everything is prepared."""
+        """Wait until everything is prepared."""
         await self._heard("ready")
 
     def start(self) -> None:
-        """Gives the sign."""
+        """Give the sign."""
         pipe = _open(self._process.stdin)
         pipe.write(b"start\n")
         pipe.flush()
 
     async def figures(self) -> Figures:
-        """Waits for the end."""
+        """Wait for the end and return the figures."""
         figures: Figures = json.loads(await self._heard("{"))
         return figures
 
     async def _heard(self, beginning: str) -> str:
-        """The next line on stdout that begins so; others are somebody's chatter."""
+        """Read the next line on stdout that begins so; others are somebody's chatter."""
         pipe = _open(self._process.stdout)
         while line := (await asyncio.to_thread(pipe.readline)).decode():
             if line.startswith(beginning):

@@ -49,7 +49,7 @@ output:
 
 
 def _makefile() -> str:
-    """A static pattern rule for each of the pictures of a photograph."""
+    """Write a static pattern rule for each of the pictures of a photograph."""
     names = [f"{one.replace(':', '-')}-{size}" for one in _RATIOS for size in _SIZES]
     stems = "$(photos:photos/%.png={})"
     lines = ["photos := $(wildcard photos/*.png)", "all:"]
@@ -61,7 +61,7 @@ def _makefile() -> str:
 
 
 async def measure(*, quick: bool) -> list[Table]:
-    """Some rounds of both at once, then whole processes, each on its own."""
+    """Run some rounds of both at once, then whole processes, each on its own."""
     photos = _QUICK if quick else _PHOTOS
     jobs = photos * _OF_EACH
     async with playground(() if quick else ("prefect", "storage")) as project:
@@ -88,7 +88,7 @@ async def measure(*, quick: bool) -> list[Table]:
 
 
 def _whole(command: str, project: Path, home: dict[str, str], jobs: int) -> float:
-    """Seconds of one command with `--json`, from the start of its process to its end."""
+    """Time one command with `--json`, from the start of its process to its end."""
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "comfyline.cli", command, "pipeline.yaml", "--json"],

@@ -22,7 +22,7 @@ _START_LIMIT = 30.0
 
 @asynccontextmanager
 async def playground(services: Sequence[ServiceName] = ()) -> AsyncIterator[Path]:
-    """A project folder with its home inside and these services; all of it gone afterwards."""
+    """Make a project folder with its home inside and these services; remove it all afterwards."""
     with tempfile.TemporaryDirectory(prefix="comfyline-bench-") as name:
         project = _project(name)
         try:
@@ -34,12 +34,12 @@ async def playground(services: Sequence[ServiceName] = ()) -> AsyncIterator[Path
 
 
 def home_of(project: Path) -> Path:
-    """The COMFYLINE_HOME of a playground."""
+    """Return the COMFYLINE_HOME of a playground."""
     return project / ".comfyline"
 
 
 def storage_environment(project: Path) -> dict[str, str]:
-    """Where a playground's object storage is and its key pair, for a process that is started."""
+    """Return the address and the key pair of a playground's storage, for a process to start."""
     found: StackAddresses = addresses(home_of(project))
     keys = found.storage_credentials
     if found.storage_endpoint is None or keys is None:
@@ -54,7 +54,7 @@ def storage_environment(project: Path) -> dict[str, str]:
 
 @asynccontextmanager
 async def sandbox(project: Path, *, slots: int, speed: float) -> AsyncIterator[str]:
-    """A sandbox process of its own and the origin at which it answers; ended afterwards."""
+    """Run a sandbox process of its own and yield the origin at which it answers."""
     process, origin = _start(project, slots, speed)
     try:
         await _until_healthy(process, origin)

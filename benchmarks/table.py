@@ -19,7 +19,7 @@ class Table:
 
 
 def show(table: Table) -> None:
-    """Prints a table with aligned columns."""
+    """Print a table with aligned columns."""
     lines = [list(table.columns), *map(list, table.rows)]
     widths = [max(len(line[at]) for line in lines) for at in range(len(table.columns))]
     say(f"\n{table.title}\n")
@@ -35,11 +35,11 @@ def show(table: Table) -> None:
 
 
 def say(text: str) -> None:
-    """One line on stdout, at once."""
+    """Print one line on stdout, at once."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def ratio(numerator: float, denominator: float) -> str:
-    """A ratio in three digits; a dash where it has no meaning."""
+    """Write a ratio in three digits; a dash where it has no meaning."""
     return f"{numerator / denominator:.3g}" if denominator else "–"

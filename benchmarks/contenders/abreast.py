@@ -10,7 +10,7 @@ AT_ONCE = 8
 
 
 async def move(way: str, one: Callable[[Path, str], Awaitable[None]]) -> None:
-    """Calls `one` with each local file and its name in the bucket, and tells the figures.
+    """Call `one` with each local file and its name in the bucket, and tell the figures.
 
     A file that comes down is written beside those that went up.
     """

@@ -12,7 +12,7 @@ _URI = "s3://comfyline/memory/bucket"
 
 
 async def main(way: str) -> None:
-    """Puts or gets the file."""
+    """Put or get the file."""
     endpoint = os.environ["AWS_ENDPOINT_URL"]
     key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
     async with Bucket(endpoint, key, secret) as bucket:

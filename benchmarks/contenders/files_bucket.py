@@ -12,7 +12,7 @@ _FOLDER = "s3://comfyline/files"
 
 
 async def main(way: str) -> None:
-    """Puts or gets all files."""
+    """Put or get all files."""
     endpoint = os.environ["AWS_ENDPOINT_URL"]
     key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
     async with Bucket(endpoint, key, secret) as bucket:

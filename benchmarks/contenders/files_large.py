@@ -11,7 +11,7 @@ _FOLDER = "s3://comfyline/large"
 
 
 async def main() -> None:
-    """Everything up, the inputs at once; then the large one down."""
+    """Move everything up, the inputs at once; then the large one down."""
     endpoint = os.environ["AWS_ENDPOINT_URL"]
     key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
     inputs = sorted(Path("inputs").iterdir())  # noqa: ASYNC240  # before the start

@@ -15,7 +15,7 @@ _CHUNK = 1024 * 1024
 
 
 async def main(way: str) -> None:
-    """Puts or gets all files."""
+    """Put or get all files."""
     config = AioConfig(signature_version="s3v4", request_checksum_calculation="when_required")
     endpoint = os.environ["AWS_ENDPOINT_URL"]
     async with (

@@ -11,7 +11,7 @@ from benchmarks.contenders.abreast import move
 
 
 async def main(way: str) -> None:
-    """Puts or gets all files."""
+    """Put or get all files."""
     # Without these, downloads fail against a server that is not AWS itself.
     checksums = {
         "request_checksum_calculation": "when_required",

@@ -10,7 +10,7 @@ from comfyline.cli.prefect import connect, run_flow
 
 
 async def main(path: str) -> None:
-    """Runs a pipeline file once."""
+    """Run a pipeline file once."""
     # Before Prefect is imported, which reads its environment there.
     await connect(("storage",))
     from flows.pipeline import pipeline

@@ -28,7 +28,7 @@ _STATES = ("planned", "submitting", "submitted", "in_progress", "completed", "pe
 
 
 async def main(photos: int) -> None:
-    """Writes down for every job of the pipeline that it was made."""
+    """Write down for every job of the pipeline that it was made."""
     watch = start()
     await asyncio.to_thread(_write_photos, photos)
     settings = look("sandbox")
@@ -65,7 +65,7 @@ def _write_output(checked: CheckedJob, facts: Facts) -> str:
 def _write_ledger(
     connection: Connection, checked: Sequence[CheckedJob], uris: Sequence[str], facts: Facts
 ) -> None:
-    """What the ledger holds of jobs that went through all their states, as whole tables."""
+    """Write what the ledger holds of jobs that went through all their states, as whole tables."""
     at = now()
     numbered = list(enumerate(checked, 1))
     connection.execute(

@@ -13,7 +13,7 @@ _LOOK_EACH = 0.005
 
 
 def main() -> None:
-    """Runs make once. Its memory is looked at from outside: the system counts a child's start."""
+    """Run make once. Its memory is looked at from outside: the system counts a child's start."""
     watch = start()
     process = subprocess.Popen(["make"], stdout=subprocess.PIPE)
     peak = 0

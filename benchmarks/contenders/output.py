@@ -21,7 +21,7 @@ class _Video:
 
 
 async def main(way: str, url: str) -> None:
-    """Fetches the file."""
+    """Fetch the file."""
     async with Downloads((), url.rpartition("/")[0]) as downloads:
         _ = Pool  # loaded before the race, as the libraries of the others are
         base, watch = peak_mb(), start()

@@ -10,7 +10,7 @@ from benchmarks.contenders.side import start
 
 
 def main(jobs: int) -> None:
-    """Plans once, as somebody at a prompt does."""
+    """Plan once, as somebody at a prompt does."""
     watch = start()
     said = io.StringIO()
     with contextlib.redirect_stdout(said):

@@ -11,7 +11,7 @@ _REMOTE = "comfyline/memory/s3fs"
 
 
 def main(way: str) -> None:
-    """Puts or gets the file."""
+    """Put or get the file."""
     # Without these, the parts of a download fail against a server that is not AWS itself.
     checksums = {
         "request_checksum_calculation": "when_required",

@@ -16,7 +16,7 @@ _PAUSE = 0.5
 
 
 async def main(in_flight: int) -> None:
-    """Makes one picture of every photograph, without a word to anybody of how it went."""
+    """Make one picture of every photograph, without a word to anybody of how it went."""
     photos = sorted(Path("photos").glob("*.jpg"))  # noqa: ASYNC240  # before the start
     outputs = Path("outputs/script")
     outputs.mkdir(parents=True)  # noqa: ASYNC240

@@ -19,13 +19,13 @@ class Stopwatch:
         return time.perf_counter() - self._began
 
     def tell(self, **more: float) -> None:
-        """Says that the work is done, and what it took; `more` replaces and adds figures."""
+        """Say that the work is done, and what it took; `more` replaces and adds figures."""
         figures = {"seconds": self.seconds, "cpu": _cpu() - self._cpu, "peak_mb": peak_mb()}
         _say(json.dumps(figures | more))
 
 
 def start() -> Stopwatch:
-    """Says that everything is prepared and waits for the sign. Blocks."""
+    """Say that everything is prepared and wait for the sign. Blocks."""
     _say("ready")
     if not sys.stdin.readline():
         sys.exit("nobody is there to start the race")
@@ -33,7 +33,7 @@ def start() -> Stopwatch:
 
 
 def peak_mb() -> float:
-    """The most memory that this process ever held, in MB."""
+    """Return the most memory that this process ever held, in MB."""
     if sys.platform == "linux":
         # Not `ru_maxrss`: there it begins with the memory of the process that started this one.
         with open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123  # no weight

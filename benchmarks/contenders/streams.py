@@ -14,7 +14,7 @@ _CHUNK = 1024 * 1024
 async def by_aiohttp(
     url: str, target: Path, also: Callable[[bytes], None] = lambda _: None
 ) -> None:
-    """As aiohttp's documentation does it, with a buffer of the same size as comfyline's."""
+    """Download as aiohttp's documentation does, with a buffer of the same size as comfyline's."""
     import aiohttp
 
     async with aiohttp.ClientSession(read_bufsize=_CHUNK) as http:
@@ -28,12 +28,12 @@ async def by_aiohttp(
 
 
 async def by_aiohttp_hashed(url: str, target: Path) -> None:
-    """As `by_aiohttp`, with the hash that comfyline needs of every output."""
+    """Download as `by_aiohttp`, with the hash that comfyline needs of every output."""
     await by_aiohttp(url, target, hashlib.sha256().update)
 
 
 async def by_httpx(url: str, target: Path) -> None:
-    """As httpx's documentation does it."""
+    """Download as httpx's documentation does."""
     import httpx
 
     async with httpx.AsyncClient(trust_env=False) as http:
