@@ -43,7 +43,7 @@ class Account:
         return f"comfyline {words}{option}"
 
     def command(self, words: str) -> str:
-        """Return the same in backticks, for a sentence."""
+        """Return a command of this account in backticks, for a sentence."""
         return f"`{self.command_line(words)}`"
 
 
@@ -76,5 +76,5 @@ def command_line(words: str) -> str:
 
 
 def command(words: str) -> str:
-    """Return the same in backticks, for a sentence."""
+    """Return a command as people type it in backticks, for a sentence."""
     return f"`{command_line(words)}`"

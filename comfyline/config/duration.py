@@ -13,7 +13,7 @@ _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
 def parse_duration(value: Any) -> float:
-    """Turns `1h30m`, or a number of seconds, into seconds; raises ValueError with a sentence."""
+    """Turn `1h30m`, or a number of seconds, into seconds; raise ValueError with a sentence."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     written = value.strip() if isinstance(value, str) else ""
@@ -26,7 +26,7 @@ def parse_duration(value: Any) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Writes seconds so that `parse_duration` gives the same number back: 5400 is `1h30m`."""
+    """Write seconds so that `parse_duration` gives the same number back: 5400 is `1h30m`."""
     rest = Decimal(repr(float(seconds)))
     written = ""
     for unit, length in _UNITS[:-1]:

@@ -41,7 +41,7 @@ ReadBlock = Callable[[str], Awaitable[str]]
 
 
 def home() -> Path:
-    """Where local state lives, an absolute path; one that is there is closed to others."""
+    """Return where local state lives, an absolute path; one that is there is closed to others."""
     path = home_directory(os.environ, Path.cwd())
     if path.is_dir():
         # Another's is not ours to close: no local server is started in it.
@@ -51,12 +51,12 @@ def home() -> Path:
 
 
 def variable(name: str) -> str | None:
-    """A variable of the process's environment, None when it is not set."""
+    """Return a variable of the process's environment, None when it is not set."""
     return os.environ.get(name)
 
 
 def asked_ports() -> dict[ServiceName, int]:
-    """The ports that the environment binds services to. Raises `UsageError` for what is none."""
+    """Read the ports that the environment gives services. Raises `UsageError` for a bad one."""
     asked: dict[ServiceName, int] = {}
     for service in SERVICES:
         name = port_variable(service)
@@ -74,7 +74,7 @@ def asked_ports() -> dict[ServiceName, int]:
 
 
 def check_token(profile_name: str) -> None:
-    """Raises `TokenRejected` before anything starts when the profile's token is missing.
+    """Raise `TokenRejected` before anything starts when the profile's token is missing.
 
     A token in a Prefect block can be looked for only once the server is there.
     """
@@ -84,14 +84,14 @@ def check_token(profile_name: str) -> None:
 
 
 def needed_services(profile_name: str) -> tuple[ServiceName, ...]:
-    """What of the local stack a profile needs, besides the orchestrator."""
+    """Return what of the local stack a profile needs, besides the orchestrator."""
     return local_services(read_profile(profile_name, Path.cwd()), os.environ)
 
 
 async def start_services(
     services: tuple[ServiceName, ...], tell: Callable[[str], None]
 ) -> StackAddresses:
-    """Starts what of these services does not run yet."""
+    """Start what of these services does not run yet."""
     ports = {name: port for name, port in asked_ports().items() if name in services}
     return await ensure(
         home(),
@@ -110,7 +110,7 @@ async def prepare(
     *,
     only: tuple[ServiceName, ...] = SERVICES,
 ) -> Settings:
-    """The settings of a profile, after starting the local services that it needs.
+    """Load the settings of a profile, after starting the local services that it needs.
 
     Of these `only` the named ones; at the address of another that does not run nothing answers.
     `read_block` gives what a Prefect Secret block holds; without it a profile that names one is a
@@ -127,7 +127,7 @@ async def prepare(
 
 
 def look(profile_name: str, patience: float = 0) -> Settings:
-    """The settings of a profile with the local services as they are; nothing is started.
+    """Load the settings of a profile with the local services as they are; nothing is started.
 
     RunComfy may be away for `patience` seconds, or for the profile's when that is less.
 
@@ -142,7 +142,7 @@ def look(profile_name: str, patience: float = 0) -> Settings:
 
 
 async def prepare_storage(profile_name: str, tell: Callable[[str], None]) -> StorageSettings:
-    """The storage of a profile alone, started where it is the local one; needs no token.
+    """Load the storage of a profile alone, started where it is the local one; needs no token.
 
     Raises `UsageError`, `InputInvalid` or `Unreachable`.
     """
@@ -153,7 +153,7 @@ async def prepare_storage(profile_name: str, tell: Callable[[str], None]) -> Sto
 
 
 def look_at_storage(profile_name: str) -> StorageSettings:
-    """The storage of a profile as it is: nothing is started, and no token is needed.
+    """Load the storage of a profile as it is: nothing is started, and no token is needed.
 
     Raises `UsageError`, `InputInvalid`, or `Unreachable` where the local storage does not run.
     """
@@ -162,7 +162,7 @@ def look_at_storage(profile_name: str) -> StorageSettings:
 
 
 def _or_nowhere(found: StackAddresses) -> LocalStack:
-    """What runs; for what does not an address at which nothing answers."""
+    """Return what runs, and for what does not an address at which nothing answers."""
     local, nobody = _local(found), Secret("nobody")
     if local.sandbox_url is None:
         local = replace(local, sandbox_url=_NOWHERE, sandbox_token=nobody)
@@ -183,10 +183,10 @@ def _local(found: StackAddresses) -> LocalStack:
 
 
 def profile_account(profile_name: str) -> Account:
-    """Whom the requests of a profile belong to, without resolving the rest of it."""
+    """Return whom the requests of a profile belong to, without resolving the rest of it."""
     return account_of(profile_name, read_profile(profile_name, Path.cwd()), os.environ)
 
 
 def profile_ledger_url(profile_name: str) -> str:
-    """Where the ledger of a profile lies, without resolving the rest of it."""
+    """Return where the ledger of a profile lies, without resolving the rest of it."""
     return ledger_url(read_profile(profile_name, Path.cwd()), os.environ, home())

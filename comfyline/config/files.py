@@ -10,7 +10,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def config_directories(working_directory: Path) -> tuple[Path, ...]:
-    """The folders that may hold `models/` and `profiles/`, in the order in which they win."""
+    """List the folders that may hold `models/` and `profiles/`, in the order in which they win."""
     installed = _PACKAGE / "defaults"
     # Beside an installed package lie other people's packages, and one may be called `configs`.
     built_in = installed if installed.is_dir() else _PACKAGE.parent / "configs"
@@ -23,5 +23,5 @@ def config_directories(working_directory: Path) -> tuple[Path, ...]:
 
 
 def model_directories(working_directory: Path) -> tuple[Path, ...]:
-    """The folders with model schemas, in the order in which they win."""
+    """Return the folders with model schemas, in the order in which they win."""
     return tuple(directory / "models" for directory in config_directories(working_directory))

@@ -35,14 +35,14 @@ _SANDBOX_BALANCE = "/prod/v2/balance"
 
 
 def home_directory(environ: Mapping[str, str], working_directory: Path) -> Path:
-    """Where local state lives: COMFYLINE_HOME, else `.comfyline/` in the working directory."""
+    """Return where local state lives: COMFYLINE_HOME, else `.comfyline/` in the working folder."""
     return (working_directory / (_variable(environ, "COMFYLINE_HOME") or ".comfyline")).resolve()
 
 
 def local_services(
     profile: ProfileDocument, environ: Mapping[str, str]
 ) -> tuple[Literal["storage", "sandbox"], ...]:
-    """Which services of the local stack a profile needs: `sandbox`, `storage`, both or none."""
+    """List the services of the local stack a profile needs: `sandbox`, `storage`, both or none."""
     needed: list[Literal["storage", "sandbox"]] = []
     if profile.storage.endpoint_url == LOCAL_STORAGE:
         needed.append("storage")
@@ -52,7 +52,7 @@ def local_services(
 
 
 def read_profile(name: str, working_directory: Path) -> ProfileDocument:
-    """The profile of that name or file, as it stands in YAML."""
+    """Read the profile of that name or file, as it stands in YAML."""
     return load_profile(name, config_directories(working_directory))
 
 
@@ -64,7 +64,7 @@ def account_of(name: str, profile: ProfileDocument, environ: Mapping[str, str]) 
 
 
 def named_blocks(profile: ProfileDocument, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The Prefect Secret blocks without which a profile cannot be resolved in this environment."""
+    """List the Prefect Secret blocks without which a profile cannot be resolved here."""
     token = profile.runcomfy.token_block
     is_needed = _base_url(profile, environ) != LOCAL_SANDBOX
     ledger = profile.ledger.block if isinstance(profile.ledger, SecretReference) else None
@@ -76,7 +76,7 @@ def named_blocks(profile: ProfileDocument, environ: Mapping[str, str]) -> tuple[
 def find_token(
     profile: ProfileDocument, environ: Mapping[str, str], blocks: Blocks = NO_BLOCKS
 ) -> Secret | None:
-    """The token from the environment or a block; None when the sandbox brings its own.
+    """Find the token in the environment or a block; None when the sandbox brings its own.
 
     Raises `TokenRejected` when there is none, and `BlockOutOfReach`. Called before anything is
     uploaded.
@@ -127,7 +127,7 @@ def resolve(
     local: LocalStack,
     blocks: Blocks = NO_BLOCKS,
 ) -> Settings:
-    """Merges everything into `Settings`.
+    """Merge everything into `Settings`.
 
     Raises `TokenRejected` without a token, `InputInvalid` for an origin that must not get one,
     `BlockOutOfReach` for a secret in a block that was not read, and `Unreachable` where the
@@ -162,7 +162,7 @@ def resolve(
 def storage_settings(
     profile: ProfileDocument, environ: Mapping[str, str], local: LocalStack
 ) -> StorageSettings:
-    """The storage alone, for which no token is needed. Raises as `resolve` does."""
+    """Resolve the storage alone, for which no token is needed. Raises as `resolve` does."""
     endpoint = profile.storage.endpoint_url
     key: Secret | None = None
     secret: Secret | None = None
@@ -196,7 +196,7 @@ def ledger_url(
     home: Path,
     blocks: Blocks = NO_BLOCKS,
 ) -> str:
-    """The ledger's SQLAlchemy URL: COMFYLINE_LEDGER_URL, the profile's, else SQLite at home.
+    """Return the ledger's SQLAlchemy URL: COMFYLINE_LEDGER_URL, the profile's, else SQLite at home.
 
     Raises `InputInvalid` for what is no such URL, without repeating it: it may hold a password.
     Raises `BlockOutOfReach` for one in a block that was not read.
@@ -234,7 +234,7 @@ def _database_url(url: str, where: str) -> str:
 
 
 def _balance_url(profile: ProfileDocument, base_url: str, local: LocalStack) -> str | None:
-    """Where the balance is told; the sandbox's, to which a user's token must not go, only to it."""
+    """Return where the balance is asked for; a user's token never goes to the sandbox's address."""
     named = profile.runcomfy.balance_url
     if named == LOCAL_SANDBOX:
         return f"{local.sandbox_url}{_SANDBOX_BALANCE}" if base_url == local.sandbox_url else None
@@ -263,5 +263,5 @@ def _checked(check: Callable[[str], str], value: str, name: str) -> str:
 
 
 def _variable(environ: Mapping[str, str], name: str) -> str:
-    """A variable of the environment; what is set to nothing, or to blanks, is not set."""
+    """Return a variable of the environment; what is set to nothing, or to blanks, is not set."""
     return environ.get(name, "").strip()

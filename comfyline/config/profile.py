@@ -19,7 +19,7 @@ LOCAL_STORAGE = "local:storage"
 
 
 def api_origin(base_url: str) -> str:
-    """The one origin that gets the token, or `local:sandbox`.
+    """Check the one origin that gets the token, or `local:sandbox`.
 
     Raises ValueError with the end of a sentence; it repeats nothing that may be a secret.
     """
@@ -36,7 +36,7 @@ def api_origin(base_url: str) -> str:
 
 
 def balance_address(url: str) -> str:
-    """The address of the balance, or `local:sandbox`. Raises ValueError as `api_origin` does."""
+    """Check the address of the balance, or `local:sandbox`. Raises as `api_origin` does."""
     if url == LOCAL_SANDBOX:
         return url
     parts = _web_address(url, f"be https://HOST/PATH, or {LOCAL_SANDBOX}")
@@ -46,14 +46,14 @@ def balance_address(url: str) -> str:
 
 
 def storage_endpoint(endpoint_url: str) -> str:
-    """An S3-compatible endpoint, or `local:storage`. Raises ValueError as `api_origin` does."""
+    """Check an S3-compatible endpoint, or `local:storage`. Raises as `api_origin` does."""
     if endpoint_url != LOCAL_STORAGE:
         _web_address(endpoint_url, f"be https://HOST, http://HOST or {LOCAL_STORAGE}")
     return endpoint_url
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine."""
+    """Tell whether a host name or address means this machine."""
     if host == "localhost":
         return True
     try:
@@ -249,7 +249,7 @@ class ProfileDocument(_Section):
 
 
 def load_profile(name_or_file: str, directories: tuple[Path, ...]) -> ProfileDocument:
-    """Reads a profile by name (`configs/profiles/NAME.yaml`) or by file.
+    """Read a profile by name (`configs/profiles/NAME.yaml`) or by file.
 
     Raises `UsageError` when there is none of that name, never falling back to another, and
     `InputInvalid` when the file is wrong.

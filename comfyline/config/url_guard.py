@@ -13,7 +13,7 @@ _COMPATIBLE = IPv6Network("::/96")
 
 
 def is_public(ip: str) -> bool:
-    """Whether an IP address is one of the public internet.
+    """Tell whether an IP address is one of the public internet.
 
     Not public are loopback, private, link-local (cloud metadata), shared, multicast, reserved and
     documentation addresses, an IPv6 address that only wraps such an IPv4 one, and whatever is no
