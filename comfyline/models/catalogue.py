@@ -66,7 +66,7 @@ class Catalogue:
         self._priced: dict[str, ModelEntry] = {}
 
     async def entry(self, model_id: str) -> ModelEntry:
-        """A model's schema: the local file, else what was kept of RunComfy's, else RunComfy's own.
+        """Find a model's schema: the local file, else what was kept of RunComfy's, else its own.
 
         Raises `InputInvalid` when nobody knows the model: nothing is submitted unchecked. When
         there is no file and RunComfy cannot be asked, that is an `Unreachable`, a `TryLater` or a
@@ -75,7 +75,7 @@ class Catalogue:
         return await self._entries.get(model_id)
 
     async def priced(self, model_id: str) -> ModelEntry:
-        """The same with the catalogue's price of today; unknown when RunComfy does not say.
+        """Find a model's schema with the price of today; unknown when RunComfy does not say.
 
         Raises `TokenRejected`: nothing that follows would be accepted either. And what the client
         raises, where something is to be made and RunComfy is away for too long.
@@ -99,7 +99,7 @@ class Catalogue:
         return self._priced.setdefault(model_id, entry.priced_like(live))
 
     async def published(self, model_id: str) -> Mapping[str, Any]:
-        """RunComfy's entry of a model as it answers it; the errors are those of `entry`."""
+        """Read RunComfy's own entry of a model; the errors are those of `entry`."""
         try:
             published = await self._live.get(check_model_id(model_id))
         except Redirected:
@@ -111,7 +111,7 @@ class Catalogue:
         return published.answer
 
     async def search(self, text: str | None, category: str | None) -> list[ModelEntry]:
-        """Every model of RunComfy's catalogue that fits, all pages of it, without the inputs.
+        """Find every model of RunComfy's catalogue that fits, all pages of it, without the inputs.
 
         Raises `Unreachable`, `TryLater`, `TokenRejected` or `Refused`.
         """
@@ -163,7 +163,7 @@ class Catalogue:
         return Published(answer, entry)
 
     async def _not_asked(self, model_id: str, away: ComfylineError) -> ComfylineError:
-        """Why a model is not known, when RunComfy could not be asked."""
+        """Say why a model is not known, when RunComfy could not be asked."""
         if isinstance(away, Redirected):
             # Waiting does not help, and what does help is in it.
             return away
@@ -174,7 +174,7 @@ class Catalogue:
         return type(away)(message, hint=f"{hint[:1].upper()}{hint[1:]} {again}".strip())
 
     async def _similar(self, model_id: str, *, here: bool = False) -> str:
-        """The hint that names the model which is probably meant; empty when none is near."""
+        """Return the hint that names the model which is probably meant; empty when none is near."""
         names = await asyncio.to_thread(self._names_here)
         if not here:
             with suppress(ComfylineError):

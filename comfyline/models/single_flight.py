@@ -28,7 +28,7 @@ class Once(Generic[T]):
         self._failed: dict[str, tuple[float, BaseException]] = {}
 
     async def get(self, name: str) -> T:
-        """The answer for a name, or the error of who asked last."""
+        """Return the answer for a name, or the error of who asked last."""
         if name in self._answers:
             return self._answers[name]
         if name in self._failed:
