@@ -263,7 +263,7 @@ def _best(
 
 
 def _beginning(jobs: Sequence[CheckedJob]) -> str:
-    """With what the names of all outputs of these jobs begin, as far as that is quickly told."""
+    """Return what the names of all outputs of these jobs begin with, as far as quickly told."""
     if len(jobs) > _FEW:
         return ""
     try:
@@ -313,7 +313,7 @@ def _names_of(
 
 
 async def _whose(found: Sequence[Found], services: Services) -> dict[str, Account]:
-    """Whose those are that do not say so, as far as this ledger or the local sandbox knows."""
+    """Tell whose those are that do not say so, as this ledger or the local sandbox knows."""
     of_request: dict[str, Account] = {}
     ids = [one.sidecar.request_id or "" for one in found]
     for start in range(0, len(ids), _PER_QUERY):

@@ -76,7 +76,7 @@ class Totals:
 
 
 def differences(seen: Iterable[Seen]) -> list[Difference]:
-    """All differences of some attempts, in their order."""
+    """List all differences of some attempts, in their order."""
     return [
         Difference(one.attempt, kind, message, uri)
         for one in seen
@@ -85,7 +85,7 @@ def differences(seen: Iterable[Seen]) -> list[Difference]:
 
 
 def repeats(attempts: Iterable[Attempt]) -> tuple[list[Difference], list[Difference]]:
-    """Jobs that were charged more than once: those asked for so, and those that nobody can explain.
+    """Find jobs charged more than once: those asked for so, and those that nobody can explain.
 
     `attempts` are all of the jobs in question.
     """
@@ -108,7 +108,7 @@ def repeats(attempts: Iterable[Attempt]) -> tuple[list[Difference], list[Differe
 
 
 def totals(seen: Sequence[Seen]) -> Totals:
-    """The sums over some attempts."""
+    """Sum up some attempts."""
     charged = [one.attempt for one in seen if _is_charged(one.attempt)]
     estimates = [one.checked.estimate_usd for one in charged]
     known = [amount for amount in estimates if amount is not None]
@@ -189,7 +189,7 @@ def _files(seen: Seen) -> Iterator[tuple[str, str, str]]:
 
 
 def _is_charged(attempt: Attempt) -> bool:
-    """Whether an attempt was charged, or has to be taken for charged while nobody says."""
+    """Tell whether an attempt was charged, or has to be taken for charged while nobody says."""
     if attempt.request_id is None or attempt.state in _NOT_SUBMITTED:
         return False
     if attempt.cost_usd is not None:
@@ -198,12 +198,12 @@ def _is_charged(attempt: Attempt) -> bool:
 
 
 def _came_to_nothing(attempt: Attempt) -> bool:
-    """Whether RunComfy made nothing. What was rejected here it did make, and may charge for."""
+    """Tell whether RunComfy made nothing. What was rejected here was made, and may be charged."""
     return attempt.state in _FOR_NOTHING and attempt.error_kind not in PAID_IN_VAIN
 
 
 def _reason(before: Attempt, again: Attempt) -> str:
-    """Why a job was asked for again; empty when nothing explains it."""
+    """Say why a job was asked for again; empty when nothing explains it."""
     ends = [at for state, at in before.reached.items() if state in _ENDED]
     if not ends or (again.claimed_at is not None and min(ends) > again.claimed_at):
         return ""
@@ -220,7 +220,7 @@ def _reason(before: Attempt, again: Attempt) -> str:
 
 
 def in_words(sums: Totals) -> list[tuple[str, str]]:
-    """The sums as names and values, for people."""
+    """Return the sums as names and values, for people."""
     more = f", unknown for {sums.cost_unknown:,}" if sums.cost_unknown else ""
     estimate = "unknown" if sums.estimate_usd is None else usd(sums.estimate_usd)
     said = f"{usd(sums.runcomfy_usd)} for the {count(sums.asked, 'request')} that it still knows"

@@ -27,7 +27,7 @@ _GRACE = timedelta(days=1)
 async def gather(
     attempts: Sequence[Attempt], places: Places, client: RuncomfyClient | None, now: datetime
 ) -> list[Seen]:
-    """What is found of each attempt; without a `client` RunComfy is not asked.
+    """Gather what is found of each attempt; without a `client` RunComfy is not asked.
 
     Raises `Unreachable` when RunComfy cannot be asked.
     """
@@ -52,7 +52,7 @@ async def gather(
 
 
 async def with_history(attempts: Sequence[Attempt], ledger: Ledger) -> list[Attempt]:
-    """The attempts, with all others of the jobs that were asked for more than once."""
+    """Return the attempts, with all others of the jobs that were asked for more than once."""
     known = {attempt.id: attempt for attempt in attempts}
     keys = {attempt.checked.key for attempt in attempts if attempt.number > 1}
     for key in keys:

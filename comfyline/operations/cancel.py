@@ -22,7 +22,7 @@ _AT_ONCE = 32
 
 
 async def withdraw(submission: Submission, run: Run, services: Services) -> ComfylineError:
-    """Takes one request back because its run was told to stop. Returns how that ended.
+    """Take one request back because its run was told to stop. Return how that ended.
 
     A `reconcile` run withdraws nothing: what it collects was asked for by others.
     """
@@ -49,7 +49,7 @@ class Withdrawn:
 
 
 async def withdraw_all(run: Run, services: Services) -> int:
-    """Takes back whatever a run still has at RunComfy; how many requests go on all the same.
+    """Take back whatever a run still has at RunComfy; return how many requests go on all the same.
 
     For a process that has to leave soon: what is not settled in time is left to `reconcile`.
     """
@@ -61,14 +61,14 @@ async def withdraw_all(run: Run, services: Services) -> int:
 
 
 def withdrawable(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """Those of them that RunComfy has and has not ended yet."""
+    """Return the attempts that RunComfy has and has not ended yet."""
     return [one for one in attempts if one.state in AT_RUNCOMFY and one.request_id]
 
 
 async def take_back(
     attempts: Sequence[Attempt], reason: str, services: Services, *, seconds: float | None = None
 ) -> list[Withdrawn]:
-    """Takes these requests back, many at a time and within `seconds`; says of each how it ended.
+    """Take these requests back, many at a time and within `seconds`; say of each how it ended.
 
     No request's trouble keeps another from being cancelled.
     """

@@ -38,7 +38,7 @@ class NeededInputs:
 
 
 async def needed_inputs(ledger: Ledger) -> NeededInputs:
-    """What RunComfy may still fetch for the jobs that are not finished."""
+    """Return what RunComfy may still fetch for the jobs that are not finished."""
     attempts = [
         one
         for state in _READS_INPUTS
@@ -51,7 +51,7 @@ async def needed_inputs(ledger: Ledger) -> NeededInputs:
 
 
 def old_results(home: Path, before: datetime) -> OldFiles:
-    """What Prefect remembers of stages (`tasks/caching.py`) since before a moment. Blocks.
+    """Find what Prefect remembers of stages (`tasks/caching.py`) since before a moment. Blocks.
 
     Without it a flow run that is repeated asks RunComfy once more; the ledger decides as ever.
     """
@@ -59,12 +59,12 @@ def old_results(home: Path, before: datetime) -> OldFiles:
 
 
 async def old_work(home: Path, ledger: Ledger, before: datetime) -> OldFiles:
-    """Work folders of what is over, which were last written before a moment."""
+    """Find work folders of what is over, which were last written before a moment."""
     return _old(await finished_work(home / "work", ledger), before)
 
 
 def remove_files(found: OldFiles) -> int:
-    """Removes files, and folders with what dead processes left in them; how many are gone. Blocks.
+    """Remove files, and folders with what dead processes left; return how many are gone. Blocks.
 
     What cannot be removed, or is gone already, is left as it is.
     """

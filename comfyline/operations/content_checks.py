@@ -25,7 +25,7 @@ def content_flaws(
     given: Sequence[NamedAppearance],
     others: Iterable[NamedAppearance],
 ) -> dict[int, str]:
-    """What is wrong with each output that is to be rejected, as sentences, by its position.
+    """Tell what is wrong with each output that is to be rejected, as sentences, by its position.
 
     `given` are the job's media inputs, `others` the outputs that no output may look like.
     """
@@ -44,7 +44,7 @@ def content_flaws(
 
 
 def asked_ratio(inputs: Mapping[str, Any]) -> float | None:
-    """Width by height as the inputs ask for it, whatever the model calls it; None where not."""
+    """Return width by height as the inputs ask for it, under any name; None where they do not."""
     sizes = [inputs.get(name) for name in _SIZES]
     numbers = (inputs.get("width"), inputs.get("height"))
     candidates = [
@@ -95,7 +95,7 @@ def _of_others(output: NamedAppearance, others: Iterable[NamedAppearance]) -> It
 
 
 def _pictures(one: NamedAppearance, other: NamedAppearance) -> tuple[Appearance, Appearance] | None:
-    """What both look like, where both are pictures: of a video only its beginning was looked at."""
+    """Return what both look like, where both are pictures; of a video only its beginning counts."""
     are_pictures = all(each.media_type.startswith("image/") for each in (one, other))
     if are_pictures and one.appearance and other.appearance:
         return one.appearance, other.appearance

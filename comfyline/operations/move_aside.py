@@ -50,7 +50,7 @@ async def move_aside(
 
 
 async def _copied(former: Former, uri: str, place: Place, draft: Path) -> bool:
-    """Whether the output and its sidecar lie at `uri` now; not where something else is there."""
+    """Tell whether the output and its sidecar lie at `uri` now; not where something else is."""
     output, beside = former.output, f"{uri}{SUFFIX}"
     size, described = await place.sizes([uri, beside])
     try:

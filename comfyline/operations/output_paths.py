@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"[2-9]|[1-9][0-9]{1,5}", re.ASCII)
 def target_uris(
     placement: Placement, outputs: Sequence[FetchedFile | StoredOutput]
 ) -> tuple[str, ...]:
-    """The URI of each output, in order; the same for the same placement and outputs.
+    """Return the URI of each output, in order; the same for the same placement and outputs.
 
     A model may make more outputs than the plan could know of. What was paid for is overwritten
     neither by its sibling nor by another job: the first output of a name keeps it, for the plan
@@ -44,7 +44,7 @@ def target_uris(
 
 
 def versions(uri: str) -> Iterator[str]:
-    """The URI itself, then `name-2.png`, `name-3.png` and so on beside it, without an end."""
+    """Yield the URI itself, then `name-2.png`, `name-3.png` and so on beside it, without an end."""
     yield uri
     folder, slash, name = uri.rpartition("/")
     suffix = PurePosixPath(name).suffix
@@ -54,7 +54,7 @@ def versions(uri: str) -> Iterator[str]:
 
 
 def is_version(uri: str, of: str) -> bool:
-    """Whether a URI is a numbered version of another one, and not that one itself."""
+    """Tell whether a URI is a numbered version of another one, and not that one itself."""
     suffix = PurePosixPath(of.rpartition("/")[2]).suffix
     stem = of.removesuffix(suffix)
     number = uri.removesuffix(suffix).removeprefix(f"{stem}-")
@@ -62,7 +62,7 @@ def is_version(uri: str, of: str) -> bool:
 
 
 def own_names(recorded: Sequence[str], target: str) -> tuple[str, ...]:
-    """Where an output that was to go to `target` lies, of the places recorded for it.
+    """Return where an output that was to go to `target` lies, of the places recorded for it.
 
     That is `target` itself, else its versions: there it went when another's file was in the way, or
     when a newer output took the name.
@@ -73,13 +73,13 @@ def own_names(recorded: Sequence[str], target: str) -> tuple[str, ...]:
 
 
 def possible_names(placement: Placement, index: int, ending: str) -> tuple[str, ...]:
-    """The file names that an output of this index and extension may have got, versions left out."""
+    """Return the file names an output of this index and extension may have, without versions."""
     planned = _planned_name(placement, index, ending)
     return planned, _own_name(placement, planned, index, ending)
 
 
 def unversioned(name: str) -> str:
-    """A file name without the number of its version; the same where it has none."""
+    """Return a file name without the number of its version; the same where it has none."""
     suffix = PurePosixPath(name).suffix
     stem, dash, number = name.removesuffix(suffix).rpartition("-")
     return f"{stem}{suffix}" if dash and _NUMBER.fullmatch(number) else name

@@ -93,12 +93,12 @@ class Name:
 
 
 def is_paid(origin: str | None) -> bool:
-    """Whether what was made at an origin cost money; where nobody can tell, it did."""
+    """Tell whether what was made at an origin cost money; where nobody can tell, it did."""
     return origin is None or Account(origin).is_paid
 
 
 def whose(lying: Lying, uri: str, wanted: str, arriving: Arriving, owner: Attempt | None) -> Whose:
-    """Whose the file at `uri` is for an output that is to go to `wanted`.
+    """Tell whose the file at `uri` is for an output that is to go to `wanted`.
 
     Under the wanted name a new output takes the place of what another job had there, as when a
     prompt is changed; a version of another name belongs to the job that had to take it.
@@ -136,7 +136,7 @@ def _of_owner(lying: Lying, uri: str, wanted: str, arriving: Arriving, owner: At
 
 
 def _room(arriving: Arriving, origin: str | None) -> Whose:
-    """What cost nothing makes no room for itself, and is not kept where something paid comes."""
+    """Tell whose the place is: what cost nothing never displaces what was paid for."""
     if is_paid(origin) == is_paid(arriving.origin):
         return Whose.FORMER
     return Whose.OTHERS if is_paid(origin) else Whose.OURS
@@ -150,7 +150,7 @@ async def names(
     place: Place,
     ledger: Ledger,
 ) -> AsyncIterator[Name]:
-    """The names that an output may get, the best first; who finds one taken asks for the next.
+    """Yield the names that an output may get, the best first; who finds one taken asks on.
 
     `siblings` are the names of the job's other outputs. Raises `NameTaken` when somebody else's
     file is to be kept.
@@ -182,7 +182,7 @@ async def names(
 
 
 def _replaced(lying: Lying, owner: Attempt | None) -> Whose:
-    """What `replace` does to a file of others: it is lost, unless it was paid for."""
+    """Tell what `replace` does to a file of others: it is lost, unless it was paid for."""
     if owner is not None:
         return Whose.OTHERS
     paid = lying.described is not None and is_paid(lying.described.origin)
@@ -204,7 +204,7 @@ def _recorded(owner: Attempt, uri: str) -> StoredOutput:
 
 
 def _had_to_go(owner: Attempt, uri: str) -> bool:
-    """Whether an attempt's output lies here because its own name was taken."""
+    """Tell whether an attempt's output lies here because its own name was taken."""
     name = uri.rpartition("/")[2]
     planned = target_uris(owner.checked.job.placement, [_recorded(owner, uri)])
     return any(is_version(name, one.rpartition("/")[2]) for one in planned)
@@ -232,7 +232,7 @@ async def _look(
 
 
 async def _has_moved(uri: str, sidecar: Sidecar, place: Place, ledger: Ledger) -> bool:
-    """Whether the very same file lies beside this one, and the ledger knows it there.
+    """Tell whether the very same file lies beside this one, and the ledger knows it there.
 
     That is what a process leaves that dies after it moved a file aside, before it took the name.
     """

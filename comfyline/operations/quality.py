@@ -35,7 +35,7 @@ async def reject(
     run: Run,
     services: Services,
 ) -> Rejected | None:
-    """Checks a job's outputs; None when they are accepted, and at no cost without checks.
+    """Check a job's outputs; return None when they are accepted, and at no cost without checks.
 
     What was accepted and stored before stays accepted, also when its file is brought back. Raises
     `Unreachable` when the outputs cannot be stored aside; then the attempt has not ended.
@@ -68,7 +68,7 @@ def _judged(
     given: list[NamedAppearance],
     run: Run,
 ) -> dict[int, str]:
-    """The flaws; accepted outputs are what the next ones of their step must not look like.
+    """Judge the outputs; accepted ones are what the next ones of their step must not look like.
 
     Nothing waits in here, so that of two alike that come at the same time one is accepted.
     """
@@ -86,7 +86,7 @@ async def _seen(path: Path, name: str, file: FetchedFile) -> NamedAppearance:
 
 
 async def _inputs(checked: CheckedJob, services: Services) -> list[NamedAppearance]:
-    """The job's pictures as they look; one that is gone by now is compared by its hash alone."""
+    """Return the job's pictures as they look; one that is gone is compared by its hash alone."""
     seen = []
     for media in checked.media:
         look = None
@@ -145,7 +145,7 @@ async def _store_aside(
 
 
 async def _put(file: FetchedFile, wanted: str, place: Place, request_id: str) -> str:
-    """Stores a file under the first name that is free, or its own already; which that is."""
+    """Store a file under the first name that is free, or its own already; return that name."""
     for uri in versions(wanted):
         is_new = True
         try:
@@ -161,7 +161,7 @@ async def _put(file: FetchedFile, wanted: str, place: Place, request_id: str) ->
 
 
 async def _is_of(request_id: str, uri: str, place: Place) -> bool:
-    """Whether a file is of a request, as far as is known: whoever stored it may have died then."""
+    """Tell whether a file is of a request; one without a sidecar may be: its writer has died."""
     try:
         sidecar = await read_sidecar(place, f"{uri}{SUFFIX}")
     except ValueError:

@@ -24,7 +24,7 @@ _OWN_FOLDERS = ("runs/*", "thumbnails", "models/**", COPIES)
 
 
 async def settle_what_can_be(services: Services) -> None:
-    """Ends the doubts that need no person: an answer that was kept, a lease that is over.
+    """End the doubts that need no person: an answer that was kept, a lease that is over.
 
     What was accepted from this machine and the ledger does not know is written down.
     """
@@ -34,7 +34,7 @@ async def settle_what_can_be(services: Services) -> None:
 
 
 async def sweep(output_folders: Iterable[str], services: Services) -> None:
-    """Writes down what was accepted and could not be, and removes what nobody needs any more."""
+    """Write down what was accepted and could not be, and remove what nobody needs any more."""
     await settle_what_can_be(services)
     for folder in dict.fromkeys(output_folders):
         with suppress(ComfylineError, OSError):
@@ -47,7 +47,7 @@ async def sweep(output_folders: Iterable[str], services: Services) -> None:
 
 
 def clear(directory: Path) -> None:
-    """Removes what this process fetched and what dead ones left; a living one may use its own."""
+    """Remove what this process fetched and what dead ones left; a living one may use its own."""
     if not directory.is_dir():
         return
     sweep_parts(directory)
@@ -59,7 +59,7 @@ def clear(directory: Path) -> None:
 
 
 async def finished_work(work: Path, ledger: Ledger) -> list[Path]:
-    """The work folders of what is over; of a result that is not stored, it is the copy."""
+    """Find the work folders of what is over; of a result that is not stored, it is the copy."""
 
     def found() -> list[str]:
         return [path.name for path in work.glob("*") if path.is_dir()]

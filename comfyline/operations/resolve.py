@@ -56,7 +56,7 @@ class Found:
 
 
 async def look_into(attempt: Attempt, services: Services) -> Doubt:
-    """Gathers the facts about one submission in doubt; what cannot be found out is unknown."""
+    """Gather the facts about one submission in doubt; what cannot be found out is unknown."""
     moved = await services.ledger.list(Selection(since=sent_at(attempt)))
     known = {one.id: one for one in (*moved, *await services.ledger.unfinished())}
     others = others_since(attempt, known.values())
@@ -73,7 +73,7 @@ async def look_into(attempt: Attempt, services: Services) -> Doubt:
 
 
 async def check_request(attempt: Attempt, request_id: str, services: Services) -> Found:
-    """Compares a request id with a submission in doubt, without changing anything.
+    """Compare a request id with a submission in doubt, without changing anything.
 
     Raises `UsageError` for an id that can never be the right one: it is another attempt's, or
     RunComfy does not know it. What it merely does not fit, the objections say.
@@ -124,7 +124,7 @@ def _compare(attempt: Attempt, result: RequestResult) -> tuple[tuple[str, ...], 
 
 
 def _drop(services: Services, request_id: str, result: RequestResult) -> None:
-    """Removes the answer about somebody else's request, unless it exists nowhere else any more."""
+    """Remove the answer about somebody else's request, unless it exists nowhere else any more."""
     if not any(url[:5].lower() == "data:" for url in output_urls(result.output)):
         shutil.rmtree(services.work_directory(request_id), ignore_errors=True)
 

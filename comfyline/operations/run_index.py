@@ -18,7 +18,7 @@ _JOBS_AT_A_TIME = 500
 
 
 async def write_index(path: Path, outcomes: Sequence[Outcome], run_id: str, ledger: Ledger) -> None:
-    """One line for every output of the run, made by it or there already, in the plan's order.
+    """Write one line for every output of the run, made by it or there already, in the plan's order.
 
     The file appears whole or not at all. Raises `ComfylineError` when the ledger cannot be read,
     and `OSError`.
@@ -40,7 +40,7 @@ def _append(path: Path, outcomes: Sequence[Outcome], run_id: str, made: Mapping[
 
 
 def _with_measures(output: StoredOutput) -> StoredOutput:
-    """The output with what its sidecar says, where an earlier run has stored it on this machine."""
+    """Add to the output what its sidecar says, where an earlier run stored it on this machine."""
     if output.width or output.duration or not output.uri.startswith("file://"):
         return output
     try:

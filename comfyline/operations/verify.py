@@ -51,7 +51,7 @@ class Verified:
 
 
 async def of_ledger(attempts: Iterable[Attempt]) -> AsyncIterator[Expected | Verified]:
-    """Every output that the ledger knows of some attempts."""
+    """List every output that the ledger knows of some attempts."""
     for attempt in attempts:
         for output in attempt.outputs:
             key = attempt.checked.key
@@ -59,7 +59,7 @@ async def of_ledger(attempts: Iterable[Attempt]) -> AsyncIterator[Expected | Ver
 
 
 async def of_target(target: str, places: Places) -> AsyncIterator[Expected | Verified]:
-    """Every file in a folder or under a prefix, as its sidecar describes it.
+    """List every file in a folder or under a prefix, as its sidecar describes it.
 
     A file without one is found too, and a sidecar without its file.
     """
@@ -87,7 +87,7 @@ async def of_target(target: str, places: Places) -> AsyncIterator[Expected | Ver
 async def verify(
     files: AsyncIterator[Expected | Verified], places: Places, hear: Callable[[Verified], None]
 ) -> None:
-    """Reads every file, a few at a time, and tells `hear` of each."""
+    """Read every file, a few at a time, and tell `hear` of each."""
     taking = asyncio.Lock()
 
     async def work() -> None:
@@ -130,5 +130,5 @@ async def _described(uri: str, sidecar_uri: str, place: Place) -> Expected | Ver
 
 
 def _is_hidden(uri: str) -> bool:
-    """A temporary file, or one of the system's own."""
+    """Tell whether a file is a temporary one, or one of the system's own."""
     return uri.rpartition("/")[2].startswith(".")
