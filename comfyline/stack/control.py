@@ -58,7 +58,7 @@ class ServiceStatus:
 
 
 def _silent(_: str) -> None:
-    """Tells nobody."""
+    """Tell nobody."""
 
 
 async def ensure(
@@ -69,7 +69,7 @@ async def ensure(
     model_dirs: Sequence[Path] = (),
     tell: Tell = _silent,
 ) -> StackAddresses:
-    """Starts what of these services does not run, all at once, and returns when all are well.
+    """Start what of these services does not run, all at once, and return when all are well.
 
     What runs is left alone. `ports` are binding: a taken one is an `Unreachable`, before anything
     is started. When a service does not start, the others go on running; the error names each one
@@ -93,7 +93,7 @@ async def ensure(
 
 
 async def stop(home: Path, *, tell: Tell = _silent) -> list[ServiceName]:
-    """Ends exactly what was started in this home, and returns the names of what ran."""
+    """End exactly what was started in this home, and return the names of what ran."""
     layout = Layout(home)
     if not layout.stack.is_dir():
         return []
@@ -113,7 +113,7 @@ async def stop(home: Path, *, tell: Tell = _silent) -> list[ServiceName]:
 
 
 async def inspect(home: Path) -> list[ServiceStatus]:
-    """The state of each service. Changes nothing and waits for nobody."""
+    """Return the state of each service. Changes nothing and waits for nobody."""
     layout = Layout(home)
     auth_string = read_auth_string(layout.prefect_auth_string)
     async with http_client() as client:
@@ -140,7 +140,7 @@ async def inspect(home: Path) -> list[ServiceStatus]:
 
 
 def addresses(home: Path) -> StackAddresses:
-    """The addresses of the processes that live now, from the pid files alone; asks no server."""
+    """Return the addresses of the processes that live now, by the pid files; no server is asked."""
     layout = Layout(home)
     origins = {name: origin(record.port) for name, record in _alive(layout).items()}
     prefect, storage, sandbox = (origins.get(name) for name in SERVICES)

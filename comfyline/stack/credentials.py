@@ -18,7 +18,7 @@ class StorageCredentials:
 
 
 def read_credentials(path: Path) -> StorageCredentials | None:
-    """The pair of this home, or None when there is none yet. A broken file is an `Unreachable`."""
+    """Read the pair of this home; None where there is none yet. `Unreachable` for a broken file."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -35,7 +35,7 @@ def read_credentials(path: Path) -> StorageCredentials | None:
 
 
 def read_or_make_credentials(path: Path) -> StorageCredentials:
-    """The pair of this home, made now if there is none. To be called under the home's lock."""
+    """Read the pair of this home, or make it now. To be called under the home's lock."""
     found = read_credentials(path)
     if found is not None:
         return found
@@ -48,7 +48,7 @@ def read_or_make_credentials(path: Path) -> StorageCredentials:
 
 
 def read_auth_string(path: Path) -> str | None:
-    """What the home's Prefect server asks for, as `user:password`; None when there is none yet."""
+    """Read `user:password` of the home's Prefect server; None when there is none yet."""
     try:
         text = path.read_text(encoding="ascii", errors="replace").strip()
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def read_auth_string(path: Path) -> str | None:
 
 
 def read_or_make_auth_string(path: Path) -> str:
-    """The same, made now if there is none. To be called under the home's lock."""
+    """Read the Prefect server's `user:password`, or make it now, under the home's lock."""
     found = read_auth_string(path)
     if found is not None:
         return found

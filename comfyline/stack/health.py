@@ -20,14 +20,14 @@ class Health(Enum):
 
 
 def http_client() -> httpx.AsyncClient:
-    """A client for questions to 127.0.0.1, which no proxy of the environment may answer."""
+    """Open a client for questions to 127.0.0.1, which no proxy of the environment may answer."""
     return httpx.AsyncClient(trust_env=False, timeout=5.0)
 
 
 async def look(
     client: httpx.AsyncClient, service: Service, record: Record, auth_string: str | None
 ) -> Health:
-    """Asks once. `auth_string` is the home's `user:password`, None where it has none yet."""
+    """Ask once. `auth_string` is the home's `user:password`, None where it has none yet."""
     if not record.is_alive():
         return Health.ENDED
     # Before the question: another server can have taken the port, and would answer in the place
@@ -46,7 +46,7 @@ async def look(
 
 
 async def _guarded(client: httpx.AsyncClient, url: str, auth_string: str | None) -> Health:
-    """Whether strangers are turned away there, and we are not.
+    """Tell whether strangers are turned away there, and we are not.
 
     A server that is too busy to say so is not open: it would be started anew under those it serves.
     """
@@ -61,7 +61,7 @@ async def _guarded(client: httpx.AsyncClient, url: str, auth_string: str | None)
 
 
 def basic_auth(auth_string: str) -> httpx.BasicAuth:
-    """`user:password` as a client sends it."""
+    """Encode `user:password` as a client sends it."""
     user, _, password = auth_string.partition(":")
     return httpx.BasicAuth(user, password)
 
@@ -69,7 +69,7 @@ def basic_auth(auth_string: str) -> httpx.BasicAuth:
 async def wait_until_well(
     client: httpx.AsyncClient, service: Service, record: Record, auth_string: str | None
 ) -> Health:
-    """Asks until the server is well or has ended, for as long as a start may take."""
+    """Ask until the server is well or has ended, for as long as a start may take."""
     limit = time.monotonic() + service.start_limit
     while (health := await look(client, service, record, auth_string)) is Health.UNWELL:
         if time.monotonic() > limit:

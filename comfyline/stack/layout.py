@@ -55,11 +55,11 @@ class Layout:
         return self.home / "sandbox"
 
     def record(self, service: str) -> Path:
-        """The pid file of a service."""
+        """Return the pid file of a service."""
         return self.stack / f"{service}.json"
 
     def log(self, service: str) -> Path:
-        """What a service has written to its stdout and stderr."""
+        """Return the file with what a service has written to its stdout and stderr."""
         return self.home / "logs" / f"{service}.log"
 
 
@@ -85,7 +85,7 @@ def private_folder(folder: Path) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes a file that its owner alone may read; a reader sees the old or the new text whole."""
+    """Write a file that its owner alone may read; a reader sees the old or the new text whole."""
     private_folder(path.parent)
     # mkstemp makes the file with mode 0600, so that it is never readable in between.
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -23,7 +23,7 @@ SPARE_PORTS = range(4273, 4373)
 
 
 def candidates(default: int, remembered: int | None, kept: Iterable[int] = ()) -> list[int]:
-    """Ports to try, best first. `kept` are those of the home's other services."""
+    """List the ports to try, best first. `kept` are those of the home's other services."""
     avoided = set(kept)
     ordered = dict.fromkeys([remembered, default, *SPARE_PORTS])
     return [port for port in ordered if port is not None and port not in avoided]
@@ -37,13 +37,13 @@ class Claim:
     guard: socket.socket | None
 
     def release(self) -> None:
-        """Gives the claim up. A process that dies gives up its claims as well."""
+        """Give the claim up. A process that dies gives up its claims as well."""
         if self.guard is not None:
             self.guard.close()
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this port of 127.0.0.1 now."""
+    """Tell whether a server could listen on this port of 127.0.0.1 now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As servers do: connections in TIME_WAIT of a server that has ended do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -55,7 +55,7 @@ def is_free(port: int) -> bool:
 
 
 def claim(port: int) -> Claim | None:
-    """Claims a free port, or says None.
+    """Claim a free port, or return None.
 
     Prefect needs many seconds until it listens; a second home that starts meanwhile would see
     the port free and lose the race at the very end. The claim is a UDP socket bound to the same
@@ -71,12 +71,12 @@ def claim(port: int) -> Claim | None:
 
 
 def claim_first(ports: Iterable[int]) -> Claim | None:
-    """Claims the first free port of these."""
+    """Claim the first free port of these."""
     return next((got for port in ports if (got := claim(port)) is not None), None)
 
 
 def claim_explicit(service: str, port: int, option: str) -> Claim:
-    """Claims exactly the port that was asked for by `option`, or says who holds it."""
+    """Claim exactly the port that was asked for by `option`, or say who holds it."""
     if is_free(port):
         # Without a guard (some UDP service has the number) the port is still good.
         return Claim(port, _guard(port))
@@ -87,7 +87,7 @@ def claim_explicit(service: str, port: int, option: str) -> Claim:
 
 
 def holder(port: int) -> str:
-    """The process that listens on a port, in words; an unknown one when we may not see it."""
+    """Name the process that listens on a port; an unknown one when we may not see it."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections(kind="tcp"):
             # The address of a socket that is bound to nothing is empty.
@@ -98,7 +98,7 @@ def holder(port: int) -> str:
 
 
 def read_ports(path: Path) -> dict[str, int]:
-    """The ports used last in this home. A lost or broken file costs only the preference."""
+    """Read the ports used last in this home. A lost or broken file costs only the preference."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -107,7 +107,7 @@ def read_ports(path: Path) -> dict[str, int]:
 
 
 def remember_port(path: Path, service: str, port: int) -> None:
-    """Keeps the port of a service for the next start. To be called under the home's lock."""
+    """Keep the port of a service for the next start. To be called under the home's lock."""
     known = read_ports(path)
     if known.get(service) != port:
         write_private(path, json.dumps({**known, service: port}, indent=2) + "\n")

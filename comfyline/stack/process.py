@@ -34,12 +34,12 @@ class Record:
     command: str
 
     def is_alive(self) -> bool:
-        """Whether this very process lives, and not another that was given its number."""
+        """Tell whether this very process lives, and not another that was given its number."""
         return birth_of(self.pid) == self.birth
 
 
 def birth_of(pid: int) -> str | None:
-    """A text that tells a living process from every other that had or will have its pid.
+    """Return a text that tells a living process from every other that had or will have its pid.
 
     None for one that has ended, also while its parent has not yet taken note of that.
     """
@@ -59,7 +59,7 @@ def birth_of(pid: int) -> str | None:
 
 
 def read_record(path: Path) -> Record | None:
-    """What a pid file says; None when there is none or it makes no sense."""
+    """Read what a pid file says; None when there is none or it makes no sense."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         record = Record(**found)
@@ -73,7 +73,7 @@ def read_record(path: Path) -> Record | None:
 def start(
     service: str, launch: Launch, port: int, *, home: Path, log: Path, pid_file: Path
 ) -> tuple[Record, int]:
-    """Starts a server, writes its pid file at once, and says where its part of the log begins.
+    """Start a server, write its pid file at once, and say where its part of the log begins.
 
     The server has its own session, so that neither Ctrl-C nor the end of our terminal reaches it.
     """
@@ -111,7 +111,7 @@ def start(
 
 
 def end(records: Iterable[Record]) -> None:
-    """Ends these processes with their children: politely, and after `STOP_LIMIT` by force.
+    """End these processes with their children: politely, and after `STOP_LIMIT` by force.
 
     A record whose process has ended is passed over. Blocks; psutil checks before every signal
     that the pid still means the same process.
@@ -134,7 +134,7 @@ def end(records: Iterable[Record]) -> None:
 
 
 def listens(record: Record) -> bool:
-    """Whether it is this very process that listens on the recorded port."""
+    """Tell whether it is this very process that listens on the recorded port."""
     try:
         connections = psutil.Process(record.pid).net_connections(kind="tcp")
     except psutil.NoSuchProcess:
@@ -147,7 +147,7 @@ def listens(record: Record) -> bool:
 
 
 def log_tail(log: Path, begin: int, hidden: Iterable[str] = (), lines: int = 10) -> str:
-    """The last lines that were written after `begin`, with every hidden text struck out."""
+    """Return the last lines that were written after `begin`, with every hidden text struck out."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, 2)

