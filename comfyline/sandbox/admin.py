@@ -11,7 +11,7 @@ from comfyline.sandbox.records import without_queries
 
 
 def admin_routes(desk: Desk, faults: Faults) -> APIRouter:
-    """The calls under `/sandbox`, and `/health`; none needs a token."""
+    """Define the calls under `/sandbox`, and `/health`; none needs a token."""
     routes = APIRouter()
 
     @routes.get("/health")

@@ -46,18 +46,18 @@ class InputRefused(Exception):
 
 
 def moment(seconds: float) -> str:
-    """A time as RunComfy writes it: ISO 8601, UTC."""
+    """Write a time as RunComfy does: ISO 8601, UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 def addresses(origin: str, request_id: str) -> dict[str, str]:
-    """Where a request is asked about; the origin is the one that the caller used."""
+    """Return where a request is asked about; the origin is the one that the caller used."""
     base = f"{origin}/v1/requests/{request_id}"
     return {"status_url": f"{base}/status", "result_url": f"{base}/result"}
 
 
 def result(request: Request, *, include_cost: bool) -> dict[str, Any]:
-    """The result of a request but for its output; before the end, where it stands."""
+    """Return the result of a request but for its output; before the end, where it stands."""
     body: dict[str, Any] = {
         "request_id": request.request_id,
         "status": request.status,
@@ -73,7 +73,7 @@ def result(request: Request, *, include_cost: bool) -> dict[str, Any]:
 
 
 def data_uri(path: Path) -> str:
-    """A file as a `data:` URI."""
+    """Return a file as a `data:` URI."""
     return f"data:{media_type(path.name)};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
@@ -88,7 +88,7 @@ class OnceAnswer(JSONResponse):
         self._delivered = delivered
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Sends the body piece by piece, so that a caller who goes away is noticed."""
+        """Send the body piece by piece, so that a caller who goes away is noticed."""
         body = bytes(self.body)
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         for start in range(0, len(body), _CHUNK):

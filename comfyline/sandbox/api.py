@@ -18,7 +18,7 @@ def _origin(http: HttpRequest) -> str:
 
 
 def api_routes(desk: Desk) -> APIRouter:
-    """The calls of the Model API, all behind the token."""
+    """Define the calls of the Model API, all behind the token."""
 
     def require_token(http: HttpRequest) -> None:
         desk.require_token(http.headers.get("authorization", ""))

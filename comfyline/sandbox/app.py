@@ -32,7 +32,7 @@ _LOOPBACK = ["127.0.0.1", "localhost"]
 
 
 def create_app(options: "SandboxOptions", clock: Clock = time.time) -> App:
-    """The whole sandbox as one ASGI application; `clock` decides what is older than 7 days."""
+    """Build the whole sandbox as one ASGI app; `clock` decides what is older than 7 days."""
     store = Store(options.state, clock)
     vault = Vault(options.state)
     catalogue = Catalogue(options.models)

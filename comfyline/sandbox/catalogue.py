@@ -51,7 +51,7 @@ class Entry(BaseModel):
         return "image"
 
     def charge(self, inputs: Mapping[str, Any], made_seconds: float | None = None) -> float:
-        """The price of one request in USD. `inputs` have their defaults filled in.
+        """Return the price of one request in USD. `inputs` have their defaults filled in.
 
         `made_seconds` is the length of what was made, for a length that the input left open.
         """
@@ -61,7 +61,7 @@ class Entry(BaseModel):
         return round(self.rate_usd * number, 6)
 
     def shown(self, *, with_schema: bool) -> dict[str, Any]:
-        """The entry as an answer shows it."""
+        """Return the entry as an answer shows it."""
         hidden = set() if with_schema else {"input_schema", "output_schema"}
         told = self.model_dump(mode="json", exclude=hidden, exclude_none=True)
         return {**told, "base_price_usd": self.base_price_usd}
@@ -91,7 +91,7 @@ class Catalogue:
         self._entries = dict(sorted(found.items()))
 
     def _entries_in(self, directory: Path, path: Path) -> list[Entry]:
-        """The entry of a file, or all of an answer's: `{"models": [entry, …]}`."""
+        """Return the entry of a file, or all of an answer's: `{"models": [entry, …]}`."""
         stored = json.loads(path.read_text("utf-8"))
         if not isinstance(stored, dict):
             raise TypeError("a catalogue entry is an object")
@@ -111,7 +111,7 @@ class Catalogue:
         )
 
     def find(self, model_id: str) -> Entry | None:
-        """The entry of a model. A model that is unknown is looked for on disk once more."""
+        """Find the entry of a model. A model that is unknown is looked for on disk once more."""
         if model_id not in self._entries:
             self._read()
         return self._entries.get(model_id)
@@ -119,7 +119,7 @@ class Catalogue:
     def search(
         self, *, text: str | None = None, category: str | None = None, kind: str | None = None
     ) -> list[Entry]:
-        """Every entry that fits, in the order of the model ids."""
+        """Find every entry that fits, in the order of the model ids."""
         wanted = (text or "").lower()
         return [
             entry

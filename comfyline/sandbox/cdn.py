@@ -9,7 +9,7 @@ from comfyline.sandbox.vault import Vault, media_type
 
 
 def cdn_routes(store: Store, vault: Vault) -> APIRouter:
-    """Serves finished outputs, with ranges."""
+    """Serve finished outputs, with ranges."""
     routes = APIRouter()
 
     @routes.api_route("/cdn/{request_id}/{name}", methods=["GET", "HEAD"])

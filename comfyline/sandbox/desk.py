@@ -28,30 +28,30 @@ class Desk:
     execution: Execution
 
     def require_token(self, authorization: str) -> None:
-        """Refuses a call without the right bearer token."""
+        """Refuse a call without the right bearer token."""
         scheme, _, given = authorization.partition(" ")
         right = hmac.compare_digest(given.strip().encode(), self.token.encode())
         if scheme.lower() != "bearer" or not right:
             raise Refusal(401, answers.INVALID_TOKEN, "account or token invalid")
 
     def model(self, model_id: str) -> Entry:
-        """The catalogue entry of a model."""
+        """Return the catalogue entry of a model."""
         if (entry := self.catalogue.find(model_id)) is None:
             raise Refusal(400, answers.INVALID_MODEL, "invalid model or resource id")
         return entry
 
     def known(self, request_id: str) -> Request:
-        """A request that is not yet forgotten."""
+        """Find a request that is not yet forgotten."""
         if (request := self.store.find(request_id)) is None:
             raise Refusal(404, answers.UNKNOWN_REQUEST, "request unknown or expired")
         return request
 
     def balance(self) -> float:
-        """What is left of the balance, in USD."""
+        """Return what is left of the balance, in USD."""
         return round(self.balance_usd - self.store.charged(), 6)
 
     def accept(self, model_id: str, body: bytes) -> str:
-        """Checks a submission, takes it into the queue and returns its id."""
+        """Check a submission, take it into the queue and return its id."""
         entry = self.model(model_id)
         given = parse_body(body)
         if faults := check(entry.input_schema, given):
@@ -72,7 +72,7 @@ class Desk:
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
-    """Reads a submission's body: one JSON object, or a refusal that says why not."""
+    """Read a submission's body: one JSON object, or a refusal that says why not."""
     try:
         value = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:

@@ -46,7 +46,7 @@ class MediaValue:
 
 
 def translate(schema: Any) -> Any:
-    """Turns a schema of the dialect into plain JSON Schema."""
+    """Turn a schema of the dialect into plain JSON Schema."""
     if isinstance(schema, list):
         return [translate(part) for part in schema]
     if not isinstance(schema, dict):
@@ -77,7 +77,7 @@ def translate(schema: Any) -> Any:
 
 
 def media_values(schema: Any, value: Any) -> Iterator[MediaValue]:
-    """Yields every media value of an input once, in the order of the schema."""
+    """Yield every media value of an input once, in the order of the schema."""
     seen: set[Path] = set()
     for media in _media(schema, value, (), (), schema):
         if media.path not in seen:
@@ -110,12 +110,12 @@ def _media(
 
 
 def media_kind(schema: Mapping[str, Any]) -> str | None:
-    """The kind of media that a field holds by its `format`, None when it holds none."""
+    """Return the kind of media that a field holds by its `format`, None when it holds none."""
     return _MEDIA.get(str(schema.get("format")))
 
 
 def _resolve(schema: Any, root: Any) -> Any:
-    """Follows a reference within the schema, such as `#/$defs/Clip`."""
+    """Follow a reference within the schema, such as `#/$defs/Clip`."""
     reference = schema.get("$ref") if isinstance(schema, Mapping) else None
     if not isinstance(reference, str):
         return schema
@@ -126,7 +126,7 @@ def _resolve(schema: Any, root: Any) -> Any:
 
 
 def check(schema: Mapping[str, Any], value: Any) -> list[Fault]:
-    """Says everything that is wrong with an input; an empty list means that it is accepted."""
+    """Say everything that is wrong with an input; an empty list means that it is accepted."""
     try:
         validator = jsonschema_rs.Draft202012Validator(translate(schema), pattern_options=_PATTERNS)
         errors = list(validator.iter_errors(value))
@@ -149,7 +149,7 @@ def check(schema: Mapping[str, Any], value: Any) -> list[Fault]:
 
 
 def refuse_url(value: Any) -> str | None:
-    """Says why RunComfy's servers could not fetch this URL, or None when they may try."""
+    """Say why RunComfy's servers could not fetch this URL, or None when they may try."""
     if not isinstance(value, str):
         return "a media value must be a URL"
     try:
@@ -173,7 +173,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def with_defaults(schema: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
-    """Fills in the defaults of missing optional fields.
+    """Fill in the defaults of missing optional fields.
 
     A required field's default is only an example, and so is that of a medium: nobody who leaves
     the reference picture out wants the model page's one.

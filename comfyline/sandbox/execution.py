@@ -33,7 +33,7 @@ class GenerationFailed(Exception):
 
 
 def seconds_for(request_id: str, makes: str, given: Mapping[str, Any]) -> float:
-    """How long a request takes at speed 1: log-normal, and always the same for the same id."""
+    """Tell how long a request takes at speed 1: log-normal, and always the same for the same id."""
     chance = Random(request_id)  # noqa: S311 - a believable duration, not a secret
     median = _MEDIAN_SECONDS[makes] * _FACTORS.get(str(given.get("resolution")), 1.0)
     median *= 1 + 0.25 * (how_many(given) - 1)
@@ -60,11 +60,11 @@ class Execution:
         self._waiting = asyncio.Semaphore(0)
 
     def announce(self) -> None:
-        """Says that one more request waits in the queue."""
+        """Say that one more request waits in the queue."""
         self._waiting.release()
 
     async def run(self) -> None:
-        """Works until it is cancelled. What is in progress then starts again with the process."""
+        """Work until it is cancelled. What is in progress then starts again with the process."""
         for _ in range(await asyncio.to_thread(self._store.recover)):
             self.announce()
         painters = ThreadPoolExecutor(min(self._slots, os.cpu_count() or 1), "painter")

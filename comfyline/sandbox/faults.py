@@ -78,22 +78,22 @@ class Faults:
         self._lock = threading.Lock()
 
     def order(self, fault: Fault) -> None:
-        """Adds an order."""
+        """Add an order."""
         with self._lock:
             self._orders.append(fault)
 
     def clear(self) -> None:
-        """Drops all orders."""
+        """Drop all orders."""
         with self._lock:
             self._orders.clear()
 
     def waiting(self) -> list[Fault]:
-        """The orders that are left, with the `times` that are left."""
+        """Return the orders that are left, with the `times` that are left."""
         with self._lock:
             return list(self._orders)
 
     def take(self, point: Point) -> Fault | None:
-        """Uses up one turn of the oldest fault for this point."""
+        """Use up one turn of the oldest fault for this point."""
         with self._lock:
             for place, fault in enumerate(self._orders):
                 if fault.on == point:
@@ -113,7 +113,7 @@ class FaultGate:
         self._faults = faults
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Lets a call through, or plays the fault that was ordered for it."""
+        """Let a call through, or play the fault that was ordered for it."""
         fault = self._due(scope)
         if fault is None:
             await self._app(scope, receive, send)
@@ -166,7 +166,7 @@ class FaultGate:
         return None
 
     async def _unheard(self, scope: MutableMapping[str, Any], receive: Receive) -> "_Heard":
-        """Runs the application for real and keeps its answer from the client."""
+        """Run the application for real and keep its answer from the client."""
         heard = _Heard()
         await self._app(scope, receive, heard.send)
         return heard
@@ -205,7 +205,7 @@ async def _drain(receive: Receive) -> None:
 
 
 async def drop(scope: MutableMapping[str, Any], receive: Receive) -> None:
-    """Closes the connection; what was sent before still goes out."""
+    """Close the connection; what was sent before still goes out."""
     scope["state"]["transport"].close()
     # The server takes a call that ends without an answer for a bug of ours, unless it has seen
     # the connection go.

@@ -19,7 +19,7 @@ class Unusable(Exception):
 
 
 def client() -> httpx.AsyncClient:
-    """The HTTP client for inputs; one serves the whole process."""
+    """Open the HTTP client for inputs; one serves the whole process."""
     direct = {f"all://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")}
     return httpx.AsyncClient(
         timeout=httpx.Timeout(20.0, connect=10.0),
@@ -30,7 +30,7 @@ def client() -> httpx.AsyncClient:
 
 
 async def fetch(http: httpx.AsyncClient, media: MediaValue, target: Path) -> None:
-    """Streams one media input to `target`. Raises Unusable with the reason."""
+    """Stream one media input to `target`. Raises Unusable with the reason."""
     url = str(media.value)
     field = ".".join(str(part) for part in media.path)
     try:

@@ -45,7 +45,7 @@ class Material:
 
 
 def inspect(path: Path, media: MediaValue) -> Material:
-    """Opens a fetched file. Raises Unusable: it is none, it is broken, or it breaks a rule."""
+    """Open a fetched file. Raises Unusable: it is none, it is broken, or it breaks a rule."""
     field = ".".join(str(part) for part in media.path)
     material = _picture(path, field) if media.kind == "image" else _recording(path, media, field)
     if sentence := broken_rule(media.rules, material.measures):

@@ -54,11 +54,11 @@ class Commission:
     pixels: int = 1024
 
     def of_kind(self, *kinds: str) -> tuple[Material, ...]:
-        """The inputs of these kinds, in their order."""
+        """Return the inputs of these kinds, in their order."""
         return tuple(material for material in self.materials if material.kind in kinds)
 
     def seconds(self) -> float:
-        """How long what is made shall last: as asked, else as long as the sound or video given."""
+        """Return how long the result lasts: as asked, else as long as the sound or video given."""
         lengths = [m.measures.seconds for m in (*self.of_kind("audio"), *self.of_kind("video"))]
         given = next((length for length in lengths if length), None)
         spoken = None
@@ -68,7 +68,7 @@ class Commission:
         return min(_LONGEST_SECONDS, wanted)
 
     def seed(self, index: int) -> bytes:
-        """What all chance is drawn from: the same order gives the same bytes."""
+        """Return what all chance is drawn from: the same order gives the same bytes."""
         asked = json.dumps([wishes.words(self.input), wishes.asked(self.input, "seed"), index])
         digest = hashlib.sha256(asked.encode())
         for material in self.materials:
@@ -86,7 +86,7 @@ class Workshop:
     async def make(
         self, request: Request, entry: Entry, http: httpx.AsyncClient, *, is_blank: bool = False
     ) -> Made:
-        """Makes and stores all files of a request, its pictures blank if it is said so.
+        """Make and store all files of a request, its pictures blank if it is said so.
 
         Raises `inputs.Unusable`.
         """
@@ -139,7 +139,7 @@ def _extension(kind: str, given: Mapping[str, Any]) -> str:
 
 
 def _begin(kind: str, commission: Commission, index: int, target: Path) -> Iterator[None]:
-    """The work on one file. Nothing is done before the first piece is asked for."""
+    """Begin the work on one file. Nothing is done before the first piece is asked for."""
     match kind:
         case "video":
             yield from _film(commission, index, target)

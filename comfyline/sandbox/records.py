@@ -59,7 +59,7 @@ class Request:
 
 
 def without_queries(value: Any) -> Any:
-    """Cuts the query off every URL: what signs a presigned URL is nobody's to keep."""
+    """Cut the query off every URL: what signs a presigned URL is nobody's to keep."""
     if isinstance(value, Mapping):
         return {key: without_queries(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -73,6 +73,6 @@ def without_queries(value: Any) -> Any:
 
 
 def request_of(row: Row[Any]) -> Request:
-    """A row of the requests as a value."""
+    """Turn a row of the requests into a value."""
     values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
     return Request(**{**values, "files": tuple(values["files"])})

@@ -30,7 +30,7 @@ class Rule:
     sentence: str
 
     def is_broken_by(self, facts: Mapping[str, float]) -> bool:
-        """Whether a file with these facts breaks the rule; a fact it lacks cannot."""
+        """Tell whether a file with these facts breaks the rule; a fact it lacks cannot."""
         known = facts.get(self.fact)
         return known is not None and not _HOLDS[self.comparison](known, self.bound)
 
@@ -45,7 +45,7 @@ class Measures:
     seconds: float | None = None
 
     def facts(self) -> dict[str, float]:
-        """The facts under every name that a rule can call them by."""
+        """Return the facts under every name that a rule can call them by."""
         found = {
             "file_size_mb": self.size_bytes / _MEGABYTE,
             "file_size_kb": self.size_bytes / 1024,
@@ -63,13 +63,13 @@ class Measures:
 
 
 def read_rules(validations: Any) -> tuple[Rule, ...]:
-    """The rules of a field, in their order."""
+    """Read the rules of a field, in their order."""
     entries = validations if isinstance(validations, list) else []
     return tuple(rule for entry in entries if (rule := _read(entry)) is not None)
 
 
 def broken_rule(rules: Iterable[Rule], measures: Measures) -> str | None:
-    """The sentence of the first rule that a file breaks, None when it keeps them all."""
+    """Return the sentence of the first rule that a file breaks, None when it keeps them all."""
     facts = measures.facts()
     return next((rule.sentence for rule in rules if rule.is_broken_by(facts)), None)
 

@@ -28,7 +28,7 @@ class SandboxOptions:
 
 
 def serve(options: SandboxOptions) -> int:
-    """Serves until SIGTERM or SIGINT and returns the exit code: 0, or 69 for a taken port."""
+    """Serve until SIGTERM or SIGINT and return the exit code: 0, or 69 for a taken port."""
     try:
         listener = _listen(options.host, options.port)
     except OSError as error:
@@ -79,7 +79,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 @contextmanager
 def _signals_end_in_peace() -> Iterator[None]:
-    """Swallows the signal that uvicorn raises once more after its graceful shutdown."""
+    """Swallow the signal that uvicorn raises once more after its graceful shutdown."""
     before = {
         number: signal.signal(number, lambda _number, _frame: None)
         for number in (signal.SIGTERM, signal.SIGINT)

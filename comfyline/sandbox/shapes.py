@@ -35,14 +35,14 @@ class _Fact:
 
 
 def media_to_make(entry: Entry, inputs: Mapping[str, Any]) -> list[str]:
-    """The kind of every file that a request asks for, in the order in which the output has them."""
+    """List the kind of every file that a request asks for, in the order of the output."""
     return [place.kind for place in flat(_plan(entry, inputs)) if isinstance(place, Medium)]
 
 
 def output(
     entry: Entry | None, inputs: Mapping[str, Any], media: Sequence[str], names: Sequence[str]
 ) -> dict[str, Any]:
-    """The output with the addresses of the files in their places; empty when they are gone.
+    """Return the output with the addresses of the files in their places; empty when they are gone.
 
     `names` are the files' own; they tell of what type each is.
     """
@@ -79,7 +79,7 @@ class _Wanted:
 
 
 def _places(schema: Any, name: str, above: str | None, wanted: _Wanted) -> Any:
-    """The value that a schema describes, with places for media and facts; None for nothing."""
+    """Return the value a schema describes, with places for media and facts; None for nothing."""
     if not isinstance(schema, Mapping):
         return None
     known = _NAMES.fullmatch(name)
@@ -100,7 +100,7 @@ def _places(schema: Any, name: str, above: str | None, wanted: _Wanted) -> Any:
 
 
 def _is_chosen(name: str, schema: Mapping[str, Any], wanted: _Wanted) -> bool:
-    """Of `image`, `images`, `video`, … in one object, what this model fills in."""
+    """Tell whether the model fills in this one of `image`, `images`, `video`, … in an object."""
     known = _NAMES.fullmatch(name)
     required = schema.get("required")
     if known is None or (isinstance(required, list) and name in required):
@@ -135,7 +135,7 @@ def _fill(
 
 
 def _fact(fact: _Fact, inputs: Mapping[str, Any], near: str | None) -> Any:
-    """A plain value as far as it is known: from the file beside it, or from the input."""
+    """Return a plain value as far as it is known: from the file beside it, or from the input."""
     match fact.name:
         case "content_type" | "mime_type" | "media_type":
             return near and media_type(near)

@@ -43,7 +43,7 @@ class Store:
         METADATA.create_all(self._engine)
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Let go of the file."""
         self._engine.dispose()
 
     def add(
@@ -55,7 +55,7 @@ class Store:
         price_usd: float,
         once: bool,
     ) -> None:
-        """Takes a request into the queue."""
+        """Take a request into the queue."""
         with self._writing, self._engine.begin() as db:
             db.execute(
                 REQUESTS.insert().values(
@@ -72,7 +72,7 @@ class Store:
             )
 
     def recover(self) -> int:
-        """Puts what was in progress when the process died back to its place in the queue.
+        """Put what was in progress when the process died back to its place in the queue.
 
         Returns how many requests wait. Nothing of theirs was charged yet: the charge is written
         together with the completion.
@@ -86,7 +86,7 @@ class Store:
             return _count(db, REQUESTS.c.status == "in_queue")
 
     def claim(self) -> Request | None:
-        """Takes the request that has waited longest into progress."""
+        """Take the request that has waited longest into progress."""
         with self._writing, self._engine.begin() as db:
             row = db.execute(
                 select(REQUESTS)
@@ -104,7 +104,7 @@ class Store:
             return request_of(row)
 
     def fetched(self, request: Request, url: str) -> None:
-        """Notes when an input was fetched, under its URL without the query."""
+        """Note when an input was fetched, under its URL without the query."""
         row = {
             "number": request.number,
             "url": without_queries(url),
@@ -114,7 +114,7 @@ class Store:
             db.execute(FETCHES.insert().prefix_with("OR REPLACE"), row)
 
     def fetches(self) -> dict[int, dict[str, float]]:
-        """When each input of each request was fetched, by the request's number and the URL."""
+        """Return when each input of each request was fetched, by the request's number and URL."""
         found: dict[int, dict[str, float]] = {}
         with self._engine.connect() as db:
             for row in db.execute(select(FETCHES).order_by(FETCHES.c.fetched_at)):
@@ -122,12 +122,12 @@ class Store:
         return found
 
     def complete(self, request: Request, files: list[str], charge_usd: float | None = None) -> None:
-        """Ends a request well, and charges it in the same transaction: its price, or another."""
+        """End a request well, and charge it in the same transaction: its price, or another."""
         charge = request.price_usd if charge_usd is None else charge_usd
         self._finish(request, status="completed", files=files, charge_usd=charge)
 
     def fail(self, request: Request, error: str) -> None:
-        """Ends a request badly; it costs nothing."""
+        """End a request badly; it costs nothing."""
         self._finish(request, status="failed", error=error)
 
     def _finish(self, request: Request, **values: Any) -> None:
@@ -139,7 +139,7 @@ class Store:
             )
 
     def cancel(self, request_id: str) -> bool:
-        """Cancels a request that still waits; says whether it did."""
+        """Cancel a request that still waits; say whether it did."""
         with self._writing, self._engine.begin() as db:
             done = db.execute(
                 REQUESTS.update()
@@ -149,11 +149,11 @@ class Store:
             return done.rowcount == 1
 
     def forget_files(self, request_id: str) -> None:
-        """Notes that the outputs of a request are no longer kept."""
+        """Note that the outputs of a request are no longer kept."""
         self._update(request_id, files=[])
 
     def expire(self, request_id: str) -> bool:
-        """Lets a request be older than the retention, now."""
+        """Let a request be older than the retention, now."""
         return self._update(request_id, files=[], expired=True)
 
     def _update(self, request_id: str, **values: Any) -> bool:
@@ -164,7 +164,7 @@ class Store:
             return done.rowcount == 1
 
     def find(self, request_id: str) -> Request | None:
-        """A request that is known and not yet past the retention."""
+        """Find a request that is known and not yet past the retention."""
         with self._engine.connect() as db:
             row = db.execute(select(REQUESTS).where(REQUESTS.c.request_id == request_id)).first()
         if row is None or row.expired:
@@ -174,18 +174,18 @@ class Store:
         return request_of(row)
 
     def position(self, request: Request) -> int:
-        """How many requests start before this one: 0 is the next to start."""
+        """Count the requests that start before this one: 0 is the next to start."""
         with self._engine.connect() as db:
             return _count(db, REQUESTS.c.status == "in_queue", REQUESTS.c.number < request.number)
 
     def all(self) -> list[Request]:
-        """Every request ever accepted, in the order of arrival, also the expired ones."""
+        """Return every request ever accepted, in the order of arrival, also the expired ones."""
         with self._engine.connect() as db:
             rows = db.execute(select(REQUESTS).order_by(REQUESTS.c.number)).all()
         return [request_of(row) for row in rows]
 
     def charged(self) -> float:
-        """The sum of all charges in USD."""
+        """Sum up all charges in USD."""
         with self._engine.connect() as db:
             total = db.execute(select(func.coalesce(func.sum(REQUESTS.c.charge_usd), 0.0)))
             return round(float(total.scalar_one()), 6)

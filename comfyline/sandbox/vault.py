@@ -24,7 +24,7 @@ for _type, _extension in {
 
 
 def media_type(name: str) -> str:
-    """The media type of a file by its name."""
+    """Return the media type of a file by its name."""
     return _TYPES.guess_type(name)[0] or "application/octet-stream"
 
 
@@ -41,23 +41,23 @@ class Vault:
 
     @contextmanager
     def workbench(self) -> Iterator[Path]:
-        """A directory for the inputs of one request, gone afterwards."""
+        """Make a directory for the inputs of one request, gone afterwards."""
         # A thread may still be writing there when its request is broken off.
         with tempfile.TemporaryDirectory(dir=self._tmp, ignore_cleanup_errors=True) as name:
             yield Path(name)
 
     def put(self, request_id: str, name: str, made: Path, *, once: bool) -> None:
-        """Takes one finished output of a request from the workbench."""
+        """Take one finished output of a request from the workbench."""
         place = self._place(request_id, once=once)
         place.mkdir(exist_ok=True)
         made.replace(place / name)
 
     def path(self, request_id: str, name: str, *, once: bool) -> Path:
-        """Where an output lies, if it is there. Only names from the store may be asked for."""
+        """Return where an output lies, if it is there. Ask only for names from the store."""
         return self._place(request_id, once=once) / name
 
     def drop(self, request_id: str) -> None:
-        """Removes all outputs of a request."""
+        """Remove all outputs of a request."""
         for once in (True, False):
             shutil.rmtree(self._place(request_id, once=once), ignore_errors=True)
 

@@ -26,7 +26,7 @@ _LINES_OF_1K = 576
 
 
 def asked(inputs: Mapping[str, Any], name: str) -> Any:
-    """The value of a field, at the top or in a nested object; None when it is nowhere."""
+    """Find the value of a field, at the top or in a nested object; None when it is nowhere."""
     if inputs.get(name) is not None:
         return inputs[name]
     nested = (part for part in inputs.values() if isinstance(part, Mapping))
@@ -34,18 +34,18 @@ def asked(inputs: Mapping[str, Any], name: str) -> Any:
 
 
 def words(inputs: Mapping[str, Any]) -> str:
-    """Everything that was written for the model to understand, in one line."""
+    """Return everything that was written for the model to understand, in one line."""
     found = (asked(inputs, name) for name in _WORDS)
     return ", ".join(text for text in found if isinstance(text, str) and text.strip())
 
 
 def is_number_of_outputs(name: str) -> bool:
-    """Whether a field of this name says how many outputs to make."""
+    """Tell whether a field of this name says how many outputs to make."""
     return _NUMBER.fullmatch(name) is not None
 
 
 def how_many(inputs: Mapping[str, Any]) -> int:
-    """How many outputs are asked for."""
+    """Return how many outputs are asked for."""
     numbers = (
         value
         for name, value in inputs.items()
@@ -55,7 +55,7 @@ def how_many(inputs: Mapping[str, Any]) -> int:
 
 
 def seconds(inputs: Mapping[str, Any]) -> float | None:
-    """The `duration`: `5`, `"5"` or `"5s"`; None where the length is left to the model."""
+    """Return the `duration`: `5`, `"5"` or `"5s"`; None where the length is left to the model."""
     value = asked(inputs, "duration")
     if isinstance(value, str) and (written := _SECONDS.fullmatch(value.strip())):
         value = float(written[1])
@@ -65,7 +65,7 @@ def seconds(inputs: Mapping[str, Any]) -> float | None:
 
 
 def sound_switch(inputs: Mapping[str, Any]) -> bool | None:
-    """Whether a video shall have sound, by whatever switch the model has; None without one."""
+    """Tell whether a video shall have sound, by whatever switch the model has; None without one."""
     switches = [
         value
         for name, value in inputs.items()
@@ -77,7 +77,7 @@ def sound_switch(inputs: Mapping[str, Any]) -> bool | None:
 def film_size(
     inputs: Mapping[str, Any], model_id: str, natural: tuple[int, int] | None
 ) -> tuple[int, int]:
-    """Width and height of a video: even numbers, as H.264 has them.
+    """Return width and height of a video: even numbers, as H.264 has them.
 
     The ratio is the one asked for, else that of the first input (`natural`), else 16:9. Where the
     input says no resolution, one that stands in the model's name counts, as in `…/1080p`.
@@ -108,7 +108,7 @@ def _even(pixels: float) -> int:
 
 
 def flat(value: Any) -> Iterator[Any]:
-    """Every single value of a nested one, in order."""
+    """Yield every single value of a nested one, in order."""
     if isinstance(value, Mapping | list | tuple):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from flat(part)
