@@ -34,13 +34,13 @@ class Tile:
 
 
 def page_name(name: str, page: int) -> str:
-    """The file name of a page, counted from 1: `sheet.jpg`, `sheet-2.jpg`, `sheet-3.jpg`."""
+    """Return the file name of a page, counted from 1: `sheet.jpg`, `sheet-2.jpg`, `sheet-3.jpg`."""
     ending = PurePosixPath(name).suffix
     return name if page == 1 else f"{name.removesuffix(ending)}-{page}{ending}"
 
 
 def write_pages(tiles: Sequence[Tile], name: str, folder: Path) -> Iterator[Path]:
-    """Writes the pages one after the other into a folder, in the format that the name says.
+    """Write the pages one after the other into a folder, in the format that the name says.
 
     A page is written only when it is asked for, and the folder has to be there.
     """
@@ -86,7 +86,7 @@ def _picture(tile: Tile) -> Image.Image | None:
 
 
 def _in_its_place(tile: Tile) -> Image.Image:
-    """A grey tile with the file's name, for a video and for what is not on this machine."""
+    """Draw a grey tile with the file's name, for a video and for what is not on this machine."""
     blank = Image.new("RGB", (_SIDE, _SIDE * 9 // 16), NEUTRAL)
     name = _shortened(_written(tile.name), _SIDE - 2 * _GAP)
     middle = (blank.width // 2, blank.height // 2)
@@ -95,7 +95,7 @@ def _in_its_place(tile: Tile) -> Image.Image:
 
 
 def _lines(caption: str) -> Iterator[str]:
-    """The caption in as many lines as there are, broken between words; the last one cut."""
+    """Break the caption between words into as many lines as there are; the last one is cut."""
     words = _written(caption).split()
     for number in range(_LINES):
         if not words:
@@ -113,7 +113,7 @@ def _fits(text: str) -> bool:
 
 
 def _shortened(text: str, width: int) -> str:
-    """The text cut so that it fits, by its length in pixels."""
+    """Cut the text so that it fits, by its length in pixels."""
     if _font().getlength(text) <= width:
         return text
     low, high = 0, len(text)
@@ -127,7 +127,7 @@ def _shortened(text: str, width: int) -> str:
 
 
 def _written(text: str) -> str:
-    """The text on one line and in signs that the font has, as far as it can be told."""
+    """Put the text on one line and in signs that the font has, as far as it can be told."""
     text = " ".join(text.encode("utf-8", "replace").decode().split())
     if _system_font() is not None:
         return text

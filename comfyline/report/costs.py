@@ -40,7 +40,7 @@ NOTHING = Costs()
 
 
 def total(charges: Iterable[Charge]) -> Costs:
-    """Adds charges up."""
+    """Add charges up."""
     listed = list(charges)
     costs = [charge.cost_usd for charge in listed if charge.cost_usd is not None]
     estimates = [charge.estimate_usd for charge in listed if charge.estimate_usd is not None]
@@ -53,7 +53,7 @@ def total(charges: Iterable[Charge]) -> Costs:
 
 
 def paid_in_words(cost_usd: float, unknown: int, requests: int) -> str:
-    """`$1.40`, `$1.12, unknown for 2 of 10`, or `unknown` where RunComfy told nothing."""
+    """Write `$1.40`, `$1.12, unknown for 2 of 10`, or `unknown` where RunComfy told nothing."""
     if not unknown:
         return usd(cost_usd)
     if unknown >= requests:
@@ -62,7 +62,7 @@ def paid_in_words(cost_usd: float, unknown: int, requests: int) -> str:
 
 
 def paid_together(several: Iterable[Costs]) -> str:
-    """The same of several costs in one, without their estimates; empty without any request."""
+    """Merge several costs into one, without their estimates; empty without any request."""
     listed = [costs for costs in several if costs.requests]
     if not listed:
         return ""
@@ -71,7 +71,7 @@ def paid_together(several: Iterable[Costs]) -> str:
 
 
 def estimate_in_words(cost_usd: float, unknown: int, estimate_usd: float | None) -> str:
-    """What to say of the estimate behind the cost; nothing where it was right."""
+    """Say what there is to say of the estimate behind the cost; nothing where it was right."""
     if estimate_usd is None:
         return ", estimate unknown"
     if not unknown and usd(cost_usd) == usd(estimate_usd):

@@ -27,7 +27,7 @@ class Tally:
     live: dict[str, tuple[str, Stage]] = field(default_factory=dict)
 
     def count(self, event: Event) -> None:
-        """Takes one event in."""
+        """Take one event in."""
         if isinstance(event, RunPlanned):
             self.pipeline, self.run_id = event.pipeline, event.run_id
             self.jobs, self.reused = event.jobs, event.reused
@@ -61,11 +61,11 @@ class Tally:
         return self.made - self.ends[JobState.PERSISTED]
 
     def at(self, stage: Stage) -> list[str]:
-        """The labels of the jobs that are in this stage now."""
+        """Return the labels of the jobs that are in this stage now."""
         return [label for label, where in self.live.values() if where is stage]
 
     def seconds_left(self, elapsed: float) -> float | None:
-        """How long the rest takes at the pace so far; None while there is no pace yet."""
+        """Tell how long the rest takes at the pace so far; None while there is no pace yet."""
         if self.jobs is None:
             return None
         rest = self.jobs - self.ended

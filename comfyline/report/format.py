@@ -2,7 +2,7 @@
 
 
 def usd(amount: float | None) -> str:
-    """An amount of US dollars, with as many digits as it needs; None (unknown) is `…`."""
+    """Write an amount of US dollars, with as many digits as it needs; None (unknown) is `…`."""
     if amount is None:
         return "…"
     if 0 < amount < 0.0001:  # noqa: PLR2004 - four digits are what is shown
@@ -14,7 +14,7 @@ def usd(amount: float | None) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """A length of time in the two units that matter; None (unknown) is `…`."""
+    """Write a length of time in the two units that matter; None (unknown) is `…`."""
     if seconds is None:
         return "…"
     if seconds < 10:  # noqa: PLR2004 - below this a tenth can be felt
@@ -27,12 +27,12 @@ def span(seconds: float | None) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun: `1 job`, `12 jobs`."""
+    """Write a number with its noun: `1 job`, `12 jobs`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def one_line(text: str) -> str:
-    """Text from elsewhere on one line, without control characters.
+    """Put text from elsewhere on one line, without control characters.
 
     An error message may quote an answer of a server: escape sequences in it must not reach the
     terminal, and line breaks must not tear a log line apart.

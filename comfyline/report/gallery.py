@@ -126,7 +126,7 @@ class _Group:
 
 
 def write_gallery(target: Path, header: GalleryHeader, cards: Iterable[Card]) -> None:
-    """Writes the page to `target`, which appears whole or not at all.
+    """Write the page to `target`, which appears whole or not at all.
 
     `cards` is read once and only the cards of one item are held at a time, so that it may be as
     long as it likes. Cards of one item belong next to each other; each such row is one section.
@@ -186,7 +186,7 @@ def _pictures(
 
 
 def _may_run_scripts(address: str) -> bool:
-    """Whether a browser that opens a file would run what is written in it."""
+    """Tell whether a browser that opens a file would run what is written in it."""
     return PurePath(bare_origin(address)).suffix.lower() in _SCRIPTED
 
 
@@ -198,7 +198,7 @@ def _kind(address: str) -> str:
 
 
 def _local(address: str) -> str | None:
-    """The path of a `file://` URI or of a plain path; None for what lies elsewhere."""
+    """Return the path of a `file://` URI or of a plain path; None for what lies elsewhere."""
     if not address:
         return None
     if "://" not in address:
@@ -223,7 +223,7 @@ def _for_people(address: str, folder: Path) -> str:
 
 
 def _data_uri(thumbnail: Path | None) -> str | None:
-    """The file as a URI; None when it is gone, because a page with a gap beats no page."""
+    """Return the file as a URI; None when it is gone, because a page with a gap beats no page."""
     if thumbnail is None:
         return None
     try:
@@ -235,7 +235,7 @@ def _data_uri(thumbnail: Path | None) -> str | None:
 
 
 def _bare(value: Any) -> str:
-    """Text from elsewhere; an error message may quote a presigned URL."""
+    """Clean text from elsewhere; an error message may quote a presigned URL."""
     return without_secrets(str(value))
 
 

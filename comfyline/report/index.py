@@ -32,7 +32,7 @@ class Made:
 
 
 def index_lines(outcome: Outcome, run_id: str, made: Mapping[str, Made]) -> Iterator[str]:
-    """One line an output of one job, each ending with a newline; none for a job without outputs.
+    """Yield one line for each output of one job, with its newline; none for a job without outputs.
 
     `made` tells of jobs by key. A job's cost is divided among its outputs, so that the column adds
     up; None is unknown. Of an item's fields those are told that are no lists or mappings.

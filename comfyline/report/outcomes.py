@@ -30,7 +30,7 @@ def summarise(
     charges: Mapping[str, Sequence[Charge]],
     index: str | None = None,
 ) -> RunSummary:
-    """The run in numbers, with every output and every error.
+    """Summarise the run in numbers, with every output and every error.
 
     `charges` are the run's own requests by job key, whatever became of them: what failed, or is in
     doubt, may have cost as well.
@@ -61,7 +61,7 @@ def summarise(
 
 
 def _counted(outcome: Outcome) -> str:
-    """The one number of the summary in which a job counts."""
+    """Return the one number of the summary in which a job counts."""
     if outcome.reused:
         return "reused"
     if isinstance(outcome.error, Skipped):
@@ -70,7 +70,7 @@ def _counted(outcome: Outcome) -> str:
 
 
 def header(summary: RunSummary, started: datetime) -> GalleryHeader:
-    """What the gallery says about the run as a whole."""
+    """Write what the gallery says about the run as a whole."""
     cost, cost_of = cost_in_words(summary)
     return GalleryHeader(
         pipeline=summary.pipeline,
@@ -93,7 +93,7 @@ def header(summary: RunSummary, started: datetime) -> GalleryHeader:
 def cards(
     outcomes: Sequence[Outcome], thumbnails: Path, charges: Mapping[str, Sequence[Charge]]
 ) -> Iterator[Card]:
-    """One card a job; `thumbnails` is the folder of small pictures named by SHA-256.
+    """Yield one card a job; `thumbnails` is the folder of small pictures named by SHA-256.
 
     `charges` are the run's own requests by job key. Of two jobs with one key the first has paid.
     """
@@ -164,13 +164,13 @@ def _thumbnail(folder: Path, sha256: str) -> Path | None:
 
 
 def prompt_of(job: Job) -> str:
-    """The text that a job asks with, under whichever name the model has it; empty for none."""
+    """Return the text that a job asks with, whatever its name in the model; empty for none."""
     found = (job.inputs.get(name) for name in _PROMPT_FIELDS)
     return next((value for value in found if isinstance(value, str) and value), "")
 
 
 def _settings(job: Job, media_fields: set[str | int]) -> Mapping[str, object]:
-    """The inputs that are neither the prompt nor a picture: what makes two results differ.
+    """Return the inputs that are neither the prompt nor a picture: what makes two results differ.
 
     What another step was to make, and has not made, says nothing to a person.
     """

@@ -18,7 +18,7 @@ from comfyline.storage.places import Places
 async def store_contact_sheet(
     name: str, outcomes: Sequence[Outcome], thumbnails: Path, places: Places
 ) -> tuple[str, ...]:
-    """Stores the sheet of all outputs of a run, made and reused; the URIs of its pages.
+    """Store the sheet of all outputs of a run, made and reused; return the URIs of its pages.
 
     It lies in the folder of the run's first output, in the place of the sheet of an earlier run.
     `thumbnails` is the folder of small pictures named by SHA-256. Without outputs there is none.

@@ -109,7 +109,7 @@ class PlanRecord(_Record):
     errors: tuple[MistakeRecord, ...] = ()
 
     def to_json(self) -> str:
-        """The object on one line."""
+        """Write the object on one line."""
         return self.model_dump_json()
 
 
@@ -121,7 +121,7 @@ def plan_record(
     mistakes: Iterable[Problem],
     notes: Iterable[str],
 ) -> PlanRecord:
-    """Counts a plan, step by step and as a whole."""
+    """Count a plan, step by step and as a whole."""
     of_step: dict[str, list[PlannedJob]] = {step.name: [] for step in steps}
     for job in jobs:
         of_step[job.step].append(job)
@@ -147,7 +147,7 @@ def plan_record(
 
 
 def mistake_records(problems: Iterable[Problem]) -> tuple[MistakeRecord, ...]:
-    """Mistakes as programs read them."""
+    """Write mistakes as programs read them."""
     return tuple(
         MistakeRecord(where=one.where, message=one.message, hint=one.hint) for one in problems
     )

@@ -24,7 +24,7 @@ SHOWN = 12
 
 
 def plan_tree(plan: PlanRecord, steps: Sequence[PlannedStep], head: str) -> RenderableType:
-    """The steps, each below the last of those that it needs, and the sum of all.
+    """Draw the steps, each below the last of those that it needs, and the sum of all.
 
     `head` says in a few words what the pipeline goes over: `5 items × 2 combinations`.
     """
@@ -50,7 +50,7 @@ def plan_tree(plan: PlanRecord, steps: Sequence[PlannedStep], head: str) -> Rend
 
 
 def job_lines(jobs: Sequence[PlannedJob], *, everything: bool) -> Iterator[Text]:
-    """The jobs to be made with their reasons and prices, a line each, unless those are too many."""
+    """List the jobs to be made with their reasons and prices, unless those are too many."""
     missing = [job for job in jobs if job.reason]
     shown = missing if everything else missing[:SHOWN]
     labels = [one_line(job.label) for job in shown]
@@ -71,7 +71,7 @@ def _depths(steps: Sequence[PlannedStep]) -> dict[str, int]:
 
 
 def _told(step: PlannedStep, record: StepRecord, width: int) -> Iterator[Text]:
-    """A step's line of figures, and below it what it calls, needs and why."""
+    """Return a step's line of figures, and below it what it calls, needs and why."""
     cost = _cost(record.estimate_usd, record.estimate_known_usd)
     figures = _figures(record.jobs, record.reused, record.to_make, record.waiting, cost)
     yield _line(step.name, figures, width, "")

@@ -97,7 +97,7 @@ class RunSummary(_Record):
     errors: tuple[ErrorRecord, ...] = ()
 
     def to_json(self) -> str:
-        """The object on one line."""
+        """Write the object on one line."""
         return self.model_dump_json()
 
     @property
@@ -114,7 +114,7 @@ class RunSummary(_Record):
 
 
 def exit_code(kinds: Iterable[str]) -> int:
-    """The exit code for errors of these kinds: 0 for none, the code they share, otherwise 1.
+    """Return the exit code for errors of these kinds: 0 for none, the code they share, otherwise 1.
 
     What was skipped or not begun counts only by itself: why is told by the error of what it needs.
     """
@@ -128,7 +128,7 @@ def exit_code(kinds: Iterable[str]) -> int:
 
 
 def headline(summary: RunSummary) -> str:
-    """One sentence with the counts and the reasons, short enough for a state message."""
+    """Write one sentence with the counts and the reasons, short enough for a state message."""
     # These are counted on their own; naming them as reasons would say it twice.
     counted = {Cancelled.kind, InDoubt.kind, Skipped.kind}
     reasons = Counter(error.kind for error in summary.errors if error.kind not in counted)
@@ -156,7 +156,7 @@ def _listed(reasons: Counter[str]) -> str:
 
 
 def cost_in_words(summary: RunSummary) -> tuple[str, str]:
-    """What the run cost, and for what; with the estimate where it is another or unknown.
+    """Say what the run cost, and for what; with the estimate where it is another or unknown.
 
     `$1.12` and `for 10 submissions, unknown for 2 of them, estimated $1.40`.
     """

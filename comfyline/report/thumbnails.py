@@ -30,7 +30,7 @@ _UNREADABLE = (
 
 
 def make_thumbnail(source: Path, target: Path, side: int = 360) -> tuple[int, int] | None:
-    """Writes a JPEG of at most `side` × `side` pixels to `target` and tells its size.
+    """Write a JPEG of at most `side` × `side` pixels to `target` and tell its size.
 
     None, and no file, when `source` is no picture, is broken or would fill the memory. What goes
     wrong in writing is raised.
@@ -83,7 +83,7 @@ def _open(source: Path) -> Image.Image:
 
 
 def _reducible(image: Image.Image) -> Image.Image:
-    """The picture in a mode in which neighbouring pixels can be averaged."""
+    """Return the picture in a mode in which neighbouring pixels can be averaged."""
     if image.mode.startswith("I;16"):
         # Depth maps: `convert` alone would cut all above 255 off to white.
         return image.convert("I").point(lambda value: value / 256).convert("L")

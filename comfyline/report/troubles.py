@@ -22,7 +22,7 @@ class Trouble:
 
 
 def troubles(errors: Iterable[ErrorRecord]) -> list[Trouble]:
-    """The errors by kind, in the order in which each kind first came up."""
+    """Group the errors by kind, in the order in which each kind first came up."""
     kinds: defaultdict[str, list[ErrorRecord]] = defaultdict(list)
     for error in errors:
         kinds[error.kind].append(error)
@@ -54,5 +54,5 @@ def _lines(alike: list[ErrorRecord]) -> Iterable[str]:
 
 
 def _sentences(message: str) -> list[str]:
-    """Several mistakes of one job stand on a line each."""
+    """Put several mistakes of one job on a line each."""
     return [one_line(line) for line in message.splitlines() if line.strip()] or [""]
