@@ -77,7 +77,7 @@ def audit(
 async def _opened(
     profile: str, *, offline: bool, in_bucket: bool
 ) -> AsyncIterator[tuple[Places, RuncomfyClient | None]]:
-    """What an audit reads; offline it needs neither RunComfy nor a token."""
+    """Open what an audit reads; offline it needs neither RunComfy nor a token."""
     if offline:
         storage = await prepare_storage(profile, say) if in_bucket else NO_STORAGE
         async with open_places(storage) as places:

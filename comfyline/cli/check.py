@@ -92,7 +92,7 @@ async def _inspect_all(
 
 
 def _order(problem: Problem) -> tuple[str, int, int, str]:
-    """By file and line; what has no line stands before."""
+    """Order by file and line; what has no line stands before."""
     place = _PLACE.match(problem.where)
     if place is None:
         return problem.where, 0, 0, problem.message

@@ -18,18 +18,18 @@ results = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def say(text: str) -> None:
-    """A line for a person."""
+    """Print a line for a person."""
     errors.print(Text(without_secrets(text)))
 
 
 def answer(text: str) -> None:
-    """What a command was asked for, on stdout, where programs and pipes find it."""
+    """Print what a command was asked for, on stdout, where programs and pipes find it."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def explain(error: ComfylineError) -> None:
-    """An error as a person needs it: what is wrong, then what to do."""
+    """Explain an error as a person needs it: what is wrong, then what to do."""
     if isinstance(error, InputInvalid):
         for problem in error.problems:
             line = Text(problem.where, style="bold").append(f": {problem.message}", style="red")

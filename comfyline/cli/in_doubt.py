@@ -24,7 +24,7 @@ class Line:
 
 
 def facts(doubt: Doubt, now: datetime) -> list[Line]:
-    """All facts, in the order in which a person asks for them; `now` by the ledger's clock."""
+    """List all facts, in the order in which a person asks for them; `now` by the ledger's clock."""
     return list(_facts(doubt, now))
 
 

@@ -18,7 +18,7 @@ _ANSWERS_TAKE = 2.0
 
 
 async def interruptible(work: Coroutine[Any, Any, T], token: CancelToken) -> T:
-    """Does the work; the first Ctrl-C pulls `stop`, the second ends the process.
+    """Do the work; the first Ctrl-C pulls `stop`, the second ends the process.
 
     The second waits a moment for POSTs under way, a third does not even do that. Raises
     `Interrupted` when the work had not come so far that it could be stopped in order.

@@ -56,7 +56,7 @@ def jobs(
 
 
 def _resolving(attempts: Sequence[Attempt]) -> str:
-    """The commands that show what is known of the doubts: one for each profile."""
+    """Return the commands that show what is known of the doubts: one for each profile."""
     doubts = (one for one in attempts if one.state is JobState.IN_DOUBT)
     return " or ".join(dict.fromkeys(one.command("resolve JOB") for one in doubts))
 
@@ -83,7 +83,7 @@ def _all(attempts: Sequence[Attempt]) -> Table:
 
 
 def _doubts(attempts: Sequence[Attempt], now: datetime) -> Table:
-    """What a person needs who is about to ask what became of a POST."""
+    """Show what a person needs who is about to ask what became of a POST."""
     table = _table(("job", "model", "item", "sent", "age", "estimate", "how far"))
     for attempt in attempts:
         left = sent_at(attempt)
@@ -111,7 +111,7 @@ def _dollars(amount: float | None) -> str:
 
 
 def _cost(attempt: Attempt) -> str:
-    """What it cost; empty for what nobody accepted, which costs nothing."""
+    """Return what it cost; empty for what nobody accepted, which costs nothing."""
     if attempt.cost_usd is None and not attempt.request_id and attempt.state not in _MAY_COST:
         return ""
     return _dollars(attempt.cost_usd)

@@ -87,7 +87,7 @@ class LiveDisplay:
             self._say(line)
 
     def __call__(self, event: Event) -> None:
-        """Takes one event of the run."""
+        """Take one event of the run."""
         self._harmless(lambda: self._take(event))
 
     def _take(self, event: Event) -> None:
@@ -118,7 +118,7 @@ class LiveDisplay:
         return float(int(self._clock() - self._began))
 
     def _status(self) -> Text:
-        """The state of the run on one line; the lock is held."""
+        """Return the state of the run on one line; the lock is held."""
         tally = self._tally
         total = "…" if tally.jobs is None else f"{tally.jobs:,}"
         parts = [f"{tally.ended:,}/{total} jobs"]
@@ -175,7 +175,7 @@ class LiveDisplay:
 
 
 def _permanent(event: Event) -> Text | None:
-    """The line that stays for this event, if it is worth one."""
+    """Return the line that stays for this event, if it is worth one."""
     if isinstance(event, Note):
         return Text.assemble(("· ", "cyan"), one_line(without_secrets(event.text)))
     if isinstance(event, JobEnded) and event.state is not JobState.PERSISTED:
@@ -225,7 +225,7 @@ def _stage_row(stage: Stage, labels: list[str]) -> tuple[Text, Text, Text]:
 
 
 def print_summary(console: Console, summary: RunSummary, ui_url: str | None) -> None:
-    """Prints the end of a run: what there is, what it cost, what went wrong and what to do."""
+    """Print the end of a run: what there is, what it cost, what went wrong and what to do."""
     whole = summary.exit_code == 0
     lines = [
         Text(""),

@@ -51,12 +51,12 @@ for _rank, _place in enumerate(_COMMANDS):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and ends the process with the exit code of the contract."""
+    """Run the command line and end the process with the exit code of the contract."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command; every error becomes a message and an exit code here, and only here."""
+    """Run one command; every error becomes a message and an exit code here, and only here."""
     try:
         if not arguments or arguments[0] in app.help_flags:
             # The list of commands shows the first line of each, so this once all are imported.

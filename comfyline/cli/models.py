@@ -162,7 +162,7 @@ def pull(*model_id: str, profile: Profile = "production") -> int:
 
 
 def _store(model_id: str, published: dict[str, object]) -> None:
-    """Writes one entry and says what is different from what was there."""
+    """Write one entry and say what is different from what was there."""
     target = model_path(_LOCAL, model_id)
     before: object = None
     with suppress(InputInvalid):
@@ -185,7 +185,7 @@ def _store(model_id: str, published: dict[str, object]) -> None:
 
 
 def _here(model_id: str, away: ComfylineError) -> ModelEntry:
-    """The model as it lies on this machine, without a price, when RunComfy cannot be asked."""
+    """Find the model on this machine, without a price, when RunComfy cannot be asked."""
     known = listing(
         list_models(model_directories(Path.cwd())), ModelCache(home() / CACHED_MODELS).list(), []
     )
@@ -199,12 +199,12 @@ def _here(model_id: str, away: ComfylineError) -> ModelEntry:
 
 
 def _why(away: ComfylineError) -> str:
-    """Why RunComfy was not asked; what to do is said where it is not just to wait."""
+    """Say why RunComfy was not asked; what to do is said where it is not just to wait."""
     return str(away) if isinstance(away, TokenRejected) else away.message
 
 
 def price_in_words(entry: ModelEntry) -> str:
-    """A model's price with its unit; `unknown` where that is not known, which is not free."""
+    """Write a model's price with its unit; `unknown` where that is not known, which is not free."""
     if entry.base_price_usd is None:
         return "unknown"
     unit = f" per {entry.price_unit}" if entry.price_unit else ", per what is unknown"

@@ -135,7 +135,7 @@ def _show(
 
 
 def _warnings(record: PlanRecord, limits: Limits, max_cost: float | None) -> list[str]:
-    """What a run would stumble over: prices that nobody knows, limits that do not suffice."""
+    """Warn of what a run would stumble over: unknown prices, limits that do not suffice."""
     told = []
     if record.unknown_prices:
         named = ", ".join(record.unknown_prices)
@@ -155,7 +155,7 @@ def _warnings(record: PlanRecord, limits: Limits, max_cost: float | None) -> lis
 
 
 def _nothing(name: str, error: ComfylineError) -> PlanRecord:
-    """The JSON of a plan that could not be made."""
+    """Build the JSON of a plan that could not be made."""
     problems = error.problems if isinstance(error, InputInvalid) else ()
     said = problems or [Problem("", error.message, error.hint)]
     return PlanRecord(pipeline=name, estimate_usd=None, errors=mistake_records(said))

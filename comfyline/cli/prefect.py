@@ -42,7 +42,7 @@ class PrefectIsGone(Unreachable):
 
 
 async def connect(needed: tuple[ServiceName, ...]) -> None:
-    """Starts what is needed and points Prefect at its server: PREFECT_API_URL, else the local one.
+    """Start what is needed and point Prefect at its server: PREFECT_API_URL, else the local one.
 
     Must be called before anything imports Prefect. Raises `Unreachable` for a server that does not
     answer.
@@ -69,7 +69,7 @@ async def connect(needed: tuple[ServiceName, ...]) -> None:
 
 
 async def run_flow(flow: Flow) -> RunSummary:
-    """Runs a flow in this process and returns its summary.
+    """Run a flow in this process and return its summary.
 
     Raises the `ComfylineError` with which the flow ended before it had any jobs, and
     `PrefectIsGone`, which says nothing about the jobs.
@@ -93,7 +93,7 @@ async def run_flow(flow: Flow) -> RunSummary:
 
 
 def leave_at_once(code: int) -> NoReturn:
-    """Ends the process without waiting for Prefect, whose server is gone.
+    """End the process without waiting for Prefect, whose server is gone.
 
     At exit its client would try to deliver each event for seconds, minutes in all, in vain.
     """
@@ -104,7 +104,7 @@ def leave_at_once(code: int) -> NoReturn:
 
 
 def page(run_id: str) -> str | None:
-    """The flow run's page in the Prefect UI, where its address is known."""
+    """Return the flow run's page in the Prefect UI, where its address is known."""
     from prefect.settings import PREFECT_UI_URL
 
     base = PREFECT_UI_URL.value()
@@ -112,14 +112,14 @@ def page(run_id: str) -> str | None:
 
 
 def page_password() -> str | None:
-    """What the page of the local Prefect server asks for; None where the server is another's."""
+    """Return what the page of the local Prefect server asks for; None for another's server."""
     found = addresses(home())
     is_ours = found.prefect_api_url == os.environ.get("PREFECT_API_URL")
     return found.prefect_auth_string if is_ours else None
 
 
 async def _must_answer(api_url: str) -> None:
-    """Says at once what Prefect would say with a stack trace, after minutes of trying."""
+    """Say at once what Prefect would say with a stack trace, after minutes of trying."""
     try:
         async with httpx.AsyncClient(timeout=10) as http:
             await http.get(f"{api_url.rstrip('/')}/health")
@@ -138,7 +138,7 @@ def _use_own_password(local: StackAddresses) -> None:
 
 
 async def _must_let_us_in() -> None:
-    """Says at once what Prefect would say with a stack trace for a password that it lacks."""
+    """Say at once what Prefect would say with a stack trace for a password that it lacks."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectHTTPStatusError
 
@@ -159,7 +159,7 @@ async def _must_let_us_in() -> None:
 
 
 def _log_to_file(path: Path) -> None:
-    """Prefect's lines go to its UI and this file; a handler at the root keeps them off stderr.
+    """Send Prefect's lines to its UI and this file; a root handler keeps them off stderr.
 
     The handler has to be there before Prefect is imported, or Prefect adds one that prints.
     """

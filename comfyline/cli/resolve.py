@@ -119,7 +119,7 @@ def _check(
 
 
 async def _meant(attempt: Attempt, services: Services, *, ends_lost: bool) -> Attempt:
-    """The attempt of a job that an answer is about, which need not be its latest."""
+    """Return the attempt of a job that an answer is about, which need not be its latest."""
     of_job = await services.ledger.list(Selection(key_prefix=attempt.checked.key))
     doubts = [one for one in of_job if one.state is JobState.IN_DOUBT]
     lost = [one for one in of_job if ends_lost and _is_lost(one)]
@@ -127,7 +127,7 @@ async def _meant(attempt: Attempt, services: Services, *, ends_lost: bool) -> At
 
 
 def _is_lost(attempt: Attempt) -> bool:
-    """Whether a person said that it was never accepted; RunComfy may know better."""
+    """Tell whether a person said that it was never accepted; RunComfy may know better."""
     # Versions before this kind of error wrote the general one.
     is_said = attempt.error_kind in {Lost.kind, ComfylineError.kind}
     return is_said and attempt.state is JobState.FAILED and attempt.request_id is None
@@ -246,7 +246,7 @@ def _told(attempt: Attempt, how: str, request_id: str | None, message: str) -> d
 
 
 async def _ask(attempts: list[Attempt], services: Services, *, json_output: bool) -> int:
-    """Shows the question; an answer is still owed, which the exit code says."""
+    """Show the question; an answer is still owed, which the exit code says."""
     shown = []
     for attempt in attempts:
         if attempt.error_kind == UNKNOWN_ORIGIN:
@@ -335,6 +335,6 @@ def _as_json(doubt: Doubt, lines: list[Line]) -> dict[str, Any]:
 
 
 def _answers(attempt: Attempt) -> tuple[str, str]:
-    """The two commands with which a person answers."""
+    """Return the two commands with which a person answers."""
     resolve = f"resolve {short(attempt.checked.key)}"
     return command_line(f"{resolve} --request-id ID"), command_line(f"{resolve} --lost")

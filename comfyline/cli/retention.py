@@ -19,7 +19,7 @@ _STYLES = {
 
 
 def warn(attempts: Iterable[Attempt], now: datetime) -> None:
-    """Warns of those of some attempts that have little time left."""
+    """Warn of those of some attempts that have little time left."""
     for urgency, text in warnings(attempts, now):
         line = Text("⚠ ", style=_STYLES[urgency])
         errors.print(line.append(without_secrets(text), style=_STYLES[urgency]))

@@ -177,7 +177,7 @@ def reconcile(*, profile: Profile = "sandbox", json_output: Json = False) -> int
 def _carry_out(
     name: str, profile: str, check: Callable[[], None], flow: Flow, *, json_output: bool
 ) -> int:
-    """Checks early, starts what is needed, runs the flow under the display, tells the end."""
+    """Check early, start what is needed, run the flow under the display, tell the end."""
     reported: list[RunReported] = []
     tally, began = Tally(), time.monotonic()
     # Not what `asyncio.run` returns: it writes out the repr, for ten thousand outputs in seconds.
@@ -223,14 +223,14 @@ def _carry_out(
 
 
 def _tell_password() -> None:
-    """What Prefect's page asks for: to a person at a terminal only, for all else may be a log."""
+    """Tell Prefect's password, and only to a person at a terminal, for all else may be a log."""
     if password := page_password():
         shown = password if errors.is_terminal else "`comfyline status` shows its password"
         errors.print(Text.assemble(("  login    ", "dim"), shown), soft_wrap=True, highlight=False)
 
 
 def _keeping(reported: list[RunReported], tally: Tally, display: Observer) -> Observer:
-    """The display's observer, which also keeps what is told and where the run was written down."""
+    """Wrap the display's observer; keep what is told and where the run was written down."""
 
     def observe(event: Event) -> None:
         tally.count(event)
@@ -247,7 +247,7 @@ def _written(reported: RunReported) -> RunSummary:
 
 
 def _broken_off(name: str, error: ComfylineError, tally: Tally, seconds: float) -> RunSummary:
-    """The JSON of a run that ended without its own summary: what it told of its jobs until then."""
+    """Build the JSON of a run that ended without its own summary, from what it told of its jobs."""
     ends = tally.ends
     counted = {
         "persisted": ends[JobState.PERSISTED],
@@ -280,7 +280,7 @@ def _broken_off(name: str, error: ComfylineError, tally: Tally, seconds: float) 
 
 
 def _read_inputs(pairs: tuple[str, ...], file: Path | None) -> dict[str, Any]:
-    """The inputs of `generate`: a JSON file, then key=value pairs; a repeated key makes a list."""
+    """Read the inputs of `generate`: JSON file, then key=value pairs; repeated keys make lists."""
     inputs: dict[str, Any] = _from_file(file) if file else {}
     named: dict[str, list[Any]] = {}
     for pair in pairs:

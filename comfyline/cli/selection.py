@@ -40,7 +40,7 @@ _NAMED = 5
 
 @contextmanager
 def reading_ledger(profile: str, *, of_all: bool = False) -> Iterator[Ledger]:
-    """The ledger of a profile, to be looked at only: where there is none, none is made.
+    """Open the ledger of a profile, to be looked at only: where there is none, none is made.
 
     It shows what the profile's account has, with `of_all` what every account has.
     """
@@ -55,13 +55,13 @@ def reading_ledger(profile: str, *, of_all: bool = False) -> Iterator[Ledger]:
 
 
 async def say_elsewhere(ledger: Ledger) -> None:
-    """Says what a command left alone because it is other accounts', and how to reach it."""
+    """Say what a command left alone because it is other accounts', and how to reach it."""
     for line in elsewhere_in_words(await ledger.unfinished_elsewhere()):
         say(line)
 
 
 async def say_unrecorded(profile: str, ledger: Ledger) -> list[Unrecorded]:
-    """Says what was accepted from this machine and the ledger does not have; returns it."""
+    """Say what was accepted from this machine and the ledger does not have; return it."""
     journal = open_journal(home(), profile_ledger_url(profile))
     found = await unrecorded(journal, ledger)
     for line in unrecorded_in_words(found):
@@ -72,17 +72,17 @@ async def say_unrecorded(profile: str, ledger: Ledger) -> list[Unrecorded]:
 def selection(
     run_id: str | None, pipeline: str | None, since: str | None, until: str | None
 ) -> Selection:
-    """What the options of a command select. Raises `UsageError`."""
+    """Return what the options of a command select. Raises `UsageError`."""
     return Selection(run_id=run_id, pipeline=pipeline, since=_moment(since), until=_moment(until))
 
 
 def any_in_bucket(attempts: Iterable[Attempt]) -> bool:
-    """Whether the storage is needed to look at what was stored; folders need none."""
+    """Tell whether the storage is needed to look at what was stored; folders need none."""
     return any(output.uri.startswith("s3://") for one in attempts for output in one.outputs)
 
 
 async def the_jobs(ledger: Ledger, prefixes: Sequence[str]) -> list[Attempt]:
-    """The latest attempt of each job whose key begins so. Raises `UsageError` for all mistakes."""
+    """Find the latest attempt of each job whose key begins so. Raises `UsageError` for mistakes."""
     found: dict[str, Attempt] = {}
     mistakes = []
     for prefix in prefixes:
@@ -106,7 +106,7 @@ async def the_jobs(ledger: Ledger, prefixes: Sequence[str]) -> list[Attempt]:
 
 
 def whose(attempt: Attempt) -> dict[str, str | None]:
-    """Whose an attempt is, for a program; nulls where a version before accounts wrote it."""
+    """Tell whose an attempt is, for a program; nulls where a version before accounts wrote it."""
     account = attempt.account
     return {
         "origin": account.origin if account else None,

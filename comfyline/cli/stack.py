@@ -69,7 +69,7 @@ def status(*, profile: Profile = "sandbox", json_output: Json = False) -> int:
 
 
 def _unfinished(profile: str) -> tuple[Sequence[Attempt], datetime]:
-    """What was paid for and is not stored, and the ledger's time.
+    """Return what was paid for and is not stored, and the ledger's time.
 
     A ledger that cannot be read is said, and no more.
     """

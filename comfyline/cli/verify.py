@@ -97,7 +97,7 @@ def verify(
 async def _storage(
     profile: str, target: Sequence[str], attempts: Sequence[Attempt]
 ) -> StorageSettings:
-    """The storage of the profile where anything lies in a bucket; folders need none."""
+    """Open the storage of the profile where anything lies in a bucket; folders need none."""
     if any(uri.startswith("s3://") for uri in target) or any_in_bucket(attempts):
         return await prepare_storage(profile, say)
     return NO_STORAGE
