@@ -29,7 +29,7 @@ def why_not(error: OSError) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The root first: it knows best."""
+    """Return the causes of an error, the root first: it knows best."""
     chain: list[BaseException] = []
     found: BaseException | None = error
     while found and found not in chain:

@@ -27,18 +27,18 @@ _MEGABYTE = 1_000_000
 
 
 def part_path(target: Path) -> Path:
-    """A temporary path beside `target`, where a rename to it is atomic."""
+    """Return a temporary path beside `target`, where a rename to it is atomic."""
     owner = _as_name(this_process())
     return target.with_name(f"{_PREFIX}{owner}{secrets.token_hex(2)}{_SUFFIX}")
 
 
 def work_path(directory: Path, number: int) -> Path:
-    """Where this process keeps one of its files in a directory that others work in as well."""
+    """Return where this process keeps one of its files in a directory it shares with others."""
     return directory / f"{_own_name(os.getpid())}-{number}"
 
 
 def is_in_use(path: Path) -> bool:
-    """Whether a work file may belong to another process that still lives.
+    """Tell whether a work file may belong to another process that still lives.
 
     One of another machine, of which nobody can tell, is believed for some days.
     """
@@ -53,7 +53,7 @@ def is_in_use(path: Path) -> bool:
 
 
 def is_leftover(name: str, written: float) -> bool:
-    """Whether a file of this name, last written at that time, is a dead process's temporary one."""
+    """Tell whether a file of this name, last written then, is a dead process's temporary one."""
     if not (name.startswith(_PREFIX) and name.endswith(_SUFFIX)):
         return False
     if is_dead(_owner(name.removeprefix(_PREFIX).removesuffix(_SUFFIX))):
@@ -63,7 +63,7 @@ def is_leftover(name: str, written: float) -> bool:
 
 @contextmanager
 def appearing_whole(target: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `target`, renamed to it when the block ends well.
+    """Give a temporary path beside `target`, renamed to it when the block ends well.
 
     When the block raises, the temporary file is removed and what was at `target` stays.
     """
@@ -77,7 +77,7 @@ def appearing_whole(target: Path) -> Iterator[Path]:
 
 
 def sweep_parts(directory: Path) -> int:
-    """Removes the temporary files of dead processes in one directory; how many those were.
+    """Remove the temporary files of dead processes in one directory; return how many those were.
 
     What cannot be looked at or removed stays: it is in nobody's way.
     """
@@ -92,7 +92,7 @@ def sweep_parts(directory: Path) -> int:
 
 @lru_cache(maxsize=1)
 def _own_name(_pid: int) -> str:
-    """The same name for all work files of a process; a forked one has another."""
+    """Return the same name for all work files of a process; a forked one has another."""
     return _as_name(this_process())
 
 
@@ -138,12 +138,12 @@ def disk_full(directory: Path | str, needed: int = 0) -> DiskFull:
 
 
 def is_full(error: OSError) -> bool:
-    """Whether the system refuses to write for want of room."""
+    """Tell whether the system refuses to write for want of room."""
     return error.errno in _FULL
 
 
 def _free(directory: Path) -> int | None:
-    """The bytes that are free for this user; None where the system does not tell."""
+    """Return the bytes that are free for this user; None where the system does not tell."""
     with suppress(OSError):
         there = next(one for one in (directory, *directory.parents) if one.exists())
         return shutil.disk_usage(there).free

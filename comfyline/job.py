@@ -22,7 +22,7 @@ With a character that no text has: a prompt may speak of what is pending.
 
 
 def takes_pending(value: Any) -> bool:
-    """Whether there is an output in a value that has not been made yet."""
+    """Tell whether there is an output in a value that has not been made yet."""
     left = [value]
     while left:
         match left.pop():
@@ -154,7 +154,7 @@ class Written(Protocol):
     """Where a job's step was written, for messages about its fields."""
 
     def where(self, field: str) -> str:
-        """The place and the path of a field such as `image_urls[0]`, as people look for it."""
+        """Name the place and the path of a field such as `image_urls[0]`, as people look for it."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)

@@ -20,7 +20,7 @@ _VERSION = "comfyline-job-1"
 
 
 def job_key(model_id: str, inputs: Mapping[str, Any], media: Iterable[Media], variant: Any) -> str:
-    """The key under which the ledger knows a job: 64 hex digits, stable over versions.
+    """Return the key under which the ledger knows a job: 64 hex digits, stable over versions.
 
     Raises `InputInvalid` for what JSON cannot say: such a request could not be sent either.
     """
@@ -41,7 +41,7 @@ def _content(medium: Media) -> str:
 
 
 def replace_values(inputs: Mapping[str, Any], values: Mapping[Pointer, Any]) -> dict[str, Any]:
-    """A copy of `inputs` in which the values at the given pointers are replaced."""
+    """Copy `inputs` with the values at the given pointers replaced."""
     replaced: dict[str, Any] = _copied(dict(inputs))
     for pointer, value in values.items():
         parent: Any = replaced

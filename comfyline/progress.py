@@ -76,20 +76,20 @@ Observer = Callable[[Event], None]
 
 
 def _ignore(event: Event) -> None:
-    """The observer of a run that nobody watches."""
+    """Ignore the event: the observer of a run that nobody watches."""
 
 
 _observer: ContextVar[Observer] = ContextVar("comfyline_observer", default=_ignore)
 
 
 def tell(event: Event) -> None:
-    """Hands one event to the observer in force; without one it goes nowhere."""
+    """Hand one event to the observer in force; without one it goes nowhere."""
     _observer.get()(event)
 
 
 @contextmanager
 def observed_by(observer: Observer) -> Iterator[None]:
-    """Makes `observer` hear everything told inside the block, also from tasks started there."""
+    """Make `observer` hear everything told inside the block, also from tasks started there."""
     token = _observer.set(observer)
     try:
         yield

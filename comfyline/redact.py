@@ -19,7 +19,7 @@ _TYPE = re.compile(r"[\w.+-]+/[\w.+-]+")
 
 
 def bare_origin(origin: str) -> str:
-    """One address without query and credentials; in a path or a bucket `?` is part of a name.
+    """Strip one address of query and credentials; in a path or a bucket `?` is part of a name.
 
     A data URI, which would be the whole file, keeps its type only.
     """
@@ -27,13 +27,13 @@ def bare_origin(origin: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """The text with every address in it bare."""
+    """Strip every address in a text of its secrets."""
     bare = _QUERY.sub(_unsigned, _WEB_URL.sub(r"\1", _USERINFO.sub("", text)))
     return _DATA.sub(_type_only, bare)
 
 
 def for_people(value: Any) -> Any:
-    """A value of a pipeline with every address in it bare, for names and reports."""
+    """Strip every address in a value of a pipeline, for names and reports."""
     match value:
         case str():
             return without_secrets(value)

@@ -146,7 +146,7 @@ class Run:
         self._least_wait = least_wait
 
     def time_left(self, age: float) -> float:
-        """Seconds for which a request of this age is still waited for."""
+        """Return the seconds for which a request of this age is still waited for."""
         return max(self.timeout - age, self._least_wait)
 
 

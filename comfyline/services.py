@@ -103,12 +103,12 @@ class Services:
         return work_folder(self.settings.home)
 
     def work_directory(self, request_id: str) -> Path:
-        """The folder of one request; its id is nobody else's, in whichever ledger it stands."""
+        """Return the folder of one request; its id is nobody else's, whichever the ledger."""
         return self.work / request_id
 
 
 def retry_budget(settings: Settings) -> RetryBudget:
-    """How long the calls of a run wait together for a RunComfy that is away, visibly."""
+    """Tell how long the calls of a run wait together for a RunComfy that is away, visibly."""
     runcomfy = settings.runcomfy
     return RetryBudget(
         runcomfy.patience,
@@ -119,17 +119,17 @@ def retry_budget(settings: Settings) -> RetryBudget:
 
 
 def submit_limiter(per_second: float) -> AsyncLimiter:
-    """Lets so many submissions through in a second; below one, each has to wait for its turn."""
+    """Let so many submissions through in a second; below one, each has to wait for its turn."""
     return AsyncLimiter(max(1, per_second), max(1, 1 / per_second))
 
 
 def now() -> datetime:
-    """The wall clock, aware and in UTC."""
+    """Return the wall clock, aware and in UTC."""
     return datetime.now(UTC)
 
 
 def open_ledger(url: str, account: Account | None, *, reading: bool = False) -> Ledger:
-    """The ledger at a SQLAlchemy URL, in which this process has a name of its own.
+    """Open the ledger at a SQLAlchemy URL, in which this process has a name of its own.
 
     It shows what `account` has, and all for None. With `reading`, a SQLite file that is not there
     is not made: the ledger is an empty one.
@@ -141,7 +141,7 @@ def open_ledger(url: str, account: Account | None, *, reading: bool = False) -> 
 
 
 def open_journal(home: Path, ledger_url: str) -> Journal:
-    """The journal of this machine, for a ledger at a SQLAlchemy URL."""
+    """Open the journal of this machine, for a ledger at a SQLAlchemy URL."""
     return Journal(home / JOURNAL, place_of(ledger_url))
 
 
@@ -149,7 +149,7 @@ def open_journal(home: Path, ledger_url: str) -> Journal:
 async def open_services(
     settings: Settings, *, reading: bool = False, unchecked: bool = False
 ) -> AsyncIterator[Services]:
-    """Opens everything a run needs, and closes it in the opposite order.
+    """Open everything a run needs, and close it in the opposite order.
 
     With `reading`, no ledger is made where there is none, and no model's schema is kept. With
     `unchecked`, a model whose schema is nowhere to be had is taken without one.
@@ -212,7 +212,7 @@ async def open_services(
 
 @asynccontextmanager
 async def _holding(ledger: Ledger) -> AsyncIterator[None]:
-    """Keeps what this process works on in its hands, and gives it up at the end."""
+    """Keep what this process works on in its hands, and give it up at the end."""
     keeping = asyncio.create_task(ledger.keep_locks())
     try:
         yield
@@ -225,7 +225,7 @@ async def _holding(ledger: Ledger) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def open_catalogue(settings: Settings) -> AsyncIterator[Catalogue]:
-    """Opens what the models are read from alone: no ledger, no storage."""
+    """Open what the models are read from alone: no ledger, no storage."""
     _make_home(settings.home)
     token = settings.runcomfy.token.value
     async with RuncomfyClient(settings.runcomfy.base_url, token, retry_budget(settings)) as client:
@@ -235,7 +235,7 @@ async def open_catalogue(settings: Settings) -> AsyncIterator[Catalogue]:
 
 @asynccontextmanager
 async def open_places(storage: StorageSettings) -> AsyncIterator[Places]:
-    """Opens the storage alone: no token, no RunComfy, no ledger."""
+    """Open the storage alone: no token, no RunComfy, no ledger."""
     async with open_bucket(storage) as bucket:
         places = Places(bucket)
         try:
@@ -245,7 +245,7 @@ async def open_places(storage: StorageSettings) -> AsyncIterator[Places]:
 
 
 def open_bucket(storage: StorageSettings, open_uploads: Path | None = None) -> Bucket:
-    """The bucket storage of a profile, to be entered; it notes its uploads in a folder."""
+    """Open the bucket storage of a profile, to be entered; it notes its uploads in a folder."""
     return Bucket(
         storage.endpoint_url,
         _value(storage.key),
@@ -263,19 +263,19 @@ def open_bucket(storage: StorageSettings, open_uploads: Path | None = None) -> B
 
 
 def _make_home(home: Path) -> None:
-    """Makes the home before anybody makes a folder in it, which would leave it open to all."""
+    """Make the home before anybody makes a folder in it, which would leave it open to all."""
     # Where nothing can be made, whoever has to write there says so.
     with suppress(OSError):
         private_folder(home)
 
 
 def unrecorded_ids(home: Path) -> Path:
-    """The folder under `home` of request ids that the ledger could not take yet."""
+    """Return the folder under `home` of request ids that the ledger could not take yet."""
     return home / "strays"
 
 
 def work_folder(home: Path) -> Path:
-    """The folder under `home` of what is fetched and not stored yet."""
+    """Return the folder under `home` of what is fetched and not stored yet."""
     return home / "work"
 
 
