@@ -32,7 +32,7 @@ class Side:
 
 
 async def race(folder: Path, *sides: Side) -> list[Figures]:
-    """Run all sides at once in a folder; return their figures, in order. Cancelled, ends them."""
+    """Run all sides at once in a folder; return their figures in order. Ends them if cancelled."""
     with ExitStack() as stack:
         running = [stack.enter_context(_Running(folder, side)) for side in sides]
         async with asyncio.timeout(_LIMIT):

@@ -234,7 +234,7 @@ def _database_url(url: str, where: str) -> str:
 
 
 def _balance_url(profile: ProfileDocument, base_url: str, local: LocalStack) -> str | None:
-    """Return where the balance is asked for; a user's token never goes to the sandbox's address."""
+    """Return where the balance is told; the sandbox, which gets no user's token, has its own."""
     named = profile.runcomfy.balance_url
     if named == LOCAL_SANDBOX:
         return f"{local.sandbox_url}{_SANDBOX_BALANCE}" if base_url == local.sandbox_url else None

@@ -63,7 +63,7 @@ def read_auth_string(path: Path) -> str | None:
 
 
 def read_or_make_auth_string(path: Path) -> str:
-    """Read the Prefect server's `user:password`, or make it now, under the home's lock."""
+    """Read the Prefect server's `user:password`, or make it now. Needs the home's lock."""
     found = read_auth_string(path)
     if found is not None:
         return found
