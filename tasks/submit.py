@@ -72,7 +72,7 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
         mark = f"{short(checked.key)}-{secrets.token_hex(4)}"
         await services.submits.acquire()
         # After the wait, which may be long: the URLs in it live from now on.
-        body = await _body(checked, uploaded, mark, run.timeout, services)
+        body = await _body(checked, uploaded, run.timeout, services)
         balance = await services.purse.before()
         if run.cancel_token.is_cancelled:
             raise not_started(run.cancel_token.reason)
@@ -133,15 +133,14 @@ def _limits(checked: CheckedJob, run: Run, services: Services) -> Limits:
 
 
 async def _body(
-    checked: CheckedJob, uploaded: UploadedInputs, mark: str, seconds: float, services: Services
+    checked: CheckedJob, uploaded: UploadedInputs, seconds: float, services: Services
 ) -> Mapping[str, Any]:
     """Build the request's body. Its presigned URLs are secrets and leave this module only by POST.
 
-    Each carries `mark`, by which the storage's access log tells this POST's fetches from others',
-    and outlives the job, which may take so many `seconds`. Raises `Unfetchable` where it cannot.
+    Each outlives the job, which may take so many `seconds`. Raises `Unfetchable` where it cannot.
     """
     urls = {
-        media.pointer: await services.uploads.presign(uri, mark, seconds)
+        media.pointer: await services.uploads.presign(uri, seconds)
         for media, uri in zip(checked.media, uploaded.uris, strict=True)
     }
     return replace_values(checked.job.inputs, urls)

@@ -41,7 +41,6 @@ def _facts(doubt: Doubt, now: datetime) -> Iterator[Line]:
         yield Line("reason", one_line(reason))
     yield _balance(doubt)
     yield from _others(doubt.others)
-    yield _fetches(doubt)
     end = left + KEPT
     over = "; it may be deleted by now" if end < now else ""
     yield Line("kept", f"if accepted, RunComfy keeps it until {end:%Y-%m-%d %H:%M} UTC{over}")
@@ -85,20 +84,6 @@ def _others(others: tuple[Attempt, ...]) -> Iterator[Line]:
         yield Line("", f"{short(one.checked.key)} {one.checked.job.label}: {one.state}, {price}")
     if len(others) > _LISTED:
         yield Line("", f"and {len(others) - _LISTED:,} more")
-
-
-def _fetches(doubt: Doubt) -> Line:
-    if doubt.fetches is None:
-        return Line("inputs", doubt.fetches_unknown)
-    if not doubt.fetches:
-        return Line("inputs", "the access log holds no fetch (logs may arrive hours late)")
-    left = sent_at(doubt.attempt)
-    said = [
-        f"fetched {span((one.at - left).total_seconds())} after the POST (HTTP {one.status})"
-        for one in doubt.fetches[:_LISTED]
-    ]
-    served = any(one.served for one in doubt.fetches)
-    return Line("inputs", ", ".join(said), SpeaksFor.ACCEPTED if served else None)
 
 
 def _price(amount: float | None, before: str = "") -> str:

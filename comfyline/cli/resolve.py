@@ -319,9 +319,6 @@ def _as_json(doubt: Doubt, lines: list[Line]) -> dict[str, Any]:
             }
             for one in doubt.others
         ],
-        "fetches": None
-        if doubt.fetches is None
-        else [{"at": one.at.isoformat(), "status": one.status} for one in doubt.fetches],
         "facts": [
             {
                 "name": line.name,

@@ -179,7 +179,6 @@ def storage_settings(
         key=key,
         secret=secret,
         url_expires=profile.storage.url_expires,
-        access_log=profile.storage.access_log,
         addressing_style=profile.storage.addressing_style,
         ca_bundle=profile.storage.ca_bundle and str(Path(profile.storage.ca_bundle).expanduser()),
         aws_profile=profile.storage.aws_profile,

@@ -171,13 +171,6 @@ class StorageSection(_Section):
     url_expires: Annotated[
         Seconds, Field(description="Life of a presigned GET, at most 7 days.", gt=0, le=604800)
     ] = 21600.0
-    access_log: Annotated[
-        str | None,
-        Field(
-            description="Where the storage writes its S3 server access log: a folder, a file or "
-            "s3://bucket/prefix. It tells whether an input was fetched."
-        ),
-    ] = None
     addressing_style: Annotated[
         Literal["auto", "path", "virtual"],
         Field(

@@ -85,7 +85,6 @@ class StorageSettings:
     key: Secret | None
     secret: Secret | None
     url_expires: float
-    access_log: str | None = None
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
     ca_bundle: str | None = None
     aws_profile: str | None = None

@@ -44,7 +44,7 @@ NOT_SENT = "not-sent"
 class Evidence:
     """What is known of a POST beside its outcome, for the person who has to end a doubt.
 
-    `mark` is in the upload URLs of this POST and no other's. `how_far` is the client's word for how
+    `mark` is the journal's name of this POST and no other's. `how_far` is the client's word for how
     much of it left, `reason` what came instead of an answer. The balance is the account's right
     before, in US dollars, None where nobody was asked.
     """

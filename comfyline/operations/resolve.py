@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from comfyline.errors import ComfylineError, NotKnownNow, UsageError
+from comfyline.errors import NotKnownNow, UsageError
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.block_reasons import short
 from comfyline.ledger.decision import LEASE_SECONDS
@@ -18,8 +18,6 @@ from comfyline.ledger.queries import Selection
 from comfyline.runcomfy.outputs import output_urls
 from comfyline.runcomfy.wire import RequestResult
 from comfyline.services import Services
-from comfyline.storage.access_log import Fetch, find_fetches
-from comfyline.storage.origins import is_presigned
 
 _CLOCKS = timedelta(minutes=2)
 """By how much RunComfy's clock, this machine's and the ledger's may differ."""
@@ -29,17 +27,13 @@ _CLOCKS = timedelta(minutes=2)
 class Doubt:
     """What is known of one submission in doubt.
 
-    `fetches` are those of its inputs by the POST's own addresses, None where no log could be read,
-    and `fetches_unknown` says why not. `others` are the other requests that may have been charged
-    since.
+    `others` are the other requests that may have been charged since.
     """
 
     attempt: Attempt
     others: tuple[Attempt, ...]
     balance_now_usd: float | None
     balance: Balance | None
-    fetches: tuple[Fetch, ...] | None
-    fetches_unknown: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +55,11 @@ async def look_into(attempt: Attempt, services: Services) -> Doubt:
     known = {one.id: one for one in (*moved, *await services.ledger.unfinished())}
     others = others_since(attempt, known.values())
     now_usd = await services.purse.now()
-    fetches, unknown = await _fetches(attempt, services)
     return Doubt(
         attempt=attempt,
         others=tuple(others),
         balance_now_usd=now_usd,
         balance=read_balance(attempt, others, now_usd),
-        fetches=fetches,
-        fetches_unknown=unknown,
     )
 
 
@@ -127,24 +118,6 @@ def _drop(services: Services, request_id: str, result: RequestResult) -> None:
     """Remove the answer about somebody else's request, unless it exists nowhere else any more."""
     if not any(url[:5].lower() == "data:" for url in output_urls(result.output)):
         shutil.rmtree(services.work_directory(request_id), ignore_errors=True)
-
-
-async def _fetches(attempt: Attempt, services: Services) -> tuple[tuple[Fetch, ...] | None, str]:
-    storage, mark = services.settings.storage, attempt.evidence.mark
-    if not any(is_presigned(media.origin) for media in attempt.checked.media):
-        return None, "it has no inputs in this storage"
-    if mark is None:
-        return None, "its addresses carried no mark"
-    if storage.access_log is None:
-        return None, "this storage keeps no access log that we know of (`storage.access_log`)"
-    since = sent_at(attempt)
-    until = since + timedelta(seconds=storage.url_expires)
-    try:
-        place = services.places.of_folder(storage.access_log)
-        found = await find_fetches(place, storage.access_log, mark, since, until)
-    except ComfylineError as error:
-        return None, f"the access log cannot be read: {error.message}"
-    return tuple(found), ""
 
 
 def _utc(moment: datetime) -> str:

@@ -200,13 +200,9 @@ class Bucket:
             return None
         return digest.hexdigest()
 
-    async def presign(self, uri: str, expires: float, mark: str = "") -> str:
-        """A presigned GET (Signature V4), valid for `expires` seconds. A secret while it lives.
-
-        `mark` becomes the signed parameter `x-comfyline-mark`: S3 ignores parameters that begin
-        with `x-`, and writes them to its access log.
-        """
-        return await self._session.presign(uri, expires, mark)
+    async def presign(self, uri: str, expires: float) -> str:
+        """A presigned GET (Signature V4), valid for `expires` seconds. A secret while it lives."""
+        return await self._session.presign(uri, expires)
 
     async def credentials_expiry(self, needed: float = 0) -> datetime | None:
         """When the credentials end by themselves (temporary ones do), and every URL with them.

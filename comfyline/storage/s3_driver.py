@@ -15,7 +15,6 @@ from botocore.utils import get_environ_proxies
 
 from comfyline.errors import Unreachable
 from comfyline.storage.bucket_options import BucketOptions, Patience
-from comfyline.storage.marks import add_mark
 
 CONNECTIONS = 32
 _READ_BUFFER = 256 * 1024
@@ -69,8 +68,6 @@ async def open_client(
         verify=_verify(session, options),
         config=config,
     ) as client:
-        # Registered here, because presigning passes no further parameter on to the signer.
-        client.meta.events.register("before-sign.s3.GetObject", add_mark)
         yield client
 
 

@@ -12,7 +12,6 @@ import aiohttp
 from botocore.exceptions import BotoCoreError, ClientError
 
 from comfyline.storage.bucket_errors import in_words, shown_endpoint
-from comfyline.storage.marks import marked_with
 from comfyline.storage.s3_driver import Access, new_session, open_client, open_http
 from comfyline.storage.s3_retry import persistently
 
@@ -65,9 +64,9 @@ class S3Session:
         async with asyncio.timeout(limit):
             return await getattr(client, method)(Bucket=bucket, **parameters)
 
-    async def presign(self, uri: str, expires: float, mark: str = "") -> str:
+    async def presign(self, uri: str, expires: float) -> str:
         """A presigned GET. It asks nobody, once there are credentials that still live."""
-        with in_words(self.endpoint, uri), marked_with(mark):
+        with in_words(self.endpoint, uri):
             return await self._signed("get_object", uri, expires)
 
     async def sign(self, method: str, uri: str, **parameters: Any) -> str:

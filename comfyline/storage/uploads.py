@@ -65,10 +65,9 @@ class Uploads:
                 self._presence.put(uri, media.bytes)
         return uri
 
-    async def presign(self, uri: str, mark: str, seconds: float = 0) -> str:
+    async def presign(self, uri: str, seconds: float = 0) -> str:
         """A URL that RunComfy can read without login: made right before use and kept nowhere.
 
-        `mark` tells it from every other URL of the same content in the storage's access log.
         `seconds` is how long the job may take; 0: no job waits. Raises `Unfetchable`
         when the credentials, and with them the URL, would end before that.
         """
@@ -83,7 +82,7 @@ class Uploads:
         life = min(max(self._expires, needed), LONGEST)
         if ends is not None:
             life = min(life, ends - now)
-        return await self._signer.presign(uri, life.total_seconds(), mark)
+        return await self._signer.presign(uri, life.total_seconds())
 
     async def try_out(self, uris: Iterable[str]) -> None:
         """Fetches the beginning of an upload as RunComfy will, once for each bucket in a process.
@@ -132,7 +131,7 @@ class Uploads:
         return await self._signer.credentials_expiry(seconds + MARGIN.total_seconds())
 
     async def _tried_out(self, uri: str) -> Unfetchable | None:
-        url = await self.presign(uri, "")
+        url = await self.presign(uri)
         try:
             # What lies on this machine is never asked for through a proxy.
             await try_out(url, uri, trust_env=not is_inside(urlsplit(url).hostname or ""))

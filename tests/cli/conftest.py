@@ -47,13 +47,12 @@ class Office:
     ) -> None:
         self.folder, self.sandbox, self.storage = folder, sandbox, storage
         self.url = f"sqlite:///{folder / 'home/ledger.sqlite3'}"
-        self.logs = folder / "logs"
         self.bucket = f"s3://comfyline/{secrets.token_hex(6)}"
         self._profile = folder / "profile.yaml"
         self._capsys = capsys
         self.write_profile(balance_url=f"{sandbox.url}/prod/v2/balance")
 
-    def write_profile(self, balance_url: str = "", access_log: str = "") -> None:
+    def write_profile(self, balance_url: str = "") -> None:
         self.account = Account(self.sandbox.url, profile=str(self._profile))
         self._profile.write_text(
             json.dumps(
@@ -66,7 +65,6 @@ class Office:
                     "storage": {
                         "uploads": f"{self.bucket}/uploads",
                         "endpoint_url": self.storage.endpoint_url,
-                        "access_log": access_log or None,
                     },
                 }
             )

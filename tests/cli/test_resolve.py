@@ -1,26 +1,8 @@
-from datetime import timedelta
-
 import pytest
 
 from comfyline.job import JobState
 from comfyline.ledger.attempts import Evidence
 from tests.cli.conftest import Office, ago, asked
-
-LINE = (
-    "79a59df900b9 inputs [{at}] 192.0.2.3 - 3E57427F3EXAMPLE REST.GET.OBJECT uploads/1.jpg "
-    '"GET /inputs/uploads/1.jpg?X-Amz-Signature=s3cr3t&x-comfyline-mark={mark} HTTP/1.1" {status} '
-    '- 113 113 7 6 "-" "fetcher" -\n'
-)
-
-
-def logged(office: Office, mark: str, after: float, status: int = 200) -> None:
-    [attempt] = [one for one in office.attempts() if one.evidence.mark == mark]
-    assert attempt.claimed_at is not None
-    at = attempt.claimed_at + timedelta(seconds=after)
-    office.logs.mkdir(exist_ok=True)
-    with (office.logs / "2026-11-22-log").open("a") as log:
-        log.write("a line of another kind\n")
-        log.write(LINE.format(at=f"{at:%d/%b/%Y:%H:%M:%S +0000}", mark=mark, status=status))
 
 
 def test_without_an_answer_the_question_is_shown_and_an_answer_is_owed(office: Office):
@@ -32,7 +14,6 @@ def test_without_an_answer_the_question_is_shown_and_an_answer_is_owed(office: O
     assert shown.code == 64
     assert "the body was sent; the answer never came" in shown.stderr
     assert "ReadError" in shown.stderr
-    assert "no access log that we know of" in shown.stderr
     assert f"comfyline resolve {job.key[:12]} --lost" in shown.stderr
     assert office.attempts()[0].state is JobState.IN_DOUBT
 
@@ -43,40 +24,9 @@ def test_the_question_can_be_read_by_a_program(office: Office):
 
     [doubt] = office.comfyline("resolve", job.key, "--json").json["doubts"]
 
-    assert (doubt["job"], doubt["how_far"], doubt["fetches"]) == (job.key, None, None)
+    assert (doubt["job"], doubt["how_far"]) == (job.key, None)
     assert len(doubt["answers"]) == 2
     assert any("may not even have left" in fact["text"] for fact in doubt["facts"])
-
-
-def test_a_fetch_by_the_posts_own_address_speaks_for_accepted(office: Office):
-    office.write_profile(access_log=str(office.logs))
-    job, other = asked("fetched"), asked("not fetched")
-    office.doubted(job, evidence=Evidence(mark="mark-a"))
-    office.doubted(other, evidence=Evidence(mark="mark-b"))
-    logged(office, "mark-a", after=3)
-
-    mine, others = office.comfyline("resolve", job.key, other.key, "--json").json["doubts"]
-
-    assert [one["status"] for one in mine["fetches"]] == [200]
-    [fact] = [fact for fact in mine["facts"] if fact["name"] == "inputs"]
-    assert fact["speaks_for"] == "accepted"
-    assert "after the POST (HTTP 200)" in fact["text"]
-    assert others["fetches"] == []
-    [fact] = [fact for fact in others["facts"] if fact["name"] == "inputs"]
-    assert fact["speaks_for"] is None
-    assert "hours late" in fact["text"]
-
-
-def test_a_refused_fetch_speaks_for_nothing(office: Office):
-    office.write_profile(access_log=str(office.logs))
-    job = asked("fetched in vain")
-    office.doubted(job, evidence=Evidence(mark="mark-c"))
-    logged(office, "mark-c", after=3, status=403)
-
-    [doubt] = office.comfyline("resolve", job.key, "--json").json["doubts"]
-
-    [fact] = [fact for fact in doubt["facts"] if fact["name"] == "inputs"]
-    assert (fact["speaks_for"], "(HTTP 403)" in fact["text"]) == (None, True)
 
 
 @pytest.mark.parametrize(("requests", "advice"), [(2, "accepted"), (1, "never accepted")])

@@ -168,10 +168,10 @@ async def test_what_is_removed_is_gone_and_may_be_removed_again(
 async def test_a_presigned_url_is_read_without_login(bucket: Bucket, folder: str) -> None:
     await bucket.put_text("x", f"{folder}/a b#c.txt", "text/plain")
 
-    url = await bucket.presign(f"{folder}/a b#c.txt", 90.9, "a-mark")
+    url = await bucket.presign(f"{folder}/a b#c.txt", 90.9)
 
     query = parse_qs(urlsplit(url).query)
-    assert (query["X-Amz-Expires"], query["x-comfyline-mark"]) == (["90"], ["a-mark"])
+    assert query["X-Amz-Expires"] == ["90"]
     async with httpx.AsyncClient() as http:
         assert (await http.get(url)).text == "x"
 

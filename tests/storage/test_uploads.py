@@ -122,14 +122,14 @@ async def test_only_what_lies_in_a_bucket_is_presigned_and_for_as_long_as_the_pr
 ) -> None:
     uploads = Uploads(bucket, folder, 90.0)
 
-    url = await uploads.presign(await uploads.put(media_of(picture)), "a-mark")
+    url = await uploads.presign(await uploads.put(media_of(picture)))
 
     query = parse_qs(urlsplit(url).query)
-    assert (query["X-Amz-Expires"], query["x-comfyline-mark"]) == (["90"], ["a-mark"])
+    assert query["X-Amz-Expires"] == ["90"]
     async with httpx.AsyncClient(trust_env=False) as http:
         assert (await http.get(url)).content == b"picture"
     web = "https://example.org/a.png?x=1"
-    assert await uploads.presign(web, "a-mark") == web
+    assert await uploads.presign(web) == web
 
 
 async def test_many_different_files_go_up_at_once(
@@ -162,7 +162,7 @@ async def test_a_file_uri_is_uploaded_as_the_file_that_it_names(
 async def test_a_url_outlives_the_job_by_a_margin_and_never_seven_days(
     bucket: Bucket, folder: str, expires: float, seconds: float, life: int
 ) -> None:
-    url = await Uploads(bucket, folder, expires).presign(f"{folder}/a", "", seconds)
+    url = await Uploads(bucket, folder, expires).presign(f"{folder}/a", seconds)
 
     assert parse_qs(urlsplit(url).query)["X-Amz-Expires"] == [str(life)]
 
@@ -224,7 +224,7 @@ async def test_credentials_that_end_before_a_job_may_are_a_mistake_and_sign_noth
         assert "a job may take until 20" in problem.message
         assert "renew them" in problem.hint
         with pytest.raises(Unfetchable, match="The credentials end at"):
-            await uploads.presign("s3://b/uploads/a", "", 1800)
+            await uploads.presign("s3://b/uploads/a", 1800)
 
 
 async def test_credentials_that_last_for_the_job_end_its_url_with_them(
@@ -235,7 +235,7 @@ async def test_credentials_that_last_for_the_job_end_its_url_with_them(
         uploads = Uploads(bucket, "s3://b/uploads", 3600)
 
         assert await uploads.lifetime_problem(900) is None
-        url = await uploads.presign("s3://b/uploads/a", "", 900)
+        url = await uploads.presign("s3://b/uploads/a", 900)
 
     assert 1190 <= int(parse_qs(urlsplit(url).query)["X-Amz-Expires"][0]) <= 1200
 
@@ -314,6 +314,6 @@ async def test_urls_are_made_for_the_address_under_which_runcomfy_reaches_the_st
         uploads = Uploads(bucket, folder, 60, signer=signer)
         uri = await uploads.put(media_of(picture))
         await uploads.try_out([uri])
-        url = await uploads.presign(uri, "")
+        url = await uploads.presign(uri)
 
     assert url.startswith(f"{public}/comfyline/")
