@@ -23,12 +23,10 @@ from comfyline.ledger.queries import Selection
 from comfyline.ledger.retention import warnings
 from comfyline.operations.run_index import write_index
 from comfyline.progress import Note, RunReported, tell
-from comfyline.report.costs import Charge
+from comfyline.report.contact_sheet import store_contact_sheet
 from comfyline.report.format import span
-from comfyline.report.gallery import write_gallery
-from comfyline.report.outcomes import cards, header, summarise
-from comfyline.report.overview import store_contact_sheet
-from comfyline.report.summary import RunSummary, cost_in_words, headline
+from comfyline.report.gallery import cards, write_gallery
+from comfyline.report.summary import Charge, RunSummary, cost_in_words, headline, summarise
 from comfyline.run import CancelToken, Outcome, Run
 from comfyline.services import Services
 
@@ -52,7 +50,7 @@ async def finish(
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         shown = cards(outcomes, services.thumbnails, charges)
-        write_gallery(gallery, header(summary, started), shown)
+        write_gallery(gallery, summary, started, shown)
         with appearing_whole(folder / "summary.json") as part:
             part.write_text(summary.to_json(), encoding="utf-8")
 

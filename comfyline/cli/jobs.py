@@ -11,8 +11,14 @@ from rich.table import Table
 
 from comfyline.cli.console import answer, results, say
 from comfyline.cli.options import Json, Profile
-from comfyline.cli.retention import warn
-from comfyline.cli.selection import PipelineName, RunId, reading_ledger, say_unrecorded, whose
+from comfyline.cli.selection import (
+    PipelineName,
+    RunId,
+    reading_ledger,
+    say_unrecorded,
+    warn,
+    whose,
+)
 from comfyline.job import JobState
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.block_reasons import short

@@ -19,8 +19,7 @@ from comfyline.progress import Event, JobEnded, Note
 from comfyline.redact import without_secrets
 from comfyline.report.counters import Tally
 from comfyline.report.format import count, one_line, span, usd
-from comfyline.report.summary import RunSummary, cost_in_words, headline
-from comfyline.report.troubles import troubles
+from comfyline.report.summary import RunSummary, cost_in_words, headline, troubles
 
 SECONDS_BETWEEN_LINES = 5.0
 """How often a run without a terminal tells how far it is."""

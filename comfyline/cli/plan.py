@@ -17,8 +17,14 @@ from comfyline.plan.explain import explain_jobs, moving_aside, namesakes, planne
 from comfyline.plan.preflight import run_preflight
 from comfyline.plan.preview import Planned, StoredSources, plan_pipeline
 from comfyline.report.format import count, usd
-from comfyline.report.plan import PlannedJob, PlanRecord, mistake_records, plan_record
-from comfyline.report.plan_tree import job_lines, plan_tree
+from comfyline.report.plan import (
+    PlannedJob,
+    PlanRecord,
+    job_lines,
+    mistake_records,
+    plan_record,
+    plan_tree,
+)
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, now, open_services
 

@@ -177,7 +177,8 @@ async def _give_up(attempt: Attempt, services: Services) -> dict[str, Any]:
     await services.ledger.release(key)
     cost, estimate = attempt.cost_usd, attempt.checked.estimate_usd
     known = cost if cost is not None else estimate
-    charged = "an unknown amount" if known is None else f"{'' if cost else 'about '}{usd(known)}"
+    about = "about " if cost is None else ""
+    charged = "an unknown amount" if known is None else f"{about}{usd(known)}"
     message = (
         f"Request {attempt.request_id} is given up: what it makes is not collected any more, and "
         f"it counts as charged, {charged}. No run makes it again by itself; `--refresh` does, and "

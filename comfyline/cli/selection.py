@@ -1,4 +1,4 @@
-"""Which attempts of the ledger a command means: by job key, run, pipeline or time."""
+"""Which attempts a command means: by job key, run, pipeline or time; which of them press."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from cyclopts import Parameter
+from rich.text import Text
 
-from comfyline.cli.console import say
+from comfyline.cli.console import errors, say
 from comfyline.config.account import acting_for, command
 from comfyline.config.duration import parse_duration
 from comfyline.config.environment import home, profile_account, profile_ledger_url
@@ -16,7 +17,9 @@ from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.block_reasons import elsewhere_in_words, short
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.queries import Selection
+from comfyline.ledger.retention import Urgency, warnings
 from comfyline.ledger.unrecorded import Unrecorded, unrecorded, unrecorded_in_words
+from comfyline.redact import without_secrets
 from comfyline.services import now, open_journal, open_ledger
 
 RunId = Annotated[str | None, Parameter(name="--run", help="Only what this run asked for.")]
@@ -36,6 +39,13 @@ Until = Annotated[
 
 _NAMED = 5
 """How many of the jobs that a beginning fits are named."""
+
+_STYLES = {
+    Urgency.SOON: "yellow",
+    Urgency.PRESSING: "bold yellow",
+    Urgency.LAST_HOURS: "bold red",
+    Urgency.OVER: "bold white on red",
+}
 
 
 @contextmanager
@@ -113,6 +123,13 @@ def whose(attempt: Attempt) -> dict[str, str | None]:
         "account": account.name if account else None,
         "profile": account.profile if account else None,
     }
+
+
+def warn(attempts: Iterable[Attempt], now: datetime) -> None:
+    """Warn of those of some attempts that have little time left."""
+    for urgency, text in warnings(attempts, now):
+        line = Text("⚠ ", style=_STYLES[urgency])
+        errors.print(line.append(without_secrets(text), style=_STYLES[urgency]))
 
 
 def _moment(written: str | None) -> datetime | None:

@@ -13,8 +13,7 @@ from rich.table import Table
 
 from comfyline.cli.console import answer, explain, results, say
 from comfyline.cli.options import Json, Profile
-from comfyline.cli.retention import warn
-from comfyline.cli.selection import reading_ledger, say_unrecorded
+from comfyline.cli.selection import reading_ledger, say_unrecorded, warn
 from comfyline.config.environment import home, start_services
 from comfyline.config.files import model_directories
 from comfyline.errors import ComfylineError, UsageError

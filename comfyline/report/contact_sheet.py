@@ -1,16 +1,25 @@
-"""The contact sheet: many small pictures side by side, each with a line on what it is."""
+"""The contact sheet of a run: small pictures side by side, each with a line on what it is."""
 
+import asyncio
 import math
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 from unicodedata import combining, normalize
+from urllib.parse import unquote
 
 from PIL import Image, ImageDraw, ImageFont
 
+from comfyline.errors import ComfylineError
+from comfyline.job import Job, StoredOutput
+from comfyline.media import media_type_of_name
 from comfyline.report.thumbnails import NEUTRAL
+from comfyline.run import Outcome
+from comfyline.storage.place import join
+from comfyline.storage.places import Places
 
 A_PAGE = 100
 """Tiles on one page, so that a page of the largest size takes 25 MB in memory."""
@@ -33,6 +42,38 @@ class Tile:
     name: str
 
 
+async def store_contact_sheet(
+    name: str, outcomes: Sequence[Outcome], thumbnails: Path, places: Places
+) -> tuple[str, ...]:
+    """Store the sheet of all outputs of a run, made and reused; return the URIs of its pages.
+
+    It lies in the folder of the run's first output, in the place of the sheet of an earlier run.
+    `thumbnails` is the folder of small pictures named by SHA-256. Without outputs there is none.
+    Raises `ComfylineError` or `OSError` when it cannot be stored.
+    """
+    shown = [one for one in outcomes if one.outputs and not one.is_old]
+    if not shown:
+        return ()
+    folder = shown[0].job.placement.folder
+    tiles = list(_tiles(shown, thumbnails))
+    count = -(-len(tiles) // A_PAGE)
+    uris = tuple(join(folder, page_name(name, page)) for page in range(1, count + 1))
+    taken = {output.uri for one in shown for output in one.outputs}
+    if taken & set(uris):
+        raise ComfylineError(
+            f"The contact sheet cannot be called {name}: that is an output's name.",
+            hint="Give output.contact_sheet another name.",
+        )
+    place = places.of_folder(folder)
+    with tempfile.TemporaryDirectory(prefix="comfyline-sheet-") as work:
+        pages = write_pages(tiles, name, Path(work))
+        for uri in uris:
+            page = await asyncio.to_thread(next, pages)
+            await place.put(page, uri, media_type_of_name(name) or "image/jpeg")
+            await asyncio.to_thread(page.unlink)
+    return uris
+
+
 def page_name(name: str, page: int) -> str:
     """Return the file name of a page, counted from 1: `sheet.jpg`, `sheet-2.jpg`, `sheet-3.jpg`."""
     ending = PurePosixPath(name).suffix
@@ -48,6 +89,23 @@ def write_pages(tiles: Sequence[Tile], name: str, folder: Path) -> Iterator[Path
         path = folder / page_name(name, page)
         _page(tiles[start : start + A_PAGE]).save(path, quality=_QUALITY)
         yield path
+
+
+def _tiles(outcomes: Sequence[Outcome], thumbnails: Path) -> Iterator[Tile]:
+    several = len({one.job.step for one in outcomes}) > 1
+    for one in outcomes:
+        for output in one.outputs:
+            caption = _caption(one.job, output, with_step=several, alone=len(one.outputs) == 1)
+            path = thumbnails / f"{output.sha256}.jpg"
+            name = unquote(output.uri) if output.uri.startswith("file:") else output.uri
+            yield Tile(caption, path if path.exists() else None, name.rpartition("/")[2])
+
+
+def _caption(job: Job, output: StoredOutput, *, with_step: bool, alone: bool) -> str:
+    told = [job.item, *([job.step] if with_step else []), *map(str, job.settings.values())]
+    told += [] if job.part is None else [str(job.part + 1)]
+    told += [] if alone else [f"#{output.index + 1}"]
+    return " · ".join(told)
 
 
 def _page(tiles: Sequence[Tile]) -> Image.Image:

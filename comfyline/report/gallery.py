@@ -4,7 +4,7 @@ import base64
 import mimetypes
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -17,36 +17,22 @@ from urllib.request import url2pathname
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from comfyline.files import appearing_whole
-from comfyline.job import JobState
+from comfyline.job import Job, JobState, takes_pending
 from comfyline.redact import bare_origin, without_secrets
-from comfyline.report.costs import NOTHING, Costs, paid_together
 from comfyline.report.format import count, span
+from comfyline.report.summary import (
+    Charge,
+    Costs,
+    RunSummary,
+    cost_in_words,
+    paid_together,
+    total,
+)
+from comfyline.run import Outcome
 
 _FAILED = {JobState.FAILED, JobState.CANCELLED, JobState.IN_DOUBT, JobState.EXPIRED}
+_PROMPT_FIELDS = ("prompt", "text", "tags", "lyrics")
 _SCRIPTED = {".svg", ".svgz", ".html", ".htm", ".xhtml", ".xml"}
-
-
-@dataclass(frozen=True, slots=True)
-class GalleryHeader:
-    """What the page says about the run as a whole. `started` is an ISO time.
-
-    `cost` and `cost_of` are in words: `$1.40`, `for 10 submissions`.
-    """
-
-    pipeline: str
-    run_id: str
-    started: str
-    seconds: float
-    jobs: int
-    persisted: int
-    reused: int
-    failed: int
-    cancelled: int
-    in_doubt: int
-    skipped: int
-    unfinished: int
-    cost: str
-    cost_of: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +54,7 @@ class Card:
     links: tuple[str, ...] = ()
     prompt: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    costs: Costs = NOTHING
+    costs: Costs = field(default_factory=Costs)
     seconds: float | None = None
     request_id: str | None = None
     message: str = ""
@@ -125,15 +111,81 @@ class _Group:
         return paid_together(result.card.costs for result in self.results)
 
 
-def write_gallery(target: Path, header: GalleryHeader, cards: Iterable[Card]) -> None:
+def cards(
+    outcomes: Sequence[Outcome], thumbnails: Path, charges: Mapping[str, Sequence[Charge]]
+) -> Iterator[Card]:
+    """Yield one card a job; `thumbnails` is the folder of small pictures named by SHA-256.
+
+    `charges` are the run's own requests by job key. Of two jobs with one key the first has paid.
+    """
+    left = dict(charges)
+    for outcome in outcomes:
+        job, error = outcome.job, outcome.error
+        media = outcome.checked.media if outcome.checked else ()
+        yield Card(
+            title=job.label,
+            item=job.item,
+            step=job.step,
+            model=job.model_id,
+            state=outcome.state,
+            before=tuple(_thumbnail(thumbnails, part.sha256) for part in media),
+            origins=tuple(part.origin.split("?", 1)[0] for part in media),
+            after=tuple(_thumbnail(thumbnails, output.sha256) for output in outcome.outputs),
+            links=tuple(output.uri for output in outcome.outputs),
+            prompt=prompt_of(job),
+            settings=_settings(job, {part.pointer[0] for part in media}),
+            costs=_costs(outcome, left.pop(outcome.key, ())),
+            seconds=outcome.seconds,
+            request_id=outcome.request_id,
+            message=error.message if error else "",
+            hint=error.hint if error else "",
+            reused=outcome.reused,
+        )
+
+
+def _costs(outcome: Outcome, charges: Sequence[Charge]) -> Costs:
+    if outcome.reused and outcome.cost_usd is not None:
+        # Of what was paid for long ago the estimate says nothing any more.
+        return Costs(requests=1, cost_usd=outcome.cost_usd, estimate_usd=outcome.cost_usd)
+    return total(charges)
+
+
+def _thumbnail(folder: Path, sha256: str) -> Path | None:
+    path = folder / f"{sha256}.jpg"
+    return path if path.exists() else None
+
+
+def prompt_of(job: Job) -> str:
+    """Return the text that a job asks with, whatever its name in the model; empty for none."""
+    found = (job.inputs.get(name) for name in _PROMPT_FIELDS)
+    return next((value for value in found if isinstance(value, str) and value), "")
+
+
+def _settings(job: Job, media_fields: set[str | int]) -> Mapping[str, object]:
+    """Return the inputs that are neither the prompt nor a picture: what makes two results differ.
+
+    What another step was to make, and has not made, says nothing to a person.
+    """
+    left_out = {*_PROMPT_FIELDS, *media_fields}
+    left_out |= {name for name, value in job.inputs.items() if takes_pending(value)}
+    return {name: value for name, value in job.inputs.items() if name not in left_out}
+
+
+def write_gallery(
+    target: Path, summary: RunSummary, started: datetime, cards: Iterable[Card]
+) -> None:
     """Write the page to `target`, which appears whole or not at all.
 
     `cards` is read once and only the cards of one item are held at a time, so that it may be as
     long as it likes. Cards of one item belong next to each other; each such row is one section.
     """
     folder = Path(os.path.abspath(target)).parent  # noqa: PTH100 - as a browser sees it: links kept
+    cost, cost_of = cost_in_words(summary)
     page = _template().generate(
-        header=header,
+        run=summary,
+        started=started,
+        cost=cost,
+        cost_of=cost_of,
         groups=_groups(cards, folder),
         nonce=secrets.token_urlsafe(16),
     )
@@ -239,11 +291,7 @@ def _bare(value: Any) -> str:
     return without_secrets(str(value))
 
 
-def _moment(iso: str) -> str:
-    try:
-        moment = datetime.fromisoformat(iso)
-    except ValueError:
-        return iso
+def _moment(moment: datetime) -> str:
     return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".rstrip()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from comfyline.job import Job
 from comfyline.redact import without_secrets
-from comfyline.report.outcomes import prompt_of
+from comfyline.report.gallery import prompt_of
 from comfyline.run import Outcome
 
 ITEM_COLUMN, MATRIX_COLUMN = "item_", "matrix_"

@@ -165,6 +165,19 @@ def test_what_cannot_be_finished_is_given_up_and_counts_as_charged(office: Offic
     assert (attempt.state, attempt.error_kind) == (JobState.FAILED, "given-up")
 
 
+@pytest.mark.parametrize(("cost", "said"), [(0.0, "$0.00"), (0.2, "$0.20"), (None, "about $0.14")])
+def test_what_is_given_up_says_its_cost_and_only_an_estimate_is_about(
+    office: Office, cost: float | None, said: str
+):
+    job = asked("complete")
+    attempt = office.submitted(job)
+    office.ledger(lambda ledger: ledger.completed(attempt, cost))
+
+    ended = office.comfyline("resolve", job.key, "--give-up")
+
+    assert f"it counts as charged, {said}. No run" in ended.stderr
+
+
 @pytest.mark.parametrize("state", ["in doubt", "stored"])
 def test_only_what_was_accepted_and_is_not_stored_can_be_given_up(office: Office, state: str):
     job = asked("a job")

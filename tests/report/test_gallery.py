@@ -1,6 +1,7 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from itertools import chain, pairwise
 from pathlib import Path
@@ -9,14 +10,14 @@ import pytest
 from PIL import Image
 
 from comfyline.job import JobState
-from comfyline.report.costs import Charge, total
-from comfyline.report.gallery import Card, GalleryHeader, write_gallery
+from comfyline.report.gallery import Card, write_gallery
+from comfyline.report.summary import Charge, RunSummary, total
 
-HEADER = GalleryHeader(
-    pipeline="office", run_id="r1", started="2025-11-22T11:15:00Z", seconds=83.0, jobs=3,
-    persisted=1, reused=1, failed=1, cancelled=0, in_doubt=0, skipped=0, unfinished=0, cost="$0.28",
-    cost_of="for 2 submissions, estimated $0.26",
+SUMMARY = RunSummary(
+    run_id="r1", pipeline="office", jobs=3, persisted=1, reused=1, failed=1, cancelled=0,
+    in_doubt=0, submitted=2, cost_usd=0.28, estimate_usd=0.26, seconds=83.0,
 )  # fmt: skip
+STARTED = datetime(2025, 11, 22, 11, 15, tzinfo=UTC)
 CARD = Card(
     title="cat · edit · 1:1", item="cat", step="edit", model="google/nano", state=JobState.PERSISTED
 )
@@ -50,9 +51,9 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def write(tmp_path: Path):
-    def write(*cards: Card, header: GalleryHeader = HEADER) -> str:
+    def write(*cards: Card, summary: RunSummary = SUMMARY) -> str:
         target = tmp_path / "out" / "gallery.html"
-        write_gallery(target, header, cards)
+        write_gallery(target, summary, STARTED, cards)
         return target.read_text(encoding="utf-8")
 
     return write
@@ -73,7 +74,7 @@ def test_everything_from_outside_is_escaped(write: Write):
         request_id=evil, message=evil, hint=evil,
     )  # fmt: skip
 
-    text = write(card, header=replace(HEADER, pipeline=evil, run_id=evil, started=evil))
+    text = write(card, summary=SUMMARY.model_copy(update={"pipeline": evil, "run_id": evil}))
     page = Page(text)
 
     assert "<script>alert" not in text
@@ -208,9 +209,9 @@ def test_the_facts_of_a_job_and_of_the_run_are_said(write: Write):
 def test_a_cost_that_nobody_knows_is_said_to_be_unknown(write: Write):
     unknown = replace(CARD, costs=total([Charge(None, None)]))
     known = replace(CARD, costs=total([Charge(0.14, 0.14)]))
-    header = replace(HEADER, cost="unknown", cost_of="for 2 submissions")
+    summary = SUMMARY.model_copy(update={"cost_usd": 0.0, "cost_unknown": 2})
 
-    text = Page(write(unknown, known, header=header)).text
+    text = Page(write(unknown, known, summary=summary)).text
 
     assert "unknown, estimate unknown" in text
     assert "$0.14, unknown for 1 of 2" in text
@@ -219,7 +220,7 @@ def test_a_cost_that_nobody_knows_is_said_to_be_unknown(write: Write):
 
 
 def test_a_run_with_nothing_to_make_has_a_page(write: Write):
-    assert "nothing to make" in write(header=replace(HEADER, jobs=0))
+    assert "nothing to make" in write(summary=SUMMARY.model_copy(update={"jobs": 0}))
 
 
 def test_a_thumbnail_that_is_gone_leaves_a_gap_and_not_a_missing_page(write: Write, tmp_path: Path):
@@ -240,18 +241,18 @@ def test_nothing_appears_under_the_name_when_the_cards_break_off(tmp_path: Path)
 
     target = tmp_path / "gallery.html"
     with pytest.raises(RuntimeError, match="ledger gone"):
-        write_gallery(target, HEADER, cards())
+        write_gallery(target, SUMMARY, STARTED, cards())
 
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_page_that_was_there_stays_when_the_next_one_breaks_off(tmp_path: Path):
     target = tmp_path / "gallery.html"
-    write_gallery(target, HEADER, [CARD])
+    write_gallery(target, SUMMARY, STARTED, [CARD])
     before = target.read_text()
 
     with pytest.raises(ZeroDivisionError):
-        write_gallery(target, HEADER, (1 / 0 for _ in range(1)))
+        write_gallery(target, SUMMARY, STARTED, (1 / 0 for _ in range(1)))
 
     assert target.read_text() == before
 
@@ -264,7 +265,8 @@ def test_only_the_cards_of_one_item_are_held_at_a_time(tmp_path: Path, thumbnail
         written.append(sum(part.stat().st_size for part in tmp_path.glob(".*.part")))
         yield replace(CARD, item=f"cat-{number}", before=(thumbnail,), prompt="long " * 4000)
 
-    write_gallery(tmp_path / "gallery.html", HEADER, chain.from_iterable(map(item, range(50))))
+    cards = chain.from_iterable(map(item, range(50)))
+    write_gallery(tmp_path / "gallery.html", SUMMARY, STARTED, cards)
 
     steps = [later - earlier for earlier, later in pairwise(written[5:])]
     assert max(steps) < 3 * 21_000

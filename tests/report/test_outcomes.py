@@ -15,8 +15,8 @@ from comfyline.errors import (
     Unreachable,
 )
 from comfyline.job import PENDING, Job, JobState, Placement
-from comfyline.report.costs import Charge
-from comfyline.report.outcomes import cards, summarise
+from comfyline.report.gallery import cards
+from comfyline.report.summary import Charge, summarise
 from comfyline.run import CostLimits, Outcome, Run
 
 
