@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import create_engine, make_url, select
+from sqlalchemy import create_engine, inspect, make_url, select
 
 from comfyline.errors import Rejected
 from comfyline.job import CheckedJob, JobState
@@ -71,6 +71,8 @@ def refreshed(ledger_url: str) -> frozenset[int]:
     engine = create_engine(url.set(drivername="postgresql+psycopg") if is_postgresql else url)
     try:
         with engine.connect() as ledger:
+            if not inspect(ledger).has_table(attempt_rows.name):  # nobody has run anything yet
+                return frozenset()
             asked = attempt_rows.c.request[REFRESH].as_boolean()
             return frozenset(ledger.execute(select(attempt_rows.c.id).where(asked)).scalars())
     finally:
