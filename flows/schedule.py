@@ -104,8 +104,8 @@ async def run_jobs(
 ) -> list[Outcome]:
     """Bring these jobs to an end, begun in their order, and return what became of them.
 
-    So does it with the jobs that each of them unlocks. Without `waits_for_others`,
-    what other processes work on is left to them and has no outcome.
+    The jobs that these unlock are among them. Without `waits_for_others`, what other processes
+    work on is left to them and has no outcome.
     """
     runner = _JobRunner(run, services, unlock)
     runner.queue.add(to_make)
@@ -144,7 +144,7 @@ class JobQueue:
 
     def __init__(self) -> None:
         self._ready: deque[Batch] = deque()
-        self._batchs: dict[str, Batch] = {}
+        self._batches: dict[str, Batch] = {}
         self._out = 0
         self._changed = asyncio.Event()
 
@@ -156,12 +156,12 @@ class JobQueue:
     def add(self, jobs: Iterable[Validated]) -> None:
         """Line jobs up; one that asks for what is in line already, or under way, joins it."""
         for job, checked in jobs:
-            batch = self._batchs.get(checked.key) if checked else None
+            batch = self._batches.get(checked.key) if checked else None
             if batch is None:
                 batch = Batch(checked.key if checked else "")
                 self._ready.append(batch)
                 if checked:
-                    self._batchs[checked.key] = batch
+                    self._batches[checked.key] = batch
             batch.jobs.append((job, checked))
         self._changed.set()
 
@@ -177,8 +177,8 @@ class JobQueue:
 
     def close(self, batch: Batch) -> None:
         """Let no more jobs join a batch."""
-        if self._batchs.get(batch.key) is batch:
-            del self._batchs[batch.key]
+        if self._batches.get(batch.key) is batch:
+            del self._batches[batch.key]
 
     def done(self, batch: Batch) -> None:
         """Mark a batch that was taken as ended or put off."""

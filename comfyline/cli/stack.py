@@ -18,7 +18,8 @@ from comfyline.config.environment import home, start_services
 from comfyline.config.files import model_directories
 from comfyline.errors import ComfylineError, UsageError
 from comfyline.ledger.attempts import Attempt
-from comfyline.ledger.retention import at_risk, described
+from comfyline.ledger.retention import at_risk
+from comfyline.operations.retention import described
 from comfyline.services import now
 from comfyline.stack.control import ServiceStatus, addresses, inspect, stop
 from comfyline.stack.ports import claim_explicit

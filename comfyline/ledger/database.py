@@ -160,7 +160,7 @@ class Database:
         return lambda: moment + timedelta(seconds=seconds_awake_or_asleep() - began)
 
     def close(self) -> None:
-        """Let the threads end what was asked of them and closes every connection."""
+        """Let the threads end what was asked of them, and close every connection."""
         if self._closed:
             return
         self._closed = True
@@ -397,7 +397,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def bring_up_to_date(reader: Engine, writer: Engine) -> None:
-    """Make or migrates the tables; a ledger that is up to date is only looked at.
+    """Make or migrate the tables; a ledger that is up to date is only looked at.
 
     Raises `Unreachable` for a ledger that a newer comfyline has migrated.
     """

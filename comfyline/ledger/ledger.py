@@ -282,7 +282,7 @@ class Ledger:
         began: datetime | None = None,
         evidence: Evidence = _NOTHING,
     ) -> Claim:
-        """Decide and commits the intent to submit, in one transaction before the POST.
+        """Decide and commit the intent to submit, in one transaction before the POST.
 
         Of any number of processes that ask for the same key at once, one gets `Claimed`.
         `began` is when this try of the run began, as `open_run` told it; `evidence` is what is

@@ -130,7 +130,7 @@ There are two of the former where one was taken for lost and found after the nex
 
 
 def _newest(keys: Sequence[str], account: Account | None) -> Iterator[Subquery]:
-    """Return for some keys after the other, the weight of the attempt that counts."""
+    """Yield queries for the weight of the attempt that counts, for some of the keys at a time."""
     for start in range(0, len(keys), _PER_QUERY):
         yield (
             select(attempts.c.key, func.max(_WEIGHT).label("weight"))

@@ -44,7 +44,8 @@ def _of_file(path: Path) -> Iterator[Message]:
     where = path.relative_to(ROOT)
     if where.parts[:2] == ("comfyline", "sandbox"):
         return
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             spoken = node.args if _name(node.func) in _SPEAKERS else []
             spoken = [*spoken, *(k.value for k in node.keywords if k.arg in _HINTS)]
@@ -52,18 +53,15 @@ def _of_file(path: Path) -> Iterator[Message]:
                 for text in _texts(part):
                     yield Message(where, part.lineno, text)
     if where.parts[:2] == ("comfyline", "cli"):
-        yield from _helps(path, where)
+        yield from _helps(tree, where)
 
 
-def _helps(path: Path, where: Path) -> Iterator[Message]:
-    """Yield the docstrings of commands, which are their help."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and any(
-            "command" in ast.dump(decorator) or "default" in ast.dump(decorator)
-            for decorator in node.decorator_list
-        ):
+def _helps(tree: ast.Module, where: Path) -> Iterator[Message]:
+    """Yield the docstrings of commands, which are their help; each has an example."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             told = (ast.get_docstring(node) or "").partition("Parameters\n---")[0]
-            for paragraph in told.strip().split("\n\n"):
+            for paragraph in told.strip().split("\n\n") if "Example:" in told else ():
                 yield Message(where, node.lineno, " ".join(paragraph.split()))
 
 
@@ -88,8 +86,6 @@ def _texts(node: ast.expr) -> Iterator[str]:
         case ast.IfExp(body=body, orelse=otherwise):
             yield from _texts(body)
             yield from _texts(otherwise)
-        case ast.Call(func=func) if _name(func) in _SPEAKERS:
-            return
         case _:
             return
 
