@@ -25,10 +25,10 @@ fix: $(VENV)/.installed-dev  ## Mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(VENV)/.installed-dev  ## Run the tests against real servers: six minutes on two processors
+test: $(VENV)/.installed-dev  ## Run the tests against real servers: twelve minutes on two processors
 	$(PYTEST) --numprocesses 3
 
-test-quick: $(VENV)/.installed-dev  ## Run the tests that need no server: a minute
+test-quick: $(VENV)/.installed-dev  ## Run the tests that need no stack: two and a half minutes
 	$(PYTEST) --numprocesses 3 -m 'not server and not thorough'
 
 test-thorough: $(VENV)/.installed-dev  ## Run all that there is: every crash point, 1000 examples each
