@@ -18,12 +18,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import fsspec
 import httpx
 import psycopg
 import pytest
@@ -35,7 +34,6 @@ from sqlalchemy import make_url
 
 from comfyline.stack.control import StackAddresses, ensure, stop
 from comfyline.stack.health import basic_auth
-from tests.sftp import PASSWORD, USER, Sftp, serving
 
 # `HYPOTHESIS_PROFILE=thorough` looks for longer than a commit can wait.
 settings.register_profile("usual", max_examples=15, deadline=None)
@@ -400,21 +398,3 @@ def drop_database(server_url: str, url: str) -> None:
     with psycopg.connect(server_url, autocommit=True) as connection:
         drop = sql.SQL("DROP DATABASE {} WITH (FORCE)")
         connection.execute(drop.format(sql.Identifier(str(make_url(url).database))))
-
-
-@pytest.fixture(scope="session")
-async def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sftp]:
-    async with serving(tmp_path_factory.mktemp("sftp")) as server:
-        yield server
-
-
-@pytest.fixture
-def sftp(sftp_server: Sftp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sftp:
-    """An SFTP server that this user knows and may use, as far as the machine's files say."""
-    ssh = tmp_path / "home-of-user/.ssh"
-    ssh.mkdir(parents=True)
-    (ssh / "known_hosts").write_text(sftp_server.known_hosts)
-    monkeypatch.setenv("HOME", str(ssh.parent))
-    told = {"username": USER, "password": PASSWORD, "allow_agent": False, "look_for_keys": False}
-    monkeypatch.setitem(fsspec.config.conf, "sftp", told)
-    return sftp_server

@@ -30,7 +30,6 @@ from comfyline.storage.place import folder_path, join
 from comfyline.storage.sidecars import Sidecar, SidecarOutput
 from tasks.failure import unwrap
 from tasks.persist import persist
-from tests.sftp import Sftp
 
 LIMITS = Limits(in_flight=100, max_cost_usd=None)
 
@@ -74,13 +73,12 @@ def settings(directory: Path, storage: StackAddresses) -> Settings:
 
 
 @pytest.fixture
-def out(request: pytest.FixtureRequest, tmp_path: Path, sftp: Sftp) -> str:
+def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A folder that no other test uses, in the kind of storage that the test asks for."""
     own = secrets.token_hex(6)
     return {
         "folder": str(tmp_path / "out"),
         "bucket": f"s3://comfyline/persisting/{own}",
-        "sftp": f"{sftp.base}/{own}",
     }[getattr(request, "param", "folder")]
 
 
@@ -186,7 +184,7 @@ def left_by(services: Services) -> set[str]:
     return {str(path) for path in services.work.parent.rglob("*")}
 
 
-@in_each("folder", "bucket", "sftp")
+@in_each("folder", "bucket")
 async def test_an_output_gets_its_name_and_its_sidecar(services: Services, out: str) -> None:
     job = await paid(services, out)
 
@@ -224,7 +222,7 @@ async def test_what_a_dead_process_stored_is_recognised_and_not_stored_twice(
     assert set(await lying(services, out)) - {"cat.png"} == {name, f"{name}.json"} - {"cat.png"}
 
 
-@in_each("folder", "bucket", "sftp")
+@in_each("folder", "bucket")
 async def test_a_file_of_somebody_elses_stays_and_ours_becomes_a_version_which_is_said(
     services: Services, out: str
 ) -> None:
@@ -285,7 +283,6 @@ async def test_a_file_that_is_to_be_kept_is_an_error_and_the_result_waits_for_it
     assert await job.store() == ["cat.png"]
 
 
-@in_each("folder", "sftp")
 async def test_a_sidecars_name_that_is_somebody_elses_is_a_conflict_as_well(
     services: Services, out: str
 ) -> None:
@@ -312,7 +309,7 @@ async def test_a_sidecar_alone_is_the_jobs_own_or_a_colleagues(
     assert sidecar["request_id"] == own.submission.request_id
 
 
-@in_each("folder", "bucket", "sftp")
+@in_each("folder", "bucket")
 async def test_a_changed_prompt_takes_the_name_and_what_was_paid_before_moves_beside_it(
     services: Services, out: str
 ) -> None:
@@ -473,7 +470,7 @@ def test_what_the_sandbox_made_gives_way_to_what_was_paid_for(
     assert whose(seen, "file:///cat.png", "file:///cat.png", arriving, None) is found
 
 
-@in_each("folder", "bucket", "sftp")
+@in_each("folder", "bucket")
 async def test_bytes_that_changed_after_they_were_fetched_are_not_stored(
     services: Services, out: str
 ) -> None:
@@ -535,7 +532,6 @@ async def test_without_its_ledger_comfyline_knows_its_files_by_their_sidecars(
     assert there["dog.png"] == b"touched up by somebody"
 
 
-@in_each("folder", "sftp")
 async def test_two_who_store_under_the_same_new_name_lose_nothing(
     services: Services, others: Services, out: str
 ) -> None:

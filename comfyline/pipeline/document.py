@@ -82,7 +82,7 @@ class Output(Section):
         Filled,
         Field(
             description="A folder, s3://bucket/prefix, or another address that fsspec has a driver "
-            "for (gs://, az://, sftp://); a template."
+            "for (gs://, az://); a template."
         ),
     ]
     name: Annotated[

@@ -43,7 +43,7 @@ class StepOutput(Section):
         Filled | None,
         Field(
             description="A folder, s3://bucket/prefix, or another address that fsspec has a driver "
-            "for (gs://, az://, sftp://); a template."
+            "for (gs://, az://); a template."
         ),
     ] = None
     name: Annotated[Filled | None, Field(description="The file name's template.")] = None

@@ -1,6 +1,6 @@
 """Connections to storage that fsspec has a driver for: a few at a time, each used by one at a time.
 
-The drivers block, and not all of them can be shared (SFTP mixes up the answers of two threads), so
+The drivers block, and not all of them can be shared by two threads, so
 every call is made in a thread with a connection of its own. A failure ends its connection.
 """
 

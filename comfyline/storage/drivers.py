@@ -42,16 +42,17 @@ _NO_STORAGE = frozenset(
         "reference",
         "s3",
         "s3a",
+        "sftp",
         "simplecache",
+        "ssh",
         "tar",
         "wandb",
         "zip",
     }
 )
-"""What fsspec can open and nobody can store outputs in: read only, in memory, or around others."""
+"""What fsspec can open and holds no outputs: read only, in memory, around others, or unsafe."""
 _WHOLE_OBJECTS = frozenset({"abfs", "az", "gcs", "gs", "memory", "oci", "oss", "tos", "tosfs"})
 """Stores that show an object only when it is complete, and copy where others rename."""
-_SFTP = frozenset({"sftp", "ssh"})
 _PACKAGES = {"abfs": "adlfs", "az": "adlfs", "gdrive": "gdrive-fsspec"}
 _NAMED_PACKAGE = re.compile(r"(?:[Ii]nstall|requires?) (?:the )?['\"]?([A-Za-z0-9][\w.-]*)")
 
@@ -66,11 +67,12 @@ def address_mistake(address: str) -> str:
     scheme, _, rest = address.partition("://")
     parts = urlsplit(address)
     host = parts.netloc.rpartition("@")[2]
+    if scheme not in known_implementations or scheme in _NO_STORAGE:
+        shown = f"{scheme}://{host}{parts.path}"
+        return f"{shown} is no place for outputs: name a folder, s3://…, gs://… or az://…"
     if ":" in parts.netloc.rpartition("@")[0]:
         variable = f"FSSPEC_{scheme.upper()}_PASSWORD"
         return f"{scheme}://…@{host} holds a password; put it into {variable} and leave it out here"
-    if scheme not in known_implementations or scheme in _NO_STORAGE:
-        return f"{address.partition('?')[0]} is no place for outputs"
     if "?" in rest:
         shown = address.partition("?")[0]
         return f"{shown}?… holds a query; credentials belong into the environment"
@@ -88,10 +90,6 @@ def open_driver(address: str) -> Any:
     if scheme != "memory" and (mistake := address_mistake(address)):
         raise InputInvalid([Problem(address.partition("?")[0], mistake)])
     kind = get_filesystem_class(scheme)
-    if scheme in _SFTP:
-        from comfyline.storage.sftp import KnownHostsSftp  # its package may not be installed
-
-        kind = KnownHostsSftp
     # What fsspec reads from the environment and its own files is added by fsspec.
     given = kind._get_kwargs_from_urls(address)  # noqa: SLF001  # fsspec's own way from a URL
     if shows_whole_objects(scheme):

@@ -229,9 +229,6 @@ def _appear(fs: Any, part: str, path: str, size: int, *, new: bool) -> None:
     """Gives a file that has arrived whole its final name."""
     if fs.info(part)["size"] != size:
         raise OSError("it arrived incomplete")
-    if new and hasattr(fs, "put_new"):
-        fs.put_new(part, path)
-        return
     if new and fs.exists(path):
         raise FileExistsError(path)
     fs.mv(part, path)

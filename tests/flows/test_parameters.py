@@ -14,7 +14,7 @@ LEFT_OUT = "https://bucket.example/cat.png [the rest is kept out of Prefect]"
 def test_prefect_gets_addresses_without_their_secrets_and_the_flow_gets_them_whole() -> None:
     inputs = {"image_urls": [SIGNED, "a.png"], "prompt": "a cat?", "seed": 3, "plain": None}
     overrides = [f"steps.edit.input.image_urls=[{SIGNED}]"]
-    output = "sftp://me:pa55word@host/folder"
+    output = "https://me:pa55word@host/folder"
 
     with kept_out_of_prefect(inputs=inputs, overrides=overrides, output=output) as stored:
         given = {name: as_given(name, value) for name, value in stored.items()}

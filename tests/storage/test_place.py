@@ -58,8 +58,7 @@ def test_a_key_in_a_bucket_is_written_as_it_is() -> None:
         "s3://bucket",
         "s3://bucket/a",
         "file:///out",
-        "sftp://somebody@nas:2222/out",
-        "ssh://nas/out",
+        "ftp://somebody@nas:2222/out",
     ],
 )
 def test_what_can_hold_outputs_is_no_mistake(folder: str) -> None:
@@ -75,7 +74,9 @@ def test_what_can_hold_outputs_is_no_mistake(folder: str) -> None:
         "s3a://b/out",
         "s3://",
         "s3:///a",
-        "sftp:///out",
+        "ftp:///out",
+        "sftp://nas/out",
+        "ssh://nas/out",
         "file://x",
     ],
 )
@@ -98,13 +99,21 @@ def test_a_driver_that_is_missing_is_named_as_it_is_installed(address: str, pack
 
 
 @pytest.mark.parametrize(
-    "address", ["sftp://me:swordfish@nas/out", "sftp://nas/out?password=swordfish"]
+    "address", ["ftp://me:swordfish@nas/out", "ftp://nas/out?password=swordfish"]
 )
 def test_a_password_in_an_address_is_a_mistake_that_does_not_repeat_it(address: str) -> None:
     said = folder_mistake(address)
 
-    assert "environment" in said or "FSSPEC_SFTP_PASSWORD" in said
+    assert "environment" in said or "FSSPEC_FTP_PASSWORD" in said
     assert "swordfish" not in said
+
+
+def test_sftp_is_refused_with_what_is_supported_and_without_its_password() -> None:
+    said = folder_mistake("sftp://me:swordfish@nas/out?x=1")
+
+    assert said == (
+        "sftp://nas/out is no place for outputs: name a folder, s3://…, gs://… or az://…"
+    )
 
 
 def test_an_unknown_scheme_has_no_place() -> None:
