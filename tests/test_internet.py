@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyline.config.url_guard import is_public
+from comfyline.storage.url_guard import is_public
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from urllib.parse import quote, urljoin
 from yarl import URL
 
 from comfyline.config.profile import is_loopback
-from comfyline.config.url_guard import is_public
 from comfyline.errors import BrokenOutput
+from comfyline.storage.url_guard import is_public
 
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 # The last part of no name, and of the many forms in which an IPv4 address is understood.

@@ -19,8 +19,8 @@ from aiohttp.abc import AbstractCookieJar
 from yarl import URL
 
 from comfyline.config.profile import is_loopback
-from comfyline.config.url_guard import is_public
 from comfyline.runcomfy.hosts import Address, RefusedOutput
+from comfyline.storage.url_guard import is_public
 
 # The read timeout is an idle timeout: a big file may take long, silence may not.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)

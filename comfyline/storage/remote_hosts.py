@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from comfyline.config.url_guard import is_public
 from comfyline.errors import Unfetchable
+from comfyline.storage.url_guard import is_public
 
 _METADATA = {"fd00:ec2::254", "100.100.100.200", "192.0.0.192"}
 """Where clouds give a machine its credentials, beside the link-local addresses."""
