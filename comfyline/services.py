@@ -36,8 +36,8 @@ from comfyline.storage.copies import COPIES, Copies
 from comfyline.storage.known_files import KNOWN_FILES
 from comfyline.storage.origins import Origins
 from comfyline.storage.places import Places
-from comfyline.storage.remote_hosts import is_inside
 from comfyline.storage.uploads import Uploads
+from comfyline.storage.url_guard import is_inside
 from comfyline.worker_id import this_process
 
 

@@ -13,8 +13,8 @@ from comfyline.media import extension
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.origins import is_remote, origin_path
 from comfyline.storage.presigned_check import try_out
-from comfyline.storage.remote_hosts import is_inside
 from comfyline.storage.upload_presence import Presence
+from comfyline.storage.url_guard import is_inside
 
 MARGIN = timedelta(minutes=15)
 """How much longer than the job a presigned URL lives: clocks differ, and a claim may wait."""

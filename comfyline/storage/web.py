@@ -13,7 +13,7 @@ import httpx
 
 from comfyline.broken_connections import what_broke
 from comfyline.errors import Unreachable
-from comfyline.storage.remote_hosts import Route
+from comfyline.storage.url_guard import UrlGuard
 
 _CHUNK = 1024 * 1024
 _TIMEOUT = httpx.Timeout(30, connect=10)
@@ -33,11 +33,11 @@ async def read_url(url: str, take: Callable[[bytes], None], *, private_hosts: bo
     `FileNotFoundError`, or `Unreachable` for everything else that is in the way.
     """
     shown = bare_url(url)
-    route = Route(shown, private_hosts=private_hosts)
+    guard = UrlGuard(shown, private_hosts=private_hosts)
     try:
         async with (
             asyncio.timeout(_SECONDS),
-            _client(route) as http,
+            _client(guard) as http,
             http.stream("GET", url) as answer,
         ):
             _check(answer, shown)
@@ -67,13 +67,13 @@ def bare_url(url: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
-def _client(route: Route) -> httpx.AsyncClient:
+def _client(guard: UrlGuard) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         timeout=_TIMEOUT,
         follow_redirects=True,
         max_redirects=_REDIRECTS,
         verify=certificates(),
-        event_hooks={"request": [route.enter]},
+        event_hooks={"request": [guard.enter]},
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from comfyline.errors import Unfetchable, Unreachable
-from comfyline.storage.remote_hosts import is_inside
+from comfyline.storage.url_guard import is_inside
 from comfyline.storage.web import read_url
 
 Resolve = Callable[[dict[str, list[str]]], None]
@@ -75,7 +75,7 @@ async def test_a_redirect_from_the_internet_into_this_network_is_not_followed(
 ) -> None:
     # The public host is the file server: judged by the address that its name gives, and reached
     # at another one, which is taken for public as well.
-    monkeypatch.setattr("comfyline.storage.remote_hosts.is_public", lambda ip: ip != "127.0.0.1")
+    monkeypatch.setattr("comfyline.storage.url_guard.is_public", lambda ip: ip != "127.0.0.1")
     port = files.rpartition(":")[2]
     resolve({"public.test": ["127.0.0.2"]})
     with socket.create_server(("127.0.0.2", 0)) as listener:
