@@ -4,6 +4,7 @@ It says what it found and what became of each. Safe beside running pipelines: wh
 works on is left to it.
 """
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,7 +23,7 @@ from comfyline.ledger.in_doubt import sent_at
 from comfyline.ledger.queries import Selection
 from comfyline.ledger.unrecorded import unrecorded, unrecorded_in_words
 from comfyline.operations.adopt import recognise
-from comfyline.operations.recover import sweep
+from comfyline.operations.recover import forget_results, sweep
 from comfyline.operations.retention import warnings
 from comfyline.progress import Note, RunPlanned, tell
 from comfyline.report.format import count, span
@@ -52,6 +53,7 @@ async def reconcile(profile: str) -> State[RunSummary] | State[ComfylineError]:
     async def work(services: Services) -> State[RunSummary]:
         known = await services.ledger.unfinished()
         await sweep((attempt.checked.job.placement.folder for attempt in known), services)
+        await asyncio.to_thread(forget_results, services.settings.home, started)
         unfinished = await services.ledger.unfinished()
         await _recognise(unfinished, services)
         left = await services.ledger.unfinished()

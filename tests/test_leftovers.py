@@ -1,22 +1,24 @@
 """Work files of one request, kept apart where several processes share a folder."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from comfyline.files import work_path
-from comfyline.operations.recover import clear
+from comfyline.operations.recover import clear, forget_results
 
 _UNSHARE = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc")
 _WORKS = """
 import os, sys
 from pathlib import Path
 from comfyline.files import work_path
-from comfyline.operations.recover import clear
+from comfyline.operations.recover import clear, forget_results
 directory = Path(sys.argv[1])
 mine = work_path(directory, 0)
 mine.write_text(sys.argv[2])
@@ -69,3 +71,17 @@ def test_what_a_dead_process_or_this_one_fetched_is_cleared_and_the_folder_with_
     another.unlink()
     clear(work)
     assert not work.exists()
+
+
+def test_remembered_results_are_forgotten_after_a_week(tmp_path: Path):
+    storage = tmp_path / "prefect-client/storage"
+    storage.mkdir(parents=True)
+    for name in ("old", "young"):
+        (storage / name).write_text("{}")
+    now = datetime.now(UTC)
+    eight_days_ago = (now - timedelta(days=8)).timestamp()
+    os.utime(storage / "old", (eight_days_ago, eight_days_ago))
+
+    forget_results(tmp_path, now)
+
+    assert [path.name for path in storage.iterdir()] == ["young"]

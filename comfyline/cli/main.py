@@ -26,7 +26,6 @@ _COMMANDS = (
     "resolve:resolve",
     "audit:audit",
     "verify:verify",
-    "clean:clean",
     "ledger:app",
     "models:app",
     "stack:up",

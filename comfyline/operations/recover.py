@@ -7,6 +7,7 @@ living process uses is left alone, and so is what this ledger knows nothing of.
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from comfyline.errors import ComfylineError
@@ -20,6 +21,8 @@ from comfyline.services import Services
 from comfyline.storage.copies import COPIES
 
 _OVER = {JobState.PERSISTED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
+_REMEMBERED = timedelta(days=7)
+"""As long as RunComfy keeps a result: no older one is worth asking for."""
 _OWN_FOLDERS = ("runs/*", "thumbnails", "models/**", COPIES)
 
 
@@ -44,6 +47,18 @@ async def sweep(output_folders: Iterable[str], services: Services) -> None:
         lambda: [sweep_parts(path) for own in _OWN_FOLDERS for path in home.glob(own)]
     )
     await _sweep_work(services)
+
+
+def forget_results(home: Path, now: datetime) -> None:
+    """Remove what Prefect remembers of stages (`tasks/caching.py`) after a week. Blocks.
+
+    Without it a repeated flow run asks RunComfy once more; the ledger decides as ever.
+    """
+    oldest = (now - _REMEMBERED).timestamp()
+    for path in (home / "prefect-client/storage").glob("*"):
+        with suppress(OSError):
+            if path.is_file() and path.stat().st_mtime < oldest:
+                path.unlink()
 
 
 def clear(directory: Path) -> None:
