@@ -1,14 +1,15 @@
 """Files that appear whole or not at all, the room for them, and what dead processes left.
 
-A temporary file carries its process's name, so that whoever comes later can tell a leftover from
-a file that is being written at this moment. A process id alone would not do: two containers that
-share a folder may have the same one.
+A temporary file carries its process's name, as does a lock in the ledger, so that whoever comes
+later can tell what was left behind from what is in use. A process id alone would not do: two
+containers that share a folder may have the same one.
 """
 
 import errno
 import os
 import secrets
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +17,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from comfyline.errors import DiskFull
-from comfyline.worker_id import is_dead, this_process
 
 _PREFIX, _SUFFIX = ".comfyline-", ".part"
 _OWNER_PARTS = 5
@@ -24,6 +24,9 @@ _ABANDONED = 2 * 24 * 3600.0
 """Seconds after which a temporary file is a leftover, whoever made it, also another machine."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MEGABYTE = 1_000_000
+_NAME_PARTS = 4
+_STATE, _STARTED = 0, 19
+"""Where a process's state and its start, in ticks since boot, stand in `/proc/PID/stat`."""
 
 
 def part_path(target: Path) -> Path:
@@ -152,3 +155,48 @@ def _free(directory: Path) -> int | None:
 
 def _megabytes(size: int) -> str:
     return f"{size / _MEGABYTE:.1f} MB"
+
+
+def this_process() -> str:
+    """Return a name for this process: `host:pid/machine/start/token`, never the same twice."""
+    pid = os.getpid()
+    started = _stat(pid)[_STARTED] if _machine() else ""
+    return f"{socket.gethostname()}:{pid}/{_machine()}/{started}/{secrets.token_hex(4)}"
+
+
+def is_dead(owner: str | None) -> bool:
+    """Return whether the process of that name has certainly ended.
+
+    That can be said only of a process of this very boot and process namespace; anything else counts
+    as alive.
+    """
+    parts = (owner or "").rsplit("/", 3)
+    machine = _machine()
+    if len(parts) != _NAME_PARTS or not machine or parts[1] != machine:
+        return False
+    pid = parts[0].rpartition(":")[2]
+    try:
+        # Asked of the kernel first: /proc can hide a process that lives.
+        os.kill(int(pid), 0)
+        seen = _stat(int(pid))
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, OverflowError):
+        return False
+    # Not by the time of day, which somebody may set: the same number again is another process.
+    return seen[_STARTED] != parts[2] or seen[_STATE] in "ZX"
+
+
+def _stat(pid: int) -> list[str]:
+    # The name before the last bracket may hold anything, spaces and brackets too.
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    return text.rpartition(")")[2].split()
+
+
+def _machine() -> str:
+    """Return which boot and process namespace we are in; empty where the system does not tell."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        # In two containers the same number is two processes.
+        return f"{boot[:13]}.{Path('/proc/self/ns/pid').stat().st_ino}"
+    return ""

@@ -15,6 +15,7 @@ from sqlalchemy import make_url
 from comfyline.config.account import LOCAL_SANDBOX, Account, acting_for
 from comfyline.config.settings import Secret, Settings, StorageSettings
 from comfyline.errors import ComfylineError
+from comfyline.files import this_process
 from comfyline.ledger.journal import JOURNAL, Journal, place_of
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.slot_queue import Slots
@@ -38,7 +39,6 @@ from comfyline.storage.origins import Origins
 from comfyline.storage.places import Places
 from comfyline.storage.uploads import Uploads
 from comfyline.storage.url_guard import is_inside
-from comfyline.worker_id import this_process
 
 
 class Services:

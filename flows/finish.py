@@ -20,7 +20,7 @@ from comfyline.errors import ComfylineError
 from comfyline.files import appearing_whole
 from comfyline.job import JobState
 from comfyline.ledger.queries import Selection
-from comfyline.operations.retention import warnings
+from comfyline.ledger.retention import warnings
 from comfyline.operations.run_index import write_index
 from comfyline.progress import Note, RunReported, tell
 from comfyline.report.contact_sheet import store_contact_sheet

@@ -21,10 +21,10 @@ from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.block_reasons import elsewhere_in_words, short
 from comfyline.ledger.in_doubt import sent_at
 from comfyline.ledger.queries import Selection
+from comfyline.ledger.retention import warnings
 from comfyline.ledger.unrecorded import unrecorded, unrecorded_in_words
 from comfyline.operations.adopt import recognise
 from comfyline.operations.recover import forget_results, sweep
-from comfyline.operations.retention import warnings
 from comfyline.progress import Note, RunPlanned, tell
 from comfyline.report.format import count, span
 from comfyline.report.summary import RunSummary

@@ -17,9 +17,8 @@ from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.block_reasons import elsewhere_in_words, short
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.queries import Selection
-from comfyline.ledger.retention import Urgency
+from comfyline.ledger.retention import Urgency, warnings
 from comfyline.ledger.unrecorded import Unrecorded, unrecorded, unrecorded_in_words
-from comfyline.operations.retention import warnings
 from comfyline.redact import without_secrets
 from comfyline.services import now, open_journal, open_ledger
 

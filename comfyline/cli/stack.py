@@ -19,7 +19,6 @@ from comfyline.config.files import model_directories
 from comfyline.errors import ComfylineError, UsageError
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.retention import at_risk
-from comfyline.operations.retention import described
 from comfyline.services import now
 from comfyline.stack.control import ServiceStatus, addresses, inspect, stop
 from comfyline.stack.ports import claim_explicit
@@ -58,7 +57,7 @@ def status(*, profile: Profile = "sandbox", json_output: Json = False) -> int:
     left, now = _unfinished(profile)
     if json_output:
         shown = [_as_json(service) for service in services]
-        risks = [described(one) for one in at_risk(left, now)]
+        risks = [one.as_json() for one in at_risk(left, now)]
         answer(json.dumps({"services": shown, "at_risk": risks}))
     else:
         results.print(_table(services))

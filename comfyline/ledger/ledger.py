@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select
 
 from comfyline.config.account import Account, command
 from comfyline.errors import ComfylineError, Expired, GivenUp, NotKnownNow
+from comfyline.files import is_dead
 from comfyline.job import CheckedJob, JobState, StoredOutput
 from comfyline.ledger import claims, locks, queries, runs, writes
 from comfyline.ledger.attempts import Attempt, AttemptSummary, Evidence
@@ -30,7 +31,6 @@ from comfyline.ledger.retention import is_lost
 from comfyline.ledger.tables import attempts, ledger
 from comfyline.ledger.writes import StateConflict, move_output, record_outputs
 from comfyline.redact import without_secrets
-from comfyline.worker_id import is_dead
 
 T = TypeVar("T")
 

@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from comfyline.config.account import command
+from comfyline.files import is_dead
 from comfyline.job import JobState
 from comfyline.ledger import writes
 from comfyline.ledger.attempts import Evidence
@@ -26,7 +27,6 @@ from comfyline.ledger.journal import Entry, Journal, Line
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.queries import Selection
 from comfyline.ledger.tables import attempts, journals
-from comfyline.worker_id import is_dead
 
 _AT_A_TIME = 500
 _NAMED = 5

@@ -16,12 +16,12 @@ import sys
 import time
 from typing import Any
 
+from comfyline.files import this_process
 from comfyline.job import CheckedJob, Job, Placement
 from comfyline.keys import job_key
 from comfyline.ledger import writes
 from comfyline.ledger.claims import Claimed, Limits
 from comfyline.ledger.ledger import Ledger
-from comfyline.worker_id import this_process
 
 
 def job(name: str) -> CheckedJob:

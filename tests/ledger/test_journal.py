@@ -16,6 +16,7 @@ import pytest
 
 from comfyline.config.account import LOCAL_SANDBOX, Account
 from comfyline.errors import ComfylineError, TryLater
+from comfyline.files import this_process
 from comfyline.job import CheckedJob, JobState
 from comfyline.ledger.attempts import Evidence, pack
 from comfyline.ledger.claims import Claimed, NotOurs
@@ -23,7 +24,6 @@ from comfyline.ledger.decision import Decision
 from comfyline.ledger.journal import AskedElsewhere, Entry, Journal
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.unrecorded import Recovered, recover, recover_asked, unrecorded
-from comfyline.worker_id import this_process
 from tests.conftest import new_database
 from tests.ledger.conftest import ROOMY, Clock, Desk, asked, output
 
@@ -50,7 +50,7 @@ def entry(job: CheckedJob, **more: Any) -> Entry:
 
 def ended_process() -> str:
     """The name of a process that is gone."""
-    code = "from comfyline.worker_id import this_process; print(this_process())"
+    code = "from comfyline.files import this_process; print(this_process())"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return told.stdout.strip()
 

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from comfyline.worker_id import is_dead, this_process
+from comfyline.files import is_dead, this_process
 
 SAY_NAME = (
-    "from comfyline.worker_id import this_process as t; import sys; "
+    "from comfyline.files import this_process as t; import sys; "
     "print(t(), flush=True); sys.stdin.read()"
 )
 
@@ -67,7 +67,7 @@ def test_a_number_that_no_process_has_is_never_called_dead(number: str):
 
 def test_a_machine_that_tells_nothing_of_itself_calls_nobody_dead(monkeypatch: pytest.MonkeyPatch):
     gone = changed(this_process(), 2, "1")
-    monkeypatch.setattr("comfyline.worker_id._machine", lambda: "")
+    monkeypatch.setattr("comfyline.files._machine", lambda: "")
     assert not is_dead(gone)
     assert not is_dead(changed(gone, 1, ""))
     assert not is_dead(this_process())

@@ -9,8 +9,7 @@ from comfyline.config.account import Account
 from comfyline.job import CheckedJob, Job, JobState, Placement
 from comfyline.ledger.attempts import KEPT, Attempt, Evidence
 from comfyline.ledger.queries import UNFINISHED
-from comfyline.ledger.retention import Urgency, at_risk, urgency_of
-from comfyline.operations.retention import warnings
+from comfyline.ledger.retention import Urgency, at_risk, urgency_of, warnings
 
 NOW = datetime(2026, 3, 8, 12, tzinfo=UTC)
 JOB = Job("scenes", "cat", "edit", "acme/painter", {}, Placement("/out", "x", {}))

@@ -10,13 +10,12 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from comfyline.errors import Altered, Unreachable
-from comfyline.files import part_path
+from comfyline.files import part_path, this_process
 from comfyline.operations.verify import Verdict, Verified, of_target, verify
 from comfyline.storage import connections as connections_module
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.places import Places
 from comfyline.storage.remote_folder import RemoteFolder
-from comfyline.worker_id import this_process
 
 BASE = "ftp://nas"
 
