@@ -12,8 +12,8 @@ from comfyline.config.account import LOCAL_SANDBOX
 from comfyline.config.duration import Seconds
 from comfyline.config.secrets import BlockName, LedgerAddress, VariableName
 from comfyline.errors import UsageError
-from comfyline.yaml.document import validate_document
 from comfyline.yaml.file import did_you_mean, load_yaml
+from comfyline.yaml.validate import validate_document
 
 LOCAL_STORAGE = "local:storage"
 

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from comfyline.errors import InputInvalid
 from comfyline.job import FetchedFile, Placement, StoredOutput
 from comfyline.media import extension
-from comfyline.pipeline.naming import output_name
+from comfyline.pipeline.output_names import output_name
 from comfyline.storage.place import join
 
 _TELLING = ("item_name", "item", "matrix", "step")

@@ -11,14 +11,14 @@ from pydantic import AfterValidator, Field, model_validator
 from comfyline.config.duration import Seconds
 from comfyline.errors import InputInvalid
 from comfyline.job import OnConflict
-from comfyline.pipeline.graph import find_graph_errors
 from comfyline.pipeline.matrix import Matrix
+from comfyline.pipeline.references import find_graph_errors
 from comfyline.pipeline.sections import Filled, Identifier, Section, Slug
 from comfyline.pipeline.step import Step
 from comfyline.pipeline.template_errors import find_template_errors
-from comfyline.yaml.document import validate_document
 from comfyline.yaml.file import LocatedYaml, load_yaml
 from comfyline.yaml.overrides import apply_overrides
+from comfyline.yaml.validate import validate_document
 
 
 def _plain(pattern: str) -> str:

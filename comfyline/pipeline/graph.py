@@ -1,165 +1,152 @@
-"""Steps as a graph: which step needs which, by what its templates name; and what is wrong with it.
+"""Items × matrix × steps as a graph of nodes, and the jobs of a node once its inputs are known.
 
-Everything here reads the document as it was written, so that it holds for one that is otherwise
-wrong as well.
+A *node* is one step for one item and combination, or for a collecting step for all of them. What a
+node needs is known from the document; what jobs it has only when its needs have been made, because
+a step may fan out over outputs, or not apply. Nothing here is checked against a model yet.
 """
 
-from collections.abc import Iterator, Mapping
-from graphlib import CycleError, TopologicalSorter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError, nodes
+from comfyline.job import Item, Job
+from comfyline.pipeline.document import Pipeline
+from comfyline.pipeline.matrix import combinations
+from comfyline.pipeline.references import step_needs, step_order
+from comfyline.pipeline.render import ALL_ITEMS, JobWriter, Made, Rendered, RunScope
 
-from comfyline.errors import Problem
-from comfyline.job import Pointer
-from comfyline.pipeline.template import template_environment
-from comfyline.pipeline.template_sandbox import suggest
-from comfyline.yaml.file import LocatedYaml
-
-STEP_FIELDS = ("images", "videos", "audios", "files", "image", "video", "audio")
-"""What templates find of a step's outputs: lists of addresses, and the first of each kind."""
-USES_STEPS = ("model", "input", "variant", "when", "for_each")
-"""Where a step may name another one."""
+NodeId = tuple[str, int]
+"""A step's name, and which of its nodes."""
 
 
-def step_needs(step: Mapping[str, Any]) -> tuple[str, ...]:
-    """The steps that a step's templates name."""
-    used = (
-        one for key in USES_STEPS for _, text in texts(step.get(key), ()) for one in _used(text)
-    )
-    return tuple(dict.fromkeys(name for name, _ in used if name is not None))
+@dataclass(frozen=True, slots=True)
+class _Row:
+    item: Item
+    settings: Mapping[str, Any]
 
 
-def step_order(steps: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """The steps so that each comes after those that it needs, else as they are written.
+class Dag:
+    """All nodes of a run. Nodes of a step are numbered by item, then by combination."""
 
-    Raises `graphlib.CycleError`.
-    """
-    sorter = TopologicalSorter({name: step_needs(step) for name, step in steps.items()})
-    sorter.prepare()
-    written = {name: number for number, name in enumerate(steps)}
-    ordered: list[str] = []
-    while sorter.is_active():
-        ready = sorted(sorter.get_ready(), key=lambda name: written.get(name, -1))
-        ordered += ready
-        sorter.done(*ready)
-    return tuple(ordered)
+    def __init__(self, pipeline: Pipeline, items: Sequence[Item], run: RunScope) -> None:
+        document = pipeline.document
+        self.items = tuple(items)
+        self.order = step_order(pipeline.yaml.data["steps"])
+        self._combinations = combinations(document.matrix)
+        self._steps = document.steps
+        self._needs = {
+            name: step_needs(pipeline.yaml.data["steps"][name]) for name in document.steps
+        }
+        self._rows = [_Row(item, settings) for item in items for settings in self._combinations]
+        self._writer = JobWriter(pipeline, self.items, run)
+        self._new_only = document.source.new_only
 
+    def nodes(self) -> Iterator[NodeId]:
+        """All nodes, each after those that it needs."""
+        return (node for step in self.order for node in self.nodes_of(step))
 
-def find_graph_errors(located: LocatedYaml) -> list[Problem]:
-    """References to what does not exist, cycles, and steps that cannot be told apart by name."""
-    written = located.data.get("steps")
-    steps = (
-        {name: step for name, step in written.items() if isinstance(step, dict)}
-        if isinstance(written, dict)
-        else {}
-    )
-    problems = [problem for name in steps for problem in _reference_errors(located, name, steps)]
-    problems += _output_errors(located, steps)
-    if problems:
-        return list(dict.fromkeys(problems))
-    try:
-        step_order(steps)
-    except CycleError as error:
-        circle = error.args[1]
-        # graphlib names each step before the one that it is needed by.
-        told = " → ".join(f"`{name}`" for name in reversed(circle))
-        message = f"the steps need one another in a circle: {told}"
-        return [Problem(located.where(("steps", min(circle, key=list(steps).index))), message)]
-    return []
+    def nodes_of(self, step: str) -> Iterator[NodeId]:
+        """The nodes of one step."""
+        return ((step, number) for number in range(self._count(step)))
 
+    def item_name(self, node: NodeId) -> str:
+        """The item that a node is for, as it is called in messages."""
+        step, number = node
+        return ALL_ITEMS if self._steps[step].collect else self._rows[number].item.name
 
-def texts(value: Any, pointer: Pointer) -> Iterator[tuple[Pointer, str]]:
-    """Every text in a value, with where it stands."""
-    if isinstance(value, str):
-        yield pointer, value
-    elif isinstance(value, dict):
-        for key, entry in value.items():
-            yield from texts(entry, (*pointer, key))
-    elif isinstance(value, list):
-        for index, entry in enumerate(value):
-            yield from texts(entry, (*pointer, index))
+    def needs(self, node: NodeId) -> tuple[NodeId, ...]:
+        """The nodes that have to be made first."""
+        step, number = node
+        return tuple(
+            (needed, one)
+            for needed in self._needs[step]
+            for one in self._joined(step, number, needed)
+        )
 
+    def dependents(self, node: NodeId) -> tuple[NodeId, ...]:
+        """The nodes that need this one."""
+        step, number = node
+        return tuple(
+            (other, one)
+            for other, needs in self._needs.items()
+            if step in needs
+            for one in self._joined(step, number, other)
+        )
 
-def _reference_errors(
-    located: LocatedYaml, name: str, steps: Mapping[str, Mapping[str, Any]]
-) -> Iterator[Problem]:
-    known = list(located.data["steps"])
-    for key in USES_STEPS:
-        for pointer, text in texts(steps[name].get(key), ("steps", name, key)):
-            for used, field in _used(text):
-                if problem := _wrong(name, used, field, known):
-                    yield Problem(located.where(pointer), *problem)
+    def is_needed(self, step: str) -> bool:
+        """Whether any other step uses this one's outputs."""
+        return any(step in needs for needs in self._needs.values())
 
+    @property
+    def combinations(self) -> int:
+        """How many matrix combinations each item has; one where there is no matrix."""
+        return len(self._combinations)
 
-def _wrong(
-    name: str, used: str | None, field: str | None, known: list[str]
-) -> tuple[str, str] | None:
-    if used is None:
-        return "a step is named behind a dot", "write {{ steps.NAME.images[0] }}"
-    if used == name:
-        return f"`{name}` cannot use its own outputs", ""
-    if used not in known:
-        return f"there is no step `{used}`", suggest(used, [one for one in known if one != name])
-    if field is not None and field not in STEP_FIELDS:
-        return f"the outputs of a step have no `{field}`", suggest(field, STEP_FIELDS)
-    return None
+    def steps_needed(self, step: str) -> tuple[str, ...]:
+        """The steps whose outputs a step takes."""
+        return self._needs[step]
 
+    @property
+    def handing_on(self) -> frozenset[str]:
+        """The steps whose outputs other steps take."""
+        return frozenset(name for name in self.order if self.is_needed(name))
 
-def _output_errors(
-    located: LocatedYaml, steps: Mapping[str, Mapping[str, Any]]
-) -> Iterator[Problem]:
-    """A step that collects has no item, so it cannot be named after one."""
-    output = located.data.get("output")
-    for name, step in steps.items():
-        if not step.get("collect") or not isinstance(output, dict):
-            continue
-        own = step.get("output") if isinstance(step.get("output"), dict) else {}
-        for key in ("to", "name"):
-            text = output.get(key)
-            if (own or {}).get(key) is None and isinstance(text, str) and _uses_item(text):
-                yield Problem(
-                    located.where(("steps", name)),
-                    f"`{name}` collects all items, and output.{key} uses `item`",
-                    f"give the step an `output: {{{key}: …}}` of its own",
-                )
+    def position(self, node: NodeId) -> tuple[int, int]:
+        """Where a node's jobs stand among those of the run: by item, then by step."""
+        step, number = node
+        is_late = bool(self._steps[step].collect)
+        return (len(self._rows) + number if is_late else number, self.order.index(step))
 
+    def jobs(self, node: NodeId, made: Mapping[NodeId, Sequence[Made]]) -> Rendered:
+        """The jobs of a node from the outputs of all that it needs; none where it does not apply.
 
-def _used(text: str) -> Iterator[tuple[str | None, str | None]]:
-    """Each use of `steps` in a template: the step and the field, None where they are not plain."""
-    if "steps" not in text:
-        return
-    parsed = _parsed(text)
-    found: list[nodes.Getattr | nodes.Getitem] = [
-        *parsed.find_all(nodes.Getattr),
-        *parsed.find_all(nodes.Getitem),
-    ]
-    fields = {id(one.node): _key(one) for one in found}
-    named = [one for one in found if isinstance(one.node, nodes.Name) and one.node.name == "steps"]
-    for one in named:
-        yield _key(one), fields.get(id(one))
-    plain = {id(one.node) for one in named}
-    for name in parsed.find_all(nodes.Name):
-        if name.name == "steps" and id(name) not in plain:
-            yield None, None
+        Where one of its needs made nothing (it did not apply, or fanned out over an empty list), it
+        does not apply either; a collecting step takes what there is.
+        """
+        step, number = node
+        collects = self._steps[step].collect
+        outputs: dict[str, list[Made]] = {}
+        for needed in self._needs[step]:
+            numbers = self._joined(step, number, needed)
+            found = [one for each in numbers for one in self._taken(step, made[needed, each])]
+            outputs[needed] = found
+        if any(not found for found in outputs.values()):
+            return Rendered((), ())
+        if collects is True:
+            return self._writer.collected(step, {}, outputs)
+        if collects:
+            return self._writer.collected(step, self._combinations[number], outputs)
+        row = self._rows[number]
+        return self._writer.for_item(step, row.item, row.settings, outputs)
 
+    def blank(self, node: NodeId) -> Job:
+        """Stands for the jobs of a node whose templates cannot be filled in."""
+        step, number = node
+        row = None if self._steps[step].collect else self._rows[number]
+        return self._writer.blank(step, self.item_name(node), row.settings if row else {})
 
-def _uses_item(text: str) -> bool:
-    return any(one.name == "item" for one in _parsed(text).find_all(nodes.Name))
+    def _taken(self, step: str, made: Sequence[Made]) -> Sequence[Made]:
+        """What a step sees of one node; of new items only, what an earlier run made is left out."""
+        is_old = self._new_only and all(one.is_old for one in made)
+        return () if is_old and self._steps[step].collect else made
 
+    def _count(self, step: str) -> int:
+        match self._steps[step].collect:
+            case True:
+                return 1 if self.items else 0
+            case "items":
+                return len(self._combinations) if self.items else 0
+            case _:
+                return len(self._rows)
 
-def _key(found: nodes.Getattr | nodes.Getitem) -> str | None:
-    if isinstance(found, nodes.Getattr):
-        return found.attr
-    return (
-        found.arg.value
-        if isinstance(found.arg, nodes.Const) and isinstance(found.arg.value, str)
-        else None
-    )
-
-
-def _parsed(text: str) -> nodes.Template:
-    try:
-        return template_environment().parse(text)
-    except (TemplateError, RecursionError):
-        return nodes.Template([])  # What is broken is told by who checks templates.
+    def _joined(self, step: str, number: int, other: str) -> Sequence[int]:
+        """Which nodes of `other` belong together with one node of `step`, either way round."""
+        mine, theirs = self._steps[step].collect, self._steps[other].collect
+        combined = len(self._combinations)
+        if mine is True or theirs is True:
+            return range(self._count(other))
+        if mine == theirs:
+            return (number,)
+        if mine:  # for each combination, of all items
+            return range(number, len(self._rows), combined)
+        return (number % combined,)

@@ -8,14 +8,14 @@ from jinja2.meta import find_undeclared_variables
 
 from comfyline.errors import Problem
 from comfyline.job import Pointer
-from comfyline.pipeline.graph import USES_STEPS, texts
-from comfyline.pipeline.template import (
+from comfyline.pipeline.references import USES_STEPS, texts
+from comfyline.pipeline.template_sandbox import suggest
+from comfyline.pipeline.templates import (
     RUN_NAMES,
     compile_text,
     explain,
     template_environment,
 )
-from comfyline.pipeline.template_sandbox import suggest
 from comfyline.yaml.file import LocatedYaml
 
 FILE_FIELDS = ("path", "name", "stem", "ext", "dir")

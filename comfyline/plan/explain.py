@@ -12,7 +12,7 @@ from comfyline.job import CheckedJob, Job, JobState, Media, MediaKind, Pointer
 from comfyline.ledger.attempts import UNKNOWN_ORIGIN, AnyAttempt
 from comfyline.ledger.decision import Decision
 from comfyline.ledger.queries import Recorded
-from comfyline.pipeline.naming import output_name
+from comfyline.pipeline.output_names import output_name
 from comfyline.plan.preflight import Preflight, decision_about, prices
 from comfyline.plan.preview import Planned
 from comfyline.plan.reuse import claimed, folder_of

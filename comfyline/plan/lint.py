@@ -18,7 +18,7 @@ from comfyline.models.entry import ModelEntry
 from comfyline.models.library import OfflineModels
 from comfyline.pipeline.document import read_pipeline
 from comfyline.pipeline.sources import Reader, read_items, stored_source
-from comfyline.pipeline.template import is_template
+from comfyline.pipeline.templates import is_template
 from comfyline.pipeline.written import WrittenStep
 from comfyline.plan.check import Found, LookUp, validate_pairs
 from comfyline.plan.preview import graph_of, preview_jobs

@@ -17,10 +17,10 @@ from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.job import PENDING, Item, Job, MediaKind
 from comfyline.models.entry import ModelEntry, kind_made
 from comfyline.models.price import expected_outputs
-from comfyline.pipeline.dag import Dag, NodeId
 from comfyline.pipeline.document import Pipeline, load_pipeline
-from comfyline.pipeline.naming import colliding_names
-from comfyline.pipeline.rendering import Made, Rendered, RunScope
+from comfyline.pipeline.graph import Dag, NodeId
+from comfyline.pipeline.output_names import colliding_names
+from comfyline.pipeline.render import Made, Rendered, RunScope
 from comfyline.pipeline.sources import Reader, nothing_to_do, read_items
 from comfyline.plan.schedule import Schedule
 from comfyline.storage.places import Places

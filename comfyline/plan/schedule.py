@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from comfyline.errors import ComfylineError, InputInvalid, NotBegun, Skipped
 from comfyline.job import Job, JobState
 from comfyline.media import kind_of
-from comfyline.pipeline.dag import Dag, NodeId
-from comfyline.pipeline.rendering import Made
+from comfyline.pipeline.graph import Dag, NodeId
+from comfyline.pipeline.render import Made
 from comfyline.run import Outcome
 from comfyline.storage.origins import address_of
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from comfyline.models.entry import ModelEntry
-from comfyline.pipeline.dag import Dag
 from comfyline.pipeline.document import load_pipeline
-from comfyline.pipeline.rendering import RunScope
+from comfyline.pipeline.graph import Dag
+from comfyline.pipeline.render import RunScope
 from comfyline.pipeline.sources import read_items
 from comfyline.plan.preview import FindModel, Preview, preview_jobs
 

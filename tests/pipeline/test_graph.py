@@ -6,7 +6,7 @@ import pytest
 from comfyline.errors import InputInvalid
 from comfyline.job import PENDING
 from comfyline.pipeline.document import load_pipeline
-from comfyline.pipeline.graph import step_needs, step_order
+from comfyline.pipeline.references import step_needs, step_order
 from tests.pipeline.foreseen import foreseen
 
 Write = Callable[..., Path]

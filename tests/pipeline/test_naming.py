@@ -8,8 +8,8 @@ from pathvalidate import sanitize_filename
 
 from comfyline.errors import InputInvalid
 from comfyline.job import Job, Placement
-from comfyline.pipeline import naming
-from comfyline.pipeline.naming import colliding_names, output_name
+from comfyline.pipeline import output_names
+from comfyline.pipeline.output_names import colliding_names, output_name
 from tests.pipeline.foreseen import foreseen
 
 Write = Callable[..., Path]
@@ -80,7 +80,7 @@ def test_any_value_gives_one_plain_short_name(value: str, ext: str) -> None:
 def test_usual_names_are_mended_as_all_others_are(name: str) -> None:
     mended = sanitize_filename(name, replacement_text="-", platform="universal").strip(". ")
 
-    assert naming._portable(name) == mended
+    assert output_names._portable(name) == mended
 
 
 def test_names_that_differ_only_by_item_ask_for_the_item(write: Write) -> None:

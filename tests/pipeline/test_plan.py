@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from comfyline.job import Job
-from comfyline.pipeline.naming import colliding_names, output_name
+from comfyline.pipeline.output_names import colliding_names, output_name
 from tests.pipeline.foreseen import foreseen
 
 Write = Callable[..., Path]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from comfyline.pipeline.rendering import _root
+from comfyline.pipeline.render import _root
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comfyline.pipeline.template import render, render_text
+from comfyline.pipeline.templates import render, render_text
 
 SCOPE = {
     "item": {

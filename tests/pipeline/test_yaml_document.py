@@ -7,8 +7,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from comfyline.errors import InputInvalid
-from comfyline.yaml.document import validate_document
 from comfyline.yaml.file import load_yaml
+from comfyline.yaml.validate import validate_document
 
 
 class Inner(BaseModel):

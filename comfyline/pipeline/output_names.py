@@ -11,7 +11,7 @@ from pathvalidate import sanitize_filename
 
 from comfyline.errors import InputInvalid, Problem
 from comfyline.job import Job, Placement
-from comfyline.pipeline.template import render_text
+from comfyline.pipeline.templates import render_text
 
 # ext4 and S3 allow more; the sidecar's `.json` and a temporary suffix must fit behind the name.
 _MOST_BYTES = 200

@@ -9,9 +9,9 @@ from typing import Any
 from comfyline.errors import InputInvalid, Problem
 from comfyline.job import Item, Job, MediaKind, Placement, Pointer, Written
 from comfyline.pipeline.document import Pipeline
-from comfyline.pipeline.naming import output_name
+from comfyline.pipeline.output_names import output_name
 from comfyline.pipeline.step import Step
-from comfyline.pipeline.template import Mistake, render, render_text
+from comfyline.pipeline.templates import Mistake, render, render_text
 from comfyline.pipeline.written import WrittenStep
 from comfyline.redact import for_people
 
