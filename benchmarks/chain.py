@@ -15,9 +15,8 @@ from PIL import Image
 from benchmarks.race import Figures, Side, race
 from benchmarks.servers import home_of, playground, sandbox, storage_environment
 from benchmarks.table import Table, ratio
-from comfyline.stack.control import addresses
-from comfyline.stack.health import basic_auth
-from comfyline.stack.services import SANDBOX_TOKEN
+from comfyline.stack.services import SANDBOX_TOKEN, basic_auth
+from comfyline.stack.stack import addresses
 
 _PHOTOS, _QUICK = 60, 15
 _SLOTS, _SPEED = 16, 50.0

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 
 from benchmarks.processes import ROOT, end, environment
-from comfyline.stack.control import StackAddresses, addresses, ensure, stop
 from comfyline.stack.services import SANDBOX_TOKEN, ServiceName
+from comfyline.stack.stack import StackAddresses, addresses, ensure, stop
 
 _START_LIMIT = 30.0
 

@@ -30,7 +30,7 @@ from comfyline.runcomfy.outage import RetryBudget
 from comfyline.runcomfy.poller import Poller
 from comfyline.runcomfy.polling import next_poll
 from comfyline.sandbox.store import request_ids
-from comfyline.stack.layout import Layout, private_folder
+from comfyline.stack.home import Layout, private_folder
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.bucket_options import BucketOptions
 from comfyline.storage.copies import COPIES, Copies

@@ -32,8 +32,8 @@ from PIL import Image
 from psycopg import sql
 from sqlalchemy import make_url
 
-from comfyline.stack.control import StackAddresses, ensure, stop
-from comfyline.stack.health import basic_auth
+from comfyline.stack.services import basic_auth
+from comfyline.stack.stack import StackAddresses, ensure, stop
 
 # `HYPOTHESIS_PROFILE=thorough` looks for longer than a commit can wait.
 settings.register_profile("usual", max_examples=15, deadline=None)

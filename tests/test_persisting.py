@@ -25,7 +25,7 @@ from comfyline.plan.reuse import claimed
 from comfyline.progress import Event, Note, observed_by
 from comfyline.run import CostLimits, FetchedOutputs, Run, Submission
 from comfyline.services import Services, now, open_services
-from comfyline.stack.control import StackAddresses
+from comfyline.stack.stack import StackAddresses
 from comfyline.storage.place import folder_path, join
 from comfyline.storage.sidecars import Sidecar, SidecarOutput
 from tasks.failure import unwrap

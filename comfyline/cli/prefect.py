@@ -22,9 +22,9 @@ from comfyline.config.account import command
 from comfyline.config.environment import home, start_services
 from comfyline.errors import ComfylineError, Defect, Unreachable
 from comfyline.report.summary import RunSummary
-from comfyline.stack.control import StackAddresses, addresses
-from comfyline.stack.layout import private_folder
+from comfyline.stack.home import private_folder
 from comfyline.stack.services import ServiceName
+from comfyline.stack.stack import StackAddresses, addresses
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State

@@ -20,9 +20,9 @@ from comfyline.errors import ComfylineError, UsageError
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.retention import at_risk
 from comfyline.services import now
-from comfyline.stack.control import ServiceStatus, addresses, inspect, stop
-from comfyline.stack.ports import claim_explicit
+from comfyline.stack.ports import check_free
 from comfyline.stack.services import SERVICES
+from comfyline.stack.stack import ServiceStatus, addresses, inspect, stop
 
 
 def up() -> int:
@@ -133,8 +133,8 @@ def sandbox(
 
     if not 0 < port < 2**16:
         raise UsageError(f"{port} is no port for the sandbox", hint="--port takes 1 to 65535.")
-    # Claimed only to say who holds it, and given up: the sandbox itself is to have it.
-    claim_explicit("sandbox", port, "--port").release()
+    # Asked beforehand, to say who holds it.
+    check_free("sandbox", port, "--port")
     options = SandboxOptions(
         state=home() / "sandbox-foreground",
         models=model_directories(Path.cwd())[::-1],

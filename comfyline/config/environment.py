@@ -25,9 +25,9 @@ from comfyline.config.load import (
 )
 from comfyline.config.settings import NO_BLOCKS, LocalStack, Secret, Settings, StorageSettings
 from comfyline.errors import UsageError
-from comfyline.stack.control import StackAddresses, addresses, ensure
-from comfyline.stack.layout import private_folder
+from comfyline.stack.home import private_folder
 from comfyline.stack.services import SERVICES, ServiceName, port_variable
+from comfyline.stack.stack import StackAddresses, addresses, ensure
 
 _NOWHERE = "http://127.0.0.1:9"
 _PORT = re.compile(r"[0-9]{1,5}")

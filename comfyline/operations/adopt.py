@@ -29,7 +29,7 @@ from comfyline.progress import Note, tell
 from comfyline.report.format import count
 from comfyline.sandbox.store import request_ids
 from comfyline.services import Services, now
-from comfyline.stack.layout import Layout
+from comfyline.stack.home import Layout
 from comfyline.storage.place import Place, join
 from comfyline.storage.sidecars import SUFFIX, Sidecar, read_sidecar
 

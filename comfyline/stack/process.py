@@ -1,25 +1,32 @@
 """Server processes: started so that they outlive us, recognised for certain, and ended."""
 
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 
-from comfyline.stack.layout import private_folder, write_private
-from comfyline.stack.services import Launch
+from comfyline.stack.home import Layout, private_folder, private_opener, write_private
 
 # Seconds between the polite and the hard end of a process.
 STOP_LIMIT = 8.0
 
 # A log that has grown beyond this is put aside at the next start; one old log is kept.
 LOG_LIMIT_BYTES = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A command with its whole environment; the environment can hold a secret."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +77,23 @@ def read_record(path: Path) -> Record | None:
     return record if plausible else None
 
 
-def start(
-    service: str, launch: Launch, port: int, *, home: Path, log: Path, pid_file: Path
-) -> tuple[Record, int]:
+def start(layout: Layout, service: str, port: int, launch: Launch) -> tuple[Record, int]:
     """Start a server, write its pid file at once, and say where its part of the log begins.
 
     The server has its own session, so that neither Ctrl-C nor the end of our terminal reaches it.
     """
+    log = layout.log(service)
     private_folder(log.parent)
     if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
         log.replace(log.with_suffix(".log.1"))
-    with open(log, "ab", opener=_private) as output:
+    with open(log, "ab", opener=private_opener) as output:
         begin = output.tell()
         child = subprocess.Popen(
             launch.command,
             env=dict(launch.environment),
             # The home, not the project: Prefect reads settings from a pyproject.toml, prefect.toml
             # or .env in its working directory.
-            cwd=home,
+            cwd=layout.home,
             # Databases, logs, objects: what it makes is its user's alone.
             umask=0o077,
             stdin=subprocess.DEVNULL,
@@ -103,7 +109,7 @@ def start(
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         command=Path(launch.command[0]).name,
     )
-    write_private(pid_file, json.dumps(asdict(record), indent=2) + "\n")
+    write_private(layout.record(service), json.dumps(asdict(record), indent=2) + "\n")
     # Nobody will wait for it: it is meant to go on. A Popen that is dropped without a return code
     # complains about exactly that.
     child.returncode = 0
@@ -118,18 +124,18 @@ def end(records: Iterable[Record]) -> None:
     """
     family: list[psutil.Process] = []
     for record in records:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process = psutil.Process(record.pid)
             if record.is_alive():
                 # Before the signal: orphans no longer tell whose children they were.
                 family += [process, *process.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            continue
     for process in family:
-        _signal(process, hard=False)
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
     alive = _wait(family)
     for process in alive:
-        _signal(process, hard=True)
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     _wait(alive)
 
 
@@ -158,20 +164,6 @@ def log_tail(log: Path, begin: int, hidden: Iterable[str] = (), lines: int = 10)
     for secret in hidden:
         text = text.replace(secret, "…")
     return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _signal(process: psutil.Process, *, hard: bool) -> None:
-    try:
-        if hard:
-            process.kill()
-        else:
-            process.terminate()
-    except psutil.NoSuchProcess:
-        pass
 
 
 def _has_ended(process: psutil.Process) -> bool:

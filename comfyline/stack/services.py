@@ -1,21 +1,30 @@
-"""What the three servers are: their commands, their environments, and when they count as healthy.
+"""What the three servers are: their commands, their environments, and whether one is well."""
 
-Pure, so that what is started can be read and tested without starting it.
-"""
-
+import asyncio
+import os
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from enum import Enum
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, get_args
 
+import httpx
+
 import comfyline
 from comfyline.errors import Unreachable
-from comfyline.stack.credentials import StorageCredentials
-from comfyline.stack.layout import Layout
+from comfyline.stack.home import (
+    Layout,
+    StorageCredentials,
+    make_auth_string,
+    make_credentials,
+    private_folder,
+)
 from comfyline.stack.ports import LOOPBACK
+from comfyline.stack.process import Launch, Record, listens
 
 ServiceName = Literal["prefect", "storage", "sandbox"]
 SERVICES: tuple[ServiceName, ...] = get_args(ServiceName)
@@ -56,15 +65,7 @@ class Service:
     guarded_path: str | None = None  # what is answered to nobody without the home's password
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """A command with its whole environment; the environment can hold a secret."""
-
-    command: tuple[str, ...]
-    environment: Mapping[str, str] = field(repr=False)
-
-
-SPECS: Mapping[ServiceName, Service] = {
+SPECS: Mapping[str, Service] = {
     "prefect": Service(
         "prefect",
         4270,
@@ -77,6 +78,73 @@ SPECS: Mapping[ServiceName, Service] = {
     "storage": Service("storage", 4271, 20.0, "/", lambda status, _: status < 500),  # noqa: PLR2004
     "sandbox": Service("sandbox", 4272, 30.0, "/health", lambda status, _: status == 200),  # noqa: PLR2004
 }
+
+
+class Health(Enum):
+    """What is known of a recorded process."""
+
+    WELL = "well"
+    UNWELL = "unwell"  # it lives and does not answer as it should, or not yet
+    OPEN = "open"  # it lives and lets in whoever comes, or asks for another password than ours
+    ENDED = "ended"
+
+
+def http_client() -> httpx.AsyncClient:
+    """Open a client for questions to 127.0.0.1, which no proxy of the environment may answer."""
+    return httpx.AsyncClient(trust_env=False, timeout=5.0)
+
+
+def basic_auth(auth_string: str) -> httpx.BasicAuth:
+    """Encode `user:password` as a client sends it."""
+    user, _, password = auth_string.partition(":")
+    return httpx.BasicAuth(user, password)
+
+
+async def probe(client: httpx.AsyncClient, record: Record, auth_string: str | None) -> Health:
+    """Ask a server once how it is. `auth_string` is the home's `user:password`, if it has one."""
+    service = SPECS[record.service]
+    if not record.is_alive():
+        return Health.ENDED
+    # Before the question: another server can have taken the port, and would answer in the place
+    # of ours, which is about to find that out and end.
+    if not listens(record):
+        return Health.UNWELL
+    try:
+        answer = await client.get(origin(record.port) + service.health_path)
+        if not service.answers_well(answer.status_code, answer.text.strip()):
+            return Health.UNWELL
+        if service.guarded_path is None:
+            return Health.WELL
+        return await _guarded(client, origin(record.port) + service.guarded_path, auth_string)
+    except httpx.HTTPError:
+        return Health.UNWELL
+
+
+async def wait_until_well(
+    client: httpx.AsyncClient, record: Record, auth_string: str | None
+) -> Health:
+    """Ask until the server is well or has ended, for as long as a start may take."""
+    limit = time.monotonic() + SPECS[record.service].start_limit
+    while (health := await probe(client, record, auth_string)) is Health.UNWELL:
+        if time.monotonic() > limit:
+            break
+        await asyncio.sleep(0.1)
+    return health
+
+
+async def _guarded(client: httpx.AsyncClient, url: str, auth_string: str | None) -> Health:
+    """Tell whether strangers are turned away there, and we are not.
+
+    A server that is too busy to say so is not open: it would be started anew under those it serves.
+    """
+    if auth_string is None:
+        return Health.OPEN
+    stranger = await client.get(url)
+    ours = await client.get(url, auth=basic_auth(auth_string))
+    refused = httpx.codes.UNAUTHORIZED
+    if stranger.is_success or ours.status_code == refused:
+        return Health.OPEN
+    return Health.WELL if stranger.status_code == refused and ours.is_success else Health.UNWELL
 
 
 def port_variable(service: ServiceName) -> str:
@@ -96,6 +164,24 @@ def inherited(environment: Mapping[str, str]) -> dict[str, str]:
         for name, value in environment.items()
         if not name.upper().startswith(_NOT_INHERITED)
     }
+
+
+def launch(name: ServiceName, layout: Layout, port: int, model_dirs: Sequence[Path] = ()) -> Launch:
+    """Describe how to start a service in a home, with its folder and keys made ready."""
+    # The one place where the stack reads its environment: to hand it down, cleaned.
+    environment = os.environ
+    match name:
+        case "prefect":
+            private_folder(layout.prefect)
+            auth_string = make_auth_string(layout.prefect_auth_string)
+            return prefect_launch(layout, port, environment, auth_string)
+        case "storage":
+            private_folder(layout.storage)
+            private_folder(layout.storage / BUCKET)
+            return storage_launch(layout, port, environment, make_credentials(layout.credentials))
+        case "sandbox":
+            private_folder(layout.sandbox)
+            return sandbox_launch(layout, port, environment, model_dirs)
 
 
 def prefect_launch(

@@ -25,7 +25,7 @@ from comfyline.ledger.claims import Claimed, Limits
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.queries import Selection
 from comfyline.services import open_places
-from comfyline.stack.control import StackAddresses
+from comfyline.stack.stack import StackAddresses
 from comfyline.storage.sidecar import sidecar_text
 from tests.conftest import EDIT, Sandbox
 from tests.ended import Ended

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from comfyline.cli.main import run
-from comfyline.stack.control import inspect, stop
+from comfyline.stack.stack import inspect, stop
 from tests.conftest import ROOT, Sandbox
 
 PIPELINE = "configs/pipelines/office-scenes.yaml"

@@ -13,7 +13,7 @@ import certifi
 import pytest
 
 from comfyline.services import open_ledger
-from comfyline.stack.control import StackAddresses
+from comfyline.stack.stack import StackAddresses
 from tests.conftest import ROOT, Sandbox, prefect_variables
 from tests.crash.scene import Scene, Servers
 from tests.forking import clean_environment, fork_server

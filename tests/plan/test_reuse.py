@@ -21,7 +21,7 @@ from comfyline.plan.reuse import Existing, find_existing, folder_of
 from comfyline.progress import Event, Note, observed_by
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, open_services
-from comfyline.stack.control import StackAddresses
+from comfyline.stack.stack import StackAddresses
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.known_files import Stamp
 from comfyline.storage.place import join, local_path

@@ -23,8 +23,8 @@ from comfyline.plan.reuse import Existing, find_existing
 from comfyline.run import CostLimits, Run
 from comfyline.sandbox.store import Store
 from comfyline.services import Services, open_services
-from comfyline.stack.control import StackAddresses
-from comfyline.stack.layout import Layout
+from comfyline.stack.home import Layout
+from comfyline.stack.stack import StackAddresses
 from comfyline.storage.folder import Folder
 from comfyline.storage.place import join, local_path
 from comfyline.storage.sidecar import sidecar_text

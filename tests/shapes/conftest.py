@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from comfyline.stack.control import StackAddresses
+from comfyline.stack.stack import StackAddresses
 from tests.conftest import ROOT, Sandbox, jpeg
 from tests.forking import clean_environment
 from tests.recordings import mp4, wav

@@ -9,9 +9,8 @@ import psutil
 import pytest
 
 from comfyline.errors import Unreachable
-from comfyline.stack.credentials import StorageCredentials, read_credentials
-from comfyline.stack.layout import Layout
-from comfyline.stack.ports import candidates, claim, claim_first, is_free, read_ports
+from comfyline.stack.home import Layout, StorageCredentials, read_credentials
+from comfyline.stack.ports import SPARE_PORTS, first_free, read_ports
 from comfyline.stack.process import Record, birth_of, log_tail, read_record
 from comfyline.stack.services import (
     inherited,
@@ -24,30 +23,22 @@ from comfyline.stack.services import (
 LAYOUT = Layout(Path("/home-of-a-test"))
 
 
+def taken_port() -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0))
+
+
 def test_the_port_used_last_comes_before_the_default_and_the_spare_ones() -> None:
-    assert candidates(4270, 4999)[:3] == [4999, 4270, 4273]
-    assert candidates(4270, None)[:2] == [4270, 4273]
-    assert candidates(4270, 4270).count(4270) == 1
-
-
-def test_the_ports_of_the_other_services_are_left_to_them() -> None:
-    assert candidates(4270, 4999, kept=[4999, 4270, 4273])[0] == 4274
-
-
-def test_a_claimed_port_is_not_claimed_twice_until_it_is_released() -> None:
-    first = claim_first(range(14500, 14600))
-    assert first is not None
-    assert claim(first.port) is None
-    assert is_free(first.port), "a claim must not keep the server itself from listening"
-    first.release()
-    again = claim(first.port)
-    assert again is not None
-    again.release()
-
-
-def test_a_port_that_somebody_listens_on_is_not_claimed() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert claim(taken.getsockname()[1]) is None
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as two,
+    ):
+        default, last = one.getsockname()[1], two.getsockname()[1]
+        assert first_free(default, last) in SPARE_PORTS
+        two.close()
+        assert first_free(default, last) == last
+        assert first_free(default, last, kept=[last]) in SPARE_PORTS
+        one.close()
+        assert first_free(default, None) == default
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"prefect": "4270"}', '{"prefect": 99999999}'])

@@ -11,6 +11,7 @@ import sys
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import httpx
 import psutil
@@ -19,11 +20,10 @@ from botocore.config import Config
 from botocore.session import Session
 
 from comfyline.errors import Unreachable, UsageError
-from comfyline.stack.control import StackAddresses, addresses, ensure, inspect, stop
-from comfyline.stack.layout import Layout
-from comfyline.stack.process import birth_of, read_record
-from comfyline.stack.services import SPECS, Launch
-from comfyline.stack.start import Starter
+from comfyline.stack.home import Layout
+from comfyline.stack.process import Launch, birth_of, read_record
+from comfyline.stack.services import SPECS, Service, ServiceName, launch
+from comfyline.stack.stack import StackAddresses, addresses, ensure, inspect, stop
 
 MakeHome = Callable[[str], Path]
 
@@ -186,14 +186,13 @@ async def test_a_port_that_is_lost_between_look_and_start_is_tried_once_elsewher
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[socket.socket] = []
-    real = Starter._command
 
-    def take_the_port_first(starter: Starter, name: str, port: int) -> Launch:
+    def take_the_port_first(name: ServiceName, layout: Layout, port: int, _: object) -> Launch:
         if not taken:
             taken.append(socket.create_server(("127.0.0.1", port)))
-        return real(starter, name, port)  # type: ignore[arg-type]
+        return launch(name, layout, port)
 
-    monkeypatch.setattr(Starter, "_command", take_the_port_first)
+    monkeypatch.setattr("comfyline.stack.stack.launch", take_the_port_first)
     told: list[str] = []
     found = await storage(home, tell=told.append)
     with taken[0]:
@@ -229,14 +228,12 @@ async def test_wrong_names_and_ports_are_usage_errors(home: Path) -> None:
 async def test_a_server_that_ends_at_once_is_named_with_its_log_and_the_others_go_on(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Starter._command
-
-    def broken_sandbox(starter: Starter, name: str, port: int) -> Launch:
+    def broken_sandbox(name: ServiceName, layout: Layout, port: int, _: object) -> Launch:
         if name == "sandbox":
             return Launch((sys.executable, "-c", "raise SystemExit('no such model')"), {})
-        return real(starter, name, port)  # type: ignore[arg-type]
+        return launch(name, layout, port)
 
-    monkeypatch.setattr(Starter, "_command", broken_sandbox)
+    monkeypatch.setattr("comfyline.stack.stack.launch", broken_sandbox)
     with pytest.raises(Unreachable) as error:
         await ensure(home, ("storage", "sandbox"))
     assert "no such model" in str(error.value)
@@ -305,8 +302,7 @@ async def test_a_server_that_lives_and_does_not_answer_is_named_with_the_end_of_
     impatient = dataclasses.replace(
         SPECS["storage"], start_limit=0.3, answers_well=lambda *_: False
     )
-    monkeypatch.setattr("comfyline.stack.start.SPECS", {"storage": impatient})
-    monkeypatch.setattr("comfyline.stack.control.SPECS", {**SPECS, "storage": impatient})
+    monkeypatch.setitem(cast("dict[str, Service]", SPECS), "storage", impatient)
     with pytest.raises(Unreachable) as error:
         await storage(home)
     assert f"lives (pid {pid}) and does not answer" in str(error.value)
@@ -317,9 +313,9 @@ async def test_a_server_that_lives_and_does_not_answer_is_named_with_the_end_of_
 async def test_a_dead_starter_leaves_no_lock_and_what_it_started_is_found(home: Path) -> None:
     """A `kill -9` in the middle of a start: the next one finishes it, with the same process."""
     program = (
-        "import asyncio, os, pathlib; from comfyline.stack import control, start;"
-        "start.wait_until_well = lambda *_: os.kill(os.getpid(), 9);"
-        f"asyncio.run(control.ensure(pathlib.Path({str(home)!r}), ('storage',)))"
+        "import asyncio, os, pathlib; from comfyline.stack import stack;"
+        "stack.wait_until_well = lambda *_: os.kill(os.getpid(), 9);"
+        f"asyncio.run(stack.ensure(pathlib.Path({str(home)!r}), ('storage',)))"
     )
     starter = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
     assert await starter.wait() == -signal.SIGKILL
@@ -335,11 +331,11 @@ async def test_a_process_that_will_not_end_is_killed_and_its_children_with_it(
         "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
         "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); time.sleep(60)"
     )
-    launch = Launch((sys.executable, "-c", stubborn), {})
+    server = Launch((sys.executable, "-c", stubborn), {})
     impatient = dataclasses.replace(SPECS["storage"], start_limit=0.5)
     monkeypatch.setattr("comfyline.stack.process.STOP_LIMIT", 0.3)
-    monkeypatch.setattr("comfyline.stack.start.SPECS", {"storage": impatient})
-    monkeypatch.setattr(Starter, "_command", lambda *_: launch)
+    monkeypatch.setitem(cast("dict[str, Service]", SPECS), "storage", impatient)
+    monkeypatch.setattr("comfyline.stack.stack.launch", lambda *_: server)
     with pytest.raises(Unreachable):
         await storage(home)
     process = psutil.Process(pid_of(home))

@@ -21,12 +21,11 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.typing import Subprotocol
 
 from comfyline.errors import UsageError
-from comfyline.stack.control import StackAddresses, ensure, inspect, stop
-from comfyline.stack.health import basic_auth
-from comfyline.stack.layout import Layout, private_folder
+from comfyline.stack.home import Layout, private_folder
 from comfyline.stack.ports import remember_port
-from comfyline.stack.process import Record, start
-from comfyline.stack.services import Launch, prefect_launch
+from comfyline.stack.process import Launch, Record, start
+from comfyline.stack.services import basic_auth, prefect_launch
+from comfyline.stack.stack import StackAddresses, ensure, inspect, stop
 from tests.conftest import ROOT, free_port, prefect_variables
 from tests.ended import Ended
 from tests.forking import clean_environment
@@ -96,15 +95,7 @@ def older(reachable: Path) -> Iterator[Older]:
     port = free_port()
     now = prefect_launch(layout, port, os.environ, "of:no-use")
     environment = {k: v for k, v in now.environment.items() if "AUTH" not in k}
-    log, record = layout.log("prefect"), layout.record("prefect")
-    server, _ = start(
-        "prefect",
-        Launch(now.command, environment),
-        port,
-        home=layout.home,
-        log=log,
-        pid_file=record,
-    )
+    server, _ = start(layout, "prefect", port, Launch(now.command, environment))
     remember_port(layout.ports, "prefect", port)
     try:
         asyncio.run(_until_it_answers(server))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from comfyline.stack.control import StackAddresses
+from comfyline.stack.stack import StackAddresses
 from comfyline.storage.bucket import Bucket
 from tests.storage.servers import Server, moto, named
 

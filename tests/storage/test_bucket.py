@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from comfyline.errors import Unreachable
-from comfyline.stack.control import StackAddresses
+from comfyline.stack.stack import StackAddresses
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.bucket_options import Patience
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from comfyline.stack.control import StackAddresses
+from comfyline.stack.stack import StackAddresses
 from tests.conftest import ROOT
 
 MOST_MB = 60

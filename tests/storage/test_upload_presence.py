@@ -12,7 +12,7 @@ import pytest
 
 from comfyline.errors import Unreachable
 from comfyline.job import Media
-from comfyline.stack.control import StackAddresses
+from comfyline.stack.stack import StackAddresses
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.place import Listed
 from comfyline.storage.upload_presence import Presence

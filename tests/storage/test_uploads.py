@@ -11,7 +11,7 @@ import pytest
 
 from comfyline.errors import InputInvalid, Unfetchable, Unreachable
 from comfyline.job import Media
-from comfyline.stack.control import StackAddresses
+from comfyline.stack.stack import StackAddresses
 from comfyline.storage import uploads as uploads_module
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.presigned_check import try_out

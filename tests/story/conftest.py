@@ -18,7 +18,7 @@ import pytest
 
 from comfyline.ledger.attempts import Attempt
 from comfyline.services import now, open_ledger
-from comfyline.stack.control import StackAddresses, addresses
+from comfyline.stack.stack import StackAddresses, addresses
 from tests.conftest import Sandbox, ask_prefect, prefect_home, prefect_variables
 from tests.ended import Ended
 from tests.forking import Command, Process, clean_environment, fork_server, start

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfyline.stack.control import StackAddresses
+from comfyline.stack.stack import StackAddresses
 from comfyline.storage.bucket import Bucket
 from tests.conftest import ROOT, Sandbox
 from tests.ended import Ended

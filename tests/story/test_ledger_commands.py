@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from comfyline.stack.control import StackAddresses
+from comfyline.stack.stack import StackAddresses
 from tests.conftest import Sandbox, prefect_variables
 from tests.ledger.proxy import proxy
 from tests.story.conftest import Project, project_at

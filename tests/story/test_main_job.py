@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfyline.stack.control import StackAddresses
+from comfyline.stack.stack import StackAddresses
 from tests.conftest import Sandbox, ask_prefect, prefect_home, prefect_variables
 from tests.story.conftest import PIPELINE, Project, project_at
 

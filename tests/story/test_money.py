@@ -11,7 +11,7 @@ import pytest
 
 from comfyline.job import JobState
 from comfyline.ledger.attempts import Attempt
-from comfyline.stack.control import StackAddresses
+from comfyline.stack.stack import StackAddresses
 from tests.conftest import EDIT
 from tests.money import discrepancies
 from tests.story.conftest import Project, project_at

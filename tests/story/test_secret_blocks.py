@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from comfyline.stack.control import StackAddresses
+from comfyline.stack.stack import StackAddresses
 from tests.conftest import prefect_variables
 from tests.story.conftest import PIPELINE, Project
 

@@ -22,7 +22,7 @@ from comfyline.plan.check import validate_job
 from comfyline.run import CostLimits, Run, Submission, UploadedInputs
 from comfyline.runcomfy.verdict import Accepted, SlowDown, Verdict
 from comfyline.services import Services, open_services
-from comfyline.stack.control import StackAddresses
+from comfyline.stack.stack import StackAddresses
 from comfyline.storage.uploads import Uploads
 from tasks import submit as submit_module
 from tasks.submit import submit

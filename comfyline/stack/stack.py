@@ -4,23 +4,47 @@ Nothing here reads the settings of the user: the command line hands in the home 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from time import monotonic
 from typing import Literal
 
 import httpx
 from filelock import AsyncFileLock, Timeout
 
 from comfyline.errors import Unreachable, UsageError
-from comfyline.stack.credentials import StorageCredentials, read_auth_string, read_credentials
-from comfyline.stack.health import Health, http_client, look
-from comfyline.stack.layout import Layout, private_folder
-from comfyline.stack.process import Record, end, read_record
-from comfyline.stack.services import SANDBOX_TOKEN, SERVICES, SPECS, ServiceName, origin
-from comfyline.stack.start import Starter, tell_if_elsewhere
+from comfyline.stack.home import (
+    Layout,
+    StorageCredentials,
+    private_folder,
+    read_auth_string,
+    read_credentials,
+)
+from comfyline.stack.ports import (
+    check_free,
+    first_free,
+    is_free,
+    is_port,
+    read_ports,
+    remember_port,
+)
+from comfyline.stack.process import Record, end, log_tail, read_record, start
+from comfyline.stack.services import (
+    SANDBOX_TOKEN,
+    SERVICES,
+    SPECS,
+    Health,
+    ServiceName,
+    http_client,
+    launch,
+    origin,
+    port_variable,
+    probe,
+    wait_until_well,
+)
 
 Tell = Callable[[str], None]
 
@@ -76,8 +100,7 @@ async def ensure(
     that failed, with its log. `model_dirs` matter only for a sandbox that is started now.
     """
     asked = dict(ports or {})
-    _refuse_unknown([*services, *asked])
-    _refuse_bad_ports(asked)
+    _check_request([*services, *asked], asked)
     wanted = list(dict.fromkeys(services))
     layout = Layout(home)
     _close_to_others(home, is_needed=bool(wanted))
@@ -86,7 +109,7 @@ async def ensure(
         if not await _all_well(client, layout, wanted, asked, tell):
             async with _locked(layout, tell):
                 starter = Starter(layout, client, asked, tuple(model_dirs), tell)
-                failures = await starter.bring_up(wanted)
+                failures = await starter.start_all(wanted)
             if failures:
                 raise Unreachable("\n".join(failures))
     return addresses(home)
@@ -124,7 +147,7 @@ async def inspect(home: Path) -> list[ServiceStatus]:
             if record is None:
                 left_over = layout.record(name).exists()
                 return ServiceStatus(name, "stale" if left_over else "stopped", log)
-            health = await look(client, SPECS[name], record, auth_string)
+            health = await probe(client, record, auth_string)
             if health is Health.ENDED:
                 return ServiceStatus(name, "stale", log)
             return ServiceStatus(
@@ -175,6 +198,96 @@ async def _locked(layout: Layout, tell: Tell) -> AsyncIterator[None]:
         await lock.release()
 
 
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """One start of one home. The caller holds the home's lock."""
+
+    layout: Layout
+    client: httpx.AsyncClient
+    asked: Mapping[ServiceName, int]
+    model_dirs: Sequence[Path]
+    tell: Tell
+
+    async def start_all(self, wanted: Sequence[ServiceName]) -> list[str]:
+        """Start what does not live, wait for all, and return what failed, each in words."""
+        running = _alive(self.layout)
+        # Before the first start: an explicit port that is taken starts nothing.
+        for name in wanted:
+            if name in self.asked and name not in running:
+                check_free(name, self.asked[name], port_variable(name))
+        found = await asyncio.gather(*(self._bring_up(name, running.get(name)) for name in wanted))
+        return [failure for failure in found if failure is not None]
+
+    async def _bring_up(self, name: ServiceName, running: Record | None) -> str | None:
+        if running is not None:
+            auth_string = read_auth_string(self.layout.prefect_auth_string)
+            health = await probe(self.client, running, auth_string)
+            if health is Health.UNWELL:
+                self.tell(f"{name}: was started before and does not answer yet, waiting for it")
+            if health is not Health.OPEN:
+                # Where its part of the log begins was known to whoever started it.
+                waited = await self._wait(name, running, begin=0)
+                if waited is None:
+                    _tell_if_elsewhere(running, self.asked.get(name), self.tell)
+                return waited
+            self.tell(f"{name}: runs without this home's password, and is started anew with it")
+            await asyncio.to_thread(end, [running])
+        while True:
+            port = self._port(name)
+            failure = await self._start(name, port)
+            lost_port = failure is not None and name not in _alive(self.layout)
+            if not lost_port or name in self.asked or is_free(port):
+                return failure
+            # Somebody took the port between our look at it and the server's.
+            self.tell(f"{name}: port {port} was taken meanwhile, starting at another")
+
+    async def _start(self, name: ServiceName, port: int) -> str | None:
+        self.tell(f"{name}: starting at {origin(port)}")
+        began = monotonic()
+        record, begin = start(
+            self.layout, name, port, launch(name, self.layout, port, self.model_dirs)
+        )
+        failure = await self._wait(name, record, begin)
+        if failure is None:
+            self.tell(f"{name}: ready after {monotonic() - began:.1f} s")
+        return failure
+
+    async def _wait(self, name: ServiceName, record: Record, begin: int) -> str | None:
+        auth_string = read_auth_string(self.layout.prefect_auth_string)
+        health = await wait_until_well(self.client, record, auth_string)
+        if health is Health.WELL:
+            return None
+        log = self.layout.log(name)
+        pair = read_credentials(self.layout.credentials)
+        hidden = [pair.secret_access_key, pair.access_key_id] if pair else []
+        hidden += [auth_string.partition(":")[2]] if auth_string else []
+        match health:
+            case Health.ENDED:
+                what = "ended while it was starting"
+            case Health.OPEN:
+                what = f"lives (pid {record.pid}) and does not ask for this home's password"
+            case _:
+                what = f"lives (pid {record.pid}) and does not answer at {origin(record.port)}"
+                what += f" within {SPECS[name].start_limit:.0f} s"
+        tail = log_tail(log, begin, hidden)
+        return f"{name} {what}; its log is {log}" + (f":\n{tail}" if tail else ", and says nothing")
+
+    def _port(self, name: ServiceName) -> int:
+        """Choose the port of a service and remember it: no other service of the home gets it."""
+        used = read_ports(self.layout.ports)
+        last = used.pop(name, None)
+        # Ports that were asked for belong to the services that asked.
+        kept = {*used.values(), *self.asked.values()}
+        port = self.asked.get(name) or first_free(SPECS[name].default_port, last, kept)
+        if port is None:
+            raise Unreachable(
+                f"no free port for {name} between 4270 and 4372",
+                hint=f"choose one with {port_variable(name)}",
+            )
+        remember_port(self.layout.ports, name, port)
+        return port
+
+
 async def _all_well(
     client: httpx.AsyncClient,
     layout: Layout,
@@ -186,14 +299,20 @@ async def _all_well(
     if not all(name in alive for name in wanted):
         return False
     auth_string = read_auth_string(layout.prefect_auth_string)
-    looks = await asyncio.gather(
-        *(look(client, SPECS[name], alive[name], auth_string) for name in wanted)
-    )
-    if any(health is not Health.WELL for health in looks):
+    found = await asyncio.gather(*(probe(client, alive[name], auth_string) for name in wanted))
+    if any(health is not Health.WELL for health in found):
         return False
     for name in wanted:
-        tell_if_elsewhere(alive[name], asked.get(name), tell)
+        _tell_if_elsewhere(alive[name], asked.get(name), tell)
     return True
+
+
+def _tell_if_elsewhere(record: Record, asked: int | None, tell: Tell) -> None:
+    if asked is not None and asked != record.port:
+        tell(
+            f"{record.service}: already runs at {origin(record.port)}, not at the port {asked} "
+            "that was asked for; to move it, stop the stack first"
+        )
 
 
 def _alive(layout: Layout) -> dict[ServiceName, Record]:
@@ -214,18 +333,15 @@ def _close_to_others(home: Path, *, is_needed: bool) -> None:
         ) from error
 
 
-def _refuse_unknown(names: Iterable[str]) -> None:
+def _check_request(names: Sequence[str], asked: Mapping[ServiceName, int]) -> None:
     unknown = sorted(set(names) - set(SERVICES))
     if unknown:
         raise UsageError(
             f"the stack has no service named {', '.join(unknown)}",
             hint=f"there are {', '.join(SERVICES)}",
         )
-
-
-def _refuse_bad_ports(asked: Mapping[ServiceName, int]) -> None:
     for name, port in asked.items():
-        if not 0 < port < 2**16:
-            raise UsageError(f"{port}, asked for {name}, is no port", hint="ports are 1 to 65535")
+        if not is_port(port):
+            raise UsageError(f"Invalid port for {name}: {port}", hint="use 1 to 65535")
     if len(set(asked.values())) < len(asked):
         raise UsageError("two services cannot have the same port", hint="choose different ones")
