@@ -62,7 +62,7 @@ class JobState(StrEnum):
     EXPIRED = "expired"
 
 
-_AT_RUNCOMFY = {JobState.SUBMITTED, JobState.IN_QUEUE, JobState.IN_PROGRESS}
+AT_RUNCOMFY = frozenset({JobState.SUBMITTED, JobState.IN_QUEUE, JobState.IN_PROGRESS})
 _ENDS_THERE = {JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
 
 ALLOWED: Mapping[JobState, frozenset[JobState]] = {
@@ -71,7 +71,7 @@ ALLOWED: Mapping[JobState, frozenset[JobState]] = {
     JobState.SUBMITTING: frozenset(
         {JobState.PLANNED, JobState.SUBMITTED, JobState.FAILED, JobState.IN_DOUBT}
     ),
-    JobState.SUBMITTED: frozenset(_AT_RUNCOMFY - {JobState.SUBMITTED} | _ENDS_THERE),
+    JobState.SUBMITTED: frozenset(AT_RUNCOMFY - {JobState.SUBMITTED} | _ENDS_THERE),
     JobState.IN_QUEUE: frozenset({JobState.IN_PROGRESS} | _ENDS_THERE),
     # Back to the queue: RunComfy moves a request there when a worker of its own dies.
     JobState.IN_PROGRESS: frozenset({JobState.IN_QUEUE} | _ENDS_THERE),

@@ -99,7 +99,7 @@ class Run:
 
     `timeout` is in seconds, for one job from submit to completed; `least_wait` is how long a job
     is waited for even when that time is over. `in_flight` bounds this run, the profile's bound is
-    over all processes. With `collects_only` nothing is ever submitted, and nothing withdrawn. With
+    over all processes. With `collects_only` nothing is ever submitted, and nothing cancelled. With
     `verify` a stored file counts as there only when its bytes are read and right; with `new_only`
     what an earlier run of the pipeline stored counts as there wherever it lies. `hands_on` are the
     steps whose outputs other steps take. `contact_sheet` is

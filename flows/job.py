@@ -16,11 +16,10 @@ from prefect.client.schemas.objects import State
 from prefect.utilities.annotations import opaque
 
 from comfyline.errors import ComfylineError, Defect, Rejected, Spoilt
-from comfyline.job import CheckedJob, Job, JobState, Stage, StoredOutput
+from comfyline.job import AT_RUNCOMFY, CheckedJob, Job, JobState, Stage, StoredOutput
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.block_reasons import blocked, not_started
 from comfyline.ledger.decision import Decision
-from comfyline.operations.cancel import AT_RUNCOMFY
 from comfyline.plan.preflight import decision_about
 from comfyline.plan.reuse import claimed, folder_of, there_now
 from comfyline.progress import Note, tell

@@ -17,7 +17,7 @@ from comfyline.job import CheckedJob, Job, JobState
 from comfyline.ledger.block_reasons import not_started
 from comfyline.ledger.queries import Selection
 from comfyline.operations.adopt import recognise
-from comfyline.operations.cancel import withdraw_all
+from comfyline.operations.cancel import cancel_run
 from comfyline.operations.recover import sweep
 from comfyline.plan.check import validate_jobs
 from comfyline.plan.preflight import Preflight, Validated, estimate, run_preflight
@@ -120,9 +120,9 @@ async def run_jobs(
     except ComfylineError as error:
         left = error
     except asyncio.CancelledError:
-        # Prefect cancels a worker's flow so: what is queued is taken back before the process ends.
+        # Prefect cancels a worker's flow so: what is queued is cancelled before the process ends.
         with suppress(ComfylineError):
-            await withdraw_all(run, services)
+            await cancel_run(run, services)
         raise
     if runner.elsewhere and not waits_for_others:
         tell(Note(f"{count(len(runner.elsewhere), 'job')} left to the process that works on it"))

@@ -2,7 +2,7 @@
 
 The waiting itself is scheduled in one place for all jobs (`runcomfy.poller`); what it costs is
 questions, so a run that dies simply asks again. When the run is told to stop, the request is
-withdrawn if it still can be. May fail with `DeadlinePassed` (the request stays collectable),
+cancelled if it still can be. May fail with `DeadlinePassed` (the request stays collectable),
 `GenerationFailed`, `Cancelled`, `Interrupted`, `NotKnownNow`, `Expired` or `Unreachable`.
 """
 
@@ -14,7 +14,7 @@ from prefect import get_run_logger, task
 from comfyline.errors import NotKnownNow
 from comfyline.job import CheckedJob, JobState, Stage
 from comfyline.ledger.settle import settle
-from comfyline.operations.cancel import withdraw
+from comfyline.operations.cancel import cancel_submission
 from comfyline.progress import Note, StageEntered, tell
 from comfyline.run import Run, Submission
 from comfyline.runcomfy.wire import RequestStatus
@@ -69,7 +69,7 @@ async def _end(label: str, submission: Submission, run: Run, services: Services)
     finally:
         waiting.cancel()
         stopping.cancel()
-    raise await withdraw(submission, run, services)
+    raise await cancel_submission(submission, run, services)
 
 
 class _Hearing:

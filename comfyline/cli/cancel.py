@@ -16,7 +16,7 @@ from comfyline.job import JobState
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.block_reasons import short
 from comfyline.ledger.queries import Selection
-from comfyline.operations.cancel import Withdrawn, take_back, withdrawable
+from comfyline.operations.cancel import Cancellation, cancel_all, cancellable
 from comfyline.report.format import count
 from comfyline.services import Services, open_services
 
@@ -57,13 +57,13 @@ def cancel(
 
 
 async def _cancel_jobs(attempts: Sequence[Attempt], services: Services) -> int:
-    there = withdrawable(attempts)
+    there = cancellable(attempts)
     for attempt in attempts:
         if attempt not in there:
             say(f"{short(attempt.checked.key)}: it is {attempt.state}, there is nothing to cancel.")
-    taken = await take_back(there, "by `comfyline cancel`", services)
-    _tell(taken)
-    return 0 if len(there) == len(attempts) and all(one.is_cancelled for one in taken) else 1
+    ended = await cancel_all(there, "by `comfyline cancel`", services)
+    _tell(ended)
+    return 0 if len(there) == len(attempts) and all(one.is_cancelled for one in ended) else 1
 
 
 async def _cancel_all(run: str | None, pipeline: str | None, services: Services) -> int:
@@ -81,24 +81,24 @@ async def _cancel_all(run: str | None, pipeline: str | None, services: Services)
     if told:
         which = f"Run {run} submits" if run is not None else f"The runs of {pipeline} submit"
         say(f"{which} nothing more, on whichever machine.")
-    there = withdrawable(attempts)
-    taken = await take_back(there, "by `comfyline cancel`", services)
-    _tell(taken)
+    there = cancellable(attempts)
+    ended = await cancel_all(there, "by `comfyline cancel`", services)
+    _tell(ended)
     sending = [one for one in attempts if one.state is JobState.SUBMITTING]
     if sending:
         say(
             f"{count(len(sending), 'job')} being submitted at this moment: the process that does "
-            "so takes them back itself; where it has died they become in doubt."
+            "so cancels them itself; where it has died they become in doubt."
         )
     if not there and not sending:
         say("Nothing of it is at RunComfy.")
-    return 0 if all(one.is_cancelled for one in taken) and not sending else 1
+    return 0 if all(one.is_cancelled for one in ended) and not sending else 1
 
 
-def _tell(taken: Sequence[Withdrawn]) -> None:
-    for one in taken:
-        say(f"{short(one.attempt.checked.key)}: request {one.attempt.request_id} {one.words}.")
-    left = sum(not one.is_cancelled for one in taken)
+def _tell(ended: Sequence[Cancellation]) -> None:
+    for one in ended:
+        say(f"{short(one.attempt.checked.key)}: request {one.attempt.request_id} {one.answer}.")
+    left = sum(not one.is_cancelled for one in ended)
     if left:
         what = "It is" if left == 1 else f"These {left:,} are"
         say(f"{what} paid for and not lost: {command('reconcile')} or the next run collects it.")

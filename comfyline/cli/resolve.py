@@ -14,14 +14,13 @@ from comfyline.cli.selection import the_jobs, whose
 from comfyline.config.account import command, command_line
 from comfyline.config.environment import ONLY_RUNCOMFY, prepare
 from comfyline.errors import ComfylineError, Lost, UsageError
-from comfyline.job import JobState
+from comfyline.job import AT_RUNCOMFY, JobState
 from comfyline.ledger.attempts import UNKNOWN_ORIGIN, Attempt
 from comfyline.ledger.block_reasons import short
 from comfyline.ledger.in_doubt import sent_at
 from comfyline.ledger.queries import Selection
 from comfyline.operations.adopt import adopt as adopt_all
 from comfyline.operations.adopt import look_for
-from comfyline.operations.cancel import AT_RUNCOMFY
 from comfyline.operations.recover import settle_what_can_be
 from comfyline.operations.resolve import Doubt, check_request, look_into
 from comfyline.report.format import usd

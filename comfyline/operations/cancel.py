@@ -1,6 +1,6 @@
-"""Taking requests back: what is queued is cancelled, what is not stays collectable, each said so.
+"""Cancel requests at RunComfy: those that still wait in its queue, and no others.
 
-RunComfy cancels what still waits and nothing else, so the honest answer is often no.
+So the honest answer is often no. What goes on there is paid for and stays collectable.
 """
 
 import asyncio
@@ -9,105 +9,95 @@ from dataclasses import dataclass
 
 from comfyline.config.account import command
 from comfyline.errors import Cancelled, ComfylineError, Interrupted
-from comfyline.job import JobState
+from comfyline.job import AT_RUNCOMFY, JobState
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.queries import Selection
 from comfyline.run import Run, Submission
 from comfyline.services import Services
 
-AT_RUNCOMFY = frozenset({JobState.SUBMITTED, JobState.IN_QUEUE, JobState.IN_PROGRESS})
 _SECONDS = 20
-"""For all withdrawals together: Prefect ends a cancelled worker's process after 30."""
+"""For all requests of a run together: Prefect ends a cancelled worker's process after 30."""
 _AT_ONCE = 32
 
 
-async def withdraw(submission: Submission, run: Run, services: Services) -> ComfylineError:
-    """Take one request back because its run was told to stop. Return how that ended.
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """How it ended for one request; `answer` follows its name in a sentence."""
 
-    A `reconcile` run withdraws nothing: what it collects was asked for by others.
+    attempt: Attempt
+    is_cancelled: bool
+    answer: str
+
+
+def cancellable(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Return the attempts that RunComfy has and has not ended yet."""
+    return [one for one in attempts if one.state in AT_RUNCOMFY and one.request_id]
+
+
+async def cancel_submission(
+    submission: Submission, run: Run, services: Services
+) -> Cancelled | Interrupted:
+    """Cancel one request because its run was told to stop; return the error that ends its job.
+
+    A `reconcile` run cancels nothing: what it collects was asked for by others.
     """
     request_id = submission.request_id
     if run.collects_only:
         return _goes_on(request_id, "it was not waited for any longer")
     try:
         async with asyncio.timeout(_SECONDS):
-            outcome = await services.client.cancel(request_id)
+            answer = await services.client.cancel(request_id)
     except (ComfylineError, TimeoutError):
         return _goes_on(request_id, "RunComfy did not say whether it can be cancelled")
-    return await _settled(
-        submission.attempt_id, request_id, outcome, run.cancel_token.reason, services
-    )
+    if answer != "cancelled":
+        return _goes_on(request_id, f"RunComfy calls it {_words(answer)}")
+    return await _cancelled(submission.attempt_id, request_id, run.cancel_token.reason, services)
 
 
-@dataclass(frozen=True, slots=True)
-class Withdrawn:
-    """How it ended for one request that was to be taken back; `words` follow its name."""
+async def cancel_run(run: Run, services: Services) -> None:
+    """Cancel whatever a run still has at RunComfy, for a process that has to leave soon.
 
-    attempt: Attempt
-    is_cancelled: bool
-    words: str
-
-
-async def withdraw_all(run: Run, services: Services) -> int:
-    """Take back whatever a run still has at RunComfy; return how many requests go on all the same.
-
-    For a process that has to leave soon: what is not settled in time is left to `reconcile`.
+    What is not answered in time is left to `reconcile`.
     """
-    if run.collects_only:
-        return 0
-    left = withdrawable(await services.ledger.list(Selection(run_id=run.id)))
-    taken = await take_back(left, "its run was cancelled", services, seconds=_SECONDS)
-    return sum(not one.is_cancelled for one in taken)
+    if not run.collects_only:
+        left = cancellable(await services.ledger.list(Selection(run_id=run.id)))
+        await cancel_all(left, "its run was cancelled", services, seconds=_SECONDS)
 
 
-def withdrawable(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """Return the attempts that RunComfy has and has not ended yet."""
-    return [one for one in attempts if one.state in AT_RUNCOMFY and one.request_id]
-
-
-async def take_back(
+async def cancel_all(
     attempts: Sequence[Attempt], reason: str, services: Services, *, seconds: float | None = None
-) -> list[Withdrawn]:
-    """Take these requests back, many at a time and within `seconds`; say of each how it ended.
+) -> list[Cancellation]:
+    """Cancel these requests, many at a time and within `seconds`; say of each how it ended.
 
     No request's trouble keeps another from being cancelled.
     """
     gate = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(attempt: Attempt) -> Withdrawn:
-        async with gate:
-            try:
-                return await _taken_back(attempt, reason, services)
-            except ComfylineError as error:
-                return Withdrawn(attempt, False, f"goes on, perhaps: {error.message}")  # noqa: FBT003
+    async def cancel(attempt: Attempt) -> Cancellation:
+        request_id = attempt.request_id or ""
+        try:
+            async with gate:
+                answer = await services.client.cancel(request_id)
+                if answer == "cancelled":
+                    await _cancelled(attempt.id, request_id, reason, services)
+        except ComfylineError as error:
+            return Cancellation(attempt, False, f"goes on, perhaps: {error.message}")  # noqa: FBT003
+        except asyncio.CancelledError:
+            late = "goes on, perhaps: RunComfy did not answer in time"
+            return Cancellation(attempt, False, late)  # noqa: FBT003
+        return Cancellation(attempt, answer == "cancelled", f"is {_words(answer)}")
 
-    tasks = [asyncio.create_task(one(attempt)) for attempt in attempts]
-    if not tasks:
-        return []
-    done, late = await asyncio.wait(tasks, timeout=seconds)
-    for task in late:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    unheard = "goes on, perhaps: RunComfy did not say in time"
-    return [
-        task.result() if task in done else Withdrawn(attempt, False, unheard)  # noqa: FBT003
-        for attempt, task in zip(attempts, tasks, strict=True)
-    ]
-
-
-async def _taken_back(attempt: Attempt, reason: str, services: Services) -> Withdrawn:
-    request_id = attempt.request_id or ""
-    outcome = await services.client.cancel(request_id)
-    ended = await _settled(attempt.id, request_id, outcome, reason, services)
-    word = outcome.replace("_", " ")
-    return Withdrawn(attempt, isinstance(ended, Cancelled), f"is {word}")
+    tasks = [asyncio.create_task(cancel(attempt)) for attempt in attempts]
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=seconds)
+        for task in late:
+            task.cancel()
+    return await asyncio.gather(*tasks)
 
 
-async def _settled(
-    attempt_id: int, request_id: str, outcome: str, reason: str, services: Services
-) -> ComfylineError:
-    if outcome != "cancelled":
-        return _goes_on(request_id, f"RunComfy calls it {outcome.replace('_', ' ')}")
+async def _cancelled(
+    attempt_id: int, request_id: str, reason: str, services: Services
+) -> Cancelled:
     error = Cancelled(
         f"It was cancelled at RunComfy: {reason or 'the run was told to stop'}",
         hint="Run again to ask anew.",
@@ -123,3 +113,7 @@ def _goes_on(request_id: str, why: str) -> Interrupted:
         hint=f"It is paid for and not lost: {command('reconcile')} or the next run collects it.",
         request_id=request_id,
     )
+
+
+def _words(answer: str) -> str:
+    return answer.replace("_", " ")

@@ -1,4 +1,4 @@
-"""A run that is told to stop: nothing more is submitted, what is queued is taken back."""
+"""A run that is told to stop: nothing more is submitted, what is queued is cancelled."""
 
 import os
 import pty
