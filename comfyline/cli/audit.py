@@ -26,8 +26,16 @@ from comfyline.cli.selection import (
 from comfyline.config.environment import ONLY_RUNCOMFY, prepare, prepare_storage
 from comfyline.config.settings import NO_STORAGE
 from comfyline.ledger.block_reasons import short
-from comfyline.operations.audit import Difference, Seen, differences, in_words, repeats, totals
-from comfyline.operations.audit_evidence import gather, with_history
+from comfyline.operations.audit import (
+    Difference,
+    Seen,
+    differences,
+    gather,
+    in_words,
+    repeats,
+    totals,
+    with_history,
+)
 from comfyline.report.format import count, usd
 from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.services import open_places, open_services

@@ -1,4 +1,4 @@
-"""Charges against jobs against files: every difference, named. Pure; `auditing` gathers the facts.
+"""Compare charges, jobs and files, and name every difference; changes nothing.
 
 A difference is what somebody should look at: money without a file, a file without its proof, two
 numbers for one charge. A repeat is a second charge for one job that somebody asked for.
@@ -7,20 +7,30 @@ numbers for one charge. A repeat is a second charge for one job that somebody as
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import pairwise
 
-from comfyline.errors import GivenUp, Rejected
+from comfyline.errors import GivenUp, NotKnownNow, Refused, Rejected, Unreachable
 from comfyline.job import JobState, StoredOutput
-from comfyline.ledger.attempts import PAID_IN_VAIN, Attempt
+from comfyline.ledger.attempts import KEPT, PAID_IN_VAIN, Attempt
 from comfyline.ledger.block_reasons import short
+from comfyline.ledger.ledger import Ledger
+from comfyline.ledger.queries import Selection
 from comfyline.ledger.retention import kept_until
 from comfyline.report.format import count, usd
-from comfyline.storage.sidecars import Sidecar
+from comfyline.runcomfy.client import RuncomfyClient
+from comfyline.storage.parts import all_of
+from comfyline.storage.places import Places
+from comfyline.storage.sidecars import SUFFIX, Sidecar, read_sidecar
 
 _SAME_USD = 1e-6
-_ENDED = frozenset({JobState.PERSISTED, JobState.EXPIRED, JobState.FAILED, JobState.CANCELLED})
-_NOT_SUBMITTED = frozenset({JobState.PLANNED, JobState.SUBMITTING})
 _FOR_NOTHING = frozenset({JobState.FAILED, JobState.CANCELLED})
+_OVER = _FOR_NOTHING | {JobState.PERSISTED}
+_ENDED = _OVER | {JobState.EXPIRED}
+_NOT_SUBMITTED = frozenset({JobState.PLANNED, JobState.SUBMITTING})
+_AT_ONCE = 16
+_GRACE = timedelta(days=1)
+"""RunComfy may keep a result a little longer than it says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,46 @@ class Totals:
     bytes: int
 
 
+async def gather(
+    attempts: Sequence[Attempt], places: Places, client: RuncomfyClient | None, now: datetime
+) -> list[Seen]:
+    """Gather what is found of each attempt; without a `client` RunComfy is not asked.
+
+    What is not collected yet is not asked for: in sync mode its result is told only once. Raises
+    `Unreachable` when RunComfy cannot be asked.
+    """
+    try:
+        uris = [output.uri for attempt in attempts for output in attempt.outputs]
+        sizes = await places.sizes(uris)
+    except Unreachable:
+        # One folder that cannot be read is no reason to say nothing of the others.
+        sizes = {}
+
+    async def look(attempt: Attempt) -> Seen:
+        files = [await _file(output, sizes, places) for output in attempt.outputs]
+        asked, charge = False, None
+        if client and attempt.request_id and _may_be_asked(attempt, now):
+            try:
+                charge = (await client.charge(attempt.request_id)).cost_usd
+                asked = True
+            except (NotKnownNow, Refused):
+                pass  # It is deleted there, which is no difference.
+        return Seen(attempt, tuple(files), asked, charge)
+
+    found: list[Seen] = []
+    for start in range(0, len(attempts), _AT_ONCE):
+        found += await all_of(map(look, attempts[start : start + _AT_ONCE]))
+    return found
+
+
+async def with_history(attempts: Sequence[Attempt], ledger: Ledger) -> list[Attempt]:
+    """Return the attempts, with all others of the jobs that were asked for more than once."""
+    known = {attempt.id: attempt for attempt in attempts}
+    for key in {attempt.checked.key for attempt in attempts if attempt.number > 1}:
+        known |= {one.id: one for one in await ledger.list(Selection(key_prefix=key))}
+    return list(known.values())
+
+
 def differences(seen: Iterable[Seen]) -> list[Difference]:
     """List all differences of some attempts, in their order."""
     return [
@@ -95,11 +145,9 @@ def repeats(attempts: Iterable[Attempt]) -> tuple[list[Difference], list[Differe
             by_key[attempt.checked.key].append(attempt)
     explained, alarming = [], []
     for charged in by_key.values():
-        charged.sort(key=lambda one: one.number)
-        for before, again in pairwise(charged):
-            reason = _reason(before, again)
+        for before, again in pairwise(sorted(charged, key=lambda one: one.number)):
             message = f"attempt {again.number} was charged after attempt {before.number}: "
-            if reason:
+            if reason := _reason(before, again):
                 explained.append(Difference(again, "repeat", message + reason))
             else:
                 message += "nobody asked for a second one"
@@ -125,6 +173,37 @@ def totals(seen: Sequence[Seen]) -> Totals:
         files=len(files),
         bytes=sum(file.size or 0 for file in files),
     )
+
+
+def in_words(sums: Totals) -> list[tuple[str, str]]:
+    """Return the sums as names and values, for people."""
+    more = f", unknown for {sums.cost_unknown:,}" if sums.cost_unknown else ""
+    estimate = "unknown" if sums.estimate_usd is None else usd(sums.estimate_usd)
+    said = f"{usd(sums.runcomfy_usd)} for the {count(sums.asked, 'request')} that it still knows"
+    rows = [
+        ("jobs", f"{sums.jobs:,} with {count(sums.requests, 'request')}"),
+        ("ledger", f"{usd(sums.ledger_usd)}{more}, estimated {estimate}"),
+        ("RunComfy", said if sums.asked else "not asked"),
+        ("stored", f"{count(sums.files, 'file')}, {sums.bytes / 1e6:,.1f} MB"),
+    ]
+    return [*rows, ("in doubt", count(sums.in_doubt, "job"))] if sums.in_doubt else rows
+
+
+def _may_be_asked(attempt: Attempt, now: datetime) -> bool:
+    if attempt.state not in _OVER or attempt.submitted_at is None:
+        return False
+    return now < attempt.submitted_at + KEPT + _GRACE
+
+
+async def _file(output: StoredOutput, sizes: Mapping[str, int | None], places: Places) -> FileSeen:
+    uri, place, size = output.uri, places.of(output.uri), None
+    try:
+        size = sizes[uri] if uri in sizes else await place.size(uri)
+        return FileSeen(output, size, await read_sidecar(place, f"{uri}{SUFFIX}"))
+    except ValueError as broken:
+        return FileSeen(output, size, None, f"its sidecar cannot be read: {broken}")
+    except Unreachable as error:
+        return FileSeen(output, None, None, error.message)
 
 
 def _money(seen: Seen) -> Iterator[tuple[str, str, None]]:
@@ -217,19 +296,3 @@ def _reason(before: Attempt, again: Attempt) -> str:
         return f"the first is {before.state} and was charged, and it was asked for again"
     lost = before.state is JobState.EXPIRED
     return f"a refresh: the first was {'lost' if lost else 'stored'}"
-
-
-def in_words(sums: Totals) -> list[tuple[str, str]]:
-    """Return the sums as names and values, for people."""
-    more = f", unknown for {sums.cost_unknown:,}" if sums.cost_unknown else ""
-    estimate = "unknown" if sums.estimate_usd is None else usd(sums.estimate_usd)
-    said = f"{usd(sums.runcomfy_usd)} for the {count(sums.asked, 'request')} that it still knows"
-    rows = [
-        ("jobs", f"{sums.jobs:,} with {count(sums.requests, 'request')}"),
-        ("ledger", f"{usd(sums.ledger_usd)}{more}, estimated {estimate}"),
-        ("RunComfy", said if sums.asked else "not asked"),
-        ("stored", f"{count(sums.files, 'file')}, {sums.bytes / 1e6:,.1f} MB"),
-    ]
-    if sums.in_doubt:
-        rows.append(("in doubt", count(sums.in_doubt, "job")))
-    return rows
