@@ -223,10 +223,29 @@ class CheckedJob:
 
 
 @dataclass(frozen=True, slots=True)
+class MediaInfo:
+    """What a media file shows when it is opened; None is what it does not show.
+
+    `media_type` is the type with what is inside known: an MP4 without pictures is a sound.
+    `width` and `height` are in pixels as a viewer sees them, `duration` is in seconds.
+    `orientation` is EXIF's (1 upright, 2 to 8 mirrored or turned). `flaw` says why the file is
+    not whole, as the end of a sentence that begins with its name; empty when it is.
+    """
+
+    media_type: str
+    width: int | None = None
+    height: int | None = None
+    duration: float | None = None
+    fps: float | None = None
+    orientation: int = 1
+    flaw: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class FetchedFile:
     """One output on local disk, whole and of a known type, not yet at its final place.
 
-    `width` and `height` are in pixels, `duration` in seconds, as far as they are known.
+    What it shows is kept as in `MediaInfo`.
     """
 
     index: int
@@ -237,6 +256,15 @@ class FetchedFile:
     width: int | None = None
     height: int | None = None
     duration: float | None = None
+    fps: float | None = None
+    orientation: int = 1
+
+    @property
+    def info(self) -> MediaInfo:
+        """What the file shows; it has no flaw."""
+        return MediaInfo(
+            self.media_type, self.width, self.height, self.duration, self.fps, self.orientation
+        )
 
 
 @dataclass(frozen=True, slots=True)

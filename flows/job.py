@@ -28,7 +28,6 @@ from comfyline.run import FetchedOutputs, Outcome, Run, Submission
 from comfyline.services import Services
 from comfyline.storage.facts import Facts
 from comfyline.storage.origins import is_remote, origin_path
-from comfyline.storage.reading import look_at_file
 from tasks.failure import job_state_after, unwrap
 from tasks.fetch import fetch
 from tasks.persist import persist
@@ -179,14 +178,16 @@ async def _stored(
     """Run the last two stages; with `again` fetch the outputs whatever is remembered of them."""
     fetched = await _fetched(checked, submission, services, again=again)
     await asyncio.to_thread(_thumbnails, checked, fetched, services.thumbnails)
-    # A later step takes them as they lie there, without reading them once more.
-    looks = await asyncio.to_thread(_looks, fetched) if checked.job.step in run.hands_on else {}
     stored = await _through(
         Stage.PERSIST,
         persist(linked(checked), linked(submission), linked(fetched), run, services),
     )
-    for output in stored if looks else ():
-        services.origins.know(output.uri, looks[output.index])
+    if checked.job.step in run.hands_on:
+        # A later step takes them as they lie there, without reading them once more.
+        files = {file.index: file for file in fetched.files}
+        for output in stored:
+            file = files[output.index]
+            services.origins.know(output.uri, Facts(file.sha256, file.bytes, file.info))
     return stored
 
 
@@ -218,13 +219,6 @@ async def _through(stage: Stage | None, result: Awaitable[T | State[ComfylineErr
         raise _Stopped(stage, error) from error
     except Exception as error:
         raise _Stopped(stage, Defect(error)) from error
-
-
-def _looks(fetched: FetchedOutputs) -> dict[int, Facts]:
-    """Return what is known of the outputs while they are at hand; empty when one cannot be read."""
-    looks = {file.index: look_at_file(file.path)[0] for file in fetched.files}
-    known = {index: facts for index, facts in looks.items() if isinstance(facts, Facts)}
-    return known if len(known) == len(looks) else {}
 
 
 def _thumbnails(checked: CheckedJob, fetched: FetchedOutputs, directory: Path) -> None:

@@ -7,7 +7,7 @@ last two are repeated, because fetching again costs nothing.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from prefect import get_run_logger, task
@@ -16,18 +16,18 @@ from prefect.tasks import exponential_backoff
 from comfyline.config.account import command
 from comfyline.errors import BrokenOutput, ComfylineError, NotKnownNow
 from comfyline.files import work_path
-from comfyline.job import CheckedJob, FetchedFile, JobState, MediaKind, Stage, StoredOutput
-from comfyline.ledger.block_reasons import short
-from comfyline.media import (
-    SVG,
+from comfyline.job import (
+    CheckedJob,
+    FetchedFile,
+    JobState,
     MediaInfo,
-    check_beginning,
-    check_whole,
-    is_format,
-    kind_of,
-    kind_of_format,
-    probe_file,
+    MediaKind,
+    Stage,
+    StoredOutput,
 )
+from comfyline.ledger.block_reasons import short
+from comfyline.media.probe import check_beginning, check_whole, probe_file
+from comfyline.media.types import SVG, is_format, kind_of, kind_of_format
 from comfyline.models.entry import kind_made
 from comfyline.progress import StageEntered, tell
 from comfyline.run import FetchedOutputs, Submission
@@ -209,5 +209,6 @@ async def _from_copy(
 
 
 def _file(index: int, path: Path, sha256: str, size: int, info: MediaInfo) -> FetchedFile:
-    shown = info.width, info.height, info.duration
-    return FetchedFile(index, str(path), sha256, size, info.media_type, *shown)
+    shown = asdict(info)
+    del shown["flaw"]
+    return FetchedFile(index, str(path), sha256, size, **shown)

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.contenders.side import peak_mb, start
-from comfyline.media import MediaInfo, check_beginning, check_whole
+from comfyline.job import MediaInfo
+from comfyline.media.probe import check_beginning, check_whole
 from comfyline.runcomfy.downloads import Downloads
 from comfyline.runcomfy.pool import Pool
 

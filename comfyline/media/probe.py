@@ -8,7 +8,6 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from itertools import islice
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
 from comfyline.errors import BrokenOutput
-from comfyline.job import MediaKind
+from comfyline.job import MediaInfo, MediaKind
 from comfyline.media.types import HEAD_BYTES, SVG, kind_of, media_type_of
 
 if TYPE_CHECKING:
@@ -79,25 +78,6 @@ _TELL_LENGTH = {"audio/flac", "audio/webm", "video/webm"}
 """Formats whose header promises a length, and which are cut short without a sign of it."""
 _TURNED = {90: 8, 180: 3, 270: 6}
 """EXIF's orientation for so many degrees counterclockwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class MediaInfo:
-    """What a media file shows when it is opened; None is what it does not show.
-
-    `media_type` is the type with what is inside known: an MP4 without pictures is a sound.
-    `width` and `height` are in pixels as a viewer sees them, `duration` is in seconds.
-    `orientation` is EXIF's (1 upright, 2 to 8 mirrored or turned). `flaw` says why the file is
-    not whole, as the end of a sentence that begins with its name; empty when it is.
-    """
-
-    media_type: str
-    width: int | None = None
-    height: int | None = None
-    duration: float | None = None
-    fps: float | None = None
-    orientation: int = 1
-    flaw: str = ""
 
 
 def probe(file: BinaryIO, media_type: str) -> MediaInfo:

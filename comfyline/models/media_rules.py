@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from comfyline.media import MediaInfo
+from comfyline.job import MediaInfo
 from comfyline.media.convert import Bounds
 
 _OPERATORS: Mapping[str, tuple[Callable[[float, float], bool], str]] = {

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from comfyline.errors import InputInvalid
 from comfyline.job import FetchedFile, Placement, StoredOutput
-from comfyline.media import extension
+from comfyline.media.types import extension
 from comfyline.pipeline.output_names import output_name
 from comfyline.storage.place import join
 

@@ -14,7 +14,6 @@ from comfyline.broken_connections import why_not
 from comfyline.errors import ComfylineError, InputInvalid, Problem, Unreachable
 from comfyline.job import PENDING, CheckedJob, Job, Media, MediaKind, Preparation, takes_pending
 from comfyline.keys import job_key
-from comfyline.media import MOST_BYTES, SVG, TAKEN, kind_of, media_type_of_name
 from comfyline.media.convert import (
     CONVERTIBLE,
     Conversion,
@@ -22,6 +21,7 @@ from comfyline.media.convert import (
     info_of_copy,
     too_many_pixels,
 )
+from comfyline.media.types import MOST_BYTES, SVG, TAKEN, kind_of, media_type_of_name
 from comfyline.models.check import check_inputs, field_path, is_too_deep
 from comfyline.models.dialect import (
     MediaField,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from comfyline.errors import ComfylineError, InputInvalid, NotBegun, Skipped
 from comfyline.job import Job, JobState
-from comfyline.media import kind_of
+from comfyline.media.types import kind_of
 from comfyline.pipeline.graph import Dag, NodeId
 from comfyline.pipeline.render import Made
 from comfyline.run import Outcome

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from comfyline.errors import ComfylineError
 from comfyline.job import Job, StoredOutput
-from comfyline.media import media_type_of_name
+from comfyline.media.types import media_type_of_name
 from comfyline.report.thumbnails import NEUTRAL
 from comfyline.run import Outcome
 from comfyline.storage.place import join

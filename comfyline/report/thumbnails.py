@@ -7,8 +7,8 @@ from pathlib import Path
 from PIL import ExifTags, Image, ImageOps
 
 from comfyline.files import appearing_whole
-from comfyline.media import HEAD_BYTES, media_type_of
 from comfyline.media.probe import register_decoder
+from comfyline.media.types import HEAD_BYTES, media_type_of
 
 MAX_PIXELS = 64_000_000
 """Pictures that would take more pixels in memory are not opened (as RGBA: 256 MB)."""

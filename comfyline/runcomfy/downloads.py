@@ -13,7 +13,7 @@ from comfyline.broken_connections import what_broke
 from comfyline.config.account import command
 from comfyline.errors import BrokenOutput, DiskFull, OutputUnreachable
 from comfyline.files import disk_full_told
-from comfyline.media import MediaInfo
+from comfyline.job import MediaInfo
 from comfyline.runcomfy.behind import Behind
 from comfyline.runcomfy.data_uris import Embedded, decode
 from comfyline.runcomfy.hosts import Address, OutputHosts, RefusedOutput

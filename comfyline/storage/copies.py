@@ -17,8 +17,8 @@ from comfyline.broken_connections import why_not
 from comfyline.errors import InputInvalid, Problem
 from comfyline.files import part_path
 from comfyline.job import Media
-from comfyline.media import MOST_BYTES
 from comfyline.media.convert import Conversion, Unconvertible, convert
+from comfyline.media.types import MOST_BYTES
 from comfyline.redact import bare_origin
 from comfyline.storage.origins import Origins, is_remote, origin_path
 from comfyline.storage.reading import Hasher

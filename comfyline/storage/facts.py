@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from comfyline.errors import Unreachable
-from comfyline.media import MediaInfo
+from comfyline.job import MediaInfo
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
-from comfyline.media import MediaInfo
+from comfyline.job import MediaInfo
 from comfyline.media.probe import probed_by
 from comfyline.storage.facts import Facts
 from comfyline.storage.remote_stamps import RemoteStamp

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from comfyline.errors import Unreachable
-from comfyline.media import HEAD_BYTES, MOST_BYTES, MediaInfo, kind_of, media_type_of, probe
+from comfyline.job import MediaInfo
+from comfyline.media.probe import probe
+from comfyline.media.types import HEAD_BYTES, MOST_BYTES, kind_of, media_type_of
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.known_files import Stamp
 

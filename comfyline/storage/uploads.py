@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from comfyline.broken_connections import why_not
 from comfyline.errors import InputInvalid, Problem, Unfetchable
 from comfyline.job import Media
-from comfyline.media import extension
+from comfyline.media.types import extension
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.origins import is_remote, origin_path
 from comfyline.storage.presigned_check import try_out

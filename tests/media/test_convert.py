@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from comfyline.job import Preparation
-from comfyline.media import MediaInfo, media_type_of, probe
+from comfyline.job import MediaInfo, Preparation
 from comfyline.media.convert import (
     Bounds,
     Conversion,
@@ -19,6 +18,8 @@ from comfyline.media.convert import (
     info_of_copy,
     too_many_pixels,
 )
+from comfyline.media.probe import probe
+from comfyline.media.types import media_type_of
 from comfyline.models.media_rules import bounds, check_rules
 from tests.media.clips import heic, picture
 

@@ -9,14 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from comfyline.errors import BrokenOutput
-from comfyline.job import MediaKind
-from comfyline.media import (
-    HEAD_BYTES,
-    MediaInfo,
-    check_whole,
-    media_type_of,
-    probe,
-)
+from comfyline.job import MediaInfo, MediaKind
+from comfyline.media.probe import check_whole, probe
+from comfyline.media.types import HEAD_BYTES, media_type_of
 from tests.media.clips import animation, bomb, clip, heic, picture
 
 SOUNDS = {

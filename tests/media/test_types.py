@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyline.media import HEAD_BYTES, SVG, extension, media_type_of, media_type_of_name
+from comfyline.media.types import HEAD_BYTES, SVG, extension, media_type_of, media_type_of_name
 from tests.media.clips import clip, picture
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyline.media import MediaInfo
+from comfyline.job import MediaInfo
 from comfyline.models.media_rules import RuleCheck, check_rules, nearest
 
 # As the catalogue has them for an image model.

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfyline.errors import InputInvalid, Problem, Unreachable
-from comfyline.job import CheckedJob, Job, Placement, Preparation
-from comfyline.media import MediaInfo
+from comfyline.job import CheckedJob, Job, MediaInfo, Placement, Preparation
 from comfyline.models.entry import ModelEntry, UncheckedModel
 from comfyline.plan.check import validate_job, validate_pairs
 from comfyline.storage.bucket import Bucket

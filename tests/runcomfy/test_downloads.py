@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfyline.errors import BrokenOutput, OutputUnreachable
-from comfyline.media import MediaInfo, check_beginning, check_whole
+from comfyline.job import MediaInfo
+from comfyline.media.probe import check_beginning, check_whole
 from comfyline.runcomfy.downloads import Download, Downloads
 from comfyline.runcomfy.hosts import OutputHosts
 from comfyline.runcomfy.outputs import output_urls

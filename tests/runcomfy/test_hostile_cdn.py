@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from comfyline.errors import BrokenOutput, ComfylineError, OutputUnreachable
-from comfyline.media import MediaInfo, check_beginning, check_whole
+from comfyline.job import MediaInfo
+from comfyline.media.probe import check_beginning, check_whole
 from comfyline.runcomfy.downloads import Download, Downloads
 from comfyline.runcomfy.hosts import RefusedOutput
 from tests.runcomfy.conftest import FakeTime

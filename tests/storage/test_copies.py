@@ -10,7 +10,7 @@ from PIL import Image
 
 from comfyline.errors import InputInvalid
 from comfyline.job import Media
-from comfyline.media import media_type_of
+from comfyline.media.types import media_type_of
 from comfyline.storage import copies as copies_module
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.copies import Copies

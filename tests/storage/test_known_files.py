@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from comfyline.media import MediaInfo
+from comfyline.job import MediaInfo
 from comfyline.storage import known_files as known_files_module
 from comfyline.storage import origins as origins_module
 from comfyline.storage.bucket import Bucket

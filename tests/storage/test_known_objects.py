@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from comfyline.errors import Unreachable
-from comfyline.media import MediaInfo
+from comfyline.job import MediaInfo
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.facts import Facts
 from comfyline.storage.origins import Origins

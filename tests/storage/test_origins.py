@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from comfyline.errors import Unreachable
-from comfyline.media import MediaInfo
+from comfyline.job import MediaInfo
 from comfyline.storage import origins as origins_module
 from comfyline.storage import web
 from comfyline.storage.bucket import Bucket
