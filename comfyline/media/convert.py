@@ -15,7 +15,13 @@ from typing import Any, BinaryIO, Literal, Self
 from PIL import Image
 
 from comfyline.job import MediaInfo, Preparation
-from comfyline.media.probe import alone_if_large, as_seen, open_picture, orientation_of, turned_upright
+from comfyline.media.probe import (
+    alone_if_large,
+    as_seen,
+    open_picture,
+    orientation_of,
+    turned_upright,
+)
 from comfyline.media.types import MOST_BYTES, TAKEN
 
 Form = Literal["jpeg", "png", "webp"]

@@ -12,7 +12,14 @@ from typing import BinaryIO
 from PIL import Image, ImageStat
 
 from comfyline.media.convert import scaled
-from comfyline.media.probe import alone_if_large, as_seen, first_frames, open_picture, orientation_of, turned_upright
+from comfyline.media.probe import (
+    alone_if_large,
+    as_seen,
+    first_frames,
+    open_picture,
+    orientation_of,
+    turned_upright,
+)
 from comfyline.media.types import HEAD_BYTES, kind_of, media_type_of
 
 _SMALL = 256

@@ -172,7 +172,7 @@ class _Validator:
             else:
                 is_whole = False
         if mistake := self._folder_mistake(job):
-            problems.append(Problem("output.to", mistake, "use a folder or s3://bucket/prefix"))
+            problems.append(Problem("output.to", mistake))
         key = ""
         try:
             key = _key(job, media) if is_whole else ""
