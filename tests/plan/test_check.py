@@ -119,8 +119,10 @@ async def test_all_mistakes_of_a_job_are_told_at_once_each_with_its_place(
         f"p.yaml:7:3: image_urls[1]: {paths[1]} {unknown}, not image; {hint}",
         f"p.yaml:7:3: image_urls[2]: {paths[2]} is empty",
         f"p.yaml:7:3: video: {CAT} is image/jpeg, not video; {hint}",
-        "p.yaml:7:3: output.to: nowhere://b/o is no place for outputs: "
-        "name a folder, s3://…, gs://… or az://…",
+        (
+            "p.yaml:7:3: output.to: nowhere://b/o is no place for outputs: "
+            "name a folder, s3://…, gs://… or az://…"
+        ),
     ]
 
 
