@@ -18,10 +18,10 @@ from comfyline.files import disk_full, is_full, work_path
 from comfyline.job import CheckedJob, FetchedFile, JobState, Stage, StoredOutput
 from comfyline.ledger.attempts import Attempt
 from comfyline.operations.move_aside import move_aside
-from comfyline.operations.output_paths import target_uris
 from comfyline.operations.overwrite import Arriving, Name, names
 from comfyline.operations.quality import reject
 from comfyline.operations.recover import clear
+from comfyline.pipeline.output_names import output_uris
 from comfyline.progress import Note, StageEntered, tell
 from comfyline.run import FetchedOutputs, Run, Submission
 from comfyline.services import Services, now
@@ -54,7 +54,7 @@ async def persist(
     if rejected := await reject(checked, submission, fetched, run, services):
         raise rejected
     attempt = (await services.ledger.find([checked.key]))[checked.key]
-    uris = target_uris(checked.job.placement, fetched.files)
+    uris = output_uris(checked.job.placement, fetched.files)
     try:
         stored = tuple(
             await asyncio.gather(

@@ -17,7 +17,7 @@ from comfyline.job import CheckedJob, JobState, StoredOutput
 from comfyline.ledger.attempts import pack
 from comfyline.ledger.database import Database
 from comfyline.ledger.tables import attempts, jobs, outputs, transitions
-from comfyline.operations.output_paths import target_uris
+from comfyline.pipeline.output_names import output_uris
 from comfyline.plan.check import validate_jobs
 from comfyline.plan.preview import plan_pipeline
 from comfyline.services import now, open_services
@@ -55,7 +55,7 @@ def _write_photos(photos: int) -> None:
 
 def _write_output(checked: CheckedJob, facts: Facts) -> str:
     placement = checked.job.placement
-    [uri] = target_uris(placement, [_output("", facts)])
+    [uri] = output_uris(placement, [_output("", facts)])
     folder = Path(placement.folder)
     folder.mkdir(exist_ok=True)
     (folder / uri.rpartition("/")[2]).write_bytes(_PICTURE.read_bytes())

@@ -23,8 +23,8 @@ from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.queries import Selection
 from comfyline.ledger.unrecorded import Unrecorded, unrecorded
 from comfyline.ledger.writes import StoredJob, adopt_stored, ask_whose
-from comfyline.operations.output_paths import possible_names, unversioned
 from comfyline.operations.recover import clear
+from comfyline.pipeline.output_names import possible_names, unversioned
 from comfyline.progress import Note, tell
 from comfyline.report.format import count
 from comfyline.sandbox.store import request_ids

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from comfyline.errors import Altered, NameTaken, Unreachable
 from comfyline.ledger.ledger import Ledger
-from comfyline.operations.output_paths import MOST_VERSIONS, versions
 from comfyline.operations.overwrite import Former
+from comfyline.pipeline.output_names import MOST_VERSIONS, versions
 from comfyline.storage.place import Place
 from comfyline.storage.sidecars import SUFFIX, named, read_sidecar, read_text
 

@@ -17,7 +17,7 @@ from comfyline.job import Placement, StoredOutput
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.queries import Selection
-from comfyline.operations.output_paths import MOST_VERSIONS, is_version, target_uris, versions
+from comfyline.pipeline.output_names import MOST_VERSIONS, is_version, output_uris, versions
 from comfyline.storage.place import Place
 from comfyline.storage.sidecars import SUFFIX, Sidecar, read_sidecar
 
@@ -206,7 +206,7 @@ def _recorded(owner: Attempt, uri: str) -> StoredOutput:
 def _had_to_go(owner: Attempt, uri: str) -> bool:
     """Tell whether an attempt's output lies here because its own name was taken."""
     name = uri.rpartition("/")[2]
-    planned = target_uris(owner.checked.job.placement, [_recorded(owner, uri)])
+    planned = output_uris(owner.checked.job.placement, [_recorded(owner, uri)])
     return any(is_version(name, one.rpartition("/")[2]) for one in planned)
 
 

@@ -14,8 +14,8 @@ from comfyline.files import disk_full, is_full
 from comfyline.job import CheckedJob, ContentChecks, FetchedFile, JobState
 from comfyline.media.similar import NamedAppearance, appearance
 from comfyline.operations.content_checks import content_flaws
-from comfyline.operations.output_paths import target_uris, versions
 from comfyline.operations.recover import clear
+from comfyline.pipeline.output_names import output_uris, versions
 from comfyline.progress import Note, tell
 from comfyline.redact import bare_origin
 from comfyline.run import FetchedOutputs, Run, Submission
@@ -109,7 +109,7 @@ async def _store_aside(
     placement = checked.job.placement
     place = services.places.of_folder(placement.folder, placement.root)
     attempt = (await services.ledger.find([checked.key]))[checked.key]
-    wanted = target_uris(placement, fetched.files)
+    wanted = output_uris(placement, fetched.files)
     uris = []
     for position, (file, uri) in enumerate(zip(fetched.files, wanted, strict=True)):
         folder, _, name = uri.rpartition("/")

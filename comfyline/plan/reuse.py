@@ -11,7 +11,7 @@ from comfyline.job import CheckedJob, Job, JobState, StoredOutput
 from comfyline.ledger.attempts import AnyAttempt
 from comfyline.ledger.decision import Decision, decide
 from comfyline.operations.adopt import foreseen_in_words, recognise
-from comfyline.operations.output_paths import own_names, target_uris
+from comfyline.pipeline.output_names import output_uris, own_names
 from comfyline.plan.check import validate_jobs
 from comfyline.progress import Note, tell
 from comfyline.run import Outcome, Run
@@ -166,7 +166,7 @@ def claimed(job: Job, attempt: AnyAttempt) -> tuple[StoredOutput, ...]:
     outputs = [ones[index] for index in sorted(ones)]
     recorded = {(output.index, output.uri): output for output in attempt.outputs}
     try:
-        uris = target_uris(job.placement, outputs)
+        uris = output_uris(job.placement, outputs)
         mine = [recorded.get((one.index, uri)) for one, uri in zip(outputs, uris, strict=True)]
         if not all(mine):
             mine = _displaced(attempt, outputs, uris)
@@ -183,7 +183,7 @@ def _displaced(
 
     What is the attempt's own name as it was submitted is no version of another job's.
     """
-    proper = {*target_uris(attempt.placement, outputs)}
+    proper = {*output_uris(attempt.placement, outputs)}
     found: list[StoredOutput | None] = []
     for one, uri in zip(outputs, uris, strict=True):
         of_index = {other.uri: other for other in attempt.outputs if other.index == one.index}

@@ -11,7 +11,7 @@ from comfyline.errors import GenerationFailed
 from comfyline.job import CheckedJob, JobState, StoredOutput
 from comfyline.ledger.claims import Claimed
 from comfyline.ledger.ledger import Ledger
-from comfyline.operations.output_paths import target_uris
+from comfyline.pipeline.output_names import output_uris
 from comfyline.plan.check import validate_jobs
 from comfyline.plan.preview import plan_pipeline
 from comfyline.services import now, open_services
@@ -101,7 +101,7 @@ class Project:
         self._content += 1
         content = picture("PNG", (40 + self._content, 40))
         bare = StoredOutput(0, "", f"{self._content:064x}", len(content), "image/png")
-        [uri] = target_uris(job.job.placement, [bare])
+        [uri] = output_uris(job.job.placement, [bare])
         path = local_path(uri)
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)

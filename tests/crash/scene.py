@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, make_url, select
 from comfyline.job import JobState
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.tables import attempts, jobs
-from comfyline.operations.output_paths import target_uris
+from comfyline.pipeline.output_names import output_uris
 from comfyline.services import open_ledger
 from tests.conftest import EDIT, ROOT, Sandbox, jpeg
 from tests.crash.breaks import Break
@@ -247,7 +247,7 @@ def _files(scene: Scene, made: list[Attempt]) -> list[str]:
             broken.append(f"{attempt.request_id} has no output")
             continue
         pictures = scene.pictures(attempt.request_id)
-        uris = target_uris(attempt.checked.job.placement, attempt.outputs)
+        uris = output_uris(attempt.checked.job.placement, attempt.outputs)
         for output, uri, picture in zip(attempt.outputs, uris, pictures, strict=True):
             name = output.uri.rsplit("/", 1)[-1]
             planned = uri.rsplit("/", 1)[-1]

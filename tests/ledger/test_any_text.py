@@ -16,7 +16,7 @@ from comfyline.ledger.claims import Claimed
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.queries import Selection
 from comfyline.ledger.tables import Document, attempts
-from comfyline.operations.output_paths import target_uris
+from comfyline.pipeline.output_names import output_uris
 from tests.ledger.conftest import Desk, asked, output
 
 LATIN_1 = os.fsdecode("Gärten".encode("latin-1"))
@@ -80,10 +80,10 @@ async def test_a_file_of_such_a_name_is_found_again_where_the_ledger_says(
 ):
     folder = tmp_path / LATIN_1
     job = asked(placement=Placement(str(folder), f"{LATIN_1}.{{{{ ext }}}}", {}))
-    before = target_uris(job.job.placement, [output()])
+    before = output_uris(job.job.placement, [output()])
     await desk.stored(job, output(before[0]))
     known = await desk.known(job)
-    assert target_uris(known.placement, known.outputs) == before
+    assert output_uris(known.placement, known.outputs) == before
     assert await ledger.stored_at(before) == {before[0]: known}
 
 

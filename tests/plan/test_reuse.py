@@ -13,7 +13,7 @@ from comfyline.errors import GenerationFailed, Unreachable
 from comfyline.job import Job, JobState, Placement, StoredOutput
 from comfyline.ledger.claims import Claimed, Limits
 from comfyline.models.entry import ModelEntry
-from comfyline.operations.output_paths import target_uris
+from comfyline.pipeline.output_names import output_uris
 from comfyline.plan.check import validate_job
 from comfyline.plan.explain import reasons
 from comfyline.plan.preflight import Preflight, estimate
@@ -102,7 +102,7 @@ async def persisted(services: Services, one: Job, outputs: int = 1) -> Sequence[
     await services.ledger.completed(attempt_id, 0.5)
     sha256 = hashlib.sha256(b"made").hexdigest()
     bare = [StoredOutput(index, "", sha256, 4, "image/png") for index in range(outputs)]
-    uris = target_uris(one.placement, bare)
+    uris = output_uris(one.placement, bare)
     stored = [replace(output, uri=uri) for output, uri in zip(bare, uris, strict=True)]
     for output in stored:
         await services.places.of(output.uri).put_text("made", output.uri, "image/png")

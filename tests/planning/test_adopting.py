@@ -17,7 +17,7 @@ from comfyline.config.settings import RuncomfySettings, Secret, Settings, Storag
 from comfyline.job import CheckedJob, Job, JobState, Placement, StoredOutput
 from comfyline.ledger.attempts import UNKNOWN_ORIGIN
 from comfyline.ledger.claims import Claimed, Limits
-from comfyline.operations.output_paths import target_uris, versions
+from comfyline.pipeline.output_names import output_uris, versions
 from comfyline.plan.check import validate_job
 from comfyline.plan.reuse import Existing, find_existing
 from comfyline.run import CostLimits, Run
@@ -113,7 +113,7 @@ async def stored_elsewhere(
     sha256 = hashlib.sha256(b"made").hexdigest()
     bare = [StoredOutput(index, "", sha256, 4, "image/png") for index in range(outputs)]
     stored = []
-    for output, wanted in zip(bare, target_uris(one.placement, bare), strict=True):
+    for output, wanted in zip(bare, output_uris(one.placement, bare), strict=True):
         uri = [name for _, name in zip(range(version + 1), versions(wanted), strict=False)][-1]
         reached = ("planned", "submitting", "submitted", "completed", "persisted")
         told: dict[str, Any] = {

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from comfyline.errors import InputInvalid
 from comfyline.job import Placement, StoredOutput
-from comfyline.operations.output_paths import is_version, own_names, target_uris, versions
+from comfyline.pipeline.output_names import is_version, output_uris, own_names, versions
 
 
 def outputs(*types: str) -> list[StoredOutput]:
@@ -18,7 +18,7 @@ def outputs(*types: str) -> list[StoredOutput]:
 
 def names(template: str, made: Sequence[StoredOutput], **scope: object) -> list[str]:
     placement = Placement("s3://b/out", template, {"item_name": "cat"} | scope)
-    return [uri.removeprefix("s3://b/out/") for uri in target_uris(placement, made)]
+    return [uri.removeprefix("s3://b/out/") for uri in output_uris(placement, made)]
 
 
 def test_names_are_as_the_template_says_where_they_differ() -> None:
@@ -87,7 +87,7 @@ def test_a_template_that_gives_no_name_at_all_is_an_error() -> None:
 def test_a_local_folder_gives_file_uris() -> None:
     placement = Placement("/out x", "ä#{{ index }}.{{ ext }}", {})
 
-    assert target_uris(placement, outputs("image/png")) == ("file:///out%20x/%C3%A4%230.png",)
+    assert output_uris(placement, outputs("image/png")) == ("file:///out%20x/%C3%A4%230.png",)
 
 
 @given(
