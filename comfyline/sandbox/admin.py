@@ -4,13 +4,12 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from comfyline.sandbox.answers import UNKNOWN_REQUEST, Refusal, moment
-from comfyline.sandbox.desk import Desk
 from comfyline.sandbox.faults import Fault, Faults
-from comfyline.sandbox.records import without_queries
+from comfyline.sandbox.handlers import UNKNOWN_REQUEST, Handlers, Refusal, moment
+from comfyline.sandbox.store import without_queries
 
 
-def admin_routes(desk: Desk, faults: Faults) -> APIRouter:
+def admin_routes(handlers: Handlers, faults: Faults) -> APIRouter:
     """Define the calls under `/sandbox`, and `/health`; none needs a token."""
     routes = APIRouter()
 
@@ -34,14 +33,14 @@ def admin_routes(desk: Desk, faults: Faults) -> APIRouter:
 
     @routes.post("/sandbox/expire/{request_id}")
     def expire(request_id: str) -> dict[str, str]:
-        if not desk.store.expire(request_id):
+        if not handlers.store.expire(request_id):
             raise Refusal(404, UNKNOWN_REQUEST, "request unknown")
-        desk.vault.drop(request_id)
+        handlers.blobs.drop(request_id)
         return {"request_id": request_id, "status": "expired"}
 
     @routes.get("/sandbox/account")
     def account() -> dict[str, Any]:
-        fetches = desk.store.fetches()
+        fetches = handlers.store.fetches()
         return {
             "requests": [
                 {
@@ -55,10 +54,10 @@ def admin_routes(desk: Desk, faults: Faults) -> APIRouter:
                         url: moment(at) for url, at in fetches.get(request.number, {}).items()
                     },
                 }
-                for request in desk.store.all()
+                for request in handlers.store.all()
             ],
-            "charged_usd": desk.store.charged(),
-            "balance_usd": desk.balance(),
+            "charged_usd": handlers.store.charged(),
+            "balance_usd": handlers.balance(),
         }
 
     return routes

@@ -1,27 +1,32 @@
-"""RunComfy's calls."""
+"""RunComfy's calls, and the outputs' own address."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from fastapi import Request as HttpRequest
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
-from comfyline.sandbox import answers, shapes
-from comfyline.sandbox.desk import Desk
+from comfyline.sandbox.blob_store import media_type
+from comfyline.sandbox.handlers import Handlers, data_uri, result_body, urls
+from comfyline.sandbox.output_shape import fill_output
 
 _LONGEST_PAGE = 500
+_CHUNK = 64 * 1024
 
 
 def _origin(http: HttpRequest) -> str:
     return str(http.base_url).rstrip("/")
 
 
-def api_routes(desk: Desk) -> APIRouter:
+def api_routes(handlers: Handlers) -> APIRouter:
     """Define the calls of the Model API, all behind the token."""
 
     def require_token(http: HttpRequest) -> None:
-        desk.require_token(http.headers.get("authorization", ""))
+        handlers.require_token(http.headers.get("authorization", ""))
 
     routes = APIRouter(dependencies=[Depends(require_token)])
 
@@ -35,7 +40,7 @@ def api_routes(desk: Desk) -> APIRouter:
         limit: Annotated[int, Query(ge=1)] = 50,
         offset: Annotated[int, Query(ge=0)] = 0,
     ) -> dict[str, Any]:
-        found = desk.catalogue.search(text=search, category=category, kind=kind)
+        found = handlers.catalogue.search(text=search, category=category, kind=kind)
         # No largest number is documented: more than this is answered with less than was asked for.
         page = found[offset : offset + min(limit, _LONGEST_PAGE)]
         return {
@@ -45,61 +50,113 @@ def api_routes(desk: Desk) -> APIRouter:
 
     @routes.get("/v1/models/{model_id:path}")
     def show_model(model_id: str) -> dict[str, Any]:
-        return desk.model(model_id).shown(with_schema=True)
+        return handlers.model(model_id).shown(with_schema=True)
 
     @routes.post("/v1/models/{model_id:path}")
     async def submit(model_id: str, http: HttpRequest) -> dict[str, Any]:
-        request_id = await run_in_threadpool(desk.accept, model_id, await http.body())
-        desk.execution.announce()
-        urls = answers.addresses(_origin(http), request_id)
-        cancel_url = f"{_origin(http)}/v1/requests/{request_id}/cancel"
-        return {"request_id": request_id, **urls, "cancel_url": cancel_url}
+        request_id = await run_in_threadpool(handlers.accept, model_id, await http.body())
+        handlers.worker.announce()
+        return {
+            "request_id": request_id,
+            **urls(_origin(http), request_id),
+            "cancel_url": f"{_origin(http)}/v1/requests/{request_id}/cancel",
+        }
 
     @routes.get("/v1/requests/{request_id}/status")
     def status(request_id: str, http: HttpRequest) -> dict[str, Any]:
-        request = desk.known(request_id)
+        request = handlers.known(request_id)
         body: dict[str, Any] = {"request_id": request_id, "status": request.status}
         if request.status == "in_queue":
             # Counted from 0: how many start before this one.
-            body["queue_position"] = desk.store.position(request)
-        return {**body, **answers.addresses(_origin(http), request_id)}
+            body["queue_position"] = handlers.store.position(request)
+        return {**body, **urls(_origin(http), request_id)}
 
     @routes.get("/v1/requests/{request_id}/result")
     def result(request_id: str, http: HttpRequest, *, include_cost: bool = False) -> Response:
-        request = desk.known(request_id)
-        body = answers.result(request, include_cost=include_cost)
+        request = handlers.known(request_id)
+        body = result_body(request, include_cost=include_cost)
         if request.status != "completed":
             return JSONResponse(body)
-        entry = desk.catalogue.find(request.model_id)
+        entry = handlers.catalogue.find(request.model_id)
         if not request.once:
-            urls = [f"{_origin(http)}/cdn/{request_id}/{name}" for name in request.files]
+            places = [f"{_origin(http)}/cdn/{request_id}/{name}" for name in request.files]
             return JSONResponse(
-                {**body, "output": shapes.output(entry, request.input, urls, request.files)}
+                {**body, "output": fill_output(entry, request.input, places, request.files)}
             )
-        paths = [desk.vault.path(request_id, name, once=True) for name in request.files]
+        paths = [handlers.blobs.path(request_id, name, once=True) for name in request.files]
         try:
-            media = [answers.data_uri(path) for path in paths]
+            media = [data_uri(path) for path in paths]
         except FileNotFoundError:
             # Another call is handing them over at this moment.
             media = []
 
         async def delivered() -> None:
-            await run_in_threadpool(desk.store.forget_files, request_id)
-            await run_in_threadpool(desk.vault.drop, request_id)
+            await run_in_threadpool(handlers.store.forget_files, request_id)
+            await run_in_threadpool(handlers.blobs.drop, request_id)
 
-        handed = shapes.output(entry, request.input, media, request.files)
-        return answers.OnceAnswer({**body, "output": handed}, http, delivered)
+        handed = fill_output(entry, request.input, media, request.files)
+        return _OnceAnswer({**body, "output": handed}, http, delivered)
 
     @routes.post("/v1/requests/{request_id}/cancel")
     def cancel(request_id: str) -> dict[str, Any]:
-        desk.known(request_id)
-        desk.store.cancel(request_id)
-        request = desk.known(request_id)
+        handlers.known(request_id)
+        handlers.store.cancel(request_id)
+        request = handlers.known(request_id)
         outcome = "cancelled" if request.status == "cancelled" else "not_cancellable"
         return {"request_id": request_id, "status": request.status, "outcome": outcome}
 
     @routes.get("/prod/v2/balance")
     def balance() -> dict[str, Any]:
-        return {"balance_usd": desk.balance(), "currency": "USD"}
+        return {"balance_usd": handlers.balance(), "currency": "USD"}
 
     return routes
+
+
+def cdn_routes(handlers: Handlers) -> APIRouter:
+    """Serve finished outputs, with ranges: no token is needed there, and none may come."""
+    routes = APIRouter()
+
+    @routes.api_route("/cdn/{request_id}/{name}", methods=["GET", "HEAD"])
+    def serve_output(request_id: str, name: str, http: HttpRequest) -> Response:
+        if "authorization" in http.headers:
+            # The real host would simply swallow the token. Here a leak must be seen.
+            return JSONResponse(
+                {"message": "an output URL must not be sent an Authorization header"}, 400
+            )
+        request = handlers.store.find(request_id)
+        if (
+            request is None
+            or request.status != "completed"
+            or request.once
+            or name not in request.files
+        ):
+            return JSONResponse({"message": "there is no such file"}, 404)
+        path = handlers.blobs.path(request_id, name, once=False)
+        return FileResponse(path, media_type=media_type(name))
+
+    return routes
+
+
+class _OnceAnswer(JSONResponse):
+    """An answer whose content ceases to exist when, and only when, it has gone out whole."""
+
+    def __init__(
+        self, content: Any, http: HttpRequest, delivered: Callable[[], Awaitable[None]]
+    ) -> None:
+        super().__init__(content)
+        self._http = http
+        self._delivered = delivered
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send the body piece by piece, so that a caller who goes away is noticed."""
+        body = bytes(self.body)
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        for start in range(0, len(body), _CHUNK):
+            if await self._http.is_disconnected():
+                return
+            piece = body[start : start + _CHUNK]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0)
+        if not await self._http.is_disconnected():
+            await send({"type": "http.response.body", "body": b""})
+            await self._delivered()

@@ -1,10 +1,11 @@
-"""Puts the sandbox together."""
+"""Put the sandbox together: the calls, the faults around them, and one log line for each."""
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, cast
+from collections.abc import AsyncIterator, MutableMapping
+from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
@@ -13,20 +14,18 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from comfyline.sandbox.admin import admin_routes
-from comfyline.sandbox.answers import InputRefused, Refusal
-from comfyline.sandbox.api import api_routes
+from comfyline.sandbox.api import api_routes, cdn_routes
+from comfyline.sandbox.blob_store import BlobStore
 from comfyline.sandbox.catalogue import Catalogue
-from comfyline.sandbox.cdn import cdn_routes
-from comfyline.sandbox.desk import Desk
-from comfyline.sandbox.edge import Edge
-from comfyline.sandbox.execution import Execution
-from comfyline.sandbox.faults import App, FaultGate, Faults
+from comfyline.sandbox.faults import App, FaultGate, Faults, Message, Receive, Send, drop
+from comfyline.sandbox.handlers import Handlers, InputRefused, Refusal
 from comfyline.sandbox.store import Clock, Store
-from comfyline.sandbox.vault import Vault
+from comfyline.sandbox.worker import Worker
 
 if TYPE_CHECKING:
     from comfyline.sandbox.server import SandboxOptions
 
+log = logging.getLogger(__name__)
 
 _LOOPBACK = ["127.0.0.1", "localhost"]
 
@@ -34,12 +33,12 @@ _LOOPBACK = ["127.0.0.1", "localhost"]
 def create_app(options: "SandboxOptions", clock: Clock = time.time) -> App:
     """Build the whole sandbox as one ASGI app; `clock` decides what is older than 7 days."""
     store = Store(options.state, clock)
-    vault = Vault(options.state)
+    blobs = BlobStore(options.state)
     catalogue = Catalogue(options.models)
     faults = Faults()
-    execution = Execution(
+    worker = Worker(
         store=store,
-        vault=vault,
+        blobs=blobs,
         catalogue=catalogue,
         faults=faults,
         slots=options.slots,
@@ -49,7 +48,7 @@ def create_app(options: "SandboxOptions", clock: Clock = time.time) -> App:
 
     @contextlib.asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
-        work = asyncio.create_task(execution.run())
+        work = asyncio.create_task(worker.run())
         yield
         work.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -57,17 +56,17 @@ def create_app(options: "SandboxOptions", clock: Clock = time.time) -> App:
         store.close()
 
     app = FastAPI(lifespan=life, openapi_url=None)
-    desk = Desk(
+    handlers = Handlers(
         token=options.token,
         balance_usd=options.balance_usd,
         store=store,
-        vault=vault,
+        blobs=blobs,
         catalogue=catalogue,
-        execution=execution,
+        worker=worker,
     )
-    app.include_router(api_routes(desk))
-    app.include_router(cdn_routes(store, vault))
-    app.include_router(admin_routes(desk, faults))
+    app.include_router(api_routes(handlers))
+    app.include_router(cdn_routes(handlers))
+    app.include_router(admin_routes(handlers, faults))
 
     @app.exception_handler(Refusal)
     async def refused(_http: HttpRequest, refusal: Refusal) -> JSONResponse:
@@ -85,4 +84,44 @@ def create_app(options: "SandboxOptions", clock: Clock = time.time) -> App:
     if options.host in _LOOPBACK:
         # A web page whose name is made to lead here reads nothing: its calls carry that name.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK, www_redirect=False)
-    return Edge(FaultGate(cast("App", app), faults))
+    return RequestLog(FaultGate(cast("App", app), faults))
+
+
+class RequestLog:
+    """The outermost middleware: one log line a request, and the way to its connection.
+
+    It logs method, path, status and time. Never the query, where signatures stand, nor a header.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # ASGI has no way to close a connection; the server's own request object has one.
+        scope["state"] = {
+            **scope.get("state", {}),
+            "transport": send.__self__.transport,  # type: ignore[attr-defined]
+        }
+        outcome: str | int = "dropped"
+
+        async def noting(message: Message) -> None:
+            nonlocal outcome
+            if message["type"] == "http.response.start":
+                outcome = message["status"]
+            await send(message)
+
+        began = time.perf_counter()
+        try:
+            await self._app(scope, receive, noting)
+        except asyncio.CancelledError:
+            # The process ends and this call took too long: it gets no answer.
+            outcome = "stopped"
+            await drop(scope, receive)
+        finally:
+            path = scope["raw_path"].decode("ascii", "replace")
+            took = (time.perf_counter() - began) * 1000
+            log.info("%s %s %s %.0f ms", scope["method"], path, outcome, took)

@@ -1,4 +1,4 @@
-"""The backdrops of generated images: an office, or light and ground in the colours of a place.
+"""Draw the backdrops of images: an office, or light and ground in the colours of a place.
 
 A backdrop is drawn on a small stage, out of focus, and enlarged by the image generator, so its
 cost does not grow with the resolution. All chance comes from the `Random` that is handed in.

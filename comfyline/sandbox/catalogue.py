@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from comfyline.sandbox.wishes import how_many, seconds
+from comfyline.sandbox.params import how_many, seconds
 
 log = logging.getLogger(__name__)
 

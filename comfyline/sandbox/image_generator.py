@@ -4,7 +4,6 @@ The same order gives the same bytes: everything that looks like chance is drawn 
 the prompt, the bytes of the inputs and the settings.
 """
 
-import hashlib
 import math
 import re
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from random import Random
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from comfyline.sandbox.backdrops import backdrop, mentions, names_a_place
-from comfyline.sandbox.inputs import Unusable
+from comfyline.sandbox.store import GenerationFailed
 
 EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 """The output formats, each with the extension of its files."""
@@ -33,15 +32,15 @@ _FADED = ("vintage", "retro", "sepia", "old photo", "film look")
 
 
 @dataclass(frozen=True, slots=True)
-class PaintOrder:
-    """What is to be painted. `pictures` are local files; the first one is the subject."""
+class ImageOrder:
+    """What is to be made. `pictures` are local files; the first one is the subject."""
 
     prompt: str
     pictures: tuple[Path, ...] = ()
     aspect_ratio: str = "auto"
     resolution: str = "1K"
     output_format: str = "png"
-    seed: str = ""
+    seed: bytes = b""
     is_blank: bool = False
     pixels: int = 1024
 
@@ -59,18 +58,15 @@ def frame_size(
     return (long, round(long / ratio)) if ratio >= 1 else (round(long * ratio), long)
 
 
-def paint(order: PaintOrder, index: int, target: Path) -> None:
-    """Paint picture `index` of an order; each index is a variation. Raises Unusable."""
+def generate_image(order: ImageOrder, target: Path) -> None:
+    """Make the picture of an order. Raises `GenerationFailed` for an input that is none."""
     photos = [read_picture(path) for path in order.pictures]
     natural = photos[0].size if photos else None
     size = frame_size(order.aspect_ratio, order.resolution, natural, order.pixels)
     if order.is_blank:
         _write(Image.new("RGB", size, (127, 127, 127)), order.output_format, target)
         return
-    digest = hashlib.sha256(f"{order.prompt}\0{order.seed}\0{index}".encode())
-    for path in order.pictures:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    rng = Random(digest.digest())  # noqa: S311 - a seed for a picture, not a secret
+    rng = Random(order.seed)  # noqa: S311 - a seed for a picture, not a secret
     picture = _graded(_compose(order.prompt, photos, size, rng), order.prompt)
     _caption(picture, order.prompt)
     _write(picture, order.output_format, target)
@@ -106,13 +102,13 @@ def _keeps_subject(prompt: str) -> bool:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """Open a submitted picture as it is meant to be seen. Raises Unusable."""
+    """Open a submitted picture as it is meant to be seen. Raises GenerationFailed."""
     try:
         with Image.open(path) as photo:
             return ImageOps.exif_transpose(photo).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # Pillow reports broken PNG chunks as a SyntaxError.
-        raise Unusable("an input is no picture that can be read") from error
+        raise GenerationFailed("an input is no picture that can be read") from error
 
 
 def _compose(

@@ -1,42 +1,47 @@
-"""Fetches the submitted URLs as RunComfy's servers would: from outside, with limits, no cookies."""
+"""Fetch the submitted URLs as RunComfy's servers would, and open what came.
+
+Fetched from outside, with limits, without cookies. Opening blocks, so it is done in a thread. Sizes
+are those of the picture as it is shown, after its EXIF orientation.
+"""
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
+import av
 import httpx
+from av.container import InputContainer
+from PIL import Image
 
-from comfyline.sandbox.dialect import MediaValue, refuse_url
+from comfyline.sandbox.dialect import Measures, MediaValue, broken_rule, refuse_url
+from comfyline.sandbox.store import GenerationFailed
 
 _MEGABYTE = 1024 * 1024
 _LIMITS = {"image": 50 * _MEGABYTE, "video": 100 * _MEGABYTE, "audio": 100 * _MEGABYTE}
 _REDIRECTS = 3
-_USER_AGENT = "RunComfy-Sandbox/1.0"
 
+# A playlist would have FFmpeg open whatever it names; none of these formats can name a file.
+READABLE = {
+    "protocol_whitelist": "file",
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
+    ",mp3,wav,flac,ogg,aac,aiff,amr,caf",
+}
+"""The options with which FFmpeg opens a file of a stranger's."""
 
-class Unusable(Exception):
-    """A submitted medium cannot be used. The message is for the caller, and holds no query."""
-
-
-def client() -> httpx.AsyncClient:
-    """Open the HTTP client for inputs; one serves the whole process."""
-    direct = {f"all://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")}
-    return httpx.AsyncClient(
-        timeout=httpx.Timeout(20.0, connect=10.0),
-        headers={"User-Agent": _USER_AGENT},
-        # A proxy of the machine's leads outwards, never back to the machine.
-        mounts=direct,
-    )
+_TURNED = {5, 6, 7, 8}
+_ORIENTATION = 0x0112
+_LEAST_SHARE = 0.9
 
 
 async def fetch(http: httpx.AsyncClient, media: MediaValue, target: Path) -> None:
-    """Stream one media input to `target`. Raises Unusable with the reason."""
+    """Stream one media input to `target`. Raises GenerationFailed with the reason."""
     url = str(media.value)
     field = ".".join(str(part) for part in media.path)
     try:
         for _ in range(_REDIRECTS + 1):
             if refuse_url(url):
-                raise Unusable(f"{field}: redirected to a URL that is not https")
+                raise GenerationFailed(f"{field}: redirected to a URL that is not https")
             async with http.stream("GET", url) as answer:
                 if answer.has_redirect_location:
                     url = urljoin(url, answer.headers["location"])
@@ -45,20 +50,91 @@ async def fetch(http: httpx.AsyncClient, media: MediaValue, target: Path) -> Non
                 return
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         host = urlsplit(url).hostname
-        raise Unusable(f"{field}: {host} cannot be reached ({type(error).__name__})") from error
-    raise Unusable(f"{field}: more than {_REDIRECTS} redirects")
+        raise GenerationFailed(
+            f"{field}: {host} cannot be reached ({type(error).__name__})"
+        ) from error
+    raise GenerationFailed(f"{field}: more than {_REDIRECTS} redirects")
 
 
 async def _receive(answer: httpx.Response, field: str, limit: int, target: Path) -> None:
     if answer.status_code != httpx.codes.OK:
-        raise Unusable(f"{field}: the file's server answered with {answer.status_code}")
+        raise GenerationFailed(f"{field}: the file's server answered with {answer.status_code}")
     size = 0
     file = await asyncio.to_thread(target.open, "wb")
     with file:
         async for chunk in answer.aiter_bytes(_MEGABYTE):
             size += len(chunk)
             if size > limit:
-                raise Unusable(f"{field}: larger than {limit // _MEGABYTE} MB")
+                raise GenerationFailed(f"{field}: larger than {limit // _MEGABYTE} MB")
             await asyncio.to_thread(file.write, chunk)
     if size == 0:
-        raise Unusable(f"{field}: the file is empty")
+        raise GenerationFailed(f"{field}: the file is empty")
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One input that was fetched and is fit for use."""
+
+    path: Path
+    kind: str
+    measures: Measures
+    has_sound: bool = False
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height in pixels, None for a sound."""
+        measures = self.measures
+        return (measures.width, measures.height) if measures.width and measures.height else None
+
+
+def inspect(path: Path, media: MediaValue) -> InputFile:
+    """Open a fetched file. Raises `GenerationFailed` when it is broken or breaks a rule."""
+    field = ".".join(str(part) for part in media.path)
+    found = _picture(path, field) if media.kind == "image" else _recording(path, media, field)
+    if sentence := broken_rule(media.rules, found.measures):
+        raise GenerationFailed(f"{field}: {sentence}")
+    return found
+
+
+def _picture(path: Path, field: str) -> InputFile:
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            if picture.getexif().get(_ORIENTATION) in _TURNED:
+                width, height = height, width
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow reports broken PNG chunks as a SyntaxError.
+        raise GenerationFailed(f"{field}: the file is no picture that can be read") from error
+    return InputFile(path, "image", Measures(path.stat().st_size, width, height))
+
+
+def _recording(path: Path, media: MediaValue, field: str) -> InputFile:
+    try:
+        with av.open(str(path), options=READABLE) as container:
+            return _measured(path, container, media.kind, field)
+    except (av.error.FFmpegError, ValueError) as error:
+        article = "a video" if media.kind == "video" else "a sound"
+        raise GenerationFailed(f"{field}: the file is not {article} that can be read") from error
+
+
+def _measured(path: Path, container: InputContainer, kind: str, field: str) -> InputFile:
+    videos, sounds = container.streams.video, container.streams.audio
+    if not (videos if kind == "video" else sounds):
+        raise GenerationFailed(f"{field}: the file holds no {kind}")
+    stream = (videos if kind == "video" else sounds)[0]
+    promised = float((stream.duration or 0) * (stream.time_base or 0))
+    first, reached = None, 0.0
+    for packet in container.demux(stream):
+        # One picture proves the decoder; that the rest is there is seen without decoding it.
+        first = first or next(iter(packet.decode()), None)
+        if packet.pts is not None and packet.time_base is not None:
+            reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    if first is None:
+        raise GenerationFailed(f"{field}: the file holds no {kind} that can be decoded")
+    if reached < _LEAST_SHARE * promised:
+        raise GenerationFailed(
+            f"{field}: the file is cut short: {reached:.1f} of {promised:.1f} seconds"
+        )
+    width, height = (videos[0].width, videos[0].height) if kind == "video" else (None, None)
+    measures = Measures(path.stat().st_size, width, height, promised or reached)
+    return InputFile(path, kind, measures, has_sound=bool(sounds))

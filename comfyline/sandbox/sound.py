@@ -1,4 +1,4 @@
-"""Generate a chord, write sound files, and read the sound of what was submitted."""
+"""Generate a chord, and write sound files and the sound tracks of videos."""
 
 import math
 import re
@@ -10,16 +10,12 @@ from random import Random
 
 import av
 from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
-
-from comfyline.sandbox.inspection import READABLE
 
 RATE = 32_000
 """Samples a second; all sound in the sandbox is mono, of signed 16-bit samples."""
 
-_PIECE = 16 * RATE
 _LOUDNESS = 6_000
 _MAJOR, _MINOR = (20, 25, 30), (20, 24, 30)
 _SAD = re.compile(r"sad|dark|minor|melanchol|blues|night|horror|tense|悲|夜", re.IGNORECASE)
@@ -31,15 +27,15 @@ class SoundFormat:
 
     extension: str
     codec: str
-    sample_format: str
     bit_rate: int | None = None
 
 
-MP3 = SoundFormat("mp3", "libmp3lame", "s16p", 96_000)
+AAC = SoundFormat("m4a", "aac", 96_000)
+MP3 = SoundFormat("mp3", "libmp3lame", 96_000)
 _FORMATS = {
-    "wav": SoundFormat("wav", "pcm_s16le", "s16"),
-    "pcm": SoundFormat("wav", "pcm_s16le", "s16"),
-    "flac": SoundFormat("flac", "flac", "s16"),
+    "wav": SoundFormat("wav", "pcm_s16le"),
+    "pcm": SoundFormat("wav", "pcm_s16le"),
+    "flac": SoundFormat("flac", "flac"),
 }
 
 
@@ -48,17 +44,12 @@ def sound_format(word: str) -> SoundFormat:
     return _FORMATS.get(word.lower().partition("_")[0], MP3)
 
 
-def write_sound(samples: Iterator[bytes], form: SoundFormat, target: Path) -> Iterator[None]:
-    """Write a file piece by piece; between two pieces others may work."""
+def write_sound(samples: Iterator[bytes], form: SoundFormat, target: Path) -> None:
+    """Write a sound file."""
     with av.open(str(target), "w", format=form.extension, options={"fflags": "+bitexact"}) as file:
         track = SoundTrack(file, form)
-        done = 0
         for chunk in samples:
             track.write(chunk)
-            done += len(chunk) // 2
-            if done >= _PIECE:
-                done = 0
-                yield
         track.end()
 
 
@@ -74,26 +65,20 @@ class SoundTrack:
         if form.bit_rate is not None:
             stream.bit_rate = form.bit_rate
         self._file, self._stream = file, stream
-        self._resampler = AudioResampler(format=stream.format, layout="mono", rate=RATE)
         self.written = 0
 
     def write(self, samples: bytes) -> None:
         """Add signed 16-bit mono samples."""
-        if not samples:
-            return
         frame = AudioFrame(format="s16", layout="mono", samples=len(samples) // 2)
         # The plane is longer than the samples where FFmpeg pads it.
         plane = frame.planes[0]
         plane.update(samples.ljust(plane.buffer_size, b"\0"))
         frame.sample_rate, frame.pts = RATE, self.written
         self.written += frame.samples
-        for fitting in self._resampler.resample(frame):
-            self._file.mux(self._stream.encode(fitting))
+        self._file.mux(self._stream.encode(frame))
 
     def end(self) -> None:
         """Write what the encoder still holds."""
-        for rest in self._resampler.resample(None):
-            self._file.mux(self._stream.encode(rest))
         self._file.mux(self._stream.encode(None))
 
 
@@ -110,21 +95,4 @@ def chord(words: str, seed: bytes, seconds: float) -> Iterator[bytes]:
     left = round(seconds * RATE)
     while left > 0:
         yield second[:left].tobytes()
-        left -= RATE
-
-
-def recording(path: Path, seconds: float) -> Iterator[bytes]:
-    """Yield a submitted sound in exactly so many seconds: cut off, or silent at its end."""
-    left = round(seconds * RATE)
-    resampler = AudioResampler(format="s16", layout="mono", rate=RATE)
-    with av.open(str(path), options=READABLE) as file:
-        for heard in file.decode(audio=0):
-            for frame in resampler.resample(heard):
-                samples = bytes(frame.planes[0])[: 2 * min(frame.samples, left)]
-                left -= len(samples) // 2
-                yield samples
-            if not left:
-                return
-    while left > 0:
-        yield bytes(2 * min(left, RATE))
         left -= RATE

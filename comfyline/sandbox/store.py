@@ -7,25 +7,84 @@ method is one transaction. The methods block, so the event loop calls them in a 
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
-from sqlalchemy import create_engine, event, func, select
-from sqlalchemy.engine import Connection
-
-from comfyline.sandbox.records import (
-    FETCHES,
-    METADATA,
-    REQUESTS,
-    Request,
-    request_of,
-    without_queries,
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+    func,
+    select,
 )
+from sqlalchemy.engine import Connection, Row
 
 Clock = Callable[[], float]
 """Seconds since the epoch, UTC."""
 
 RETENTION = 7 * 24 * 3600.0
+
+_METADATA = MetaData()
+_REQUESTS = Table(
+    "requests",
+    _METADATA,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("request_id", String, nullable=False, unique=True),
+    Column("model_id", String, nullable=False),
+    Column("status", String, nullable=False, index=True),
+    Column("input", JSON, nullable=False),
+    Column("price_usd", Float, nullable=False),
+    Column("charge_usd", Float),
+    Column("once", Boolean, nullable=False, default=False),
+    Column("expired", Boolean, nullable=False, default=False),
+    Column("files", JSON, nullable=False, default=list),
+    Column("error", String),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+)
+
+# A table of its own, so that a state of before it had one goes on being read.
+_FETCHES = Table(
+    "fetches",
+    _METADATA,
+    Column("number", Integer, primary_key=True),
+    Column("url", String, primary_key=True),
+    Column("fetched_at", Float, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. `once` means sync mode: its `files` are handed over once and then forgotten."""
+
+    number: int
+    request_id: str
+    model_id: str
+    status: str
+    input: dict[str, Any]
+    price_usd: float
+    charge_usd: float | None
+    once: bool
+    expired: bool
+    files: tuple[str, ...]
+    error: str | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+
+
+class GenerationFailed(Exception):
+    """The request was accepted and cannot be fulfilled; the message is for the caller."""
 
 
 class Store:
@@ -40,7 +99,7 @@ class Store:
             f"sqlite:///{directory / 'sandbox.sqlite3'}", connect_args={"timeout": 10}
         )
         event.listen(self._engine, "connect", _prepare)
-        METADATA.create_all(self._engine)
+        _METADATA.create_all(self._engine)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -58,7 +117,7 @@ class Store:
         """Take a request into the queue."""
         with self._writing, self._engine.begin() as db:
             db.execute(
-                REQUESTS.insert().values(
+                _REQUESTS.insert().values(
                     request_id=request_id,
                     model_id=model_id,
                     status="in_queue",
@@ -79,29 +138,29 @@ class Store:
         """
         with self._writing, self._engine.begin() as db:
             db.execute(
-                REQUESTS.update()
-                .where(REQUESTS.c.status == "in_progress")
+                _REQUESTS.update()
+                .where(_REQUESTS.c.status == "in_progress")
                 .values(status="in_queue", started_at=None)
             )
-            return _count(db, REQUESTS.c.status == "in_queue")
+            return _count(db, _REQUESTS.c.status == "in_queue")
 
     def claim(self) -> Request | None:
         """Take the request that has waited longest into progress."""
         with self._writing, self._engine.begin() as db:
             row = db.execute(
-                select(REQUESTS)
-                .where(REQUESTS.c.status == "in_queue")
-                .order_by(REQUESTS.c.number)
+                select(_REQUESTS)
+                .where(_REQUESTS.c.status == "in_queue")
+                .order_by(_REQUESTS.c.number)
                 .limit(1)
             ).first()
             if row is None:
                 return None
             db.execute(
-                REQUESTS.update()
-                .where(REQUESTS.c.number == row.number)
+                _REQUESTS.update()
+                .where(_REQUESTS.c.number == row.number)
                 .values(status="in_progress", started_at=self._clock())
             )
-            return request_of(row)
+            return _request_of(row)
 
     def fetched(self, request: Request, url: str) -> None:
         """Note when an input was fetched, under its URL without the query."""
@@ -111,13 +170,13 @@ class Store:
             "fetched_at": self._clock(),
         }
         with self._writing, self._engine.begin() as db:
-            db.execute(FETCHES.insert().prefix_with("OR REPLACE"), row)
+            db.execute(_FETCHES.insert().prefix_with("OR REPLACE"), row)
 
     def fetches(self) -> dict[int, dict[str, float]]:
         """Return when each input of each request was fetched, by the request's number and URL."""
         found: dict[int, dict[str, float]] = {}
         with self._engine.connect() as db:
-            for row in db.execute(select(FETCHES).order_by(FETCHES.c.fetched_at)):
+            for row in db.execute(select(_FETCHES).order_by(_FETCHES.c.fetched_at)):
                 found.setdefault(row.number, {})[row.url] = row.fetched_at
         return found
 
@@ -133,8 +192,8 @@ class Store:
     def _finish(self, request: Request, **values: Any) -> None:
         with self._writing, self._engine.begin() as db:
             db.execute(
-                REQUESTS.update()
-                .where(REQUESTS.c.number == request.number, REQUESTS.c.status == "in_progress")
+                _REQUESTS.update()
+                .where(_REQUESTS.c.number == request.number, _REQUESTS.c.status == "in_progress")
                 .values(finished_at=self._clock(), input=without_queries(request.input), **values)
             )
 
@@ -142,8 +201,8 @@ class Store:
         """Cancel a request that still waits; say whether it did."""
         with self._writing, self._engine.begin() as db:
             done = db.execute(
-                REQUESTS.update()
-                .where(REQUESTS.c.request_id == request_id, REQUESTS.c.status == "in_queue")
+                _REQUESTS.update()
+                .where(_REQUESTS.c.request_id == request_id, _REQUESTS.c.status == "in_queue")
                 .values(status="cancelled", finished_at=self._clock())
             )
             return done.rowcount == 1
@@ -159,35 +218,35 @@ class Store:
     def _update(self, request_id: str, **values: Any) -> bool:
         with self._writing, self._engine.begin() as db:
             done = db.execute(
-                REQUESTS.update().where(REQUESTS.c.request_id == request_id).values(**values)
+                _REQUESTS.update().where(_REQUESTS.c.request_id == request_id).values(**values)
             )
             return done.rowcount == 1
 
     def find(self, request_id: str) -> Request | None:
         """Find a request that is known and not yet past the retention."""
         with self._engine.connect() as db:
-            row = db.execute(select(REQUESTS).where(REQUESTS.c.request_id == request_id)).first()
+            row = db.execute(select(_REQUESTS).where(_REQUESTS.c.request_id == request_id)).first()
         if row is None or row.expired:
             return None
         if row.finished_at is not None and row.finished_at + RETENTION < self._clock():
             return None
-        return request_of(row)
+        return _request_of(row)
 
     def position(self, request: Request) -> int:
         """Count the requests that start before this one: 0 is the next to start."""
         with self._engine.connect() as db:
-            return _count(db, REQUESTS.c.status == "in_queue", REQUESTS.c.number < request.number)
+            return _count(db, _REQUESTS.c.status == "in_queue", _REQUESTS.c.number < request.number)
 
     def all(self) -> list[Request]:
         """Return every request ever accepted, in the order of arrival, also the expired ones."""
         with self._engine.connect() as db:
-            rows = db.execute(select(REQUESTS).order_by(REQUESTS.c.number)).all()
-        return [request_of(row) for row in rows]
+            rows = db.execute(select(_REQUESTS).order_by(_REQUESTS.c.number)).all()
+        return [_request_of(row) for row in rows]
 
     def charged(self) -> float:
         """Sum up all charges in USD."""
         with self._engine.connect() as db:
-            total = db.execute(select(func.coalesce(func.sum(REQUESTS.c.charge_usd), 0.0)))
+            total = db.execute(select(func.coalesce(func.sum(_REQUESTS.c.charge_usd), 0.0)))
             return round(float(total.scalar_one()), 6)
 
 
@@ -209,4 +268,24 @@ def _prepare(connection: Any, _record: Any) -> None:
 
 
 def _count(db: Connection, *where: Any) -> int:
-    return int(db.execute(select(func.count()).select_from(REQUESTS).where(*where)).scalar_one())
+    return int(db.execute(select(func.count()).select_from(_REQUESTS).where(*where)).scalar_one())
+
+
+def without_queries(value: Any) -> Any:
+    """Cut the query off every URL: what signs a presigned URL is nobody's to keep."""
+    if isinstance(value, Mapping):
+        return {key: without_queries(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_queries(part) for part in value]
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        try:
+            return urlunsplit((*urlsplit(value)[:3], "", ""))
+        except ValueError:
+            return value.partition("?")[0]
+    return value
+
+
+def _request_of(row: Row[Any]) -> Request:
+    """Turn a row of the requests into a value."""
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
+    return Request(**{**values, "files": tuple(values["files"])})

@@ -14,16 +14,15 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from comfyline.sandbox import image_generator
-from comfyline.sandbox.inputs import Unusable
-from comfyline.sandbox.inspection import READABLE, Material
-from comfyline.sandbox.sound import RATE, SoundFormat, SoundTrack
+from comfyline.sandbox.inputs import READABLE, InputFile
+from comfyline.sandbox.sound import AAC, RATE, SoundTrack, chord
+from comfyline.sandbox.store import GenerationFailed
 
 _CODECS = ("libx264", "libvpx-vp9")
 _OPTIONS = {
     "libx264": {"preset": "ultrafast", "crf": "24"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "crf": "34", "b": "0"},
 }
-_AAC = SoundFormat("mp4", "aac", "fltp", 96_000)
 
 # What one film may cost: a film that is longer or larger than usual has fewer frames a second.
 _MOST_PIXELS = 200_000_000
@@ -34,15 +33,15 @@ _RESERVE = 1.1
 
 
 @dataclass(frozen=True, slots=True)
-class FilmOrder:
-    """What is to be filmed; `size` in even pixels, `sound` as samples of just this length."""
+class VideoOrder:
+    """What is to be made; `size` in even pixels."""
 
     words: str
-    pictures: tuple[Material, ...]
+    pictures: tuple[InputFile, ...]
     size: tuple[int, int]
     seconds: float
     seed: bytes
-    sound: Iterator[bytes] | None = None
+    with_sound: bool = False
 
 
 def frames_per_second(size: tuple[int, int], seconds: float) -> int:
@@ -51,32 +50,23 @@ def frames_per_second(size: tuple[int, int], seconds: float) -> int:
     return max(_FEWEST_FPS, min(_MOST_FPS, math.floor(affordable)))
 
 
-def film(order: FilmOrder, target: Path) -> Iterator[None]:
-    """Write the film frame by frame; between two frames others may work.
-
-    Raises `Unusable` for an input that cannot be decoded.
-    """
+def generate_video(order: VideoOrder, target: Path) -> None:
+    """Write the video of an order. Raises `GenerationFailed` for a broken input."""
     rate = frames_per_second(order.size, order.seconds)
     options = {"movflags": "+faststart", "fflags": "+bitexact"}
     with av.open(str(target), "w", format="mp4", options=options) as file:
         stream = _video_stream(file, order.size, rate)
-        track = SoundTrack(file, _AAC) if order.sound is not None else None
+        sound = chord(order.words, order.seed, order.seconds) if order.with_sound else iter(())
+        track = SoundTrack(file, AAC) if order.with_sound else None
         for number, frame in enumerate(_frames(order, max(1, round(order.seconds * rate)))):
             frame.pts, frame.time_base = number, Fraction(1, rate)
             file.mux(stream.encode(frame))
-            if track and order.sound:
-                _catch_up(track, order.sound, (number + 1) / rate)
-            yield
+            # Beside the pictures, so that the file need not hold one track back for the other.
+            while track and track.written <= number / rate * RATE and (heard := next(sound, b"")):
+                track.write(heard)
         file.mux(stream.encode(None))
-        if track and order.sound:
-            _catch_up(track, order.sound, math.inf)
+        if track:
             track.end()
-
-
-def _catch_up(track: SoundTrack, sound: Iterator[bytes], until: float) -> None:
-    """Write sound up to a moment, so that the file need not hold one track back for the other."""
-    while track.written < until * RATE and (samples := next(sound, None)) is not None:
-        track.write(samples)
 
 
 def _video_stream(file: OutputContainer, size: tuple[int, int], rate: int) -> VideoStream:
@@ -91,12 +81,12 @@ def _video_stream(file: OutputContainer, size: tuple[int, int], rate: int) -> Vi
     return stream
 
 
-def _frames(order: FilmOrder, count: int) -> Iterator[VideoFrame]:
+def _frames(order: VideoOrder, count: int) -> Iterator[VideoFrame]:
     rng = Random(order.seed)  # noqa: S311 - the way of a camera, not a secret
     pictures = order.pictures[:_MOST_STILLS]
     scenes = max(1, len(pictures))
     for scene in range(scenes):
-        photo = read_still(pictures[scene]) if pictures else None
+        photo = _read_still(pictures[scene]) if pictures else None
         large = (round(order.size[0] * _RESERVE), round(order.size[1] * _RESERVE))
         picture = image_generator.still(photo, order.words, large, rng)
         drift = (rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7))
@@ -117,15 +107,14 @@ def _zoomed(
     return frame
 
 
-def read_still(material: Material) -> Image.Image:
-    """Read an input picture, or the first picture of an input video. Raises Unusable."""
-    if material.kind == "image":
-        return image_generator.read_picture(material.path)
+def _read_still(given: InputFile) -> Image.Image:
+    if given.kind == "image":
+        return image_generator.read_picture(given.path)
     try:
-        with av.open(str(material.path), options=READABLE) as file:
+        with av.open(str(given.path), options=READABLE) as file:
             for frame in file.decode(video=0):
                 picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
                 return picture
     except (av.error.FFmpegError, ValueError) as error:
-        raise Unusable("an input video cannot be decoded") from error
-    raise Unusable("an input video holds no picture")
+        raise GenerationFailed("an input video cannot be decoded") from error
+    raise GenerationFailed("an input video holds no picture")

@@ -6,7 +6,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from comfyline.sandbox.answers import INVALID_MODEL
+from comfyline.sandbox.handlers import INVALID_MODEL
 from tests.conftest import ROOT
 from tests.contract.description import PATH, Description, dump, read_document, written
 

@@ -7,8 +7,8 @@ import pytest
 
 from comfyline.sandbox.catalogue import Catalogue
 from comfyline.sandbox.dialect import check, media_values, with_defaults
-from comfyline.sandbox.execution import seconds_for
 from comfyline.sandbox.store import RETENTION, Store
+from comfyline.sandbox.worker import seconds_for
 
 
 def test_the_dialect_is_understood():

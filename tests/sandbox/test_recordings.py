@@ -2,16 +2,14 @@
 
 import base64
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from comfyline.sandbox.params import how_many, seconds, video_size
 from comfyline.sandbox.sound import RATE, chord, sound_format
 from comfyline.sandbox.video_generator import frames_per_second
-from comfyline.sandbox.wishes import film_size, how_many, seconds
 from tests.conftest import Sandbox, _Files
 from tests.recordings import decoded, mp4, wav
 
@@ -242,20 +240,6 @@ def test_wishes_are_read_under_the_names_that_models_use():
     assert how_many({"num_inference_steps": 30, "num_videos": 3}) == 3
     assert how_many({"num_outputs": True}) == 1
     assert sound_format("mp3_44100_128").extension == "mp3"
-    assert film_size({"size": "640*360"}, "m", None) == (640, 360)
-    assert film_size({"aspect_ratio": "adaptive"}, "m/480p", (300, 200)) == (720, 480)
-    assert film_size({}, "m", None) == (1280, 720)
-
-
-def test_films_do_not_keep_a_picture_waiting(start_sandbox: Callable[..., Sandbox]):
-    workers = os.cpu_count() or 1
-    sandbox = start_sandbox(slots=workers + 1, speed=50)
-    body = {"prompt": "a city", "duration": 10, "resolution": "480p"}
-    films = [sandbox.api.post(f"/v1/models/{FILM}", json=body).json() for _ in range(workers)]
-    painted = order(sandbox, "acme/brush", prompt="a beach")
-    assert painted["status"] == "completed"
-    for film in films:
-        sandbox.until(
-            lambda film=film: sandbox.status(film["request_id"])["status"] == "completed", 120
-        )
-        assert sandbox.result(film["request_id"])["finished_at"] > painted["finished_at"]
+    assert video_size({"size": "640*360"}, "m", None) == (640, 360)
+    assert video_size({"aspect_ratio": "adaptive"}, "m/480p", (300, 200)) == (720, 480)
+    assert video_size({}, "m", None) == (1280, 720)

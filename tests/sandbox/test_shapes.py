@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfyline.sandbox.catalogue import Catalogue, Entry
-from comfyline.sandbox.rules import Measures, broken_rule, read_rules
-from comfyline.sandbox.shapes import media_to_make, output
-from comfyline.sandbox.wishes import flat
+from comfyline.sandbox.dialect import Measures, broken_rule, read_rules
+from comfyline.sandbox.output_shape import fill_output, media_to_make
+from comfyline.sandbox.params import flat
 
 URL = {"type": "string", "format": "uri"}
 SEVERAL = {"type": "array", "items": URL}
@@ -35,7 +35,7 @@ def made(model: Entry, inputs: dict[str, Any]):
     names = [f"{n}.{kind}" for n, kind in enumerate(media_to_make(model, inputs))]
     files = [name.replace("image", "png").replace("video", "mp4") for name in names]
     files = [name.replace("audio", "mp3") for name in files]
-    return output(model, inputs, [f"https://e.com/{name}" for name in files], files)
+    return fill_output(model, inputs, [f"https://e.com/{name}" for name in files], files)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_the_output_has_the_shape_of_the_entry(
 
 
 def test_an_output_without_files_is_empty_and_one_of_a_vanished_model_a_list():
-    assert output(entry("text-to-image"), {}, [], []) == {}
-    assert output(None, {}, ["https://e.com/0.mp4"], ["0.mp4"]) == {
+    assert fill_output(entry("text-to-image"), {}, [], []) == {}
+    assert fill_output(None, {}, ["https://e.com/0.mp4"], ["0.mp4"]) == {
         "videos": ["https://e.com/0.mp4"]
     }
 
@@ -180,5 +180,5 @@ def test_whatever_an_output_schema_says_every_file_has_its_one_place(
     kinds = media_to_make(model, inputs)
     assert kinds
     urls = [f"https://e.com/{number}" for number in range(len(kinds))]
-    found = output(model, inputs, urls, [f"{n}.png" for n in range(len(kinds))])
+    found = fill_output(model, inputs, urls, [f"{n}.png" for n in range(len(kinds))])
     assert sorted(value for value in flat(found) if value in urls) == urls

@@ -28,7 +28,7 @@ def media_type(name: str) -> str:
     return _TYPES.guess_type(name)[0] or "application/octet-stream"
 
 
-class Vault:
+class BlobStore:
     """The directories `outputs`, `once` and `tmp` under the state directory."""
 
     def __init__(self, directory: Path) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from comfyline.sandbox.blob_store import media_type
 from comfyline.sandbox.catalogue import Entry
 from comfyline.sandbox.dialect import media_kind
-from comfyline.sandbox.vault import media_type
-from comfyline.sandbox.wishes import asked, flat, how_many, is_number_of_outputs
+from comfyline.sandbox.params import asked, flat, how_many, is_number_of_outputs
 
 _NAMES = re.compile(r"(image|video|audio)(s?)")
 _ADDRESSES = {"url", "uri"}
@@ -39,7 +39,7 @@ def media_to_make(entry: Entry, inputs: Mapping[str, Any]) -> list[str]:
     return [place.kind for place in flat(_plan(entry, inputs)) if isinstance(place, Medium)]
 
 
-def output(
+def fill_output(
     entry: Entry | None, inputs: Mapping[str, Any], media: Sequence[str], names: Sequence[str]
 ) -> dict[str, Any]:
     """Return the output with the addresses of the files in their places; empty when they are gone.

@@ -65,7 +65,7 @@ def seconds(inputs: Mapping[str, Any]) -> float | None:
 
 
 def sound_switch(inputs: Mapping[str, Any]) -> bool | None:
-    """Tell whether a video shall have sound, by whatever switch the model has; None without one."""
+    """Tell whether a video should have sound, by any switch of the model; None without one."""
     switches = [
         value
         for name, value in inputs.items()
@@ -74,7 +74,7 @@ def sound_switch(inputs: Mapping[str, Any]) -> bool | None:
     return any(switches) if switches else None
 
 
-def film_size(
+def video_size(
     inputs: Mapping[str, Any], model_id: str, natural: tuple[int, int] | None
 ) -> tuple[int, int]:
     """Return width and height of a video: even numbers, as H.264 has them.
