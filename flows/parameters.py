@@ -1,7 +1,8 @@
 """Flow parameters, which Prefect stores in clear and shows to whoever reaches its page.
 
 A presigned address among them is a password while it lives. The command line runs its flows in its
-own process, so it hands the values over beside Prefect, which gets them without what is secret.
+own process, so it hands the values over beside Prefect, which gets them without what is secret; and
+a pipeline that it has read is not read again.
 
 Nothing here imports Prefect: the command line needs it before Prefect may be imported, which reads
 its environment at that moment.
@@ -10,9 +11,11 @@ its environment at that moment.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, TypeVar
 
 from comfyline.errors import InputInvalid, Problem
+from comfyline.pipeline.document import Pipeline, load_pipeline
 from comfyline.redact import without_secrets
 
 V = TypeVar("V")
@@ -20,6 +23,7 @@ V = TypeVar("V")
 _LEFT_OUT = "[the rest is kept out of Prefect]"
 
 _given: ContextVar[Mapping[str, Any] | None] = ContextVar("comfyline_parameters", default=None)
+_read: ContextVar[Pipeline | None] = ContextVar("comfyline_pipeline", default=None)
 
 
 @contextmanager
@@ -47,6 +51,24 @@ def as_given(name: str, stored: V) -> V:
         message = f"{address} was given with a signature or a password, which Prefect does not keep"
         raise InputInvalid([Problem(name, message, "give the whole address again")])
     return stored
+
+
+@contextmanager
+def handed_over(pipeline: Pipeline) -> Iterator[None]:
+    """Let the flow inside the block go on with a pipeline that this process has read."""
+    token = _read.set(pipeline)
+    try:
+        yield
+    finally:
+        _read.reset(token)
+
+
+def read_pipeline(path: str, overrides: list[str]) -> Pipeline:
+    """Return the pipeline that was handed over; a worker's run reads the file itself.
+
+    `overrides` are those that Prefect has stored. Raises `InputInvalid` with every mistake.
+    """
+    return _read.get() or load_pipeline(Path(path), as_given("overrides", overrides))
 
 
 def _stored(value: Any) -> Any:

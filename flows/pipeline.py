@@ -1,5 +1,6 @@
 """The flow of a YAML pipeline: plan, make what is not there, report."""
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, now
 from flows.finish import finish
-from flows.parameters import as_given
+from flows.parameters import read_pipeline
 from flows.schedule import execute
 from flows.session import run_id, with_services
 
@@ -55,9 +56,10 @@ async def pipeline(
     started, began = now(), time.monotonic()
 
     async def work(services: Services) -> State[RunSummary]:
+        # In a thread: a file system may be slow.
+        loaded = await asyncio.to_thread(read_pipeline, path, overrides or [])
         planned = await plan_pipeline(
-            Path(path),
-            as_given("overrides", overrides or []),
+            loaded,
             limit,
             run_id(),
             started,

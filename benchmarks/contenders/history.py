@@ -17,6 +17,7 @@ from comfyline.job import CheckedJob, JobState, StoredOutput
 from comfyline.ledger.attempts import pack
 from comfyline.ledger.database import Database
 from comfyline.ledger.tables import attempts, jobs, outputs, transitions
+from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.output_names import output_uris
 from comfyline.plan.check import validate_jobs
 from comfyline.plan.preview import plan_pipeline
@@ -34,7 +35,7 @@ async def main(photos: int) -> None:
     settings = look("sandbox")
     async with open_services(settings) as services:
         planned = await plan_pipeline(
-            Path("pipeline.yaml"), (), None, "history", now(), services.catalogue
+            load_pipeline(Path("pipeline.yaml")), None, "history", now(), services.catalogue
         )
         checked = [one for one in (await validate_jobs(planned.jobs, services)).checked if one]
         facts = await services.origins.facts(str(_PICTURE))

@@ -12,7 +12,7 @@ from comfyline.cli.console import answer, explain, results, say
 from comfyline.cli.options import Json, Limit, MaxCost, Overrides, Profile, Refresh, Unchecked
 from comfyline.config.environment import look
 from comfyline.errors import ComfylineError, InputInvalid, Problem
-from comfyline.pipeline.document import Limits
+from comfyline.pipeline.document import Limits, load_pipeline
 from comfyline.plan.explain import explain_jobs, moving_aside, namesakes, planned_steps
 from comfyline.plan.preflight import run_preflight
 from comfyline.plan.preview import Planned, StoredSources, plan_pipeline
@@ -67,7 +67,12 @@ def plan(
         async with open_services(look(profile), reading=True, unchecked=unchecked) as services:
             sources = StoredSources(services.places)
             planned = await plan_pipeline(
-                pipeline, overrides, limit, "plan", now(), services.catalogue, sources
+                load_pipeline(pipeline, overrides),
+                limit,
+                "plan",
+                now(),
+                services.catalogue,
+                sources,
             )
             found.append((planned, *await _looked_at(planned, services, refresh=refresh)))
 

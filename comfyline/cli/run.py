@@ -43,13 +43,13 @@ from comfyline.errors import (
     UsageError,
 )
 from comfyline.job import JobState
-from comfyline.pipeline.document import load_pipeline
+from comfyline.pipeline.document import Pipeline, load_pipeline
 from comfyline.pipeline.sources import read_items
 from comfyline.progress import Event, Observer, RunReported, observed_by
 from comfyline.report.counters import Tally
 from comfyline.report.summary import ErrorRecord, RunSummary
 from comfyline.run import CancelToken, cancelled_by
-from flows.parameters import kept_out_of_prefect
+from flows.parameters import handed_over, kept_out_of_prefect
 
 
 def run(
@@ -75,17 +75,16 @@ def run(
     pipeline
         The pipeline's YAML file.
     """
+    read: list[Pipeline] = []
 
     def check() -> None:
-        async def read() -> None:
-            await read_items(load_pipeline(pipeline, overrides), None, limit)
-
-        asyncio.run(read())
+        read.append(load_pipeline(pipeline, overrides))
+        asyncio.run(_check_items(read[0], limit))
 
     async def flow() -> Any:
         from flows.pipeline import pipeline as pipeline_flow
 
-        with kept_out_of_prefect(overrides=list(overrides)) as stored:
+        with kept_out_of_prefect(overrides=list(overrides)) as stored, handed_over(*read):
             return await pipeline_flow(
                 path=str(pipeline),
                 profile=profile,
@@ -100,6 +99,10 @@ def run(
             )
 
     return _carry_out(pipeline.stem, profile, check, flow, json_output=json_output)
+
+
+async def _check_items(pipeline: Pipeline, limit: int | None) -> None:
+    await read_items(pipeline, None, limit)
 
 
 def generate(

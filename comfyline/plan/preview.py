@@ -17,7 +17,7 @@ from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.job import PENDING, Item, Job, MediaKind
 from comfyline.models.entry import ModelEntry, kind_made
 from comfyline.models.price import expected_outputs
-from comfyline.pipeline.document import Pipeline, load_pipeline
+from comfyline.pipeline.document import Pipeline
 from comfyline.pipeline.graph import Dag, NodeId
 from comfyline.pipeline.output_names import colliding_names
 from comfyline.pipeline.render import Made, Rendered, RunScope
@@ -167,22 +167,18 @@ class Planned:
 
 
 async def plan_pipeline(
-    path: Path,
-    overrides: Sequence[str],
+    pipeline: Pipeline,
     limit: int | None,
     run_id: str,
     when: datetime,
     catalogue: "Catalogue",
     reader: Reader | None = None,
 ) -> Planned:
-    """Read a pipeline and make its jobs.
+    """Read a pipeline's items and make its jobs.
 
-    Raises `InputInvalid` with every mistake of the file, its templates, its models and its output
-    names; a pipeline that cannot be read at all tells of the file's own mistakes only. A source in
-    object storage is read by `reader`.
+    Raises `InputInvalid` with every mistake of its templates, its models and its output names. A
+    source in object storage is read by `reader`.
     """
-    # In a thread: a file system may be slow.
-    pipeline = await asyncio.to_thread(load_pipeline, path, overrides)
     items = await read_items(pipeline, reader, limit)
     dag = graph_of(pipeline, items, run_id, when)
     preview = await preview_jobs(dag, catalogue.entry)

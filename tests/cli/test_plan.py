@@ -11,6 +11,7 @@ from comfyline.errors import GenerationFailed
 from comfyline.job import CheckedJob, JobState, StoredOutput
 from comfyline.ledger.claims import Claimed
 from comfyline.ledger.ledger import Ledger
+from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.output_names import output_uris
 from comfyline.plan.check import validate_jobs
 from comfyline.plan.preview import plan_pipeline
@@ -74,7 +75,11 @@ class Project:
             profile = str(self._office.folder / "profile.yaml")
             async with open_services(look(profile), reading=True) as services:
                 planned = await plan_pipeline(
-                    Path("scenes.yaml"), overrides, None, "run", now(), services.catalogue
+                    load_pipeline(Path("scenes.yaml"), overrides),
+                    None,
+                    "run",
+                    now(),
+                    services.catalogue,
                 )
                 begun = planned.schedule().begin().jobs
                 return [one for one in (await validate_jobs(begun, services)).checked if one]

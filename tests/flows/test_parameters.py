@@ -1,11 +1,13 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from comfyline.errors import InputInvalid
+from comfyline.pipeline.document import load_pipeline
 from comfyline.redact import without_secrets
-from flows.parameters import as_given, kept_out_of_prefect
+from flows.parameters import as_given, handed_over, kept_out_of_prefect, read_pipeline
 
 SIGNED = "https://bucket.example/cat.png?X-Amz-Credential=me&X-Amz-Signature=5ec2e7"
 LEFT_OUT = "https://bucket.example/cat.png [the rest is kept out of Prefect]"
@@ -28,6 +30,18 @@ def test_prefect_gets_addresses_without_their_secrets_and_the_flow_gets_them_who
 def test_a_run_that_is_started_again_from_the_page_says_what_is_gone(stored: object) -> None:
     with pytest.raises(InputInvalid, match="which Prefect does not keep; give the whole address"):
         as_given("inputs", stored)
+
+
+def test_a_pipeline_that_this_process_has_read_is_not_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "name: p\nsource: {items: []}\nsteps: {a: {model: m, input: {}}}\noutput: {to: o}\n"
+    )
+    loaded = load_pipeline(path)
+
+    with handed_over(loaded):
+        assert read_pipeline(str(path), []) is loaded
+    assert read_pipeline(str(path), ["name=q"]).name == "q"
 
 
 def test_what_is_typed_into_the_page_is_taken_as_it_is() -> None:

@@ -8,6 +8,7 @@ import pytest
 from comfyline.errors import InputInvalid, Refused, Unreachable
 from comfyline.models.catalogue import Catalogue
 from comfyline.models.library import ModelCache
+from comfyline.pipeline.document import load_pipeline
 from comfyline.plan.preview import Planned, plan_pipeline
 
 PIPELINE = """\
@@ -70,7 +71,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 async def plan(path: Path, client: Client, limit: int | None = None, *overrides: str) -> Planned:
     catalogue = Catalogue((MODELS,), client, ModelCache(Path("kept")))  # type: ignore[arg-type]
-    return await plan_pipeline(path, overrides, limit, "run-1", NOON, catalogue)
+    return await plan_pipeline(load_pipeline(path, overrides), limit, "run-1", NOON, catalogue)
 
 
 async def mistakes(path: Path, client: Client, *overrides: str) -> list[str]:
