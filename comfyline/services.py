@@ -19,8 +19,7 @@ from comfyline.files import this_process
 from comfyline.ledger.journal import JOURNAL, Journal, place_of
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.slot_queue import Slots
-from comfyline.models.catalogue import Catalogue
-from comfyline.models.library import CACHED_MODELS, ModelCache
+from comfyline.models.catalogue import CACHED_MODELS, Catalogue, ModelCache
 from comfyline.progress import Note, tell
 from comfyline.redact import bare_origin
 from comfyline.runcomfy.balance import Purse

@@ -18,9 +18,8 @@ from comfyline.errors import (
     Unreachable,
 )
 from comfyline.models import catalogue as catalogue_module
-from comfyline.models.catalogue import Catalogue
+from comfyline.models.catalogue import FRESH_SECONDS, Catalogue, ModelCache
 from comfyline.models.entry import UncheckedModel
-from comfyline.models.library import FRESH_SECONDS, ModelCache
 from comfyline.runcomfy.outage import RetryBudget
 
 SCHEMA = {"type": "object", "properties": {"prompt": {"type": "string"}}}

@@ -15,7 +15,7 @@ from comfyline.config.environment import home, look_at_storage
 from comfyline.config.files import model_directories
 from comfyline.config.settings import StorageSettings
 from comfyline.errors import InputInvalid, Problem, UsageError
-from comfyline.models.library import CACHED_MODELS, ModelCache, OfflineModels
+from comfyline.models.catalogue import CACHED_MODELS, Catalogue, ModelCache
 from comfyline.plan.lint import LintResult, lint_file
 from comfyline.plan.preview import StoredSources
 from comfyline.report.format import count
@@ -72,7 +72,9 @@ def check(*pipelines: Path, profile: StorageProfile = None) -> int:
 async def _inspect_all(
     paths: tuple[Path, ...], storage: StorageSettings | None
 ) -> dict[Path, LintResult]:
-    models = OfflineModels(model_directories(Path.cwd()), ModelCache(home() / CACHED_MODELS))
+    models = Catalogue(
+        model_directories(Path.cwd()), None, ModelCache(home() / CACHED_MODELS), reading=True
+    )
     async with AsyncExitStack() as stack:
         reader = uploads = None
         if storage:

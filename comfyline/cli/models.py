@@ -15,15 +15,19 @@ from comfyline.cli.options import Json, Profile
 from comfyline.config.environment import home, look
 from comfyline.config.files import model_directories
 from comfyline.errors import ComfylineError, InputInvalid, Problem, TokenRejected, UsageError
-from comfyline.models.describe import InputField, entry_changes, example_step, input_fields
-from comfyline.models.entry import ModelEntry
-from comfyline.models.library import (
-    CACHED_MODELS,
+from comfyline.models.catalogue import CACHED_MODELS, ModelCache
+from comfyline.models.describe import (
+    InputField,
     Listed,
-    ModelCache,
+    entry_changes,
+    example_step,
+    input_fields,
+    listing,
+)
+from comfyline.models.entry import (
+    ModelEntry,
     check_model_id,
     list_models,
-    listing,
     model_path,
     read_json,
     store_model,

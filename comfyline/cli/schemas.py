@@ -9,7 +9,7 @@ from comfyline.cli.console import say
 from comfyline.config.files import model_directories
 from comfyline.errors import InputInvalid, Problem
 from comfyline.files import appearing_whole
-from comfyline.models.library import list_models
+from comfyline.models.entry import list_models
 from comfyline.plan.editor_schema import schema_files
 
 _FOLDER = Path("configs/schemas")

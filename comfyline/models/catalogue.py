@@ -1,11 +1,12 @@
 """The models that a run uses: their schema from disk, their price from RunComfy's catalogue."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -20,14 +21,72 @@ from comfyline.errors import (
     TryLater,
     Unreachable,
 )
-from comfyline.models.entry import ModelEntry, UncheckedModel
-from comfyline.models.library import ModelCache, check_model_id, find_model, list_models
+from comfyline.models.entry import (
+    ModelEntry,
+    UncheckedModel,
+    check_model_id,
+    find_model,
+    list_models,
+    model_path,
+    read_models,
+    store_model,
+)
 from comfyline.models.single_flight import Once
-from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.yaml.file import did_you_mean
+
+if TYPE_CHECKING:
+    # `check` asks nobody, and does not load the client.
+    from comfyline.runcomfy.client import RuncomfyClient
+
+CACHED_MODELS = "models"
+"""The folder under the home in which the schemas that RunComfy gave are kept."""
+FRESH_SECONDS = 7 * 24 * 60 * 60.0
+"""For how long a kept model is taken as it is; after that RunComfy is asked whether it changed."""
 
 _ERRORS_LAST = 60.0
 """Seconds until what RunComfy did not say is asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedModel:
+    """A cached model; `is_fresh` is whether it is young enough not to be asked for again."""
+
+    entry: ModelEntry
+    is_fresh: bool
+
+
+class ModelCache:
+    """One folder with a file a model. Blocking: call it in a thread."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def find(self, model_id: str) -> CachedModel | None:
+        """Find a cached model; None if there is none. Raises `InputInvalid` for what is no id."""
+        path = model_path(self._directory, model_id)
+        with suppress(InputInvalid, OSError):
+            for entry in read_models(path) if path.is_file() else ():
+                # A clock that was set back makes a file from the future, which is of no known age.
+                age = time.time() - path.stat().st_mtime
+                if entry.model_id == model_id and entry.input_schema:
+                    return CachedModel(entry, is_fresh=0 <= age < FRESH_SECONDS)
+        return None
+
+    def keep(self, model_id: str, published: Mapping[str, Any]) -> None:
+        """Keep an entry as it was published; a full disk keeps nothing, and stops nothing."""
+        with suppress(OSError):
+            store_model(self._directory, model_id, published)
+
+    def list(self) -> list[ModelEntry]:
+        """List every cached model, ordered by id."""
+        paths = sorted(self._directory.rglob("*.json")) if self._directory.is_dir() else []
+        ids = (path.relative_to(self._directory).as_posix()[: -len(".json")] for path in paths)
+        found = []
+        for model_id in ids:
+            with suppress(InputInvalid):
+                kept = self.find(model_id)
+                found += [kept.entry] if kept else []
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +98,18 @@ class Published:
 
 
 class Catalogue:
-    """Looks each model up once a process.
+    """Look each model up once a process.
 
     `directories` hold the project's own schemas and win; what only RunComfy knows is kept in
-    `kept`, unless with `reading`, which writes nothing. With `unchecked` a model whose schema is
-    nowhere to be had is an `UncheckedModel` instead of an error.
+    `kept`, unless with `reading`, which writes nothing. Without a `client` RunComfy is not asked.
+    With `unchecked` a model whose schema is nowhere to be had is an `UncheckedModel` instead of an
+    error.
     """
 
     def __init__(
         self,
         directories: tuple[Path, ...],
-        client: RuncomfyClient,
+        client: "RuncomfyClient | None",
         kept: ModelCache,
         *,
         reading: bool = False,
@@ -91,7 +151,7 @@ class Catalogue:
         except TokenRejected:
             raise
         except ComfylineError:
-            if not self._reading and (spent := self._client.retry_budget.spent):
+            if not self._reading and (spent := self._runcomfy.retry_budget.spent):
                 # Nothing that follows would be answered either: that is the reason, and no price.
                 raise spent from None
             # The file's price is that of the day on which it was written.
@@ -116,11 +176,17 @@ class Catalogue:
         Raises `Unreachable`, `TryLater`, `TokenRejected` or `Refused`.
         """
         found = []
-        for answer in await self._client.models(search=text, category=category):
+        for answer in await self._runcomfy.models(search=text, category=category):
             # What has no id cannot be asked for, so there is nothing to say of it.
             with suppress(ValidationError):
                 found.append(ModelEntry.model_validate(answer))
         return found
+
+    @property
+    def _runcomfy(self) -> "RuncomfyClient":
+        if self._client is None:
+            raise AssertionError("a catalogue without a client asks nobody")
+        return self._client
 
     async def _find(self, model_id: str) -> ModelEntry:
         local = await asyncio.to_thread(find_model, model_id, self._directories)
@@ -128,8 +194,10 @@ class Catalogue:
             return local
         self._not_here.add(model_id)
         kept = await asyncio.to_thread(self._kept.find, model_id)
-        if kept and kept.is_fresh:
+        if kept and (kept.is_fresh or self._client is None):
             return kept.entry
+        if self._client is None:
+            raise await self._not_on_disk(model_id)
         try:
             live = (await self._live.get(model_id)).entry
             if not live.input_schema:
@@ -148,7 +216,7 @@ class Catalogue:
 
     async def _fetch(self, model_id: str) -> Published:
         try:
-            answer = await self._client.catalogue_entry(model_id)
+            answer = await self._runcomfy.catalogue_entry(model_id)
             entry = ModelEntry.model_validate(answer)
         except Refused as error:
             reason = f"RunComfy gives none: {error.message}"
@@ -172,6 +240,12 @@ class Catalogue:
         hint = await self._similar(model_id, here=True)
         again = f"Try again later, or `comfyline models pull {model_id}` where RunComfy answers."
         return type(away)(message, hint=f"{hint[:1].upper()}{hint[1:]} {again}".strip())
+
+    async def _not_on_disk(self, model_id: str) -> InputInvalid:
+        hint = f"`comfyline models pull {model_id}` takes it from RunComfy"
+        if near := await self._similar(model_id, here=True):
+            hint = f"{near} Otherwise {hint}"
+        return InputInvalid([Problem("model", f"{model_id} is not in configs/models/", hint)])
 
     async def _similar(self, model_id: str, *, here: bool = False) -> str:
         """Return the hint that names the model which is probably meant; empty when none is near."""

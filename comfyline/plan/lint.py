@@ -6,22 +6,22 @@ every value that is no template is held against its model's schema.
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.job import Pointer
+from comfyline.models.catalogue import Catalogue
 from comfyline.models.check import Mistake, field_path, find_mistakes
 from comfyline.models.entry import ModelEntry
-from comfyline.models.library import OfflineModels
 from comfyline.pipeline.document import read_pipeline
 from comfyline.pipeline.sources import Reader, read_items, stored_source
 from comfyline.pipeline.templates import is_template
 from comfyline.pipeline.written import WrittenStep
 from comfyline.plan.check import Found, LookUp, validate_pairs
-from comfyline.plan.preview import graph_of, preview_jobs
+from comfyline.plan.preview import graph_of, of_model, preview_jobs
 from comfyline.storage.uploads import Uploads
 from comfyline.yaml.file import LocatedYaml, ReadYaml, read_yaml
 from comfyline.yaml.scalars import as_text
@@ -46,7 +46,7 @@ def static_mistakes(
         written, found = WrittenStep(located, name), models[model_id]
         if isinstance(found, InputInvalid):
             where = written.where("model")
-            problems += (replace(problem, where=where) for problem in found.problems)
+            problems += (of_model(problem, model_id, where) for problem in found.problems)
             continue
         for mistake in find_mistakes(found, inputs, _is_template):
             at: Pointer = ("steps", name, "input", *mistake.pointer)
@@ -96,7 +96,7 @@ class LintResult:
 
 async def lint_file(
     path: Path,
-    models: OfflineModels,
+    models: Catalogue,
     look_up: LookUp,
     reader: Reader | None,
     when: datetime,
@@ -146,7 +146,7 @@ async def lint_file(
     return LintResult(tuple(reversed(once.values())), notes, away)
 
 
-async def _entry(models: OfflineModels, model_id: str) -> ModelEntry | InputInvalid:
+async def _entry(models: Catalogue, model_id: str) -> ModelEntry | InputInvalid:
     try:
         return await models.entry(model_id)
     except InputInvalid as error:

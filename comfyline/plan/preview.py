@@ -125,13 +125,16 @@ def _guesses(rendered: Rendered, step: str, models: _Models) -> list[Made]:
 
 
 def _at(job: Job, problem: Problem) -> Problem:
-    """Place a problem with a model at the step that names the model."""
     if job.written is None:
         return replace(problem, where=f"{job.source}: {problem.where}")
-    # A mistake in a schema's own file has to name that file.
-    is_own = problem.where in {"model", job.model_id}
+    return of_model(problem, job.model_id, job.written.where("model"))
+
+
+def of_model(problem: Problem, model_id: str, where: str) -> Problem:
+    """Place a problem with a model where the model is named, and name a schema's own file in it."""
+    is_own = problem.where in {"model", model_id}
     message = problem.message if is_own else f"{problem.where}: {problem.message}"
-    return replace(problem, where=job.written.where("model"), message=message)
+    return replace(problem, where=where, message=message)
 
 
 def _for_items(problem: Problem, names: list[str]) -> Problem:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from comfyline.cli.main import run
-from comfyline.models import library as offline_models
-from comfyline.models.library import find_model
+from comfyline.models import catalogue
+from comfyline.models.entry import find_model
 from comfyline.pipeline.step import Step
 from comfyline.services import open_places
 from tests.cli.conftest import Office
@@ -210,7 +210,7 @@ def test_each_model_is_read_once_for_however_many_jobs_and_files(
         read.append(model_id)
         return find_model(model_id, directories)
 
-    monkeypatch.setattr(offline_models, "find_model", counted)
+    monkeypatch.setattr(catalogue, "find_model", counted)
 
     assert check(a=RIGHT, b=RIGHT).code == 0
     assert read == ["acme/edit"]

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from comfyline.cli.main import run
 from comfyline.models.check import find_mistakes
 from comfyline.models.describe import example_inputs, example_step
-from comfyline.models.entry import ModelEntry
-from comfyline.models.library import list_models, store_model
+from comfyline.models.entry import ModelEntry, list_models, store_model
 from tests.conftest import ROOT, jpeg
 from tests.recordings import mp4, wav
 

@@ -4,14 +4,8 @@ from pathlib import Path
 import pytest
 
 from comfyline.errors import InputInvalid
-from comfyline.models.entry import ModelEntry
-from comfyline.models.library import (
-    find_model,
-    list_models,
-    listing,
-    model_path,
-    store_model,
-)
+from comfyline.models.describe import listing
+from comfyline.models.entry import ModelEntry, find_model, list_models, model_path, store_model
 
 
 def put(folder: Path, model_id: str, name: str = "", **more: object) -> Path:

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from comfyline.keys import job_key
+from comfyline.models.catalogue import Catalogue, ModelCache
 from comfyline.models.entry import ModelEntry
-from comfyline.models.library import ModelCache, OfflineModels
 from comfyline.plan.lint import LintResult, lint_file, named_models, static_mistakes
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.yaml.file import LocatedYaml, load_yaml
@@ -78,7 +78,7 @@ def checked(write: Write, tmp_path: Path) -> Callable[[str], LintResult]:
     folder = tmp_path / "models" / "some"
     folder.mkdir(parents=True)
     (folder / "model.json").write_text(json.dumps(MODEL))
-    models = OfflineModels((tmp_path / "models",), ModelCache(tmp_path / "kept"))
+    models = Catalogue((tmp_path / "models",), None, ModelCache(tmp_path / "kept"))
 
     def check(text: str) -> LintResult:
         path = write()

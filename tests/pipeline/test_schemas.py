@@ -11,8 +11,7 @@ from jsonschema_rs import Draft7Validator, meta
 
 from comfyline.cli.main import run
 from comfyline.config.files import model_directories
-from comfyline.models.entry import ModelEntry
-from comfyline.models.library import list_models
+from comfyline.models.entry import ModelEntry, list_models
 from comfyline.plan.editor_schema import (
     PIPELINE_SCHEMA,
     PROFILE_SCHEMA,

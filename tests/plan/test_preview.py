@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from comfyline.errors import InputInvalid, Refused, Unreachable
-from comfyline.models.catalogue import Catalogue
-from comfyline.models.library import ModelCache
+from comfyline.models.catalogue import Catalogue, ModelCache
 from comfyline.pipeline.document import load_pipeline
 from comfyline.plan.preview import Planned, plan_pipeline
 
