@@ -41,8 +41,9 @@ money may have been spent. No other place concludes any of this from a status co
 This module imports nothing of the project.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import ClassVar
 
 
@@ -59,6 +60,12 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message}" + (f"; {self.hint}" if self.hint else "")
+
+
+def did_you_mean(word: str, choices: Sequence[str]) -> str:
+    """Return the hint for a misspelt word, ``did you mean `steps`?``; empty if none is near."""
+    found = get_close_matches(word, choices, n=1)
+    return f"did you mean `{found[0]}`?" if found else ""
 
 
 class ComfylineError(Exception):

@@ -14,7 +14,7 @@ from comfyline.cli.console import answer, results, say
 from comfyline.cli.options import Json, Profile
 from comfyline.config.environment import home, look
 from comfyline.config.files import model_directories
-from comfyline.errors import ComfylineError, InputInvalid, Problem, TokenRejected, UsageError
+from comfyline.errors import (ComfylineError, InputInvalid, Problem, TokenRejected, UsageError, did_you_mean)
 from comfyline.models.catalogue import CACHED_MODELS, ModelCache
 from comfyline.models.describe import (
     InputField,
@@ -34,7 +34,6 @@ from comfyline.models.entry import (
 )
 from comfyline.report.format import count, usd
 from comfyline.services import open_catalogue
-from comfyline.yaml.file import did_you_mean
 
 _PATIENCE = 5.0
 """Seconds for which RunComfy may be away: somebody is waiting at the prompt."""

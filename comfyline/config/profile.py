@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from comfyline.config.account import LOCAL_SANDBOX
 from comfyline.config.duration import Seconds
 from comfyline.config.secrets import BlockName, LedgerAddress, VariableName
-from comfyline.errors import UsageError
-from comfyline.yaml.file import did_you_mean, load_yaml
+from comfyline.errors import UsageError, did_you_mean
+from comfyline.yaml.file import load_yaml
 from comfyline.yaml.validate import validate_document
 
 LOCAL_STORAGE = "local:storage"

@@ -10,17 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from comfyline.errors import (
-    BrokenAnswer,
-    ComfylineError,
-    InputInvalid,
-    Problem,
-    Redirected,
-    Refused,
-    TokenRejected,
-    TryLater,
-    Unreachable,
-)
+from comfyline.errors import (BrokenAnswer, ComfylineError, InputInvalid, Problem, Redirected, Refused, TokenRejected, TryLater, Unreachable, did_you_mean)
 from comfyline.models.entry import (
     ModelEntry,
     UncheckedModel,
@@ -32,7 +22,6 @@ from comfyline.models.entry import (
     store_model,
 )
 from comfyline.models.single_flight import Once
-from comfyline.yaml.file import did_you_mean
 
 if TYPE_CHECKING:
     # `check` asks nobody, and does not load the client.

@@ -8,12 +8,11 @@ from typing import Any
 
 from jsonschema_rs import ValidationError, ValidationErrorKind
 
-from comfyline.errors import Problem
+from comfyline.errors import Problem, did_you_mean
 from comfyline.job import Pointer
 from comfyline.keys import replace_values
 from comfyline.models.dialect import compile_schema, media_fields
 from comfyline.models.entry import ModelEntry
-from comfyline.yaml.file import did_you_mean
 from comfyline.yaml.scalars import as_number, as_truth
 
 _SIZE = re.compile(r"(?<=\d)\s*[x×*/\-_.,:]\s*(?=\d)", re.IGNORECASE)

@@ -6,9 +6,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
-from comfyline.errors import InputInvalid, Problem
+from comfyline.errors import InputInvalid, Problem, did_you_mean
 from comfyline.pipeline.globs import alternatives, fits, is_plain, natural, prefixes
-from comfyline.yaml.file import did_you_mean
 
 ListObjects = Callable[[str], AsyncGenerator[str, None]]
 """Gives the addresses of all objects that begin with a prefix."""

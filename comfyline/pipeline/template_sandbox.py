@@ -21,7 +21,7 @@ from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.visitor import NodeTransformer
 
-from comfyline.yaml.file import did_you_mean
+from comfyline.errors import did_you_mean
 
 HINT = "\n"
 """Between a message and its hint, on their way through one of Jinja2's exceptions."""

@@ -16,10 +16,10 @@ from jinja2 import Template, TemplateError, Undefined, UndefinedError, nodes
 from jinja2.environment import TemplateExpression
 from jinja2.exceptions import SecurityError
 
-from comfyline.errors import Problem
+from comfyline.errors import Problem, did_you_mean
 from comfyline.job import Pointer
 from comfyline.pipeline.template_sandbox import HINT, TemplateSandbox, bounded, spend
-from comfyline.yaml.file import LocatedYaml, did_you_mean
+from comfyline.yaml.file import LocatedYaml
 
 RUN_NAMES = ("item_name", "run", "step", "env")
 """What every template may use; `item_name` is the unique name that items have in logs."""

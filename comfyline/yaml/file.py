@@ -5,11 +5,10 @@ Pipelines and profiles are read here, by the same rules.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from comfyline.errors import InputInvalid, Problem
+from comfyline.errors import InputInvalid, Problem, did_you_mean
 from comfyline.job import Pointer
 from comfyline.yaml.nodes import NodeReader, place_in
 from comfyline.yaml.scalars import in_words
@@ -40,12 +39,6 @@ class LocatedYaml:
             if place := self.positions.get(pointer[:length]):
                 return place
         return f"{self.path}:1:1"
-
-
-def did_you_mean(word: str, choices: Sequence[str]) -> str:
-    """The hint for a misspelt word: ``did you mean `steps`?``, or nothing when none is near."""
-    found = get_close_matches(word, choices, n=1)
-    return f"did you mean `{found[0]}`?" if found else ""
 
 
 @dataclass(frozen=True, slots=True)

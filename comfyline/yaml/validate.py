@@ -6,9 +6,9 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from comfyline.errors import InputInvalid, Problem
+from comfyline.errors import InputInvalid, Problem, did_you_mean
 from comfyline.job import Pointer
-from comfyline.yaml.file import LocatedYaml, did_you_mean
+from comfyline.yaml.file import LocatedYaml
 from comfyline.yaml.scalars import as_number, as_text, as_truth, in_words
 
 Document = TypeVar("Document", bound=BaseModel)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comfyline.errors import InputInvalid, UsageError
-from comfyline.yaml.file import LocatedYaml, did_you_mean, load_yaml, read_yaml
+from comfyline.errors import InputInvalid, UsageError, did_you_mean
+from comfyline.yaml.file import LocatedYaml, load_yaml, read_yaml
 from comfyline.yaml.overrides import apply_overrides
 
 
