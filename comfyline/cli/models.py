@@ -14,7 +14,14 @@ from comfyline.cli.console import answer, results, say
 from comfyline.cli.options import Json, Profile
 from comfyline.config.environment import home, look
 from comfyline.config.files import model_directories
-from comfyline.errors import (ComfylineError, InputInvalid, Problem, TokenRejected, UsageError, did_you_mean)
+from comfyline.errors import (
+    ComfylineError,
+    InputInvalid,
+    Problem,
+    TokenRejected,
+    UsageError,
+    did_you_mean,
+)
 from comfyline.models.catalogue import CACHED_MODELS, ModelCache
 from comfyline.models.describe import (
     InputField,

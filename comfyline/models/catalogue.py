@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from comfyline.errors import (BrokenAnswer, ComfylineError, InputInvalid, Problem, Redirected, Refused, TokenRejected, TryLater, Unreachable, did_you_mean)
+from comfyline.errors import (
+    BrokenAnswer,
+    ComfylineError,
+    InputInvalid,
+    Problem,
+    Redirected,
+    Refused,
+    TokenRejected,
+    TryLater,
+    Unreachable,
+    did_you_mean,
+)
 from comfyline.models.entry import (
     ModelEntry,
     UncheckedModel,
