@@ -4,20 +4,19 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, MutableMapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, cast
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
-from fastapi.responses import JSONResponse, Response
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import ClientDisconnect
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
+from fastapi.responses import JSONResponse
 
 from comfyline.sandbox.admin import admin_routes
 from comfyline.sandbox.api import api_routes, cdn_routes
 from comfyline.sandbox.blob_store import BlobStore
 from comfyline.sandbox.catalogue import Catalogue
-from comfyline.sandbox.faults import App, FaultGate, Faults, Message, Receive, Send, drop
+from comfyline.sandbox.faults import App, FaultGate, Faults, Message, Receive, Scope, Send, drop
 from comfyline.sandbox.handlers import Handlers, InputRefused, Refusal
 from comfyline.sandbox.store import Clock, Store
 from comfyline.sandbox.worker import Worker
@@ -76,11 +75,6 @@ def create_app(options: "SandboxOptions", clock: Clock = time.time) -> App:
     async def input_refused(_http: HttpRequest, refusal: InputRefused) -> JSONResponse:
         return JSONResponse(refusal.body, 422)
 
-    @app.exception_handler(ClientDisconnect)
-    async def gone(_http: HttpRequest, _error: ClientDisconnect) -> Response:
-        # Nobody reads this; it only says that a caller who left is no bug.
-        return Response(status_code=400)
-
     if options.host in _LOOPBACK:
         # A web page whose name is made to lead here reads nothing: its calls carry that name.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK, www_redirect=False)
@@ -96,16 +90,14 @@ class RequestLog:
     def __init__(self, app: App) -> None:
         self._app = app
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         # ASGI has no way to close a connection; the server's own request object has one.
-        scope["state"] = {
-            **scope.get("state", {}),
-            "transport": send.__self__.transport,  # type: ignore[attr-defined]
-        }
+        transport: asyncio.Transport = send.__self__.transport  # type: ignore[attr-defined]
+        scope["state"] = {**scope.get("state", {}), "transport": transport}
         outcome: str | int = "dropped"
 
         async def noting(message: Message) -> None:
@@ -121,6 +113,11 @@ class RequestLog:
             # The process ends and this call took too long: it gets no answer.
             outcome = "stopped"
             await drop(scope, receive)
+        except Exception:
+            # A caller who left in the middle of a body is no bug.
+            if not transport.is_closing():
+                raise
+            outcome = "left"
         finally:
             path = scope["raw_path"].decode("ascii", "replace")
             took = (time.perf_counter() - began) * 1000

@@ -13,10 +13,11 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 Point = Literal["submit", "status", "result", "cancel", "cdn", "generation"]
 
@@ -112,7 +113,7 @@ class FaultGate:
         self._app = app
         self._faults = faults
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a call through, or play the fault that was ordered for it."""
         fault = self._due(scope)
         if fault is None:
@@ -157,7 +158,7 @@ class FaultGate:
             case _:
                 await self._truncate(scope, receive, send)
 
-    def _due(self, scope: MutableMapping[str, Any]) -> Fault | None:
+    def _due(self, scope: Scope) -> Fault | None:
         if scope["type"] != "http":
             return None
         for point, method, pattern in _PLACES:
@@ -165,15 +166,13 @@ class FaultGate:
                 return self._faults.take(point)
         return None
 
-    async def _unheard(self, scope: MutableMapping[str, Any], receive: Receive) -> "_Heard":
+    async def _unheard(self, scope: Scope, receive: Receive) -> "_Heard":
         """Run the application for real and keep its answer from the client."""
         heard = _Heard()
         await self._app(scope, receive, heard.send)
         return heard
 
-    async def _truncate(
-        self, scope: MutableMapping[str, Any], receive: Receive, send: Send
-    ) -> None:
+    async def _truncate(self, scope: Scope, receive: Receive, send: Send) -> None:
         heard = await self._unheard(scope, receive)
         await send(
             {"type": "http.response.start", "status": heard.status, "headers": heard.headers}
@@ -204,7 +203,7 @@ async def _drain(receive: Receive) -> None:
         pass
 
 
-async def drop(scope: MutableMapping[str, Any], receive: Receive) -> None:
+async def drop(scope: Scope, receive: Receive) -> None:
     """Close the connection; what was sent before still goes out."""
     scope["state"]["transport"].close()
     # The server takes a call that ends without an answer for a bug of ours, unless it has seen
