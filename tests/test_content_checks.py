@@ -7,7 +7,7 @@ import pytest
 
 from comfyline.job import ContentChecks
 from comfyline.media.similar import Appearance, NamedAppearance
-from comfyline.operations.content_checks import asked_ratio, content_flaws
+from comfyline.operations.quality import asked_ratio, content_flaws
 
 LOOK = Appearance(1024, 576, is_blank=False, lines=0b1010, colours=bytes(768))
 OUTPUT = NamedAppearance("cat · edit", "a" * 64, "image/png", LOOK)

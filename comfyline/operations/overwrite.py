@@ -1,25 +1,36 @@
-"""Files where an output is to go: whose a file is, and under which name ours is stored.
+"""Store outputs where other files may lie; what was paid for is never overwritten.
 
-What was paid for is never overwritten: the newest output has the name, and what had it before moves
-beside it. Ours is what the ledger knows, what lies there whole with a sidecar of the same job, and
-what has our bytes: that is what a process leaves that dies before the ledger hears of it.
-Everything else is somebody's, also what a colleague with a ledger of his own has stored.
+The newest output has the name, and what had it before moves beside it. Ours is what the ledger
+knows, what lies there whole with a sidecar of the same job, and what has our bytes: that is what a
+process leaves that dies before the ledger hears of it. Everything else is somebody's, also what a
+colleague with a ledger of his own has stored.
+
+A paid file moves aside in this order: copy, its sidecar, ledger; only then is its name taken. So
+whoever dies here leaves it with a name, the ledger never names a place where it is not, and whoever
+comes next finds what was done and finishes it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import islice
+from pathlib import Path
 
 from comfyline.config.account import Account
-from comfyline.errors import NameTaken
-from comfyline.job import Placement, StoredOutput
+from comfyline.errors import Altered, NameTaken, Spoilt, Unreachable
+from comfyline.files import disk_full, is_full, work_path
+from comfyline.job import CheckedJob, FetchedFile, JobState, OnConflict, StoredOutput
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.queries import Selection
 from comfyline.pipeline.output_names import MOST_VERSIONS, is_version, output_uris, versions
+from comfyline.progress import Note, tell
+from comfyline.run import FetchedOutputs, Submission
+from comfyline.services import Services
 from comfyline.storage.place import Place
-from comfyline.storage.sidecars import SUFFIX, Sidecar, read_sidecar
+from comfyline.storage.sidecar import sidecar_text
+from comfyline.storage.sidecars import SUFFIX, Sidecar, named, read_sidecar, read_text
 
 
 class Whose(Enum):
@@ -70,7 +81,7 @@ class Lying:
 
 
 @dataclass(frozen=True, slots=True)
-class Former:
+class _Former:
     """A paid output that makes room; `attempt_id` is None where this ledger does not know it."""
 
     output: StoredOutput
@@ -80,21 +91,165 @@ class Former:
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
-    """The name that an output gets. With `is_new` nothing was there, of file or sidecar.
-
-    `former` has to move aside before it is stored.
-    """
+class _Name:
+    """The name that an output gets. With `is_new` nothing was there, of file or sidecar."""
 
     uri: str
     is_new: bool
     sidecar_is_new: bool
-    former: Former | None = None
+    former: _Former | None = None
 
 
-def is_paid(origin: str | None) -> bool:
-    """Tell whether what was made at an origin cost money; where nobody can tell, it did."""
-    return origin is None or Account(origin).is_paid
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where an output is to go; `siblings` are the names of all outputs of its job."""
+
+    wanted: str
+    siblings: Sequence[str]
+    on_conflict: OnConflict
+    place: Place
+    ledger: Ledger
+
+
+async def store_outputs(
+    checked: CheckedJob, submission: Submission, fetched: FetchedOutputs, services: Services
+) -> tuple[StoredOutput, ...]:
+    """Store a job's outputs under their final names, each with its sidecar.
+
+    Every step finds what it wrote before to be its own and replaces it. Raises `NameTaken`,
+    `LeadsOutside`, `Spoilt`, `DiskFull` or `Unreachable`.
+    """
+    attempt = (await services.ledger.find([checked.key]))[checked.key]
+    placement = checked.job.placement
+    place = services.places.of_folder(placement.folder, placement.root)
+    uris = output_uris(placement, fetched.files)
+
+    async def store(file: FetchedFile, wanted: str) -> StoredOutput:
+        target = _Target(wanted, uris, placement.on_conflict, place, services.ledger)
+        try:
+            name = await _store(file, target, checked, submission, attempt, services)
+            text = described(
+                file,
+                name.uri,
+                checked,
+                submission,
+                attempt,
+                JobState.PERSISTED,
+                services,
+                len(uris),
+            )
+            sidecar = f"{name.uri}{SUFFIX}"
+            await place.put_text(text, sidecar, "application/json", new=name.sidecar_is_new)
+        except OSError as error:
+            said = f"{wanted} cannot be written"
+            raise not_written(error, said, placement.folder, file.bytes) from error
+        size = file.width, file.height, file.duration
+        return StoredOutput(file.index, name.uri, file.sha256, file.bytes, file.media_type, *size)
+
+    return tuple(await asyncio.gather(*map(store, fetched.files, uris)))
+
+
+def described(
+    file: FetchedFile,
+    uri: str,
+    checked: CheckedJob,
+    submission: Submission,
+    attempt: Attempt,
+    end: JobState,
+    services: Services,
+    outputs: int = 1,
+    rejected: str = "",
+) -> str:
+    """Write the sidecar of an output that lies at `uri`, of a job that ends at this moment."""
+    reached = {**attempt.reached, end: services.now()}
+    return sidecar_text(
+        checked,
+        file,
+        name=uri.rpartition("/")[2],
+        account=attempt.account,
+        request_id=submission.request_id,
+        attempt=submission.attempt,
+        cost_usd=attempt.cost_usd,
+        estimate_usd=attempt.checked.estimate_usd,
+        timestamps={state.value: at for state, at in reached.items()},
+        outputs=outputs,
+        rejected=rejected,
+    )
+
+
+def not_written(error: OSError, said: str, folder: str, size: int) -> Unreachable:
+    """Say why an output cannot be stored in a folder."""
+    if is_full(error):
+        return disk_full(folder, size)
+    hint = "It is safe in the work directory and at RunComfy: mend the folder, then run again."
+    return Unreachable(f"{said}: {error}", hint=hint)
+
+
+async def _store(
+    file: FetchedFile,
+    target: _Target,
+    checked: CheckedJob,
+    submission: Submission,
+    attempt: Attempt,
+    services: Services,
+) -> _Name:
+    """Store the file under the best name that it can have."""
+    arriving = Arriving(
+        sha256=file.sha256,
+        bytes=file.bytes,
+        key=checked.key,
+        attempt_id=submission.attempt_id,
+        request_id=submission.request_id,
+        origin=attempt.account.origin if attempt.account else None,
+    )
+    async for name in _names(arriving, target):
+        if name.former:
+            work = services.work_directory(submission.request_id)
+            await asyncio.to_thread(work.mkdir, parents=True, exist_ok=True)
+            draft = Path(f"{work_path(work, file.index)}.aside")
+            aside = await _move_aside(name.former, target, draft)
+            tell(Note(f"{name.uri} is another output that was paid for: it lies as {aside} now"))
+        try:
+            await _put(file, name, arriving, target.place)
+        except FileExistsError:
+            continue  # Somebody was faster, or has something there that is no file.
+        break
+    if name.uri != target.wanted:
+        said = f"{target.wanted} is a file of somebody else's: the output is stored as {name.uri}"
+        tell(Note(said))
+    return name
+
+
+async def _put(file: FetchedFile, name: _Name, arriving: Arriving, place: Place) -> None:
+    path = Path(file.path)
+    labels = _labels(arriving.key, arriving.request_id, arriving.sha256)
+    try:
+        await place.put(
+            path,
+            name.uri,
+            file.media_type,
+            sha256=file.sha256,
+            metadata=labels,
+            new=name.is_new,
+        )
+    except Altered:
+        # Nobody is to take it for the result again: it is fetched anew.
+        await asyncio.to_thread(path.unlink, missing_ok=True)
+        raise Spoilt(
+            f"What was fetched for {name.uri} has changed on this machine's disk",
+            hint="It is fetched anew: check the disk.",
+        ) from None
+    await _require_whole(name.uri, file.bytes, place)
+
+
+async def _require_whole(uri: str, size: int, place: Place) -> None:
+    if await place.size(uri) != size:
+        raise Unreachable(f"{uri} was written and is not there in full")
+
+
+def _labels(key: str, request_id: str | None, sha256: str) -> dict[str, str]:
+    of_request = {"comfyline-request": request_id} if request_id else {}
+    return {"comfyline-job": key, "sha256": sha256, **of_request}
 
 
 def whose(lying: Lying, uri: str, wanted: str, arriving: Arriving, owner: Attempt | None) -> Whose:
@@ -137,70 +292,14 @@ def _of_owner(lying: Lying, uri: str, wanted: str, arriving: Arriving, owner: At
 
 def _room(arriving: Arriving, origin: str | None) -> Whose:
     """Tell whose the place is: what cost nothing never displaces what was paid for."""
-    if is_paid(origin) == is_paid(arriving.origin):
+    if _is_paid(origin) == _is_paid(arriving.origin):
         return Whose.FORMER
-    return Whose.OTHERS if is_paid(origin) else Whose.OURS
+    return Whose.OTHERS if _is_paid(origin) else Whose.OURS
 
 
-async def names(
-    arriving: Arriving,
-    wanted: str,
-    placement: Placement,
-    siblings: Sequence[str],
-    place: Place,
-    ledger: Ledger,
-) -> AsyncIterator[Name]:
-    """Yield the names that an output may get, the best first; who finds one taken asks on.
-
-    `siblings` are the names of the job's other outputs. Raises `NameTaken` when somebody else's
-    file is to be kept.
-    """
-    for number, uri in enumerate(islice(versions(wanted), MOST_VERSIONS)):
-        if number and uri in siblings:
-            continue
-        owner = (await ledger.stored_at([uri])).get(uri)
-        lying = await _look(uri, arriving, owner, place, ledger)
-        found = whose(lying, uri, wanted, arriving, owner)
-        if found is Whose.NOBODYS:
-            yield Name(uri, is_new=True, sidecar_is_new=lying.sidecar is None)
-            # Taken since: by a repeated request of our own, if our bytes lie there now.
-            lying = await _look(uri, arriving, owner, place, ledger)
-            same = lying.sha256 == arriving.sha256 and not lying.has_other
-            found = Whose.OURS if same else Whose.OTHERS
-        if found is Whose.OTHERS and placement.on_conflict == "replace":
-            found = _replaced(lying, owner)
-        if found in {Whose.OURS, Whose.FORMER}:
-            former = _former(lying, uri, owner) if found is Whose.FORMER else None
-            yield Name(uri, is_new=False, sidecar_is_new=False, former=former)
-        if placement.on_conflict == "keep":
-            break
-    raise NameTaken(
-        f"{wanted} is a file of somebody else's, and output.on_conflict says to keep it",
-        hint="Move it away, or say `version` or `replace`: the next run stores the result, which "
-        "is paid for and kept until then.",
-    )
-
-
-def _replaced(lying: Lying, owner: Attempt | None) -> Whose:
-    """Tell what `replace` does to a file of others: it is lost, unless it was paid for."""
-    if owner is not None:
-        return Whose.OTHERS
-    paid = lying.described is not None and is_paid(lying.described.origin)
-    return Whose.FORMER if paid else Whose.OURS
-
-
-def _former(lying: Lying, uri: str, owner: Attempt | None) -> Former:
-    if owner is not None:
-        return Former(_recorded(owner, uri), owner.checked.key, owner.request_id, owner.id)
-    sidecar = lying.described
-    assert sidecar is not None  # noqa: S101  # else it would be nobody's that anybody knows
-    told = sidecar.output
-    output = StoredOutput(0, uri, told.sha256, told.bytes, told.media_type)
-    return Former(output, sidecar.job, sidecar.request_id, None)
-
-
-def _recorded(owner: Attempt, uri: str) -> StoredOutput:
-    return next(output for output in owner.outputs if output.uri == uri)
+def _is_paid(origin: str | None) -> bool:
+    """Tell whether what was made at an origin cost money; where nobody can tell, it did."""
+    return origin is None or Account(origin).is_paid
 
 
 def _had_to_go(owner: Attempt, uri: str) -> bool:
@@ -210,9 +309,55 @@ def _had_to_go(owner: Attempt, uri: str) -> bool:
     return any(is_version(name, one.rpartition("/")[2]) for one in planned)
 
 
-async def _look(
-    uri: str, arriving: Arriving, owner: Attempt | None, place: Place, ledger: Ledger
-) -> Lying:
+def _recorded(owner: Attempt, uri: str) -> StoredOutput:
+    return next(output for output in owner.outputs if output.uri == uri)
+
+
+async def _names(arriving: Arriving, target: _Target) -> AsyncIterator[_Name]:
+    """Yield the names that an output may get, the best first; who finds one taken asks on.
+
+    Raises `NameTaken` when somebody else's file is to be kept.
+    """
+    for number, uri in enumerate(islice(versions(target.wanted), MOST_VERSIONS)):
+        if number and uri in target.siblings:
+            continue
+        owner = (await target.ledger.stored_at([uri])).get(uri)
+        lying = await _look(uri, arriving, owner, target)
+        found = whose(lying, uri, target.wanted, arriving, owner)
+        if found is Whose.NOBODYS:
+            yield _Name(uri, is_new=True, sidecar_is_new=lying.sidecar is None)
+            # Taken since: by a repeated request of our own, if our bytes lie there now.
+            lying = await _look(uri, arriving, owner, target)
+            same = lying.sha256 == arriving.sha256 and not lying.has_other
+            found = Whose.OURS if same else Whose.OTHERS
+        if found is Whose.OTHERS and target.on_conflict == "replace" and owner is None:
+            # What is somebody's is lost, unless it was paid for.
+            paid = lying.described is not None and _is_paid(lying.described.origin)
+            found = Whose.FORMER if paid else Whose.OURS
+        if found in {Whose.OURS, Whose.FORMER}:
+            former = _former(lying, uri, owner) if found is Whose.FORMER else None
+            yield _Name(uri, is_new=False, sidecar_is_new=False, former=former)
+        if target.on_conflict == "keep":
+            break
+    raise NameTaken(
+        f"{target.wanted} is a file of somebody else's, and output.on_conflict says to keep it",
+        hint="Move it away, or say `version` or `replace`: the next run stores the result, which "
+        "is paid for and kept until then.",
+    )
+
+
+def _former(lying: Lying, uri: str, owner: Attempt | None) -> _Former:
+    if owner is not None:
+        return _Former(_recorded(owner, uri), owner.checked.key, owner.request_id, owner.id)
+    sidecar = lying.described
+    assert sidecar is not None  # noqa: S101  # else it would be nobody's that anybody knows
+    told = sidecar.output
+    output = StoredOutput(0, uri, told.sha256, told.bytes, told.media_type)
+    return _Former(output, sidecar.job, sidecar.request_id, None)
+
+
+async def _look(uri: str, arriving: Arriving, owner: Attempt | None, target: _Target) -> Lying:
+    place = target.place
     size, beside = await place.sizes([uri, f"{uri}{SUFFIX}"])
     sidecar: Sidecar | None = None
     has_other = False
@@ -227,20 +372,85 @@ async def _look(
     sha256 = await place.sha256(uri) if size in known else None
     lying = Lying(size is not None, sha256, sidecar, has_other)
     if owner is None and (described := lying.described):
-        return replace(lying, is_left=await _has_moved(uri, described, place, ledger))
+        return replace(lying, is_left=await _has_moved(uri, described, target))
     return lying
 
 
-async def _has_moved(uri: str, sidecar: Sidecar, place: Place, ledger: Ledger) -> bool:
+async def _has_moved(uri: str, sidecar: Sidecar, target: _Target) -> bool:
     """Tell whether the very same file lies beside this one, and the ledger knows it there.
 
     That is what a process leaves that dies after it moved a file aside, before it took the name.
     """
     if sidecar.request_id is None:
         return False
-    for attempt in await ledger.list(Selection(request_ids=(sidecar.request_id,)), of_all=True):
+    made = Selection(request_ids=(sidecar.request_id,))
+    for attempt in await target.ledger.list(made, of_all=True):
         for output in attempt.outputs:
             same = output.sha256 == sidecar.output.sha256 and is_version(output.uri, uri)
-            if same and await place.size(output.uri) == output.bytes:
+            if same and await target.place.size(output.uri) == output.bytes:
                 return True
     return False
+
+
+async def _move_aside(former: _Former, target: _Target, draft: Path) -> str:
+    """Give `former` the first free version of the wanted name, and return it.
+
+    `draft` is a local path for the bytes on their way. Raises `Unreachable`: then the output still
+    has the name that it had.
+    """
+    ledger, old = target.ledger, former.output.uri
+    for uri in islice(versions(target.wanted), 1, MOST_VERSIONS):
+        if uri in target.siblings or uri == old:
+            continue
+        owner = (await ledger.stored_at([uri])).get(uri)
+        if owner is not None and owner.id != former.attempt_id:
+            continue
+        if not await _is_copied(former, uri, target.place, draft):
+            continue
+        if former.attempt_id is not None:
+            await ledger.moved(former.attempt_id, old, uri)
+        return uri
+    raise NameTaken(
+        f"{old} was paid for and has no free name to move to",
+        hint="Clear up its folder, then run again: the new result is kept until then.",
+    )
+
+
+async def _is_copied(former: _Former, uri: str, place: Place, draft: Path) -> bool:
+    """Tell whether the output and its sidecar lie at `uri` now; not where something else is."""
+    output, beside = former.output, f"{uri}{SUFFIX}"
+    size, described = await place.sizes([uri, beside])
+    try:
+        sidecar = await read_sidecar(place, beside) if described is not None else None
+    except ValueError:
+        return False
+    if sidecar and (sidecar.job, sidecar.request_id) != (former.key, former.request_id):
+        return False
+    if size is None:
+        try:
+            await _copy(former, uri, place, draft)
+        except FileExistsError:
+            return False
+    elif size != output.bytes or await place.sha256(uri) != output.sha256:
+        return False
+    if sidecar is None and (told := await read_text(place, f"{output.uri}{SUFFIX}")):
+        # Whoever was faster wrote the same.
+        await place.put_text(named(told, uri.rpartition("/")[2]), beside, "application/json")
+    return True
+
+
+async def _copy(former: _Former, uri: str, place: Place, draft: Path) -> None:
+    output = former.output
+    labels = _labels(former.key, former.request_id, output.sha256)
+    try:
+        await place.get(output.uri, draft)
+        await place.put(
+            draft, uri, output.media_type, sha256=output.sha256, metadata=labels, new=True
+        )
+    except (Altered, FileNotFoundError):
+        raise Unreachable(
+            f"{output.uri} was changed while it was moved aside", hint="Run again."
+        ) from None
+    finally:
+        await asyncio.to_thread(draft.unlink, missing_ok=True)
+    await _require_whole(uri, output.bytes, place)

@@ -1,19 +1,21 @@
-"""Outputs held against their step's `checks`; what fails is stored aside and ends as rejected.
+"""Hold outputs against their step's `checks`; what fails is stored aside and ends as rejected.
 
 What was paid for is never thrown away: the files lie in `rejected/`, read back and compared, before
-the ledger says that the attempt failed.
+the ledger says that the attempt failed. What cannot be looked at, a sound or a codec that nobody
+knows, is not rejected: an output costs money, and a doubt is no flaw.
 """
 
 import asyncio
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from comfyline.errors import Rejected, Unreachable
-from comfyline.files import disk_full, is_full
 from comfyline.job import CheckedJob, ContentChecks, FetchedFile, JobState
-from comfyline.media.similar import NamedAppearance, appearance
-from comfyline.operations.content_checks import content_flaws
+from comfyline.media.similar import Appearance, NamedAppearance, appearance
+from comfyline.operations.overwrite import described, not_written
 from comfyline.operations.recover import clear
 from comfyline.pipeline.output_names import output_uris, versions
 from comfyline.progress import Note, tell
@@ -21,11 +23,15 @@ from comfyline.redact import bare_origin
 from comfyline.run import FetchedOutputs, Run, Submission
 from comfyline.services import Services
 from comfyline.storage.place import Place
-from comfyline.storage.sidecar import sidecar_text
 from comfyline.storage.sidecars import SUFFIX, read_sidecar
 
 FOLDER = "rejected"
 """Where rejected outputs lie, in the folder of the accepted ones."""
+_OFF = 0.02
+"""How far an aspect ratio may be off: models make sizes of whole blocks of pixels."""
+_RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*[:/x×]\s*(\d+(?:\.\d+)?)")
+_PIXELS = re.compile(r"(\d{2,5})\s*[x*×]\s*(\d{2,5})", re.IGNORECASE)
+_SIZES = ("size", "image_size", "video_size", "resolution")
 
 
 async def reject(
@@ -43,17 +49,16 @@ async def reject(
     checks = checked.job.checks
     if checks is None or submission.state is JobState.PERSISTED:
         return None
-    outputs = [await _seen(Path(file.path), checked.job.label, file) for file in fetched.files]
+    outputs = [await _seen(file, checked.job.label) for file in fetched.files]
     given = await _inputs(checked, services) if checks.not_input else []
     flaws = _judged(checks, checked, outputs, given, run)
     if not flaws:
         return None
-    reason = "; ".join(flaws.values())
-    uris = await _store_aside(checked, submission, fetched, flaws, services)
+    folder = await _store_aside(checked, submission, fetched, flaws, services)
     error = Rejected(
-        reason,
-        hint=f"It lies in {uris[0].rpartition('/')[0]}; `--refresh` or another variant asks for a "
-        "new one, and pays again.",
+        "; ".join(flaws.values()),
+        hint=f"It lies in {folder}; `--refresh` or another variant asks for a new one, and pays "
+        "again.",
         request_id=submission.request_id,
     )
     await services.ledger.ended(submission.attempt_id, JobState.FAILED, error)
@@ -80,8 +85,8 @@ def _judged(
     return flaws
 
 
-async def _seen(path: Path, name: str, file: FetchedFile) -> NamedAppearance:
-    look = await asyncio.to_thread(appearance, path)
+async def _seen(file: FetchedFile, name: str) -> NamedAppearance:
+    look = await asyncio.to_thread(appearance, Path(file.path))
     return NamedAppearance(name, file.sha256, file.media_type, look)
 
 
@@ -103,45 +108,37 @@ async def _store_aside(
     checked: CheckedJob,
     submission: Submission,
     fetched: FetchedOutputs,
-    flaws: dict[int, str],
+    flaws: Mapping[int, str],
     services: Services,
-) -> Sequence[str]:
+) -> str:
+    """Store all outputs in the folder for what is rejected, and return that folder."""
     placement = checked.job.placement
     place = services.places.of_folder(placement.folder, placement.root)
     attempt = (await services.ledger.find([checked.key]))[checked.key]
     wanted = output_uris(placement, fetched.files)
-    uris = []
     for position, (file, uri) in enumerate(zip(fetched.files, wanted, strict=True)):
-        folder, _, name = uri.rpartition("/")
+        parent, _, name = uri.rpartition("/")
+        folder = f"{parent}/{FOLDER}"
+        reason = flaws.get(position, "; ".join(flaws.values()))
         try:
-            stored = await _put(file, f"{folder}/{FOLDER}/{name}", place, submission.request_id)
-            text = sidecar_text(
-                checked,
+            stored = await _put(file, f"{folder}/{name}", place, submission.request_id)
+            text = described(
                 file,
-                name=stored.rpartition("/")[2],
-                account=attempt.account,
-                request_id=submission.request_id,
-                attempt=submission.attempt,
-                cost_usd=attempt.cost_usd,
-                estimate_usd=attempt.checked.estimate_usd,
-                timestamps={state.value: at for state, at in attempt.reached.items()}
-                | {JobState.FAILED.value: services.now()},
-                rejected=flaws.get(position, "; ".join(flaws.values())),
+                stored,
+                checked,
+                submission,
+                attempt,
+                JobState.FAILED,
+                services,
+                rejected=reason,
             )
             await place.put_text(text, f"{stored}{SUFFIX}", "application/json")
         except OSError as error:
-            if is_full(error):
-                full = disk_full(placement.folder, file.bytes)
-                full.request_id = submission.request_id
-                raise full from error
-            raise Unreachable(
-                f"{uri} is rejected and cannot be stored aside: {error}",
-                hint="It is safe at RunComfy: mend the folder, then run again.",
-                request_id=submission.request_id,
-            ) from error
-        tell(Note(f"{checked.job.label}: {flaws.get(position, 'Rejected with another')}: {stored}"))
-        uris.append(stored)
-    return uris
+            said = f"{uri} is rejected and cannot be stored aside"
+            raise not_written(error, said, placement.folder, file.bytes) from error
+        told = flaws.get(position, "Rejected with another")
+        tell(Note(f"{checked.job.label}: {told}: {stored}"))
+    return folder
 
 
 async def _put(file: FetchedFile, wanted: str, place: Place, request_id: str) -> str:
@@ -167,3 +164,99 @@ async def _is_of(request_id: str, uri: str, place: Place) -> bool:
     except ValueError:
         return False
     return sidecar is None or sidecar.request_id == request_id
+
+
+def content_flaws(
+    checks: ContentChecks,
+    inputs: Mapping[str, Any],
+    outputs: Sequence[NamedAppearance],
+    given: Sequence[NamedAppearance],
+    others: Iterable[NamedAppearance],
+) -> dict[int, str]:
+    """Tell what is wrong with each output that is to be rejected, as sentences, by its position.
+
+    `given` are the job's media inputs, `others` the outputs that no output may look like.
+    """
+    seen, flaws = list(others) if checks.not_duplicate else [], {}
+    for position, output in enumerate(outputs):
+        found = [
+            *_of_itself(checks, inputs, output.appearance),
+            *(_of_input(output, given) if checks.not_input else ()),
+            *(_of_others(output, seen) if checks.not_duplicate else ()),
+        ]
+        if found:
+            name = "The output" if len(outputs) == 1 else f"Output {position + 1}"
+            flaws[position] = f"{name} {'; it '.join(found)}"
+        seen.append(output)
+    return flaws
+
+
+def asked_ratio(inputs: Mapping[str, Any]) -> float | None:
+    """Return width by height as the inputs ask for it, under any name; None where they do not."""
+    sizes = [inputs.get(name) for name in _SIZES]
+    numbers = (inputs.get("width"), inputs.get("height"))
+    candidates = [
+        _ratio(_RATIO, inputs.get("aspect_ratio")),
+        _divided(*numbers),
+        *(_ratio(_PIXELS, size) for size in sizes),
+        *(asked_ratio(inner) for inner in inputs.values() if isinstance(inner, Mapping)),
+    ]
+    return next((ratio for ratio in candidates if ratio), None)
+
+
+def _of_itself(
+    checks: ContentChecks, inputs: Mapping[str, Any], look: Appearance | None
+) -> Iterator[str]:
+    if look is None:
+        return
+    size = f"{look.width} × {look.height}"
+    if look.width < checks.min_width or look.height < checks.min_height:
+        yield f"is {size} pixels, and at least {_least(checks)} is asked for"
+    ratio = asked_ratio(inputs) if checks.aspect_ratio else None
+    if ratio and abs(look.width / look.height / ratio - 1) > _OFF:
+        shown = inputs.get("aspect_ratio") or f"a ratio of {ratio:.3g}"
+        yield f"is {size} pixels, and {shown} is asked for"
+    if checks.not_blank and look.is_blank:
+        yield "is blank: one colour all over"
+
+
+def _least(checks: ContentChecks) -> str:
+    if checks.min_width and checks.min_height:
+        return f"{checks.min_width} × {checks.min_height}"
+    return f"{checks.min_width} wide" if checks.min_width else f"{checks.min_height} high"
+
+
+def _of_input(output: NamedAppearance, given: Iterable[NamedAppearance]) -> Iterator[str]:
+    for one in given:
+        looks = _pictures(output, one)
+        if output.sha256 == one.sha256 or (looks and looks[0].is_same(looks[1])):
+            yield f"is the same as the input {one.name}"
+            return
+
+
+def _of_others(output: NamedAppearance, others: Iterable[NamedAppearance]) -> Iterator[str]:
+    for one in others:
+        looks = _pictures(output, one)
+        if output.sha256 == one.sha256 or (looks and looks[0].is_near(looks[1])):
+            yield f"is nearly the same as an output of {one.name}"
+            return
+
+
+def _pictures(one: NamedAppearance, other: NamedAppearance) -> tuple[Appearance, Appearance] | None:
+    """Return what both look like, where both are pictures; of a video only its beginning counts."""
+    are_pictures = all(each.media_type.startswith("image/") for each in (one, other))
+    if are_pictures and one.appearance and other.appearance:
+        return one.appearance, other.appearance
+    return None
+
+
+def _ratio(pattern: re.Pattern[str], value: Any) -> float | None:
+    match = pattern.fullmatch(value.strip()) if isinstance(value, str) else None
+    return _divided(float(match[1]), float(match[2])) if match else None
+
+
+def _divided(width: Any, height: Any) -> float | None:
+    numbers = [value for value in (width, height) if isinstance(value, int | float)]
+    if len(numbers) < 2 or any(isinstance(value, bool) or value <= 0 for value in numbers):  # noqa: PLR2004  # both
+        return None
+    return float(numbers[0] / numbers[1])
