@@ -183,6 +183,16 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
+class Provenance:
+    """By which attempt a job's outputs were made, for how much in US dollars, stored when."""
+
+    request_id: str | None
+    attempt: int
+    cost_usd: float | None
+    stored_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one job in this run.
 

@@ -21,11 +21,11 @@ from comfyline.files import appearing_whole
 from comfyline.job import JobState
 from comfyline.ledger.queries import Selection
 from comfyline.ledger.retention import warnings
-from comfyline.operations.run_index import write_index
 from comfyline.progress import Note, RunReported, tell
 from comfyline.report.contact_sheet import store_contact_sheet
 from comfyline.report.format import span
 from comfyline.report.gallery import cards, write_gallery
+from comfyline.report.index import write_index
 from comfyline.report.summary import Charge, RunSummary, cost_in_words, headline, summarise
 from comfyline.run import CancelToken, Outcome, Run
 from comfyline.services import Services
@@ -90,7 +90,8 @@ async def _indexed(
 ) -> str | None:
     """Write the run index; return where it lies, or None when that could not be done."""
     try:
-        await write_index(path, outcomes, run.id, services.ledger)
+        made = await services.ledger.provenance([*{one.key: None for one in outcomes}])
+        await asyncio.to_thread(write_index, path, outcomes, run.id, made)
     except (ComfylineError, OSError) as error:
         # What was made is stored; a list of it can be made again by the next run.
         get_run_logger().warning("no run index: %s", error)

@@ -18,7 +18,6 @@ from comfyline.ledger.attempts import Attempt, AttemptSummary, Evidence
 from comfyline.ledger.claims import Claim, Claimed, ClaimRequest, Intent, Limits, SlotHolder
 from comfyline.ledger.database import PATIENCE, Database
 from comfyline.ledger.queries import (
-    Provenance,
     Recorded,
     Selection,
     previous_attempts,
@@ -31,6 +30,7 @@ from comfyline.ledger.retention import is_lost
 from comfyline.ledger.tables import attempts, ledger
 from comfyline.ledger.writes import StateConflict, move_output, record_outputs
 from comfyline.redact import without_secrets
+from comfyline.run import Provenance
 
 T = TypeVar("T")
 

@@ -38,6 +38,7 @@ from comfyline.ledger.attempts import (
     unpack_row,
 )
 from comfyline.ledger.tables import attempts, outputs, transitions
+from comfyline.run import Provenance
 
 _PER_QUERY = 500
 """Keys in one IN list: below every database's limit on parameters."""
@@ -425,16 +426,6 @@ def sources(connection: Connection, pipeline: str) -> set[str]:
     )
     found = connection.execute(select(latest.c.source).distinct()).scalars()
     return {source for source in found if source}
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """By which attempt a job's outputs were made, for how much in US dollars, stored when."""
-
-    request_id: str | None
-    attempt: int
-    cost_usd: float | None
-    stored_at: datetime
 
 
 def provenance(

@@ -6,32 +6,39 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
-from comfyline.job import Job
+from comfyline.files import appearing_whole
+from comfyline.job import Job, StoredOutput
 from comfyline.redact import without_secrets
 from comfyline.report.gallery import prompt_of
-from comfyline.run import Outcome
+from comfyline.run import Outcome, Provenance
+from comfyline.storage.place import local_path
+from comfyline.storage.sidecars import SUFFIX, parsed
 
 ITEM_COLUMN, MATRIX_COLUMN = "item_", "matrix_"
 """What the columns of an item's fields and of matrix values begin with."""
 _MAY_BE_ADDRESS = re.compile(r"[:?@]")
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """How a job's outputs came about: by which attempt, for how much in US dollars, and when."""
+def write_index(
+    path: Path, outcomes: Sequence[Outcome], run_id: str, made: Mapping[str, Provenance]
+) -> None:
+    """Write one line for every output of the run, made by it or there already, in the plan's order.
 
-    request_id: str | None
-    attempt: int
-    cost_usd: float | None
-    created_at: datetime | None
+    The file appears whole or not at all. Raises `OSError`.
+    """
+    with appearing_whole(path) as part, part.open("w", encoding="utf-8") as file:
+        for one in outcomes:
+            measured = replace(one, outputs=tuple(map(_with_measures, one.outputs)))
+            file.writelines(index_lines(measured, run_id, made))
 
 
-def index_lines(outcome: Outcome, run_id: str, made: Mapping[str, Made]) -> Iterator[str]:
+def index_lines(outcome: Outcome, run_id: str, made: Mapping[str, Provenance]) -> Iterator[str]:
     """Yield one line for each output of one job, with its newline; none for a job without outputs.
 
     `made` tells of jobs by key. A job's cost is divided among its outputs, so that the column adds
@@ -59,7 +66,7 @@ def index_lines(outcome: Outcome, run_id: str, made: Mapping[str, Made]) -> Iter
             "cost_usd": None if cost is None else round(cost / len(outcome.outputs), 6),
             "request_id": one.request_id if one else outcome.request_id,
             "attempt": one.attempt if one else None,
-            "created_at": one.created_at if one else None,
+            "created_at": one.stored_at if one else None,
             "reused": outcome.reused,
             **_columns(MATRIX_COLUMN, job.settings),
             **_columns(ITEM_COLUMN, _fields(job)),
@@ -67,6 +74,17 @@ def index_lines(outcome: Outcome, run_id: str, made: Mapping[str, Made]) -> Iter
         line = json.dumps({name: _plain(value) for name, value in row.items()}, ensure_ascii=False)
         # A file name that is not UTF-8 must not keep an index from being written.
         yield line.encode("utf-8", "replace").decode() + "\n"
+
+
+def _with_measures(output: StoredOutput) -> StoredOutput:
+    """Add to the output what its sidecar says, where an earlier run stored it on this machine."""
+    if output.width or output.duration or not output.uri.startswith("file://"):
+        return output
+    try:
+        told = parsed(local_path(f"{output.uri}{SUFFIX}").read_bytes()).output
+    except (OSError, ValueError):
+        return output
+    return replace(output, width=told.width, height=told.height, duration=told.duration)
 
 
 def _fields(job: Job) -> Mapping[str, Any]:

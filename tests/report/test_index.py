@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.json
-import pytest
 
 from comfyline.job import CheckedJob, Job, JobState, Placement, StoredOutput
 from comfyline.ledger.claims import Claimed, Limits
 from comfyline.ledger.ledger import Ledger
-from comfyline.operations.run_index import write_index
-from comfyline.report.index import Made, index_lines
-from comfyline.run import Outcome
+from comfyline.report.index import index_lines, write_index
+from comfyline.run import Outcome, Provenance
 
 STORED = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -42,7 +40,7 @@ def outcome(job: Job, outputs: int = 1, **more: Any) -> Outcome:
     return Outcome(job, key, JobState.PERSISTED, outputs=stored, **more)
 
 
-def rows(one: Outcome, **made: Made) -> list[dict[str, Any]]:
+def rows(one: Outcome, **made: Provenance) -> list[dict[str, Any]]:
     by_key = {f"key-{item}": how for item, how in made.items()}
     return [json.loads(line) for line in index_lines(one, "run-1", by_key)]
 
@@ -50,7 +48,7 @@ def rows(one: Outcome, **made: Made) -> list[dict[str, Any]]:
 def test_a_line_says_what_made_an_output_and_where_it_lies() -> None:
     job = asked(fields={"prompt": "red", "size": 3, "day": date(2026, 1, 31)}, ratio="1:1")
 
-    [row] = rows(outcome(job), cat=Made("req-1", 2, 0.14, STORED))
+    [row] = rows(outcome(job), cat=Provenance("req-1", 2, 0.14, STORED))
 
     assert row == {
         "job": "key-cat",
@@ -81,13 +79,15 @@ def test_a_line_says_what_made_an_output_and_where_it_lies() -> None:
 
 
 def test_the_cost_of_a_job_is_divided_among_its_outputs() -> None:
-    shares = [row["cost_usd"] for row in rows(outcome(asked(), 4), cat=Made("r", 1, 0.5, STORED))]
+    shares = [
+        row["cost_usd"] for row in rows(outcome(asked(), 4), cat=Provenance("r", 1, 0.5, STORED))
+    ]
 
     assert shares == [0.125] * 4
 
 
 def test_what_nobody_knows_is_null_and_not_free() -> None:
-    [row] = rows(outcome(asked(), reused=True), cat=Made("r", 1, None, None))
+    [row] = rows(outcome(asked(), reused=True), cat=Provenance("r", 1, None, None))
 
     assert (row["cost_usd"], row["created_at"], row["reused"]) == (None, None, True)
 
@@ -118,10 +118,7 @@ def test_a_line_is_flat_and_holds_no_secret_and_always_one_line() -> None:
     assert not [value for value in row.values() if isinstance(value, list | dict)]
 
 
-async def test_a_runs_index_is_read_in_one_line_and_in_the_plans_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("comfyline.operations.run_index._JOBS_AT_A_TIME", 3)
+async def test_a_runs_index_is_read_in_one_line_and_in_the_plans_order(tmp_path: Path) -> None:
     ledger = Ledger("sqlite://", "owner")
     job = asked("item-2")
     limits = Limits(in_flight=10, max_cost_usd=None)
@@ -134,7 +131,8 @@ async def test_a_runs_index_is_read_in_one_line_and_in_the_plans_order(
     await ledger.persisted(claim.attempt_id, outcome(job).outputs)
     outcomes = [outcome(asked(f"item-{number}"), number % 3) for number in range(10)]
 
-    await write_index(tmp_path / "runs/1/index.jsonl", outcomes, "run-1", ledger)
+    made = await ledger.provenance([one.key for one in outcomes])
+    write_index(tmp_path / "runs/1/index.jsonl", outcomes, "run-1", made)
     ledger.close()
 
     table = pyarrow.json.read_json(tmp_path / "runs/1/index.jsonl")
@@ -148,18 +146,13 @@ async def test_a_runs_index_is_read_in_one_line_and_in_the_plans_order(
     assert [path.name for path in (tmp_path / "runs/1").iterdir()] == ["index.jsonl"]
 
 
-async def test_a_run_without_outputs_has_an_index_without_lines(tmp_path: Path) -> None:
-    ledger = Ledger("sqlite://", "owner")
+def test_a_run_without_outputs_has_an_index_without_lines(tmp_path: Path) -> None:
+    write_index(tmp_path / "index.jsonl", [outcome(asked(), 0)], "run-1", {})
 
-    await write_index(tmp_path / "index.jsonl", [outcome(asked(), 0)], "run-1", ledger)
-
-    ledger.close()
     assert (tmp_path / "index.jsonl").read_text() == ""
 
 
-async def test_how_large_an_output_is_comes_from_this_run_or_from_its_sidecar(
-    tmp_path: Path,
-) -> None:
+def test_how_large_an_output_is_comes_from_this_run_or_from_its_sidecar(tmp_path: Path) -> None:
     fresh, before, unknown = (outcome(asked(name)) for name in ("fresh", "before", "unknown"))
     [output] = fresh.outputs
     fresh = replace(fresh, outputs=(replace(output, width=640, height=480, duration=2.5),))
@@ -167,11 +160,9 @@ async def test_how_large_an_output_is_comes_from_this_run_or_from_its_sidecar(
     told = {"sha256": "a" * 64, "bytes": 3, "width": 320, "height": 200}
     lying.with_name("a.png.json").write_text(json.dumps({"job": "k", "output": told}))
     before = replace(before, outputs=(replace(before.outputs[0], uri=lying.as_uri()),))
-    ledger = Ledger("sqlite://", "owner")
 
-    await write_index(tmp_path / "index.jsonl", [fresh, before, unknown], "run-1", ledger)
+    write_index(tmp_path / "index.jsonl", [fresh, before, unknown], "run-1", {})
 
-    ledger.close()
     lines = (tmp_path / "index.jsonl").read_text().splitlines()
     sizes = [[json.loads(line)[name] for name in ("width", "height", "duration")] for line in lines]
     assert sizes == [[640, 480, 2.5], [320, 200, None], [None, None, None]]
