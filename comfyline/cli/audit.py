@@ -9,18 +9,14 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.table import Table
-from rich.text import Text
 
-from comfyline.cli.console import answer, results, say
-from comfyline.cli.options import Json, Profile
+from comfyline.cli.console import print_line, print_result, results, table
+from comfyline.cli.options import Json, PipelineName, Profile, RunId, Since, Until
 from comfyline.cli.selection import (
-    PipelineName,
-    RunId,
-    Since,
-    Until,
     any_in_bucket,
+    attempt_record,
+    print_elsewhere,
     reading_ledger,
-    say_elsewhere,
     selection,
 )
 from comfyline.config.environment import ONLY_RUNCOMFY, prepare, prepare_storage
@@ -64,7 +60,7 @@ def audit(
     async def work() -> int:
         with reading_ledger(profile) as ledger:
             attempts = (await ledger.list(selected))[::-1]
-            await say_elsewhere(ledger)
+            await print_elsewhere(ledger)
             now = (await ledger.clock())()
             asked_again, alarming = repeats(await with_history(attempts, ledger))
         in_bucket = any_in_bucket(attempts)
@@ -73,7 +69,7 @@ def audit(
             balance = await client.balance() if client else None
         found = [*differences(seen), *alarming]
         if json_output:
-            answer(json.dumps(_as_json(seen, found, asked_again, balance)))
+            print_result(json.dumps(_as_json(seen, found, asked_again, balance)))
         else:
             _print(seen, found, asked_again, balance)
         return 1 if found else 0
@@ -87,12 +83,12 @@ async def _opened(
 ) -> AsyncIterator[tuple[Places, RuncomfyClient | None]]:
     """Open what an audit reads; offline it needs neither RunComfy nor a token."""
     if offline:
-        storage = await prepare_storage(profile, say) if in_bucket else NO_STORAGE
+        storage = await prepare_storage(profile, print_line) if in_bucket else NO_STORAGE
         async with open_places(storage) as places:
             yield places, None
         return
     only = SERVICES if in_bucket else ONLY_RUNCOMFY
-    settings = await prepare(profile, say, only=only)
+    settings = await prepare(profile, print_line, only=only)
     async with open_services(settings, reading=True) as services:
         yield services.places, services.client
 
@@ -104,14 +100,12 @@ def _print(
     balance: float | None,
 ) -> None:
     if found or asked_again:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("job", "item", "what", "difference"):
-            table.add_column(column, no_wrap=column != "difference", overflow="fold")
+        shown = table("job", "item", "what", "difference", wrapping={"difference"})
         for one in found:
-            table.add_row(*_row(one), style="red" if one.kind == "charged-twice" else "")
+            shown.add_row(*_row(one), style="red" if one.kind == "charged-twice" else "")
         for one in asked_again:
-            table.add_row(*_row(one), style="dim")
-        results.print(table)
+            shown.add_row(*_row(one), style="dim")
+        results.print(shown)
         results.print()
     sums = Table(box=None, pad_edge=False, show_header=False)
     for name, value in in_words(totals(seen)):
@@ -119,16 +113,14 @@ def _print(
     if balance is not None:
         sums.add_row("balance", f"{usd(balance)} now")
     results.print(sums)
-    verdict = count(len(found), "difference") if found else "Nothing differs"
-    say(f"{verdict}.")
+    print_line(f"{count(len(found), 'difference') if found else 'No differences'}.")
 
 
-def _row(one: Difference) -> tuple[str | Text, ...]:
+def _row(one: Difference) -> tuple[str, ...]:
     attempt = one.attempt
     message = f"{one.message}: {one.uri}" if one.uri else one.message
     label = f"{attempt.checked.job.pipeline} · {attempt.checked.job.label}"
-    # As text: a name with brackets is no markup.
-    return short(attempt.checked.key), Text(label), one.kind, Text(message)
+    return short(attempt.checked.key), label, one.kind, message
 
 
 def _as_json(
@@ -137,29 +129,22 @@ def _as_json(
     asked_again: Sequence[Difference],
     balance: float | None,
 ) -> dict[str, Any]:
-    sums = asdict(totals(seen))
+    sums = {
+        name: round(value, 6) if isinstance(value, float) else value
+        for name, value in asdict(totals(seen)).items()
+    }
     if not sums["asked"]:
         sums["runcomfy_usd"] = None
     return {
-        **{
-            name: round(value, 6) if isinstance(value, float) else value
-            for name, value in sums.items()
-        },
+        **sums,
         "balance_usd": balance,
-        "differences": [_described(one) for one in found],
-        "repeats": [_described(one) for one in asked_again],
+        "differences": [_difference_record(one) for one in found],
+        "repeats": [_difference_record(one) for one in asked_again],
     }
 
 
-def _described(one: Difference) -> dict[str, Any]:
-    attempt = one.attempt
-    return {
-        "job": attempt.checked.key,
-        "attempt": attempt.number,
-        "pipeline": attempt.checked.job.pipeline,
-        "item": attempt.checked.job.item,
-        "step": attempt.checked.job.step,
-        "request_id": attempt.request_id,
+def _difference_record(one: Difference) -> dict[str, Any]:
+    return attempt_record(one.attempt) | {
         "kind": one.kind,
         "message": one.message,
         "uri": one.uri,

@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.text import Text
 
-from comfyline.cli.console import errors, explain, say
+from comfyline.cli.console import errors, print_error, print_line
 from comfyline.config.environment import home, look_at_storage
 from comfyline.config.files import model_directories
 from comfyline.config.settings import StorageSettings
@@ -52,20 +52,20 @@ def check(*pipelines: Path, profile: StorageProfile = None) -> int:
     found = asyncio.run(_inspect_all(tuple(dict.fromkeys(pipelines)), storage))
     away = {str(one.away): one.away for one in found.values() if one.away}
     for note in (note for one in found.values() for note in one.notes):
-        say(note)
+        print_line(note)
     problems = {problem: path for path, one in found.items() for problem in one.problems}
     for problem in sorted(problems, key=_order):
         _print(problem)
     for error in away.values():
-        explain(error)
+        print_error(error)
     if problems:
         wrong = len(set(problems.values()))
         files = f"{wrong} of {len(found)} files" if len(found) > 1 else "1 file"
-        say(f"{count(len(problems), 'mistake')} in {files}.")
+        print_line(f"{count(len(problems), 'mistake')} in {files}.")
         return InputInvalid.exit_code
     if away:
         return next(iter(away.values())).exit_code
-    say(f"{count(len(found), 'file')} checked: no mistakes.")
+    print_line(f"{count(len(found), 'file')} checked: no mistakes.")
     return 0
 
 

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from comfyline.cli.console import leave_the_terminal, say
+from comfyline.cli.console import leave_the_terminal, print_line
 from comfyline.cli.prefect import leave_at_once
 from comfyline.config.account import command
 from comfyline.errors import Interrupted
@@ -18,16 +18,16 @@ _ANSWERS_TAKE = 2.0
 
 
 async def interruptible(work: Coroutine[Any, Any, T], token: CancelToken) -> T:
-    """Do the work; the first Ctrl-C pulls `stop`, the second ends the process.
+    """Do the work; the first Ctrl-C cancels `token`, the second ends the process.
 
     The second waits a moment for POSTs under way, a third does not even do that. Raises
-    `Interrupted` when the work had not come so far that it could be stopped in order.
+    `Interrupted` when the work was not yet far enough to be stopped in order.
     """
     task = asyncio.ensure_future(work)
 
     async def leave() -> None:
         await token.nothing_sending(_ANSWERS_TAKE)
-        say(f"Left at once: what is at RunComfy is in the ledger, {command('reconcile')} it.")
+        print_line(f"Left at once. {command('reconcile')} collects what is at RunComfy.")
         leave_at_once(Interrupted.exit_code)
 
     leaving: list[asyncio.Task[None]] = []
@@ -40,7 +40,7 @@ async def interruptible(work: Coroutine[Any, Any, T], token: CancelToken) -> T:
             return
         token.cancel("it was interrupted")
         if token.is_watched:
-            say(
+            print_line(
                 "Stopping: nothing more is submitted, and what is queued is cancelled. "
                 "Ctrl-C again leaves at once."
             )
@@ -65,8 +65,8 @@ async def interruptible(work: Coroutine[Any, Any, T], token: CancelToken) -> T:
     except asyncio.CancelledError:
         raise Interrupted(
             "Interrupted",
-            hint="What was submitted goes on at RunComfy and is in the ledger: run again, or "
-            f"{command('reconcile')}, and nothing is paid twice.",
+            hint="What was submitted goes on at RunComfy and is in the ledger. Run again, or "
+            f"{command('reconcile')}: nothing is paid for twice.",
         ) from None
     finally:
         loop.remove_signal_handler(signal.SIGINT)

@@ -9,15 +9,13 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from comfyline.cli.console import answer, results, say
-from comfyline.cli.options import Json, Profile
+from comfyline.cli.console import print_line, print_result, results, table
+from comfyline.cli.options import Json, PipelineName, Profile, RunId
 from comfyline.cli.selection import (
-    PipelineName,
-    RunId,
+    attempt_record,
+    print_unrecorded,
+    print_warnings,
     reading_ledger,
-    say_unrecorded,
-    warn,
-    whose,
 )
 from comfyline.job import JobState
 from comfyline.ledger.attempts import Attempt
@@ -27,6 +25,7 @@ from comfyline.ledger.queries import Selection
 from comfyline.ledger.retention import kept_until
 from comfyline.report.format import count, span, usd
 
+_OUTPUT_FIELDS = ("index", "uri", "sha256", "bytes", "media_type")
 _MAY_COST = {JobState.IN_DOUBT, JobState.SUBMITTING}
 
 
@@ -46,18 +45,18 @@ def jobs(
 
     async def work() -> tuple[Sequence[Attempt], datetime]:
         with reading_ledger(profile, of_all=True) as ledger:
-            await say_unrecorded(profile, ledger)
+            await print_unrecorded(profile, ledger)
             return await ledger.list(selected), (await ledger.clock())()
 
     attempts, now = asyncio.run(work())
     if json_output:
-        answer(json.dumps([_as_json(attempt) for attempt in attempts]))
+        print_result(json.dumps([_as_json(attempt) for attempt in attempts]))
     else:
         results.print(_doubts(attempts, now) if state is JobState.IN_DOUBT else _all(attempts))
     doubts = sum(attempt.state is JobState.IN_DOUBT for attempt in attempts)
     if doubts:
-        say(f"{count(doubts, 'job')} in doubt: {_resolving(attempts)} shows what is known.")
-    warn(attempts, now)
+        print_line(f"{count(doubts, 'job')} in doubt: {_resolving(attempts)} shows what is known.")
+    print_warnings(attempts, now)
     return 0
 
 
@@ -70,10 +69,10 @@ def _resolving(attempts: Sequence[Attempt]) -> str:
 def _all(attempts: Sequence[Attempt]) -> Table:
     columns = ("job", "pipeline", "item", "step", "state", "estimate", "cost", "request", "updated")
     several = len({attempt.account for attempt in attempts}) > 1
-    table = _table((*columns[:1], "where", *columns[1:]) if several else columns)
+    shown = table(*columns[:1], *(["where"] * several), *columns[1:], wrapping={"item"})
     for attempt in attempts:
         job = attempt.checked.job
-        table.add_row(
+        shown.add_row(
             short(attempt.checked.key),
             *([str(attempt.account or "not known")] if several else []),
             job.pipeline,
@@ -85,15 +84,16 @@ def _all(attempts: Sequence[Attempt]) -> Table:
             attempt.request_id or "",
             f"{attempt.updated_at.astimezone():%Y-%m-%d %H:%M:%S}",
         )
-    return table
+    return shown
 
 
 def _doubts(attempts: Sequence[Attempt], now: datetime) -> Table:
-    """Show what a person needs who is about to ask what became of a POST."""
-    table = _table(("job", "model", "item", "sent", "age", "estimate", "how far"))
+    """List the doubts with what a person needs to find out what became of each."""
+    columns = ("job", "model", "item", "sent", "age", "estimate", "how far")
+    shown = table(*columns, wrapping={"item", "how far"})
     for attempt in attempts:
         left = sent_at(attempt)
-        table.add_row(
+        shown.add_row(
             short(attempt.checked.key),
             attempt.checked.job.model_id,
             attempt.checked.job.label,
@@ -102,14 +102,7 @@ def _doubts(attempts: Sequence[Attempt], now: datetime) -> Table:
             _dollars(attempt.checked.estimate_usd),
             how_far_in_words(attempt),
         )
-    return table
-
-
-def _table(columns: Sequence[str]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, no_wrap=column not in {"item", "how far"})
-    return table
+    return shown
 
 
 def _dollars(amount: float | None) -> str:
@@ -124,18 +117,9 @@ def _cost(attempt: Attempt) -> str:
 
 
 def _as_json(attempt: Attempt) -> dict[str, Any]:
-    job, evidence, end = attempt.checked.job, attempt.evidence, kept_until(attempt)
+    evidence, end = attempt.evidence, kept_until(attempt)
     return {
-        "job": attempt.checked.key,
-        "attempt": attempt.number,
-        **whose(attempt),
-        "run_id": attempt.run_id,
-        "pipeline": job.pipeline,
-        "item": job.item,
-        "step": job.step,
-        "model": job.model_id,
-        "state": attempt.state.value,
-        "request_id": attempt.request_id,
+        **attempt_record(attempt),
         "cost_usd": attempt.cost_usd,
         "estimate_usd": attempt.checked.estimate_usd,
         "created_at": attempt.created_at.isoformat(),
@@ -144,14 +128,7 @@ def _as_json(attempt: Attempt) -> dict[str, Any]:
         "updated_at": attempt.updated_at.isoformat(),
         "kept_until": end.isoformat() if end else None,
         "outputs": [
-            {
-                "index": output.index,
-                "uri": output.uri,
-                "sha256": output.sha256,
-                "bytes": output.bytes,
-                "media_type": output.media_type,
-            }
-            for output in attempt.outputs
+            {name: getattr(output, name) for name in _OUTPUT_FIELDS} for output in attempt.outputs
         ],
         "error": {"kind": attempt.error_kind, "message": attempt.error_message}
         if attempt.error_kind

@@ -11,7 +11,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from sqlalchemy import make_url
 
-from comfyline.cli.console import say
+from comfyline.cli.console import print_line
 from comfyline.cli.options import Profile
 from comfyline.cli.selection import reading_ledger
 from comfyline.config.environment import home, profile_ledger_url
@@ -56,7 +56,7 @@ def remove(
     """
     lost = asyncio.run(_look(profile, _file(profile)))
     for line in _in_words(lost):
-        say(line)
+        print_line(line)
     if not (yes or _agreed()):
         raise UsageError("Nothing was removed", hint="Say --yes, or answer yes on a terminal.")
     file = lost.file
@@ -66,7 +66,7 @@ def remove(
     open_journal(home(), "sqlite://").path.unlink(missing_ok=True)
     for folder in (unrecorded_ids(home()), work_folder(home())):
         shutil.rmtree(folder, ignore_errors=True)
-    say(f"{file}: removed.")
+    print_line(f"{file}: removed.")
     return 0
 
 
@@ -126,5 +126,5 @@ def _cost(paid: Sequence[Attempt]) -> str:
 def _agreed() -> bool:
     if not sys.stdin.isatty():
         return False
-    say("Type yes to remove all of this for good:")
+    print_line("Type yes to remove all of this for good:")
     return sys.stdin.readline().strip() == "yes"

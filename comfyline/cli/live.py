@@ -17,7 +17,7 @@ from rich.text import Text
 from comfyline.job import JobState, Stage
 from comfyline.progress import Event, JobEnded, Note
 from comfyline.redact import without_secrets
-from comfyline.report.counters import Tally
+from comfyline.report.counters import RunCounters
 from comfyline.report.format import count, one_line, span, usd
 from comfyline.report.summary import RunSummary, cost_in_words, headline, troubles
 
@@ -50,7 +50,7 @@ class LiveDisplay:
         self._clock = clock
         self._began = clock()
         self._said_at = float("-inf")
-        self._tally = Tally()
+        self._tally = RunCounters()
         self._lock = threading.Lock()
         self._live: Live | None = None
 
@@ -193,19 +193,19 @@ def _permanent(event: Event) -> Text | None:
     return None
 
 
-def _cost(tally: Tally) -> str:
+def _cost(tally: RunCounters) -> str:
     unknown = f" (unknown for {tally.cost_unknown:,})" if tally.cost_unknown else ""
     if tally.jobs is not None and tally.estimate_usd is None:
         return f"{usd(tally.cost_usd)}{unknown}, estimate unknown"
     return f"{usd(tally.cost_usd)}{unknown} of about {usd(tally.estimate_usd)}"
 
 
-def _left(tally: Tally, elapsed: float) -> str:
+def _left(tally: RunCounters, elapsed: float) -> str:
     seconds = tally.seconds_left(elapsed)
     return f"{span(seconds if seconds is None else round(seconds))} left"
 
 
-def _progress(tally: Tally) -> Text:
+def _progress(tally: RunCounters) -> Text:
     total = "…" if tally.jobs is None else f"{tally.jobs:,}"
     text = Text(f"{tally.ended:,}/{total}", style="bold")
     if tally.reused:

@@ -11,28 +11,28 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import comfyline
-from comfyline.cli.console import explain, say
+from comfyline.cli.console import print_error, print_line
 from comfyline.errors import ComfylineError, Defect, Interrupted, UsageError
 
 _COMMANDS = (
-    "run:run",
-    "plan:plan",
-    "check:check",
-    "schemas:schemas",
-    "run:generate",
-    "jobs:jobs",
-    "cancel:cancel",
-    "run:reconcile",
-    "resolve:resolve",
-    "audit:audit",
-    "verify:verify",
+    "run",
+    "plan",
+    "check",
+    "schemas",
+    "generate",
+    "jobs",
+    "cancel",
+    "reconcile",
+    "resolve",
+    "audit",
+    "verify",
     "ledger:app",
     "models:app",
-    "stack:up",
-    "stack:down",
-    "stack:status",
-    "stack:env",
-    "stack:sandbox",
+    "up",
+    "down",
+    "status",
+    "env",
+    "sandbox",
 )
 
 app = App(
@@ -43,10 +43,9 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for _rank, _place in enumerate(_COMMANDS):
-    _module, _, _name = _place.partition(":")
-    _called = _module if _name == "app" else _name
-    app.command(f"comfyline.cli.{_place}", name=_called, sort_key=_rank)
+for _rank, _command in enumerate(_COMMANDS):
+    _module, _, _group = _command.partition(":")
+    app.command(f"comfyline.cli.{_module}:{_group or _module}", name=_module, sort_key=_rank)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,16 +61,16 @@ def run(arguments: Sequence[str]) -> int:
             app.resolved_commands()
         result = app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        say(f"{error}\n    `comfyline --help` lists the commands.")
+        print_line(f"{error}\n    `comfyline --help` lists the commands.")
         return UsageError.exit_code
     except ComfylineError as error:
-        explain(error)
+        print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
-        say("Interrupted.")
+        print_line("Interrupted.")
         return Interrupted.exit_code
     except Exception as error:  # a defect is said in words, and logged whole
         logging.getLogger(comfyline.__name__).exception("defect")
-        explain(Defect(error))
+        print_error(Defect(error))
         return Defect.exit_code
     return result if isinstance(result, int) else 0

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from rich.table import Table
 from rich.text import Text
 
-from comfyline.cli.console import answer, results, say
+from comfyline.cli.console import print_line, print_result, results
 from comfyline.cli.options import Json, Profile
 from comfyline.config.environment import home, look
 from comfyline.config.files import model_directories
@@ -90,13 +90,13 @@ def list_(
     kept = ModelCache(home() / CACHED_MODELS).list()
     listed = listing(here, kept, live, search, category)
     if json_output:
-        answer(json.dumps([_as_json(one) for one in listed]))
+        print_result(json.dumps([_as_json(one) for one in listed]))
     elif listed:
         results.print(_models_table(listed))
     else:
-        say("No model fits.")
+        print_line("No model fits.")
     if away:
-        say(f"RunComfy's catalogue is not in the list. {_why(away)}")
+        print_line(f"RunComfy's catalogue is not in the list. {_why(away)}")
     return away.exit_code if away and not listed else 0
 
 
@@ -183,15 +183,15 @@ def _store(model_id: str, published: dict[str, object]) -> None:
         message = f"the file cannot be written: {error.strerror}"
         raise InputInvalid([Problem(str(target), message)]) from None
     if before is None:
-        say(f"{target}: written.")
+        print_line(f"{target}: written.")
     elif different := entry_changes(before, published):
-        say(f"{target}: written anew, {count(len(different), 'change')}:")
+        print_line(f"{target}: written anew, {count(len(different), 'change')}:")
         for line in different[:_CHANGES]:
-            say(f"    {line}")
+            print_line(f"    {line}")
         if len(different) > _CHANGES:
-            say(f"    and {len(different) - _CHANGES} more")
+            print_line(f"    and {len(different) - _CHANGES} more")
     else:
-        say(f"{target}: is what RunComfy publishes today.")
+        print_line(f"{target}: is what RunComfy publishes today.")
 
 
 def _here(model_id: str, away: ComfylineError) -> ModelEntry:
@@ -202,9 +202,9 @@ def _here(model_id: str, away: ComfylineError) -> ModelEntry:
     found = [one.entry for one in known if one.entry.model_id == model_id]
     if not found:
         if near := did_you_mean(model_id, [one.entry.model_id for one in known]):
-            say(f"{model_id} is not on this machine; {near}")
+            print_line(f"{model_id} is not on this machine; {near}")
         raise away
-    say(f"RunComfy could not be asked for the price. {_why(away)}")
+    print_line(f"RunComfy could not be asked for the price. {_why(away)}")
     return found[0]
 
 

@@ -1,9 +1,15 @@
-"""Options that several commands share, each written once."""
+"""Arguments and options that several commands share, each written once."""
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+PipelineFile = Annotated[Path, Parameter(help="The pipeline's YAML file.")]
+ModelId = Annotated[str, Parameter(help="The model, as the catalogue names it.")]
+JobKey = Annotated[
+    str, Parameter(help="Job keys, or as many of their first characters as tell them apart.")
+]
 Profile = Annotated[
     str,
     Parameter(
@@ -18,7 +24,7 @@ Overrides = Annotated[
         name="--set", negative="", help="Override the YAML: limits.in_flight=4. May be repeated."
     ),
 ]
-Limit = Annotated[int | None, Parameter(name="--limit", help="At most so many items.")]
+Limit = Annotated[int | None, Parameter(name="--limit", help="At most this many items.")]
 Refresh = Annotated[
     bool,
     Parameter(name="--refresh", negative="", help="Make again what is there; pays again."),
@@ -28,19 +34,19 @@ Unchecked = Annotated[
     Parameter(
         name="--unchecked",
         negative="",
-        help="Submit also to a model whose schema is nowhere to be had: nothing of its inputs is "
-        "checked, its price is unknown, and only @file and s3:// values are taken for media.",
+        help="Submit to a model without a schema as well: its inputs are not checked, its price "
+        "is unknown, and only @file and s3:// values count as media.",
     ),
 ]
 MaxCost = Annotated[
-    float | None, Parameter(name="--max-cost", help="Spend at most so many US dollars.")
+    float | None, Parameter(name="--max-cost", help="Spend at most this many US dollars.")
 ]
 AllowUnknownCost = Annotated[
     bool,
     Parameter(
         name="--allow-unknown-cost",
         negative="",
-        help="Under a cost limit, submit also what has no known price.",
+        help="Under a cost limit, also submit jobs whose price is unknown.",
     ),
 ]
 Verify = Annotated[
@@ -48,10 +54,24 @@ Verify = Annotated[
     Parameter(
         name="--verify",
         negative="",
-        help="Count an output as there only when every byte of it is what was stored.",
+        help="Reuse an output only when every byte of it is what was stored.",
     ),
 ]
 Json = Annotated[
     bool,
     Parameter(name="--json", negative="", help="One JSON value on stdout, all else on stderr."),
+]
+RunId = Annotated[str | None, Parameter(name="--run", help="Only what this run asked for.")]
+PipelineName = Annotated[
+    str | None, Parameter(name="--pipeline", help="Only jobs of this pipeline.")
+]
+Since = Annotated[
+    str | None,
+    Parameter(
+        name="--since",
+        help="Only what was last changed since then: 7d, 12h, or a date or time in UTC.",
+    ),
+]
+Until = Annotated[
+    str | None, Parameter(name="--until", help="Only what was last changed before then.")
 ]

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.text import Text
 
-from comfyline.cli.console import answer, explain, results, say
+from comfyline.cli.console import print_error, print_line, print_result, results
 from comfyline.cli.options import Json, Limit, MaxCost, Overrides, Profile, Refresh, Unchecked
 from comfyline.config.environment import look
 from comfyline.errors import ComfylineError, InputInvalid, Problem
@@ -79,18 +79,18 @@ def plan(
     try:
         asyncio.run(work())
     except ComfylineError as error:
-        explain(error)
+        print_error(error)
         if json_output:
-            answer(_nothing(pipeline.stem, error).to_json())
+            print_result(_nothing(pipeline.stem, error).to_json())
         return error.exit_code
     [(planned, record, jobs)] = found
     for note in (*planned.notes, *record.notes):
-        say(note)
+        print_line(note)
     problems = [Problem(one.where, one.message, one.hint) for one in record.errors]
     if problems:
-        explain(InputInvalid(problems))
+        print_error(InputInvalid(problems))
     if json_output:
-        answer(record.to_json())
+        print_result(record.to_json())
     else:
         _show(planned, record, jobs, everything=everything)
         for warning in _warnings(record, planned.pipeline.document.limits, max_cost):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import httpx
 
 from comfyline.broken_connections import what_broke
-from comfyline.cli.console import say
+from comfyline.cli.console import print_line
 from comfyline.config.account import command
 from comfyline.config.environment import home, start_services
 from comfyline.errors import ComfylineError, Defect, Unreachable
@@ -51,7 +51,7 @@ async def connect(needed: tuple[ServiceName, ...]) -> None:
     # Prefect's inner workings print by a handler of their own, whole events at a time.
     os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")
     started: tuple[ServiceName, ...] = ("prefect", *needed) if own else needed
-    found = await start_services(started, say)
+    found = await start_services(started, print_line)
     if own and found.prefect_api_url:
         os.environ["PREFECT_API_URL"] = found.prefect_api_url
         os.environ["PREFECT_API_AUTH_STRING"] = found.prefect_auth_string or ""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from comfyline.cli.console import say
+from comfyline.cli.console import print_line
 from comfyline.config.files import model_directories
 from comfyline.errors import InputInvalid, Problem
 from comfyline.files import appearing_whole
@@ -34,9 +34,9 @@ def schemas(*, check: OnlyCheck = False) -> int:
         target = _FOLDER / name
         with appearing_whole(target) as part:
             part.write_text(files[name], encoding="utf-8")
-        say(f"{target} is written.")
+        print_line(f"{target} is written.")
     if not old:
-        say(f"{_FOLDER}/ is current.")
+        print_line(f"{_FOLDER}/ is current.")
     return 0
 
 

@@ -1,14 +1,13 @@
-"""Which attempts a command means: by job key, run, pipeline or time; which of them press."""
+"""Which attempts a command means, how they are named for programs, and which are urgent."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Any
 
-from cyclopts import Parameter
 from rich.text import Text
 
-from comfyline.cli.console import errors, say
+from comfyline.cli.console import errors, print_line
 from comfyline.config.account import acting_for, command
 from comfyline.config.duration import parse_duration
 from comfyline.config.environment import home, profile_account, profile_ledger_url
@@ -18,24 +17,9 @@ from comfyline.ledger.block_reasons import elsewhere_in_words, short
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.queries import Selection
 from comfyline.ledger.retention import Urgency, warnings
-from comfyline.ledger.unrecorded import Unrecorded, unrecorded, unrecorded_in_words
+from comfyline.ledger.unrecorded import unrecorded, unrecorded_in_words
 from comfyline.redact import without_secrets
 from comfyline.services import now, open_journal, open_ledger
-
-RunId = Annotated[str | None, Parameter(name="--run", help="Only what this run asked for.")]
-PipelineName = Annotated[
-    str | None, Parameter(name="--pipeline", help="Only jobs of this pipeline.")
-]
-Since = Annotated[
-    str | None,
-    Parameter(
-        name="--since",
-        help="Only what was last changed since then: 7d, 12h, or a date or time in UTC.",
-    ),
-]
-Until = Annotated[
-    str | None, Parameter(name="--until", help="Only what was last changed before then.")
-]
 
 _NAMED = 5
 """How many of the jobs that a beginning fits are named."""
@@ -64,19 +48,17 @@ def reading_ledger(profile: str, *, of_all: bool = False) -> Iterator[Ledger]:
         ledger.close()
 
 
-async def say_elsewhere(ledger: Ledger) -> None:
-    """Say what a command left alone because it is other accounts', and how to reach it."""
+async def print_elsewhere(ledger: Ledger) -> None:
+    """Print what a command left alone because it is other accounts', and how to reach it."""
     for line in elsewhere_in_words(await ledger.unfinished_elsewhere()):
-        say(line)
+        print_line(line)
 
 
-async def say_unrecorded(profile: str, ledger: Ledger) -> list[Unrecorded]:
-    """Say what was accepted from this machine and the ledger does not have; return it."""
+async def print_unrecorded(profile: str, ledger: Ledger) -> None:
+    """Print what was accepted from this machine and the ledger does not have."""
     journal = open_journal(home(), profile_ledger_url(profile))
-    found = await unrecorded(journal, ledger)
-    for line in unrecorded_in_words(found):
-        say(line)
-    return found
+    for line in unrecorded_in_words(await unrecorded(journal, ledger)):
+        print_line(line)
 
 
 def selection(
@@ -91,7 +73,7 @@ def any_in_bucket(attempts: Iterable[Attempt]) -> bool:
     return any(output.uri.startswith("s3://") for one in attempts for output in one.outputs)
 
 
-async def the_jobs(ledger: Ledger, prefixes: Sequence[str]) -> list[Attempt]:
+async def find_jobs(ledger: Ledger, prefixes: Sequence[str]) -> list[Attempt]:
     """Find the latest attempt of each job whose key begins so. Raises `UsageError` for mistakes."""
     found: dict[str, Attempt] = {}
     mistakes = []
@@ -103,33 +85,43 @@ async def the_jobs(ledger: Ledger, prefixes: Sequence[str]) -> list[Attempt]:
             found |= await ledger.find(keys)
         elif keys:
             some = ", ".join(key[:16] for key in keys[:_NAMED])
-            mistakes.append(f"{len(keys)} jobs have a key that begins with {prefix!r}: {some}")
+            mistakes.append(f"{len(keys)} job keys begin with {prefix!r}: {some}")
         elif others:
             other = others[0]
-            said = f"Job {short(other.checked.key)} was asked for at {other.account}, not here"
-            mistakes.append(f"{said}: {other.command('…')} reaches it")
+            mistakes.append(
+                f"Job {short(other.checked.key)} belongs to {other.account}: use "
+                f"{other.command('…')}"
+            )
         else:
-            mistakes.append(f"No job has a key that begins with {prefix!r}")
+            mistakes.append(f"No job key begins with {prefix!r}")
     if mistakes:
         raise UsageError("\n".join(mistakes), hint=f"{command('jobs')} lists them.")
     return list(found.values())
 
 
-def whose(attempt: Attempt) -> dict[str, str | None]:
-    """Tell whose an attempt is, for a program; nulls where a version before accounts wrote it."""
-    account = attempt.account
+def attempt_record(attempt: Attempt) -> dict[str, Any]:
+    """Name an attempt for a program; without an account a version before accounts wrote it."""
+    job, account = attempt.checked.job, attempt.account
     return {
+        "job": attempt.checked.key,
+        "attempt": attempt.number,
         "origin": account.origin if account else None,
         "account": account.name if account else None,
         "profile": account.profile if account else None,
+        "run_id": attempt.run_id,
+        "pipeline": job.pipeline,
+        "item": job.item,
+        "step": job.step,
+        "model": job.model_id,
+        "state": attempt.state.value,
+        "request_id": attempt.request_id,
     }
 
 
-def warn(attempts: Iterable[Attempt], now: datetime) -> None:
-    """Warn of those of some attempts that have little time left."""
+def print_warnings(attempts: Iterable[Attempt], now: datetime) -> None:
+    """Warn of those of some attempts that RunComfy will soon delete."""
     for urgency, text in warnings(attempts, now):
-        line = Text("⚠ ", style=_STYLES[urgency])
-        errors.print(line.append(without_secrets(text), style=_STYLES[urgency]))
+        errors.print(Text(f"⚠ {without_secrets(text)}", _STYLES[urgency]))
 
 
 def _moment(written: str | None) -> datetime | None:
@@ -143,7 +135,7 @@ def _moment(written: str | None) -> datetime | None:
         moment = datetime.fromisoformat(written)
     except ValueError:
         raise UsageError(
-            f"{written!r} is neither a length of time nor a date",
-            hint="Write 7d, 12h, 2026-11-22 or 2026-11-22T18:00 (UTC).",
+            f"Not a duration or a date: {written!r}",
+            hint="Use 7d, 12h, 2026-11-22 or 2026-11-22T18:00 (UTC).",
         ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

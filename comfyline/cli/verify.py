@@ -7,12 +7,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
-from comfyline.cli.console import answer, results, say
-from comfyline.cli.options import Json, Profile
-from comfyline.cli.selection import PipelineName, RunId, any_in_bucket, reading_ledger, selection
+from comfyline.cli.console import print_line, print_result, results, table
+from comfyline.cli.options import Json, PipelineName, Profile, RunId
+from comfyline.cli.selection import any_in_bucket, reading_ledger, selection
 from comfyline.config.environment import prepare_storage
 from comfyline.config.settings import NO_STORAGE, StorageSettings
 from comfyline.errors import UsageError
@@ -49,7 +46,7 @@ class _Progress:
             self.wrong.append(one)
         if time.monotonic() - self._said_at >= _SECONDS_BETWEEN_LINES:
             self._said_at = time.monotonic()
-            say(f"{self.words}, {len(self.wrong):,} not right so far …")
+            print_line(f"{self.words}, {len(self.wrong):,} not right so far …")
 
     @property
     def words(self) -> str:
@@ -88,7 +85,7 @@ def verify(
     asyncio.run(work())
     progress.wrong.sort(key=lambda one: (one.verdict, one.uri))
     if json_output:
-        answer(json.dumps(_as_json(progress)))
+        print_result(json.dumps(_as_json(progress)))
     else:
         _print(progress)
     return 1 if progress.wrong else 0
@@ -99,7 +96,7 @@ async def _storage(
 ) -> StorageSettings:
     """Open the storage of the profile where anything lies in a bucket; folders need none."""
     if any(uri.startswith("s3://") for uri in target) or any_in_bucket(attempts):
-        return await prepare_storage(profile, say)
+        return await prepare_storage(profile, print_line)
     return NO_STORAGE
 
 
@@ -115,18 +112,16 @@ async def _expected(
 
 def _print(progress: _Progress) -> None:
     if progress.wrong:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("what", "job", "file", "why"):
-            table.add_column(column, no_wrap=column in {"what", "job"}, overflow="fold")
+        shown = table("what", "job", "file", "why", wrapping={"file", "why"})
         for one in progress.wrong:
             job = short(one.job) if one.job else ""
-            table.add_row(one.verdict, job, Text(one.uri), Text(one.detail))
-        results.print(table)
+            shown.add_row(one.verdict, job, one.uri, one.detail)
+        results.print(shown)
         for verdict in Verdict:
             if progress.counts[verdict] and verdict in _WHAT_DOES:
-                say(f"{verdict}: {_WHAT_DOES[verdict]}")
+                print_line(f"{verdict}: {_WHAT_DOES[verdict]}")
     found = ", ".join(f"{progress.counts[one]:,} {one}" for one in Verdict if progress.counts[one])
-    say(f"{progress.words}: {found or 'nothing to verify'}.")
+    print_line(f"{progress.words}: {found or 'nothing to verify'}.")
 
 
 def _as_json(progress: _Progress) -> dict[str, Any]:

@@ -63,22 +63,6 @@ class AtRisk:
             case _:
                 return f"less than 48 h left ({left}) before RunComfy deletes it: {what}"
 
-    def as_json(self) -> dict[str, object]:
-        """Describe it for a program."""
-        attempt, job = self.attempt, self.attempt.checked.job
-        end = kept_until(attempt)
-        return {
-            "job": attempt.checked.key,
-            "pipeline": job.pipeline,
-            "item": job.item,
-            **({"profile": attempt.account.profile} if attempt.account else {}),
-            "request_id": attempt.request_id,
-            "state": attempt.state.value,
-            "kept_until": end.isoformat() if end else None,
-            "hours_left": round(self.left / timedelta(hours=1), 1),
-            "urgency": self.urgency.name.lower(),
-        }
-
 
 def kept_until(attempt: Attempt) -> datetime | None:
     """Return until when an unstored result is surely kept; None if it needs no keeping."""

@@ -8,7 +8,7 @@ from comfyline.progress import Event, JobEnded, RunPlanned, StageEntered, Submit
 
 
 @dataclass(slots=True)
-class Tally:
+class RunCounters:
     """Counts the events of one run.
 
     It holds one small record for each job that is under way and forgets it when the job ends, so

@@ -29,7 +29,7 @@ def test_another_accounts_job_is_not_touched_and_the_way_to_it_is_named(
     said = office.comfyline(command, elsewhere[:12], *options)
 
     assert said.code == 64
-    assert f"Job {elsewhere[:12]} was asked for at https://model-api.example" in said.stderr
+    assert f"Job {elsewhere[:12]} belongs to https://model-api.example" in said.stderr
     assert "--profile production" in said.stderr
     [attempt] = office.attempts()
     assert attempt.state is JobState.IN_DOUBT

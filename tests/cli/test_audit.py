@@ -31,7 +31,7 @@ def test_where_charges_jobs_and_files_agree_nothing_differs(office: Office, made
     assert (audit.json["jobs"], audit.json["files"]) == (1, 1)
     assert audit.json["ledger_usd"] == audit.json["runcomfy_usd"] == PRICE
     assert audit.json["balance_usd"] == office.sandbox.account()["balance_usd"]
-    assert "Nothing differs" in office.comfyline("audit").stderr
+    assert "No differences" in office.comfyline("audit").stderr
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_only_what_is_asked_for_is_audited(office: Office):
     early = office.comfyline("audit", "--offline", "--json", "--until", "2020-01-01").json
     assert early["jobs"] == 0
     wrong = office.comfyline("audit", "--offline", "--since", "last week")
-    assert (wrong.code, "neither a length of time nor a date" in wrong.stderr) == (64, True)
+    assert (wrong.code, "Not a duration or a date" in wrong.stderr) == (64, True)
 
 
 def test_the_table_names_the_job_and_what_to_do(office: Office):

@@ -116,7 +116,7 @@ def test_two_keys_with_one_beginning_are_told_apart(office: Office):
     ended = office.comfyline("cancel", job.key[0])
 
     assert ended.code == 64
-    assert "jobs have a key that begins" in ended.stderr
+    assert "job keys begin with" in ended.stderr
 
 
 def test_json_is_one_value_on_stdout(office: Office):

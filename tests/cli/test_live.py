@@ -9,7 +9,7 @@ from rich.console import Console
 from comfyline.cli.live import LiveDisplay, print_summary
 from comfyline.job import JobState, Stage
 from comfyline.progress import JobEnded, Note, RunPlanned, StageEntered, observed_by, tell
-from comfyline.report.counters import Tally
+from comfyline.report.counters import RunCounters
 from comfyline.report.summary import ErrorRecord, OutputRecord, RunSummary
 
 PLANNED = RunPlanned("r1", "office", jobs=10, reused=2, estimate_usd=1.12)
@@ -257,7 +257,7 @@ def test_it_hears_what_a_run_tells(plain: tuple[LiveDisplay, Output]):
 
 
 def test_a_job_is_in_one_stage_at_a_time():
-    tally = Tally()
+    tally = RunCounters()
     tally.count(StageEntered("a", "cat", Stage.SUBMIT))
     tally.count(StageEntered("a", "cat", Stage.POLL))
 
@@ -266,7 +266,7 @@ def test_a_job_is_in_one_stage_at_a_time():
 
 
 def test_a_run_in_which_all_is_there_has_no_time_left():
-    tally = Tally()
+    tally = RunCounters()
     tally.count(RunPlanned("r1", "office", jobs=2, reused=2, estimate_usd=0.0))
 
     assert tally.seconds_left(3.0) == 0.0

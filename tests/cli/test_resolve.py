@@ -175,7 +175,7 @@ def test_what_is_given_up_says_its_cost_and_only_an_estimate_is_about(
 
     ended = office.comfyline("resolve", job.key, "--give-up")
 
-    assert f"it counts as charged, {said}. No run" in ended.stderr
+    assert f"it counts as charged, {said}, and" in ended.stderr
 
 
 @pytest.mark.parametrize("state", ["in doubt", "stored"])
@@ -202,4 +202,4 @@ def test_what_somebody_works_on_is_not_given_up(office: Office):
     said = office.comfyline("resolve", job.key[:12], "--give-up")
 
     assert said.code == 64
-    assert "Another process works on job" in said.stderr
+    assert "Another process is working on job" in said.stderr

@@ -104,7 +104,7 @@ def test_a_port_that_is_none_is_said(
     home: Path, port: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["sandbox", f"--port={port}"]) == 64
-    assert f"{port} is no port for the sandbox" in capsys.readouterr().err
+    assert f"Invalid port for the sandbox: {port}" in capsys.readouterr().err
     assert not home.exists()
 
 

@@ -1,0 +1,98 @@
+"""generate: one ad-hoc request."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from comfyline.cli.flow_run import run_and_report
+from comfyline.cli.options import (
+    AllowUnknownCost,
+    Json,
+    MaxCost,
+    ModelId,
+    Profile,
+    Refresh,
+    Unchecked,
+)
+from comfyline.errors import InputInvalid, Problem, UsageError
+from flows.parameters import kept_out_of_prefect
+
+
+def generate(
+    model_id: ModelId,
+    /,
+    *,
+    inputs: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name=["--input", "-i"],
+            negative="",
+            help="key=value; @photo.jpg as the value takes a file; repeated keys make a list.",
+        ),
+    ] = (),
+    input_file: Annotated[
+        Path | None, Parameter(help="A JSON file with the inputs; -i overrides it.")
+    ] = None,
+    output: Annotated[
+        str, Parameter(name="--to", help="Where the outputs go: a folder or s3://…")
+    ] = "outputs/generate",
+    profile: Profile = "sandbox",
+    refresh: Refresh = False,
+    max_cost: MaxCost = None,
+    allow_unknown_cost: AllowUnknownCost = False,
+    unchecked: Unchecked = False,
+    json_output: Json = False,
+) -> int:
+    """Make one ad-hoc request through the same six tasks.
+
+    Example: comfyline generate google/nano-banana/pro/edit -i prompt="at night" -i
+    image_urls=@photo.jpg
+    """
+    values: dict[str, Any] = {}
+
+    async def flow() -> Any:
+        from flows.generate import generate as generate_flow
+
+        with kept_out_of_prefect(inputs=values, output=output) as stored:
+            return await generate_flow(
+                model_id=model_id,
+                profile=profile,
+                refresh=refresh,
+                max_cost_usd=max_cost,
+                allow_unknown_cost=allow_unknown_cost,
+                unchecked=unchecked,
+                return_state=True,
+                **stored,
+            )
+
+    return run_and_report(
+        "generate",
+        profile,
+        flow,
+        check=lambda: values.update(_read_inputs(inputs, input_file)),
+        json_output=json_output,
+    )
+
+
+def _read_inputs(pairs: tuple[str, ...], file: Path | None) -> dict[str, Any]:
+    """Read the JSON file, then the key=value pairs; repeated keys make lists."""
+    inputs: dict[str, Any] = _read_file(file) if file else {}
+    named: dict[str, list[Any]] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise UsageError(f"-i {pair!r} is not key=value", hint="Write -i prompt='a red door'.")
+        named.setdefault(key, []).append(value)
+    return inputs | {key: many if len(many) > 1 else many[0] for key, many in named.items()}
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputInvalid([Problem(str(file), f"cannot be read as JSON: {error}")]) from error
+    if not isinstance(content, dict):
+        raise InputInvalid([Problem(str(file), "is not a JSON object", 'write {"prompt": "…"}')])
+    return content

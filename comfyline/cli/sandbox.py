@@ -1,0 +1,42 @@
+"""sandbox: the stand-in for RunComfy, in the foreground."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from comfyline.cli.console import print_line
+from comfyline.config.environment import home
+from comfyline.config.files import model_directories
+from comfyline.errors import UsageError
+from comfyline.stack.ports import check_free
+
+
+def sandbox(
+    *,
+    port: Annotated[int, Parameter(help="Port on 127.0.0.1.")] = 4272,
+    slots: Annotated[int, Parameter(help="Requests that are worked on at a time.")] = 4,
+    speed: Annotated[float, Parameter(help="2 takes half the time for everything.")] = 1.0,
+) -> int:
+    """Run the local stand-in for RunComfy in the foreground, until Ctrl-C.
+
+    Its token is `sandbox-token`. Example: comfyline sandbox --port 4272 --speed 2
+    """
+    from comfyline.sandbox.server import SandboxOptions, serve
+
+    if not 0 < port < 2**16:
+        raise UsageError(f"Invalid port for the sandbox: {port}", hint="Use 1 to 65535.")
+    # Asked beforehand, to report who holds it.
+    check_free("sandbox", port, "--port")
+    options = SandboxOptions(
+        state=home() / "sandbox-foreground",
+        models=model_directories(Path.cwd())[::-1],
+        port=port,
+        slots=slots,
+        speed=speed,
+    )
+    print_line(
+        f"RUNCOMFY_BASE_URL=http://{options.host}:{port} RUNCOMFY_API_TOKEN={options.token}\n"
+        "are what a client needs. Ctrl-C ends it."
+    )
+    return serve(options)
