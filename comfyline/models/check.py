@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,12 @@ from comfyline.models.dialect import compile_schema, media_fields
 from comfyline.models.entry import ModelEntry
 from comfyline.yaml.scalars import as_number, as_truth
 
-_SIZE = re.compile(r"(?<=\d)\s*[x×*/\-_.,:]\s*(?=\d)", re.IGNORECASE)
-_LEADING = re.compile(r"-?[0-9]+(?:\.[0-9]+)?", re.ASCII)
-_LISTED = 24
 _DEEPEST = 64
 """Levels of lists and mappings within one another: more is a mistake, and nothing a model reads."""
+_LISTED = 24
 _LONGEST = 60
+_SIZE = re.compile(r"(?<=\d)\s*[x×*/\-_.,:]\s*(?=\d)", re.IGNORECASE)
+_WITH_UNIT = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?).{0,8}", re.ASCII)
 _TYPES = {
     "string": "text",
     "number": "a number",
@@ -43,7 +44,10 @@ _SENTENCES = {
     "uniqueItems": "holds the same value twice",
     "pattern": "{value} does not fit the pattern {rule}",
     "const": "{value} is not {rule}, the only value that is accepted",
+    "oneOf": "{value} fits several alternatives at once",
 }
+_OF_THE_WHOLE = {"required", "additionalProperties", "minItems", "maxItems", "type"}
+"""Rules that a list or a mapping breaks whatever the values in it turn out to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +65,6 @@ def check_inputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> list[Problem]:
     A missing required field is a mistake even where the schema has a default: that default is
     the model page's example, and an example is never submitted and paid for silently.
     """
-    if _fits(entry, inputs):
-        return []
     return [
         Problem(field_path(mistake.pointer), mistake.message, mistake.hint)
         for mistake in find_mistakes(entry, inputs)
@@ -77,23 +79,16 @@ def find_mistakes(
     `is_open` says of a text that its value is not known yet, as of a template: then only what
     holds for every value is a mistake.
     """
-    if too_deep := [name for name, value in inputs.items() if is_too_deep(value)]:
-        return [
-            Mistake((name,), f"is nested more than {_DEEPEST} levels deep") for name in too_deep
-        ]
+    if deep := [name for name, value in inputs.items() if is_too_deep(value)]:
+        return [Mistake((name,), f"is nested more than {_DEEPEST} levels deep") for name in deep]
     try:
         errors = list(entry.validator.iter_errors(dict(inputs)))
     except ValueError:
-        return [
-            Mistake((name,), "holds what cannot be sent as JSON")
-            for name, value in inputs.items()
-            if not _is_json(value)
-        ]
-    broken = [
-        rule
-        for rule in (_Broken.of(error, entry.plain_schema, inputs) for error in errors)
-        if is_open is None or not _may_still_fit(rule, is_open)
-    ]
+        said = "holds what cannot be sent as JSON"
+        return [Mistake((name,), said) for name, value in inputs.items() if not _is_json(value)]
+    broken = [_broken(error, entry.plain_schema, inputs) for error in errors]
+    if is_open:
+        broken = [rule for rule in broken if not _may_still_fit(rule, is_open)]
     # Of a value of the wrong type nothing else is worth saying.
     other_type = {rule.pointer for rule in broken if rule.name == "type"}
     found = (
@@ -103,6 +98,22 @@ def find_mistakes(
         for mistake in _mistakes(rule)
     )
     return sorted(dict.fromkeys(found), key=lambda mistake: [str(key) for key in mistake.pointer])
+
+
+def is_too_deep(value: Any) -> bool:
+    """Tell whether a value is nested so deep that nothing can safely be done with it."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [inner for one in level for inner in _inside(one)]
+        if not level:
+            return False
+    return True
+
+
+def field_path(pointer: Pointer) -> str:
+    """Write a field as people do: `image_urls[0]`, `options.seed`."""
+    parts = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in pointer)
+    return "".join(parts).removeprefix(".") or "input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,28 +126,29 @@ class _Broken:
     pointer: Pointer
     value: Any
     name: str
-    rule: Any
     schema: Mapping[str, Any]
-    alternatives: tuple[tuple["_Broken", ...], ...] = ()
+    alternatives: tuple[tuple["_Broken", ...], ...]
 
-    @classmethod
-    def of(cls, error: ValidationError, plain: Mapping[str, Any], inputs: Any) -> "_Broken":
-        """Read an error of the engine in the words of the schema and the inputs."""
-        *above, name = error.schema_path
-        schema = _at(plain, above)
-        branches = (
-            error.kind.context
-            if isinstance(error.kind, ValidationErrorKind.AnyOf | ValidationErrorKind.OneOfNotValid)
-            else ()
-        )
-        return cls(
-            tuple(error.instance_path),
-            _at(inputs, error.instance_path),
-            str(name),
-            schema[name],
-            schema,
-            tuple(tuple(cls.of(inner, plain, inputs) for inner in one) for one in branches),
-        )
+    @property
+    def rule(self) -> Any:
+        return self.schema[self.name]
+
+
+def _broken(error: ValidationError, plain: Mapping[str, Any], inputs: Any) -> _Broken:
+    """Read an error of the engine in the words of the schema and the inputs."""
+    *above, name = error.schema_path
+    branches = (
+        error.kind.context
+        if isinstance(error.kind, ValidationErrorKind.AnyOf | ValidationErrorKind.OneOfNotValid)
+        else ()
+    )
+    return _Broken(
+        tuple(error.instance_path),
+        _at(inputs, error.instance_path),
+        str(name),
+        _at(plain, above),
+        tuple(tuple(_broken(inner, plain, inputs) for inner in one) for one in branches),
+    )
 
 
 def _at(value: Any, path: Iterable[str | int]) -> Any:
@@ -152,10 +164,6 @@ def _is_json(value: Any) -> bool:
         return False
 
 
-_OF_THE_WHOLE = {"required", "additionalProperties", "minItems", "maxItems", "type"}
-"""Rules that a list or a mapping breaks whatever the values in it turn out to be."""
-
-
 def _may_still_fit(broken: _Broken, is_open: Callable[[Any], bool]) -> bool:
     if isinstance(broken.value, dict | list) and broken.name in _OF_THE_WHOLE:
         return False
@@ -168,36 +176,10 @@ def _may_still_fit(broken: _Broken, is_open: Callable[[Any], bool]) -> bool:
     return False
 
 
-def is_too_deep(value: Any) -> bool:
-    """Tell whether a value is nested so deep that nothing can safely be done with it."""
-    level = [value]
-    for _ in range(_DEEPEST):
-        level = [inner for one in level for inner in _inside(one)]
-        if not level:
-            return False
-    return True
-
-
 def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, Mapping):
         return value.values()
     return value if isinstance(value, list | tuple) else ()
-
-
-def _fits(entry: ModelEntry, inputs: Mapping[str, Any]) -> bool:
-    """Check quickly whether inputs fit; False says that a closer look is needed."""
-    if any(is_too_deep(value) for value in inputs.values()):
-        return False
-    try:
-        return entry.validator.is_valid(dict(inputs))
-    except ValueError:
-        return False  # A value that is no JSON.
-
-
-def field_path(pointer: Pointer) -> str:
-    """Write a field as people do: `image_urls[0]`, `options.seed`."""
-    parts = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in pointer)
-    return "".join(parts).removeprefix(".") or "input"
 
 
 def _mistakes(broken: _Broken) -> Iterator[Mistake]:
@@ -222,42 +204,25 @@ def _mistakes(broken: _Broken) -> Iterator[Mistake]:
             yield Mistake(pointer, f"should be {wanted}, not {_kind(value)}", hint)
         case "minLength" if not value:
             yield Mistake(pointer, "is empty")
-        case "anyOf" | "oneOf":
-            yield from _nearest(broken)
-        case name if sentence := _SENTENCES.get(name):
+        case "anyOf" | "oneOf" if broken.alternatives:
+            for inner in min(broken.alternatives, key=lambda one: _distance(one, pointer)):
+                yield from _mistakes(inner)
+        case name:
+            sentence = _SENTENCES.get(name, "{value} is not accepted")
             count = len(value) if isinstance(value, str | list) else 0
-            yield Mistake(
-                pointer, sentence.format(value=_short(value), rule=_short(rule), count=count)
-            )
-        case _:
-            yield Mistake(pointer, f"{_short(value)} is not accepted")
+            said = sentence.format(value=_short(value), rule=_short(rule), count=count)
+            yield Mistake(pointer, said)
 
 
-def _meant(value: Any, types: list[str], schema: Mapping[str, Any]) -> str:
-    """Say how a value of the wrong type is to be written."""
-    if choices := schema.get("enum"):
-        return nearest_choice(value, choices) or f"it is one of {_listed(choices)}"
-    return as_type(value, types)
-
-
-def _nearest(broken: _Broken) -> Iterator[Mistake]:
-    """Yield the mistakes in the alternative that is nearest to fitting."""
-    if not broken.alternatives:
-        yield Mistake(broken.pointer, f"{_short(broken.value)} fits several alternatives at once")
-        return
-    # A branch for another type is further away than one whose type fits.
-    nearest = min(broken.alternatives, key=lambda one: (_is_other_type(one, broken), len(one)))
-    for inner in nearest:
-        yield from _mistakes(inner)
-
-
-def _is_other_type(alternative: Iterable[_Broken], broken: _Broken) -> bool:
-    return any(one.name == "type" and one.pointer == broken.pointer for one in alternative)
+def _distance(alternative: Sequence[_Broken], pointer: Pointer) -> tuple[bool, int]:
+    """Tell how far an alternative is from fitting: furthest if it is for another type."""
+    other_type = any(one.name == "type" and one.pointer == pointer for one in alternative)
+    return other_type, len(alternative)
 
 
 def _listed(values: list[Any]) -> str:
     more = ", …" if len(values) > _LISTED else ""
-    return ", ".join(written(value) for value in values[:_LISTED]) + more
+    return ", ".join(_written(value) for value in values[:_LISTED]) + more
 
 
 def _short(value: Any) -> str:
@@ -270,10 +235,8 @@ def _short(value: Any) -> str:
 
 def _kind(value: Any) -> str:
     match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
+        case None | bool():
+            return _written(value)
         case int() | float():
             return f"the number {_short(value)}"
         case str():
@@ -284,47 +247,7 @@ def _kind(value: Any) -> str:
             return "a mapping"
 
 
-def nearest_choice(value: Any, choices: Sequence[Any]) -> str:
-    """Return the hint for a value that is not among the choices; empty if none is near.
-
-    People write `16x9`, `2k` and `PNG`, and a number where a text is due.
-    """
-    plain = _plain(value)
-    for choice in choices:
-        if plain == _plain(choice):
-            if isinstance(value, str) and not isinstance(choice, str):
-                return f"write it without quotes: `{written(choice)}`"
-            return f"did you mean {quoted(choice, value)}?"
-    by_plain = {_plain(choice): choice for choice in reversed(choices)}
-    if found := did_you_mean(plain, list(by_plain)):
-        choice = by_plain[found.removeprefix("did you mean `").removesuffix("`?")]
-        return f"did you mean {quoted(choice, value)}?"
-    return ""
-
-
-def as_type(value: Any, types: Sequence[str]) -> str:
-    """Say how a value of the wrong type is to be written, `"2"` as `2`; empty if unknown."""
-    if isinstance(value, str):
-        return _from_text(value.strip(), types)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if "string" in types and (is_number or isinstance(value, bool)):
-        return f'write it in quotes: `"{written(value)}"`'
-    if "integer" in types and isinstance(value, float) and abs(value) < 1e15:  # noqa: PLR2004  # a float counts exactly so far
-        return f"did you mean `{round(value)}`?"
-    if "boolean" in types and is_number and value in {0, 1}:
-        return f"did you mean `{written(bool(value))}`?"
-    if "array" in types and not isinstance(value, dict | list) and value is not None:
-        return "write it as a list: `[…]`"
-    return ""
-
-
-def quoted(choice: Any, value: Any) -> str:
-    """Write a choice as it is to be typed; in quotes if it is the type that was wrong."""
-    is_type_wrong = isinstance(choice, str) and not isinstance(value, str)
-    return f'`"{choice}"`' if is_type_wrong and choice == written(value) else f"`{written(choice)}`"
-
-
-def written(value: Any) -> str:
+def _written(value: Any) -> str:
     """Write a value as people read it: text bare, the rest as JSON has it."""
     if isinstance(value, str):
         return value
@@ -334,24 +257,59 @@ def written(value: Any) -> str:
         return type(value).__name__
 
 
-def _from_text(text: str, types: Sequence[str]) -> str:
-    if "boolean" in types and (hint := as_truth(text)):
-        return hint
-    if "number" in types or "integer" in types:
-        found = _LEADING.match(text)
-        if found and found[0] == text and "." in text and "number" not in types:
-            return ""
-        if hint := as_number(text):
-            return hint
-        if found and len(text) - len(found[0]) <= 8:  # noqa: PLR2004  # a unit: `5 seconds`
-            return f"did you mean `{found[0]}`?"
-    if "array" in types:
-        return f"write it as a list: `[{text}]`" if len(text) <= 60 else "write it as a list"  # noqa: PLR2004  # what fits on a line
-    return ""
+def nearest_choice(value: Any, choices: Sequence[Any]) -> str:
+    """Return the hint for a value that is not among the choices; empty if none is near.
+
+    People write `16x9`, `2k` and `PNG`, and a number where a text is due.
+    """
+    by_plain = {_plain(choice): choice for choice in reversed(choices)}
+    plain = _plain(value)
+    if plain not in by_plain:
+        near = did_you_mean(plain, list(by_plain))
+        plain = near.removeprefix("did you mean `").removesuffix("`?")
+    elif isinstance(value, str) and not isinstance(by_plain[plain], str):
+        return f"write it without quotes: `{_written(by_plain[plain])}`"
+    if plain not in by_plain:
+        return ""
+    choice = _written(by_plain[plain])
+    # The same word is told in quotes: it is the type that was wrong.
+    is_same = isinstance(by_plain[plain], str) and choice == _written(value)
+    return f'did you mean `"{choice}"`?' if is_same else f"did you mean `{choice}`?"
 
 
 def _plain(value: Any) -> str:
-    return _SIZE.sub(":", written(value).strip().casefold())
+    return _SIZE.sub(":", _written(value).strip().casefold())
+
+
+def _meant(value: Any, types: Sequence[str], schema: Mapping[str, Any]) -> str:
+    """Say how a value of the wrong type is to be written, `"2"` as `2`; empty if unknown."""
+    if choices := schema.get("enum"):
+        return nearest_choice(value, choices) or f"it is one of {_listed(choices)}"
+    if isinstance(value, str):
+        return _from_text(value.strip(), types)
+    if isinstance(value, bool | int | float) and "string" in types:
+        return f'write it in quotes: `"{_written(value)}"`'
+    if isinstance(value, float) and "integer" in types and abs(value) < 1e15:  # noqa: PLR2004  # a float counts exactly so far
+        return f"did you mean `{round(value)}`?"
+    if value in (0, 1) and not isinstance(value, bool) and "boolean" in types:
+        return f"did you mean `{_written(bool(value))}`?"
+    return "write it as a list: `[…]`" if "array" in types and not isinstance(value, dict) else ""
+
+
+def _from_text(text: str, types: Sequence[str]) -> str:
+    if "boolean" in types and (hint := as_truth(text)):
+        return hint
+    number = _WITH_UNIT.fullmatch(text)
+    if number and "number" not in types and "." in number[1] and number[1] == text:
+        return ""
+    if "number" in types or "integer" in types:
+        if hint := as_number(text):
+            return hint
+        if number:  # as in `5 seconds`
+            return f"did you mean `{number[1]}`?"
+    if "array" in types:
+        return f"write it as a list: `[{text}]`" if len(text) <= _LONGEST else "write it as a list"
+    return ""
 
 
 def fit_inputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -364,16 +322,15 @@ def fit_inputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return dict(inputs)
     fields = entry.plain_schema.get("properties", {})
     fitted = {name: _fit(fields.get(name, {}), value) for name, value in inputs.items()}
-    for media in media_fields(entry.input_schema, fitted):
-        if media.value.startswith("@"):
-            fitted = replace_values(fitted, {media.pointer: media.value.removeprefix("@")})
-    return fitted
+    marked = (one for one in media_fields(entry.input_schema, fitted) if one.value.startswith("@"))
+    return replace_values(fitted, {one.pointer: one.value.removeprefix("@") for one in marked})
 
 
 def _fit(field: Mapping[str, Any], value: Any) -> Any:
     types = _types_of(field)
     if isinstance(value, str) and types and "string" not in types:
-        value = _read(value)
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
     if "array" in types and "string" not in types and not isinstance(value, list):
         value = [value]
     if isinstance(value, list):
@@ -387,10 +344,3 @@ def _types_of(field: Mapping[str, Any]) -> set[str]:
         return set(field["type"])
     branches = [_types_of(one) for one in (*field.get("anyOf", ()), *field.get("oneOf", ()))]
     return set().union(*branches) if all(branches) else set()
-
-
-def _read(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from comfyline.job import MediaKind, Pointer
 from comfyline.keys import replace_values
 from comfyline.models.check import find_mistakes
-from comfyline.models.dialect import compile_schema, media_fields, resolve
+from comfyline.models.dialect import as_list, as_mapping, compile_schema, media_fields, resolve
 from comfyline.models.entry import ModelEntry
 
 _DEEPEST = 3
@@ -52,7 +52,7 @@ def _fields(
     """`written` is the schema in RunComfy's dialect, `plain` the same as JSON Schema."""
     if depth > _DEEPEST:
         return
-    properties = _mapping(resolve(written, root)[0].get("properties"))
+    properties = as_mapping(resolve(written, root)[0].get("properties"))
     required = plain.get("required", [])
     for name, rules in plain.get("properties", {}).items():
         own = resolve(properties.get(name), root)[0]
@@ -130,11 +130,9 @@ def _range(plain: Mapping[str, Any], least: str, most: str, unit: str) -> Iterat
 def _validations(field: Mapping[str, Any]) -> list[str]:
     """Say what a media file has to be like, in RunComfy's own sentences."""
     said: dict[str, None] = {}
-    rules = [
-        *_list(field.get("validations")),
-        *_list(_mapping(field.get("items")).get("validations")),
-    ]
-    for rule in map(_mapping, rules):
+    items = as_mapping(field.get("items"))
+    rules = [*as_list(field.get("validations")), *as_list(items.get("validations"))]
+    for rule in map(as_mapping, rules):
         sentence = rule.get("validation_error")
         written = f"{rule.get('validation_rule', '')} {rule.get('validation_value', '')}".strip()
         said[str(sentence) if sentence else written] = None
@@ -148,14 +146,6 @@ def _default(field: Mapping[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 _FILES: Mapping[MediaKind, tuple[str, str]] = {
@@ -206,13 +196,12 @@ def example_inputs(entry: ModelEntry, *, optional: bool = False) -> dict[str, An
 
 
 def _inputs(entry: ModelEntry, names: list[str]) -> dict[str, Any]:
-    written = entry.input_schema.get("properties")
+    written = as_mapping(entry.input_schema.get("properties"))
     plain = entry.plain_schema.get("properties", {})
-    inputs: dict[str, Any] = {}
-    for name in names:
-        field = written.get(name) if isinstance(written, Mapping) else None
-        default = field.get("default") if isinstance(field, Mapping) else None
-        inputs[name] = _value(plain.get(name, {}), name, default, 0)
+    inputs = {
+        name: _value(plain.get(name, {}), name, as_mapping(written.get(name)).get("default"), 0)
+        for name in names
+    }
     files: dict[Pointer, str] = {}
     seen: Counter[MediaKind] = Counter()
     for media in media_fields(entry.input_schema, inputs):

@@ -7,7 +7,7 @@ over here rather than refused: RunComfy judges by it, not this project.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,8 +21,10 @@ _COMBINING = ("allOf", "anyOf", "oneOf")
 # A schema may refer to itself, and so be endless: a level counts one, a `$ref` many.
 _DEEPEST = 24
 _REFERENCE = 8
-
-
+_RULES = ["enum", "const", "required", "pattern", "uniqueItems", "multipleOf"]
+_RULES += ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"]
+_RULES += ["minLength", "maxLength", "minItems", "maxItems"]
+"""The rules that are kept where the engine takes them."""
 _PATTERNS = jsonschema_rs.RegexOptions(size_limit=256 * 1024)
 """Without look-around and back-references; linear means linear for small automata only."""
 
@@ -30,15 +32,6 @@ _PATTERNS = jsonschema_rs.RegexOptions(size_limit=256 * 1024)
 def compile_schema(plain: Mapping[str, Any]) -> jsonschema_rs.Draft202012Validator:
     """Compile a plain JSON Schema. Raises `ValueError` for one that is none."""
     return jsonschema_rs.Draft202012Validator(dict(plain), pattern_options=_PATTERNS)
-
-
-def is_sound(rule: str, value: Any) -> bool:
-    """Tell whether the engine takes this value for a rule such as `pattern`."""
-    try:
-        compile_schema({rule: value})
-    except ValueError:
-        return False
-    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +85,9 @@ def plain_fields(schema: Mapping[str, Any]) -> frozenset[str]:
         return frozenset()  # They may be described once more elsewhere.
     return frozenset(
         name
-        for name, field in _mapping(schema.get("properties")).items()
+        for name, field in as_mapping(schema.get("properties")).items()
         if not any("$ref" in one or media_kind(one) for one in _mappings_in(field))
     )
-
-
-def unchecked_patterns(schema: Mapping[str, Any]) -> tuple[str, ...]:
-    """List the patterns in a schema that the engine does not take, such as look-ahead."""
-    patterns = dict.fromkeys(
-        one["pattern"] for one in _mappings_in(schema) if isinstance(one.get("pattern"), str)
-    )
-    return tuple(one for one in patterns if not is_sound("pattern", one))
 
 
 def _mappings_in(schema: Any) -> Iterator[Mapping[str, Any]]:
@@ -141,7 +126,7 @@ def _media_in(
     if depth > _DEEPEST:
         return
     # They may stand on the array or on the field, while the format stands on items or a branch.
-    validations = (*at.validations, *_list(schema.get("validations")))
+    validations = (*at.validations, *as_list(schema.get("validations")))
     said = " ".join([at.said, *_said(schema)])
 
     def inner(part: Any, *, same_field: bool = True) -> _At:
@@ -149,18 +134,18 @@ def _media_in(
         return _At(part, depth + 1, *held)
 
     if kind := media_kind(schema):
-        for where, text in _texts(value, pointer, depth):
+        for where, text in _listed_texts(value, pointer, depth):
             yield where, text, Reading(kind, validations, said)
-    branches = [branch for key in _COMBINING for branch in _list(schema.get(key))]
+    branches = [branch for key in _COMBINING for branch in as_list(schema.get(key))]
     for branch in [] if _is_listed(value, branches) else branches:
         yield from _media_in(inner(branch), value, pointer, root)
     if isinstance(value, Mapping):
-        properties = _mapping(schema.get("properties"))
+        properties = as_mapping(schema.get("properties"))
         for name, entry in value.items():
             known = properties.get(name, schema.get("additionalProperties"))
             yield from _media_in(inner(known, same_field=False), entry, (*pointer, name), root)
     elif isinstance(value, list):
-        first = _list(schema.get("prefixItems"))
+        first = as_list(schema.get("prefixItems"))
         for index, entry in enumerate(value):
             known = first[index] if index < len(first) else schema.get("items")
             yield from _media_in(inner(known), entry, (*pointer, index), root)
@@ -168,7 +153,7 @@ def _media_in(
 
 def _said(schema: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a field says to people: its title, description, the errors of its rules."""
-    errors = (_mapping(one).get("validation_error") for one in _list(schema.get("validations")))
+    errors = (as_mapping(one).get("validation_error") for one in as_list(schema.get("validations")))
     for text in (schema.get("title"), schema.get("description"), *errors):
         if isinstance(text, str):
             yield text
@@ -176,22 +161,18 @@ def _said(schema: Mapping[str, Any]) -> Iterator[str]:
 
 def _is_listed(value: Any, branches: Sequence[Any]) -> bool:
     """Tell whether one of the alternatives names this very text: `none` is no path to a picture."""
-    listed = (
-        choice for one in branches for choice in [*_list(_mapping(one).get("enum")), _const(one)]
+    some = map(as_mapping, branches)
+    return isinstance(value, str) and any(
+        value in [*as_list(one.get("enum")), one.get("const")] for one in some
     )
-    return isinstance(value, str) and any(value == choice for choice in listed)
 
 
-def _const(schema: Any) -> Any:
-    return _mapping(schema).get("const")
-
-
-def _texts(value: Any, pointer: Pointer, depth: int) -> Iterator[tuple[Pointer, str]]:
+def _listed_texts(value: Any, pointer: Pointer, depth: int) -> Iterator[tuple[Pointer, str]]:
     if isinstance(value, str):
         yield pointer, value
     elif isinstance(value, list) and depth <= _DEEPEST:
         for index, entry in enumerate(value):
-            yield from _texts(entry, (*pointer, index), depth + 1)
+            yield from _listed_texts(entry, (*pointer, index), depth + 1)
 
 
 def _translated(written: Any, root: Mapping[str, Any], depth: int) -> dict[str, Any]:
@@ -202,14 +183,13 @@ def _translated(written: Any, root: Mapping[str, Any], depth: int) -> dict[str, 
     kept: dict[str, Any] = {}
     if types := _types(schema):
         kept["type"] = types
-    for key, is_rule in _RULES.items():
-        if key in schema and is_rule(schema[key]):
-            # A field that is required twice is required.
-            rule = list(dict.fromkeys(schema[key])) if key == "required" else schema[key]
-            if is_sound(key, rule):
-                kept[key] = rule
+    rules = {key: schema[key] for key in _RULES if key in schema}
+    if required := as_list(rules.get("required")):
+        # A field that is required twice is required.
+        rules["required"] = [one for at, one in enumerate(required) if one not in required[:at]]
+    kept |= {key: value for key, value in rules.items() if _is_sound(key, value)}
     for key in (*_COMBINING, "prefixItems"):
-        if branches := _list(schema.get(key)):
+        if branches := as_list(schema.get(key)):
             kept[key] = [_translated(branch, root, depth + 1) for branch in branches]
     if isinstance(schema.get("items"), Mapping):
         kept["items"] = _translated(schema["items"], root, depth + 1)
@@ -217,8 +197,20 @@ def _translated(written: Any, root: Mapping[str, Any], depth: int) -> dict[str, 
     return _for_media(schema, kept) if media_kind(schema) else kept
 
 
+def _is_sound(rule: str, value: Any) -> bool:
+    """Tell whether the engine takes this value for a rule, and the rule makes sense."""
+    # Of a fraction, floating point would refuse what is right: 0.3 is no multiple of 0.1.
+    if (rule == "multipleOf" and not isinstance(value, int)) or value == []:
+        return False
+    try:
+        compile_schema({rule: value})
+    except ValueError:
+        return False
+    return True
+
+
 def _object_rules(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> dict[str, Any]:
-    properties = _mapping(schema.get("properties"))
+    properties = as_mapping(schema.get("properties"))
     others = schema.get("additionalProperties")
     rules: dict[str, Any] = {}
     if properties:
@@ -255,14 +247,14 @@ def _for_media(schema: Mapping[str, Any], kept: dict[str, Any]) -> dict[str, Any
 
 def resolve(schema: Any, root: Mapping[str, Any], depth: int = 0) -> tuple[Mapping[str, Any], int]:
     """Follow references within the schema; one that leads nowhere accepts everything."""
-    found = _mapping(schema)
+    found = as_mapping(schema)
     while isinstance(reference := found.get("$ref"), str) and depth <= _DEEPEST:
         target: Any = root
         for part in reference.removeprefix("#").strip("/").split("/"):
             key = part.replace("~1", "/").replace("~0", "~")
             target = (target.get(key) if isinstance(target, Mapping) else None) if part else target
         beside = {key: value for key, value in found.items() if key != "$ref"}
-        found = {**_mapping(target), **beside}
+        found = {**as_mapping(target), **beside}
         depth += _REFERENCE
     return found, depth
 
@@ -278,63 +270,35 @@ def _types(schema: Mapping[str, Any]) -> list[str]:
     return known + (["null"] if schema.get("nullable") is True and "null" not in known else [])
 
 
-def _list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
+    """Take what should be a list and may be anything."""
     return value if isinstance(value, list) else []
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """Take what should be a mapping and may be anything."""
     return value if isinstance(value, Mapping) else {}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-_RULES: Mapping[str, Callable[[Any], bool]] = {
-    "enum": lambda value: isinstance(value, list) and bool(value),
-    "const": lambda _: True,
-    "required": lambda value: (
-        isinstance(value, list) and all(isinstance(name, str) for name in value)
-    ),
-    "minimum": _is_number,
-    "maximum": _is_number,
-    "exclusiveMinimum": _is_number,
-    "exclusiveMaximum": _is_number,
-    # Of a fraction, floating point would refuse what is right: 0.3 is no multiple of 0.1.
-    "multipleOf": lambda value: _is_count(value) and value > 0,
-    "minLength": _is_count,
-    "maxLength": _is_count,
-    "minItems": _is_count,
-    "maxItems": _is_count,
-    "uniqueItems": lambda value: isinstance(value, bool),
-    "pattern": lambda value: isinstance(value, str),
-}
-"""The rules that are kept where the engine takes them, each with what its value has to be."""
 
 
 def explicit_media(inputs: Any) -> Iterator[tuple[Pointer, str]]:
     """Yield every value that says of itself that it is media, with where its bytes are."""
-    for pointer, text in _all_texts(inputs, ()):
+    for pointer, text in _texts(inputs):
         if len(text) > 1 and text.startswith(("@", "s3://")):
             yield pointer, text.removeprefix("@")
 
 
 def unmarked_media(inputs: Any) -> Iterator[Pointer]:
     """Yield where another step's output is taken without a mark that makes it a medium."""
-    return (pointer for pointer, text in _all_texts(inputs, ()) if text.startswith(PENDING))
+    return (pointer for pointer, text in _texts(inputs) if text.startswith(PENDING))
 
 
-def _all_texts(value: Any, pointer: Pointer) -> Iterator[tuple[Pointer, str]]:
+def _texts(value: Any, pointer: Pointer = ()) -> Iterator[tuple[Pointer, str]]:
     match value:
         case str():
             yield pointer, value
         case Mapping():
             for name, inner in value.items():
-                yield from _all_texts(inner, (*pointer, name))
+                yield from _texts(inner, (*pointer, name))
         case list():
             for index, inner in enumerate(value):
-                yield from _all_texts(inner, (*pointer, index))
+                yield from _texts(inner, (*pointer, index))

@@ -22,7 +22,6 @@ from comfyline.models.dialect import (
     compile_schema,
     plain_fields,
     to_json_schema,
-    unchecked_patterns,
 )
 
 
@@ -91,11 +90,6 @@ class ModelEntry(BaseModel):
             return compile_schema(self.plain_schema)
         except ValueError:
             return compile_schema({})
-
-    @cached_property
-    def unchecked_patterns(self) -> tuple[str, ...]:
-        """The patterns of the input that cannot be checked here."""
-        return unchecked_patterns(self.input_schema)
 
     @cached_property
     def plain_fields(self) -> frozenset[str]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from comfyline.models.dialect import as_mapping
 from comfyline.models.entry import ModelEntry
 
 _COUNTS = (
@@ -69,9 +70,8 @@ def _asked(entry: ModelEntry, inputs: Mapping[str, Any], name: str) -> Any:
     """Return what the model would take for a field: the input, else the server's default."""
     if inputs.get(name) is not None:
         return inputs[name]
-    fields = entry.input_schema.get("properties")
-    known = fields.get(name) if isinstance(fields, Mapping) else None
-    return known.get("default") if isinstance(known, Mapping) else None
+    fields = as_mapping(entry.input_schema.get("properties"))
+    return as_mapping(fields.get(name)).get("default")
 
 
 def _seconds(duration: Any) -> float | None:

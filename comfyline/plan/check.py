@@ -148,12 +148,9 @@ class _Validator:
     found: Found
     _media: dict[object, _Checked] = field(default_factory=dict)
     _folders: dict[tuple[str, str], str] = field(default_factory=dict)
-    _patterns: dict[tuple[str, str], None] = field(default_factory=dict)
 
     def validate(self, job: Job, entry: ModelEntry, fields: Sequence[MediaField]) -> CheckedJob:
         problems = check_inputs(entry, job.inputs)
-        for pattern in entry.unchecked_patterns:
-            self._patterns[_NOT_CHECKED, f"the pattern `{pattern}` of {entry.model_id}"] = None
         if isinstance(entry, UncheckedModel):
             message = "the model has no schema that says this is media"
             unmarked = map(field_path, unmarked_media(job.inputs))
@@ -185,8 +182,8 @@ class _Validator:
     def notes(self) -> list[str]:
         """Say what is no mistake and worth a line, each thing once for all."""
         subjects: dict[str, dict[str, None]] = {}
-        for remarks in (self._patterns, *(one.remarks for one in self._media.values())):
-            for text, subject in remarks:
+        for one in self._media.values():
+            for text, subject in one.remarks:
                 subjects.setdefault(text, {})[subject] = None
         return [f"{_some(list(named))}: {text}" for text, named in subjects.items()]
 

@@ -248,7 +248,6 @@ def test_a_pattern_that_may_take_long_is_left_to_runcomfy(pattern: str) -> None:
     model = entry({"properties": {"x": {"anyOf": [{"type": "string", "pattern": pattern}]}}})
 
     assert check_inputs(model, {"x": "ab" * 50_000}) == []
-    assert model.unchecked_patterns == (pattern,)
 
 
 def test_what_is_no_json_is_a_mistake_where_it_stands() -> None:

@@ -309,17 +309,6 @@ async def test_what_is_no_mistake_and_worth_knowing_is_said_once_for_all_jobs(
     ]
 
 
-async def test_a_pattern_that_is_not_checked_here_is_told_once(origins: Origins) -> None:
-    field = {"type": "string", "pattern": "(?=a)b"}
-    model = ModelEntry(model_id="acme/say", input_schema={"properties": {"prompt": field}})
-    one = replace(bare(), inputs={"prompt": "x"})
-
-    found = await validate_pairs([(one, model)] * 2, origins.look)
-
-    unknown = "a rule that cannot be checked here; RunComfy judges by it"
-    assert list(found.notes) == [f"the pattern `(?=a)b` of acme/say: {unknown}"]
-
-
 ANY = ModelEntry(
     model_id="acme/edit",
     input_schema={
