@@ -16,8 +16,7 @@ from comfyline.pipeline.references import find_graph_errors
 from comfyline.pipeline.sections import Filled, Identifier, Section, Slug
 from comfyline.pipeline.step import Step
 from comfyline.pipeline.template_errors import find_template_errors
-from comfyline.yaml.file import LocatedYaml, load_yaml
-from comfyline.yaml.overrides import apply_overrides
+from comfyline.yaml.file import LocatedYaml, apply_overrides, load_yaml
 from comfyline.yaml.validate import validate_document
 
 

@@ -1,20 +1,25 @@
-"""YAML files that know where each value was written, also where a file extends another.
+"""Read YAML files that know where each value was written, also where one extends another.
 
-Pipelines and profiles are read here, by the same rules.
+Pipelines and profiles are read here, by the same rules; `--set` is put over what was read.
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comfyline.errors import InputInvalid, Problem, did_you_mean
+from yaml import CollectionNode, ScalarNode
+
+from comfyline.errors import InputInvalid, Problem, UsageError, did_you_mean
 from comfyline.job import Pointer
-from comfyline.yaml.nodes import NodeReader, place_in
+from comfyline.yaml.nodes import QUOTE_IT, NodeReader, place_in
 from comfyline.yaml.scalars import in_words
 
 EXTENDS = "extends"
 """The key of a file that names the file which it goes on from."""
+_NOT_MEANT = ("{{", "*", "&", "!", "%", "@", "`")
+"""What YAML reads as an alias, a tag and the like, and a person types as a template or a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,7 @@ class LocatedYaml:
     spelt: Mapping[Pointer, str] = field(default_factory=dict)
 
     def where(self, pointer: Pointer = ()) -> str:
-        """The place of a value as `path:line:column`, counted from 1.
+        """Return the place of a value as `path:line:column`, counted from 1.
 
         An entry of a mapping is where its key stands, an entry of a list where it begins. What
         was never written, such as a missing key, is where the nearest parent is.
@@ -55,9 +60,9 @@ class ReadYaml:
 
 
 def load_yaml(path: Path) -> LocatedYaml:
-    """Reads a YAML file that is a mapping, merged with what it extends.
+    """Read a YAML file that is a mapping, merged with what it extends.
 
-    Raises InputInvalid with each mistake of all these files.
+    Raises `InputInvalid` with every mistake of all these files.
     """
     read = read_yaml(path)
     if read.problems or read.located is None:
@@ -66,11 +71,10 @@ def load_yaml(path: Path) -> LocatedYaml:
 
 
 def read_yaml(path: Path) -> ReadYaml:
-    """The same for who has more to say of a file with mistakes.
+    """Read a YAML file and everything it extends; collect mistakes instead of raising.
 
     `extends: FILE` goes on from another file, which may go on from a third. Mappings are merged,
     the nearer file winning; a list or a plain value replaces; null takes away what the other has.
-    Each value keeps the place at which it was written.
     """
     chain: list[LocatedYaml] = []
     flawed: set[str] = set()
@@ -92,7 +96,7 @@ def read_yaml(path: Path) -> ReadYaml:
 
 
 def _read(path: Path, named_at: str, problems: list[Problem], flawed: set[str]) -> LocatedYaml:
-    """One file by itself; adds its mistakes to `problems`, and raises those that end the reading.
+    """Read one file; add its mistakes to `problems`, and raise those that end the reading.
 
     `named_at` is the place at which another file names it.
     """
@@ -115,7 +119,7 @@ def _text(path: Path, named_at: str) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        problem = Problem(where, f"{subject}there is no such file", _near(path))
+        problem = Problem(where, f"{subject}there is no such file", _nearest_file(path))
     except UnicodeDecodeError as error:
         place = place_in(str(path), error.object.decode("latin-1"), error.start)
         problem = Problem(place, "the file is not UTF-8 text", "save the file in UTF-8")
@@ -125,7 +129,7 @@ def _text(path: Path, named_at: str) -> str:
     raise InputInvalid([problem])
 
 
-def _near(path: Path) -> str:
+def _nearest_file(path: Path) -> str:
     try:
         names = sorted(entry.name for entry in path.parent.iterdir())
     except (OSError, ValueError):
@@ -134,9 +138,9 @@ def _near(path: Path) -> str:
 
 
 def _extended(located: LocatedYaml, opened: Sequence[Path]) -> Path | None:
-    """The file that a file extends, if any. Raises InputInvalid when it extends itself in the end.
+    """Take `extends` out of a document and return the file it names, if any.
 
-    The key is taken out: it is no part of the document.
+    Raises `InputInvalid` when a file extends itself in the end.
     """
     named = located.data.pop(EXTENDS, None)
     if named is None:
@@ -165,33 +169,109 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 def _merged(nearer: LocatedYaml, further: LocatedYaml) -> LocatedYaml:
-    """A file on top of the one that it extends; values that are in both are the nearer file's."""
-    positions, spelt = dict(further.positions), dict(further.spelt)
+    """Put a file on top of the one that it extends; the nearer file's values win."""
     replaced: set[Pointer] = set()
     data = _merged_mapping(nearer.data, further.data, (), replaced)
 
-    def kept(at: Pointer) -> bool:
-        return not any(at[:length] in replaced for length in range(1, len(at) + 1))
+    def kept(places: Mapping[Pointer, str]) -> dict[Pointer, str]:
+        return {
+            at: place
+            for at, place in places.items()
+            if not any(at[:length] in replaced for length in range(1, len(at) + 1))
+        }
 
-    positions = {at: place for at, place in positions.items() if kept(at)} | dict(nearer.positions)
-    spelt = {at: written for at, written in spelt.items() if kept(at)} | dict(nearer.spelt)
-    return LocatedYaml(nearer.path, data, positions, spelt)
+    positions = kept(further.positions) | dict(nearer.positions)
+    return LocatedYaml(nearer.path, data, positions, kept(further.spelt) | dict(nearer.spelt))
 
 
 def _merged_mapping(
     nearer: dict[str, Any], further: dict[str, Any], pointer: Pointer, replaced: set[Pointer]
 ) -> dict[str, Any]:
-    """The merged values; `replaced` gathers which of the further file's are not among them."""
+    """Merge two mappings; `replaced` gathers which of the further one's values are gone."""
     merged = dict(further)
     for key, value in nearer.items():
         below = merged.get(key)
         if isinstance(value, dict) and isinstance(below, dict):
             merged[key] = _merged_mapping(value, below, (*pointer, key), replaced)
-            continue
-        if key in merged:
+        elif key in merged:
             replaced.add((*pointer, key))
-        if value is None and key in merged:
-            del merged[key]
+            if value is None:
+                del merged[key]
+            else:
+                merged[key] = value
         else:
             merged[key] = value
     return merged
+
+
+def apply_overrides(located: LocatedYaml, overrides: Sequence[str]) -> LocatedYaml:
+    """Return the document with each `key.path=value` put in; the given one stays as it is.
+
+    The value is read as a YAML scalar or in flow style. A number in the path is an entry of a
+    list. What an override sets is later located as `--set key.path=value`. Raises `UsageError`.
+    """
+    document = deepcopy(located.data)
+    positions, spelt = dict(located.positions), dict(located.spelt)
+    for override in overrides:
+        label = f"--set {override}"
+        name, equals, written = override.partition("=")
+        keys = name.strip().split(".")
+        if not equals or not all(keys):
+            raise UsageError(f"`{label}` is not understood", hint="write --set key.path=value")
+        if keys == [EXTENDS]:
+            hint = "Write a file that extends the other one, and run that."
+            raise UsageError(f"`{label}`: a file is extended in YAML only", hint=hint)
+        pointer = _put(document, keys, _override_value(written.strip(), label), label)
+        positions = {at: p for at, p in positions.items() if at[: len(pointer)] != pointer}
+        spelt = {at: p for at, p in spelt.items() if at[: len(pointer)] != pointer}
+        for length in range(1, len(pointer) + 1):
+            positions.setdefault(pointer[:length], label)
+    return LocatedYaml(located.path, document, positions, spelt)
+
+
+def _override_value(written: str, label: str) -> Any:
+    """Read the right side of `--set`; text that only looks like YAML stays what was typed."""
+    if written.split(maxsplit=1)[:1] == ["!file"]:
+        raise UsageError(f"`{label}`: `!file` is for YAML files", hint="Write the text itself.")
+    if written.startswith(_NOT_MEANT):
+        return written
+    reader = NodeReader(label, takes_files=False)
+    try:
+        node = reader.compose(written)
+        if node is None:
+            return None
+        if isinstance(node, CollectionNode):
+            is_typed_text = not node.flow_style
+        else:
+            # A comment sign or a fold would have cut something off.
+            is_plain = isinstance(node, ScalarNode) and not node.style
+            is_typed_text = is_plain and node.value != written
+        if is_typed_text:
+            return written
+        value = reader.build(node, ())
+    except InputInvalid as error:
+        reader.problems.extend(error.problems)
+    if reader.problems:
+        first = reader.problems[0]
+        raise UsageError(f"`{label}`: {first.message}", hint=first.hint or QUOTE_IT)
+    return value
+
+
+def _put(document: dict[str, Any], keys: list[str], value: Any, label: str) -> Pointer:
+    """Set one value in place, creating mappings on the way; return where it was put."""
+    parent: Any = document
+    pointer: list[str | int] = []
+    for depth, key in enumerate(keys):
+        if isinstance(parent, list) and key.isdecimal() and int(key) < len(parent):
+            pointer.append(int(key))
+        elif isinstance(parent, dict):
+            pointer.append(key)
+        else:
+            above = ".".join(keys[:depth])
+            raise UsageError(f"`{label}`: there is no `{key}` in `{above}`, {in_words(parent)}")
+        if depth < len(keys) - 1:
+            if isinstance(parent, dict) and parent.get(key) is None:
+                parent[key] = {}
+            parent = parent[pointer[-1]]
+    parent[pointer[-1]] = value
+    return tuple(pointer)

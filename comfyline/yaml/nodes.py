@@ -1,4 +1,4 @@
-"""Plain Python values out of YAML nodes, with the place and the mistakes of each.
+"""Build plain Python values out of YAML nodes, with the place and the mistakes of each.
 
 YAML 1.2 whatever a document declares, so `1:1`, `yes` and `2026-01-31` stay text. The values are
 built from PyYAML's node graph, because only nodes carry a position for every value, also in
@@ -8,16 +8,16 @@ flow style, behind an anchor and through a merge. The one tag that means somethi
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 from yaml import MappingNode, MarkedYAMLError, Node, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
 
-from comfyline.errors import InputInvalid, Problem
+from comfyline.errors import InputInvalid, Problem, did_you_mean
 from comfyline.job import Pointer
 from comfyline.yaml.scalars import OddScalar, core_value
-from comfyline.yaml.texts import read_text_file
 
 _TAG = "tag:yaml.org,2002:"
 # The tag of a plain scalar; no document can write it.
@@ -29,6 +29,7 @@ _SCALARS = {_PLAIN} | {
 _MOST_VALUES = 200_000
 _DEEPEST = 50
 _FILE = "!file"
+_LARGEST_FILE = 2**20
 # Line breaks to PyYAML, as in YAML 1.1, and none to an editor: every later line would be off.
 _UNSEEN_BREAK = re.compile("[\x85\u2028\u2029]")
 _ANCHOR_TWICE = re.compile(r"found duplicate anchor '(.+)'; first occurrence")
@@ -36,13 +37,13 @@ QUOTE_IT = 'put quotes around a text that holds {{ … }}, ": ", # or begins wit
 
 
 def place_in(name: str, text: str, offset: int) -> str:
-    """The place of a character of a text as `name:line:column`, counted from 1."""
+    """Return the place of a character of a text as `name:line:column`, counted from 1."""
     before = text[:offset].split("\n")
     return f"{name}:{len(before)}:{len(before[-1]) + 1}"
 
 
 class _Loader(yaml.BaseLoader):
-    """Tells plain scalars and merge keys from the rest; what a scalar means is not PyYAML's."""
+    """Tell plain scalars and merge keys from the rest; what a scalar means is not PyYAML's."""
 
 
 _Loader.add_implicit_resolver(_TAG + "merge", re.compile(r"<<\Z"), ["<"])
@@ -50,7 +51,7 @@ _Loader.add_implicit_resolver(_PLAIN, re.compile(""), None)
 
 
 class NodeReader:
-    """Builds plain values out of YAML nodes, and collects positions and mistakes meanwhile.
+    """Build plain values out of YAML nodes, and collect positions and mistakes meanwhile.
 
     `spelt` holds how a number, true, false or null was written where JSON writes it otherwise,
     `flawed` where a value is not what was meant, so that nothing else is to be said of it.
@@ -69,7 +70,7 @@ class NodeReader:
         self._texts: dict[str, str] = {}
 
     def compose(self, text: str) -> Node | None:
-        """Parses the text into nodes; None when it holds nothing."""
+        """Parse the text into nodes; None when it holds nothing."""
         if unseen := _UNSEEN_BREAK.search(text):
             code = f"{ord(unseen[0]):04x}"
             place = place_in(self.name, text, unseen.start())
@@ -102,18 +103,18 @@ class NodeReader:
         return Problem(where, f"not valid YAML: {said}", hint)
 
     def place(self, node: Node) -> str:
-        """Where a node begins."""
+        """Return where a node begins."""
         return f"{self.name}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
 
     def report(self, node: Node, message: str, hint: str = "") -> None:
-        """Notes one mistake; reading goes on, so that all are found."""
+        """Note one mistake; reading goes on, so that all are found."""
         problem = Problem(self.place(node), message, hint)
         # What stands behind an anchor is read at each of its uses, and said once.
         if problem not in self.problems:
             self.problems.append(problem)
 
     def build(self, node: Node, pointer: Pointer) -> Any:
-        """The plain value of a node; what stands below `pointer` gets its position."""
+        """Return the plain value of a node; what stands below `pointer` gets its position."""
         self._values += 1
         if isinstance(node, ScalarNode):
             return self._scalar(node, pointer)
@@ -122,16 +123,13 @@ class NodeReader:
             self.flawed.add(pointer)
             return None
         self._open.add(id(node))
-        value = (
-            self._mapping(node, pointer)
-            if isinstance(node, MappingNode)
-            else self._sequence(node, pointer)
-        )
+        is_mapping = isinstance(node, MappingNode)
+        value = self._mapping(node, pointer) if is_mapping else self._sequence(node, pointer)
         self._open.discard(id(node))
         return value
 
     def _refusal(self, node: Node, pointer: Pointer) -> str:
-        """Why a list or mapping is not read, if it is not."""
+        """Say why a list or mapping is not read, if it is not."""
         if node.tag == _FILE:
             return "`!file` takes the name of one text file"
         if node.tag not in (_TAG + "map", _TAG + "seq"):
@@ -151,7 +149,7 @@ class NodeReader:
             entries.append(self.build(entry, (*pointer, index)))
         return entries
 
-    def _mapping(self, node: MappingNode, pointer: Pointer) -> dict[str, Any]:
+    def _mapping(self, node: Node, pointer: Pointer) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
         seen: dict[str, Node] = {}
         for key_node, value_node in self._entries(node):
@@ -174,12 +172,12 @@ class NodeReader:
                 mapping[key] = self.build(value_node, (*pointer, key))
         return mapping
 
-    def _entries(self, node: MappingNode) -> Iterator[tuple[Node, Node]]:
-        """What a mapping says itself."""
+    def _entries(self, node: Node) -> Iterator[tuple[Node, Node]]:
+        """Yield what a mapping says itself."""
         return ((key, value) for key, value in node.value if key.tag != _TAG + "merge")
 
-    def _merged(self, node: MappingNode) -> Iterator[tuple[Node, Node]]:
-        """What a mapping takes over by `<<`, the nearest first."""
+    def _merged(self, node: Node) -> Iterator[tuple[Node, Node]]:
+        """Yield what a mapping takes over by `<<`, the nearest first."""
         for key, value in node.value:
             if key.tag != _TAG + "merge":
                 continue
@@ -189,12 +187,14 @@ class NodeReader:
                     self.report(key, "`<<` takes over a mapping, or a list of mappings")
                     continue
                 self._open.add(id(parent))
-                yield from (entry for entry in self._entries(parent) if _has_plain_key(entry))
+                for entry in self._entries(parent):
+                    if isinstance(entry[0], ScalarNode):
+                        yield entry
                 yield from self._merged(parent)
                 self._open.discard(id(parent))
 
     def _check_text(self, node: ScalarNode) -> bool:
-        """Whether a scalar is text, or what it stands for; what is neither is a mistake."""
+        """Tell whether a scalar is text or stands for a value; what is neither is a mistake."""
         if any("\ud800" <= character <= "\udfff" for character in str(node.value)):
             self.report(node, "the text holds half a character (a lone surrogate)")
         elif node.tag not in _SCALARS:
@@ -221,16 +221,12 @@ class NodeReader:
         return value
 
     def _text_of(self, file: str) -> str:
-        """What `!file` stands for; behind an anchor it is read from the disk once."""
+        """Return what `!file` stands for; behind an anchor it is read from the disk once."""
         if not self._takes_files:
             raise OddScalar("`!file` is for YAML files; here write the text itself")
         if file not in self._texts:
-            self._texts[file] = read_text_file(file)
+            self._texts[file] = _read_text(file)
         return self._texts[file]
-
-
-def _has_plain_key(entry: tuple[Node, Node]) -> bool:
-    return isinstance(entry[0], ScalarNode)
 
 
 def _syntax_hint(said: str, line: list[str]) -> str:
@@ -240,3 +236,62 @@ def _syntax_hint(said: str, line: list[str]) -> str:
         return "put quotes around a text that holds ? between brackets"
     special = ("mapping values are not allowed", "cannot start any token", "undefined alias")
     return QUOTE_IT if any(word in said for word in special) or "{{" in "".join(line) else ""
+
+
+def _read_text(written: str) -> str:
+    """Return the text of a file, named relative to the working directory.
+
+    Line ends become the plain ones and those at the end are cut, so that no editor's habit makes
+    another job of the same prompt. Raises `OddScalar` for what is no UTF-8 text of up to 1 MB, and
+    for a file that lies, or that a link puts, outside of the working directory.
+    """
+    path = _in_working_directory(written)
+    try:
+        if not path.is_file():
+            raise _no_file(written, path)
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise OddScalar(f"{written} cannot be read: {error.strerror or error}") from None
+    if len(content) > _LARGEST_FILE:
+        raise OddScalar(f"{written} is larger than 1 MB", "`!file` is for texts, such as prompts")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        hint = "save the file in UTF-8"
+        raise OddScalar(f"{written} is not UTF-8 text (its line {line})", hint) from None
+    if any(character < " " and character not in "\t\r\n" for character in text):
+        raise OddScalar(f"{written} holds control characters: it is not a text file")
+    return text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
+
+
+def _in_working_directory(written: str) -> Path:
+    """Return the file that is meant, with all links followed."""
+    hint = "name a file in the working directory, such as prompts/office.md"
+    if not written.strip():
+        raise OddScalar("`!file` names no file", hint)
+    if "{{" in written or "{%" in written:
+        raise OddScalar("`!file` takes a plain path; templates are for the text in the file", hint)
+    named = PurePath(written)
+    if named.is_absolute() or written.startswith("~") or ".." in named.parts:
+        raise OddScalar(f"{written} lies outside of the working directory", hint)
+    try:
+        root, path = Path.cwd().resolve(), Path(written).resolve()
+    except (OSError, ValueError, RuntimeError):  # a zero byte, a link to itself
+        raise OddScalar(f"{written!r} is not the name of a file", hint) from None
+    if not path.is_relative_to(root):
+        raise OddScalar(f"{written} is a link that leads out of the working directory", hint)
+    return path
+
+
+def _no_file(written: str, path: Path) -> OddScalar:
+    if path.is_dir():
+        return OddScalar(f"{written} is a folder", "name a file in it")
+    if path.exists():
+        return OddScalar(f"{written} is no ordinary file")
+    hint = f"there is no folder {PurePath(written).parent}"
+    if path.parent.is_dir():
+        beside = [str(PurePath(written).with_name(one.name)) for one in path.parent.iterdir()]
+        hint = did_you_mean(written, sorted(beside))
+    return OddScalar(f"there is no file {written}", hint)

@@ -20,15 +20,13 @@ _WORDS = {"": None, "~": None} | {
     for word, value in (("null", None), ("true", True), ("false", False))
     for spelt in (word, word.capitalize(), word.upper())
 }
-_TRUTHS = {"true": True, "yes": True, "on": True, "y": True} | {
-    "false": False,
-    "no": False,
-    "off": False,
-    "n": False,
-}
+_TRUTHS = dict.fromkeys(("true", "yes", "on", "y"), "true")
+_TRUTHS |= dict.fromkeys(("false", "no", "off", "n"), "false")
 _NOTHINGS = {"none", "nil", "null", "~", "nothing"}
 _LONGEST = 40
 """The longest text that is repeated in a message."""
+_LARGEST = 1e15
+"""The first number that is not."""
 
 
 class OddScalar(ValueError):
@@ -40,46 +38,40 @@ class OddScalar(ValueError):
 
 
 def core_value(text: str) -> Any:
-    """Reads a plain scalar as YAML 1.2's core schema does; what is nothing else is text.
+    """Read a plain scalar as YAML 1.2's core schema does; what is nothing else is text.
 
     Raises `OddScalar` for infinity, for what is no number, and for a number with a leading zero.
     """
     if text in _WORDS:
         return _WORDS[text]
-    is_integer = _INTEGER.fullmatch(text)
-    if (is_integer or _NUMBER.fullmatch(text)) and (zero := _LEADING_ZERO.fullmatch(text)):
+    is_integer, is_number = _INTEGER.fullmatch(text), _NUMBER.fullmatch(text)
+    if (is_integer or is_number) and (zero := _LEADING_ZERO.fullmatch(text)):
         raise OddScalar(
             f"{text:.20} is a number with a leading zero, which YAML reads in several ways",
             f'write "{text:.20}" in quotes for a text, or {zero[1]}{zero[2]:.20} for a number',
         )
+    too_much = OddScalar(f"{text:.20} is not a number that JSON can carry")
     if is_integer:
-        return _whole(text)
-    if _NUMBER.fullmatch(text) or _NOT_FINITE.fullmatch(text):
-        number = float(text.replace(".", "", 1) if text[-1].isalpha() else text)
-        if not math.isfinite(number):
-            raise OddScalar(f"{text:.20} is not a number that JSON can carry")
+        try:
+            number = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+            str(number)
+        except ValueError:  # more digits than Python writes
+            raise too_much from None
         return number
-    return text
-
-
-def _whole(text: str) -> int:
-    try:
-        number = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-        str(number)
-    except ValueError:  # more digits than Python writes
-        raise OddScalar(f"{text:.20} is not a number that JSON can carry") from None
-    return number
+    if _NOT_FINITE.fullmatch(text) or (is_number and not math.isfinite(float(text))):
+        raise too_much
+    return float(text) if is_number else text
 
 
 def in_words(value: Any) -> str:
-    """A value in words: `a number (3)`."""
+    """Return a value in words: `a number (3)`."""
     match value:
         case None:
             return "nothing (null)"
         case bool():
             return "true" if value else "false"
         case int() | float():
-            return f"a number ({value})" if abs(value) < 1e15 else "a number"  # noqa: PLR2004
+            return f"a number ({value})" if abs(value) < _LARGEST else "a number"
         case str():
             return f"the text {value!r}" if len(value) <= _LONGEST else "a text"
         case list():
@@ -89,36 +81,36 @@ def in_words(value: Any) -> str:
 
 
 def as_truth(text: str) -> str:
-    """The hint for a text where true or false is due: `yes`, `Off`, `"true"`."""
-    truth = _TRUTHS.get(text.strip().lower())
+    """Return the hint for a text where true or false is due: `yes`, `Off`, `"true"`."""
+    stripped = text.strip()
+    truth = _TRUTHS.get(stripped.lower())
     if truth is None:
         return ""
-    written = "true" if truth else "false"
-    if text.strip().lower() == written:
-        return f"write it without quotes: `{written}`"
-    return f"write `{written}`: {text.strip()} is a text in YAML 1.2"
+    if stripped.lower() == truth:
+        return f"write it without quotes: `{truth}`"
+    return f"write `{truth}`: {stripped} is a text in YAML 1.2"
 
 
 def as_number(text: str) -> str:
-    """The hint for a text where a number is due: `1_000`, `12:30`, `"3"`, `none`."""
+    """Return the hint for a text where a number is due: `1_000`, `12:30`, `"3"`, `none`."""
     stripped = text.strip()
     if _INTEGER.fullmatch(stripped) or _NUMBER.fullmatch(stripped):
         return f"write it without quotes: `{stripped}`"
     if _GROUPED.fullmatch(stripped):
         return f"write `{_SEPARATOR.sub('', stripped)}`, without separators"
     if _SIXTIES.fullmatch(stripped):
-        return (
-            f"{stripped} is a text in YAML 1.2, and no number in sixties; write the number itself"
-        )
+        return f"{stripped} is a text in YAML 1.2; write the number of seconds itself"
     return "leave it out" if stripped.lower() in _NOTHINGS else ""
 
 
 def as_text(value: Any, spelt: str | None) -> str:
-    """The hint for a bare number, true or null where a text is due; `spelt` is what was written."""
-    if isinstance(value, bool) or value is None:
-        return f'write it in quotes: `"{spelt}"`' if spelt else "write it in quotes"
-    written = spelt or (str(value) if abs(value) < 1e15 else "")  # noqa: PLR2004  # in_words' limit
+    """Return the hint for a bare number, true or null where a text is due.
+
+    `spelt` is how it was written, where JSON writes it otherwise.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    written = spelt or (str(value) if is_number and abs(value) < _LARGEST else "")
     if not written:
         return "write it in quotes"
-    is_other = f": YAML reads {written} as the number {value}" if spelt else ""
+    is_other = f": YAML reads {written} as the number {value}" if is_number and spelt else ""
     return f'write it in quotes: `"{written}"`{is_other}'

@@ -1,4 +1,4 @@
-"""A YAML document into its pydantic class, with every mistake in words and at its place."""
+"""Validate a YAML document with its pydantic class; put every mistake into words, at its place."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_origin
@@ -24,6 +24,9 @@ _EXPECTED = {
     "tuple": "a list",
     "none": "nothing (null)",
 }
+"""What is due, by the first word of pydantic's name for an error."""
+_OF_KIND = ("_type", "_parsing", "_from_float", "_required")
+"""What pydantic's names for a value of a wrong kind end with."""
 _LIMITS = {
     "greater_than_equal": ("at least", "ge"),
     "greater_than": ("more than", "gt"),
@@ -33,36 +36,34 @@ _LIMITS = {
 
 
 def validate_document(located: LocatedYaml, document_class: type[Document]) -> Document:
-    """Reads the YAML into its pydantic class; raises InputInvalid with every mistake, located."""
+    """Read YAML into its pydantic class. Raises `InputInvalid` with every mistake, located."""
     try:
         return document_class.model_validate(located.data)
     except ValidationError as error:
-        details = _by_place(located.data, error.errors(include_url=False))
-        problems = [_problem(located, document_class, pointer, found) for pointer, found in details]
+        places = _by_place(located.data, error.errors(include_url=False))
+        problems = [_problem(located, document_class, *place) for place in places]
         raise InputInvalid(dict.fromkeys(problems)) from None
 
 
 def _by_place(
     data: Mapping[str, Any], details: Sequence[ErrorDetails]
 ) -> list[tuple[Pointer, list[ErrorDetails]]]:
-    """The errors with where they are; those of one value's alternatives stand together."""
+    """Return errors with where they are; those of one value's alternatives stand together."""
     placed: list[tuple[Pointer, list[ErrorDetails]]] = []
     alternatives: dict[Pointer, list[ErrorDetails]] = {}
     for detail in details:
         pointer = _in_document(data, detail)
-        is_alternative = _expected(detail) != ""
-        if is_alternative and pointer in alternatives:
+        if _expected(detail) and pointer in alternatives:
             alternatives[pointer].append(detail)
             continue
-        found = [detail]
-        if is_alternative:
-            alternatives[pointer] = found
-        placed.append((pointer, found))
+        placed.append((pointer, [detail]))
+        if _expected(detail):
+            alternatives[pointer] = placed[-1][1]
     return placed
 
 
 def _in_document(data: Any, detail: ErrorDetails) -> Pointer:
-    """Where an error is, without what pydantic adds for keys and for alternatives of a type."""
+    """Locate an error, without what pydantic adds for keys and for alternatives of a type."""
     pointer: list[str | int] = []
     value = data
     *above, last = detail["loc"] or ("",)
@@ -84,14 +85,13 @@ def _holds(value: Any, key: str | int) -> bool:
 def _problem(
     located: LocatedYaml, root: type[BaseModel], pointer: Pointer, details: list[ErrorDetails]
 ) -> Problem:
-    """One mistake in words, with the place where the YAML is to be mended."""
-    detail = details[0]
+    """Put one mistake into words, with the place where the YAML is to be mended."""
     name = str(pointer[-1]) if pointer else "the document"
-    parent = _class_at(root, pointer[:-1])
-    known = parent.model_fields if parent else {}
+    section = _section_at(root, pointer[:-1])
+    known = section.model_fields if section else {}
     described = (known[name].description if name in known else None) or ""
     hint = f"{name}: {described}" if described else ""
-    match detail["type"]:
+    match details[0]["type"]:
         case "extra_forbidden":
             message = f"`{name}` is not a key that is known here"
             hint = did_you_mean(name, list(known)) or "allowed here: " + ", ".join(known)
@@ -100,12 +100,12 @@ def _problem(
         case _:
             nearest = next((key for key in reversed(pointer) if isinstance(key, str)), name)
             message = f"`{nearest}` {_in_words(details)}"
-            hint = _meant(details, located.spelt.get(pointer)) or hint
+            hint = _instead(details, located.spelt.get(pointer)) or hint
     return Problem(located.where(pointer), message, hint)
 
 
 def _in_words(details: Sequence[ErrorDetails]) -> str:
-    """What is wrong with one value, as the end of a sentence that begins with its name."""
+    """Say what is wrong with one value: the end of a sentence that begins with its name."""
     detail = details[0]
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "value_error":
@@ -126,52 +126,47 @@ def _in_words(details: Sequence[ErrorDetails]) -> str:
 
 
 def _expected(detail: ErrorDetails) -> str:
-    """What kind of value was due, empty when it is not the kind that is wrong."""
+    """Say what kind of value was due; empty when it is not the kind that is wrong."""
     kind = detail["type"]
     if kind in ("literal_error", "enum"):
         return str(detail.get("ctx", {})["expected"]).replace("'", "`")
     return _EXPECTED.get(kind.split("_", maxsplit=1)[0], "") if kind.endswith(_OF_KIND) else ""
 
 
-_OF_KIND = ("_type", "_parsing", "_from_float", "_required")
-
-
-def _meant(details: Sequence[ErrorDetails], spelt: str | None) -> str:
-    """How a value of the wrong kind is to be written, where that is plain."""
+def _instead(details: Sequence[ErrorDetails], spelt: str | None) -> str:
+    """Say how a value of the wrong kind is to be written, where that is plain."""
     value, kinds = details[0]["input"], {_expected(detail) for detail in details}
     if not isinstance(value, str):
         is_scalar = value is None or isinstance(value, int | float)
         return as_text(value, spelt) if "text" in kinds and is_scalar else ""
-    hint = as_truth(value) if "true or false" in kinds else ""
-    if not hint and kinds & {"a number", "a whole number"}:
-        hint = as_number(value)
-    choices = [
-        choice
-        for detail in details
-        if detail["type"] == "literal_error"
-        for choice in _expected(detail).replace(" or ", ", ").replace("`", "").split(", ")
-    ]
-    return hint or did_you_mean(value, choices)
+    if "true or false" in kinds and (hint := as_truth(value)):
+        return hint
+    if kinds & {"a number", "a whole number"} and (hint := as_number(value)):
+        return hint
+    literals = [kind for kind in kinds if "`" in kind]
+    return did_you_mean(value, [one for kind in literals for one in kind.split("`")[1::2]])
 
 
-def _class_at(root: type[BaseModel], pointer: Pointer) -> type[BaseModel] | None:
-    """The document class that describes the value at a pointer, if one does."""
+def _section_at(root: type[BaseModel], pointer: Pointer) -> type[BaseModel] | None:
+    """Return the document class that describes the value at a pointer, if one does."""
     annotation: Any = root
     for key in pointer:
-        classes = [found for found in _unfold(annotation) if isinstance(found, type)]
-        document_class = next((found for found in classes if issubclass(found, BaseModel)), None)
-        if document_class is not None:
-            known = document_class.model_fields.get(str(key))
-            annotation = known.annotation if known else None
+        if section := _section(annotation):
+            field = section.model_fields.get(str(key))
+            annotation = field.annotation if field else None
         else:
-            inner = [get_args(found) for found in _unfold(annotation) if get_args(found)] or [()]
-            annotation = next((part for part in inner[0][::-1] if part is not ...), None)
-    found = [entry for entry in _unfold(annotation) if isinstance(entry, type)]
-    return next((entry for entry in found if issubclass(entry, BaseModel)), None)
+            entries = [get_args(one)[-1] for one in _members(annotation) if get_args(one)]
+            annotation = entries[0] if entries else None
+    return _section(annotation)
 
 
-def _unfold(annotation: Any) -> list[Any]:
-    """The members of a union, or the annotation itself."""
+def _section(annotation: Any) -> type[BaseModel] | None:
+    classes = (one for one in _members(annotation) if isinstance(one, type))
+    return next((one for one in classes if issubclass(one, BaseModel)), None)
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Return the members of a union, or the annotation itself."""
     if get_origin(annotation) in (dict, list, tuple, Mapping, Sequence) or not get_args(annotation):
         return [annotation]
-    return [member for part in get_args(annotation) for member in _unfold(part)]
+    return [member for part in get_args(annotation) for member in _members(part)]

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from comfyline.errors import InputInvalid, UsageError
 from comfyline.pipeline.document import load_pipeline
-from comfyline.yaml.file import LocatedYaml, load_yaml
-from comfyline.yaml.overrides import apply_overrides
+from comfyline.yaml.file import LocatedYaml, apply_overrides, load_yaml
 
 Files = Callable[..., LocatedYaml]
 

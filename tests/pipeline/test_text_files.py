@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from comfyline.errors import InputInvalid, UsageError
-from comfyline.yaml.file import LocatedYaml, load_yaml
-from comfyline.yaml.overrides import apply_overrides
+from comfyline.yaml.file import LocatedYaml, apply_overrides, load_yaml
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +75,10 @@ def test_a_name_may_be_quoted_and_stand_in_a_list_or_behind_an_anchor() -> None:
         ("!file prompts/fifo", "prompts/fifo is no ordinary file"),
         ("!file prompts/latin", "prompts/latin is not UTF-8 text (its line 2); save the file in"),
         ("!file prompts/large", "prompts/large is larger than 1 MB"),
-        ("!file prompts/picture", "prompts/picture holds control characters: it is no text file"),
+        (
+            "!file prompts/picture",
+            "prompts/picture holds control characters: it is not a text file",
+        ),
         ('!file "prompts/{{ item.stem }}.md"', "`!file` takes a plain path"),
         ("!file [prompts/office.md]", "`!file` takes the name of one text file"),
         ("!file {a: b}", "`!file` takes the name of one text file"),

@@ -56,7 +56,10 @@ def mistakes(tmp_path: Path, text: str) -> list[str]:
         ("truth: Off", "should be true or false, not the text 'Off'; write `false`: Off is a text"),
         ('truth: "true"', "not the text 'true'; write it without quotes: `true`"),
         ("number: 1_000", "should be a number, not the text '1_000'; write `1000`, without"),
-        ("number: 12:30", "not the text '12:30'; 12:30 is a text in YAML 1.2, and no number in si"),
+        (
+            "number: 12:30",
+            "not the text '12:30'; write the number of seconds",
+        ),
         ('whole: "3"', "should be a whole number, not the text '3'; write it without quotes: `3`"),
         ("whole: none", "not the text 'none'; leave it out"),
         ("choice: no", "should be true or false or `items` or `rows`, not the text 'no'; write `f"),

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfyline.errors import InputInvalid, UsageError, did_you_mean
-from comfyline.yaml.file import LocatedYaml, load_yaml, read_yaml
-from comfyline.yaml.overrides import apply_overrides
+from comfyline.yaml.file import LocatedYaml, apply_overrides, load_yaml, read_yaml
 
 
 def read(tmp_path: Path, text: str) -> LocatedYaml:
