@@ -20,8 +20,7 @@ from comfyline.job import AT_RUNCOMFY, CheckedJob, Job, JobState, Stage, StoredO
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.block_reasons import blocked, not_started
 from comfyline.ledger.decision import Decision
-from comfyline.plan.preflight import decision_about
-from comfyline.plan.reuse import claimed, folder_of, there_now
+from comfyline.plan.reuse import claimed, decision_about, folder_of, there_now
 from comfyline.progress import Note, tell
 from comfyline.report.thumbnails import make_thumbnail
 from comfyline.run import FetchedOutputs, Outcome, Run, Submission
@@ -114,7 +113,7 @@ async def _attempt(
         case _ if run.cancel_token.is_cancelled:
             raise _Stopped(None, not_started(run.cancel_token.reason))
         case _:
-            checked, submission = await _make(job, run, services)
+            checked, submission = await _make(job, checked, run, services)
     try:
         stored = await _stored(checked, submission, run, services, again=restores)
     except _Stopped as stopped:
@@ -149,9 +148,11 @@ async def _still_there(
     return there
 
 
-async def _make(job: Job, run: Run, services: Services) -> tuple[CheckedJob, Submission]:
+async def _make(
+    job: Job, found: CheckedJob | None, run: Run, services: Services
+) -> tuple[CheckedJob, Submission]:
     """Run the first four stages; hold the slot for as long as RunComfy has the request."""
-    checked = await _through(Stage.VALIDATE, validate(linked(job), services))
+    checked = await _through(Stage.VALIDATE, validate(linked(job), linked(found), services))
     uploaded = await _through(Stage.UPLOAD_INPUTS, upload_inputs(linked(checked), services))
     async with run.slots:
         submission = await _through(

@@ -20,7 +20,7 @@ from comfyline.operations.adopt import recognise
 from comfyline.operations.cancel import cancel_run
 from comfyline.operations.recover import sweep
 from comfyline.plan.check import validate_jobs
-from comfyline.plan.preflight import Preflight, Validated, estimate, run_preflight
+from comfyline.plan.reuse import Preflight, Validated, estimate, run_preflight
 from comfyline.plan.schedule import Schedule
 from comfyline.progress import JobEnded, Note, RunPlanned, tell
 from comfyline.report.format import count

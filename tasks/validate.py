@@ -25,9 +25,13 @@ from tasks.failure import failing_in_words
     retries=0,
 )
 @failing_in_words
-async def validate(job: Job, services: Services) -> CheckedJob:
-    """Return the job with its key, its media by content and its estimate."""
+async def validate(job: Job, checked: CheckedJob | None, services: Services) -> CheckedJob:
+    """Return the job with its key, its media by content and its estimate.
+
+    One that was found right before the run's first cost is `checked`, and not judged again.
+    """
     tell(StageEntered(job.label, job.label, Stage.VALIDATE))
     entry = await services.catalogue.priced(job.model_id)
-    checked = await validate_job(job, entry, services.origins)
+    if checked is None:
+        checked = await validate_job(job, entry, services.origins)
     return replace(checked, estimate_usd=estimate(entry, checked.job.inputs))

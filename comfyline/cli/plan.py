@@ -14,8 +14,8 @@ from comfyline.config.environment import look
 from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.pipeline.document import Limits, load_pipeline
 from comfyline.plan.explain import explain_jobs, moving_aside, namesakes, planned_steps
-from comfyline.plan.preflight import run_preflight
 from comfyline.plan.preview import Planned, StoredSources, plan_pipeline
+from comfyline.plan.reuse import run_preflight
 from comfyline.report.format import count, usd
 from comfyline.report.plan import (
     PlannedJob,

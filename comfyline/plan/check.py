@@ -73,9 +73,10 @@ async def validate_job(job: Job, entry: ModelEntry, origins: Origins) -> Checked
     The estimate is left unknown. Raises `InputInvalid` with every mistake of the job; a
     placeholder, which takes what another step has not made yet, is one, too.
     """
-    media = _media_fields(job, entry)
-    found = await origins.look(_origins(media))
-    checked = _Validator(found).validate(job, entry, media)
+    validation = await validate_pairs([(job, entry)], origins.look)
+    [checked] = validation.checked
+    if checked is None:
+        raise InputInvalid(validation.mistakes)
     if not checked.key:
         raise InputInvalid([Problem(job.source, "what another step makes is not there yet")])
     return checked

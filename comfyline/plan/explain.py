@@ -13,9 +13,8 @@ from comfyline.ledger.attempts import UNKNOWN_ORIGIN, AnyAttempt
 from comfyline.ledger.decision import Decision
 from comfyline.ledger.queries import Recorded
 from comfyline.pipeline.output_names import output_name
-from comfyline.plan.preflight import Preflight, decision_about, prices
 from comfyline.plan.preview import Planned
-from comfyline.plan.reuse import claimed, folder_of
+from comfyline.plan.reuse import Preflight, claimed, decision_about, folder_of, prices
 from comfyline.report.format import count
 from comfyline.report.plan import PlannedJob, PlannedStep
 from comfyline.run import Run

@@ -1,22 +1,33 @@
-"""Find what is there already of some jobs, before any task is made; spend nothing."""
+"""Look at a whole run before its first cost: what is there, what is to be made, and for how much.
+
+Spends nothing: the plan stops here, a run goes on from here. Each step is done for many jobs at
+once, because ten thousand steps of their own take minutes.
+"""
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from comfyline.errors import ComfylineError, Problem, Unreachable
+from comfyline.errors import ComfylineError, InputInvalid, Problem, TryLater, Unreachable
 from comfyline.job import CheckedJob, Job, JobState, StoredOutput
 from comfyline.ledger.attempts import AnyAttempt
 from comfyline.ledger.decision import Decision, decide
+from comfyline.models.price import estimate as estimate_job
 from comfyline.operations.adopt import foreseen_in_words, recognise
+from comfyline.operations.first_use import first_use
 from comfyline.pipeline.output_names import output_uris, own_names
 from comfyline.plan.check import validate_jobs
+from comfyline.plan.schedule import Schedule
 from comfyline.progress import Note, tell
 from comfyline.run import Outcome, Run
 from comfyline.services import Services
+from comfyline.storage.origins import is_presigned
 from comfyline.storage.place import join
+
+Validated = tuple[Job, CheckedJob | None]
+"""A job with its checked form; None where its check fails, and `validate` says why."""
 
 _READ_AT_ONCE = 8
 """Files whose bytes are compared at a time."""
@@ -25,28 +36,67 @@ _MANY = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Existing:
-    """What is known before the first cost: what is there, and what has to be made.
+class Preflight:
+    """A run, or a part of it, before its first cost.
 
-    `to_make` holds a job's checked form, or None where its check fails; `validate` says why.
-    `known` is what the ledger knows of them, by key. `mistakes` are those of all jobs, the same one
-    said once; `notes` are sentences about what is no mistake and worth knowing. `away` says by its
-    address of which folder so much is gone that the storage itself must be out of reach.
+    `there` are outcomes of what is there already, `ended` of what can never be made. `to_make` can
+    be begun at once; `waiting` are placeholders of what needs the outputs of other jobs first.
+    `known` is what the ledger knows, by key. `away` says by its address of which folder so much is
+    gone that the storage itself must be out of reach. `mistakes` are those of all jobs, each said
+    once; `notes` are sentences about what is no mistake and worth knowing.
     """
 
-    there: tuple[Outcome, ...]
-    to_make: tuple[tuple[Job, CheckedJob | None], ...]
-    known: Mapping[str, AnyAttempt]
+    there: tuple[Outcome, ...] = ()
+    ended: tuple[Outcome, ...] = ()
+    to_make: tuple[Validated, ...] = ()
+    waiting: tuple[Validated, ...] = ()
+    known: Mapping[str, AnyAttempt] = field(default_factory=dict)
     away: Mapping[str, Unreachable] = field(default_factory=dict)
     mistakes: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __add__(self, other: "Preflight") -> "Preflight":
+        return Preflight(
+            there=self.there + other.there,
+            ended=self.ended + other.ended,
+            to_make=self.to_make + other.to_make,
+            waiting=self.waiting + other.waiting,
+            known={**self.known, **other.known},
+            away={**self.away, **other.away},
+            mistakes=tuple(dict.fromkeys(self.mistakes + other.mistakes)),
+            notes=tuple(dict.fromkeys(self.notes + other.notes)),
+        )
 
-async def find_existing(jobs: Sequence[Job], run: Run, services: Services) -> Existing:
-    """Find out which jobs are there already. Spends and writes nothing.
+    @property
+    def jobs(self) -> int:
+        """How many jobs the run has, as far as can be told before."""
+        return len(self.there) + len(self.ended) + len(self.to_make) + len(self.waiting)
 
-    Each step is done for all jobs at once, because ten thousand steps of their own take minutes.
-    """
+
+async def run_preflight(schedule: Schedule, run: Run, services: Services) -> Preflight:
+    """Look at all jobs: those that need no other, then what depends on what is there."""
+    found = Preflight()
+    if said := await first_use(services):
+        tell(Note(said))
+        found += Preflight(notes=(said,))
+    new = schedule.begin()
+    while new.jobs or new.outcomes:
+        existing = await find_existing(new.jobs, run, services)
+        found += Preflight(ended=new.outcomes, mistakes=_mistakes(new.outcomes)) + existing
+        new = schedule.all_ended(existing.there)
+    waiting = schedule.waiting()
+    validation = await validate_jobs(waiting, services)
+    found += Preflight(
+        waiting=tuple(zip(waiting, validation.checked, strict=True)),
+        mistakes=validation.mistakes,
+        notes=validation.notes,
+    )
+    found += Preflight(mistakes=await _storage_problems(found, run, services))
+    return replace(found, there=_without_old(found))
+
+
+async def find_existing(jobs: Sequence[Job], run: Run, services: Services) -> Preflight:
+    """Find out which of these jobs, which need no other, are there already."""
     validation = await validate_jobs(jobs, services)
     for note in validation.notes:
         tell(Note(note))
@@ -56,32 +106,41 @@ async def find_existing(jobs: Sequence[Job], run: Run, services: Services) -> Ex
     }
     recognised = await recognise(checked, known, services)
     known |= recognised
-    notes = validation.notes
-    if services.is_reading:
-        notes += tuple(foreseen_in_words(recognised.values()))
-    claims = await asyncio.to_thread(_claims, jobs, checked, known, run, services.now())
+    foreseen = foreseen_in_words(recognised.values()) if services.is_reading else ()
+    at = services.now()
+    attempts = [known.get(one.key) if one else None for one in checked]
+    reusable = [
+        attempt if decision_about(job, attempt, run, at) is Decision.REUSE else None
+        for job, attempt in zip(jobs, attempts, strict=True)
+    ]
+    # In a thread: ten thousand names take a second to render.
+    claims = await asyncio.to_thread(
+        lambda: [
+            claimed(job, attempt) if attempt else ()
+            for job, attempt in zip(jobs, reusable, strict=True)
+        ]
+    )
     outputs = [output for claim in claims for output in claim]
     sizes = await services.places.sizes([output.uri for output in outputs])
     # Who wants every byte to be looked at has said so: what is gone is to come back.
     away = {} if run.verify else _away({uri: size is not None for uri, size in sizes.items()})
     lying = await _lying(outputs, sizes, run, services)
     there: list[Outcome] = []
-    to_make: list[tuple[Job, CheckedJob | None]] = []
-    for job, one, claim in zip(jobs, checked, claims, strict=True):
-        attempt = known.get(one.key) if one else None
+    to_make: list[Validated] = []
+    for job, one, attempt, claim in zip(jobs, checked, reusable, claims, strict=True):
         if one and attempt and claim and lying.issuperset(claim):
             there.append(_reused(job, one, claim, attempt))
-        elif one and attempt and run.new_only and _is_old(attempt, run, services.now()):
+        elif one and attempt and run.new_only and _is_delivered(attempt, run):
             there.append(replace(_reused(job, one, attempt.outputs, attempt), is_old=True))
         else:
             to_make.append((job, one))
-    return Existing(
+    return Preflight(
         there=tuple(there),
         to_make=tuple(to_make),
         known=known,
         away=away,
         mistakes=validation.mistakes,
-        notes=notes,
+        notes=(*map(str, away.values()), *validation.notes, *foreseen),
     )
 
 
@@ -96,9 +155,81 @@ async def there_now(
     return _reused(job, checked, claim, attempt)
 
 
+def decision_about(job: Job, attempt: AnyAttempt | None, run: Run, at: datetime) -> Decision:
+    """Decide what a run would do at that moment about a job."""
+    return decide(
+        attempt, refresh=run.refresh, run_id=run.id, now=at, began=run.began, again=job.again
+    )
+
+
 def folder_of(job: Job) -> str:
     """Return the address of the folder that a job's outputs go to."""
     return join(job.placement.folder, "x").rpartition("/")[0]
+
+
+async def estimate(preflight: Preflight, run: Run, services: Services) -> float | None:
+    """Estimate what is still to be paid for; None if a price is unknown.
+
+    What was paid for before and has to be collected or stored again costs nothing. Raises
+    `TokenRejected`: there is no use in going on.
+    """
+    try:
+        each = await prices(preflight, run, services)
+    except (Unreachable, TryLater):
+        # Every job says so that cannot be begun because of it.
+        return None
+    known = [price for price in each if price is not None]
+    return sum(known, 0.0) if len(known) == len(each) else None
+
+
+async def prices(preflight: Preflight, run: Run, services: Services) -> list[float | None]:
+    """Estimate each job `to_make`, then each that is `waiting`.
+
+    Of several jobs that ask for the very same, only the first is paid for.
+    """
+    found: list[float | None] = []
+    paid: set[str] = set()
+    for job, checked in (*preflight.to_make, *preflight.waiting):
+        attempt = preflight.known.get(checked.key) if checked else None
+        is_paid = checked is None or checked.key in paid
+        if is_paid or decision_about(job, attempt, run, services.now()) is not Decision.SUBMIT:
+            found.append(0.0)
+        else:
+            found.append(estimate_job(await services.catalogue.priced(job.model_id), job.inputs))
+        if checked and checked.key:
+            paid.add(checked.key)
+    return found
+
+
+def _mistakes(ended: Iterable[Outcome]) -> tuple[Problem, ...]:
+    """List what is wrong with jobs that could not even be rendered."""
+    errors = (outcome.error for outcome in ended)
+    return tuple(p for error in errors if isinstance(error, InputInvalid) for p in error.problems)
+
+
+async def _storage_problems(
+    preflight: Preflight, run: Run, services: Services
+) -> tuple[Problem, ...]:
+    """List why RunComfy would not get at the inputs of these jobs."""
+    begun = (*preflight.to_make, *preflight.waiting)
+    media = (medium for _, checked in begun if checked for medium in checked.media)
+    if not any(is_presigned(medium.origin) or medium.conversion for medium in media):
+        return ()
+    reach = services.uploads.reach_problem()
+    life = await services.uploads.lifetime_problem(run.timeout)
+    return tuple(problem for problem in (reach, life) if problem)
+
+
+def _without_old(found: Preflight) -> tuple[Outcome, ...]:
+    """Leave out items of which an earlier run has made everything."""
+    alive = {job.item for job, _ in (*found.to_make, *found.waiting)}
+    alive |= {outcome.job.item for outcome in found.there if not outcome.is_old}
+    return tuple(outcome for outcome in found.there if outcome.job.item in alive)
+
+
+def _is_delivered(attempt: AnyAttempt, run: Run) -> bool:
+    """Tell whether an earlier run of the same pipeline has made and delivered it."""
+    return attempt.pipeline == run.pipeline and bool(attempt.outputs)
 
 
 def _away(is_there: Mapping[str, bool]) -> dict[str, Unreachable]:
@@ -134,30 +265,6 @@ async def _lying(
     ordered = list(found)
     whole = await asyncio.gather(*map(is_whole, ordered))
     return {output for output, right in zip(ordered, whole, strict=True) if right}
-
-
-def _claims(
-    jobs: Sequence[Job],
-    checked: Sequence[CheckedJob | None],
-    known: Mapping[str, AnyAttempt],
-    run: Run,
-    at: datetime,
-) -> list[tuple[StoredOutput, ...]]:
-    """List for each job the outputs that the ledger has under the job's own names; or none."""
-    claims: list[tuple[StoredOutput, ...]] = []
-    for job, one in zip(jobs, checked, strict=True):
-        attempt = known.get(one.key) if one else None
-        reuse = attempt and (
-            decide(attempt, refresh=run.refresh, run_id=run.id, now=at) is Decision.REUSE
-        )
-        claims.append(claimed(job, attempt) if attempt and reuse else ())
-    return claims
-
-
-def _is_old(attempt: AnyAttempt, run: Run, at: datetime) -> bool:
-    """Tell whether an earlier run of the same pipeline has made and delivered it."""
-    reuse = decide(attempt, refresh=run.refresh, run_id=run.id, now=at) is Decision.REUSE
-    return reuse and attempt.pipeline == run.pipeline and bool(attempt.outputs)
 
 
 def claimed(job: Job, attempt: AnyAttempt) -> tuple[StoredOutput, ...]:

@@ -16,8 +16,7 @@ from comfyline.models.entry import ModelEntry
 from comfyline.pipeline.output_names import output_uris
 from comfyline.plan.check import validate_job
 from comfyline.plan.explain import reasons
-from comfyline.plan.preflight import Preflight, estimate
-from comfyline.plan.reuse import Existing, find_existing, folder_of
+from comfyline.plan.reuse import Preflight, estimate, find_existing, folder_of
 from comfyline.progress import Event, Note, observed_by
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, open_services
@@ -110,16 +109,11 @@ async def persisted(services: Services, one: Job, outputs: int = 1) -> Sequence[
     return stored
 
 
-def preflight(existing: Existing) -> Preflight:
-    """That of a run whose jobs need none of one another."""
-    return Preflight(existing.there, (), existing.to_make, (), existing.known)
+async def why(existing: Preflight, services: Services, of: Run | None = None) -> list[str]:
+    return await reasons(existing, {}, of or run(), services)
 
 
-async def why(existing: Existing, services: Services, of: Run | None = None) -> list[str]:
-    return await reasons(preflight(existing), {}, of or run(), services)
-
-
-def counted(existing: Existing) -> tuple[int, int]:
+def counted(existing: Preflight) -> tuple[int, int]:
     return len(existing.there), len(existing.to_make)
 
 
@@ -188,8 +182,7 @@ async def test_a_folder_of_which_most_is_gone_is_out_of_reach(
     assert list(existing.away) == ([folder_of(jobs[0])] if is_away else [])
     assert (await find_existing(jobs, run(verify=True), services)).away == {}
     reason = "its folder is out of reach" if is_away else "output missing"
-    told = replace(preflight(existing), away=existing.away)
-    assert await reasons(told, {}, run(), services) == [reason] * gone
+    assert await reasons(existing, {}, run(), services) == [reason] * gone
 
 
 async def test_what_expired_after_it_was_stored_counts_as_there_when_it_is(
@@ -303,7 +296,7 @@ async def test_storage_that_cannot_be_asked_is_no_missing_output(
 async def test_an_unknown_price_is_not_free(services: Services, out: str) -> None:
     existing = await find_existing([job(out)], run(), services)
 
-    assert await estimate(preflight(existing), run(), services) is None
+    assert await estimate(existing, run(), services) is None
 
 
 async def test_each_file_is_read_once_and_each_model_asked_for_once_for_many_jobs(

@@ -19,7 +19,7 @@ from comfyline.ledger.attempts import UNKNOWN_ORIGIN
 from comfyline.ledger.claims import Claimed, Limits
 from comfyline.pipeline.output_names import output_uris, versions
 from comfyline.plan.check import validate_job
-from comfyline.plan.reuse import Existing, find_existing
+from comfyline.plan.reuse import Preflight, find_existing
 from comfyline.run import CostLimits, Run
 from comfyline.sandbox.store import Store
 from comfyline.services import Services, open_services
@@ -89,12 +89,12 @@ async def checked(one: Job, services: Services) -> CheckedJob:
     return await validate_job(one, await services.catalogue.entry(one.model_id), services.origins)
 
 
-async def existing(services: Services, *jobs: Job) -> Existing:
+async def existing(services: Services, *jobs: Job) -> Preflight:
     run = Run(id="now", pipeline="p", in_flight=4, timeout=60, costs=CostLimits(), refresh=False)
     return await find_existing(jobs, run, services)
 
 
-def counted(found: Existing) -> tuple[int, int]:
+def counted(found: Preflight) -> tuple[int, int]:
     return len(found.there), len(found.to_make)
 
 
