@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Whatever the shell says: tests start many processes that import the same, and compile it once.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 
 .PHONY: help demo check fix test test-quick test-thorough storage-test messages bench clean clean-ledger
@@ -29,7 +32,7 @@ test: $(VENV)/.installed-dev  ## Run the tests against real servers: twelve minu
 	$(PYTEST) --numprocesses 3
 
 test-quick: $(VENV)/.installed-dev  ## Run the tests that need no stack: two and a half minutes
-	$(PYTEST) --numprocesses 3 -m 'not server and not thorough'
+	$(PYTEST) --numprocesses 2 -m 'not server and not thorough'
 
 test-thorough: $(VENV)/.installed-dev  ## Run all that there is: every crash point, 1000 examples each
 	HYPOTHESIS_PROFILE=thorough $(PYTEST) --numprocesses 3 -m ''

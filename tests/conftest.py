@@ -43,6 +43,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
 EDIT = "google/nano-banana/pro/edit"
 ROOT = Path(__file__).parents[1]
 
+# A hundred processes import the same modules: none compiles what another has compiled.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 _SHARED = "TESTS_SHARED_FOLDER"
 _SERVERS = {"postgresql_url", "shared_sandbox", "stack_home", "start_sandbox"}
 """The fixtures by which a test that needs a server process is known."""
@@ -81,7 +85,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return starts.index(True) if True in starts else len(starts)
 
     for item in items:
-        if _SERVERS & set(getattr(item, "fixturenames", ())) or item.path.match("tests/stack/*.py"):
+        needs = _SERVERS & set(getattr(item, "fixturenames", ()))
+        callspec = getattr(item, "callspec", None)
+        is_on_postgresql = callspec is not None and callspec.params.get("database") == "postgresql"
+        if needs or is_on_postgresql or item.path.match("tests/stack/*.py"):
             item.add_marker("server")
     items.sort(key=order)
 
