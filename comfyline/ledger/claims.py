@@ -14,8 +14,7 @@ from comfyline.ledger.attempts import PAID_IN_VAIN, Attempt, Evidence
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.locks import LockHolder
 from comfyline.ledger.queries import UNFINISHED, belongs_to
-from comfyline.ledger.runs import is_stopped
-from comfyline.ledger.tables import attempts, holds
+from comfyline.ledger.tables import attempts, holds, runs
 from comfyline.ledger.writes import IsDead
 
 _ROUNDING = 1e-9
@@ -242,6 +241,12 @@ def refusal(
         if not reserved + amount <= cap + _ROUNDING:
             return BudgetExceeded(name, cap, reserved)
     return None
+
+
+def is_stopped(connection: Connection, run_id: str) -> bool:
+    """Return whether somebody told a run to stop."""
+    query = select(runs.c.id).where(runs.c.id == run_id, runs.c.stopped_at.is_not(None))
+    return connection.execute(query).one_or_none() is not None
 
 
 def has_submitted(connection: Connection, key: str, run_id: str) -> bool:

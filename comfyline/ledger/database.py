@@ -5,13 +5,13 @@ import importlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import psutil
 from sqlalchemy import (
@@ -50,17 +50,20 @@ from comfyline.errors import InputInvalid, Problem, Unreachable
 from comfyline.progress import Note, tell
 
 T = TypeVar("T")
+P = ParamSpec("P")
+S = TypeVar("S", bound="_HasDatabase")
 
 PATIENCE = 180.0
 """Seconds for which a database that answered before is waited for; failing over takes 30 to 120."""
 
-_PAUSES = wait_random_exponential(multiplier=0.1, max=2)
-_BUSY_SECONDS = 30
-_BUSY_PAUSE = 0.02
-_PRIMARY_CODE = 0xFF
-_READING = "comfyline_reading"
+MIGRATIONS = Path(__file__).with_name("migrations")
 WRITE_LOCK = "SELECT pg_advisory_xact_lock(7266368, 1)"
 """One number for all ledgers of a PostgreSQL database: there is one."""
+
+_FIRST_REVISION = "0001"
+_PAUSES = wait_random_exponential(multiplier=0.1, max=2)
+_BUSY_SECONDS = 30
+_READING = "comfyline_reading"
 _FOR_THIS_TRANSACTION = (
     # Asked for in each transaction: behind a pooler the next one may run in another session, and
     # PgBouncer takes no options at the start of one.
@@ -80,12 +83,13 @@ _CONNECTING: dict[str, Any] = {
     "keepalives_count": 4,
     "tcp_user_timeout": 30_000,
 }
-_AWAY_STATES = frozenset({"25006", "25P03", "40001", "40P01", "55P03"})
+_AWAY_STATES = {"25006", "25P03", "40001", "40P01", "55P03"}
 """A standby that is not promoted yet, a transaction that took too long, a lock that was not got."""
-_AWAY_CLASSES = frozenset({"08", "53", "57"})
+_AWAY_CLASSES = {"08", "53", "57"}
 """The connection broke; memory, disk or connections ran out; the server is being ended or begun."""
-_WRONG_STATES = frozenset({"42501", "3F000"})
+_WRONG_STATES = {"42501", "3F000"}
 """This user may not make or use the tables."""
+_PRIMARY_CODE = 0xFF
 _AWAY_FILE = {
     sqlite3.SQLITE_BUSY: "another program keeps it locked",
     sqlite3.SQLITE_LOCKED: "another program keeps it locked",
@@ -94,10 +98,49 @@ _AWAY_FILE = {
     sqlite3.SQLITE_CANTOPEN: "its file cannot be opened",
 }
 """What may be over in a moment, in words."""
+_NETWORK = (
+    "9p afpfs afs beegfs ceph cifs fhgfs gfs2 glusterfs gpfs lustre ncpfs nfs nfs3 nfs4 ocfs2 pvfs2"
+    " smb2 smb3 smbfs vboxsf vmhgfs webdav"
+)
+_FUSE = (
+    "ceph ceph-fuse curlftpfs davfs davfs2 gcsfuse geesefs glusterfs goofys grpcfuse juicefs"
+    " mount-s3 osxfs rclone s3fs s3ql seaweedfs sshfs vmhgfs-fuse"
+)
+"""What is behind FUSE on another machine; an encrypted folder or a USB disk behind it is not."""
+_ONE_AT_A_TIME = threading.Lock()
+"""What alembic gives `env.py` is one for the whole process, whichever database it is about."""
 
 
 class _Away(Unreachable):
     """The database does not answer now, and may the next time."""
+
+
+class _HasDatabase(Protocol):
+    database: "Database"
+
+
+def reading(
+    work: Callable[Concatenate[S, Connection, P], T],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """Make a method that reads on a connection an awaited one, in one `Database.read`."""
+
+    @wraps(work)
+    async def read(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.database.read(lambda c: work(self, c, *args, **kwargs))
+
+    return read
+
+
+def writing(
+    work: Callable[Concatenate[S, Connection, P], T],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """Make a method that writes on a connection an awaited one, in one `Database.run`."""
+
+    @wraps(work)
+    async def write(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.database.run(lambda c: work(self, c, *args, **kwargs))
+
+    return write
 
 
 class Database:
@@ -190,9 +233,7 @@ class Database:
         def is_hopeless(state: RetryCallState) -> bool:
             nonlocal failing_since
             failing_since = failing_since or time.monotonic()
-            away = state.outcome and state.outcome.exception()
-            assert isinstance(away, _Away)  # noqa: S101  # nothing else is tried again
-            return self._patience_left(failing_since, away) <= 0
+            return self._patience_left(failing_since, state) <= 0
 
         tries = AsyncRetrying(
             retry=retry_if_exception_type(_Away), stop=is_hopeless, wait=_PAUSES, reraise=True
@@ -204,11 +245,13 @@ class Database:
                         raise self._unusable("it was closed while it was waited for")
                     asked = self._asked(engine, work)
                 answer = await asked
-        self._answered()
+        if self._away_since is not None:
+            self._away_since = None
+            tell(Note(f"The ledger {self._shown} answers again"))
         return answer
 
-    def _patience_left(self, failing_since: float, away: _Away) -> float:
-        """Seconds for which it is still worth asking.
+    def _patience_left(self, failing_since: float, state: RetryCallState) -> float:
+        """Return the seconds for which it is still worth asking.
 
         Nothing is owed yet to one that has never answered, and its URL may be wrong. What always
         fails, while all else is answered, is not asked about for ever either.
@@ -217,13 +260,9 @@ class Database:
             return 0
         if self._away_since is None:
             self._away_since = failing_since
-            tell(Note(f"{away.message}; waiting for it"))
+            reason = state.outcome and state.outcome.exception()
+            tell(Note(f"{getattr(reason, 'message', reason)}; waiting for it"))
         return self.patience - (time.monotonic() - min(self._away_since, failing_since))
-
-    def _answered(self) -> None:
-        if self._away_since is not None:
-            self._away_since = None
-            tell(Note(f"The ledger {self._shown} answers again"))
 
     def transact(self, engine: Engine, work: Callable[[Connection], T]) -> T:
         """Do `work` in one transaction, in this thread."""
@@ -276,33 +315,6 @@ def _is_wrong(error: DBAPIError) -> bool:
     return of_the_database or type(error) is DatabaseError
 
 
-def _refuse_network_disk(file: Path) -> None:
-    mounts: list[Mount] = []
-    folder = file.absolute().parent.resolve()
-    # A container may hide the table, and then nobody can say.
-    with suppress(OSError):
-        mounts = [Mount(one.mountpoint, one.fstype) for one in psutil.disk_partitions(all=True)]
-    if (kind := network_file_system(str(folder), mounts)) is not None:
-        raise InputInvalid(
-            [
-                Problem(
-                    f"the ledger {file}",
-                    f"it lies on a network file system ({kind}), where the locks of SQLite do not "
-                    "hold between machines, and a job could be paid for twice",
-                    "set COMFYLINE_LEDGER_URL to a PostgreSQL database, which several machines "
-                    "may share, or COMFYLINE_HOME to a folder on a disk of this machine",
-                )
-            ]
-        )
-
-
-def _make_private(file: Path) -> None:
-    """Make a new database its owner's alone; SQLite gives its journals the same mode."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not (file.exists() or file.name.startswith((":", "file:"))):
-        file.touch(mode=0o600)
-
-
 def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
@@ -337,15 +349,13 @@ def _engine(url: URL, *, sqlite: bool) -> Engine:
     if engine.dialect.is_async:
         raise _wrong(f"{url.drivername} is an asynchronous driver, and the ledger needs another")
     if sqlite:
-        event.listen(engine, "connect", _prepare)
-        event.listen(engine, "begin", _begin)
-    else:
-        event.listen(engine, "begin", _open_transaction)
+        event.listen(engine, "connect", _prepare_file)
+    event.listen(engine, "begin", _begin)
     return engine
 
 
-def _prepare(connection: Any, _record: Any) -> None:
-    # SQLAlchemy begins transactions itself, see `_begin`; the driver must not.
+def _prepare_file(connection: Any, _record: Any) -> None:
+    # Transactions begin in `_begin`; the driver must not begin any.
     connection.isolation_level = None
     _switch_to_wal(connection)
     # A commit that power loss can undo would forget a request id that was paid for.
@@ -355,15 +365,13 @@ def _prepare(connection: Any, _record: Any) -> None:
 
 def _is_busy(error: BaseException) -> bool:
     code = getattr(error, "sqlite_errorcode", 0)
-    return (
-        isinstance(error, sqlite3.OperationalError) and code & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
-    )
+    return code & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
 
 
 @retry(
     retry=retry_if_exception(_is_busy),
     stop=stop_after_delay(_BUSY_SECONDS),
-    wait=wait_fixed(_BUSY_PAUSE),
+    wait=wait_fixed(0.02),
     reraise=True,
 )
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
@@ -371,29 +379,14 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
 
 
-def _open_transaction(connection: Connection) -> None:
-    if connection.dialect.name == "postgresql":
-        alone = "" if _is_reading(connection) else f"; {WRITE_LOCK}"
-        # In one go, so that it takes the time of one question.
-        connection.exec_driver_sql(f"{_FOR_THIS_TRANSACTION}{alone}")
-
-
-def _is_reading(connection: Connection) -> bool:
-    return bool(connection.get_execution_options().get(_READING))
-
-
 def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN" if _is_reading(connection) else "BEGIN IMMEDIATE")
-
-
-HEAD = "0003"
-"""The newest revision in `migrations/versions`; a test holds the two together."""
-
-_FIRST = "0001"
-KNOWN = {_FIRST, "0002", HEAD}
-MIGRATIONS = Path(__file__).with_name("migrations")
-_ONE_AT_A_TIME = threading.Lock()
-"""What alembic gives `env.py` is one for the whole process, whichever database it is about."""
+    reads = connection.get_execution_options().get(_READING)
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    elif connection.dialect.name == "postgresql":
+        # In one go, so that it takes the time of one question.
+        alone = "" if reads else f"; {WRITE_LOCK}"
+        connection.exec_driver_sql(f"{_FOR_THIS_TRANSACTION}{alone}")
 
 
 def bring_up_to_date(reader: Engine, writer: Engine) -> None:
@@ -401,113 +394,72 @@ def bring_up_to_date(reader: Engine, writer: Engine) -> None:
 
     Raises `Unreachable` for a ledger that a newer comfyline has migrated.
     """
+    known = sorted(path.name.partition("_")[0] for path in MIGRATIONS.glob("versions/0*.py"))
     with reader.begin() as connection:
-        if _revision(connection) == HEAD:
+        if _revision(connection, known) == known[-1]:
             return
     # Under the write lock it is looked again: of two that open it at once, one migrates.
     with writer.begin() as connection, _ONE_AT_A_TIME:
-        if _revision(connection) != HEAD:
-            _migrate(connection)
+        if (revision := _revision(connection, known)) != known[-1]:
+            _migrate(connection, revision)
 
 
-def _revision(connection: Connection) -> str | None:
+def _revision(connection: Connection, known: Collection[str]) -> str | None:
     if not inspect(connection).has_table("alembic_version"):
         return None
     revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    if revision is not None and revision not in KNOWN:
+    if revision is not None and revision not in known:
         raise Unreachable(
             f"The ledger was made by a newer comfyline (its schema is {revision})",
             hint="Upgrade comfyline on this machine.",
         )
-    return str(revision) if revision is not None else None
+    return revision
 
 
-def _migrate(connection: Connection) -> None:
+def _migrate(connection: Connection, revision: str | None) -> None:
     # Imported late: it takes longer than most commands, and is needed once in a ledger's life.
     command = importlib.import_module("alembic.command")
     config = importlib.import_module("alembic.config").Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    from_before_migrations = inspect(connection).has_table("attempts")
-    if _revision(connection) is None and from_before_migrations:
-        command.stamp(config, _FIRST)
+    if revision is None and inspect(connection).has_table("attempts"):
+        # From before there were migrations.
+        command.stamp(config, _FIRST_REVISION)
     command.upgrade(config, "head")
 
 
-_NETWORK = frozenset(
-    [
-        "9p",
-        "afpfs",
-        "afs",
-        "beegfs",
-        "ceph",
-        "cifs",
-        "fhgfs",
-        "gfs2",
-        "glusterfs",
-        "gpfs",
-        "lustre",
-        "ncpfs",
-        "nfs",
-        "nfs3",
-        "nfs4",
-        "ocfs2",
-        "pvfs2",
-        "smb2",
-        "smb3",
-        "smbfs",
-        "vboxsf",
-        "vmhgfs",
-        "webdav",
-    ]
-)
-_FUSE = frozenset(
-    [
-        "ceph",
-        "ceph-fuse",
-        "curlftpfs",
-        "davfs",
-        "davfs2",
-        "gcsfuse",
-        "geesefs",
-        "glusterfs",
-        "goofys",
-        "grpcfuse",
-        "juicefs",
-        "mount-s3",
-        "osxfs",
-        "rclone",
-        "s3fs",
-        "s3ql",
-        "seaweedfs",
-        "sshfs",
-        "vmhgfs-fuse",
-    ]
-)
-"""What is behind FUSE on another machine; an encrypted folder or a USB disk behind it is not."""
+def _make_private(file: Path) -> None:
+    """Make a new database its owner's alone; SQLite gives its journals the same mode."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not (file.exists() or file.name.startswith((":", "file:"))):
+        file.touch(mode=0o600)
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """One line of the table of mounts."""
+def _refuse_network_disk(file: Path) -> None:
+    mounts: list[tuple[str, str]] = []
+    folder = file.absolute().parent.resolve()
+    # A container may hide the table, and then nobody can say.
+    with suppress(OSError):
+        mounts = [(one.mountpoint, one.fstype) for one in psutil.disk_partitions(all=True)]
+    if (kind := network_file_system(str(folder), mounts)) is not None:
+        message = f"it lies on a network file system ({kind}), where the locks of SQLite do not "
+        message += "hold between machines, and a job could be paid for twice"
+        hint = "set COMFYLINE_LEDGER_URL to a PostgreSQL database, which several machines may "
+        hint += "share, or COMFYLINE_HOME to a folder on a disk of this machine"
+        raise InputInvalid([Problem(f"the ledger {file}", message, hint)])
 
-    point: str
-    kind: str
 
-
-def network_file_system(folder: str, mounts: Iterable[Mount]) -> str | None:
+def network_file_system(folder: str, mounts: Iterable[tuple[str, str]]) -> str | None:
     """Return the network file system that an absolute folder lies on; None for a local one.
 
-    Of two mounts at one point the later hides the earlier. What is not known counts as local.
+    `mounts` is the table of mounts, each a point and a kind: of two at one point the later hides
+    the earlier. What is not known counts as local.
     """
-    path = PurePosixPath(folder)
-    over = [one for one in mounts if path.is_relative_to(one.point)]
-    # Of equals, `max` would take the first.
-    nearest = max(reversed(over), key=lambda one: len(PurePosixPath(one.point).parts), default=None)
-    return nearest.kind if nearest and _is_network(nearest.kind.lower()) else None
-
-
-def _is_network(kind: str) -> bool:
-    name = kind.removeprefix("fuse.")
+    path, nearest, found = PurePosixPath(folder), -1, ""
+    for point, kind in mounts:
+        if path.is_relative_to(point) and (depth := len(PurePosixPath(point).parts)) >= nearest:
+            nearest, found = depth, kind
+    kind = found.lower()
     # mount.fuse lets a program call itself what it likes: `fuse.sshfs`, `fuse.rclone`, `s3fs`.
-    return kind in _NETWORK or name in _FUSE
+    is_network = kind in _NETWORK.split() or kind.removeprefix("fuse.") in _FUSE.split()
+    return found if is_network else None

@@ -3,36 +3,25 @@
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, insert, select, update
 
 from comfyline.config.account import Account, command
 from comfyline.errors import ComfylineError, Expired, GivenUp, NotKnownNow
 from comfyline.files import is_dead
 from comfyline.job import CheckedJob, JobState, StoredOutput
-from comfyline.ledger import claims, locks, queries, runs, writes
-from comfyline.ledger.attempts import Attempt, AttemptSummary, Evidence
+from comfyline.ledger import claims, locks, writes
+from comfyline.ledger.attempts import Evidence
 from comfyline.ledger.claims import Claim, Claimed, ClaimRequest, Intent, Limits, SlotHolder
-from comfyline.ledger.database import PATIENCE, Database
-from comfyline.ledger.queries import (
-    Recorded,
-    Selection,
-    previous_attempts,
-    provenance,
-    sources,
-    stored_at,
-    stored_in,
-)
+from comfyline.ledger.database import PATIENCE, Database, reading, writing
+from comfyline.ledger.queries import Reader, belongs_to
 from comfyline.ledger.retention import is_lost
-from comfyline.ledger.tables import attempts, ledger
-from comfyline.ledger.writes import StateConflict, move_output, record_outputs
+from comfyline.ledger.tables import attempts, runs
+from comfyline.ledger.writes import StateConflict, move_output, record_outputs, whose
 from comfyline.redact import without_secrets
-from comfyline.run import Provenance
-
-T = TypeVar("T")
 
 _STORED = frozenset({JobState.PERSISTED})
 _SETTLED = frozenset(JobState) - {JobState.SUBMITTED, JobState.IN_QUEUE, JobState.IN_PROGRESS}
@@ -40,11 +29,10 @@ _SETTLED = frozenset(JobState) - {JobState.SUBMITTED, JobState.IN_QUEUE, JobStat
 _NOTHING = Evidence()
 
 
-class Ledger:
+class Ledger(Reader):
     """The record of jobs, attempts, costs and outputs in one database.
 
-    `worker_id` names this process; `now` is the clock, None for the database's own; only the
-    attempts of `account` are seen, those of all for None.
+    `worker_id` names this process.
     """
 
     def __init__(
@@ -56,10 +44,8 @@ class Ledger:
         account: Account | None = None,
         patience: float = PATIENCE,
     ) -> None:
-        self.database = Database(url, patience=patience)
+        super().__init__(Database(url, patience=patience), account, now)
         self.worker_id = worker_id
-        self._clock = now
-        self._account = account
         self._lock_holder = locks.LockHolder(worker_id, account)
         self._locked: set[str] = set()
         self._posting: dict[int, Intent] = {}
@@ -74,79 +60,6 @@ class Ledger:
         if self._clock:
             return self._clock
         return self.database.clock(await self.database.read(self.database.now))
-
-    async def find(self, keys: Sequence[str]) -> dict[str, Attempt]:
-        """Return the latest attempt of each known key."""
-        return await self.database.read(lambda c: queries.latest_attempts(c, keys, self._account))
-
-    async def summaries(self, keys: Sequence[str]) -> dict[str, AttemptSummary]:
-        """Return what decides about each known key and no more, for very many keys."""
-        return await self.database.read(lambda c: queries.attempt_summaries(c, keys, self._account))
-
-    async def list(
-        self,
-        selection: Selection = Selection(),  # noqa: B008  # frozen
-        *,
-        of_all: bool = False,
-    ) -> Sequence[Attempt]:
-        """Return the selected attempts, newest first; with `of_all` those of every account."""
-        account = None if of_all else self._account
-        return await self.database.read(lambda c: queries.list_attempts(c, selection, account))
-
-    async def previous_attempts(
-        self, asked: Sequence[CheckedJob]
-    ) -> Sequence[tuple[CheckedJob, CheckedJob] | None]:
-        """Return for each job what was last submitted in its place, beside itself as kept.
-
-        A place is an item, a step, its settings and its part, in one pipeline.
-        """
-        return await self.database.read(lambda c: previous_attempts(c, asked, self._account))
-
-    async def stored_at(self, uris: Sequence[str]) -> dict[str, Attempt]:
-        """Return for each of these places the attempt whose output it holds."""
-        return await self.database.read(lambda c: stored_at(c, uris))
-
-    async def stored_in(self, folders: Sequence[str]) -> Sequence[Recorded]:
-        """All files that are recorded in some folders, whoever has made them."""
-        return await self.database.read(lambda c: stored_in(c, folders))
-
-    async def sources(self, pipeline: str) -> set[str]:
-        """Return where the steps were written that a pipeline of this name has run lately."""
-        return await self.database.read(lambda c: sources(c, pipeline))
-
-    async def provenance(self, keys: Sequence[str]) -> dict[str, Provenance]:
-        """Return where what is stored of these jobs came from, for those of which anything is."""
-        return await self.database.read(lambda c: provenance(c, keys, self._account))
-
-    async def unfinished(self) -> Sequence[Attempt]:
-        """Return what was paid for and is not stored, oldest first."""
-        return await self.database.read(
-            lambda c: queries.unfinished_attempts(c, self._account, self._now(c))
-        )
-
-    async def unfinished_elsewhere(self) -> dict[Account, int]:
-        """Return how many unfinished jobs the other accounts have, those in doubt with them."""
-        if self._account is None:
-            return {}
-        account = self._account
-        return await self.database.read(lambda c: queries.unfinished_elsewhere(c, account))
-
-    async def identity(self) -> str:
-        """Return what tells this ledger from one that was made anew."""
-        return await self.database.read(lambda c: str(c.execute(select(ledger.c.id)).scalar_one()))
-
-    async def is_new_to(self, account: Account) -> bool:
-        """Return whether it has nothing of an account."""
-        query = select(attempts.c.id).where(queries.belongs_to(account)).limit(1)
-        return await self.database.read(lambda c: c.execute(query).one_or_none() is None)
-
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Do what only reads, in one transaction."""
-        return await self.database.read(work)
-
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        """Do what writes, in one transaction."""
-        return await self.database.run(work)
 
     async def adopt(self, account: Account, request_ids: Callable[[], Collection[str]]) -> int:
         """Give an account what older versions wrote under its request ids; return how many.
@@ -168,15 +81,15 @@ class Ledger:
         await self.database.run(work)
         return len(mine)
 
-    async def slot_holders(self) -> Sequence[SlotHolder]:
+    @reading
+    def slot_holders(self, connection: Connection) -> Sequence[SlotHolder]:
         """Return the requests that fill the profile's slots, and whether they are watched."""
-        return await self.database.read(
-            lambda c: claims.slot_holders(c, self._now(c), self._lock_holder, is_dead)
-        )
+        return claims.slot_holders(connection, self._now(connection), self._lock_holder, is_dead)
 
-    async def free_slot(self, attempt_id: int) -> None:
+    @writing
+    def free_slot(self, connection: Connection, attempt_id: int) -> None:
         """Note that a request takes no room at RunComfy any more, whatever became of it."""
-        await self.database.run(lambda c: claims.free_slot(c, attempt_id, self._now(c)))
+        claims.free_slot(connection, attempt_id, self._now(connection))
 
     async def end_dead_leases(self) -> int:
         """Put in doubt what dead processes were submitting; return how many those were.
@@ -204,17 +117,16 @@ class Ledger:
             self._locked.add(key)
         return taken
 
-    async def unlocked(self, keys: Sequence[str]) -> set[str]:
+    @reading
+    def unlocked(self, connection: Connection, keys: Sequence[str]) -> set[str]:
         """Return which of these jobs no other process works on any more."""
-        return await self.database.read(
-            lambda c: locks.unlocked(c, keys, self._lock_holder, self._now(c), is_dead)
-        )
+        now = self._now(connection)
+        return locks.unlocked(connection, keys, self._lock_holder, now, is_dead)
 
-    async def is_anybody_at_work(self) -> bool:
-        """Return whether another process walks any job right now."""
-        return await self.database.read(
-            lambda c: locks.is_any_locked(c, self.worker_id, self._now(c), is_dead)
-        )
+    @reading
+    def is_anybody_at_work(self, connection: Connection) -> bool:
+        """Return whether another process works on any job right now."""
+        return locks.is_any_locked(connection, self.worker_id, self._now(connection), is_dead)
 
     async def release(self, key: str) -> None:
         """Let others work on a job."""
@@ -225,7 +137,7 @@ class Ledger:
         """Renew what this process holds for as long as it is let; to be run beside the work."""
         while True:
             await asyncio.sleep(locks.RENEW_SECONDS)
-            # A hold that lapses spares no work and costs no money: the next round may do better.
+            # A lock that lapses spares no work and costs no money: the next round may do better.
             with suppress(ComfylineError):
                 await self.renew_locks()
 
@@ -242,35 +154,38 @@ class Ledger:
             self._locked.clear()
             await self.database.run(lambda c: locks.release(c, self.worker_id, None))
 
-    async def open_run(self, run_id: str, pipeline: str) -> datetime:
+    @writing
+    def open_run(self, connection: Connection, run_id: str, pipeline: str) -> datetime:
         """Make a run known, so that it can be stopped from anywhere; return the ledger's time.
 
-        What a retried run had failed at before that time belongs to an earlier try.
+        One that is retried may submit again. What it had failed at before that time belongs to an
+        earlier try.
         """
+        now = self._now(connection)
+        known = update(runs).where(runs.c.id == run_id).values(pipeline=pipeline, stopped_at=None)
+        if not connection.execute(known).rowcount:
+            values = {"id": run_id, "pipeline": pipeline, "started_at": now}
+            connection.execute(insert(runs).values(**values, **whose(self.account)))
+        return now
 
-        def work(connection: Connection) -> datetime:
-            now = self._now(connection)
-            runs.open_run(connection, run_id, pipeline, self._account, now)
-            return now
-
-        return await self.database.run(work)
-
-    async def stop_run(self, run_id: str) -> bool:
+    @writing
+    def stop_run(self, connection: Connection, run_id: str) -> bool:
         """Let a run submit nothing more; return whether there is such a run."""
-        stopped = await self.database.run(
-            lambda c: runs.stop_runs(c, self._account, self._now(c), run_id=run_id)
-        )
-        return stopped > 0
+        return self._stop(connection, runs.c.id == run_id) > 0
 
-    async def stop_pipeline(self, pipeline: str) -> int:
+    @writing
+    def stop_pipeline(self, connection: Connection, pipeline: str) -> int:
         """Let a pipeline's runs submit nothing more; return how many had not been told yet."""
-        return await self.database.run(
-            lambda c: runs.stop_runs(c, self._account, self._now(c), pipeline=pipeline)
-        )
+        return self._stop(connection, (runs.c.pipeline == pipeline) & runs.c.stopped_at.is_(None))
 
-    async def is_stopped(self, run_id: str) -> bool:
+    def _stop(self, connection: Connection, which: ColumnElement[bool]) -> int:
+        stop = update(runs).where(which, belongs_to(self.account, runs))
+        return connection.execute(stop.values(stopped_at=self._now(connection))).rowcount
+
+    @reading
+    def is_stopped(self, connection: Connection, run_id: str) -> bool:
         """Return whether a run was told to stop."""
-        return await self.database.read(lambda c: runs.is_stopped(c, run_id))
+        return claims.is_stopped(connection, run_id)
 
     async def claim(
         self,
@@ -290,7 +205,7 @@ class Ledger:
         """
         request = ClaimRequest(
             checked,
-            self._account,
+            self.account,
             run_id,
             began,
             refresh,
@@ -390,68 +305,65 @@ class Ledger:
         )
         await self.ended(attempt_id, JobState.FAILED, error)
 
-    async def lost(self, attempt_id: int, error: ComfylineError) -> None:
+    @writing
+    def lost(self, connection: Connection, attempt_id: int, error: ComfylineError) -> None:
         """End a submission in doubt as failed: a person says that it never reached RunComfy.
 
         Raises `StateConflict` when the answer came while the person was looking: it is paid for.
         """
-        await self.database.run(
-            lambda c: writes.mark_lost(c, attempt_id, self._now(c), _reason(error))
-        )
+        writes.mark_lost(connection, attempt_id, self._now(connection), _reason(error))
 
-    async def observed(self, attempt_id: int, state: JobState) -> None:
+    @writing
+    def observed(self, connection: Connection, attempt_id: int, state: JobState) -> None:
         """Record where the request waits or runs; an older answer changes nothing."""
-        await self._move(attempt_id, state, unless=_SETTLED)
+        self._move(connection, attempt_id, state, unless=_SETTLED)
 
-    async def completed(self, attempt_id: int, cost_usd: float | None) -> None:
+    @writing
+    def completed(self, connection: Connection, attempt_id: int, cost_usd: float | None) -> None:
         """Record that the result is there, and what it cost where RunComfy says."""
-        await self._move(attempt_id, JobState.COMPLETED, unless=_STORED, **_known(cost_usd))
+        self._move(connection, attempt_id, JobState.COMPLETED, unless=_STORED, cost_usd=cost_usd)
 
-    async def missing(self, attempt_id: int, submitted_at: datetime, error: NotKnownNow) -> bool:
+    @writing
+    def missing(
+        self, connection: Connection, attempt_id: int, submitted_at: datetime, error: NotKnownNow
+    ) -> bool:
         """Record that RunComfy does not know the request; return whether that ends it.
 
         What is stored stays stored.
         """
+        now = self._now(connection)
+        state, since = writes.missing(connection, attempt_id, now)
+        if not is_lost(submitted_at, since, now):
+            return False
+        if state is not JobState.PERSISTED:
+            reason = _reason(Expired(error.message))
+            writes.move(connection, attempt_id, JobState.EXPIRED, now, **reason)
+        return True
 
-        def work(connection: Connection) -> bool:
-            now = self._now(connection)
-            state, since = writes.missing(connection, attempt_id, now)
-            if not is_lost(submitted_at, since, now):
-                return False
-            if state is not JobState.PERSISTED:
-                reason = _reason(Expired(error.message))
-                writes.move(connection, attempt_id, JobState.EXPIRED, now, **reason)
-            return True
-
-        return await self.database.run(work)
-
-    async def persisted(self, attempt_id: int, stored: Sequence[StoredOutput]) -> None:
+    @writing
+    def persisted(
+        self, connection: Connection, attempt_id: int, stored: Sequence[StoredOutput]
+    ) -> None:
         """Record outputs under their final names, verified: written last of all."""
+        record_outputs(connection, attempt_id, stored)
+        over: dict[str, Any] = {"error_kind": None, "error_message": None}
+        writes.move(connection, attempt_id, JobState.PERSISTED, self._now(connection), **over)
 
-        def work(connection: Connection) -> None:
-            record_outputs(connection, attempt_id, stored)
-            at = self._now(connection)
-            over: dict[str, Any] = {"error_kind": None, "error_message": None}
-            writes.move(connection, attempt_id, JobState.PERSISTED, at, **over)
-
-        await self.database.run(work)
-
-    async def moved(self, attempt_id: int, uri: str, to: str) -> None:
+    @writing
+    def moved(self, connection: Connection, attempt_id: int, uri: str, to: str) -> None:
         """Record an output's new name, verified; its old name may be written over now.
 
         Raises `StateConflict` when another process has moved it in between.
         """
+        if not move_output(connection, attempt_id, uri, to):
+            raise StateConflict(
+                f"{uri} was moved aside by another run at this moment", hint="Run again."
+            )
 
-        def work(connection: Connection) -> None:
-            if not move_output(connection, attempt_id, uri, to):
-                raise writes.StateConflict(
-                    f"{uri} was moved aside by another run at this moment", hint="Run again."
-                )
-
-        await self.database.run(work)
-
-    async def ended(
+    @writing
+    def ended(
         self,
+        connection: Connection,
         attempt_id: int,
         state: JobState,
         error: ComfylineError,
@@ -465,47 +377,27 @@ class Ledger:
         known of a POST whose outcome is not.
         """
         if evidence != _NOTHING:
-            await self._record_evidence(attempt_id, evidence)
-        await self._move(
-            attempt_id,
-            state,
-            owner=None,
-            lease_until=None,
-            **_reason(error),
-            **_known(cost_usd),
-        )
+            writes.record_evidence(connection, attempt_id, evidence)
+        over: dict[str, Any] = {"owner": None, "lease_until": None, **_reason(error)}
+        self._move(connection, attempt_id, state, cost_usd=cost_usd, **over)
 
-    async def _record_evidence(self, attempt_id: int, evidence: Evidence) -> None:
-        said = {
-            name: without_secrets(value) if isinstance(value, str) else value
-            for name, value in asdict(evidence).items()
-            if value is not None
-        }
-        await self.database.run(lambda c: writes.record_evidence(c, attempt_id, said))
-
-    def _now(self, connection: Connection) -> datetime:
-        return self._clock() if self._clock else self.database.now(connection)
-
-    async def _move(
+    def _move(
         self,
+        connection: Connection,
         attempt_id: int,
         to: JobState,
         *,
         unless: frozenset[JobState] = frozenset(),
+        cost_usd: float | None = None,
         **values: object,
     ) -> None:
-        def work(connection: Connection) -> None:
-            if to is not JobState.EXPIRED:
-                # Whoever was answered about it, or has stored it, knows whose it is.
-                writes.heard_of(connection, attempt_id, self._account)
-            writes.move(connection, attempt_id, to, self._now(connection), unless=unless, **values)
-
-        await self.database.run(work)
-
-
-def _known(cost_usd: float | None) -> dict[str, Any]:
-    """Return a cost as a value to write; one that is not known never overwrites one that is."""
-    return {} if cost_usd is None else {"cost_usd": cost_usd}
+        if to is not JobState.EXPIRED:
+            # Whoever was answered about it, or has stored it, knows whose it is.
+            writes.heard_of(connection, attempt_id, self.account)
+        if cost_usd is not None:
+            values["cost_usd"] = cost_usd
+        now = self._now(connection)
+        writes.move(connection, attempt_id, to, now, unless=unless, **values)
 
 
 def _reason(error: ComfylineError) -> dict[str, Any]:

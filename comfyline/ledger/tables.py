@@ -2,10 +2,10 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -24,7 +24,14 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+T = TypeVar("T")
+
 metadata = MetaData()
+
+
+def in_batches(values: Sequence[T], size: int = 500) -> Iterator[Sequence[T]]:
+    """Yield some values at a time: an IN list has a limit in every database."""
+    return (values[start : start + size] for start in range(0, len(values), size))
 
 
 class UtcTime(TypeDecorator[datetime]):

@@ -1,4 +1,4 @@
-"""What the journal knows and the ledger does not: found, and written down where that is this one's.
+"""What was paid for and the ledger does not know: by the journal, or by sidecars beside outputs.
 
 A ledger remembers how far it has been compared with each journal. One that was restored from a
 copy remembers less, and so compares again by itself.
@@ -6,7 +6,7 @@ copy remembers less, and so compares again by itself.
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -14,26 +14,31 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
-from comfyline.config.account import command
+from comfyline.config.account import Account, command
 from comfyline.files import is_dead
-from comfyline.job import JobState
+from comfyline.job import ALLOWED, CheckedJob, JobState, StoredOutput
 from comfyline.ledger import writes
-from comfyline.ledger.attempts import Evidence
+from comfyline.ledger.attempts import UNKNOWN_ORIGIN, Evidence, pack, read_evidence
 from comfyline.ledger.block_reasons import short
 from comfyline.ledger.decision import LEASE_SECONDS
-from comfyline.ledger.journal import Entry, Journal, Line
+from comfyline.ledger.journal import Journal, Line
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.queries import Selection
-from comfyline.ledger.tables import attempts, journals
+from comfyline.ledger.queries import Selection, belongs_to
+from comfyline.ledger.tables import attempts, in_batches, journals
 
 _AT_A_TIME = 500
 _NAMED = 5
 _ANSWERS_WITHIN = timedelta(days=1)
 """Until when an answer may still be written into a line whose writer may be alive."""
-
-_Lines = Sequence[Line]
+_STEPS = (
+    JobState.PLANNED,
+    JobState.SUBMITTING,
+    JobState.SUBMITTED,
+    JobState.COMPLETED,
+    JobState.PERSISTED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,6 @@ class Unrecorded:
 
     key: str
     request_id: str | None
-    label: str
     line: Line | None = None
 
 
@@ -72,33 +76,27 @@ class Recovered:
 
 async def recover(journal: Journal, ledger: Ledger) -> Recovered:
     """Write into the ledger what was accepted and it does not have, as far as that is its own."""
-    accepted = await _recover_strays(journal.path.with_name("strays"), ledger)
-    in_doubt = 0
+    accepted, in_doubt = await _recover_strays(journal, ledger), 0
     identity = await asyncio.to_thread(journal.identity)
     if identity is None:
         return Recovered(accepted)
-    ledger_id, now = await ledger.identity(), (await ledger.clock())()
+    is_ours, now = await _owned_by(ledger, journal), (await ledger.clock())()
     compared = await _compared(journal, identity, ledger)
     reopened = await asyncio.to_thread(_lines_at, journal, compared.open)
     fresh = journal.lines(compared.until)
     still_open: list[int] = []
     while lines := reopened or await asyncio.to_thread(lambda: list(islice(fresh, _AT_A_TIME))):
         reopened = []
-        ours = [one for one in lines if _belongs(one.entry, ledger_id, journal.place)]
-
-        def work(connection: Connection, ours: _Lines = tuple(ours)) -> list[tuple[Line, bool]]:
-            return _write_down(connection, ours, now)
-
-        changed = await ledger.write(work) if ours else []
+        ours = [one for one in lines if is_ours(one)]
+        changed = await _write_down(ours, ledger, now)
         accepted += sum(one.request_id is not None for one, done in changed if done)
         in_doubt += sum(one.request_id is None for one, done in changed if done)
         failed = {one.at for one, done in changed if not done}
         still_open += [one.at for one in ours if one.at in failed or _may_be_answered(one, now)]
-        until = max(compared.until, lines[-1].until)
-        last = lines[-1] if lines[-1].until >= compared.until else None
-        compared = Compared(
-            until, tuple(still_open), (last.at, last.entry.mark) if last else compared.last
-        )
+        until, last = compared.until, compared.last
+        if lines[-1].until >= until:
+            until, last = lines[-1].until, (lines[-1].at, lines[-1].entry.mark)
+        compared = Compared(until, tuple(still_open), last)
         await _remember(identity, compared, ledger)
     return Recovered(accepted, in_doubt)
 
@@ -111,7 +109,7 @@ async def recover_asked(journal: Journal, ledger: Ledger, key: str) -> None:
         return [one for one in journal.lines() if one.entry.key == key and not one.is_nothing]
 
     lines = await asyncio.to_thread(found)
-    await ledger.write(lambda c: _write_down(c, lines, now))
+    await _write_down(lines, ledger, now)
     for line in lines:
         if line.request_id is not None or _is_over(line, now):
             journal.settled(line.entry.mark)
@@ -119,69 +117,63 @@ async def recover_asked(journal: Journal, ledger: Ledger, key: str) -> None:
 
 async def unrecorded(journal: Journal, ledger: Ledger) -> list[Unrecorded]:
     """Find what `recover` would write down, and what it could not, without writing anything."""
-    strays = journal.path.with_name("strays")
-    told = await asyncio.to_thread(lambda: dict(_read_strays(strays)))
-    paths = await asyncio.to_thread(lambda: sorted(strays.glob("*.json")))
-    found = [Unrecorded(told.get(path, {"key": ""})["key"], path.stem, "") for path in paths]
+    strays = await asyncio.to_thread(_read_strays, journal)
+    found = [Unrecorded(told.get("key", ""), path.stem) for path, told in strays]
     identity = await asyncio.to_thread(journal.identity)
     if identity is None:
         return found
-    ledger_id, now = await ledger.identity(), (await ledger.clock())()
+    is_ours, now = await _owned_by(ledger, journal), (await ledger.clock())()
     compared = await _compared(journal, identity, ledger)
 
     def read() -> list[Line]:
         lines = [*_lines_at(journal, compared.open), *journal.lines(compared.until)]
-        return [one for one in lines if _belongs(one.entry, ledger_id, journal.place)]
+        return [one for one in lines if is_ours(one)]
 
     lines = await asyncio.to_thread(read)
-    for some in _chunks(lines):
-        missing = await ledger.read(lambda c, some=some: _missing(c, some, now))  # type: ignore[misc]
-        found += [Unrecorded(o.entry.key, o.request_id, _label(o.entry), o) for o in missing]
-    return found
+    missing = await ledger.database.read(lambda c: [line for line, _ in _missing(c, lines, now)])
+    return found + [Unrecorded(one.entry.key, one.request_id, one) for one in missing]
 
 
 def recovered_in_words(recovered: Recovered) -> Iterator[str]:
     """Say what was written down that the ledger did not know."""
     if number := recovered.accepted:
-        said = (
-            "accepted request that the ledger did not have is"
-            if number == 1
-            else ("accepted requests that the ledger did not have are")
-        )
-        yield f"{number:,} {said} written down: what is paid for is collected, not paid again"
+        requests = f"{number:,} accepted request{'s' * (number != 1)} that the ledger did not have"
+        verb = "is" if number == 1 else "are"
+        yield f"{requests} {verb} written down: what is paid for is collected, not paid again"
     if number := recovered.in_doubt:
-        jobs = (
-            "job that the ledger did not know is"
-            if number == 1
-            else ("jobs that the ledger did not know are")
-        )
-        yield f"{number:,} {jobs} in doubt: {command('jobs --state in_doubt')} lists them"
+        jobs = f"{number:,} job{'s' * (number != 1)} that the ledger did not know"
+        verb = "is" if number == 1 else "are"
+        yield f"{jobs} {verb} in doubt: {command('jobs --state in_doubt')} lists them"
 
 
 def unrecorded_in_words(found: Sequence[Unrecorded]) -> Iterator[str]:
     """Say what RunComfy accepted, or may have, and the ledger does not have."""
     for one in found[:_NAMED]:
-        account = one.line.entry.account if one.line else None
-        reconcile = account.command("reconcile") if account else command("reconcile")
+        reconcile, label = command("reconcile"), ""
+        if one.line:
+            job = one.line.entry.request["job"]
+            reconcile = one.line.entry.account.command("reconcile")
+            label = f"{job['item']} · {job['step']} ({job['pipeline']})"
         what = f"request {one.request_id}" if one.request_id else "a POST without an answer"
-        yield f"{what} of {short(one.key)} {one.label} is not in the ledger: {reconcile} adds it"
+        yield f"{what} of {short(one.key)} {label} is not in the ledger: {reconcile} adds it"
     if len(found) > _NAMED:
         yield f"and {len(found) - _NAMED:,} more"
 
 
-def _label(entry: Entry) -> str:
-    job = entry.request["job"]
-    return f"{job['item']} · {job['step']} ({job['pipeline']})"
-
-
-def _belongs(entry: Entry, ledger_id: str, place: str) -> bool:
-    """Return whether a line is this ledger's: its own, or of one that lay here, or is gone.
+async def _owned_by(ledger: Ledger, journal: Journal) -> Callable[[Line], bool]:
+    """Tell which lines are this ledger's: its own, and of one that lay here, or is gone.
 
     What another ledger has, which lives beside this one, is that one's to collect.
     """
-    if entry.ledger == ledger_id or entry.place == place:
-        return True
-    return entry.place.startswith("/") and not Path(entry.place).exists()
+    identity = await ledger.identity()
+
+    def is_ours(line: Line) -> bool:
+        entry = line.entry
+        if entry.ledger == identity or entry.place == journal.place:
+            return True
+        return entry.place.startswith("/") and not Path(entry.place).exists()
+
+    return is_ours
 
 
 def _is_over(line: Line, now: datetime) -> bool:
@@ -197,7 +189,7 @@ def _may_be_answered(line: Line, now: datetime) -> bool:
 
 async def _compared(journal: Journal, identity: str, ledger: Ledger) -> Compared:
     query = select(journals.c.compared).where(journals.c.id == identity)
-    told = await ledger.read(lambda c: c.execute(query).scalar_one_or_none())
+    told = await ledger.database.read(lambda c: c.execute(query).scalar_one_or_none())
     if not told:
         return Compared()
     compared = Compared(told["until"], tuple(told["open"]), tuple(told["last"] or ()) or None)
@@ -216,116 +208,104 @@ async def _remember(identity: str, compared: Compared, ledger: Ledger) -> None:
         if not connection.execute(this).rowcount:
             connection.execute(insert(journals).values(id=identity, **values))
 
-    await ledger.write(work)
+    await ledger.database.run(work)
 
 
 def _lines_at(journal: Journal, places: Sequence[int]) -> list[Line]:
     return [line for at in places if (line := journal.line_at(at))]
 
 
-def _chunks(lines: _Lines) -> Iterator[_Lines]:
-    return (lines[start : start + _AT_A_TIME] for start in range(0, len(lines), _AT_A_TIME))
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What the ledger has of some lines: their request ids, and their attempts by mark."""
-
-    request_ids: frozenset[tuple[str, str | None]]
-    by_mark: Mapping[tuple[str, str | None], Any]
-
-    @classmethod
-    def of(cls, connection: Connection, lines: _Lines) -> "_Known":
-        column = attempts.c
-        ids = [line.request_id for line in lines if line.request_id]
+def _missing(
+    connection: Connection, lines: Sequence[Line], now: datetime
+) -> Iterator[tuple[Line, int | None]]:
+    """Yield what is to be written down of some lines, each with its attempt if there is one."""
+    column = attempts.c
+    for some in in_batches(lines):
+        ids = [line.request_id for line in some if line.request_id]
         query = select(column.request_id, column.origin).where(column.request_id.in_(ids))
-        found = frozenset((row.request_id, row.origin) for row in connection.execute(query))
-        keys = {line.entry.key for line in lines}
-        parts = (column.id, column.key, column.state, column.request_id, column.evidence)
-        rows = connection.execute(select(*parts).where(column.key.in_(keys)))
-        marked = {(row.key, (row.evidence or {}).get("mark")): row for row in rows}
-        return cls(found, marked)
-
-    def has(self, line: Line) -> bool:
-        """Return whether nothing is to be written down of a line."""
-        if line.is_nothing:
-            return True
-        account, is_known = line.entry.account, (line.entry.key, line.entry.mark) in self.by_mark
-        if line.request_id is None or not (account.is_paid or is_known):
-            # What the local sandbox made and may have forgotten is not worth a question.
-            return is_known or not account.is_paid
-        origin = account.origin
-        ids = self.request_ids
-        return (line.request_id, origin) in ids or (line.request_id, None) in ids
-
-
-def _missing(connection: Connection, lines: _Lines, now: datetime) -> list[Line]:
-    known = _Known.of(connection, lines)
-    return [
-        line
-        for line in lines
-        if not known.has(line) and (line.request_id is not None or _is_over(line, now))
-    ]
+        recorded = {(row.request_id, row.origin) for row in connection.execute(query)}
+        by_job = select(column.id, column.key, column.evidence)
+        by_job = by_job.where(column.key.in_({line.entry.key for line in some}))
+        by_mark = {
+            (row.key, read_evidence(row.evidence).mark): int(row.id)
+            for row in connection.execute(by_job)
+        }
+        for line in some:
+            entry, request_id = line.entry, line.request_id
+            attempt_id = by_mark.get((entry.key, entry.mark))
+            if line.is_nothing or not (entry.account.is_paid or attempt_id):
+                # What the local sandbox made and may have forgotten is not worth a question.
+                continue
+            if request_id is None:
+                is_due = attempt_id is None and _is_over(line, now)
+            else:
+                is_due = recorded.isdisjoint(
+                    {(request_id, entry.account.origin), (request_id, None)}
+                )
+            if is_due:
+                yield line, attempt_id
 
 
-def _write_down(connection: Connection, lines: _Lines, now: datetime) -> list[tuple[Line, bool]]:
-    """Write down what is missing; each of it, and whether it could be."""
-    changed: list[tuple[Line, bool]] = []
-    for some in _chunks(lines):
-        known = _Known.of(connection, some)
-        for line in _missing(connection, some, now):
-            row = known.by_mark.get((line.entry.key, line.entry.mark))
-            try:
-                if row is not None and line.request_id is not None:
-                    writes.accept(connection, row.id, line.request_id, now)
+async def _write_down(
+    lines: Sequence[Line], ledger: Ledger, now: datetime
+) -> list[tuple[Line, bool]]:
+    """Write down what is missing; return each of it, and whether it could be."""
+
+    def work(connection: Connection) -> list[tuple[Line, bool]]:
+        changed: list[tuple[Line, bool]] = []
+        for line, attempt_id in _missing(connection, lines, now):
+            done = False
+            with suppress(writes.StateConflict):
+                if attempt_id is not None and line.request_id is not None:
+                    writes.accept(connection, attempt_id, line.request_id, now)
                 else:
                     _insert(connection, line, now)
-            except writes.StateConflict:
-                changed.append((line, False))
-            else:
-                changed.append((line, True))
-    return changed
+                done = True
+            changed.append((line, done))
+        return changed
+
+    return await ledger.database.run(work) if lines else []
 
 
 def _insert(connection: Connection, line: Line, now: datetime) -> None:
     """Write down an attempt of which this ledger knows nothing."""
     entry = line.entry
-    at = entry.at
-    steps = {JobState.PLANNED: at, JobState.SUBMITTING: at}
+    steps = {JobState.PLANNED: entry.at, JobState.SUBMITTING: entry.at}
     values: dict[str, Any] = {
         "number": entry.number,
         "evidence": asdict(Evidence(mark=entry.mark)),
-        "claimed_at": at,
+        "claimed_at": entry.at,
         "reserved_usd": entry.request["estimate_usd"],
     }
     if line.request_id is not None:
-        steps[JobState.SUBMITTED] = at
-        values |= {"request_id": line.request_id, "submitted_at": at}
+        steps[JobState.SUBMITTED] = entry.at
+        values |= {"request_id": line.request_id, "submitted_at": entry.at}
     else:
         steps[JobState.IN_DOUBT] = now
         reason = "The ledger does not know it, and its answer was never written down."
         values |= {"error_kind": "in-doubt", "error_message": reason}
-    writes.insert_attempt(
-        connection, entry.request, entry.account, steps, now, run_id=entry.run_id, **values
-    )
+    asked = writes.asked_values(entry.request, entry.account, entry.run_id)
+    writes.insert_attempt(connection, asked, steps, now, **values)
 
 
 # Before there was a journal, an id that could not be written down had a file of its own.
 
 
-def _read_strays(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+def _read_strays(journal: Journal) -> list[tuple[Path, dict[str, Any]]]:
     found = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(journal.path.with_name("strays").glob("*.json")):
+        told = {}
         with suppress(OSError, ValueError, KeyError, TypeError):
-            told = json.loads(path.read_text(encoding="utf-8"))
-            needed = {name: told[name] for name in ("key", "number", "mark", "request_id")}
-            found.append((path, needed))
+            read = json.loads(path.read_text(encoding="utf-8"))
+            told = {name: read[name] for name in ("key", "number", "mark", "request_id")}
+        found.append((path, told))
     return found
 
 
-async def _recover_strays(folder: Path, ledger: Ledger) -> int:
+async def _recover_strays(journal: Journal, ledger: Ledger) -> int:
     recovered = 0
-    for path, told in await asyncio.to_thread(_read_strays, folder):
+    strays = await asyncio.to_thread(_read_strays, journal)
+    for path, told in [(path, told) for path, told in strays if told]:
         for attempt in await ledger.list(Selection(key_prefix=str(told["key"])), of_all=True):
             # By its mark, because another ledger may have the same key and number as well.
             if (attempt.number, attempt.evidence.mark) == (told["number"], told["mark"]):
@@ -334,3 +314,78 @@ async def _recover_strays(folder: Path, ledger: Ledger) -> int:
                     await asyncio.to_thread(path.unlink)
                     recovered += 1
     return recovered
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """A job whose outputs lie whole under their names, as their sidecars tell of it."""
+
+    checked: CheckedJob
+    request_id: str
+    number: int
+    cost_usd: float | None
+    reached: Mapping[JobState, datetime]
+    outputs: tuple[StoredOutput, ...]
+
+
+def adopt_stored(connection: Connection, found: StoredJob, account: Account, now: datetime) -> bool:
+    """Write down that a job is stored; whether that was new.
+
+    An attempt that is still to be collected ends so, and one in doubt because of its origin.
+    """
+    at = _times(found.reached, now)
+    when = {"claimed_at": at[JobState.SUBMITTING], "submitted_at": at[JobState.SUBMITTED]}
+    cost: dict[str, Any] = {} if found.cost_usd is None else {"cost_usd": found.cost_usd}
+    row = _waiting(connection, found, account)
+    if row is None:
+        asked = writes.asked_values(pack(found.checked), account, "sidecar")
+        told = {"number": found.number, "request_id": found.request_id, **when, **cost}
+        attempt_id, _ = writes.insert_attempt(connection, asked, at, now, **told)
+        writes.record_outputs(connection, attempt_id, found.outputs)
+        return True
+    state = JobState(row.state)
+    if state is JobState.IN_DOUBT:
+        connection.execute(update(attempts).where(attempts.c.id == row.id).values(when))
+        writes.accept(connection, row.id, found.request_id, now)
+        state = JobState.SUBMITTED
+    if state is not JobState.COMPLETED and JobState.COMPLETED not in ALLOWED[state]:
+        return False
+    writes.record_outputs(connection, row.id, found.outputs)
+    writes.move(connection, row.id, JobState.COMPLETED, now, **cost)
+    writes.move(connection, row.id, JobState.PERSISTED, now)
+    return True
+
+
+def _waiting(connection: Connection, found: StoredJob, account: Account) -> Row[Any] | None:
+    """Find the attempt of this very request, or the one that a person was asked about."""
+    column = attempts.c
+    of_request = column.request_id == found.request_id
+    doubted = (column.state == JobState.IN_DOUBT) & (column.error_kind == UNKNOWN_ORIGIN)
+    asked = (column.key == found.checked.key) & doubted
+    query = select(column.id, column.state).where(of_request | asked, belongs_to(account))
+    return connection.execute(query.order_by(column.request_id.is_(None)).limit(1)).one_or_none()
+
+
+def ask_whose(
+    connection: Connection, checked: CheckedJob, uri: str, account: Account, now: datetime
+) -> None:
+    """Put a job in doubt whose output at `uri` does not say whose it is, unless it is known."""
+    if writes.latest(connection, checked.key, account) is not None:
+        return
+    said = f"{uri} was made for this job by an older version, which did not write down at whose "
+    said += "expense"
+    steps = dict.fromkeys((JobState.PLANNED, JobState.SUBMITTING, JobState.IN_DOUBT), now)
+    doubt: dict[str, Any] = {"error_kind": UNKNOWN_ORIGIN, "error_message": said}
+    asked = writes.asked_values(pack(checked), account, "sidecar")
+    evidence = asdict(Evidence(reason=said))
+    writes.insert_attempt(connection, asked, steps, now, evidence=evidence, **doubt)
+
+
+def _times(told: Mapping[JobState, datetime], now: datetime) -> dict[JobState, datetime]:
+    """Return a time for every step, none before that of the one before."""
+    found: dict[JobState, datetime] = {}
+    last = min(told.values(), default=now)
+    for state in _STEPS:
+        last = max(last, told.get(state, last))
+        found[state] = last
+    return found

@@ -1,34 +1,20 @@
 """Every write to an attempt: compare-and-set on its state, checked against `ALLOWED`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Row,
-    delete,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from comfyline.config.account import Account, command
 from comfyline.errors import ComfylineError
 from comfyline.job import ALLOWED, CheckedJob, JobState, StoredOutput
-from comfyline.ledger.attempts import (
-    KEPT,
-    NOT_SENT,
-    REFRESH,
-    UNKNOWN_ORIGIN,
-    Attempt,
-    Evidence,
-    pack,
-)
+from comfyline.ledger.attempts import KEPT, NOT_SENT, REFRESH, Attempt, Evidence, pack
 from comfyline.ledger.decision import LEASE_SECONDS
 from comfyline.ledger.queries import belongs_to, latest_attempts, read_attempts
 from comfyline.ledger.tables import attempts, jobs, outputs, transitions
+from comfyline.redact import without_secrets
 
 IsDead = Callable[[str | None], bool]
 """Whether the process of that name has certainly ended."""
@@ -57,84 +43,68 @@ def open_attempt(
 
     With `is_refresh` only the refresh that was asked for is the reason for it.
     """
-    packed = pack(checked) | {REFRESH: is_refresh}
-    asked = {
-        "run_id": run_id,
-        "pipeline": packed["job"]["pipeline"],
-        "item": packed["job"]["item"],
-        "step": packed["job"]["step"],
-        "request": packed,
-        "estimate_usd": packed["estimate_usd"],
-        **whose(account),
-        "profile": account.profile if account else None,
-    }
-    last = select(attempts.c.id, attempts.c.number, attempts.c.state)
-    last = last.where(attempts.c.key == checked.key).order_by(attempts.c.number.desc()).limit(1)
-    newest = connection.execute(last.where(belongs_to(account))).one_or_none()
+    asked = asked_values(pack(checked) | {REFRESH: is_refresh}, account, run_id)
+    query = select(attempts.c.id, attempts.c.number, attempts.c.state)
+    query = query.where(attempts.c.key == checked.key, belongs_to(account))
+    newest = connection.execute(query.order_by(attempts.c.number.desc()).limit(1)).one_or_none()
     if newest is not None and newest.state == JobState.PLANNED:
         connection.execute(update(attempts).where(attempts.c.id == newest.id).values(**asked))
         return newest.id, newest.number
-    know_job(connection, checked.key, checked.job.model_id, now)
-    newest = connection.execute(last).one_or_none()
-    number = newest.number + 1 if newest else 1
-    row = connection.execute(
-        insert(attempts).values(
-            key=checked.key,
-            number=number,
-            state=JobState.PLANNED,
-            created_at=now,
-            updated_at=now,
-            **asked,
-        )
-    )
-    attempt_id = int(row.inserted_primary_key[0]) if row.inserted_primary_key else 0
-    _note(connection, attempt_id, JobState.PLANNED, now)
-    return attempt_id, number
+    return insert_attempt(connection, asked, {JobState.PLANNED: now}, now)
 
 
 def insert_attempt(
     connection: Connection,
-    packed: Mapping[str, Any],
-    account: Account,
+    asked: Mapping[str, Any],
     steps: Mapping[JobState, datetime],
     now: datetime,
     *,
-    run_id: str,
-    number: int = 1,
+    number: int | None = None,
     **values: Any,
-) -> int:
-    """Add an attempt that went through these `steps` without this ledger; return its id.
+) -> tuple[int, int]:
+    """Add an attempt that has gone through these `steps`; return its id and number.
 
-    It has `number`, or the next one where that is taken.
+    `asked` are its values by `asked_values`. It has `number`, or the next one where that is taken.
     """
-    job = packed["job"]
+    packed = asked["request"]
     key = packed["key"]
-    know_job(connection, key, job["model_id"], now)
-    taken = set(
-        connection.execute(select(attempts.c.number).where(attempts.c.key == key)).scalars()
-    )
+    if connection.execute(select(jobs.c.key).where(jobs.c.key == key)).one_or_none() is None:
+        model_id = packed["job"]["model_id"]
+        connection.execute(insert(jobs).values(key=key, model_id=model_id, created_at=now))
+    numbers = select(attempts.c.number).where(attempts.c.key == key)
+    taken = {*connection.execute(numbers).scalars()}
+    if number is None or number in taken:
+        number = max(taken, default=0) + 1
     row = connection.execute(
         insert(attempts).values(
             key=key,
-            number=max(taken) + 1 if number in taken else number,
+            number=number,
             state=list(steps)[-1],
-            run_id=run_id,
-            pipeline=job["pipeline"],
-            item=job["item"],
-            step=job["step"],
-            request=dict(packed),
-            estimate_usd=packed["estimate_usd"],
             created_at=min(steps.values()),
             updated_at=now,
-            **whose(account),
-            profile=account.profile,
+            **asked,
             **values,
         )
     )
     attempt_id = int(row.inserted_primary_key[0]) if row.inserted_primary_key else 0
     for state, at in steps.items():
         _note(connection, attempt_id, state, at)
-    return attempt_id
+    return attempt_id, number
+
+
+def asked_values(packed: Mapping[str, Any], account: Account | None, run_id: str) -> dict[str, Any]:
+    """Return what is asked for, for whom and by which run, as values to write."""
+    job = packed["job"]
+    return {
+        "run_id": run_id,
+        "pipeline": job["pipeline"],
+        "item": job["item"],
+        "step": job["step"],
+        "request": dict(packed),
+        "estimate_usd": packed["estimate_usd"],
+        **whose(account),
+        "profile": account.profile if account else None,
+    }
 
 
 def whose(account: Account | None) -> dict[str, str]:
@@ -151,12 +121,10 @@ def adopt(connection: Connection, attempt_id: int, account: Account) -> None:
 
 def missing(connection: Connection, attempt_id: int, now: datetime) -> tuple[JobState, datetime]:
     """Write down that RunComfy does not know a request. Return its state, and since when."""
-    this = attempts.c.id == attempt_id
-    row = connection.execute(
-        select(attempts.c.state, attempts.c.missing_since).where(this).with_for_update()
-    ).one()
+    row = _row(connection, attempt_id)
     if row.missing_since is None:
-        connection.execute(update(attempts).where(this).values(missing_since=now))
+        this = update(attempts).where(attempts.c.id == attempt_id)
+        connection.execute(this.values(missing_since=now))
     return JobState(row.state), row.missing_since or now
 
 
@@ -166,14 +134,6 @@ def heard_of(connection: Connection, attempt_id: int, account: Account | None) -
         adopt(connection, attempt_id, account)
     missed = (attempts.c.id == attempt_id) & attempts.c.missing_since.is_not(None)
     connection.execute(update(attempts).where(missed).values(missing_since=None))
-
-
-def know_job(connection: Connection, key: str, model_id: str, now: datetime) -> None:
-    """Insert a row for a job, unless there is one."""
-    known = connection.execute(select(jobs.c.key).where(jobs.c.key == key)).one_or_none()
-    if known is None:
-        values = {"key": key, "model_id": model_id, "created_at": now}
-        connection.execute(insert(jobs).values(values))
 
 
 def move(
@@ -190,10 +150,7 @@ def move(
     An attempt that stands in one of `unless` keeps its state and takes the values. Raises
     `StateConflict` when the step is not allowed from where the attempt stands.
     """
-    row = connection.execute(
-        select(attempts.c.state).where(attempts.c.id == attempt_id).with_for_update()
-    ).one()
-    current = JobState(row.state)
+    current = JobState(_row(connection, attempt_id).state)
     to = current if current in unless else to
     if current is to and not values:
         return
@@ -243,17 +200,7 @@ def accept(connection: Connection, attempt_id: int, request_id: str, now: dateti
     does what a person took for lost, also where the job was submitted again since then: both are
     paid for.
     """
-    row = connection.execute(
-        select(
-            attempts.c.request_id,
-            attempts.c.submitted_at,
-            attempts.c.state,
-            attempts.c.claimed_at,
-            attempts.c.origin,
-        )
-        .where(attempts.c.id == attempt_id)
-        .with_for_update()
-    ).one()
+    row = _row(connection, attempt_id)
     if row.request_id is not None and row.request_id != request_id:
         raise StateConflict(
             f"Attempt {attempt_id} is request {row.request_id} already", hint=_look()
@@ -293,11 +240,16 @@ def undecided(connection: Connection, key: str, account: Account | None) -> Atte
     return next(iter(found), None)
 
 
-def record_evidence(connection: Connection, attempt_id: int, said: Mapping[str, Any]) -> None:
+def record_evidence(connection: Connection, attempt_id: int, evidence: Evidence) -> None:
     """Add to what is known of an attempt's POST."""
-    row = attempts.c.id == attempt_id
-    known = connection.execute(select(attempts.c.evidence).where(row)).scalar_one() or {}
-    connection.execute(update(attempts).where(row).values(evidence={**known, **said}))
+    known = _row(connection, attempt_id).evidence or {}
+    said = {
+        name: without_secrets(value) if isinstance(value, str) else value
+        for name, value in asdict(evidence).items()
+        if value is not None
+    }
+    this = update(attempts).where(attempts.c.id == attempt_id)
+    connection.execute(this.values(evidence={**known, **said}))
 
 
 def release(connection: Connection, attempt_id: int, worker_id: str, now: datetime) -> None:
@@ -306,11 +258,7 @@ def release(connection: Connection, attempt_id: int, worker_id: str, now: dateti
     When the lease ran out first (a laptop that slept), the doubt ends here instead, in `failed`.
     Raises `StateConflict` when it is somebody else's claim by now, whose POST may be under way.
     """
-    row = connection.execute(
-        select(attempts.c.state, attempts.c.owner)
-        .where(attempts.c.id == attempt_id)
-        .with_for_update()
-    ).one()
+    row = _row(connection, attempt_id)
     if row.state == JobState.SUBMITTING and row.owner != worker_id:
         raise StateConflict(f"Attempt {attempt_id} is being submitted by another", hint=_look())
     if row.state == JobState.IN_DOUBT:
@@ -327,15 +275,9 @@ def mark_lost(
 
     Raises `StateConflict` when it is not in doubt any more: its answer may have come meanwhile.
     """
-    row = connection.execute(
-        select(attempts.c.state, attempts.c.error_kind, attempts.c.error_message)
-        .where(attempts.c.id == attempt_id)
-        .with_for_update()
-    ).one()
-    if row.state == JobState.FAILED and reason == {
-        "error_kind": row.error_kind,
-        "error_message": row.error_message,
-    }:
+    row = _row(connection, attempt_id)
+    told = {"error_kind": row.error_kind, "error_message": row.error_message}
+    if row.state == JobState.FAILED and reason == told:
         return
     if row.state != JobState.IN_DOUBT:
         raise StateConflict(f"Attempt {attempt_id} is {row.state}, not in doubt", hint=_look())
@@ -344,10 +286,9 @@ def mark_lost(
 
 def end_dead_leases(connection: Connection, now: datetime, is_dead: IsDead) -> int:
     """Put in doubt what a dead process was submitting. Return how many those are."""
-    sending = select(attempts.c.id, attempts.c.owner, attempts.c.lease_until).where(
-        attempts.c.state == JobState.SUBMITTING
-    )
-    rows = connection.execute(sending).all()
+    column = attempts.c
+    sending = select(column.id, column.owner, column.lease_until)
+    rows = connection.execute(sending.where(column.state == JobState.SUBMITTING)).all()
     ids = [
         row.id
         for row in rows
@@ -365,6 +306,13 @@ def latest(connection: Connection, key: str, account: Account | None) -> Attempt
     return latest_attempts(connection, [key], account).get(key)
 
 
+def _row(connection: Connection, attempt_id: int) -> Row[Any]:
+    """Return an attempt as it stands, but for its request, which may be long."""
+    columns = [one for one in attempts.c if one is not attempts.c.request]
+    query = select(*columns).where(attempts.c.id == attempt_id)
+    return connection.execute(query.with_for_update()).one()
+
+
 def _clear_owner() -> dict[str, Any]:
     """Return the values of an attempt that nobody is submitting: no owner, no error."""
     return {"owner": None, "lease_until": None, "error_kind": None, "error_message": None}
@@ -373,104 +321,6 @@ def _clear_owner() -> dict[str, Any]:
 def _note(connection: Connection, attempt_id: int, state: JobState, now: datetime) -> None:
     values = {"attempt_id": attempt_id, "state": state, "at": now}
     connection.execute(insert(transitions).values(values))
-
-
-_STEPS = (
-    JobState.PLANNED,
-    JobState.SUBMITTING,
-    JobState.SUBMITTED,
-    JobState.COMPLETED,
-    JobState.PERSISTED,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredJob:
-    """A job whose outputs lie whole under their names, as their sidecars tell of it."""
-
-    checked: CheckedJob
-    request_id: str
-    number: int
-    cost_usd: float | None
-    reached: Mapping[JobState, datetime]
-    outputs: tuple[StoredOutput, ...]
-
-
-def adopt_stored(connection: Connection, found: StoredJob, account: Account, now: datetime) -> bool:
-    """Write down that a job is stored; whether that was new.
-
-    An attempt that is still to be collected ends so, and one in doubt because of its origin.
-    """
-    at = _times(found.reached, now)
-    when = {"claimed_at": at[JobState.SUBMITTING], "submitted_at": at[JobState.SUBMITTED]}
-    cost: dict[str, Any] = {} if found.cost_usd is None else {"cost_usd": found.cost_usd}
-    row = _waiting(connection, found, account)
-    if row is None:
-        packed, number = pack(found.checked), found.number
-        told = {"request_id": found.request_id, **when, **cost}
-        attempt_id = insert_attempt(
-            connection, packed, account, at, now, run_id="sidecar", number=number, **told
-        )
-        record_outputs(connection, attempt_id, found.outputs)
-        return True
-    state = JobState(row.state)
-    if state is JobState.IN_DOUBT:
-        connection.execute(update(attempts).where(attempts.c.id == row.id).values(when))
-        accept(connection, row.id, found.request_id, now)
-        state = JobState.SUBMITTED
-    if state is not JobState.COMPLETED and JobState.COMPLETED not in ALLOWED[state]:
-        return False
-    record_outputs(connection, row.id, found.outputs)
-    move(connection, row.id, JobState.COMPLETED, now, **cost)
-    move(connection, row.id, JobState.PERSISTED, now)
-    return True
-
-
-def _waiting(connection: Connection, found: StoredJob, account: Account) -> Row[Any] | None:
-    """Find the attempt of this very request, or the one that a person was asked about."""
-    column = attempts.c
-    own = select(column.id, column.state).where(belongs_to(account))
-    asked = own.where(
-        column.key == found.checked.key,
-        column.state == JobState.IN_DOUBT,
-        column.error_kind == UNKNOWN_ORIGIN,
-    )
-    of_request = own.where(column.request_id == found.request_id)
-    row = connection.execute(of_request.limit(1)).one_or_none()
-    return row or connection.execute(asked.limit(1)).one_or_none()
-
-
-def ask_whose(
-    connection: Connection, checked: CheckedJob, uri: str, account: Account, now: datetime
-) -> bool:
-    """Put a job in doubt whose output at `uri` does not say whose it is; whether that was new."""
-    if latest(connection, checked.key, account) is not None:
-        return False
-    said = f"{uri} was made for this job by an older version, which did not write down at whose "
-    said += "expense"
-    values: dict[str, Any] = {"error_kind": UNKNOWN_ORIGIN, "error_message": said}
-    steps = dict.fromkeys((JobState.PLANNED, JobState.SUBMITTING, JobState.IN_DOUBT), now)
-    insert_attempt(
-        connection,
-        pack(checked),
-        account,
-        steps,
-        now,
-        run_id="sidecar",
-        evidence=asdict(Evidence(reason=said)),
-        **values,
-    )
-    return True
-
-
-def _times(told: Mapping[JobState, datetime], now: datetime) -> dict[JobState, datetime]:
-    """Return a time for every step, none before that of the one before."""
-    found: dict[JobState, datetime] = {}
-    last = min(told.values(), default=now)
-    for state in _STEPS:
-        last = max(last, told.get(state, last))
-        found[state] = last
-    return found
 
 
 def record_outputs(connection: Connection, attempt_id: int, stored: Sequence[StoredOutput]) -> None:
@@ -488,17 +338,10 @@ def record_outputs(connection: Connection, attempt_id: int, stored: Sequence[Sto
     for other, indices in before.items():
         if _indices(connection, other) < indices:
             connection.execute(delete(outputs).where(outputs.c.attempt_id == other))
+    names = ("index", "uri", "sha256", "bytes", "media_type")
     for output in stored:
-        connection.execute(
-            insert(outputs).values(
-                attempt_id=attempt_id,
-                index=output.index,
-                uri=output.uri,
-                sha256=output.sha256,
-                bytes=output.bytes,
-                media_type=output.media_type,
-            )
-        )
+        values = {name: getattr(output, name) for name in names}
+        connection.execute(insert(outputs).values(attempt_id=attempt_id, **values))
 
 
 def move_output(connection: Connection, attempt_id: int, uri: str, to: str) -> bool:

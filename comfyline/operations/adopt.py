@@ -21,8 +21,7 @@ from comfyline.job import ALLOWED, CheckedJob, JobState, Placement, StoredOutput
 from comfyline.ledger.attempts import UNKNOWN_ORIGIN, AnyAttempt, AttemptSummary, pack
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.queries import Selection
-from comfyline.ledger.unrecorded import Unrecorded, unrecorded
-from comfyline.ledger.writes import StoredJob, adopt_stored, ask_whose
+from comfyline.ledger.unrecorded import StoredJob, Unrecorded, adopt_stored, ask_whose, unrecorded
 from comfyline.operations.recover import clear
 from comfyline.pipeline.output_names import possible_names, unversioned
 from comfyline.progress import Note, tell
@@ -167,7 +166,7 @@ async def adopt(found: Sequence[Found], services: Services) -> int:
     at, new = services.now(), 0
     for start in range(0, len(found), _PER_QUERY):
         some = [one.as_stored() for one in found[start : start + _PER_QUERY]]
-        new += await services.ledger.write(
+        new += await services.ledger.database.run(
             lambda c, some=some: sum(adopt_stored(c, one, account, at) for one in some)  # type: ignore[misc]
         )
     return new
@@ -176,7 +175,7 @@ async def adopt(found: Sequence[Found], services: Services) -> int:
 async def _ask(found: Sequence[Found], services: Services) -> None:
     account, at = services.settings.runcomfy.account, services.now()
     for one in found:
-        await services.ledger.write(
+        await services.ledger.database.run(
             lambda c, one=one: ask_whose(c, one.checked, one.uri, account, at)  # type: ignore[misc]
         )
 

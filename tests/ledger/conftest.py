@@ -16,6 +16,7 @@ from sqlalchemy import make_url
 
 from comfyline.job import CheckedJob, Job, JobState, Placement, StoredOutput
 from comfyline.keys import job_key
+from comfyline.ledger import writes
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.claims import Claim, Claimed, Limits
 from comfyline.ledger.database import WRITE_LOCK
@@ -89,6 +90,11 @@ class Desk:
         await self.ledger.completed(attempt_id, cost)
         await self.ledger.persisted(attempt_id, outputs or (output(),))
         return attempt_id
+
+    async def brought(self, attempt_id: int, to: JobState) -> None:
+        """Takes one step with an attempt, whoever would take it."""
+        now = (await self.ledger.clock())()
+        await self.ledger.database.run(lambda c: writes.move(c, attempt_id, to, now))
 
     async def known(self, job: CheckedJob) -> Attempt:
         return (await self.ledger.find([job.key]))[job.key]

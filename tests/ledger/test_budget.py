@@ -84,7 +84,7 @@ async def test_what_was_made_at_a_cost_nobody_told_stays_reserved(
 ):
     attempt_id = await desk.submitted(asked("one", price=0.5))
     await ledger.completed(attempt_id, None)
-    await ledger._move(attempt_id, state)
+    await desk.brought(attempt_id, state)
     assert await desk.claim(asked("two"), limits=of_run(0.9)) == BudgetExceeded("run", 0.9, 0.5)
 
 

@@ -66,11 +66,11 @@ async def test_what_never_left_is_claimed_again_as_the_same_attempt(desk: Desk, 
 )
 @pytest.mark.parametrize("refresh", [False, True])
 async def test_what_is_under_way_is_resumed_also_by_refresh(
-    state: JobState, desk: Desk, ledger: Ledger, *, refresh: bool
+    state: JobState, desk: Desk, *, refresh: bool
 ):
     job = asked()
     attempt_id = await desk.submitted(job)
-    await ledger._move(attempt_id, state)
+    await desk.brought(attempt_id, state)
     assert decision(await desk.claim(job, "run-2", refresh=refresh)) is Decision.RESUME
 
 

@@ -105,7 +105,7 @@ async def test_only_a_doubt_can_be_given_up(state: JobState, desk: Desk, ledger:
     }
     attempt_id = await desk.claimed(asked())
     for step in paths.get(state, [JobState.SUBMITTED, state]):
-        await ledger._move(attempt_id, step)
+        await desk.brought(attempt_id, step)
     with pytest.raises(StateConflict, match="not in doubt"):
         await ledger.lost(attempt_id, LOST)
     assert await desk.state(asked()) is state

@@ -28,13 +28,13 @@ async def test_exactly_the_allowed_steps_are_taken(start: JobState, ledger: Ledg
         attempt_id = await desk.claimed(job)
         await ledger.not_sent(attempt_id)
         for state in PATHS[start]:
-            await ledger._move(attempt_id, state)
+            await desk.brought(attempt_id, state)
         if to is start or to in ALLOWED[start]:
-            await ledger._move(attempt_id, to)
+            await desk.brought(attempt_id, to)
             assert await desk.state(job) is to
         else:
             with pytest.raises(StateConflict, match="cannot go"):
-                await ledger._move(attempt_id, to)
+                await desk.brought(attempt_id, to)
             assert await desk.state(job) is start
 
 
