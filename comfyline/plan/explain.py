@@ -1,5 +1,6 @@
 """Explain a plan: why each job is not there, what it will cost, and what would move aside."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +15,14 @@ from comfyline.ledger.decision import Decision
 from comfyline.ledger.queries import Recorded
 from comfyline.pipeline.output_names import output_name
 from comfyline.plan.preview import Planned
-from comfyline.plan.reuse import Preflight, claimed, decision_about, folder_of, prices
+from comfyline.plan.reuse import (
+    Preflight,
+    Validated,
+    claimed,
+    decision_about,
+    folder_of,
+    prices,
+)
 from comfyline.report.format import count
 from comfyline.report.plan import PlannedJob, PlannedStep
 from comfyline.run import Run
@@ -23,6 +31,13 @@ from comfyline.storage.place import join
 
 _AT_A_TIME = 500
 """Jobs compared with their predecessors at a time: whole requests are large."""
+_NAMED = 5
+_CALLED: Mapping[MediaKind, str] = {"image": "photo", "video": "video", "audio": "sound"}
+_BLOCKED = {
+    Rejected.kind: "rejected, to be decided by you",
+    GivenUp.kind: "given up",
+    UNKNOWN_ORIGIN: "blocked: its sidecar does not say whose it is",
+}
 
 Needs = Mapping[str, Sequence[str]]
 """Which steps each step needs."""
@@ -68,96 +83,18 @@ async def explain_jobs(
         PlannedJob(step=one.job.step, model_id=one.job.model_id, key=one.key)
         for one in preflight.there
     ]
-    never = [
-        _planned(one.job, None, "cannot be made", 0.0, is_waiting=False) for one in preflight.ended
-    ]
+    never = [_planned((one.job, None), "cannot be made", 0.0) for one in preflight.ended]
     made = [
-        _planned(job, checked, reason, cost, is_waiting=number >= len(preflight.to_make))
-        for number, ((job, checked), reason, cost) in enumerate(zip(begun, why, costs, strict=True))
+        _planned(one, reason, cost, is_waiting=number >= len(preflight.to_make))
+        for number, (one, reason, cost) in enumerate(zip(begun, why, costs, strict=True))
     ]
     return (*there, *never, *made)
 
 
-async def reasons(preflight: Preflight, needs: Needs, run: Run, services: Services) -> list[str]:
-    """Say why each job `to_make` is not there, then why each that is `waiting` waits."""
-    new = [
-        checked
-        for _, checked in preflight.to_make
-        if checked is not None and checked.key not in preflight.known
-    ]
-    changed = iter(await _changes(new, services))
-    at = services.now()
-    begun = [
-        _begun(job, checked, preflight, run, at, changed) for job, checked in preflight.to_make
-    ]
-    missing = {job.step for job, _ in (*preflight.to_make, *preflight.waiting)}
-    return begun + [
-        _after([one for one in needs.get(job.step, ()) if one in missing])
-        if checked
-        else "with mistakes"
-        for job, checked in preflight.waiting
-    ]
-
-
-def _begun(
-    job: Job,
-    checked: CheckedJob | None,
-    preflight: Preflight,
-    run: Run,
-    at: datetime,
-    changed: Iterator[str],
-) -> str:
-    if checked is None:
-        return "with mistakes"
-    if folder_of(job) in preflight.away:
-        return "its folder is out of reach"
-    attempt = preflight.known.get(checked.key)
-    return next(changed) if attempt is None else _known(job, attempt, run, at)
-
-
-async def _changes(new: Sequence[CheckedJob], services: Services) -> list[str]:
-    """Say what makes each of these jobs another than the last one in its place."""
-    told: list[str] = []
-    for start in range(0, len(new), _AT_A_TIME):
-        earlier = await services.ledger.previous_attempts(new[start : start + _AT_A_TIME])
-        told += [" and ".join(changes(*pair)) if pair else "new" for pair in earlier]
-    return told
-
-
-def _known(job: Job, attempt: AnyAttempt, run: Run, at: datetime) -> str:
-    match decision_about(job, attempt, run, at):
-        case Decision.REUSE:
-            return "output missing" if claimed(job, attempt) else "there under another name"
-        case Decision.RESUME:
-            return "paid for, to be collected"
-        case Decision.WAIT:
-            return "being submitted by another run"
-        case Decision.BLOCKED:
-            return _blocked(attempt)
-        case Decision.SUBMIT:
-            return "refresh" if attempt.state is JobState.PERSISTED else "to be tried again"
-
-
-def _blocked(attempt: AnyAttempt) -> str:
-    if attempt.error_kind == Rejected.kind:
-        return "rejected, to be decided by you"
-    if attempt.error_kind == GivenUp.kind:
-        return "given up"
-    if attempt.error_kind == UNKNOWN_ORIGIN:
-        return "blocked: its sidecar does not say whose it is"
-    if attempt.state is JobState.SUBMITTING:
-        # Whoever was submitting it is gone, and nobody has written the doubt down yet.
-        return "in doubt"
-    return attempt.state.replace("_", " ")
-
-
-def _after(steps: Sequence[str]) -> str:
-    return "after " + (" and ".join(f"`{one}`" for one in steps) or "what it needs")
-
-
 def _planned(
-    job: Job, checked: CheckedJob | None, reason: str, cost: float | None, *, is_waiting: bool
+    validated: Validated, reason: str, cost: float | None, *, is_waiting: bool = False
 ) -> PlannedJob:
+    job, checked = validated
     return PlannedJob(
         step=job.step,
         model_id=job.model_id,
@@ -172,9 +109,54 @@ def _planned(
     )
 
 
-_CALLED: Mapping[MediaKind, str] = {"image": "photo", "video": "video", "audio": "sound"}
-_PLAIN = {"prompt"}
-"""Fields that are called by their name alone."""
+async def reasons(preflight: Preflight, needs: Needs, run: Run, services: Services) -> list[str]:
+    """Say why each job `to_make` is not there, then why each that is `waiting` waits."""
+    new = [one for _, one in preflight.to_make if one and one.key not in preflight.known]
+    changed = await _changes(new, services)
+    missing = {job.step for job, _ in (*preflight.to_make, *preflight.waiting)}
+    at = services.now()
+    told = []
+    for number, (job, checked) in enumerate((*preflight.to_make, *preflight.waiting)):
+        if checked is None:
+            told.append("with mistakes")
+        elif number >= len(preflight.to_make):
+            after = [f"`{one}`" for one in needs.get(job.step, ()) if one in missing]
+            told.append("after " + (" and ".join(after) or "what it needs"))
+        elif folder_of(job) in preflight.away:
+            told.append("its folder is out of reach")
+        elif attempt := preflight.known.get(checked.key):
+            told.append(_known(job, attempt, run, at))
+        else:
+            told.append(changed[id(checked)])
+    return told
+
+
+async def _changes(new: Sequence[CheckedJob], services: Services) -> dict[int, str]:
+    """Say what makes each of these jobs another than the last one in its place, by its `id`."""
+    told: dict[int, str] = {}
+    for start in range(0, len(new), _AT_A_TIME):
+        some = new[start : start + _AT_A_TIME]
+        earlier = await services.ledger.previous_attempts(some)
+        for one, pair in zip(some, earlier, strict=True):
+            told[id(one)] = " and ".join(changes(*pair)) if pair else "new"
+    return told
+
+
+def _known(job: Job, attempt: AnyAttempt, run: Run, at: datetime) -> str:
+    match decision_about(job, attempt, run, at):
+        case Decision.REUSE:
+            return "output missing" if claimed(job, attempt) else "there under another name"
+        case Decision.RESUME:
+            return "paid for, to be collected"
+        case Decision.WAIT:
+            return "being submitted by another run"
+        case Decision.SUBMIT:
+            return "refresh" if attempt.state is JobState.PERSISTED else "to be tried again"
+        case Decision.BLOCKED:
+            # Of one that was being submitted nobody has written the doubt down yet.
+            is_left = attempt.state is JobState.SUBMITTING
+            said = "in doubt" if is_left else attempt.state.replace("_", " ")
+            return _BLOCKED.get(attempt.error_kind or "", said)
 
 
 def changes(before: CheckedJob, after: CheckedJob) -> tuple[str, ...]:
@@ -189,11 +171,10 @@ def changes(before: CheckedJob, after: CheckedJob) -> tuple[str, ...]:
         told["model changed"] = None
     for name in {**new.inputs, **old.inputs}:
         old_media, new_media = _media(before, name), _media(after, name)
-        if _contents(old_media) != _contents(new_media):
-            told |= dict.fromkeys(_media_words(old_media, new_media))
+        told |= dict.fromkeys(_media_changes(list(old_media.values()), list(new_media.values())))
         if _rest(old.inputs, name, old_media) != _rest(new.inputs, name, new_media):
-            told[f"{name} changed" if name in _PLAIN else f"`{name}` changed"] = None
-    if not _same(old.variant, new.variant):
+            told["prompt changed" if name == "prompt" else f"`{name}` changed"] = None
+    if _as_json(old.variant) != _as_json(new.variant):
         told["variant changed"] = None
     return tuple(told) or ("inputs changed",)
 
@@ -202,72 +183,51 @@ def _media(checked: CheckedJob, name: str) -> dict[Pointer, Media]:
     return {one.pointer: one for one in checked.media if one.pointer[0] == name}
 
 
-def _contents(media: Mapping[Pointer, Media]) -> list[tuple[str, str]]:
-    return [(media[at].sha256, media[at].conversion) for at in sorted(media, key=_order)]
+def _media_changes(old: Sequence[Media], new: Sequence[Media]) -> Iterator[str]:
+    is_same = [one.sha256 for one in old] == [one.sha256 for one in new]
+    if is_same and [one.conversion for one in old] == [one.conversion for one in new]:
+        return
+    what = "is converted differently" if is_same else "changed"
+    yield from (f"{_CALLED[one.kind]} {what}" for one in (*new, *old))
 
 
-def _media_words(old: Mapping[Pointer, Media], new: Mapping[Pointer, Media]) -> list[str]:
-    kinds = dict.fromkeys(one.kind for one in (*new.values(), *old.values()))
-    same_bytes = [one for one, _ in _contents(old)] == [one for one, _ in _contents(new)]
-    what = "is converted differently" if same_bytes else "changed"
-    return [f"{_CALLED[kind]} {what}" for kind in kinds]
-
-
-def _rest(inputs: Mapping[str, Any], name: str, media: Mapping[Pointer, Media]) -> Any:
-    """Return a field without its media, equal for what is equal in JSON."""
-    if name not in inputs:
-        # A field that holds nothing but media, and one that is not there, hold the same else.
+def _rest(inputs: Mapping[str, Any], name: str, media: Iterable[Pointer]) -> str | None:
+    """Write a field without its media; None for one that holds nothing else, or is not there."""
+    left_out = frozenset(media)
+    if name not in inputs or (name,) in left_out:
         return None
-    return _without(inputs[name], (name,), frozenset(media))
+    left = _without(inputs[name], (name,), left_out)
+    return None if inputs[name] and left in ([], {}) else _as_json(left)
 
 
 def _without(value: Any, pointer: Pointer, media: frozenset[Pointer]) -> Any:
-    if pointer in media:
-        return None
     if isinstance(value, Mapping):
-        inner = {key: _without(entry, (*pointer, key), media) for key, entry in value.items()}
-        left = {key: entry for key, entry in inner.items() if (*pointer, key) not in media}
-        return left if left or not value else None
+        left = {name: (*pointer, name) for name in value if (*pointer, name) not in media}
+        return {name: _without(value[name], at, media) for name, at in left.items()}
     if isinstance(value, list | tuple):
-        entries = [
-            _without(entry, (*pointer, index), media)
-            for index, entry in enumerate(value)
-            if (*pointer, index) not in media
-        ]
-        return entries if entries or not value else None
-    return type(value).__name__, value
+        entries = [(entry, (*pointer, index)) for index, entry in enumerate(value)]
+        return [_without(entry, at, media) for entry, at in entries if at not in media]
+    return value
 
 
-def _same(one: Any, other: Any) -> bool:
-    return bool(_without(one, (), frozenset()) == _without(other, (), frozenset()))
-
-
-def _order(pointer: Pointer) -> list[tuple[int, int, str]]:
-    return [(0, key, "") if isinstance(key, int) else (1, 0, key) for key in pointer]
-
-
-_NAMED = 5
+def _as_json(value: Any) -> str:
+    # As text, so that `true` is not 1.
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 async def moving_aside(preflight: Preflight, run: Run, services: Services) -> tuple[str, ...]:
     """Name the stored files that newer outputs would take the names of."""
-    at = services.now()
-    to_store = [
-        (job, checked)
-        for job, checked in preflight.to_make
-        if checked and _stores(job, checked, preflight, run, at)
-    ]
-    folders = {folder_of(job) for job, _ in to_store}
+    to_store = list(_to_store(preflight, run, services.now()))
     by_folder: dict[str, list[Recorded]] = defaultdict(list)
-    for one in await services.ledger.stored_in(sorted(folders)):
+    for one in await services.ledger.stored_in(sorted({folder_of(job) for job, _, _ in to_store})):
         by_folder[one.uri.rpartition("/")[0]].append(one)
     found: dict[str, str] = {}
-    for job, checked in to_store:
-        folder = folder_of(job)
-        there = {one.uri: one for one in by_folder[folder]}
-        for uri in _names(job, by_folder[folder]):
+    for job, checked, is_anew in to_store:
+        stored = by_folder[folder_of(job)]
+        there = {one.uri: one for one in stored}
+        for uri in _names(job, stored):
             other = there.get(uri)
-            if other and (other.key != checked.key or _is_anew(job, checked, preflight, run, at)):
+            if other and (is_anew or other.key != checked.key):
                 found[uri] = f"{uri} (pipeline {other.pipeline})"
     if not found:
         return ()
@@ -279,33 +239,18 @@ async def moving_aside(preflight: Preflight, run: Run, services: Services) -> tu
     )
 
 
-async def namesakes(jobs: Sequence[Job], services: Services) -> tuple[str, ...]:
-    """Name other pipeline files of the same name, as far as the ledger has heard of them."""
-    if not jobs:
-        return ()
-    name, mine = jobs[0].pipeline, Path(_file(jobs[0].source))
-    others = sorted({_file(source) for source in await services.ledger.sources(name)})
-    return tuple(
-        f"{other} calls itself {name} as well: `jobs`, `cancel` and the limit of a day take them "
-        "for one, and either may take the other's names for outputs; give one another `name`"
-        for other in others
-        if _is_another(Path(other), mine)
-    )
-
-
-def _stores(job: Job, checked: CheckedJob, preflight: Preflight, run: Run, at: datetime) -> bool:
-    attempt = preflight.known.get(checked.key)
-    match decision_about(job, attempt, run, at):
-        case Decision.SUBMIT | Decision.RESUME:
-            return True
-        case Decision.REUSE if attempt:
-            return not claimed(job, attempt)
-        case _:
-            return False
-
-
-def _is_anew(job: Job, checked: CheckedJob, preflight: Preflight, run: Run, at: datetime) -> bool:
-    return decision_about(job, preflight.known.get(checked.key), run, at) is Decision.SUBMIT
+def _to_store(
+    preflight: Preflight, run: Run, at: datetime
+) -> Iterator[tuple[Job, CheckedJob, bool]]:
+    """Yield the jobs whose outputs will be stored, and whether they are made anew for it."""
+    for job, checked in preflight.to_make:
+        if checked is None:
+            continue
+        attempt = preflight.known.get(checked.key)
+        decision = decision_about(job, attempt, run, at)
+        is_reused = decision is Decision.REUSE and attempt and not claimed(job, attempt)
+        if is_reused or decision in {Decision.SUBMIT, Decision.RESUME}:
+            yield job, checked, decision is Decision.SUBMIT
 
 
 def _names(job: Job, there: Iterable[Recorded]) -> Iterator[str]:
@@ -316,9 +261,19 @@ def _names(job: Job, there: Iterable[Recorded]) -> Iterator[str]:
             yield join(job.placement.folder, output_name(job.placement, index, ending))
 
 
-def _file(source: str) -> str:
-    """Return the file of a place such as `cats.yaml:5:3`."""
-    return source.rsplit(":", 2)[0]
+async def namesakes(jobs: Sequence[Job], services: Services) -> tuple[str, ...]:
+    """Name other pipeline files of the same name, as far as the ledger has heard of them."""
+    if not jobs:
+        return ()
+    # A source is a place such as `cats.yaml:5:3`.
+    name, mine = jobs[0].pipeline, Path(jobs[0].source.rsplit(":", 2)[0])
+    sources = await services.ledger.sources(name)
+    return tuple(
+        f"{other} calls itself {name} as well: `jobs`, `cancel` and the limit of a day take them "
+        "for one, and either may take the other's names for outputs; give one another `name`"
+        for other in sorted({source.rsplit(":", 2)[0] for source in sources})
+        if _is_another(Path(other), mine)
+    )
 
 
 def _is_another(file: Path, mine: Path) -> bool:
