@@ -15,8 +15,7 @@ from comfyline.job import CheckedJob, Job, JobState, StoredOutput
 from comfyline.ledger.attempts import AnyAttempt
 from comfyline.ledger.decision import Decision, decide
 from comfyline.models.price import estimate as estimate_job
-from comfyline.operations.adopt import foreseen_in_words, recognise
-from comfyline.operations.first_use import first_use
+from comfyline.operations.adopt import first_use, foreseen_in_words, recognise
 from comfyline.pipeline.output_names import output_uris, own_names
 from comfyline.plan.check import validate_jobs
 from comfyline.plan.schedule import Schedule
