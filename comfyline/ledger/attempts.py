@@ -36,6 +36,9 @@ UNKNOWN_ORIGIN = "unknown-origin"
 REFRESH = "refresh"
 """Stands beside the job in what the ledger keeps of an attempt: whether a refresh began it."""
 
+_SHOWN = ("pipeline", "item", "step", "model_id", "variant", "settings", "source", "part")
+"""What of a job is kept as it is, but for the secrets of addresses."""
+
 NOT_SENT = "not-sent"
 """How a doubt ends that this very process can end: it knows that nothing was ever accepted."""
 
@@ -144,33 +147,21 @@ def pack(checked: CheckedJob) -> dict[str, Any]:
     The query of a presigned `https://` input is one, wherever an item's value was put to use. So
     what comes out of the ledger is good for naming and showing, and never for submitting again.
     """
-    job, price = checked.job, checked.estimate_usd
+    job, price, placement = checked.job, checked.estimate_usd, checked.job.placement
     origins = {part.pointer: bare_origin(part.origin) for part in checked.media}
-    packed: dict[str, Any] = _shown(
-        {
-            "pipeline": job.pipeline,
-            "item": job.item,
-            "step": job.step,
-            "model_id": job.model_id,
-            "variant": job.variant,
-            "settings": job.settings,
-            "source": job.source,
-            "part": job.part,
-        }
-    )
+    packed: dict[str, Any] = _shown({name: getattr(job, name) for name in _SHOWN})
     # A local path keeps its question mark, which no rule for texts can know.
     packed["inputs"] = replace_values(_shown(job.inputs), origins)
     # The folder and the template decide where outputs go, and are kept to the letter.
     packed["placement"] = {
-        "folder": job.placement.folder,
-        "name": job.placement.name,
-        "scope": _shown(job.placement.scope),
-        "on_conflict": job.placement.on_conflict,
-        "root": job.placement.root,
-    }
-    if job.placement.accept:
+        "folder": placement.folder,
+        "name": placement.name,
+        "scope": _shown(placement.scope),
+        "on_conflict": placement.on_conflict,
+        "root": placement.root,
         # Not where it says nothing: a version that does not know of it reads the rest.
-        packed["placement"]["accept"] = list(job.placement.accept)
+        **({"accept": list(placement.accept)} if placement.accept else {}),
+    }
     packed["preparation"] = asdict(job.preparation)
     packed["checks"] = asdict(job.checks) if job.checks else None
     return {

@@ -72,11 +72,15 @@ def others_since(doubt: Attempt, attempts: Iterable[Attempt]) -> list[Attempt]:
     Those accepted since then, and those that were still under way at that moment.
     """
     since = sent_at(doubt)
-    found = [
-        one
-        for one in attempts
-        if one.id != doubt.id and one.request_id and one.submitted_at and _charged_after(one, since)
-    ]
+
+    def charged_after(one: Attempt) -> bool:
+        if one.id == doubt.id or not (one.request_id and one.submitted_at):
+            return False
+        ends = [at for state, at in one.reached.items() if state in _OVER]
+        still_ran = not ends or min(ends) >= since
+        return one.state not in _UNCHARGED and (one.submitted_at >= since or still_ran)
+
+    found = filter(charged_after, attempts)
     return sorted(found, key=lambda one: (one.submitted_at or one.created_at, one.id))
 
 
@@ -109,12 +113,3 @@ def speaks_for(balance: Balance, estimate_usd: float | None) -> SpeaksFor | None
     if estimate_usd and abs(left - estimate_usd) <= max(_CLOSE_USD, _CLOSE_SHARE * estimate_usd):
         return SpeaksFor.ACCEPTED
     return None
-
-
-def _charged_after(one: Attempt, since: datetime) -> bool:
-    if one.state in _UNCHARGED:
-        return False
-    if one.submitted_at and one.submitted_at >= since:
-        return True
-    ends = [at for state, at in one.reached.items() if state in _OVER]
-    return not ends or min(ends) >= since

@@ -39,10 +39,11 @@ class Entry:
     process, `request` the job as the ledger keeps it.
     """
 
+    # In the order of a line: it is told by its beginning whose it is.
+    ledger: str
     key: str
     number: int
     mark: str
-    ledger: str
     place: str
     account: Account
     at: datetime
@@ -121,20 +122,16 @@ class Journal:
 
     def identity(self) -> str | None:
         """Return what tells this journal from one that was made anew; None where there is none."""
-        try:
-            with self.path.open("rb") as file:
-                told = json.loads(file.readline())
-            return str(told["journal"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
+        with (
+            suppress(FileNotFoundError, ValueError, KeyError, TypeError),
+            self.path.open("rb") as file,
+        ):
+            return str(json.loads(file.readline())["journal"])
+        return None
 
     def lines(self, start: int = 0) -> Iterator[Line]:
         """Read the lines from a place on; what is no whole line of the journal's is left out."""
-        try:
-            file = self.path.open("rb")
-        except FileNotFoundError:
-            return
-        with file:
+        with suppress(FileNotFoundError), self.path.open("rb") as file:
             file.seek(start)
             for at, raw in _whole_lines(file):
                 if line := _read(at, raw):
@@ -186,14 +183,7 @@ def place_of(url: str) -> str:
 
 
 def _line_of(entry: Entry) -> bytes:
-    account = entry.account
-    told = {
-        "ledger": entry.ledger,
-        "key": entry.key,
-        **{name: value for name, value in asdict(entry).items() if name not in {"ledger", "key"}},
-        "account": {"origin": account.origin, "name": account.name, "profile": account.profile},
-        "at": entry.at.isoformat(),
-    }
+    told = asdict(entry) | {"at": entry.at.isoformat()}
     return json.dumps(told).encode()[:-1] + b', "end": ' + b"null".ljust(_ROOM) + _TAIL
 
 
