@@ -1,19 +1,21 @@
-"""Items × matrix × steps as a graph of nodes, and the jobs of a node once its inputs are known.
+"""Make a graph of items × matrix × steps, and the jobs of a node once its inputs are known.
 
 A *node* is one step for one item and combination, or for a collecting step for all of them. What a
 node needs is known from the document; what jobs it has only when its needs have been made, because
 a step may fan out over outputs, or not apply. Nothing here is checked against a model yet.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from comfyline.job import Item, Job
-from comfyline.pipeline.document import Pipeline
-from comfyline.pipeline.matrix import combinations
+from comfyline.pipeline.document import Matrix, Pipeline
 from comfyline.pipeline.references import step_needs, step_order
 from comfyline.pipeline.render import ALL_ITEMS, JobWriter, Made, Rendered, RunScope
+
+Combination = dict[str, Any]
 
 NodeId = tuple[str, int]
 """A step's name, and which of its nodes."""
@@ -42,20 +44,20 @@ class Dag:
         self._new_only = document.source.new_only
 
     def nodes(self) -> Iterator[NodeId]:
-        """All nodes, each after those that it needs."""
+        """Yield all nodes, each after those that it needs."""
         return (node for step in self.order for node in self.nodes_of(step))
 
     def nodes_of(self, step: str) -> Iterator[NodeId]:
-        """The nodes of one step."""
+        """Yield the nodes of one step."""
         return ((step, number) for number in range(self._count(step)))
 
     def item_name(self, node: NodeId) -> str:
-        """The item that a node is for, as it is called in messages."""
+        """Return the item that a node is for, as it is called in messages."""
         step, number = node
         return ALL_ITEMS if self._steps[step].collect else self._rows[number].item.name
 
     def needs(self, node: NodeId) -> tuple[NodeId, ...]:
-        """The nodes that have to be made first."""
+        """List the nodes that have to be made first."""
         step, number = node
         return tuple(
             (needed, one)
@@ -64,7 +66,7 @@ class Dag:
         )
 
     def dependents(self, node: NodeId) -> tuple[NodeId, ...]:
-        """The nodes that need this one."""
+        """List the nodes that need this one."""
         step, number = node
         return tuple(
             (other, one)
@@ -74,7 +76,7 @@ class Dag:
         )
 
     def is_needed(self, step: str) -> bool:
-        """Whether any other step uses this one's outputs."""
+        """Tell whether any other step uses this one's outputs."""
         return any(step in needs for needs in self._needs.values())
 
     @property
@@ -83,7 +85,7 @@ class Dag:
         return len(self._combinations)
 
     def steps_needed(self, step: str) -> tuple[str, ...]:
-        """The steps whose outputs a step takes."""
+        """List the steps whose outputs a step takes."""
         return self._needs[step]
 
     @property
@@ -92,13 +94,13 @@ class Dag:
         return frozenset(name for name in self.order if self.is_needed(name))
 
     def position(self, node: NodeId) -> tuple[int, int]:
-        """Where a node's jobs stand among those of the run: by item, then by step."""
+        """Return where a node's jobs stand among those of the run: by item, then by step."""
         step, number = node
         is_late = bool(self._steps[step].collect)
         return (len(self._rows) + number if is_late else number, self.order.index(step))
 
     def jobs(self, node: NodeId, made: Mapping[NodeId, Sequence[Made]]) -> Rendered:
-        """The jobs of a node from the outputs of all that it needs; none where it does not apply.
+        """Render a node from the outputs of all that it needs; no jobs where it does not apply.
 
         Where one of its needs made nothing (it did not apply, or fanned out over an empty list), it
         does not apply either; a collecting step takes what there is.
@@ -120,13 +122,13 @@ class Dag:
         return self._writer.for_item(step, row.item, row.settings, outputs)
 
     def blank(self, node: NodeId) -> Job:
-        """Stands for the jobs of a node whose templates cannot be filled in."""
+        """Return a stand-in for the jobs of a node whose templates cannot be filled in."""
         step, number = node
         row = None if self._steps[step].collect else self._rows[number]
         return self._writer.blank(step, self.item_name(node), row.settings if row else {})
 
     def _taken(self, step: str, made: Sequence[Made]) -> Sequence[Made]:
-        """What a step sees of one node; of new items only, what an earlier run made is left out."""
+        """Return what a step sees of one node: with `new_only`, what this run made of it."""
         is_old = self._new_only and all(one.is_old for one in made)
         return () if is_old and self._steps[step].collect else made
 
@@ -140,7 +142,7 @@ class Dag:
                 return len(self._rows)
 
     def _joined(self, step: str, number: int, other: str) -> Sequence[int]:
-        """Which nodes of `other` belong together with one node of `step`, either way round."""
+        """Tell which nodes of `other` belong to one node of `step`, either way round."""
         mine, theirs = self._steps[step].collect, self._steps[other].collect
         combined = len(self._combinations)
         if mine is True or theirs is True:
@@ -150,3 +152,35 @@ class Dag:
         if mine:  # for each combination, of all items
             return range(number, len(self._rows), combined)
         return (number % combined,)
+
+
+def combinations(matrix: Matrix) -> list[Combination]:
+    """List all combinations, the last list changing fastest; one empty one for no matrix.
+
+    `exclude` comes first, then `include`, as GitHub Actions has it: an included mapping is added to
+    every combination of which it changes no value that came from a list; when there is none, it is
+    a combination by itself.
+    """
+    crossed = [
+        dict(zip(matrix.lists, values, strict=True))
+        for values in itertools.product(*matrix.lists.values())
+    ]
+    kept = [one for one in crossed if not any(_fits(out, one) for out in matrix.exclude)]
+    if not matrix.lists and matrix.include:
+        kept = []
+    made: list[Combination] = [dict(one) for one in kept]
+    for added in matrix.include:
+        mine = {name: value for name, value in added.items() if name in matrix.lists}
+        hosts = [new for new, one in zip(made, kept, strict=False) if _fits(mine, one)]
+        for host in hosts:
+            host.update(added)
+        if not hosts:
+            made.append(dict(added))
+    return made
+
+
+def _fits(some: Combination, whole: Combination) -> bool:
+    return all(
+        name in whole and type(whole[name]) is type(value) and whole[name] == value
+        for name, value in some.items()
+    )

@@ -1,4 +1,4 @@
-"""A step → its jobs for one item, or for all: conditions, fan-out, every template filled in."""
+"""Render a step to its jobs for one item, or for all: conditions, fan-out, templates."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,17 +8,18 @@ from typing import Any
 
 from comfyline.errors import InputInvalid, Problem
 from comfyline.job import Item, Job, MediaKind, Placement, Pointer, Written
-from comfyline.pipeline.document import Pipeline
+from comfyline.pipeline.document import Pipeline, Step
 from comfyline.pipeline.output_names import output_name
-from comfyline.pipeline.step import Step
 from comfyline.pipeline.templates import Mistake, render, render_text
-from comfyline.pipeline.written import WrittenStep
 from comfyline.redact import for_people
+from comfyline.yaml.file import LocatedYaml
 
 ALL_ITEMS = "all"
 """How the jobs of a collecting step are called in the place of an item."""
 
 _TEMPLATE = re.compile(r"\{[{%#]")
+_FIELD_PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)", re.ASCII)
+_OF_STEP = {"model", "input", "variant", "when", "for_each", "collect"}
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _YES, _NO = {"true", "yes", "on", "1"}, {"false", "no", "off", "0", ""}
 
@@ -52,15 +53,47 @@ class Rendered:
     problems: tuple[Problem, ...] = ()
 
 
-class JobWriter:
-    """Renders the steps of one pipeline in one run."""
+@dataclass(frozen=True, slots=True)
+class WrittenStep:
+    """The place of each field of one step: `office.yaml:14:9: steps.edit.input.aspect_ratio`."""
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        items: Sequence[Item],
-        run: RunScope,
-    ) -> None:
+    located: LocatedYaml
+    step: str
+
+    def where(self, field: str) -> str:
+        """Return the place and the path of a field, as people look for it.
+
+        `field` is one of the model's input, such as `image_urls[0]`; or `variant`, `output.to` and
+        the like, unless the step's input has a field of that name.
+        """
+        pointer = self._pointer(field)
+        return f"{self.located.where(pointer)}: {_document_path(pointer)}"
+
+    def _pointer(self, field: str) -> Pointer:
+        at: Pointer = ("steps", self.step)
+        parts: Pointer = tuple(
+            int(index) if index else name for index, name in _FIELD_PART.findall(field)
+        )
+        first = parts[0] if parts else ""
+        # What a step takes over from an anchor or a base has a place as well.
+        if (*at, "input", first) in self.located.positions:
+            return (*at, "input", *parts)
+        if first == "output":
+            own = (*at, *parts)
+            return own if own in self.located.positions else parts
+        return (*at, *parts) if first in _OF_STEP else (*at, "input", *parts)
+
+
+def _document_path(pointer: Pointer) -> str:
+    """Return a place in a document as people write it: `steps.edit.input.image_urls[0]`."""
+    parts = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in pointer)
+    return "".join(parts).removeprefix(".")
+
+
+class JobWriter:
+    """Render the steps of one pipeline in one run."""
+
+    def __init__(self, pipeline: Pipeline, items: Sequence[Item], run: RunScope) -> None:
         self._pipeline = pipeline
         self._items = items
         self._run = {"run": {"id": run.id, "date": run.date}, "env": run.env}
@@ -75,20 +108,20 @@ class JobWriter:
         settings: Mapping[str, Any],
         outputs: Mapping[str, Sequence[Made]],
     ) -> Rendered:
-        """The jobs of a step for one item and one combination of matrix values."""
+        """Render a step for one item and one combination of matrix values."""
         named = {"item": item.fields, "item_name": item.name, "matrix": settings, "step": step}
         return self._rendered(step, item.name, settings, {**named, **self._run}, outputs)
 
     def collected(
         self, step: str, settings: Mapping[str, Any], outputs: Mapping[str, Sequence[Made]]
     ) -> Rendered:
-        """The job of a step that takes all items together."""
+        """Render a step that takes all items together."""
         named = {"item_name": ALL_ITEMS, "matrix": settings, "step": step}
         scope = {**named, **self._run, "items": [item.fields for item in self._items]}
         return self._rendered(step, ALL_ITEMS, settings, scope, outputs)
 
     def blank(self, step: str, item: str, settings: Mapping[str, Any]) -> Job:
-        """A job of which nothing but its name is known."""
+        """Return a job of which nothing but its name is known."""
         return Job(
             pipeline=self._pipeline.name,
             item=item,
@@ -191,7 +224,7 @@ class JobWriter:
 
 
 def _as_seen(made: Sequence[Made]) -> dict[str, Any]:
-    """A step's outputs as templates find them; what may be of any kind is found under each."""
+    """Return a step's outputs as templates find them; one of unknown kind is of every kind."""
     seen: dict[str, Any] = {"files": [one.address for one in made]}
     for kind in ("image", "video", "audio"):
         seen[f"{kind}s"] = [one.address for one in made if one.kind in {kind, None}]
@@ -213,7 +246,7 @@ def _applies(when: Any, scope: Mapping[str, Any]) -> tuple[bool, list[Mistake]]:
 
 
 def _default_name(settings: Mapping[str, Any], part: int | None) -> str:
-    """A template that tells all outputs of one step apart."""
+    """Return a template that tells all outputs of one step apart."""
     parts = ["item_name", *(f"matrix.{name}" for name in settings), "step"]
     parts += ["index"] if part is None else ["each_index", "index"]
     return "-".join(f"{{{{ {part} }}}}" for part in parts) + ".{{ ext }}"
@@ -234,7 +267,7 @@ def _folder(template: str, scope: Mapping[str, Any]) -> tuple[str, list[Mistake]
 
 
 def _root(template: str, folder: str) -> str:
-    """The part of a local folder that is written out, above what comes from an item's values."""
+    """Return the part of a local folder that is written out, above what comes from an item."""
     written = _TEMPLATE.split(template, maxsplit=1)[0]
     is_local = "://" not in folder or folder.startswith("file://")
     return written.rpartition("/")[0] if is_local and written != template else ""

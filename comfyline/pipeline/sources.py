@@ -11,8 +11,8 @@ from comfyline.errors import InputInvalid
 from comfyline.job import Item
 from comfyline.pipeline.document import Pipeline
 from comfyline.pipeline.files import local_files, no_such_object, stored_files
+from comfyline.pipeline.references import FILE_FIELDS
 from comfyline.pipeline.tables import read_table
-from comfyline.pipeline.template_errors import FILE_FIELDS
 from comfyline.redact import without_secrets
 
 _NAME_FIELDS = ("name", "id", "sku")

@@ -7,7 +7,7 @@ becomes text. Nothing random, nothing of Python and no file can be reached from 
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,10 +21,6 @@ from comfyline.job import Pointer
 from comfyline.pipeline.template_sandbox import HINT, TemplateSandbox, bounded, spend
 from comfyline.yaml.file import LocatedYaml
 
-RUN_NAMES = ("item_name", "run", "step", "env")
-"""What every template may use; `item_name` is the unique name that items have in logs."""
-
-_A_FUNCTION = ("the template gives a function, not a value", "add brackets to call it: ()")
 _NO_SUCH = re.compile(r"No (filter|test) named '(.*?)'")
 
 
@@ -37,37 +33,37 @@ class Mistake:
     hint: str = ""
 
     def at(self, located: LocatedYaml, parent: Pointer) -> Problem:
-        """The mistake as a problem of the document in which the value stands at `parent`."""
+        """Return the mistake as a problem of the document that has the value at `parent`."""
         return Problem(located.where((*parent, *self.pointer)), self.message, self.hint)
 
 
+class _WrongKind(Exception):
+    """A value that has no place in a text, or in JSON."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
 def render(value: Any, scope: Mapping[str, Any]) -> tuple[Any, list[Mistake]]:
-    """Renders every text in a value; gives all mistakes, and None for what has one."""
+    """Render every text in a value; return all mistakes, and None for what has one."""
     mistakes: list[Mistake] = []
     return _rendered(value, scope, (), mistakes), mistakes
 
 
 def render_text(text: str, scope: Mapping[str, Any]) -> tuple[str, list[Mistake]]:
-    """Renders a text that has to stay text, such as a folder or a file name."""
+    """Render a text that has to stay text, such as a folder or a file name."""
     value, mistakes = render(text, scope)
     if mistakes:
         return "", mistakes
     try:
         return str(_to_text(value)), []
-    except _NotText as error:
+    except _WrongKind as error:
         return "", [Mistake((), str(error), error.hint)]
 
 
-class _NotText(Exception):
-    """A value that has no place in the middle of a text."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
-
-
 def explain(error: TemplateError) -> tuple[str, str]:
-    """What Jinja2 says about a template, as a message and a hint."""
+    """Return what Jinja2 says about a template, as a message and a hint."""
     said = (error.message or "").rstrip(".")
     if isinstance(error, UndefinedError | SecurityError):
         message, _, hint = said.partition(HINT)
@@ -82,28 +78,27 @@ def explain(error: TemplateError) -> tuple[str, str]:
 
 @lru_cache(maxsize=1)
 def template_environment() -> TemplateSandbox:
-    """The one environment that all templates are compiled in."""
+    """Return the one environment that all templates are compiled in."""
     return TemplateSandbox(_to_text)
 
 
 def is_template(text: str) -> bool:
-    """Whether anything is to be rendered in a text."""
+    """Tell whether anything is to be rendered in a text."""
     return any(mark in text for mark in ("{{", "{%", "{#"))
 
 
 @lru_cache(maxsize=4096)
 def compile_text(text: str) -> Template | TemplateExpression | None:
-    """Gives the text as an expression or a template; None when nothing is to be rendered in it."""
+    """Compile a text to an expression or a template; None when nothing is to be rendered in it."""
     if not is_template(text):
         return None
     environment = template_environment()
     stripped = text.strip()
-    body = environment.parse(stripped).body
-    if len(body) == 1 and isinstance(body[0], nodes.Output) and len(body[0].nodes) == 1:
-        is_expression = not isinstance(body[0].nodes[0], nodes.TemplateData)
-        if is_expression and stripped.startswith("{{") and stripped.endswith("}}"):
-            inner = stripped[2:-2].strip("-+")
-            return environment.compile_expression(inner, undefined_to_none=False)
+    match environment.parse(stripped).body:
+        case [nodes.Output(nodes=[part])] if not isinstance(part, nodes.TemplateData):
+            if stripped.startswith("{{") and stripped.endswith("}}"):
+                inner = stripped[2:-2].strip("-+")
+                return environment.compile_expression(inner, undefined_to_none=False)
     return environment.from_string(text)
 
 
@@ -113,7 +108,7 @@ def _rendered(
     if isinstance(value, str):
         try:
             return _rendered_text(value, scope)
-        except _NotText as error:
+        except _WrongKind as error:
             mistakes.append(Mistake(pointer, str(error), error.hint))
         except TemplateError as error:
             mistakes.append(Mistake(pointer, *explain(error)))
@@ -138,13 +133,13 @@ def _rendered_text(text: str, scope: Mapping[str, Any]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What an expression gives, as JSON can carry it."""
+    """Return what an expression gives as JSON can carry it."""
     match value:
         case Undefined() | str():
             # An undefined value raises here, and `Markup` becomes ordinary text.
             return str.__str__(value) if isinstance(value, str) else str(value)
         case float() if not math.isfinite(value):
-            raise _NotText(f"the template gives {value}, which is not a number", "")
+            raise _WrongKind(f"the template gives {value}, which is not a number")
         case None | bool() | int() | float():
             return value
         case Mapping():
@@ -152,19 +147,17 @@ def _plain(value: Any) -> Any:
         case list() | tuple():
             return [_plain(entry) for entry in value]
         case range() | Iterator():
-            return [_plain(entry) for entry in _paid(value)]
+            entries = []
+            for entry in value:
+                spend(1)
+                entries.append(_plain(entry))
+            return entries
         case _:
-            raise _NotText(*_A_FUNCTION)
-
-
-def _paid(values: Iterable[Any]) -> Iterator[Any]:
-    for value in values:
-        spend(1)
-        yield value
+            raise _a_function()
 
 
 def _to_text(value: Any) -> Any:
-    """What an expression gives, as it stands in the middle of a text."""
+    """Return what an expression gives as it stands in the middle of a text."""
     match value:
         case Undefined() | str():
             return value
@@ -174,10 +167,17 @@ def _to_text(value: Any) -> Any:
             return str(value)
         case None:
             hint = "give it a value, or write {{ … | default('', true) }}"
-            raise _NotText("the value is nothing (null), in the middle of a text", hint)
+            raise _WrongKind("the value is nothing (null), in the middle of a text", hint)
         case list() | tuple() | Iterator():
-            raise _NotText("the value is a list, in the middle of a text", "| join(', ') joins it")
+            hint = "| join(', ') joins it"
+            raise _WrongKind("the value is a list, in the middle of a text", hint)
         case Mapping():
-            raise _NotText("the value is a mapping, in the middle of a text", "name a field of it")
+            hint = "name a field of it"
+            raise _WrongKind("the value is a mapping, in the middle of a text", hint)
         case _:
-            raise _NotText(*_A_FUNCTION)
+            raise _a_function()
+
+
+def _a_function() -> _WrongKind:
+    message = "the template gives a function, not a value"
+    return _WrongKind(message, "add brackets to call it: ()")

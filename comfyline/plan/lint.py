@@ -17,9 +17,9 @@ from comfyline.models.catalogue import Catalogue
 from comfyline.models.check import Mistake, field_path, find_mistakes
 from comfyline.models.entry import ModelEntry
 from comfyline.pipeline.document import read_pipeline
+from comfyline.pipeline.render import WrittenStep
 from comfyline.pipeline.sources import Reader, read_items, stored_source
 from comfyline.pipeline.templates import is_template
-from comfyline.pipeline.written import WrittenStep
 from comfyline.plan.check import Found, LookUp, validate_pairs
 from comfyline.plan.preview import graph_of, of_model, preview_jobs
 from comfyline.storage.uploads import Uploads

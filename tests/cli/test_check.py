@@ -11,7 +11,7 @@ import pytest
 from comfyline.cli.main import run
 from comfyline.models import catalogue
 from comfyline.models.entry import find_model
-from comfyline.pipeline.step import Step
+from comfyline.pipeline.document import Step
 from comfyline.services import open_places
 from tests.cli.conftest import Office
 from tests.ended import Ended

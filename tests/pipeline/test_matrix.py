@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from comfyline.pipeline.matrix import Combination, Matrix, combinations
+from comfyline.pipeline.document import Matrix
+from comfyline.pipeline.graph import Combination, combinations
 
 
 def of(**written: Any) -> list[Combination]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from comfyline.pipeline.written import WrittenStep
+from comfyline.pipeline.render import WrittenStep
 from comfyline.yaml.file import LocatedYaml, load_yaml
 
 TEXT = """\

@@ -58,7 +58,7 @@ def mistakes(tmp_path: Path, text: str) -> list[str]:
         ("number: 1_000", "should be a number, not the text '1_000'; write `1000`, without"),
         (
             "number: 12:30",
-            "not the text '12:30'; write the number of seconds",
+            "YAML 1.2; write the number of seconds",
         ),
         ('whole: "3"', "should be a whole number, not the text '3'; write it without quotes: `3`"),
         ("whole: none", "not the text 'none'; leave it out"),
