@@ -6,8 +6,9 @@ Every mistake of every job is known before the first upload.
 import asyncio
 import math
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 from comfyline.broken_connections import why_not
@@ -31,7 +32,7 @@ from comfyline.models.dialect import (
     unmarked_media,
 )
 from comfyline.models.entry import ModelEntry, UncheckedModel
-from comfyline.models.media_rules import bounds, check_rules, nearest
+from comfyline.models.media_rules import RuleCheck, bounds, check_rules, nearest
 from comfyline.redact import bare_origin
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.origins import Origins
@@ -103,107 +104,15 @@ async def validate_pairs(
     placeholder.
     """
     # In threads: ten thousand jobs take a second.
-    media = await asyncio.to_thread(
-        lambda: [
-            _media_fields(job, entry) if isinstance(entry, ModelEntry) else []
-            for job, entry in pairs
-        ]
-    )
-    found = await look_up(origin for fields in media for origin in _origins(fields))
-
-    def validated() -> Validation:
-        validator = _Validator(found)
-        checked: list[CheckedJob | None] = []
-        mistakes: dict[Problem, None] = {}
-        for (job, entry), fields in zip(pairs, media, strict=True):
-            try:
-                if isinstance(entry, ComfylineError):
-                    raise entry
-                checked.append(validator.validate(job, entry, fields))
-            except ComfylineError as error:
-                checked.append(None)
-                here = Problem(job.source or job.label, error.message, error.hint)
-                problems = error.problems if isinstance(error, InputInvalid) else [here]
-                mistakes |= dict.fromkeys(problems)
-        return Validation(tuple(checked), tuple(mistakes), tuple(validator.notes()))
-
-    return await asyncio.to_thread(validated)
+    media = await asyncio.to_thread(lambda: [_media_fields(job, entry) for job, entry in pairs])
+    values = (one.value for fields in media for one in fields)
+    found = await look_up(value for value in values if not value.startswith(PENDING))
+    return await asyncio.to_thread(_validate_all, pairs, media, found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    """A medium, or the problems that keep it from being one; and what is worth knowing of it.
-
-    A remark is a text and its subject: the text is said once for many.
-    """
-
-    medium: Media | None = None
-    problems: Sequence[Problem] = ()
-    remarks: Sequence[tuple[str, str]] = ()
-
-
-@dataclass(slots=True)
-class _Validator:
-    """Validate jobs from what was found of their media, each medium once for all that share it."""
-
-    found: Found
-    _media: dict[object, _Checked] = field(default_factory=dict)
-    _folders: dict[tuple[str, str], str] = field(default_factory=dict)
-
-    def validate(self, job: Job, entry: ModelEntry, fields: Sequence[MediaField]) -> CheckedJob:
-        problems = check_inputs(entry, job.inputs)
-        if isinstance(entry, UncheckedModel):
-            message = "the model has no schema that says this is media"
-            unmarked = map(field_path, unmarked_media(job.inputs))
-            problems += [Problem(at, message, "write @ before it") for at in unmarked]
-        said = {problem.where for problem in problems}
-        media: list[Media] = []
-        is_whole = not takes_pending(job.inputs)
-        for one in fields:
-            if (where := field_path(one.pointer)) in said:
-                continue
-            if one.value.startswith(PENDING):
-                problems += _check_pending(where, one)
-            elif checked := self._medium(job, where, one):
-                problems += checked.problems
-                media += [checked.medium] if checked.medium else []
-            else:
-                is_whole = False
-        if mistake := self._folder_mistake(job):
-            problems.append(Problem("output.to", mistake))
-        key = ""
-        try:
-            key = _key(job, media) if is_whole else ""
-        except InputInvalid as error:
-            problems += error.problems
-        if problems:
-            raise InputInvalid(replace(one, where=_where(job, one.where)) for one in problems)
-        return CheckedJob(job=job, key=key, media=tuple(media), estimate_usd=None)
-
-    def notes(self) -> list[str]:
-        """Say what is no mistake and worth a line, each thing once for all."""
-        subjects: dict[str, dict[str, None]] = {}
-        for one in self._media.values():
-            for text, subject in one.remarks:
-                subjects.setdefault(text, {})[subject] = None
-        return [f"{_some(list(named))}: {text}" for text, named in subjects.items()]
-
-    def _medium(self, job: Job, where: str, one: MediaField) -> _Checked | None:
-        if (facts := self.found.get(one.value)) is None:
-            return None
-        this = job.model_id, one.pointer, one.value, job.preparation
-        if this not in self._media:
-            self._media[this] = _check_medium(where, one, facts, job.preparation)
-        return self._media[this]
-
-    def _folder_mistake(self, job: Job) -> str:
-        this = job.placement.folder, job.placement.root
-        if this not in self._folders:
-            self._folders[this] = folder_mistake(*this)
-        return self._folders[this]
-
-
-def _media_fields(job: Job, entry: ModelEntry) -> list[MediaField]:
+def _media_fields(job: Job, entry: ModelEntry | ComfylineError) -> list[MediaField]:
+    if isinstance(entry, ComfylineError):
+        return []
     if isinstance(entry, UncheckedModel):
         readings = tuple(Reading(kind, is_unknown=True) for kind in _KINDS)
         return [MediaField(at, value, readings) for at, value in explicit_media(job.inputs)]
@@ -211,8 +120,58 @@ def _media_fields(job: Job, entry: ModelEntry) -> list[MediaField]:
     return media_fields(entry.input_schema, asked)
 
 
-def _origins(fields: Iterable[MediaField]) -> list[str]:
-    return [one.value for one in fields if not one.value.startswith(PENDING)]
+def _validate_all(
+    pairs: Sequence[tuple[Job, ModelEntry | ComfylineError]],
+    media: Sequence[Sequence[MediaField]],
+    found: Found,
+) -> Validation:
+    shared = _Shared(found)
+    checked: list[CheckedJob | None] = []
+    mistakes: dict[Problem, None] = {}
+    for (job, entry), fields in zip(pairs, media, strict=True):
+        try:
+            if isinstance(entry, ComfylineError):
+                raise entry
+            checked.append(_validate(job, entry, fields, shared))
+        except ComfylineError as error:
+            checked.append(None)
+            here = Problem(job.source or job.label, error.message, error.hint)
+            problems = error.problems if isinstance(error, InputInvalid) else [here]
+            mistakes |= dict.fromkeys(problems)
+    return Validation(tuple(checked), tuple(mistakes), tuple(shared.notes()))
+
+
+def _validate(
+    job: Job, entry: ModelEntry, fields: Sequence[MediaField], shared: "_Shared"
+) -> CheckedJob:
+    problems = check_inputs(entry, job.inputs)
+    if isinstance(entry, UncheckedModel):
+        message = "the model has no schema that says this is media"
+        unmarked = map(field_path, unmarked_media(job.inputs))
+        problems += [Problem(at, message, "write @ before it") for at in unmarked]
+    said = {problem.where for problem in problems}
+    media: list[Media] = []
+    is_whole = not takes_pending(job.inputs)
+    for one in fields:
+        if field_path(one.pointer) in said:
+            continue
+        if one.value.startswith(PENDING):
+            problems += _check_pending(one)
+        elif medium := shared.medium(job, one):
+            problems += medium.problems
+            media += [medium.accepted] if medium.accepted else []
+        else:
+            is_whole = False
+    if mistake := shared.folder_mistake(job.placement.folder, job.placement.root):
+        problems.append(Problem("output.to", mistake))
+    key = ""
+    try:
+        key = _key(job, media) if is_whole else ""
+    except InputInvalid as error:
+        problems += error.problems
+    if problems:
+        raise InputInvalid(replace(one, where=_where(job, one.where)) for one in problems)
+    return CheckedJob(job=job, key=key, media=tuple(media), estimate_usd=None)
 
 
 def _key(job: Job, media: list[Media]) -> str:
@@ -229,118 +188,187 @@ def _where(job: Job, at: str) -> str:
     return f"{job.source}: {at}" if job.source else at
 
 
-def _some(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _check_pending(where: str, one: MediaField) -> list[Problem]:
+def _check_pending(one: MediaField) -> list[Problem]:
     """Check what another step will make, of which its kind is all that may be known."""
     kind = one.value.removeprefix(PENDING).partition(":")[0]
     wanted = dict.fromkeys(reading.kind for reading in one.readings)
     if kind == "any" or kind in wanted:
         return []
-    return [Problem(where, f"the other step makes {kind}, and this takes {' or '.join(wanted)}")]
+    said = f"the other step makes {kind}, and this takes {' or '.join(wanted)}"
+    return [Problem(field_path(one.pointer), said)]
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What is found of media and folders, each checked once for all jobs that share it."""
+
+    found: Found
+    folder_mistake: Callable[[str, str], str] = field(default_factory=lambda: cache(folder_mistake))
+    _media: dict[object, "_CheckedMedium"] = field(default_factory=dict)
+
+    def medium(self, job: Job, one: MediaField) -> "_CheckedMedium | None":
+        """Check a medium; None if nothing is known of it."""
+        facts = self.found.get(one.value)
+        this = job.model_id, one.pointer, one.value, job.preparation
+        if facts is not None and this not in self._media:
+            self._media[this] = _check_medium(one, facts, job.preparation)
+        return self._media.get(this)
+
+    def notes(self) -> list[str]:
+        """Say what is no mistake and worth a line, each thing once for all."""
+        subjects: dict[str, dict[str, None]] = {}
+        for one in self._media.values():
+            for text, subject in one.remarks:
+                subjects.setdefault(text, {})[subject] = None
+        return [f"{_some(list(named))}: {text}" for text, named in subjects.items()]
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckedMedium:
+    """A medium, or the problems that keep it from being one; and what is worth knowing of it.
+
+    A remark is a text and its subject: the text is said once for many.
+    """
+
+    accepted: Media | None = None
+    problems: Sequence[Problem] = ()
+    remarks: Sequence[tuple[str, str]] = ()
 
 
 def _check_medium(
-    where: str, one: MediaField, facts: Facts | Trouble, preparation: Preparation
-) -> _Checked:
-    """Check what would be submitted: the copy, if `preparation` allows for one that is needed."""
-    shown = bare_origin(one.value)
+    one: MediaField, facts: Facts | Trouble, preparation: Preparation
+) -> _CheckedMedium:
+    where, shown = field_path(one.pointer), bare_origin(one.value)
     if not isinstance(facts, Facts):
-        return _Checked(problems=[_unreadable(where, shown, facts)])
+        return _CheckedMedium(problems=[Problem(where, *_unreadable(shown, facts))])
     fitting = [reading for reading in one.readings if reading.kind == kind_of(facts.media_type)]
-    copy = _copy(fitting, facts, preparation)
-    if problem := _unfit(where, one, shown, facts, fitting, copy):
-        return _Checked(problems=[problem])
-    look = info_of_copy(facts.look, copy) if copy else facts.look
-    rules = nearest(check_rules(each.validations, _size(facts, copy), look) for each in fitting)
+    medium = _Medium(shown, facts, fitting, preparation)
+    if mistake := medium.mistake(dict.fromkeys(reading.kind for reading in one.readings)):
+        return _CheckedMedium(problems=[Problem(where, *mistake)])
+    rules = medium.check_rules()
     name = ".".join(key for key in one.pointer if isinstance(key, str))
     unknown = [(_NOT_CHECKED, f"`{rule}` of `{name}`") for rule in rules.unknown]
-    remarks = [*_remarks(shown, facts, copy), *unknown]
+    remarks = [*medium.remarks(), *unknown]
     if rules.broken:
-        hint = _DOWNSCALE if _would_fit_smaller(fitting, facts, preparation) else ""
-        return _Checked(
-            problems=[Problem(where, f"{shown}: {said}", hint) for said in rules.broken],
-            remarks=remarks,
-        )
-    medium = Media(
+        hint = _DOWNSCALE if medium.would_fit_smaller() else ""
+        problems = [Problem(where, f"{shown}: {said}", hint) for said in rules.broken]
+        return _CheckedMedium(problems=problems, remarks=remarks)
+    accepted = Media(
         pointer=one.pointer,
         origin=one.value,
         kind=fitting[0].kind,
         sha256=facts.sha256,
         bytes=facts.bytes,
         media_type=facts.media_type,
-        conversion=str(copy or ""),
+        conversion=str(medium.copy or ""),
     )
-    return _Checked(medium, remarks=remarks)
+    return _CheckedMedium(accepted, remarks=remarks)
 
 
-def _copy(fitting: list[Reading], facts: Facts, preparation: Preparation) -> Conversion | None:
-    if not fitting or fitting[0].kind != "image" or facts.look.flaw:
-        return None
-    return conversion_for(facts.look, facts.bytes, preparation, bounds(fitting[0].validations))
+def _unreadable(shown: str, trouble: Trouble) -> tuple[str, str]:
+    match trouble:
+        case Unreachable():
+            return trouble.message, trouble.hint
+        case FileNotFoundError():
+            return f"there is no file {shown}", "check the path and the source"
+        case IsADirectoryError():
+            return f"{shown} is a folder", "name a file in it"
+        case PermissionError():
+            return f"{shown} may not be read", "check the permissions of the file"
+        case _:
+            return f"{shown} cannot be read: {why_not(trouble)}", ""
 
 
-def _size(facts: Facts, copy: Conversion | None) -> int:
-    """Return the size to check: what a copy will have is known only as far as it is bounded."""
-    return min(facts.bytes, copy.kilobytes * 1024) if copy and copy.kilobytes else facts.bytes
+@dataclass(frozen=True)
+class _Medium:
+    """A medium as it would be submitted: itself, or the copy that `preparation` allows for.
 
+    `shown` is its address for people, `fitting` are the ways in which its field takes its kind.
+    """
 
-def _would_fit_smaller(fitting: list[Reading], facts: Facts, preparation: Preparation) -> bool:
-    """Tell whether a smaller copy, which nobody asked for, would be within the model's rules."""
-    copy = _copy(fitting, facts, replace(preparation, downscale=True))
-    if copy is None or preparation.downscale:
-        return False
-    look, size = info_of_copy(facts.look, copy), _size(facts, copy)
-    return any(not check_rules(one.validations, size, look).broken for one in fitting)
+    shown: str
+    facts: Facts
+    fitting: Sequence[Reading]
+    preparation: Preparation
 
+    @cached_property
+    def copy(self) -> Conversion | None:
+        """The copy that is submitted in its place, if any."""
+        look = self.facts.look
+        if not self.fitting or self.fitting[0].kind != "image" or look.flaw:
+            return None
+        most = bounds(self.fitting[0].validations)
+        return conversion_for(look, self.facts.bytes, self.preparation, most)
 
-def _unfit(
-    where: str,
-    one: MediaField,
-    shown: str,
-    facts: Facts,
-    fitting: list[Reading],
-    copy: Conversion | None,
-) -> Problem | None:
-    """Say why a medium can be submitted to no model, or not in this field; None if it can."""
-    if not facts.bytes:
-        return Problem(where, f"{shown} is empty")
-    taken = {reading.kind for reading in one.readings}
-    limit = max(MOST_BYTES[kind] for kind in (taken & {kind_of(facts.media_type)} or taken))
-    if facts.bytes > limit and not (copy and copy.kilobytes):
-        size = math.ceil(facts.bytes * 10 / 2**20) / 10
-        message = f"{shown} has {size:.1f} MB; RunComfy takes at most {limit // 2**20} MB"
-        can_be_smaller = facts.media_type in CONVERTIBLE and facts.look.width is not None
-        return Problem(where, message, _DOWNSCALE if can_be_smaller else "")
-    if not fitting:
-        wanted = " or ".join(dict.fromkeys(reading.kind for reading in one.readings))
-        is_what, hint = facts.media_type, "by its content, whatever its name says"
-        if is_what == SVG:
-            is_what, hint = "an SVG drawing", "export it as PNG or JPEG"
-        is_what = is_what or "no picture, video or sound that is known"
-        return Problem(where, f"{shown} is {is_what}, not {wanted}", hint)
-    if facts.look.flaw:
-        return Problem(where, f"{shown} {facts.look.flaw}", "replace the file by a whole one")
-    return _not_taken(where, shown, facts, fitting, copy)
+    def check_rules(self) -> RuleCheck:
+        """Check what would be submitted; a copy's size is known only as far as it is bounded."""
+        look, size = self.facts.look, self.facts.bytes
+        if self.copy:
+            look = info_of_copy(look, self.copy)
+            size = min(size, self.copy.kilobytes * 1024) if self.copy.kilobytes else size
+        return nearest(check_rules(each.validations, size, look) for each in self.fitting)
 
+    def would_fit_smaller(self) -> bool:
+        """Tell whether a smaller copy, which nobody asked for, would be within the rules."""
+        smaller = replace(self, preparation=replace(self.preparation, downscale=True))
+        is_asked = self.preparation.downscale or smaller.copy is None
+        return not is_asked and not smaller.check_rules().broken
 
-def _not_taken(
-    where: str, shown: str, facts: Facts, fitting: list[Reading], copy: Conversion | None
-) -> Problem | None:
-    """Say why a whole medium of the right kind cannot be submitted in its form; None if it can."""
-    if copy:
-        flaw = too_many_pixels(facts.look, copy)
-        hint = "write `downscale: true` under the step as well"
-        return Problem(where, f"{shown} {flaw}", hint) if flaw else None
-    if fitting[0].kind != "image" or any(_takes(each, facts.media_type) for each in fitting):
-        return None
-    message = f"{shown} is {facts.media_type}, and models take JPEG, PNG, WebP and GIF"
-    if facts.media_type in CONVERTIBLE:
-        return Problem(where, message, "write `convert: jpeg` under the step to submit a copy")
-    return Problem(where, message, "it cannot be converted here: export it as PNG or JPEG")
+    def mistake(self, wanted: Collection[MediaKind]) -> tuple[str, str] | None:
+        """Say why it can be submitted to no model, or not in this field, and what to do."""
+        facts, shown = self.facts, self.shown
+        kind = kind_of(facts.media_type)
+        limit = max(MOST_BYTES[one] for one in wanted if kind not in wanted or one == kind)
+        if not facts.bytes:
+            return f"{shown} is empty", ""
+        if facts.bytes > limit and not (self.copy and self.copy.kilobytes):
+            size = math.ceil(facts.bytes * 10 / 2**20) / 10
+            can_be_smaller = facts.media_type in CONVERTIBLE and facts.look.width is not None
+            said = f"{shown} has {size:.1f} MB; RunComfy takes at most {limit // 2**20} MB"
+            return said, _DOWNSCALE if can_be_smaller else ""
+        if not self.fitting:
+            what, hint = facts.media_type, "by its content, whatever its name says"
+            if what == SVG:
+                what, hint = "an SVG drawing", "export it as PNG or JPEG"
+            what = what or "no picture, video or sound that is known"
+            return f"{shown} is {what}, not {' or '.join(wanted)}", hint
+        if facts.look.flaw:
+            return f"{shown} {facts.look.flaw}", "replace the file by a whole one"
+        if self.copy:
+            flaw = too_many_pixels(facts.look, self.copy)
+            return (
+                (f"{shown} {flaw}", "write `downscale: true` under the step as well")
+                if flaw
+                else None
+            )
+        return self._untaken_format()
+
+    def _untaken_format(self) -> tuple[str, str] | None:
+        media_type = self.facts.media_type
+        if self.fitting[0].kind != "image" or any(_takes(one, media_type) for one in self.fitting):
+            return None
+        said = f"{self.shown} is {media_type}, and models take JPEG, PNG, WebP and GIF"
+        if media_type in CONVERTIBLE:
+            return said, "write `convert: jpeg` under the step to submit a copy"
+        return said, "it cannot be converted here: export it as PNG or JPEG"
+
+    def remarks(self) -> Iterator[tuple[str, str]]:
+        """Say what is no mistake and worth knowing."""
+        media_type, look = self.facts.media_type, self.facts.look
+        if media_type_of_name(self.shown) not in {"", media_type}:
+            yield f"{media_type} by its content, whatever its name says", self.shown
+        if self.copy:
+            longest = max(look.width or 0, look.height or 0)
+            smaller = ", made smaller" if (self.copy.longest or longest) < longest else ""
+            form = self.copy.form.upper()
+            yield f"submitted as a {form} copy{smaller}; the original stays as it is", self.shown
+        elif kind_of(media_type) == "image" and look.orientation != 1:
+            yield "turned by its EXIF data; RunComfy may or may not honour that", self.shown
 
 
 def _takes(reading: Reading, media_type: str) -> bool:
@@ -349,32 +377,3 @@ def _takes(reading: Reading, media_type: str) -> bool:
         return True
     name = _TYPE_NAMES.get(media_type, re.escape(media_type.removeprefix("image/")))
     return re.search(rf"(?<![a-z]){name}(?![a-z])", reading.said.lower()) is not None
-
-
-def _remarks(shown: str, facts: Facts, copy: Conversion | None) -> Iterator[tuple[str, str]]:
-    named = media_type_of_name(shown)
-    if named and named != facts.media_type:
-        yield f"{facts.media_type} by its content, whatever its name says", shown
-    if copy:
-        longest = max(facts.look.width or 0, facts.look.height or 0)
-        smaller = ", made smaller" if (copy.longest or longest) < longest else ""
-        yield (
-            f"submitted as a {copy.form.upper()} copy{smaller}; the original stays as it is",
-            shown,
-        )
-    elif kind_of(facts.media_type) == "image" and facts.look.orientation != 1:
-        yield "turned by its EXIF data; RunComfy may or may not honour that", shown
-
-
-def _unreadable(where: str, shown: str, trouble: Trouble) -> Problem:
-    match trouble:
-        case Unreachable():
-            return Problem(where, trouble.message, trouble.hint)
-        case FileNotFoundError():
-            return Problem(where, f"there is no file {shown}", "check the path and the source")
-        case IsADirectoryError():
-            return Problem(where, f"{shown} is a folder", "name a file in it")
-        case PermissionError():
-            return Problem(where, f"{shown} may not be read", "check the permissions of the file")
-        case _:
-            return Problem(where, f"{shown} cannot be read: {why_not(trouble)}")
