@@ -1,4 +1,4 @@
-"""Patterns of files and objects: where to look, what fits, and in which order.
+"""Match patterns of files and objects: where to look, what fits, and in which order.
 
 Objects fit a pattern as files do: `*` stays within a folder, `**` goes through all below, and
 neither finds what begins with a dot.
@@ -15,7 +15,7 @@ _RECURSIVE = "**"
 
 
 def alternatives(pattern: str) -> list[str]:
-    """Spells `*.{jpg,png}` out as `*.jpg` and `*.png`, which Python's glob does not know."""
+    """Spell `*.{jpg,png}` out as `*.jpg` and `*.png`, which Python's glob does not know."""
     match = _BRACES.search(pattern)
     if match is None:
         return [pattern]
@@ -25,12 +25,12 @@ def alternatives(pattern: str) -> list[str]:
 
 
 def is_plain(pattern: str) -> bool:
-    """Whether a pattern names one file outright."""
+    """Tell whether a pattern names one file outright."""
     return not _BRACES.search(pattern) and not glob.has_magic(pattern)
 
 
 def prefixes(patterns: Sequence[str]) -> list[str]:
-    """What the names that fit one of the patterns begin with: as few and as long as can be told.
+    """Return what all names begin with that fit a pattern: as few and as long as can be told.
 
     No prefix begins with another, so that nothing is listed twice.
     """
@@ -43,12 +43,12 @@ def prefixes(patterns: Sequence[str]) -> list[str]:
 
 
 def fits(pattern: str, name: str) -> bool:
-    """Whether a name with `/` between its folders fits a pattern without braces."""
+    """Tell whether a name with `/` between its folders fits a pattern without braces."""
     return _fits(pattern.split("/"), name.split("/"))
 
 
 def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Orders `photo-2` before `photo-10`; the name itself settles every tie."""
+    """Order `photo-2` before `photo-10`; the name itself settles every tie."""
     parts = re.split(r"([0-9]+)", name.casefold())
     return [(1, int(p), "") if _is_number(p) else (0, 0, p) for p in parts], name
 

@@ -34,7 +34,7 @@ _NUMBER = re.compile(r"[2-9]|[1-9][0-9]{1,5}", re.ASCII)
 
 
 def output_name(placement: Placement, index: int, ext: str) -> str:
-    """The file name of one output; the same for the same placement, index and extension.
+    """Return the file name of one output; the same for the same placement, index and extension.
 
     It has no separator, fits every file system and ends with the extension, which is given
     without its dot. Raises InputInvalid when the template gives no name.
@@ -137,7 +137,7 @@ def _marked_name(placement: Placement, name: str, index: int, ending: str) -> st
 
 
 def colliding_names(jobs: Iterable[Job], expected_outputs: Callable[[Job], int]) -> list[Problem]:
-    """Finds outputs that would get the same name in the same folder, before anything is paid for.
+    """Find outputs that would get the same name in the same folder, before anything is paid for.
 
     Names are compared as the strictest file system would, without regard to case. What a model
     makes beyond the expected number of outputs cannot be seen here.
@@ -181,13 +181,13 @@ def _collision(one: Job, other: Job, name: str) -> Problem:
 
 
 def _written(job: Job) -> str:
-    """Where a job's name is written: `output.name`, or that of its own step."""
+    """Return where a job's name is written: `output.name`, or that of its own step."""
     place = job.written.where("output.name") if job.written else "output.name"
     return place.rpartition(": ")[2]
 
 
 def _differences(one: Job, other: Job) -> list[str]:
-    """What templates may use to tell two jobs apart."""
+    """List what templates may use to tell two jobs apart."""
     parts = [
         f"matrix.{key}" for key in one.settings if one.settings[key] != other.settings.get(key)
     ]
@@ -206,7 +206,7 @@ def _first_of(problems: list[Problem]) -> Problem:
 
 
 def _shortened(name: str, most_bytes: int) -> str:
-    """Cuts a long name, and ends it with a hash of the whole so that names stay different."""
+    """Cut a long name, and end it with a hash of the whole so that names stay different."""
     encoded = unicodedata.normalize("NFC", name).encode("utf-8", "replace")
     mark = "-" + hashlib.sha256(encoded).hexdigest()[:8]
     if len(encoded) > most_bytes:

@@ -1,55 +1,57 @@
-"""Where items come from: files by a glob, the rows of a table, or the pipeline itself."""
+"""Read items: files by a glob, the rows of a table, or what the pipeline itself lists."""
 
 import asyncio
+import glob
 import tempfile
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from comfyline.errors import InputInvalid
+from comfyline.errors import InputInvalid, Problem, did_you_mean
 from comfyline.job import Item
 from comfyline.pipeline.document import Pipeline
-from comfyline.pipeline.files import local_files, no_such_object, stored_files
+from comfyline.pipeline.globs import alternatives, fits, is_plain, natural, prefixes
 from comfyline.pipeline.references import FILE_FIELDS
 from comfyline.pipeline.tables import read_table
 from comfyline.redact import without_secrets
 
 _NAME_FIELDS = ("name", "id", "sku")
 _S3 = "s3://"
+_BESIDE = 1000
+"""Names that are looked through for the one that was meant."""
 
 
 class Reader(Protocol):
     """Object storage, as far as sources need it."""
 
     def files_in(self, prefix: str) -> AsyncGenerator[str, None]:
-        """The addresses of all objects that begin with a prefix, in any order."""
+        """Yield the addresses of all objects that begin with a prefix, in any order."""
 
     async def fetch(self, uri: str, target: Path) -> None:
-        """Copies an object to local disk. Raises `FileNotFoundError`."""
+        """Copy an object to local disk. Raises `FileNotFoundError`."""
 
 
 def stored_source(pipeline: Pipeline) -> str | None:
-    """The address of a source that lies in object storage; None for one that needs no storage."""
+    """Return the address of a source that lies in object storage, if it does."""
     source = pipeline.document.source
     written = source.files or source.table or ""
     return written if written.startswith(_S3) else None
 
 
 def nothing_to_do(pipeline: Pipeline) -> str:
-    """The sentence for a source that gives no items, which is no mistake."""
+    """Return the sentence for a source that gives no items, which is no mistake."""
     source = pipeline.document.source
-    if source.files is not None:
-        return f"Nothing to do: no file is taken from {source.files}."
-    if source.table is not None:
-        return f"Nothing to do: no row is taken from {source.table}."
-    return "Nothing to do: no item is taken from source.items."
+    what = "file" if source.files else "row" if source.table else "item"
+    where = source.files or source.table or "source.items"
+    return f"Nothing to do: no {what} is taken from {where}."
 
 
 async def read_items(
     pipeline: Pipeline, reader: Reader | None, limit: int | None = None
 ) -> list[Item]:
-    """Gives the pipeline's items, at most `limit`, always in the same order.
+    """Read the pipeline's items, at most `limit`, always in the same order.
 
     Names are unique, and do not depend on the limit. A glob that matches nothing gives no items,
     nor does a table without rows; a file named outright that is not there raises `InputInvalid`,
@@ -72,26 +74,95 @@ async def read_items(
 
 async def _matching(pattern: str, where: str, reader: Reader | None) -> list[str]:
     if reader is None or not pattern.startswith(_S3):
-        return await asyncio.to_thread(local_files, pattern, where)
-    return await stored_files(pattern, where, reader.files_in)
+        return await asyncio.to_thread(_local_files, pattern, where)
+    return await _stored_files(pattern, where, reader)
 
 
 async def _rows(table: str, where: str, reader: Reader | None) -> list[dict[str, Any]]:
     if reader is None or not table.startswith(_S3):
-        [path] = await asyncio.to_thread(local_files, table, where, is_pattern=False)
-        return await asyncio.to_thread(read_table, Path(path), table, where)
+        if not await asyncio.to_thread(Path(table).is_file):
+            raise InputInvalid([_no_such_file(table, where)])
+        return await asyncio.to_thread(read_table, Path(table), table, where)
     with tempfile.TemporaryDirectory(prefix="comfyline-table-") as folder:
         copy = Path(folder) / "table"
         try:
             await reader.fetch(table, copy)
         except FileNotFoundError:
-            problem = await no_such_object(table, where, reader.files_in)
-            raise InputInvalid([problem]) from None
+            raise InputInvalid([await _no_such_object(table, where, reader)]) from None
         return await asyncio.to_thread(read_table, copy, table, where)
 
 
+def _local_files(pattern: str, where: str) -> list[str]:
+    """List the files of this machine that a pattern matches, in their natural order.
+
+    What names one file outright has to be there; else `InputInvalid` says so at `where`.
+    """
+    if Path(pattern).is_file():
+        return [Path(pattern).as_posix()]
+    if is_plain(pattern):
+        raise InputInvalid([_no_such_file(pattern, where)])
+    matches = (
+        match
+        for each in alternatives(pattern)
+        for match in glob.glob(each, recursive=True)  # noqa: PTH207 — Path.glob takes no absolute pattern and drops a leading ./
+    )
+    return sorted({Path(one).as_posix() for one in matches if Path(one).is_file()}, key=natural)
+
+
+async def _stored_files(pattern: str, where: str, reader: Reader) -> list[str]:
+    """List the objects that an `s3://` pattern matches; folders' own markers are none."""
+    bucket, _, key = pattern.removeprefix(_S3).partition("/")
+    if not bucket or not is_plain(bucket):
+        hint = "write s3://bucket/folder/*.jpg"
+        raise InputInvalid([Problem(where, f"{pattern} should name one bucket", hint)])
+    if not key:
+        raise InputInvalid([_is_folder(pattern, where)])
+    patterns = alternatives(pattern)
+    found: set[str] = set()
+    for prefix in prefixes(patterns):
+        async with aclosing(reader.files_in(prefix)) as uris:
+            async for uri in uris:
+                if uri == pattern:
+                    return [uri]
+                if not uri.endswith("/") and any(fits(each, uri) for each in patterns):
+                    found.add(uri)
+    if is_plain(pattern):
+        raise InputInvalid([await _no_such_object(pattern, where, reader)])
+    return await asyncio.to_thread(sorted, found, key=natural)
+
+
+def _no_such_file(pattern: str, where: str) -> Problem:
+    path = Path(pattern)
+    if path.is_dir():
+        return _is_folder(pattern, where)
+    hint = f"there is no folder {path.parent}"
+    if path.parent.is_dir():
+        hint = did_you_mean(path.name, sorted(one.name for one in path.parent.iterdir()))
+    return Problem(where, f"no such file: {pattern}", hint)
+
+
+async def _no_such_object(address: str, where: str, reader: Reader) -> Problem:
+    """Say that an object is not there, and which one is."""
+    folder, _, name = address.rstrip("/").rpartition("/")
+    beside: dict[str, None] = {}
+    async with aclosing(reader.files_in(f"{folder}/")) as uris:
+        async for uri in uris:
+            first, below, _ = uri.removeprefix(f"{folder}/").partition("/")
+            if below and first == name:
+                return _is_folder(address, where)
+            if not below:
+                beside[first] = None
+            if len(beside) == _BESIDE:
+                break
+    return Problem(where, f"no such file: {address}", did_you_mean(name, list(beside)))
+
+
+def _is_folder(pattern: str, where: str) -> Problem:
+    return Problem(where, f"{pattern} is a folder", f"write {pattern.rstrip('/')}/*")
+
+
 def file_items(paths: Sequence[str]) -> list[Item]:
-    """Names each file by its stem, and by more of its path where names would be the same."""
+    """Name each file by its stem, and by more of its path where names would be the same."""
     names = [_stem(path) for path in paths]
     longer = {path: iter((_without_ending(path), path.removeprefix(_S3))) for path in paths}
     while doubles := {name for name, times in Counter(names).items() if times > 1}:
@@ -103,7 +174,7 @@ def file_items(paths: Sequence[str]) -> list[Item]:
 
 
 def row_items(rows: Sequence[Mapping[str, Any]]) -> list[Item]:
-    """Names each row by its name, id or sku, else by its number, which also tells equals apart."""
+    """Name each row by its name, id or sku, else by its number, which also tells equals apart."""
     names = [_row_name(row, index) for index, row in enumerate(rows)]
     times = Counter(names)
     taken: set[str] = set()

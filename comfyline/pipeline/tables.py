@@ -1,85 +1,282 @@
-"""Tables as sources: one row one item, from CSV, JSON lines and Parquet, with types kept."""
+"""Read tables as sources: one row one item, from CSV, JSON lines and Parquet, with types kept."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import csv
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
-from comfyline.broken_connections import why_not
 from comfyline.errors import InputInvalid, Problem
-from comfyline.pipeline.table_csv import csv_rows
-from comfyline.pipeline.table_jsonl import jsonl_rows
-from comfyline.pipeline.table_parquet import parquet_rows
 
 Row = dict[str, Any]
-ReadRows = Callable[[Path, str], Iterator[Row | Problem]]
-"""Reads a file that is called by a name in messages; gives rows, and problems in their place."""
 
-_READERS: Mapping[str, tuple[str, ReadRows]] = {
-    ".csv": ("CSV", csv_rows),
-    ".tsv": ("CSV", csv_rows),
-    ".jsonl": ("JSON lines", jsonl_rows),
-    ".ndjson": ("JSON lines", jsonl_rows),
-    ".parquet": ("Parquet", parquet_rows),
-}
+_SAVE_AS_CSV = "save it as CSV UTF-8"
 _CONTENTS: Sequence[tuple[bytes, str, str]] = (
     (b"PAR1", "Parquet", "call it .parquet"),
-    (b"PK\x03\x04", "an Excel or another zipped file", "save it as CSV UTF-8"),
-    (b"\xd0\xcf\x11\xe0", "an old Excel file", "save it as CSV UTF-8"),
+    (b"PK\x03\x04", "an Excel or another zipped file", _SAVE_AS_CSV),
+    (b"\xd0\xcf\x11\xe0", "an old Excel file", _SAVE_AS_CSV),
     (b"\x1f\x8b", "packed with gzip", "unpack it"),
-    (b"\xff\xfe", "text in UTF-16", "save it as CSV UTF-8"),
-    (b"\xfe\xff", "text in UTF-16", "save it as CSV UTF-8"),
+    (b"\xff\xfe", "text in UTF-16", _SAVE_AS_CSV),
+    (b"\xfe\xff", "text in UTF-16", _SAVE_AS_CSV),
     (b"%PDF", "a PDF", "save the table as CSV UTF-8"),
 )
 _UTF8_MARK = b"\xef\xbb\xbf"
 _MOST_TOLD = 20
+_DELIMITERS = (",", ";", "\t")
+# Longer ones are numbers of goods and parcels, which other programs would round.
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,14}", re.ASCII)
+_DECIMAL = re.compile(r"-?(0|[1-9][0-9]{0,14})\.[0-9]{1,15}", re.ASCII)
+_PARQUET_ROWS_AT_ONCE = 1000
 
 
 def read_table(path: Path, called: str, where: str) -> list[Row]:
-    """Reads a table that the pipeline calls by its address, from its file or a copy of it.
+    """Read a table that the pipeline calls by its address, from its file or a copy of it.
 
     Raises `InputInvalid` with every row that cannot be read, each at `called:line`, or at `where`
     when the whole file is something else.
     """
-    ending = PurePosixPath(called).suffix.lower()
     try:
         with path.open("rb") as file:
             begin = file.read(64)
-        if problem := _wrong_format(ending, begin, called, where):
+        if problem := _wrong_format(begin, called, where):
             raise InputInvalid([problem])
-        read = list(_READERS[ending][1](path, called))
+        _, read_rows = _FORMATS[PurePosixPath(called).suffix.lower()]
+        read = list(read_rows(path, called))
     except OSError as error:
-        reason = why_not(error)
+        reason = error.strerror or str(error)
         raise InputInvalid([Problem(where, f"{called} cannot be read: {reason}")]) from None
     if problems := [one for one in read if isinstance(one, Problem)]:
-        raise InputInvalid(_first_of(problems, called))
+        if more := problems[_MOST_TOLD:]:
+            problems[_MOST_TOLD:] = [Problem(called, f"and {len(more):,} more mistakes like these")]
+        raise InputInvalid(problems)
     return [one for one in read if not isinstance(one, Problem)]
 
 
-def _wrong_format(ending: str, begin: bytes, called: str, where: str) -> Problem | None:
-    if ending not in _READERS:
-        known = ", ".join(_READERS)
-        hint = "one object a line, called .jsonl, is read" if ending == ".json" else ""
-        return Problem(where, f"{called} is no table that is known here ({known})", hint)
-    expected = _READERS[ending][0]
-    held, hint = _held(begin)
-    if expected == "Parquet":
-        said = held or "something else"
-        return None if held == expected else Problem(where, f"{called} is no Parquet but {said}")
+def _wrong_format(begin: bytes, called: str, where: str) -> Problem | None:
+    ending = PurePosixPath(called).suffix.lower()
+    if ending not in _FORMATS:
+        hint = "write one object a line and call it .jsonl" if ending == ".json" else ""
+        supported = ", ".join(_FORMATS)
+        message = f"unsupported table format: {called} (supported: {supported})"
+        return Problem(where, message, hint)
+    expected = _FORMATS[ending][0]
+    held, hint = next((told for mark, *told in _CONTENTS if begin.startswith(mark)), ("", ""))
     text = begin.removeprefix(_UTF8_MARK).lstrip()
-    if not held and expected == "CSV" and text.startswith((b'{"', b"{ ", b"[{")):
+    if expected == "Parquet":
+        held, hint = held or "something else", ""
+    elif not held and expected == "CSV" and text.startswith((b'{"', b"{ ", b"[{")):
         held, hint = "JSON", "write one object a line and call it .jsonl"
-    if not held and expected == "JSON lines" and text.startswith(b"["):
+    elif not held and expected == "JSON lines" and text.startswith(b"["):
         held, hint = "a JSON list", "write one object a line, without [ and ]"
-    return Problem(where, f"{called} is no {expected} but {held}", hint) if held else None
+    if held in ("", expected):
+        return None
+    return Problem(where, f"{called} is not {expected} but {held}", hint)
 
 
-def _held(begin: bytes) -> tuple[str, str]:
-    found = (told for mark, *told in _CONTENTS if begin.startswith(mark))
-    what, hint = next(found, ("", ""))
-    return what, hint
+def cell(text: str) -> Any:
+    """Read one cell of CSV, whatever stands in the others: a number, true, false, nothing or text.
+
+    What a number would not keep stays text: leading zeros, a plus sign, an exponent.
+    """
+    if not text:
+        return None
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    if _DECIMAL.fullmatch(text):
+        return float(text)
+    word = text.lower()
+    return word == "true" if word in {"true", "false"} else text
 
 
-def _first_of(problems: Sequence[Problem], called: str) -> Iterable[Problem]:
-    yield from problems[:_MOST_TOLD]
-    if (more := len(problems) - _MOST_TOLD) > 0:
-        yield Problem(called, f"and {more:,} more mistakes like these")
+def _csv_rows(path: Path, called: str) -> Iterator[Row | Problem]:
+    """Yield each row of CSV (RFC 4180) by the names of the first line, or what is wrong with it.
+
+    Lines without any value are passed over.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from _cells(file, called)
+    except UnicodeDecodeError:
+        yield Problem(_not_utf8(path, called), "the file is not UTF-8 text", _SAVE_AS_CSV)
+
+
+def _cells(file: TextIO, called: str) -> Iterator[Row | Problem]:
+    first = next((line for line in file if line.strip()), "")
+    file.seek(0)
+    reader = csv.reader(file, delimiter=_delimiter(first), strict=True)
+    names: list[str] = []
+    while True:
+        where = f"{called}:{reader.line_num + 1}"
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            is_quote = any(word in str(error) for word in ("expected after", "unexpected end"))
+            hint = 'a double quote inside a quoted cell is written twice: ""' if is_quote else ""
+            yield Problem(where, f"cannot be read as CSV: {error}", hint)
+            return
+        if cells is None:
+            break
+        if not any(cells):
+            continue
+        if not names:
+            names = [name.strip() for name in cells]
+            if problem := _header_problem(names):
+                yield Problem(where, *problem)
+                return
+        elif len(cells) == len(names):
+            yield dict(zip(names, map(cell, cells), strict=True))
+        else:
+            counted = f"{len(cells)} cell" + ("s" if len(cells) > 1 else "")
+            message = f"the row has {counted}, and the first line names {len(names)} columns"
+            hint = "put what holds the delimiter or a line break in double quotes"
+            yield Problem(where, message, hint)
+    if not names:
+        hint = "name the columns there: sku,photo,prompt"
+        yield Problem(f"{called}:1", "the table has no first line with the columns' names", hint)
+
+
+def _delimiter(first_line: str) -> str:
+    """Return the one that makes most columns of the first line; the comma in doubt."""
+
+    def columns(delimiter: str) -> int:
+        return max((len(row) for row in csv.reader([first_line], delimiter=delimiter)), default=0)
+
+    return max(_DELIMITERS, key=columns)
+
+
+def _header_problem(names: Sequence[str]) -> tuple[str, str] | None:
+    if empty := [str(number) for number, name in enumerate(names, 1) if not name]:
+        return f"the first line names no column in cell {', '.join(empty)}", "name or remove it"
+    if doubles := _doubles(names):
+        return f"the first line names {doubles} more than once", "give each column its own name"
+    return None
+
+
+def _doubles(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name, times in Counter(names).items() if times > 1)
+
+
+def _not_utf8(path: Path, called: str) -> str:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return f"{called}:{number}"
+    return called
+
+
+def _jsonl_rows(path: Path, called: str) -> Iterator[Row | Problem]:
+    """Yield each line's object, or what is wrong with it; empty lines are passed over."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if row := _json_row(line, f"{called}:{number}", first=number == 1):
+                yield row
+
+
+def _json_row(line: bytes, where: str, *, first: bool) -> Row | Problem | None:
+    try:
+        text = line.decode("utf-8-sig" if first else "utf-8").strip()
+        if not text:
+            return None
+        value = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse)
+    except UnicodeDecodeError:
+        return Problem(where, "the line is not UTF-8 text", "save the file in UTF-8")
+    except json.JSONDecodeError as error:
+        message = f"the line is not JSON: {error.msg} (at its character {error.colno})"
+        return Problem(where, message, "each line is one whole object: {…}")
+    except (ValueError, RecursionError) as error:
+        return Problem(where, f"the line cannot be used: {error}")
+    if not isinstance(value, dict):
+        return Problem(where, "the line is not an object", 'write {"sku": "A1", …}')
+    return value or Problem(where, "the object is empty")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> Row:
+    if doubles := _doubles([key for key, _ in pairs]):
+        raise ValueError(f"it names {doubles} twice")
+    return dict(pairs)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number that JSON has")
+
+
+def _parquet_rows(path: Path, called: str) -> Iterator[Row | Problem]:
+    """Yield each row: dates as ISO texts, durations in seconds, decimals as numbers.
+
+    Columns of bytes are left out and not read: no template can write them.
+    """
+    # Half a second and 60 MB that only such a table needs.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            if doubles := _doubles(schema.names):
+                yield Problem(called, f"the table has {doubles} more than once")
+                return
+            kept = [field.name for field in schema if not _holds_bytes(field.type)]
+            for batch in file.iter_batches(_PARQUET_ROWS_AT_ONCE, columns=kept):
+                for row in batch.to_pylist():
+                    yield {name: _plain(value) for name, value in row.items()}
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        yield Problem(called, f"the table cannot be read as Parquet: {reason}")
+
+
+def _holds_bytes(kind: Any) -> bool:
+    import pyarrow.types as kinds
+
+    if kinds.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    if kinds.is_nested(kind):
+        return any(_holds_bytes(kind.field(number).type) for number in range(kind.num_fields))
+    return bool(
+        kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_fixed_size_binary(kind)
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of Parquet as templates and JSON can carry it."""
+    match value:
+        case dict():
+            return {str(key): _plain(inner) for key, inner in value.items()}
+        case [tuple(), *_]:
+            # How a map comes: pairs of a key and a value.
+            return {str(key): _plain(inner) for key, inner in value}
+        case list():
+            return [_plain(inner) for inner in value]
+        case _:
+            return _plain_scalar(value)
+
+
+def _plain_scalar(value: Any) -> str | int | float | None:
+    match value:
+        case Decimal() | float() if not math.isfinite(value):
+            return None  # As pandas writes it where a number is missing.
+        case Decimal():
+            return int(value) if value == value.to_integral_value() else float(value)
+        case None | bool() | int() | float() | str():
+            return value
+        case datetime() | date() | time():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case _:
+            return str(value)
+
+
+_FORMATS: Mapping[str, tuple[str, Any]] = {
+    ".csv": ("CSV", _csv_rows),
+    ".tsv": ("CSV", _csv_rows),
+    ".jsonl": ("JSON lines", _jsonl_rows),
+    ".ndjson": ("JSON lines", _jsonl_rows),
+    ".parquet": ("Parquet", _parquet_rows),
+}

@@ -17,8 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfyline.errors import InputInvalid
-from comfyline.pipeline.table_csv import cell
-from comfyline.pipeline.tables import read_table
+from comfyline.pipeline.tables import cell, read_table
 
 WHERE = "p.yaml:4:10"
 
@@ -134,19 +133,27 @@ def test_csv_that_cannot_be_read_says_why(tmp_path: Path, content: str | bytes, 
 @pytest.mark.parametrize(
     ("called", "content", "told"),
     [
-        ("b.csv", b"PK\x03\x04....", "b.csv is no CSV but an Excel or another zipped file; save"),
+        ("b.csv", b"PK\x03\x04....", "b.csv is not CSV but an Excel or another zipped file; save"),
         (
             "b.csv",
             gzip.compress(b"a,b\n", mtime=0),
-            "b.csv is no CSV but packed with gzip; unpack it",
+            "b.csv is not CSV but packed with gzip; unpack it",
         ),
-        ("b.csv", "a,b\n1,2\n".encode("utf-16"), "b.csv is no CSV but text in UTF-16; save it"),
-        ("b.csv", b"PAR1....", "b.csv is no CSV but Parquet; call it .parquet"),
-        ("b.csv", b'{"sku": 1}\n', "b.csv is no CSV but JSON; write one object a line and call it"),
-        ("b.jsonl", b'[{"sku": 1}]', "b.jsonl is no JSON lines but a JSON list; write one object"),
-        ("b.parquet", b"a,b\n", "b.parquet is no Parquet but something else"),
-        ("b.json", b"{}", "b.json is no table that is known here (.csv, .tsv, .jsonl, .ndjson, "),
-        ("briefs", b"a,b\n", "briefs is no table that is known here"),
+        ("b.csv", "a,b\n1,2\n".encode("utf-16"), "b.csv is not CSV but text in UTF-16; save it"),
+        ("b.csv", b"PAR1....", "b.csv is not CSV but Parquet; call it .parquet"),
+        (
+            "b.csv",
+            b'{"sku": 1}\n',
+            "b.csv is not CSV but JSON; write one object a line and call it",
+        ),
+        ("b.jsonl", b'[{"sku": 1}]', "b.jsonl is not JSON lines but a JSON list; write one object"),
+        ("b.parquet", b"a,b\n", "b.parquet is not Parquet but something else"),
+        (
+            "b.json",
+            b"{}",
+            "unsupported table format: b.json (supported: .csv, .tsv, .jsonl, .ndjson, ",
+        ),
+        ("briefs", b"a,b\n", "unsupported table format: briefs"),
     ],
 )
 def test_what_is_another_format_says_which(
@@ -169,10 +176,10 @@ def test_all_lines_of_json_that_cannot_be_read_are_told(tmp_path: Path) -> None:
 
     assert [one.partition(";")[0] for one in told][:5] == [
         "b.jsonl:1: the object is empty",
-        "b.jsonl:2: the line is no object",
-        "b.jsonl:3: the line is no JSON: Expecting ':' delimiter (at its character 6)",
+        "b.jsonl:2: the line is not an object",
+        "b.jsonl:3: the line is not JSON: Expecting ':' delimiter (at its character 6)",
         "b.jsonl:4: the line cannot be used: it names `a` twice",
-        "b.jsonl:5: the line cannot be used: NaN is no number of JSON's",
+        "b.jsonl:5: the line cannot be used: NaN is not a number that JSON has",
     ]
     assert [one.split(": ")[0] for one in told[5:]] == ["b.jsonl:7", "b.jsonl:8"]
 
