@@ -29,7 +29,6 @@ from comfyline.ledger.block_reasons import short
 from comfyline.media.probe import check_beginning, check_whole, probe_file
 from comfyline.media.types import SVG, is_format, kind_of, kind_of_format
 from comfyline.models.entry import kind_made
-from comfyline.progress import StageEntered, tell
 from comfyline.run import FetchedOutputs, Submission
 from comfyline.runcomfy.outputs import named_outputs
 from comfyline.runcomfy.wire import RequestResult
@@ -53,7 +52,6 @@ from tasks.failure import failing_in_words, is_passing, not_known
 @failing_in_words
 async def fetch(checked: CheckedJob, submission: Submission, services: Services) -> FetchedOutputs:
     """Fetch the job's outputs to local disk, in order; on return the ledger has the charge."""
-    tell(StageEntered(checked.job.label, checked.job.label, Stage.FETCH))
     directory = services.work_directory(submission.request_id)
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
     copied = await _from_copies(submission, directory, services)

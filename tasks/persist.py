@@ -17,7 +17,6 @@ from comfyline.job import CheckedJob, Stage, StoredOutput
 from comfyline.operations.overwrite import store_outputs
 from comfyline.operations.quality import reject
 from comfyline.operations.recover import clear
-from comfyline.progress import StageEntered, tell
 from comfyline.run import FetchedOutputs, Run, Submission
 from comfyline.services import Services
 from tasks.failure import failing_in_words, is_passing
@@ -42,7 +41,6 @@ async def persist(
     services: Services,
 ) -> tuple[StoredOutput, ...]:
     """Store the outputs where the pipeline wants them, or aside where its checks reject them."""
-    tell(StageEntered(checked.job.label, checked.job.label, Stage.PERSIST))
     try:
         if rejected := await reject(checked, submission, fetched, run, services):
             raise rejected

@@ -15,7 +15,7 @@ from comfyline.errors import NotKnownNow
 from comfyline.job import CheckedJob, JobState, Stage
 from comfyline.ledger.settle import settle
 from comfyline.operations.cancel import cancel_submission
-from comfyline.progress import Note, StageEntered, tell
+from comfyline.progress import Note, tell
 from comfyline.run import Run, Submission
 from comfyline.runcomfy.wire import RequestStatus
 from comfyline.services import Services
@@ -37,7 +37,6 @@ async def poll(
     checked: CheckedJob, submission: Submission, run: Run, services: Services
 ) -> Submission:
     """Wait until RunComfy has completed a submission, and return it."""
-    tell(StageEntered(checked.job.label, checked.job.label, Stage.POLL))
     end = await _end(checked.job.label, submission, run, services)
     request_id = submission.request_id
     spool = services.work_directory(request_id) / "result.json"

@@ -29,7 +29,7 @@ from comfyline.ledger.claims import AtCapacity, BudgetExceeded, Claimed, Limits,
 from comfyline.ledger.decision import LEASE_SECONDS, Decision
 from comfyline.ledger.journal import AskedElsewhere, Entry
 from comfyline.ledger.unrecorded import recover_asked
-from comfyline.progress import StageEntered, Submitted, tell
+from comfyline.progress import Submitted, tell
 from comfyline.run import Run, Submission, UploadedInputs
 from comfyline.runcomfy.outage import backoff
 from comfyline.runcomfy.verdict import Accepted, No, NotSent, SlowDown, Unknown, Verdict
@@ -61,7 +61,6 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
     Raises `Refused`, `TokenRejected`, `OverBudget`, `InDoubt`, `Interrupted`, `Unreachable` or
     `TryLater`.
     """
-    tell(StageEntered(checked.job.label, checked.job.label, Stage.SUBMIT))
     limits = _limits(checked, run, services)
     budget = services.client.retry_budget
     failing_since: float | None = None

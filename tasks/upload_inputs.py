@@ -11,7 +11,6 @@ from prefect.tasks import exponential_backoff
 
 from comfyline.errors import InputInvalid
 from comfyline.job import CheckedJob, Stage
-from comfyline.progress import StageEntered, tell
 from comfyline.run import UploadedInputs
 from comfyline.services import Services
 from comfyline.storage.origins import is_presigned
@@ -32,7 +31,6 @@ from tasks.failure import failing_in_words, is_passing
 @failing_in_words
 async def upload_inputs(checked: CheckedJob, services: Services) -> UploadedInputs:
     """Upload the job's media; return where each lies now, in the order of `checked.media`."""
-    tell(StageEntered(checked.job.label, checked.job.label, Stage.UPLOAD_INPUTS))
     uploads = services.uploads
     fetches_here = any(is_presigned(one.origin) or one.conversion for one in checked.media)
     if fetches_here and (problem := uploads.reach_problem()):

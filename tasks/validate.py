@@ -12,7 +12,6 @@ from prefect.cache_policies import NO_CACHE
 from comfyline.job import CheckedJob, Job, Stage
 from comfyline.models.price import estimate
 from comfyline.plan.check import validate_job
-from comfyline.progress import StageEntered, tell
 from comfyline.services import Services
 from tasks.failure import failing_in_words
 
@@ -30,7 +29,6 @@ async def validate(job: Job, checked: CheckedJob | None, services: Services) -> 
 
     One that was found right before the run's first cost is `checked`, and not judged again.
     """
-    tell(StageEntered(job.label, job.label, Stage.VALIDATE))
     entry = await services.catalogue.priced(job.model_id)
     if checked is None:
         checked = await validate_job(job, entry, services.origins)

@@ -2,6 +2,8 @@
 
 import struct
 import warnings
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import ExifTags, Image, ImageOps
@@ -27,6 +29,19 @@ _UNREADABLE = (
     struct.error,
     Image.DecompressionBombError,
 )
+
+
+def make_thumbnails(pictures: Iterable[tuple[Path, str]], directory: Path) -> None:
+    """Write small copies of pictures, each named by the SHA-256 that comes with it.
+
+    A gallery without one is still a gallery: a full disk must not keep a result from being stored.
+    """
+    with suppress(OSError):
+        directory.mkdir(parents=True, exist_ok=True)
+        for source, sha256 in pictures:
+            target = directory / f"{sha256}.jpg"
+            if not target.exists():
+                make_thumbnail(source, target)
 
 
 def make_thumbnail(source: Path, target: Path, side: int = 360) -> tuple[int, int] | None:
