@@ -7,13 +7,12 @@ then its result is waited for, or the job taken over.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from comfyline.errors import ComfylineError
-from comfyline.job import CheckedJob, Job, JobState
+from comfyline.job import Job, JobState
 from comfyline.ledger.block_reasons import not_started
 from comfyline.ledger.queries import Selection
 from comfyline.operations.adopt import recognise
@@ -107,16 +106,15 @@ async def run_jobs(
     The jobs that these unlock are among them. Without `waits_for_others`, what other processes
     work on is left to them and has no outcome.
     """
-    runner = _JobRunner(run, services, unlock)
-    runner.queue.add(to_make)
+    queue = _JobQueue(run, services, unlock)
+    queue.add(to_make)
     left: ComfylineError | None = None
     try:
-        while runner.queue.is_waiting:
-            await runner.through()
-            if runner.elsewhere and waits_for_others and runner.goes_on:
-                held = count(len(runner.elsewhere), "job")
-                tell(Note(f"waiting for {held} of another process"))
-                await runner.take_freed()
+        await queue.run()
+        while queue.elsewhere and waits_for_others and queue.goes_on:
+            tell(Note(f"waiting for {count(len(queue.elsewhere), 'job')} of another process"))
+            await queue.take_freed()
+            await queue.run()
     except ComfylineError as error:
         left = error
     except asyncio.CancelledError:
@@ -124,11 +122,12 @@ async def run_jobs(
         with suppress(ComfylineError):
             await cancel_run(run, services)
         raise
-    if runner.elsewhere and not waits_for_others:
-        tell(Note(f"{count(len(runner.elsewhere), 'job')} left to the process that works on it"))
-        return runner.outcomes
-    spent = services.client.retry_budget.spent
-    return await runner.leave(left or spent or not_started(run.cancel_token.reason))
+    if queue.elsewhere and not waits_for_others:
+        tell(Note(f"{count(len(queue.elsewhere), 'job')} left to the process that works on it"))
+    else:
+        spent = services.client.retry_budget.spent
+        await queue.leave(left or spent or not_started(run.cancel_token.reason))
+    return queue.outcomes
 
 
 @dataclass(slots=True)
@@ -139,61 +138,14 @@ class Batch:
     jobs: list[Validated] = field(default_factory=list)
 
 
-class JobQueue:
-    """Batches in the order in which they came; whoever takes one says when it is done."""
-
-    def __init__(self) -> None:
-        self._ready: deque[Batch] = deque()
-        self._batches: dict[str, Batch] = {}
-        self._out = 0
-        self._changed = asyncio.Event()
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether there is anything to be taken."""
-        return bool(self._ready)
-
-    def add(self, jobs: Iterable[Validated]) -> None:
-        """Line jobs up; one that asks for what is in line already, or under way, joins it."""
-        for job, checked in jobs:
-            batch = self._batches.get(checked.key) if checked else None
-            if batch is None:
-                batch = Batch(checked.key if checked else "")
-                self._ready.append(batch)
-                if checked:
-                    self._batches[checked.key] = batch
-            batch.jobs.append((job, checked))
-        self._changed.set()
-
-    async def take(self) -> Batch | None:
-        """Return the next batch; None if nothing is left and nothing under way can bring more."""
-        while not self._ready:
-            if not self._out:
-                return None
-            self._changed.clear()
-            await self._changed.wait()
-        self._out += 1
-        return self._ready.popleft()
-
-    def close(self, batch: Batch) -> None:
-        """Let no more jobs join a batch."""
-        if self._batches.get(batch.key) is batch:
-            del self._batches[batch.key]
-
-    def done(self, batch: Batch) -> None:
-        """Mark a batch that was taken as ended or put off."""
-        self.close(batch)
-        self._out -= 1
-        self._changed.set()
-
-
-class _JobRunner:
-    """Jobs under way, what waits for its turn, and what others hold."""
+class _JobQueue:
+    """Batches of jobs that wait for their turn or are under way, and those that others hold."""
 
     def __init__(self, run: Run, services: Services, unlock: Unlock) -> None:
-        self.queue = JobQueue()
         self.elsewhere: list[Batch] = []
         self.outcomes: list[Outcome] = []
+        self._ready: asyncio.Queue[Batch] = asyncio.Queue()
+        self._open: dict[str, Batch] = {}
         self._run = run
         self._services = services
         self._unlock = unlock
@@ -203,43 +155,62 @@ class _JobRunner:
         """Whether anything more is begun in this run."""
         return not (self._run.cancel_token.is_cancelled or self._services.client.retry_budget.spent)
 
-    async def through(self) -> None:
+    def add(self, jobs: Iterable[Validated]) -> None:
+        """Line jobs up; one that asks for what is in line already, or under way, joins it."""
+        for job, checked in jobs:
+            batch = self._open.get(checked.key) if checked else None
+            if batch is None:
+                batch = Batch(checked.key if checked else "")
+                self._ready.put_nowait(batch)
+                if checked:
+                    self._open[checked.key] = batch
+            batch.jobs.append((job, checked))
+
+    async def run(self) -> None:
         """Run all that waits and all that it unlocks, in a window."""
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(self._run.in_flight + _BESIDE_FLIGHT):
-                workers.create_task(self._work())
+        async with asyncio.TaskGroup() as group:
+            window = range(self._run.in_flight + _BESIDE_FLIGHT)
+            workers = [group.create_task(self._work()) for _ in window]
+            await self._ready.join()
+            for worker in workers:
+                worker.cancel()
 
     async def take_freed(self) -> None:
-        """Wait until other processes let go of some jobs, and put those back into the queue.
+        """Wait until other processes let go of some jobs, and line those up again.
 
         Does nothing when the run is told to stop before, or RunComfy is away for too long.
         """
         while self.goes_on:
             keys = sorted({batch.key for batch in self.elsewhere})
             free = await self._services.ledger.unlocked(keys)
-            if freed := [batch for batch in self.elsewhere if batch.key in free]:
+            freed = [batch for batch in self.elsewhere if batch.key in free]
+            if freed:
                 self.elsewhere = [batch for batch in self.elsewhere if batch.key not in free]
                 for batch in freed:
-                    self.queue.add(batch.jobs)
+                    self.add(batch.jobs)
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_AGAIN):
                     await self._run.cancel_token.cancelled()
 
-    async def leave(self, why: ComfylineError) -> list[Outcome]:
-        """Give up what others hold, and return all outcomes."""
+    async def leave(self, why: ComfylineError) -> None:
+        """Give up what others hold."""
         while self.elsewhere:
-            batch = self.elsewhere.pop()
-            for job, checked in batch.jobs:
-                await self._end(_stuck(job, checked, why))
-        return self.outcomes
+            await self._end_all(self.elsewhere.pop(), why)
 
     async def _work(self) -> None:
-        while batch := await self.queue.take():
+        while True:
+            batch = await self._ready.get()
             try:
                 await self._run_batch(batch)
             finally:
-                self.queue.done(batch)
+                self._close(batch)
+                self._ready.task_done()
+
+    def _close(self, batch: Batch) -> None:
+        """Let no more jobs join a batch."""
+        if self._open.get(batch.key) is batch:
+            del self._open[batch.key]
 
     async def _run_batch(self, batch: Batch) -> None:
         ledger = self._services.ledger
@@ -251,17 +222,22 @@ class _JobRunner:
                 self.elsewhere.append(batch)
                 return
         except ComfylineError as error:
-            for job, checked in batch.jobs:
-                await self._end(_stuck(job, checked, error))
+            await self._end_all(batch, error)
             return
         # The list may grow meanwhile: a job that has just been unlocked may ask for the same.
         for job, checked in batch.jobs:
             await self._end(await run_job(job, checked, self._run, self._services))
-        self.queue.close(batch)
+        self._close(batch)
         if first:
             # What cannot be given up lapses by itself.
             with suppress(ComfylineError):
                 await ledger.release(first.key)
+
+    async def _end_all(self, batch: Batch, error: ComfylineError) -> None:
+        """End jobs that were not even begun."""
+        for job, checked in batch.jobs:
+            key = checked.key if checked else ""
+            await self._end(Outcome(job, key, JobState.PLANNED, error=error))
 
     async def _end(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
@@ -272,12 +248,7 @@ class _JobRunner:
             keys = [one.key for one in validation.checked if one]
             known = await self._services.ledger.summaries(keys)
             await recognise(validation.checked, known, self._services)
-            self.queue.add(list(zip(jobs, validation.checked, strict=True)))
-
-
-def _stuck(job: Job, checked: CheckedJob | None, error: ComfylineError) -> Outcome:
-    """Describe a job that was not even begun."""
-    return Outcome(job, checked.key if checked else "", JobState.PLANNED, error=error)
+            self.add(zip(jobs, validation.checked, strict=True))
 
 
 def _tell_end(outcome: Outcome) -> None:
