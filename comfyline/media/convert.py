@@ -221,14 +221,12 @@ def _in_plain_colours(picture: Image.Image, form: Form) -> tuple[Image.Image, by
     """Return the picture in grey, RGB or RGBA, and the profile to read its colours by."""
     profile = picture.info.get("icc_profile")
     if picture.mode.startswith("I;16"):
-        # `convert` alone would cut all above 255 off to white.
-        return picture.convert("I").point(lambda value: value / 256).convert("L"), None
+        return eight_bits(picture), None
     if picture.mode == "CMYK":
         return _from_print(picture, profile), None
     if picture.has_transparency_data:
         kept = profile if picture.mode != "LA" else None
-        seen = picture.convert("RGBA")
-        return (_on_white(seen) if form == "jpeg" else seen), kept
+        return (on_white(picture) if form == "jpeg" else picture.convert("RGBA")), kept
     if picture.mode in {"1", "L"}:
         grey = picture if picture.mode == "L" else picture.convert("L")
         # WebP has no grey, and a profile for grey fits no colours.
@@ -250,9 +248,16 @@ def _from_print(picture: Image.Image, profile: bytes | None) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
-    ground = Image.new("RGB", picture.size, (255, 255, 255))
-    ground.paste(picture, mask=picture.getchannel("A"))
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """Return a grey picture of 16 bits in 8: `convert` alone cuts all above 255 off to white."""
+    return picture.convert("I").point(lambda value: value / 256).convert("L")
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """Return a picture that is transparent in places as it is seen on white."""
+    seen = picture.convert("RGBA")
+    ground = Image.new("RGB", seen.size, (255, 255, 255))
+    ground.paste(seen, mask=seen.getchannel("A"))
     return ground
 
 

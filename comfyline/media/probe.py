@@ -23,7 +23,7 @@ from comfyline.media.types import HEAD_BYTES, SVG, kind_of, media_type_of
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-_VERSION = 3
+_VERSION = 4
 """Counts up whenever the same bytes may be judged otherwise."""
 _STREAMED_RIFF = {0, 0xFFFFFFFF}
 _ALONE = 25_000_000
@@ -43,10 +43,6 @@ _UPRIGHT: Mapping[int, Image.Transpose] = {
 """What undoes each of EXIF's orientations."""
 _HEIF = {"image/heic", "image/heif"}
 _turn = threading.Lock()
-
-# Pillow refuses a bomb itself; that a large photo is half of one is of no use to anybody.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
 
 _PACKETS = 256
 """How many packets of a stream are tried before it counts as one that cannot be decoded."""
@@ -78,6 +74,9 @@ _TELL_LENGTH = {"audio/flac", "audio/webm", "video/webm"}
 """Formats whose header promises a length, and which are cut short without a sign of it."""
 _TURNED = {90: 8, 180: 3, 270: 6}
 """EXIF's orientation for so many degrees counterclockwise."""
+
+# Pillow refuses a bomb itself; that a large photo is half of one is of no use to anybody.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def probe(file: BinaryIO, media_type: str) -> MediaInfo:
@@ -212,7 +211,7 @@ def _decoded(file: BinaryIO, media_type: str) -> MediaInfo:
         # At an eighth of its size every byte of a JPEG is read, in a fraction of time and memory.
         picture.draft(picture.mode, (1, 1))
         with alone_if_large(picture):
-            _load_all(picture)
+            _load_all(picture, file)
         if media_type == "image/tiff":
             # Pillow turns these itself while it decodes them.
             return MediaInfo(media_type, *picture.size)
@@ -220,15 +219,21 @@ def _decoded(file: BinaryIO, media_type: str) -> MediaInfo:
     return MediaInfo(media_type, *as_seen((width, height), orientation), orientation=orientation)
 
 
-def _load_all(picture: ImageFile.ImageFile) -> None:
+def _load_all(picture: ImageFile.ImageFile, file: BinaryIO) -> None:
+    """Decode every frame. Raises what Pillow raises, and `EOFError` for a GIF without its end."""
     picture.load()
-    pixels = frame = 0
-    while getattr(picture, "is_animated", False) and pixels < _MOST_FRAMES_PIXELS:
-        frame += 1
+    is_gif = picture.format == "GIF"
+    has_more = is_gif or getattr(picture, "is_animated", False)
+    pixels = 0
+    while has_more and pixels < _MOST_FRAMES_PIXELS:
         pixels += picture.width * picture.height
         try:
-            picture.seek(frame)
+            picture.seek(picture.tell() + 1)
         except EOFError:
+            # Between two frames Pillow takes the end of a file for the end of the picture.
+            file.seek(-1, os.SEEK_CUR)
+            if is_gif and file.read(1) != b";":
+                raise EOFError("its end is missing") from None
             return
         picture.load()
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from PIL import Image, ImageStat
 
-from comfyline.media.convert import scaled
+from comfyline.media.convert import eight_bits, on_white, scaled
 from comfyline.media.probe import (
     alone_if_large,
     as_seen,
@@ -124,11 +124,9 @@ def _of_video(file: BinaryIO, media_type: str) -> Appearance | None:
 def _small(picture: Image.Image) -> Image.Image:
     """Return the picture in RGB, at most `_SMALL` pixels wide and high, on white."""
     if picture.mode.startswith("I;16"):
-        picture = picture.convert("I").point(lambda value: value / 256).convert("L")
+        picture = eight_bits(picture)
     if picture.has_transparency_data:
-        seen = picture.convert("RGBA")
-        picture = Image.new("RGB", seen.size, (255, 255, 255))
-        picture.paste(seen, mask=seen.getchannel("A"))
+        picture = on_white(picture)
     size = scaled(*picture.size, _SMALL)
     return picture.convert("RGB").resize(size, Image.Resampling.BOX, reducing_gap=2.0)
 
