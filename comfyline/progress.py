@@ -1,7 +1,7 @@
 """What a run tells while it works: a few events, and whoever wants to hear them.
 
-The library reports and never prints. The live display and the plain log are two observers; the
-one in force is found by context, because flow parameters must stay plain JSON.
+The library reports and never prints. The live display and the log are two observers; those in
+force are found by context, because flow parameters must stay plain JSON.
 """
 
 from collections.abc import Callable, Iterator
@@ -75,23 +75,20 @@ Event = RunPlanned | StageEntered | Submitted | JobEnded | Note | RunReported
 Observer = Callable[[Event], None]
 
 
-def _ignore(event: Event) -> None:
-    """Ignore the event: the observer of a run that nobody watches."""
-
-
-_observer: ContextVar[Observer] = ContextVar("comfyline_observer", default=_ignore)
+_observers: ContextVar[tuple[Observer, ...]] = ContextVar("comfyline_observers", default=())
 
 
 def tell(event: Event) -> None:
-    """Hand one event to the observer in force; without one it goes nowhere."""
-    _observer.get()(event)
+    """Hand one event to the observers in force; without one it goes nowhere."""
+    for observe in _observers.get():
+        observe(event)
 
 
 @contextmanager
 def observed_by(observer: Observer) -> Iterator[None]:
-    """Make `observer` hear everything told inside the block, also from tasks started there."""
-    token = _observer.set(observer)
+    """Make `observer` hear too what is told inside the block, also from tasks started there."""
+    token = _observers.set((*_observers.get(), observer))
     try:
         yield
     finally:
-        _observer.reset(token)
+        _observers.reset(token)

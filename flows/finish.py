@@ -4,10 +4,9 @@ import asyncio
 import re
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 
 import httpx
 from prefect import get_run_logger
@@ -44,8 +43,15 @@ async def finish(
     folder = services.settings.home / "runs" / run.id
     gallery, index = folder / "gallery.html", folder / "index.jsonl"
     charges = await _charges(run, outcomes, services)
-    indexed = await _indexed(index, outcomes, run, services)
-    summary = summarise(run, outcomes, time.monotonic() - began, str(gallery), charges, indexed)
+    indexed = False
+    with _optional("No run index"):
+        made = await services.ledger.provenance([*{one.key: None for one in outcomes}])
+        await asyncio.to_thread(write_index, index, outcomes, run.id, made)
+        indexed = True
+    seconds = time.monotonic() - began
+    summary = summarise(
+        run, outcomes, seconds, str(gallery), charges, str(index) if indexed else None
+    )
 
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,57 +61,36 @@ async def finish(
             part.write_text(summary.to_json(), encoding="utf-8")
 
     await asyncio.to_thread(write)
-    await _warn(run, services)
-    sheet = await _sheet(outcomes, run, services)
+    with _optional("Nothing is known of what RunComfy will soon delete"):
+        left = await services.ledger.unfinished()
+        mine = [attempt for attempt in left if attempt.checked.job.pipeline == run.pipeline]
+        for _, sentence in warnings(mine, services.now()):
+            tell(Note(sentence))
+    sheet: Sequence[str] = ()
+    if run.contact_sheet is not None:
+        with _optional("No contact sheet"):
+            sheet = await store_contact_sheet(
+                run.contact_sheet, outcomes, services.thumbnails, services.places
+            )
+            for uri in sheet:
+                tell(Note(f"Contact sheet: {uri}"))
     tell(RunReported(str(folder / "summary.json")))
     try:
         await acreate_markdown_artifact(
             _markdown(summary, sheet), key=_key(run.pipeline), description=headline(summary)
         )
     except (httpx.HTTPError, PrefectException) as error:
-        # What was made is stored and written down; only a page about it is missing.
         get_run_logger().warning("no artifact: %s", error)
     return ended(summary, run.cancel_token)
 
 
-async def _sheet(outcomes: Sequence[Outcome], run: Run, services: Services) -> Sequence[str]:
-    """Store the contact sheet, where one is asked for; return the URIs of its pages."""
-    if run.contact_sheet is None:
-        return ()
+@contextmanager
+def _optional(without: str) -> Iterator[None]:
+    """Go on after an error: what was made is stored, and the next run can tell of it again."""
     try:
-        uris = await store_contact_sheet(
-            run.contact_sheet, outcomes, services.thumbnails, services.places
-        )
+        yield
     except (ComfylineError, OSError) as error:
-        # What was made is stored; a picture of it can be made again by the next run.
-        tell(Note(f"No contact sheet: {error}"))
-        return ()
-    for uri in uris:
-        tell(Note(f"Contact sheet: {uri}"))
-    return uris
-
-
-async def _indexed(
-    path: Path, outcomes: Sequence[Outcome], run: Run, services: Services
-) -> str | None:
-    """Write the run index; return where it lies, or None when that could not be done."""
-    try:
-        made = await services.ledger.provenance([*{one.key: None for one in outcomes}])
-        await asyncio.to_thread(write_index, path, outcomes, run.id, made)
-    except (ComfylineError, OSError) as error:
-        # What was made is stored; a list of it can be made again by the next run.
-        get_run_logger().warning("no run index: %s", error)
-        return None
-    return str(path)
-
-
-async def _warn(run: Run, services: Services) -> None:
-    """Say what of this pipeline RunComfy will soon delete although it was paid for."""
-    with suppress(ComfylineError):
-        left = await services.ledger.unfinished()
-        mine = [attempt for attempt in left if attempt.checked.job.pipeline == run.pipeline]
-        for _, sentence in warnings(mine, services.now()):
-            tell(Note(sentence))
+        tell(Note(f"{without}: {error}"))
 
 
 async def _charges(
@@ -113,20 +98,16 @@ async def _charges(
 ) -> Mapping[str, Sequence[Charge]]:
     """Return the run's own requests by job key, as the ledger has them, also those that failed."""
     charges: dict[str, list[Charge]] = defaultdict(list)
-    try:
-        attempts = await services.ledger.list(Selection(run_id=run.id))
-    except ComfylineError as error:
-        # What was made is stored; the report says less of its cost, and is written all the same.
-        get_run_logger().warning("the ledger does not say what the run cost: %s", error)
-        for outcome in outcomes:
-            if outcome.request_id and not outcome.reused:
-                charges[outcome.key].append(Charge(outcome.cost_usd, None))
+    with _optional("The ledger does not say what the run cost"):
+        for attempt in await services.ledger.list(Selection(run_id=run.id)):
+            # What RunComfy refused has no id and was not charged.
+            if attempt.request_id or attempt.state in {JobState.IN_DOUBT, JobState.SUBMITTING}:
+                charge = Charge(attempt.cost_usd, attempt.checked.estimate_usd)
+                charges[attempt.checked.key].append(charge)
         return charges
-    for attempt in attempts:
-        # What RunComfy refused has no id and was not charged.
-        if attempt.request_id or attempt.state in {JobState.IN_DOUBT, JobState.SUBMITTING}:
-            charge = Charge(attempt.cost_usd, attempt.checked.estimate_usd)
-            charges[attempt.checked.key].append(charge)
+    for outcome in outcomes:
+        if outcome.request_id and not outcome.reused:
+            charges[outcome.key].append(Charge(outcome.cost_usd, None))
     return charges
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.client.schemas.objects import State
 
 from comfyline.config.account import command
@@ -55,12 +55,19 @@ async def reconcile(profile: str) -> State[RunSummary] | State[ComfylineError]:
         await sweep((attempt.checked.job.placement.folder for attempt in known), services)
         await asyncio.to_thread(forget_results, services.settings.home, started)
         unfinished = await services.ledger.unfinished()
-        await _recognise(unfinished, services)
+        checked = [attempt.checked for attempt in unfinished]
+        # Where the outputs lie cannot be looked at: then RunComfy is asked.
+        with suppress(Unreachable):
+            summaries = await services.ledger.summaries([one.key for one in checked])
+            await recognise(checked, summaries, services)
         left = await services.ledger.unfinished()
-        _say_all(text for _, text in warnings(left, services.now()))
-        _say_all(unrecorded_in_words(await unrecorded(services.journal, services.ledger)))
-        _say_all(_what_is_left(left, services.now()))
-        _say_all(elsewhere_in_words(await services.ledger.unfinished_elsewhere()))
+        for text in (
+            *(text for _, text in warnings(left, services.now())),
+            *unrecorded_in_words(await unrecorded(services.journal, services.ledger)),
+            _what_is_left(left, services.now()),
+            *elsewhere_in_words(await services.ledger.unfinished_elsewhere()),
+        ):
+            tell(Note(text))
         run = Run(
             id=run_id(),
             pipeline="reconcile",
@@ -73,38 +80,31 @@ async def reconcile(profile: str) -> State[RunSummary] | State[ComfylineError]:
         )
         stored = len(unfinished) - len(left)
         tell(RunPlanned(run.id, run.pipeline, len(unfinished), stored, 0.0))
-        found = [(attempt.checked.job, attempt.checked) for attempt in unfinished]
+        found = [(one.job, one) for one in checked]
         outcomes = await run_jobs(found, run, services, waits_for_others=False)
-        _say_all(_stored(outcome) for outcome in outcomes if outcome.outputs)
         doubts = await services.ledger.list(Selection(state=JobState.IN_DOUBT))
-        _say_all(_doubts(doubts[::-1]))
+        for text in (*map(_stored, outcomes), *_doubts(doubts[::-1])):
+            if text:
+                tell(Note(text))
         return await finish(outcomes, run, services, started, began)
 
     return await with_services(profile, work)
 
 
-async def _recognise(left: Sequence[Attempt], services: Services) -> None:
-    """Recognise what is stored already; what an older ledger missed is not asked for again."""
-    checked = [attempt.checked for attempt in left]
-    known = await services.ledger.summaries([one.key for one in checked])
-    # Where the outputs lie cannot be looked at: then RunComfy is asked.
-    with suppress(Unreachable):
-        await recognise(checked, known, services)
-
-
-def _what_is_left(left: Sequence[Attempt], now: datetime) -> Iterable[str]:
+def _what_is_left(left: Sequence[Attempt], now: datetime) -> str:
     if not left:
-        yield "Nothing is left: everything that was paid for is stored"
-        return
+        return "Nothing is left: everything that was paid for is stored"
     pipelines = Counter(attempt.checked.job.pipeline for attempt in left)
     named = ", ".join(f"{name} {number:,}" for name, number in pipelines.most_common())
     oldest = left[0].submitted_at or left[0].created_at
     age = span((now - oldest).total_seconds())
-    yield f"{count(len(left), 'job')} paid for and not stored ({named}); the oldest {age} ago"
+    return f"{count(len(left), 'job')} paid for and not stored ({named}); the oldest {age} ago"
 
 
 def _stored(outcome: Outcome) -> str:
-    """Tell where a job's outputs lie now; a job whose outputs are not stored has said why."""
+    """Tell where a job's outputs lie now; empty for one that has said why it has none."""
+    if not outcome.outputs:
+        return ""
     job, uris = outcome.job, ", ".join(output.uri for output in outcome.outputs)
     return f"{short(outcome.key)} {job.label} ({job.pipeline}): stored as {uris}"
 
@@ -119,10 +119,3 @@ def _doubts(doubts: Sequence[Attempt]) -> Iterable[str]:
     if len(doubts) > _NAMED:
         more = count(len(doubts) - _NAMED, "more job")
         yield f"and {more} in doubt: {command('jobs --state in_doubt')}"
-
-
-def _say_all(texts: Iterable[str]) -> None:
-    """Say each to whoever watches, and to the run's log in Prefect."""
-    for text in texts:
-        get_run_logger().info(text)
-        tell(Note(text))

@@ -24,7 +24,7 @@ from prefect.states import Failed
 
 from comfyline.config.environment import prepare
 from comfyline.errors import ComfylineError, UsageError
-from comfyline.progress import Note, tell
+from comfyline.progress import Event, Note, Observer, observed_by, tell
 from comfyline.redact import without_secrets
 from comfyline.report.summary import RunSummary
 from comfyline.run import CancelToken, cancelled_by, current_token
@@ -43,13 +43,15 @@ async def with_services(
 
     With `unchecked`, a model whose schema is nowhere to be had is taken without one.
     """
+    token = current_token()
     try:
-        settings = await prepare(profile, _say, read_secret_block)
-        token = current_token()
-        async with open_services(settings, unchecked=unchecked) as services:
-            with cancelled_by(token):
-                async with watch_for_cancellation(token, _flow_run().id, run_id(), services):
-                    return await work(services)
+        with observed_by(_log_notes()), cancelled_by(token):
+            settings = await prepare(profile, lambda text: tell(Note(text)), read_secret_block)
+            async with (
+                open_services(settings, unchecked=unchecked) as services,
+                watch_for_cancellation(token, _flow_run().id, run_id(), services),
+            ):
+                return await work(services)
     except ComfylineError as error:
         return Failed(message=without_secrets(str(error)), data=error)
 
@@ -70,9 +72,15 @@ def _flow_run() -> FlowRun:
     return context.flow_run
 
 
-def _say(text: str) -> None:
-    get_run_logger().info(text)
-    tell(Note(text))
+def _log_notes() -> Observer:
+    """Return an observer that repeats in the flow run's log what is worth a line."""
+    logger = get_run_logger()
+
+    def log(event: Event) -> None:
+        if isinstance(event, Note):
+            logger.info("%s", without_secrets(event.text))
+
+    return log
 
 
 @asynccontextmanager
