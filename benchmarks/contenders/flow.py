@@ -16,7 +16,7 @@ async def main(path: str) -> None:
     from flows.pipeline import pipeline
 
     def flow() -> Any:
-        return pipeline(path=path, return_state=True)
+        return pipeline(path=path, profile="sandbox", return_state=True)
 
     watch = start()
     summary = await run_flow(flow)
