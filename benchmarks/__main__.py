@@ -10,11 +10,9 @@ import sys
 from benchmarks.table import say, show
 
 BENCHMARKS = {
-    "polling": "waiting for requests: calls and lag beside loops at a fixed interval",
     "chain": "the whole flow over small photographs beside a plain asyncio script",
     "rerun": "a plan whose outputs are all there, beside GNU make",
     "files": "many files and large ones to and from S3 beside presigned URLs and s3fs",
-    "downloads": "one large output from a plain server beside HTTP libraries alone",
     "memory": "one large file to and from S3 beside s3fs's own put_file and get_file",
 }
 _INTERRUPTED = 130

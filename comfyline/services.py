@@ -22,12 +22,11 @@ from comfyline.ledger.slot_queue import Slots
 from comfyline.models.catalogue import CACHED_MODELS, Catalogue, ModelCache
 from comfyline.progress import Note, tell
 from comfyline.redact import bare_origin
-from comfyline.runcomfy.balance import Purse
+from comfyline.runcomfy.balance import BalanceCache
 from comfyline.runcomfy.client import RuncomfyClient
-from comfyline.runcomfy.downloads import Downloads
-from comfyline.runcomfy.outage import RetryBudget
-from comfyline.runcomfy.poller import Poller
-from comfyline.runcomfy.polling import next_poll
+from comfyline.runcomfy.download import Downloads
+from comfyline.runcomfy.poll import Poller, next_poll
+from comfyline.runcomfy.retry import RetryBudget
 from comfyline.sandbox.store import request_ids
 from comfyline.stack.home import Layout, private_folder
 from comfyline.storage.bucket import Bucket
@@ -92,7 +91,7 @@ class Services:
         self.copies = Copies(self.origins, self.uploads, settings.home / COPIES)
         self.catalogue = catalogue
         self.thumbnails = settings.home / "thumbnails"
-        self.purse = Purse(client.balance)
+        self.balance = BalanceCache(client.balance)
         self.slots = Slots(ledger, client, self.work, settings.runcomfy.in_flight)
         self.submits = submit_limiter(settings.runcomfy.submits_per_second)
 
@@ -175,9 +174,7 @@ async def open_services(
         if public := storage.public_endpoint_url:
             outside = replace(storage, endpoint_url=public)
             signer = await stack.enter_async_context(open_bucket(outside))
-        poller = await stack.enter_async_context(
-            Poller(client.status, next_poll, time.monotonic, runcomfy.patience)
-        )
+        poller = Poller(client.status, next_poll, time.monotonic, runcomfy.patience)
         ledger = open_ledger(settings.ledger_url.value, runcomfy.account, reading=reading)
         stack.callback(ledger.close)
         if not reading:

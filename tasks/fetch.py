@@ -30,7 +30,7 @@ from comfyline.media.probe import check_beginning, check_whole, probe_file
 from comfyline.media.types import SVG, is_format, kind_of, kind_of_format
 from comfyline.models.entry import kind_made
 from comfyline.run import FetchedOutputs, Submission
-from comfyline.runcomfy.outputs import named_outputs
+from comfyline.runcomfy.results import named_outputs
 from comfyline.runcomfy.wire import RequestResult
 from comfyline.services import Services
 from comfyline.storage.reading import hash_file

@@ -31,7 +31,7 @@ from comfyline.ledger.journal import AskedElsewhere, Entry
 from comfyline.ledger.unrecorded import recover_asked
 from comfyline.progress import Submitted, tell
 from comfyline.run import Run, Submission, UploadedInputs
-from comfyline.runcomfy.outage import backoff
+from comfyline.runcomfy.retry import backoff
 from comfyline.runcomfy.verdict import Accepted, No, NotSent, SlowDown, Unknown, Verdict
 from comfyline.services import Services
 from tasks.failure import failing_in_words
@@ -72,7 +72,7 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
         await services.submits.acquire()
         # After the wait, which may be long: the URLs in it live from now on.
         body = await _body(checked, uploaded, run.timeout, services)
-        balance = await services.purse.before()
+        balance = await services.balance.recent()
         if run.cancel_token.is_cancelled:
             raise not_started(run.cancel_token.reason)
         # Nothing may wait between the claim and the POST: the claim's lease runs out.

@@ -20,7 +20,7 @@ from comfyline.errors import (
 from comfyline.models import catalogue as catalogue_module
 from comfyline.models.catalogue import FRESH_SECONDS, Catalogue, ModelCache
 from comfyline.models.entry import UncheckedModel
-from comfyline.runcomfy.outage import RetryBudget
+from comfyline.runcomfy.retry import RetryBudget
 
 SCHEMA = {"type": "object", "properties": {"prompt": {"type": "string"}}}
 LIVE = {

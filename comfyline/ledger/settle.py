@@ -6,7 +6,7 @@ from comfyline.errors import Cancelled, ComfylineError, GenerationFailed
 from comfyline.job import JobState
 from comfyline.ledger.ledger import Ledger
 from comfyline.runcomfy.client import RuncomfyClient
-from comfyline.runcomfy.outputs import output_urls
+from comfyline.runcomfy.results import output_urls
 from comfyline.runcomfy.wire import RequestStatus
 
 _AGAIN = "Run again to ask anew."

@@ -20,7 +20,7 @@ from comfyline.ledger.queries import Selection
 from comfyline.operations.adopt import adopt, look_for
 from comfyline.progress import Note, tell
 from comfyline.report.format import usd
-from comfyline.runcomfy.outputs import output_urls
+from comfyline.runcomfy.results import output_urls
 from comfyline.runcomfy.wire import RequestResult
 from comfyline.services import Services
 
@@ -60,7 +60,7 @@ async def gather_facts(attempt: Attempt, services: Services) -> Doubt:
     moved = await services.ledger.list(Selection(since=sent_at(attempt)))
     known = {one.id: one for one in (*moved, *await services.ledger.unfinished())}
     others = others_since(attempt, known.values())
-    now_usd = await services.purse.now()
+    now_usd = await services.balance.now()
     return Doubt(
         attempt=attempt,
         others=tuple(others),

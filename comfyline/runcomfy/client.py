@@ -28,39 +28,46 @@ from comfyline.errors import (
     TokenRejected,
 )
 from comfyline.files import disk_full_told, require_space
-from comfyline.runcomfy.asking import model_path, request_path, written
-from comfyline.runcomfy.leaving import Leaving
 from comfyline.runcomfy.listing import list_all
-from comfyline.runcomfy.outage import RetryBudget, backoff
-from comfyline.runcomfy.reply import Reply, read_reply
-from comfyline.runcomfy.spool import (
+from comfyline.runcomfy.results import (
     TooLarge,
     draft_path,
+    extract_data_uris,
     keep_result,
-    lifted,
-    promised,
-    read_spool,
-    unread,
-    write_down,
-    write_spool,
+    promised_size,
+    read_cached_result,
+    rename_durably,
+    unread_path,
+    write_answer,
 )
-from comfyline.runcomfy.transport import ENCODINGS, ApiTransport
-from comfyline.runcomfy.troubles import away, understood
+from comfyline.runcomfy.retry import RetryBudget
+from comfyline.runcomfy.transport import (
+    ENCODINGS,
+    ApiTransport,
+    Response,
+    TrackedBody,
+    read_response,
+)
 from comfyline.runcomfy.verdict import (
     Accepted,
     No,
     Verdict,
+    away,
     judge_answer,
     judge_exception,
+    require_answer,
 )
 from comfyline.runcomfy.wire import (
     RequestResult,
     RequestStatus,
+    model_path,
     read_balance,
     read_cancel,
     read_page,
     read_result,
     read_status,
+    request_body,
+    request_path,
 )
 
 _TIMEOUT = httpx.Timeout(30, connect=10, pool=60)
@@ -114,7 +121,7 @@ class RuncomfyClient:
         )
 
     async def __aenter__(self) -> Self:
-        """Opens nothing by itself: connections are made when they are needed."""
+        """Open nothing by itself."""
         return self
 
     async def __aexit__(
@@ -123,68 +130,70 @@ class RuncomfyClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes every connection."""
+        """Close every connection."""
         await self._http.aclose()
 
     async def submit(self, model_id: str, inputs: Mapping[str, Any]) -> Verdict:
-        """Sends the one POST that can cost money, once, and says what is known of it.
+        """Send the one POST that can cost money, once, and says what is known of it.
 
         Never raises for anything that happens on the wire.
         """
         try:
-            path, body = model_path(model_id), written(model_id, inputs)
+            path, body = model_path(model_id), request_body(model_id, inputs)
         except InputInvalid as error:
             return No(error)
-        leaving, said = Leaving(body), b""
+        tracked, said = TrackedBody(body), b""
         try:
             async with (
                 asyncio.timeout(_SUBMIT_SECONDS),
                 self._http.stream(
                     "POST",
                     path,
-                    content=leaving,
+                    content=tracked,
                     headers={"Content-Type": "application/json", "Content-Length": str(len(body))},
                     timeout=_SUBMIT_TIMEOUT,
-                    extensions={"trace": leaving.trace},
+                    extensions={"trace": tracked.trace},
                 ) as answer,
             ):
                 # One without end says no more than its status does.
                 with suppress(BrokenAnswer):
                     said = await _held(answer)
-            reply = read_reply(answer, said, self._token)
-            verdict = judge_answer(reply.status, reply.content, reply.retry_after, leaving.how_far)
+            response = read_response(answer, said, self._token)
+            verdict = judge_answer(
+                response.status, response.content, response.retry_after, tracked.progress
+            )
         except Exception as error:  # noqa: BLE001  # what the table does not name is unknown
-            return judge_exception(error, leaving.how_far)
+            return judge_exception(error, tracked.progress)
         if isinstance(verdict, Accepted | No):
             self.retry_budget.answered()
         return verdict
 
     async def status(self, request_id: str) -> RequestStatus:
-        """Where a request stands. Raises `NotKnownNow` at once: who polls asks again anyway."""
+        """Ask where a request stands. Raises `NotKnownNow` at once: who polls asks again anyway."""
         path = f"{request_path(request_id)}/status"
         return await self._call(_content(read_status), path, request_id, waits_to_be_known=False)
 
-    async def result(self, request_id: str, spool: Path) -> RequestResult:
-        """The outputs and the charge of a request; once completed, durable in `spool` first.
+    async def result(self, request_id: str, cache: Path) -> RequestResult:
+        """Ask for the outputs and charge of a request; once completed, durable in `cache` first.
 
         An answer in sync mode exists only once, so it is written down before anything else
         happens; when the file is there already, RunComfy is not asked again. Without room for an
         answer it is not asked at all. Raises `DiskFull`; then what came of an answer stays.
         """
-        if kept := await asyncio.to_thread(read_spool, spool, request_id):
+        if kept := await asyncio.to_thread(read_cached_result, cache, request_id):
             return kept
-        path, draft = f"{request_path(request_id)}/result", draft_path(spool)
+        path, draft = f"{request_path(request_id)}/result", draft_path(cache)
         is_kept = False
         try:
             # How large it is only the answer tells, which may come only once.
-            await asyncio.to_thread(require_space, spool.parent, _RESULT_BYTES)
-            reply = await self._call(
+            await asyncio.to_thread(require_space, cache.parent, _RESULT_BYTES)
+            response = await self._call(
                 lambda it: it, path, request_id, query={"include_cost": "true"}, draft=draft
             )
-            return await asyncio.to_thread(keep_result, reply, draft, spool)
+            return await asyncio.to_thread(keep_result, response, draft, cache)
         except TooLarge as broken:
-            await asyncio.to_thread(write_spool, unread(spool), draft)
-            hint = f"It is kept as {unread(spool)}, because it may be there only once."
+            await asyncio.to_thread(rename_durably, draft, unread_path(cache))
+            hint = f"It is kept as {unread_path(cache)}, because it may be there only once."
             raise BrokenAnswer(broken.message, hint=hint, request_id=request_id) from None
         except BrokenAnswer as broken:
             broken.request_id = request_id
@@ -197,7 +206,7 @@ class RuncomfyClient:
                 await asyncio.to_thread(draft.unlink, missing_ok=True)
 
     async def charge(self, request_id: str) -> RequestResult:
-        """The same for its cost alone: the output, which may be large, is not kept.
+        """Ask for the charge alone: the output, which may be large, is not kept.
 
         Not for what is still to be collected, because in sync mode this would be its only answer.
         """
@@ -213,14 +222,14 @@ class RuncomfyClient:
             )
 
     async def cancel(self, request_id: str) -> str:
-        """Asks to cancel a queued request; answers RunComfy's outcome word."""
+        """Ask to cancel a queued request; return RunComfy's outcome word."""
         path = f"{request_path(request_id)}/cancel"
         return await self._call(
             _content(read_cancel), path, request_id, method="POST", waits_to_be_known=False
         )
 
     async def catalogue_entry(self, model_id: str) -> Mapping[str, Any]:
-        """One entry of the public catalogue. Raises `Refused` when there is no such model."""
+        """Ask for one entry of the public catalogue. Raises `Refused` for no such model."""
         return await self._call(_content(dict[str, Any]), model_path(model_id))
 
     async def models(
@@ -231,7 +240,11 @@ class RuncomfyClient:
         *,
         include_schema: bool = False,
     ) -> list[Mapping[str, Any]]:
-        """Every entry of the public catalogue that fits, as RunComfy writes it."""
+        """List every entry of the public catalogue that fits once, as RunComfy writes it.
+
+        Ends with a page that brings nothing new: an empty one, or the same again from a server that
+        ignores `offset`. Raises `BrokenAnswer` for a catalogue without an end.
+        """
         asked = {"search": search, "category": category, "kind": kind}
         query: dict[str, str | int] = {name: value for name, value in asked.items() if value}
         if include_schema:
@@ -245,7 +258,7 @@ class RuncomfyClient:
         )
 
     async def balance(self) -> float | None:
-        """What the account holds, in USD; None when no address was named or nothing is said.
+        """Ask what the account holds, in USD; None when no address was named or nothing is said.
 
         Asked once: it lies with another server, whose trouble is none of the API's.
         """
@@ -255,7 +268,7 @@ class RuncomfyClient:
 
     async def _call(
         self,
-        read: Callable[[Reply], T],
+        read: Callable[[Response], T],
         path: str,
         request_id: str | None = None,
         *,
@@ -264,38 +277,33 @@ class RuncomfyClient:
         draft: Path | None = None,
         waits_to_be_known: bool = True,
     ) -> T:
-        """One call that may be asked twice, repeated as the error says, while the budget lasts."""
-        budget = self.retry_budget
-        attempt, failing_since = 0, None
-        while True:
-            if budget.seconds_for_a_try <= 0 and (spent := budget.spent):
-                spent.request_id = request_id
-                raise spent
-            began = budget.now()
+        """Make one call that may be asked twice, repeated while the retry budget lasts."""
+
+        async def once() -> T:
             try:
-                answer = read(await self._once(method, path, request_id, query, draft))
+                return read(await self._once(method, path, request_id, query, draft))
             except ComfylineError as error:
                 error.request_id = request_id
-                if not error.passing:
-                    budget.answered()
-                    if not (waits_to_be_known and isinstance(error, NotKnownNow)):
-                        raise
                 self._log(error)
-                failing_since = budget.now() if failing_since is None else failing_since
-                left = budget.failed(error, failing_since, budget.now() - began)
-                if left <= 0 or (error.retry_after or 0) > left:
-                    raise budget.final(error) from error.__cause__
-                wait = min(backoff(attempt, error.retry_after), left)
-            else:
-                budget.answered()
-                return answer
-            await budget.sleep(wait)
-            attempt += 1
+                raise
+
+        try:
+            return await self.retry_budget.repeat(
+                once, lambda error: waits_to_be_known and isinstance(error, NotKnownNow)
+            )
+        except ComfylineError as error:
+            error.request_id = request_id
+            raise
 
     def _log(self, error: ComfylineError) -> None:
-        """Writes down once of each request that its answers are broken."""
+        """Log once of each request that its answers are broken."""
         request_id = error.request_id
-        if isinstance(error, BrokenAnswer) and request_id and request_id not in self._told_broken:
+        if (
+            isinstance(error, BrokenAnswer)
+            and error.passing
+            and request_id
+            and request_id not in self._told_broken
+        ):
             self._told_broken.add(request_id)
             log.warning("request %s is asked about again: %s", request_id, error.message)
 
@@ -306,8 +314,8 @@ class RuncomfyClient:
         request_id: str | None,
         query: Query | None,
         draft: Path | None = None,
-    ) -> Reply:
-        """The answer to one question, which is written to `draft` where there is one.
+    ) -> Response:
+        """Return the answer to one question, which is written to `draft` where there is one.
 
         Raises the error that any other answer stands for.
         """
@@ -318,22 +326,22 @@ class RuncomfyClient:
                     if draft is None:
                         body = await _held(answer)
                     else:
-                        size = promised(answer.headers.get("Content-Length", ""))
+                        size = promised_size(answer.headers.get("Content-Length", ""))
                         await asyncio.to_thread(require_space, draft.parent, size)
                         with disk_full_told(draft, size):
-                            await write_down(answer.aiter_bytes(_CHUNK), draft, self._token)
+                            await write_answer(answer.aiter_bytes(_CHUNK), draft, self._token)
         except (httpx.HTTPError, TimeoutError) as error:
             raise away(what_broke(error), request_id) from error
         if draft is None:
-            reply = read_reply(answer, body, self._token)
+            response = read_response(answer, body, self._token)
         else:
-            body, places = await asyncio.to_thread(lifted, draft)
-            reply = read_reply(answer, body, self._token, places)
-        return understood(reply, request_id)
+            body, places = await asyncio.to_thread(extract_data_uris, draft)
+            response = read_response(answer, body, self._token, places)
+        return require_answer(response, request_id)
 
 
 async def _held(answer: httpx.Response) -> bytes:
-    """The body of an answer. Raises `BrokenAnswer` for one that is larger than any."""
+    """Read the body of an answer. Raises `BrokenAnswer` for one that is larger than any."""
     pieces: list[bytes] = []
     left = _MOST_BYTES
     async for piece in answer.aiter_bytes():
@@ -347,5 +355,5 @@ async def _held(answer: httpx.Response) -> bytes:
     return b"".join(pieces)
 
 
-def _content(read: Callable[[Any], T]) -> Callable[[Reply], T]:
-    return lambda reply: read(reply.content)
+def _content(read: Callable[[Any], T]) -> Callable[[Response], T]:
+    return lambda response: read(response.content)

@@ -1,19 +1,15 @@
-"""`data:` URIs, decoded to a file a piece at a time, wherever they stand.
+"""`data:` URIs, decoded a piece at a time, wherever they stand.
 
 One that came in an answer stays in the file in which the answer was written down: what travels is
 where in that file it begins and ends.
 """
 
 import binascii
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
-
-from comfyline.runcomfy.hosts import RefusedOutput
-from comfyline.runcomfy.incoming import HEAD_BYTES, take
 
 _PIECE = 1024 * 1024
 _LONGEST_HEAD = 1024
@@ -21,7 +17,7 @@ _BLANKS = b" \t\r\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class EmbeddedUri:
     """A `data:` URI in a file, from byte `start` up to `end`, as JSON writes it but for its `/`."""
 
     file: Path
@@ -29,35 +25,16 @@ class Embedded:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """What a `data:` URI held, now in a file; `head` is how it begins."""
-
-    sha256: str
-    size: int
-    head: bytes
-
-
-def decode(uri: str | Embedded, part: Path, most_bytes: int) -> Decoded:
-    """Writes the bytes of a `data:` URI to `part`, with little memory. Blocking.
-
-    Raises `RefusedOutput` for one that is empty, malformed or larger than `most_bytes`.
-    """
-    pieces = _of_file(uri) if isinstance(uri, Embedded) else _of_text(uri)
-    digest, size, head = hashlib.sha256(), 0, b""
-    try:
-        with part.open("wb") as file:
-            for chunk in _decoded(pieces):
-                size += len(chunk)
-                if size > most_bytes:
-                    raise RefusedOutput(f"An output's data: URI holds more than {most_bytes} bytes")
-                head += chunk[: HEAD_BYTES - len(head)]
-                take(chunk, digest, file)
-    except ValueError as error:
-        raise RefusedOutput("An output's data: URI is not valid base64") from error
-    if not size:
-        raise RefusedOutput("An output's data: URI is empty")
-    return Decoded(digest.hexdigest(), size, head)
+def decode_data_uri(uri: str | EmbeddedUri) -> Iterator[bytes]:
+    """Decode a `data:` URI with little memory. Raise `ValueError` for one that is malformed."""
+    pieces = _of_file(uri) if isinstance(uri, EmbeddedUri) else _of_text(uri)
+    start = b""
+    while b"," not in start and len(start) < _LONGEST_HEAD and (piece := next(pieces, b"")):
+        start += piece
+    head, _, first = start.partition(b",")
+    body = chain([first], pieces)
+    is_base64 = head.lower().rstrip(_BLANKS).endswith(b";base64")
+    yield from _base64(body) if is_base64 else _plain(body)
 
 
 def _of_text(uri: str) -> Iterator[bytes]:
@@ -65,8 +42,8 @@ def _of_text(uri: str) -> Iterator[bytes]:
         yield uri[start : start + _PIECE].encode()
 
 
-def _of_file(uri: Embedded) -> Iterator[bytes]:
-    """JSON may put a backslash before a `/`, and nothing else in such a text is escaped."""
+def _of_file(uri: EmbeddedUri) -> Iterator[bytes]:
+    """Drop the backslash that JSON may put before a `/`; nothing else in it is escaped."""
     escape = b""
     with uri.file.open("rb") as file:
         file.seek(uri.start)
@@ -78,17 +55,8 @@ def _of_file(uri: Embedded) -> Iterator[bytes]:
             yield piece[: len(piece) - len(escape)].replace(b"\\/", b"/")
 
 
-def _decoded(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    start = b""
-    while b"," not in start and len(start) < _LONGEST_HEAD and (piece := next(pieces, b"")):
-        start += piece
-    head, _, first = start.partition(b",")
-    body = chain([first], pieces)
-    return _base64(body) if head.lower().rstrip(_BLANKS).endswith(b";base64") else _plain(body)
-
-
 def _base64(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Groups of four characters; blanks between them are allowed, as the URL standard has it."""
+    """Decode groups of four characters; blanks between them are allowed by the URL standard."""
     rest, is_over = b"", False
     for piece in pieces:
         text = rest + piece.translate(None, _BLANKS)
@@ -103,7 +71,7 @@ def _base64(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _plain(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Percent forms, none of them cut in two."""
+    """Decode percent forms, none of them cut in two."""
     rest = b""
     for piece in pieces:
         text = rest + piece

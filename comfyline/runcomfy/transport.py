@@ -1,27 +1,39 @@
-"""Which connection a call takes, and the only place that adds the token.
+"""Which connection a call takes, how far the paid POST got, and an answer as it is read once.
 
-Under one HTTP client lie two kinds of connections. The POST that costs money speaks HTTP/1.1 on a
-connection of its own, opened for it and closed after it: on a shared one, as HTTP/2 has it, one
-dying connection would put every POST under way in doubt, and an idle one may die just when the
-next POST is written to it. All else may be asked again and takes HTTP/2 where the server offers
-it.
+This is the only place that adds the token.
+
+The POST that costs money has a connection of its own, opened for it and closed after it: an idle
+one may die just when the next POST is written to it. All else may be asked again and shares
+connections.
 """
 
+import json
 import ssl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-MOVED_TO = "moved_to"
+from comfyline.runcomfy.retry import read_retry_after
+
+_MOVED_TO = "moved_to"
 """The extension of an answer that holds where a redirect leads."""
 
 ENCODINGS = ("gzip", "deflate")
 """How an answer may be packed, and once only: else a few bytes unpack to gigabytes in one step."""
 
+_DEEPEST = 32
+"""No answer of RunComfy's is nested like that, and what walks through one must not be made to."""
+
+Places = Mapping[str, tuple[int, int]]
+"""Where the media of an answer begin and end in its file, by their placeholders."""
+
+_AS_IT_CAME = "output"
+_LONGEST_ORIGIN = 200
 _PAID = "/v1/models/"
 _PAID_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=0)
 _LIMITS = httpx.Limits(max_connections=100)
@@ -40,21 +52,19 @@ class ApiTransport(httpx.AsyncBaseTransport):
     def __init__(self, token: str, origins: tuple[str, ...]) -> None:
         self._token = f"Bearer {token}".encode()
         urls = [httpx.URL(origin) for origin in origins]
-        # Two, because a connection writes its protocols into the context while it is opened: with
-        # one for both, a POST might offer HTTP/2 after all.
-        paid, shared = _context(urls), _context(urls)
+        trust = _context(urls)
         self._paid, self._shared = (
             {
                 _key(url): httpx.AsyncHTTPTransport(
-                    verify=context, limits=limits, http2=http2, proxy=_proxy(url)
+                    verify=trust, limits=limits, proxy=proxy_for(url)
                 )
                 for url in urls
             }
-            for context, limits, http2 in ((paid, _PAID_LIMITS, False), (shared, _LIMITS, True))
+            for limits in (_PAID_LIMITS, _LIMITS)
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Sends a request, with the token."""
+        """Send a request, with the token."""
         paid = request.method == "POST" and _PAID in request.url.path
         way = (self._paid if paid else self._shared).get(_key(request.url))
         if way is None:
@@ -68,26 +78,23 @@ class ApiTransport(httpx.AsyncBaseTransport):
             stream=request.stream,
             extensions=request.extensions,
         )
-        with _one_family_of_errors():
-            answer = await way.handle_async_request(signed)
+        answer = await way.handle_async_request(signed)
         packed = answer.headers.get("Content-Encoding", "identity").strip().lower()
         if packed not in {"", "identity", *ENCODINGS}:
             await answer.aclose()
             # How is not repeated: a header is outside text, and may hold anything.
             raise httpx.DecodingError("An answer is packed as nobody asked for")
-        answer.extensions[MOVED_TO] = answer.headers.pop("Location", "")
+        answer.extensions[_MOVED_TO] = answer.headers.pop("Location", "")
         answer.headers.pop("Set-Cookie", None)
-        if isinstance(answer.stream, httpx.AsyncByteStream):
-            answer.stream = _Body(answer.stream)
         return answer
 
     async def aclose(self) -> None:
-        """Closes every connection."""
+        """Close every connection."""
         for way in (*self._paid.values(), *self._shared.values()):
             await way.aclose()
 
     async def __aenter__(self) -> Self:
-        """Opens nothing by itself: connections are made when they are needed."""
+        """Open nothing by itself."""
         return self
 
     async def __aexit__(
@@ -96,61 +103,154 @@ class ApiTransport(httpx.AsyncBaseTransport):
         exc_value: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
-        """Closes every connection."""
+        """Close every connection."""
         await self.aclose()
 
 
-class _Body(httpx.AsyncByteStream):
-    """An answer's body whose errors are those of httpx."""
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The parts of an answer that mean something.
 
-    def __init__(self, stream: httpx.AsyncByteStream) -> None:
-        self._stream = stream
+    `content` is the parsed JSON, None when it is none; the token is nowhere in it but in `output`,
+    which is not shown. `places` says where in the file of an answer that was written down the media
+    lie for which `content` has only a placeholder.
+    """
+
+    status: int
+    content: Any
+    retry_after: float | None
+    moved_to: str
+    places: Places = field(default_factory=dict)
+
+
+def read_response(
+    answer: httpx.Response, body: bytes, token: str, places: Places | None = None
+) -> Response:
+    """Read an answer that came whole; `body` is what of it is to be parsed."""
+    return Response(
+        status=answer.status_code,
+        content=_content(body, token),
+        retry_after=read_retry_after(answer.headers.get("Retry-After", "")),
+        moved_to=_origin(answer.extensions.get(_MOVED_TO, "")).replace(token, "***"),
+        places=places or {},
+    )
+
+
+def _content(body: bytes, token: str) -> Any:
+    try:
+        content = json.loads(body)
+        if not isinstance(content, Mapping):
+            return content if isinstance(content, list) else None
+        return {
+            _without(token, name): value if name == _AS_IT_CAME else _without(token, value)
+            for name, value in content.items()
+        }
+    except (ValueError, RecursionError):
+        return None
+
+
+def _without(token: str, value: Any, depth: int = 0) -> Any:
+    """Return the same without the token: an error may quote what it complains about.
+
+    Done with what was parsed, because JSON has more than one way of writing a character.
+    """
+    if depth > _DEEPEST:
+        raise RecursionError
+    match value:
+        case str():
+            return value.replace(token, "***")
+        case [*parts]:
+            return [_without(token, part, depth + 1) for part in parts]
+        case dict():
+            return {
+                _without(token, name): _without(token, part, depth + 1)
+                for name, part in value.items()
+            }
+        case _:
+            return value
+
+
+def _origin(location: str) -> str:
+    """Return where a redirect leads, without the path and the query, which may be secrets."""
+    try:
+        url = httpx.URL(location)
+        host = url.netloc.decode("ascii")
+    except (httpx.InvalidURL, UnicodeError, ValueError):
+        return ""
+    if url.scheme not in {"http", "https"} or not host or not host.isprintable():
+        return ""
+    return f"{url.scheme}://{host}"[:_LONGEST_ORIGIN]
+
+
+class SendProgress(IntEnum):
+    """How far a POST got. From `BODY_SENT` on RunComfy may hold all that it needs to accept it."""
+
+    NOT_CONNECTED = 0
+    CONNECTED = 1
+    HEADERS_SENT = 2
+    BODY_SENT = 3
+    ANSWER_BEGUN = 4
+
+
+class TrackedBody(httpx.AsyncByteStream):
+    """The body of one POST, which notices how much of it was taken.
+
+    Its last byte is held back until the network has taken all the others. As long as it was not
+    handed over, the request cannot be whole at RunComfy, whatever ends it: a reset, a timeout or a
+    cancellation, after which buffers might still be flushed.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._progress = SendProgress.NOT_CONNECTED
+
+    @property
+    def progress(self) -> SendProgress:
+        """How far it got until now, or further: never less far than it really got."""
+        return self._progress
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _one_family_of_errors():
-            async for chunk in self._stream:
-                yield chunk
+        """Yield the body; asked for it only once the headers are out."""
+        self._progress = SendProgress.HEADERS_SENT
+        if len(self._body) > 1:
+            yield self._body[:-1]
+        self._progress = SendProgress.BODY_SENT
+        yield self._body[-1:]
 
-    async def aclose(self) -> None:
-        with _one_family_of_errors():
-            await self._stream.aclose()
+    async def trace(self, event: str, _info: dict[str, Any]) -> None:
+        """Take what httpcore tells about the connection: it only makes the report finer.
 
-
-@contextmanager
-def _one_family_of_errors() -> Iterator[None]:
-    """Makes what the libraries below let through one of httpx's own errors.
-
-    Of HTTP/2 some errors arrive as they were raised: those of h2, and a KeyError or ValueError
-    over frames that no server should send.
-    """
-    try:
-        yield
-    except httpx.HTTPError:
-        raise
-    except Exception as error:
-        raise httpx.RemoteProtocolError("what came is no HTTP") from error
+        The names of its events are no promise, so nothing that decides about money rests on them.
+        """
+        if event.endswith("connect_tcp.complete"):
+            self._progress = max(self._progress, SendProgress.CONNECTED)
+        elif self._progress is SendProgress.BODY_SENT and event.endswith(
+            "response_headers.complete"
+        ):
+            # Not before: a proxy answers, too, until it lets the POST through.
+            self._progress = SendProgress.ANSWER_BEGUN
 
 
 def _context(urls: list[httpx.URL]) -> ssl.SSLContext:
-    """What TLS trusts; reading the authorities takes a tenth of a second, so only where needed."""
+    """Read what TLS trusts; that takes a tenth of a second, so only where needed."""
     if any(url.scheme == "https" for url in urls):
         return httpx.create_ssl_context()
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _key(url: httpx.URL) -> bytes:
-    """What makes two addresses one origin."""
+    """Return what makes two addresses one origin."""
     port = url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
     return b"%s://%s:%d" % (url.raw_scheme, url.raw_host.lower(), port)
 
 
-def _proxy(origin: httpx.URL) -> str | None:
-    """The machine's proxy for an origin, as httpx reads it when it is left to it.
+def proxy_for(url: httpx.URL) -> str | None:
+    """Return the machine's proxy for an origin, as httpx reads it when it is left to it.
 
     A proxy leads outwards: it is not to see what is meant for the machine itself.
     """
     proxies = getproxies()
-    found = proxies.get(origin.scheme) or proxies.get("all")
-    if not found or origin.host in _LOOPBACK or proxy_bypass(origin.netloc.decode("ascii")):
+    found = proxies.get(url.scheme) or proxies.get("all")
+    if not found or url.host in _LOOPBACK or proxy_bypass(url.netloc.decode("ascii")):
         return None
     return found if "://" in found else f"http://{found}"

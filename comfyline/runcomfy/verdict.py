@@ -7,31 +7,134 @@
     Unknown    it may have been accepted and charged, and whatever the table does not name
 
 RunComfy has no idempotency key and no list of one's own requests, so `Unknown` is final for the
-machine: only a person can resolve it. What an answer means is read in `meaning`; here is added
-what only the paid POST needs: how far it got, and that an answer must be clear to prove anything.
+machine: only a person can resolve it. What an answer means to any call is one table:
+
+    meaning    read from                                            the POST     any other call
+    YES        2xx without an error                                 Accepted     the answer
+    LATER      429, 425; 503 in which RunComfy itself says so       SlowDown     TryLater
+    TOKEN      400004; 401, 403                                     No           TokenRejected
+    BALANCE    400002; 402                                          No           NoBalance
+    NOT_FOUND  404001; 404, 410 in RunComfy's words                 No           NotKnownNow
+    NOT_HERE   404, 410 in somebody else's words                    No           Unreachable
+    REFUSED    any other 4xx; 2xx with an error code                No           Refused
+    REDIRECT   3xx                                                  Unknown      Redirected
+    AWAY       5xx, 408, 499, all else; 2xx with a code of the 500s Unknown      Unreachable
+
+An error code says more than the HTTP status it came with, so it is asked first. Of six
+digits the first three are an HTTP status, as in all the documented ones (400001 to 404001); that
+makes those readable that nobody has documented yet.
+
+A 503 proves nothing by itself, with `Retry-After` or without: a proxy says so when the server
+behind it took the request and its answer was lost. Only an error code of RunComfy's own that is a
+refusal (of the 400s, 429 among them) makes it one.
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum
 from typing import Any, ClassVar
 
 import httpx
 
 from comfyline.broken_connections import what_broke
-from comfyline.errors import BrokenAnswer, ComfylineError, TryLater, Unreachable
-from comfyline.runcomfy.meaning import Meaning, read_meaning
-from comfyline.runcomfy.troubles import away, refusal, slow_down
-from comfyline.runcomfy.wire import read_error, read_request_id
+from comfyline.config.account import command
+from comfyline.errors import (
+    BrokenAnswer,
+    ComfylineError,
+    NoBalance,
+    NotKnownNow,
+    Redirected,
+    Refused,
+    TokenRejected,
+    TryLater,
+    Unreachable,
+)
+from comfyline.runcomfy.transport import Response, SendProgress
+from comfyline.runcomfy.wire import (
+    ApiError,
+    check_answer,
+    names_status,
+    read_error,
+    read_request_id,
+)
+
+_GONE = {404, 410}
+_LATER = {425, 429}
+"""Refused before anything was done; 425 asks for the same over a finished TLS handshake."""
+
+_MAYBE_TAKEN = {408, 499}
+"""4xx answers that a proxy may give after the server behind it has taken the request."""
+
+_SHORTEST_CODE = 1000
 
 
-class HowFar(IntEnum):
-    """How far a POST got. From `BODY_SENT` on RunComfy may hold all that it needs to accept it."""
+class Meaning(Enum):
+    """What RunComfy, or whoever answers in its place, says to a call."""
 
-    NOT_CONNECTED = 0
-    CONNECTED = 1
-    HEADERS_SENT = 2
-    BODY_SENT = 3
-    ANSWER_BEGUN = 4
+    YES = "yes"
+    LATER = "later"
+    TOKEN = "token"  # noqa: S105  # a word
+    BALANCE = "balance"
+    NOT_FOUND = "not found"
+    NOT_HERE = "not here"
+    REFUSED = "refused"
+    REDIRECT = "redirect"
+    AWAY = "away"
+
+
+_BY_CODE = {
+    400002: Meaning.BALANCE,
+    400004: Meaning.TOKEN,
+    403001: Meaning.REFUSED,
+    404001: Meaning.NOT_FOUND,
+}
+_BY_STATUS = {
+    401: Meaning.TOKEN,
+    402: Meaning.BALANCE,
+    403: Meaning.TOKEN,
+    **dict.fromkeys(_LATER, Meaning.LATER),
+}
+
+
+def read_meaning(http_status: int, error: ApiError | None) -> Meaning:
+    """Read the meaning of an answer. `error` is what `wire.read_error` finds in it."""
+    code = error.code if error else None
+    if httpx.codes.is_success(http_status):
+        if code is None:
+            # A code that nobody can read is no good news, and proves no refusal either.
+            return Meaning.AWAY if error and error.has_code else Meaning.YES
+        return _by_code(code)
+    if httpx.codes.is_redirect(http_status):
+        return Meaning.REDIRECT
+    if httpx.codes.is_client_error(http_status) and http_status not in _MAYBE_TAKEN:
+        return _refusal(http_status, error)
+    if http_status == httpx.codes.SERVICE_UNAVAILABLE and code is not None and _refuses(code):
+        return _by_code(code)
+    return Meaning.AWAY
+
+
+def _refusal(http_status: int, error: ApiError | None) -> Meaning:
+    if error and error.code in _BY_CODE:
+        return _BY_CODE[error.code]
+    if http_status in _GONE:
+        return Meaning.NOT_FOUND if error else Meaning.NOT_HERE
+    return _BY_STATUS.get(http_status, Meaning.REFUSED)
+
+
+def _by_code(code: int) -> Meaning:
+    """Read a code where the HTTP status says nothing."""
+    family = _family(code)
+    if httpx.codes.is_server_error(family):
+        return Meaning.AWAY
+    return _BY_CODE.get(code, Meaning.LATER if family in _LATER else Meaning.REFUSED)
+
+
+def _refuses(code: int) -> bool:
+    return httpx.codes.is_client_error(_family(code)) and _family(code) not in _MAYBE_TAKEN
+
+
+def _family(code: int) -> int:
+    """Return the HTTP status in a code: 400001 is of 400, and 429 of itself."""
+    return code if code < _SHORTEST_CODE else code // 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +156,7 @@ class NotSent:
     retry_after: ClassVar[None] = None
 
     reason: str
-    how_far: HowFar = HowFar.HEADERS_SENT
+    how_far: SendProgress = SendProgress.HEADERS_SENT
 
     @property
     def error(self) -> Unreachable:
@@ -95,7 +198,7 @@ class Unknown:
     may_be_repeated: ClassVar[bool] = False
 
     reason: str
-    how_far: HowFar = HowFar.ANSWER_BEGUN
+    how_far: SendProgress = SendProgress.ANSWER_BEGUN
 
 
 Verdict = Accepted | NotSent | SlowDown | No | Unknown
@@ -111,8 +214,8 @@ _NEVER_SENT = (
 """What httpx raises before a byte of the request has left this machine."""
 
 
-def judge_exception(error: Exception, how_far: HowFar | None = None) -> Verdict:
-    """What an exception from the POST proves.
+def judge_exception(error: Exception, how_far: SendProgress | None = None) -> Verdict:
+    """Judge what an exception from the POST proves.
 
     Without its last byte no request can be accepted, so how far it got says more than the kind of
     the exception; that is asked only when `how_far` is not known.
@@ -120,7 +223,7 @@ def judge_exception(error: Exception, how_far: HowFar | None = None) -> Verdict:
     reason = what_broke(error)
     if how_far is None:
         known = isinstance(error, _NEVER_SENT)
-        return NotSent(reason, HowFar.NOT_CONNECTED) if known else Unknown(reason)
+        return NotSent(reason, SendProgress.NOT_CONNECTED) if known else Unknown(reason)
     return _unproven(reason, how_far)
 
 
@@ -128,9 +231,9 @@ def judge_answer(
     http_status: int,
     answer: Any,
     retry_after: float | None,
-    how_far: HowFar = HowFar.ANSWER_BEGUN,
+    how_far: SendProgress = SendProgress.ANSWER_BEGUN,
 ) -> Verdict:
-    """What an HTTP answer to the POST proves. `answer` is the parsed JSON, None if it is none."""
+    """Judge what an HTTP answer to the POST proves. `answer` is JSON, None if it is none."""
     said = read_error(answer)
     meaning = read_meaning(http_status, said)
     if httpx.codes.is_success(http_status):
@@ -154,7 +257,106 @@ def judge_answer(
             return No(refusal(meaning, http_status, said))
 
 
-def _unproven(reason: str, how_far: HowFar) -> NotSent | Unknown:
-    if how_far < HowFar.BODY_SENT:
+def _unproven(reason: str, how_far: SendProgress) -> NotSent | Unknown:
+    if how_far < SendProgress.BODY_SENT:
         return NotSent(reason, how_far)
     return Unknown(reason, how_far)
+
+
+def require_answer(response: Response, request_id: str | None) -> Response:
+    """Return an answer when it is one to the question. Raise what it stands for otherwise.
+
+    `request_id` is that of the accepted request which the call is about, None for all other calls.
+    """
+    if request_id:
+        check_answer(response.content, request_id)
+    said = read_error(response.content)
+    meaning = read_meaning(response.status, said)
+    if httpx.codes.is_success(response.status) and names_status(response.content):
+        # A request that failed has an error code as well, and the call about it was answered.
+        meaning = Meaning.YES
+    match meaning:
+        case Meaning.YES if isinstance(response.content, dict):
+            return response
+        case Meaning.YES:
+            raise BrokenAnswer(
+                "What answers for RunComfy does not speak JSON", hint=_safe(), request_id=request_id
+            )
+        case Meaning.LATER:
+            raise slow_down(response.status, request_id, response.retry_after)
+        case Meaning.REDIRECT:
+            raise _redirected(response.status, response.moved_to, request_id)
+        case Meaning.AWAY:
+            raise away(f"HTTP {response.status}", request_id, response.retry_after)
+        case Meaning.NOT_HERE:
+            raise away(f"HTTP {response.status}, and not in its words", request_id)
+        case _:
+            raise refusal(meaning, response.status, said, request_id)
+
+
+def refusal(
+    meaning: Meaning, http_status: int, said: ApiError | None, request_id: str | None = None
+) -> ComfylineError:
+    """Make the error for a call that RunComfy refuses for good."""
+    text = said.message if said else f"HTTP {http_status}"
+    match meaning:
+        case Meaning.TOKEN:
+            return TokenRejected(
+                f"RunComfy rejected the token: {text}",
+                hint="Check the token in your RunComfy profile and the variable that holds it.",
+                request_id=request_id,
+            )
+        case Meaning.BALANCE:
+            return NoBalance(
+                f"RunComfy reports no balance left: {text}",
+                hint="Top up, then run again.",
+                request_id=request_id,
+            )
+        case Meaning.NOT_FOUND if request_id:
+            return NotKnownNow(
+                f"RunComfy does not know request {request_id} now ({text})",
+                hint=f"It was accepted, and is not lost: {command('reconcile')} asks again. If it "
+                "stays so, check that this profile is the one that it was submitted with.",
+                request_id=request_id,
+            )
+        case _:
+            hint = "Nothing was charged."
+            if request_id:
+                # Refused is the question about it: the request was accepted long ago.
+                hint = f"The request may still be running: see {command('jobs')}."
+            said_no = f"RunComfy refused the request: {text}"
+            return Refused(said_no, hint=hint, request_id=request_id)
+
+
+def slow_down(http_status: int, request_id: str | None, retry_after: float | None) -> TryLater:
+    """Make the error for a refusal that passes."""
+    return TryLater(
+        f"RunComfy asks to slow down (HTTP {http_status})",
+        hint="Run again later: nothing is lost.",
+        request_id=request_id,
+        retry_after=retry_after,
+    )
+
+
+def away(reason: str, request_id: str | None, retry_after: float | None = None) -> Unreachable:
+    """Make the error for no answer, or none of RunComfy's."""
+    return Unreachable(
+        f"RunComfy cannot be reached: {reason}",
+        hint=_safe(),
+        request_id=request_id,
+        retry_after=retry_after,
+    )
+
+
+def _redirected(http_status: int, moved_to: str, request_id: str | None) -> Redirected:
+    to = f" to {moved_to}" if moved_to else ""
+    return Redirected(
+        f"The address of RunComfy's API redirects{to} (HTTP {http_status}), where no token is sent",
+        hint="Check `runcomfy.base_url` in the profile and RUNCOMFY_BASE_URL: it must be the "
+        "origin that answers itself.",
+        request_id=request_id,
+    )
+
+
+def _safe() -> str:
+    return f"What was submitted is safe: run again or {command('reconcile')} when it is back."

@@ -1,35 +1,38 @@
-"""JSON from RunComfy → frozen values, one function an answer. Above this no dict travels.
+"""What is sent and what comes back: paths and bodies, and JSON from RunComfy as frozen values.
 
-Every text of RunComfy's that goes further is fit for a log and a terminal: no query of a URL, no
-whole file, no control characters, a bounded length.
+What no server could take is refused here with `InputInvalid`, before anything leaves. Above this no
+dict of RunComfy's travels, and every text of its that goes further is fit for a log and a
+terminal: no query of a URL, no whole file, no control characters, a bounded length.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from reprlib import Repr
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+from urllib.parse import quote
 
-from pydantic import BaseModel, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from comfyline.config.account import command
-from comfyline.errors import BrokenAnswer
+from comfyline.errors import BrokenAnswer, InputInvalid, Problem
 from comfyline.job import JobState
 from comfyline.redact import without_secrets
-from comfyline.runcomfy.answers import (
-    AboutRequest,
-    BalanceAnswer,
-    CancelAnswer,
-    CatalogueListing,
-    CataloguePage,
-    ErrorBody,
-    ResultAnswer,
-    StatusAnswer,
-    SubmissionAnswer,
-)
-from comfyline.runcomfy.data_uris import Embedded
+from comfyline.runcomfy.data_uris import EmbeddedUri
 
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _LONGEST_TEXT = 1000
 # Signatures are cut out of what is longer, because they are long themselves.
 _LONGEST_READ = 2 * _LONGEST_TEXT
@@ -55,7 +58,135 @@ _STATES: Mapping[str, JobState] = {
 ENDS = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
 """The states in which a request is over at RunComfy."""
 
+_LONGEST_QUEUE = 1_000_000
+
+T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
+
+
+def request_path(request_id: str) -> str:
+    """Return the path of all calls about one request."""
+    if not _REQUEST_ID.fullmatch(request_id):
+        raise InputInvalid([Problem("request id", f"{request_id!r} is none that RunComfy gives")])
+    return f"/v1/requests/{request_id}"
+
+
+def model_path(model_id: str) -> str:
+    """Return the path of a model: of its catalogue entry, and of the POST that runs it."""
+    # A dot as a part would lead to another call, and an empty part to none that is known.
+    if {"", ".", ".."} & set(model_id.split("/")):
+        raise InputInvalid([Problem(repr(model_id), "no model can have this id")])
+    return f"/v1/models/{quote(model_id, errors='replace')}"
+
+
+def request_body(model_id: str, inputs: Mapping[str, Any]) -> bytes:
+    """Write the inputs of a model as JSON."""
+    try:
+        text = json.dumps(dict(inputs), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return text.encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        problem = Problem(model_id, f"the inputs cannot be written as JSON: {error}")
+        raise InputInvalid([problem]) from error
+
+
+def _junk_is_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return read(value)
+    except ValidationError:
+        return None
+
+
+_OrNone = Annotated[T | None, WrapValidator(_junk_is_none)]
+"""The value when it is one, else None."""
+
+_RequestId = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+_Dollars = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_Charge = Annotated[_Dollars, Field(ge=0)]
+_Place = Annotated[StrictInt, Field(ge=0, le=_LONGEST_QUEUE)]
+
+
+class _Answer(BaseModel):
+    """One answer of RunComfy's.
+
+    Strict where something is done with a field: an id, a status or an amount of money is what it
+    must be, and is never made from something similar. Tolerant of the rest: an unknown field is not
+    seen, and junk in a field that only informs is as good as none.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+
+class _ErrorBody(_Answer):
+    """An error in any of its spellings; also seen with HTTP 200."""
+
+    error_code: Any = None
+    error_message: Any = None
+    message: Any = None
+    error: Any = None
+    detail: Any = None
+
+
+class _SubmissionAnswer(_Answer):
+    """`POST /v1/models/{model_id}`: the request id is all that is needed of it."""
+
+    request_id: _RequestId
+    error_code: Any = None
+
+
+class _AboutRequest(_Answer):
+    """What any answer about a request may say of which it is about, and how that ended."""
+
+    request_id: _OrNone[StrictStr] = None
+    status: _OrNone[StrictStr] = None
+    outcome: _OrNone[StrictStr] = None
+
+
+class _StatusAnswer(_Answer):
+    """`GET /v1/requests/{id}/status`."""
+
+    status: StrictStr
+    queue_position: _OrNone[_Place] = None
+    error: Any = None
+    error_message: Any = None
+
+
+class _ResultAnswer(_StatusAnswer):
+    """`GET /v1/requests/{id}/result`: a cost that is no amount of money is unknown, never nought.
+
+    `output` stays as it came: its shape is the model's own.
+    """
+
+    output: Any = None
+    cost: _OrNone[_Charge] = None
+    created_at: _OrNone[datetime] = None
+    model_id: _OrNone[StrictStr] = None
+    model: _OrNone[StrictStr] = None
+
+
+class _CancelAnswer(_Answer):
+    """`POST /v1/requests/{id}/cancel`."""
+
+    status: _OrNone[StrictStr] = None
+    outcome: _OrNone[StrictStr] = None
+
+
+class _CataloguePage(_Answer):
+    """`GET /v1/models`: one page. `total` is how many models there are on all pages, if said."""
+
+    models: list[Any]
+    total: _OrNone[Annotated[StrictInt, Field(ge=0)]] = None
+
+
+class _CatalogueListing(_Answer):
+    """The name of one entry of a page; all else of it belongs to whoever asked."""
+
+    model_id: Annotated[str, StringConstraints(strict=True, min_length=1, max_length=300)]
+
+
+class _BalanceAnswer(_Answer):
+    """`GET {balance_url}`; an account may owe something."""
+
+    balance_usd: _OrNone[_Dollars] = None
 
 
 class _Short(Repr):
@@ -95,7 +226,7 @@ class RequestResult:
     cost_usd: float | None
     created_at: datetime | None = None
     model_id: str | None = None
-    embedded: Mapping[str, Embedded] = field(default_factory=dict)
+    embedded: Mapping[str, EmbeddedUri] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +251,13 @@ class Page:
 
 
 def read_request_id(answer: Any) -> str:
-    """The request id of an accepted submission. Raises `BrokenAnswer` when it is malformed."""
-    return _as(SubmissionAnswer, answer, "it names no valid request_id").request_id
+    """Read the request id of an accepted submission. Raises `BrokenAnswer` when it is malformed."""
+    return _as(_SubmissionAnswer, answer, "it names no valid request_id").request_id
 
 
 def read_status(answer: Any) -> RequestStatus:
-    """Reads a status or result answer. Raises `BrokenAnswer` when no status is in it."""
-    return _status(_as(StatusAnswer, answer, "it names no status"))
+    """Read a status or result answer. Raises `BrokenAnswer` when no status is in it."""
+    return _status(_as(_StatusAnswer, answer, "it names no status"))
 
 
 def check_answer(answer: Any, request_id: str) -> None:
@@ -134,7 +265,7 @@ def check_answer(answer: Any, request_id: str) -> None:
 
     An answer that does not say which request it is about is taken for one to the question.
     """
-    said = AboutRequest.model_validate(answer) if isinstance(answer, Mapping) else AboutRequest()
+    said = _AboutRequest.model_validate(answer) if isinstance(answer, Mapping) else _AboutRequest()
     if said.request_id and said.request_id.casefold() != request_id.casefold():
         other = _fit(said.request_id)
         raise _broken(f"asked about request {request_id}, it names {other}", request_id)
@@ -145,14 +276,14 @@ def check_answer(answer: Any, request_id: str) -> None:
 
 
 def names_status(answer: Any) -> bool:
-    """Whether an answer says where a request stands, in a word that is known."""
+    """Tell whether an answer says where a request stands, in a word that is known."""
     word = answer.get("status") if isinstance(answer, Mapping) else None
     return isinstance(word, str) and _state(word) is not None
 
 
-def read_result(answer: Any, embedded: Mapping[str, Embedded] | None = None) -> RequestResult:
-    """Reads a result answer. Raises `BrokenAnswer` when no status is in it."""
-    read = _as(ResultAnswer, answer, "it names no status")
+def read_result(answer: Any, embedded: Mapping[str, EmbeddedUri] | None = None) -> RequestResult:
+    """Read a result answer. Raises `BrokenAnswer` when no status is in it."""
+    read = _as(_ResultAnswer, answer, "it names no status")
     created = read.created_at
     if created is not None and created.tzinfo is None:
         created = created.replace(tzinfo=UTC)
@@ -162,42 +293,42 @@ def read_result(answer: Any, embedded: Mapping[str, Embedded] | None = None) -> 
 
 
 def read_cancel(answer: Any) -> str:
-    """What became of a request that was to be cancelled: RunComfy's outcome word, or "unknown".
+    """Read what became of a request to be cancelled: RunComfy's outcome word, or "unknown".
 
     A repeated call finds cancelled what the first has done, so the status has the first word.
     """
-    read = _as(CancelAnswer, answer, "it is no JSON object")
+    read = _as(_CancelAnswer, answer, "it is no JSON object")
     if read.status and _state(read.status) is JobState.CANCELLED:
         return "cancelled"
     return _fit(read.outcome or read.status or "") or "unknown"
 
 
 def read_page(answer: Any) -> Page:
-    """A page of the catalogue; entries without a name are left out. Raises `BrokenAnswer`."""
-    page = _as(CataloguePage, answer, "it lists no models")
+    """Read a page of the catalogue; entries without a name are left out. Raises `BrokenAnswer`."""
+    page = _as(_CataloguePage, answer, "it lists no models")
     entries: dict[str, Mapping[str, Any]] = {}
     for entry in page.models:
         try:
-            entries.setdefault(CatalogueListing.model_validate(entry).model_id, entry)
+            entries.setdefault(_CatalogueListing.model_validate(entry).model_id, entry)
         except ValidationError:
             continue
     return Page(entries, len(page.models), page.total)
 
 
 def read_balance(answer: Any) -> float | None:
-    """What the account holds, in USD; None when the answer does not say."""
-    return _as(BalanceAnswer, answer, "it is no JSON object").balance_usd
+    """Read what the account holds, in USD; None when the answer does not say."""
+    return _as(_BalanceAnswer, answer, "it is no JSON object").balance_usd
 
 
 def read_error(answer: Any) -> ApiError | None:
-    """The error an answer carries, from whichever of its spellings; None when it has none.
+    """Read the error that an answer carries, in whichever spelling; None when it has none.
 
     A `failed` request also has an `error` field, so of an answer with HTTP 200 only an error with
     a code says that the call itself was refused.
     """
     if not isinstance(answer, Mapping):
         return None
-    body = ErrorBody.model_validate(answer)
+    body = _ErrorBody.model_validate(answer)
     named = next((said for k in _WORDS_OF_AN_ERROR if (said := getattr(body, k))), None)
     if body.error_code is None and named is None:
         return None
@@ -224,7 +355,7 @@ def _broken(why: str, request_id: str | None = None) -> BrokenAnswer:
     )
 
 
-def _status(read: StatusAnswer) -> RequestStatus:
+def _status(read: _StatusAnswer) -> RequestStatus:
     return RequestStatus(
         word=_fit(read.status),
         state=_state(read.status),
@@ -249,7 +380,7 @@ def _number(code: Any) -> int | None:
 
 
 def _sentence(value: Any) -> str:
-    """What RunComfy says, fit for a log and a report."""
+    """Make what RunComfy says fit for a log and a report."""
     return _fit(_text(value))
 
 
@@ -260,7 +391,7 @@ def _fit(text: str) -> str:
 
 
 def _text(value: Any, depth: int = 0) -> str:
-    """An error as one sentence, whatever shape it came in: text, object or list of either."""
+    """Write an error as one sentence, whatever shape it came in: text, object or list of either."""
     match value:
         case None:
             return ""

@@ -6,7 +6,7 @@ import pytest
 from requests import Session
 
 from comfyline.runcomfy.client import RuncomfyClient
-from comfyline.runcomfy.outage import RetryBudget
+from comfyline.runcomfy.retry import RetryBudget
 from tests.contract.recorder import Recorder, recording
 
 TOKEN = "rc_the-token-of-the-contract"

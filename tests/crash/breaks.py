@@ -238,12 +238,12 @@ def _before_rename(name: str, due: _Countdown) -> None:
 
 
 def _on_the_wire(place: str, due: _Countdown) -> None:
-    from comfyline.runcomfy.leaving import Leaving
+    from comfyline.runcomfy.transport import TrackedBody
 
     if place in {"half the body", "all but a byte"}:
-        whole = Leaving.__aiter__
+        whole = TrackedBody.__aiter__
 
-        async def cut(self: Leaving) -> AsyncIterator[bytes]:
+        async def cut(self: TrackedBody) -> AsyncIterator[bytes]:
             async for piece in whole(self):
                 # Asked for the next piece, the one before is out.
                 if place == "all but a byte":
@@ -252,16 +252,16 @@ def _on_the_wire(place: str, due: _Countdown) -> None:
                     yield piece[: len(piece) // 2]
                 die()
 
-        Leaving.__aiter__ = cut
+        TrackedBody.__aiter__ = cut
         return
-    told = Leaving.trace
+    told = TrackedBody.trace
 
-    async def trace(self: Leaving, event: str, info: dict[str, Any]) -> None:
+    async def trace(self: TrackedBody, event: str, info: dict[str, Any]) -> None:
         if event.endswith(place) and due():
             die()
         await told(self, event, info)
 
-    Leaving.trace = trace
+    TrackedBody.trace = trace
 
 
 def _half_a_put(path: str, due: _Countdown) -> None:

@@ -108,9 +108,9 @@ _AT_RUNCOMFY = [
     *_transaction("completed", _MOVE, given="completed"),
     Point("poll: half remembered", Break("half", "prefect.filesystems")),
     _before("result: not asked", f"{_CLIENT}.result", then="reconcile"),
-    Point("result: half written down", Break("half", "comfyline.runcomfy.spool")),
+    Point("result: half written down", Break("half", "comfyline.runcomfy.results")),
     Point("result: before its rename", Break("rename", "result.json")),
-    _after("result: written down", "comfyline.runcomfy.spool:write_spool"),
+    _after("result: written down", "comfyline.runcomfy.results:write_spool"),
 ]
 _STORING = [
     Point("download: half", Break("half", "comfyline.runcomfy.incoming:take"), then="reconcile"),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from comfyline.runcomfy.client import RuncomfyClient
-from comfyline.runcomfy.outage import RetryBudget
+from comfyline.runcomfy.retry import RetryBudget
 
 TOKEN = "rc_the-token-that-nobody-may-see"
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from comfyline.errors import BrokenOutput, OutputUnreachable
 from comfyline.job import MediaInfo
 from comfyline.media.probe import check_beginning, check_whole
-from comfyline.runcomfy.downloads import Download, Downloads
-from comfyline.runcomfy.hosts import OutputHosts
-from comfyline.runcomfy.outputs import output_urls
+from comfyline.runcomfy.allowed_hosts import AllowedHosts
+from comfyline.runcomfy.download import Download, Downloads
+from comfyline.runcomfy.results import output_urls
 from tests.conftest import Sandbox, free_port
 from tests.runcomfy.conftest import FakeTime, Script
 
@@ -197,7 +197,7 @@ def test_a_listed_host_is_allowed_however_it_is_written():
         "https://api.test/a",
         "HTTPS://API.TEST/a",
     ):
-        OutputHosts(HOSTS, "https://api.test").allowed(url)
+        AllowedHosts(HOSTS, "https://api.test").allowed(url)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_nothing_gets_past_the_list_of_hosts(text: str, between: str):
         f"https://cdn.runcomfy.net{between}{text}/",
     ):
         try:
-            allowed = OutputHosts(HOSTS, "https://api.test").allowed(url).url
+            allowed = AllowedHosts(HOSTS, "https://api.test").allowed(url).url
         except BrokenOutput:
             continue
         # What is connected to, and not what another parser would make of it.

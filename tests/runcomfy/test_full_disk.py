@@ -12,8 +12,8 @@ import pytest
 
 from comfyline.errors import DiskFull
 from comfyline.files import require_space
-from comfyline.runcomfy.downloads import Downloads
-from comfyline.runcomfy.spool import draft_path, write_down
+from comfyline.runcomfy.download import Downloads
+from comfyline.runcomfy.results import draft_path, write_answer
 from comfyline.storage.folder import Folder
 from tests.conftest import Sandbox
 from tests.runcomfy.test_results import Connect
@@ -87,5 +87,5 @@ async def test_what_came_of_an_answer_that_did_not_fit_is_not_passed_for_one(tmp
     with small_disk(tmp_path / "disk") as disk:
         draft = draft_path(disk / "result.json")
         with pytest.raises(OSError, match="No space left"):
-            await write_down(pieces(), draft, "token")
+            await write_answer(pieces(), draft, "token")
         assert 0 < draft.stat().st_size < len(LARGE)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from comfyline.errors import ComfylineError
 from comfyline.runcomfy.client import RuncomfyClient
-from comfyline.runcomfy.verdict import Accepted, HowFar, No, NotSent, SlowDown, Unknown
+from comfyline.runcomfy.verdict import Accepted, No, NotSent, SendProgress, SlowDown, Unknown
 from comfyline.runcomfy.wire import RequestStatus
 from tests.conftest import EDIT
 from tests.runcomfy.conftest import TOKEN, Peer
@@ -117,7 +117,7 @@ async def every_call(client: RuncomfyClient, directory: Path) -> None:
     if isinstance(verdict, Accepted):
         assert re.fullmatch(r"[A-Za-z0-9_-]{1,128}", verdict.request_id)
     if isinstance(verdict, Unknown):
-        assert verdict.how_far >= HowFar.BODY_SENT
+        assert verdict.how_far >= SendProgress.BODY_SENT
     told = [repr(verdict)]
     if isinstance(verdict, No | NotSent | SlowDown):
         told.append(str(verdict.error))

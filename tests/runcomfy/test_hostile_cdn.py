@@ -11,8 +11,8 @@ import pytest
 from comfyline.errors import BrokenOutput, ComfylineError, OutputUnreachable
 from comfyline.job import MediaInfo
 from comfyline.media.probe import check_beginning, check_whole
-from comfyline.runcomfy.downloads import Download, Downloads
-from comfyline.runcomfy.hosts import RefusedOutput
+from comfyline.runcomfy.allowed_hosts import RefusedOutput
+from comfyline.runcomfy.download import Download, Downloads
 from tests.runcomfy.conftest import FakeTime
 from tests.runcomfy.hostile import CASES, GOOD, LARGE, OTHER, Hostile, hostile_cdn
 from tests.runcomfy.tls import certificate
@@ -110,11 +110,14 @@ async def test_a_good_file_is_had_in_spite_of_everything(
 
 
 BAD_ENDS: dict[str, tuple[type[ComfylineError], str]] = {
-    "truncated": (OutputUnreachable, r"the connection broke after [\d,]+ of [\d,]+ bytes"),
+    "truncated": (
+        OutputUnreachable,
+        r"closed before the answer was whole after [\d,]+ of [\d,]+ bytes",
+    ),
     "truncated_without_length": (BrokenOutput, "broken image/png"),
     "endless": (RefusedOutput, "larger than 4000000"),
     "endless_page": (BrokenOutput, "doctype html"),
-    "endless_head": (OutputUnreachable, "what answers does not speak HTTP"),
+    "endless_head": (OutputUnreachable, "closed before the answer was whole"),
     "empty": (BrokenOutput, "is empty"),
     "page": (BrokenOutput, "doctype html"),
     "json": (BrokenOutput, "error_code"),
@@ -123,10 +126,13 @@ BAD_ENDS: dict[str, tuple[type[ComfylineError], str]] = {
     "packed_and_cut": (BrokenOutput, "packed and cut short"),
     "gzip_bomb": (RefusedOutput, "larger than 4000000"),
     "length_too_short": (BrokenOutput, "broken image/png"),
-    "length_too_long": (OutputUnreachable, r"the connection broke after [\d,]+ of [\d,]+ bytes"),
+    "length_too_long": (
+        OutputUnreachable,
+        r"closed before the answer was whole after [\d,]+ of [\d,]+ bytes",
+    ),
     "length_beyond_the_limit": (RefusedOutput, "larger than 4000000"),
     "part_nobody_asked_for": (BrokenOutput, "not asked for"),
-    "no_http": (OutputUnreachable, "what answers does not speak HTTP"),
+    "no_http": (OutputUnreachable, "closed before the answer was whole"),
     "loop": (RefusedOutput, "more than 3 redirects"),
 }
 
@@ -224,7 +230,6 @@ async def test_a_redirect_to_elsewhere_is_not_followed(
 @pytest.mark.parametrize(
     "name",
     [
-        "../../../../tmp/evil.png",
         "..%2f..%2f..%2fevil.png",
         "%2e%2e/%2e%2e/evil.png",
         "..\\..\\evil.png",
@@ -329,23 +334,15 @@ async def test_over_tls_the_name_is_proved_and_nothing_leads_back_to_http(
         await save(downloads, f"{secured.url}/good/1.png", folder)
 
 
-async def test_the_address_is_connected_to_that_was_judged_and_the_name_is_still_proved(
-    secured: Hostile, time: FakeTime, folder: Path, lead: Any, monkeypatch: pytest.MonkeyPatch
+async def test_a_name_that_leads_inside_only_when_it_is_connected_to_is_sent_nothing(
+    secured: Hostile, time: FakeTime, folder: Path, lead: Any
 ):
-    judged: list[str] = []
-
-    def is_public(address: str) -> bool:
-        judged.append(address)
-        return True
-
-    monkeypatch.setattr("comfyline.runcomfy.pool.is_public", is_public)
-    # Looked up a second time, the name would lead to where nobody listens.
-    lead("127.0.0.1", "127.0.0.9")
-    url = f"https://cdn.outputs.test:{secured.port}/good/1.png"
+    lead("8.8.8.8", "127.0.0.1")
+    url = f"https://cdn.outputs.test:{secured.port}/good/rebound.png"
     async with Downloads(("*.outputs.test",), "https://api.test", sleep=time.sleep) as downloads:
-        with pytest.raises(OutputUnreachable, match="its certificate is not trusted"):
+        with pytest.raises(RefusedOutput, match="private network"):
             await save(downloads, url, folder)
-    assert set(judged) == {"127.0.0.1"}
+    assert "/good/rebound.png" not in secured.asked
 
 
 async def test_a_proxy_is_never_asked_for_what_leads_inside(
@@ -367,7 +364,7 @@ async def test_where_there_is_a_proxy_it_is_asked_by_name_and_with_its_own_passw
 ):
     monkeypatch.setenv("https_proxy", cdn.url.replace("://", "://me:secret@"))
     async with Downloads(("*.invalid",), "https://api.test", sleep=time.sleep) as downloads:
-        with pytest.raises(OutputUnreachable, match=r"the proxy answers HTTP 403"):
+        with pytest.raises(OutputUnreachable, match="the proxy does not let it through"):
             await save(downloads, "https://cdn.invalid/1.png?secret", folder)
     tunnel = cdn.asked["cdn.invalid:443"][0]
     assert tunnel.headers["proxy-authorization"] == "Basic bWU6c2VjcmV0"

@@ -13,7 +13,7 @@ import pytest
 
 from comfyline.errors import BrokenAnswer, Unreachable
 from comfyline.runcomfy import client as client_module
-from comfyline.runcomfy import spool as spool_module
+from comfyline.runcomfy import results as results_module
 from comfyline.runcomfy.verdict import No, Unknown
 from tests.runcomfy.conftest import Peer, Script
 
@@ -105,7 +105,7 @@ async def test_a_cost_is_told_by_an_answer_with_all_its_pictures(
 async def test_a_result_of_more_text_than_can_be_read_is_kept_for_a_person(
     connect: Connect, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spool_module, "_MOST_TEXT", 10_000)
+    monkeypatch.setattr(results_module, "_MOST_TEXT", 10_000)
     answer = {"status": "completed", "output": {"texts": ["x" * 20_000]}}
     script.say(answer).say({"status": "completed", "output": {}})
 

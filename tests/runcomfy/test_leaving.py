@@ -8,8 +8,8 @@ import pytest
 
 from comfyline.runcomfy import client as client_module
 from comfyline.runcomfy.client import RuncomfyClient
-from comfyline.runcomfy.leaving import Leaving
-from comfyline.runcomfy.verdict import Accepted, HowFar, NotSent, Unknown
+from comfyline.runcomfy.transport import TrackedBody
+from comfyline.runcomfy.verdict import Accepted, NotSent, SendProgress, Unknown
 from tests.conftest import EDIT, free_port
 from tests.runcomfy.conftest import Peer, reset
 
@@ -33,7 +33,7 @@ async def whole(reader: asyncio.StreamReader) -> bytes:
 async def test_nobody_there_is_not_connected(connect: Connect):
     verdict = await (await connect(f"http://127.0.0.1:{free_port()}")).submit(EDIT, SMALL)
     assert isinstance(verdict, NotSent)
-    assert verdict.how_far is HowFar.NOT_CONNECTED
+    assert verdict.how_far is SendProgress.NOT_CONNECTED
     assert not verdict.error.may_be_charged
 
 
@@ -47,7 +47,7 @@ async def test_a_connection_that_ends_before_tls_is_connected_and_no_more(
     url = (await listen(hang_up)).replace("http:", "https:")
     verdict = await (await connect(url)).submit(EDIT, SMALL)
     assert isinstance(verdict, NotSent)
-    assert verdict.how_far is HowFar.CONNECTED
+    assert verdict.how_far is SendProgress.CONNECTED
 
 
 async def test_a_reset_in_the_headers_or_the_body_is_not_sent(connect: Connect, listen: Listen):
@@ -63,7 +63,7 @@ async def test_a_reset_in_the_headers_or_the_body_is_not_sent(connect: Connect, 
     for peer in (in_the_headers, in_the_body):
         verdict = await (await connect(await listen(peer))).submit(EDIT, BIG)
         assert isinstance(verdict, NotSent)
-        assert verdict.how_far is HowFar.HEADERS_SENT
+        assert verdict.how_far is SendProgress.HEADERS_SENT
 
 
 async def test_a_body_that_is_never_taken_in_is_not_sent(
@@ -84,7 +84,7 @@ async def test_a_body_that_is_never_taken_in_is_not_sent(
 
     monkeypatch.setattr(client_module, "_SUBMIT_SECONDS", 0.5)
     verdict = await (await connect(await listen(stall))).submit(EDIT, BIG)
-    assert verdict == NotSent("no answer came in time", HowFar.HEADERS_SENT)
+    assert verdict == NotSent("no answer came in time", SendProgress.HEADERS_SENT)
     over.set()
     got, length = await sizes.get()
     assert got < length
@@ -101,7 +101,7 @@ async def test_an_answer_of_somebody_who_did_not_read_the_body_is_not_sent(
 
     verdict = await (await connect(await listen(turn_away))).submit(EDIT, BIG)
     assert isinstance(verdict, NotSent)
-    assert verdict.how_far is HowFar.HEADERS_SENT
+    assert verdict.how_far is SendProgress.HEADERS_SENT
 
 
 async def test_a_reset_after_the_body_is_unknown(connect: Connect, listen: Listen):
@@ -115,7 +115,7 @@ async def test_a_reset_after_the_body_is_unknown(connect: Connect, listen: Liste
     for inputs in (SMALL, BIG, {}):
         verdict = await client.submit(EDIT, inputs)
         assert isinstance(verdict, Unknown)
-        assert verdict.how_far is HowFar.BODY_SENT
+        assert verdict.how_far is SendProgress.BODY_SENT
     assert bodies == [SMALL, BIG, {}]
 
 
@@ -127,7 +127,7 @@ async def test_an_answer_that_breaks_off_is_unknown(connect: Connect, listen: Li
 
     verdict = await (await connect(await listen(begin))).submit(EDIT, SMALL)
     assert isinstance(verdict, Unknown)
-    assert verdict.how_far is HowFar.ANSWER_BEGUN
+    assert verdict.how_far is SendProgress.ANSWER_BEGUN
 
 
 async def test_a_body_arrives_whole(connect: Connect, listen: Listen):
@@ -145,17 +145,17 @@ async def test_a_body_arrives_whole(connect: Connect, listen: Listen):
 
 
 async def test_the_last_byte_is_held_back_until_the_others_were_taken():
-    leaving = Leaving(b"{}")
-    assert leaving.how_far is HowFar.NOT_CONNECTED
+    leaving = TrackedBody(b"{}")
+    assert leaving.progress is SendProgress.NOT_CONNECTED
     pieces: AsyncIterator[bytes] = aiter(leaving)
     assert await anext(pieces) == b"{"
-    assert leaving.how_far is HowFar.HEADERS_SENT
+    assert leaving.progress is SendProgress.HEADERS_SENT
     assert await anext(pieces) == b"}"
-    assert leaving.how_far is HowFar.BODY_SENT
+    assert leaving.progress is SendProgress.BODY_SENT
 
 
 async def test_what_a_proxy_answers_before_it_lets_the_post_through_is_no_answer_to_it():
-    leaving = Leaving(b"{}")
+    leaving = TrackedBody(b"{}")
     await leaving.trace("connection.connect_tcp.complete", {})
     await leaving.trace("http11.receive_response_headers.complete", {})
-    assert leaving.how_far is HowFar.CONNECTED
+    assert leaving.progress is SendProgress.CONNECTED

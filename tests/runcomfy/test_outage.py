@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from comfyline.errors import Unreachable
 from comfyline.job import JobState
-from comfyline.runcomfy.outage import RetryBudget, backoff, read_retry_after
-from comfyline.runcomfy.polling import Observation, next_poll
+from comfyline.runcomfy.poll import Observation, next_poll
+from comfyline.runcomfy.retry import RetryBudget, backoff, read_retry_after
 from tests.runcomfy.conftest import FakeTime
 
 AGES = st.floats(0, 1e9)

@@ -1,4 +1,4 @@
-"""All waiting in one place: one loop, at most sixteen questions at a time, every answer heard."""
+"""All waiting in one place: at most sixteen questions at a time, every answer heard."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,8 +10,7 @@ import pytest
 
 from comfyline.errors import DeadlinePassed, NotKnownNow, Unreachable
 from comfyline.job import JobState
-from comfyline.runcomfy.poller import Poller
-from comfyline.runcomfy.polling import Observation
+from comfyline.runcomfy.poll import Observation, Poller
 from comfyline.runcomfy.wire import RequestStatus, read_status
 from tests.runcomfy.conftest import FakeTime
 
@@ -65,8 +64,8 @@ async def polling(
     time: FakeTime,
     policy: Callable[[Observation], float] = at_once,
 ) -> AsyncIterator[Poller]:
-    async with asyncio.timeout(10), Poller(ask, policy, time, PATIENCE) as poller:
-        yield poller
+    async with asyncio.timeout(10):
+        yield Poller(ask, policy, time, PATIENCE, time.sleep)
 
 
 async def test_a_wait_returns_the_end_and_hears_every_answer(time: FakeTime):
@@ -97,12 +96,9 @@ async def test_an_unknown_word_goes_on(time: FakeTime):
     assert len(runcomfy.asked) == 3
 
 
-async def test_many_requests_share_one_loop_and_sixteen_calls(time: FakeTime):
+async def test_many_requests_share_sixteen_calls(time: FakeTime):
     runcomfy = Runcomfy(time, **{f"r{n}": ["in_progress", "completed"] for n in range(100)})
-    before = len(asyncio.all_tasks())
     async with polling(runcomfy, time) as poller:
-        await asyncio.sleep(0)
-        assert len(asyncio.all_tasks()) == before + 1
         waits = (poller.wait(f"r{n}", age=0, time_left=60, hear=deaf) for n in range(100))
         ends = await asyncio.gather(*waits)
     assert {end.word for end in ends} == {"completed"}
@@ -191,7 +187,8 @@ async def test_a_wait_is_never_longer_than_the_deadline(time: FakeTime):
     def policy(_seen: Observation) -> float:
         return 3600
 
-    async with asyncio.timeout(10), Poller(runcomfy, policy, monotonic, PATIENCE) as poller:
+    async with asyncio.timeout(10):
+        poller = Poller(runcomfy, policy, monotonic, PATIENCE)
         assert (await poller.wait("a", age=7200, time_left=0.01, hear=deaf)).word == "completed"
 
 
@@ -213,57 +210,6 @@ async def test_a_request_that_stays_unknown_is_left_when_the_patience_is_over(ti
         with pytest.raises(NotKnownNow):
             await poller.wait("a", age=3600, time_left=600, hear=deaf)
     assert PATIENCE < len(runcomfy.asked) < PATIENCE + 3
-
-
-async def test_closing_cancels_whoever_waits_wherever_his_call_stands(time: FakeTime):
-    runcomfy = Runcomfy(time, **{f"r{n}": ["in_progress"] for n in range(40)})
-    runcomfy.gate = asyncio.Event()
-
-    def policy(seen: Observation) -> float:
-        return 0 if seen.state is None else 3600
-
-    poller = Poller(runcomfy, policy, time, PATIENCE)
-    async with asyncio.timeout(10):
-        async with poller:
-            asked = [
-                asyncio.create_task(poller.wait(f"r{n}", age=0, time_left=9999, hear=deaf))
-                for n in range(40)
-            ]
-            # Sixteen calls are under way and the others stand in line.
-            await runcomfy.full.wait()
-            late = asyncio.create_task(poller.wait("r0", age=0, time_left=9999, hear=deaf))
-            # Its call is made in the very step in which the poller closes.
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-        ends = await asyncio.gather(*asked, late, return_exceptions=True)
-    assert {type(end) for end in ends} == {asyncio.CancelledError}
-    assert runcomfy.now == 0
-
-
-async def test_closing_cancels_whoever_waits_for_the_next_question(time: FakeTime):
-    runcomfy = Runcomfy(time, a=["in_progress"])
-
-    def policy(seen: Observation) -> float:
-        return 0 if seen.state is None else 3600
-
-    heard = asyncio.Event()
-
-    async def hear(_status: RequestStatus) -> None:
-        heard.set()
-
-    async with polling(runcomfy, time, policy) as poller:
-        wait = asyncio.create_task(poller.wait("a", age=0, time_left=9999, hear=hear))
-        await heard.wait()
-    async with asyncio.timeout(10):
-        with pytest.raises(asyncio.CancelledError):
-            await wait
-
-
-async def test_a_closed_poller_lets_nobody_wait(time: FakeTime):
-    async with polling(Runcomfy(time), time) as poller:
-        pass
-    with pytest.raises(RuntimeError):
-        await poller.wait("a", age=0, time_left=60, hear=deaf)
 
 
 async def test_whoever_stops_waiting_is_not_asked_for(time: FakeTime):

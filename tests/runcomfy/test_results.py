@@ -1,4 +1,4 @@
-"""The result of a request: on disk before it is understood, and asked for once."""
+"""The result of a request: on disk before it is require_answer, and asked for once."""
 
 import base64
 import json
@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from comfyline.errors import Unreachable
 from comfyline.job import JobState
-from comfyline.runcomfy import spool as spool_module
+from comfyline.runcomfy import results as results_module
 from comfyline.runcomfy.client import RuncomfyClient
-from comfyline.runcomfy.downloads import Downloads
-from comfyline.runcomfy.outputs import output_urls
-from comfyline.runcomfy.spool import draft_path, lifted
+from comfyline.runcomfy.download import Downloads
+from comfyline.runcomfy.results import draft_path, extract_data_uris, output_urls
 from tests.conftest import Sandbox
 from tests.runcomfy.conftest import TOKEN, Script
 
@@ -176,13 +175,13 @@ _DOCUMENTS = st.recursive(
 def test_what_stands_in_for_media_changes_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, document: Any, escapes: set[str]
 ):
-    file = tmp_path_factory.getbasetemp() / "lifted.json"
+    file = tmp_path_factory.getbasetemp() / "extract_data_uris.json"
     text = json.dumps(document, ensure_ascii="ascii" in escapes)
     text = text.replace("/", "\\/") if "slashes" in escapes else text
     file.write_bytes(text.encode("utf-8", "replace"))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(spool_module, "_SHORTEST", 5)
-        kept, places = lifted(file)
+        patched.setattr(results_module, "_SHORTEST", 5)
+        kept, places = extract_data_uris(file)
     whole = file.read_bytes()
 
     def put_back(value: Any) -> Any:

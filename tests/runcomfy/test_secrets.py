@@ -12,8 +12,8 @@ import pytest
 
 from comfyline.errors import BrokenOutput, ComfylineError, TokenRejected, Unreachable
 from comfyline.runcomfy.client import RuncomfyClient
-from comfyline.runcomfy.downloads import Downloads
-from comfyline.runcomfy.outage import RetryBudget
+from comfyline.runcomfy.download import Downloads
+from comfyline.runcomfy.retry import RetryBudget
 from comfyline.runcomfy.verdict import No
 from tests.conftest import EDIT, free_port
 from tests.runcomfy.conftest import TOKEN, FakeTime, Peer, Script

@@ -10,7 +10,7 @@ import pytest
 from comfyline.errors import InputInvalid, NoBalance, Refused, TokenRejected
 from comfyline.runcomfy import client as client_module
 from comfyline.runcomfy.client import RuncomfyClient
-from comfyline.runcomfy.verdict import Accepted, HowFar, No, NotSent, SlowDown, Unknown
+from comfyline.runcomfy.verdict import Accepted, No, NotSent, SendProgress, SlowDown, Unknown
 from tests.conftest import EDIT, Sandbox, free_port
 from tests.runcomfy.conftest import Script
 
@@ -191,7 +191,9 @@ async def test_an_answer_that_takes_too_long_in_all_is_unknown(
     before = accepted(sandbox)
     monkeypatch.setattr(client_module, "_SUBMIT_SECONDS", 0.5)
     sandbox.order(on="submit", kind="delay", seconds=1.5)
-    assert await client.submit(EDIT, body) == Unknown("no answer came in time", HowFar.BODY_SENT)
+    assert await client.submit(EDIT, body) == Unknown(
+        "no answer came in time", SendProgress.BODY_SENT
+    )
     assert len(accepted(sandbox)) == len(before) + 1
 
 

@@ -21,9 +21,8 @@ from comfyline.errors import (
     TryLater,
     Unreachable,
 )
-from comfyline.runcomfy.meaning import Meaning, read_meaning
-from comfyline.runcomfy.reply import Reply
-from comfyline.runcomfy.troubles import understood
+from comfyline.runcomfy.transport import Response
+from comfyline.runcomfy.verdict import Meaning, read_meaning, require_answer
 from comfyline.runcomfy.wire import ApiError, read_error
 
 CODES = (
@@ -31,8 +30,8 @@ CODES = (
 )
 
 
-def reply(status: int, content: Any, retry_after: float | None = 7) -> Reply:
-    return Reply(status, content, retry_after, "https://else.test")
+def reply(status: int, content: Any, retry_after: float | None = 7) -> Response:
+    return Response(status, content, retry_after, "https://else.test")
 
 
 @pytest.mark.parametrize(
@@ -62,7 +61,7 @@ def test_each_trouble_says_whether_and_when_to_ask_again(
     status: int, content: Any, kind: type[ComfylineError], again: str, wait: float | None
 ):
     with pytest.raises(kind) as raised:
-        understood(reply(status, content), "r-1")
+        require_answer(reply(status, content), "r-1")
     error = raised.value
     assert type(error) is kind
     assert (error.passing, error.retry_after) == (again == "again", wait)
@@ -73,12 +72,12 @@ def test_each_trouble_says_whether_and_when_to_ask_again(
 
 def test_a_failed_request_with_an_error_code_is_an_answer():
     answer = reply(200, {"status": "failed", "error_code": 500001})
-    assert understood(answer, "r-1") is answer
+    assert require_answer(answer, "r-1") is answer
 
 
 def test_a_balance_that_is_used_up_is_a_refusal_with_a_name_of_its_own():
     with pytest.raises(NoBalance) as raised:
-        understood(reply(402, {"message": "no money"}), None)
+        require_answer(reply(402, {"message": "no money"}), None)
     assert isinstance(raised.value, Refused)
     assert raised.value.kind == "balance"
     assert not raised.value.may_be_charged

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from comfyline.errors import NoBalance, Refused, TokenRejected
 from comfyline.runcomfy.verdict import (
     Accepted,
-    HowFar,
     No,
     NotSent,
+    SendProgress,
     SlowDown,
     Unknown,
     judge_answer,
@@ -110,24 +110,24 @@ def test_every_other_exception_leaves_it_unknown(kind: type[Exception]):
 
 def test_a_verdict_says_in_words_what_broke():
     verdict = judge_exception(httpx.ConnectError("refused"))
-    assert verdict == NotSent("no connection could be made", HowFar.NOT_CONNECTED)
+    assert verdict == NotSent("no connection could be made", SendProgress.NOT_CONNECTED)
     assert judge_exception(httpx.ReadTimeout("")) == Unknown("no answer came in time")
 
 
-@given(st.sampled_from(HowFar), st.sampled_from(sorted(MAYBE_SENT | NEVER_SENT, key=str)))
-def test_only_a_post_whose_body_was_sent_is_unknown(how_far: HowFar, kind: type[Exception]):
+@given(st.sampled_from(SendProgress), st.sampled_from(sorted(MAYBE_SENT | NEVER_SENT, key=str)))
+def test_only_a_post_whose_body_was_sent_is_unknown(how_far: SendProgress, kind: type[Exception]):
     verdict = judge_exception(made(kind), how_far)
-    assert isinstance(verdict, Unknown) == (how_far >= HowFar.BODY_SENT)
+    assert isinstance(verdict, Unknown) == (how_far >= SendProgress.BODY_SENT)
     assert isinstance(verdict, Unknown | NotSent)
     assert verdict.how_far is how_far
 
 
-@given(st.sampled_from(HowFar), st.integers(300, 599), st.sampled_from(sorted(BODIES)))
+@given(st.sampled_from(SendProgress), st.integers(300, 599), st.sampled_from(sorted(BODIES)))
 def test_an_answer_that_came_before_the_body_was_sent_leaves_no_doubt(
-    how_far: HowFar, status: int, name: str
+    how_far: SendProgress, status: int, name: str
 ):
     verdict = judge_answer(status, parsed(BODIES[name]), None, how_far)
-    assert how_far >= HowFar.BODY_SENT or not verdict.may_be_charged
+    assert how_far >= SendProgress.BODY_SENT or not verdict.may_be_charged
 
 
 @pytest.mark.parametrize(

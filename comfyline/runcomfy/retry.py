@@ -1,4 +1,7 @@
-"""How long RunComfy may be away: one retry budget for all calls of a run, which give up as one."""
+"""One policy for what may be asked again, and one retry budget for all calls of a run.
+
+The paid POST is not repeated here: whether it may be is the ledger's decision.
+"""
 
 import asyncio
 import math
@@ -6,6 +9,9 @@ import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from comfyline.config.duration import format_duration
 from comfyline.errors import ComfylineError
@@ -23,27 +29,28 @@ _QUIET = 0.5
 _SELDOM = 30.0
 """Seconds between two words about the same outage."""
 
+T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
 
 
 class RetryBudget:
     """How long a run goes on asking a RunComfy that is away: one budget for all of its calls.
 
-    It runs for `patience` seconds from the first failure without an answer since; `clock` is
+    It runs for `retry_timeout` seconds from the first failure without an answer since; `clock` is
     monotonic seconds. Any answer fills it again. `where` names in messages who is asked; `say` is
     told now and then what is waited for.
     """
 
     def __init__(
         self,
-        patience: float,
+        retry_timeout: float,
         clock: Callable[[], float],
         sleep: Sleep = asyncio.sleep,
         *,
         where: str = "its address",
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._patience = patience
+        self._retry_timeout = retry_timeout
         self._clock = clock
         self._where = where
         self._say = say
@@ -67,17 +74,59 @@ class RetryBudget:
         """How long one more try may take for the run to end in time; none is left at 0."""
         if self._since is None:
             return math.inf
-        left = self._since + self._patience + _LAST_TRIES - self._clock()
+        left = self._since + self._retry_timeout + _LAST_TRIES - self._clock()
         return max(left, 0.0) if self._given_up else max(left, _LAST_TRIES)
 
+    async def repeat(
+        self, ask: Callable[[], Awaitable[T]], waits_for: Callable[[ComfylineError], bool]
+    ) -> T:
+        """Ask until there is an answer, an error that does not pass, or nothing left of the budget.
+
+        Of the errors that do not pass, those that it `waits_for` are asked about again as well.
+        """
+        began, failing_since, left = self.now(), math.inf, 0.0
+
+        async def once() -> T:
+            nonlocal began
+            if self.seconds_for_a_try <= 0 and (spent := self.spent):
+                raise spent
+            began = self.now()
+            try:
+                answer = await ask()
+            except ComfylineError as error:
+                if not error.passing:
+                    self.answered()
+                raise
+            self.answered()
+            return answer
+
+        def is_worth_it(error: BaseException) -> bool:
+            nonlocal failing_since, left
+            if not isinstance(error, ComfylineError) or not (error.passing or waits_for(error)):
+                return False
+            failing_since = min(failing_since, self.now())
+            left = self.failed(error, failing_since, self.now() - began)
+            return 0 < left >= (error.retry_after or 0)
+
+        def wait(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            told = error.retry_after if isinstance(error, ComfylineError) else None
+            return min(backoff(state.attempt_number - 1, told), left)
+
+        retrying = AsyncRetrying(retry=retry_if_exception(is_worth_it), wait=wait, sleep=self.sleep)
+        try:
+            return await retrying(once)
+        except ComfylineError as error:
+            raise self.final(error) from error.__cause__
+
     def answered(self) -> None:
-        """RunComfy answered: whatever was, is over."""
+        """Note that RunComfy answered: whatever was, is over."""
         if self._said_at is not None:
             self._say("RunComfy answers again")
         self._since = self._said_at = self._given_up = None
 
     def failed(self, error: ComfylineError, failing_since: float, took: float = 0) -> float:
-        """Seconds for which it is still worth asking, after a call ended in `error`.
+        """Return the seconds for which it is still worth asking, after a call ended in `error`.
 
         `failing_since` is when that very call failed first: one request that RunComfy always
         answers with an error would otherwise be asked about for as long as others are answered.
@@ -86,23 +135,23 @@ class RetryBudget:
         now = self._clock()
         if not error.passing:
             # An answer, only not the one that is waited for.
-            return self._patience - (now - failing_since)
-        if self._since is None or now - self._failed_at > self._patience + _UNHEARD_OF:
+            return self._retry_timeout - (now - failing_since)
+        if self._since is None or now - self._failed_at > self._retry_timeout + _UNHEARD_OF:
             # While nobody asked, it may have been back.
             self._since = now
         self._failed_at = now
-        left = self._patience - (now - self._since)
+        left = self._retry_timeout - (now - self._since)
         if left <= 0:
             self._given_up = self._given_up or error
         else:
             self._tell(error, now - self._since + took, left)
-        return min(left, self._patience - (now - failing_since))
+        return min(left, self._retry_timeout - (now - failing_since))
 
     def final(self, error: ComfylineError) -> ComfylineError:
-        """The error of a call that is not repeated any more: who was asked, and for how long."""
+        """Make the error of a call that is given up: who was asked, and for how long."""
         if not error.passing:
             return error
-        how_long = f"for {format_duration(self._patience)} " if self._patience else ""
+        how_long = f"for {format_duration(self._retry_timeout)} " if self._retry_timeout else ""
         asked = f"asked {how_long}at {self._where}"
         told = type(error)(
             f"{error.message} ({asked})",
@@ -123,7 +172,7 @@ class RetryBudget:
 
 
 def backoff(attempt: int, retry_after: float | None = None) -> float:
-    """Seconds to wait before try `attempt` + 1: exponential, or as told; never quite the same.
+    """Return the seconds before try `attempt` + 1: exponential, or as told; never quite the same.
 
     Told 0, it still waits a moment: RunComfy is not asked in a tight loop.
     """
@@ -134,7 +183,7 @@ def backoff(attempt: int, retry_after: float | None = None) -> float:
 
 
 def read_retry_after(value: str) -> float | None:
-    """Seconds from a Retry-After header, which holds seconds or an HTTP date; None for neither."""
+    """Read a Retry-After header, seconds or an HTTP date, as seconds; None for neither."""
     try:
         seconds = float(value)
     except ValueError:

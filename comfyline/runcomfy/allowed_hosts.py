@@ -1,6 +1,6 @@
 """Where outputs may come from: decided on the URL as it will be asked for, before anybody is asked.
 
-What a name leads to is checked once more when the connection is made (`pool`).
+What a name leads to is checked once more when the connection is made (`download`).
 """
 
 import re
@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import quote, urljoin
 
-from yarl import URL
+import httpx
 
 from comfyline.config.profile import is_loopback
 from comfyline.errors import BrokenOutput
@@ -21,6 +21,8 @@ _NUMBER = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")
 _ENTRY = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<name>[^:]*)|(?P<bare>.*))(?::(?P<port>\d+))?")
 # What RFC 3986 has no place for is sent as its percent form, as every browser does it.
 _UNFIT = re.compile(r"[^\x21-\x7e]|[\"<>\\^`{|}]")
+_PORTS = {"http": 80, "https": 443}
+_HIGHEST_PORT = 65535
 _LONGEST_SHOWN = 300
 
 
@@ -31,18 +33,18 @@ class RefusedOutput(BrokenOutput):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class OutputUrl:
     """A URL that may be asked for. `shown` is the same without its query, for errors.
 
     `is_named`: the profile names this very host, so that it may lie in a private network.
     """
 
-    url: URL
+    url: httpx.URL
     shown: str
     is_named: bool
 
 
-class OutputHosts:
+class AllowedHosts:
     """The hosts that outputs may come from: the patterns of the profile and the API's own origin.
 
     A pattern is a host, with or without a port, and `*` in it stands for anything. Without `*`
@@ -51,66 +53,54 @@ class OutputHosts:
 
     def __init__(self, patterns: tuple[str, ...], base_url: str) -> None:
         self._entries = [_entry(pattern) for pattern in patterns]
-        api = URL(base_url)
-        self._api = (api.scheme, _canonical(api.host or ""), api.port)
+        self._api = _origin(httpx.URL(base_url))
 
-    def allowed(self, url: str) -> Address:
-        """The URL as it will be asked for. Raises `RefusedOutput`, which quotes no query."""
-        parts = _parsed(url)
-        scheme, host, port = parts.scheme, _canonical(parts.raw_host or ""), parts.port
-        origin = f"{scheme}://{_with_brackets(host)}"
-        if parts.explicit_port is not None:
-            origin = f"{origin}:{parts.explicit_port}"
+    def check(self, text: str) -> OutputUrl:
+        """Return the URL as it will be asked for. Raise `RefusedOutput`, which quotes no query."""
+        url = _parsed(text)
+        scheme, host, port = _origin(url)
+        origin = f"{scheme}://{url.netloc.decode('ascii')}"[:_LONGEST_SHOWN]
         if not self._is_allowed(scheme, host, port):
             raise RefusedOutput(
-                f"An output lies on {origin[:_LONGEST_SHOWN]}, which the profile does not allow",
+                f"An output lies on {origin}, which the profile does not allow",
                 hint="If that host is RunComfy's, add it to runcomfy.download_hosts.",
             )
-        if parts.raw_user is not None or parts.raw_password is not None:
+        if url.userinfo:
             # It would become an Authorization header, and no output needs one.
             raise RefusedOutput(f"An output on {origin} has a name or password in its URL")
-        is_named = self._is_named(host, port)
+        is_own = host == self._api[1] and bool(is_loopback(host) or _literal(host))
+        is_named = is_own or self._is_listed(host, port, named=True)
         if _literal(host) and not (is_named or is_public(host)):
             raise RefusedOutput(f"An output lies on {origin}, an address of a private network")
-        return Address(parts, f"{origin}{parts.raw_path}"[:_LONGEST_SHOWN], is_named)
+        path = url.raw_path.partition(b"?")[0].decode("ascii")
+        return OutputUrl(url, f"{origin}{path}"[:_LONGEST_SHOWN], is_named)
 
-    def redirected(self, address: Address, location: str) -> Address:
-        """Where a redirect leads. Raises `RefusedOutput` when that is not allowed."""
+    def check_redirect(self, output: OutputUrl, location: str) -> OutputUrl:
+        """Return where a redirect leads. Raise `RefusedOutput` when that is not allowed."""
         try:
-            leads_to = urljoin(str(address.url), _fit(location))
+            target = self.check(urljoin(str(output.url), _fit(location)))
         except ValueError:
-            raise RefusedOutput(f"{address.shown} redirects to what is no URL") from None
-        try:
-            target = self.allowed(leads_to)
+            raise RefusedOutput(f"{output.shown} redirects to what is no URL") from None
         except RefusedOutput as refused:
-            said = f"{address.shown} redirects. {refused.message}"
+            said = f"{output.shown} redirects. {refused.message}"
             raise RefusedOutput(said, hint=refused.hint) from None
-        if (address.url.scheme, target.url.scheme) == ("https", "http"):
-            raise RefusedOutput(f"{address.shown} redirects from https to http")
+        if (output.url.scheme, target.url.scheme) == ("https", "http"):
+            raise RefusedOutput(f"{output.shown} redirects from https to http")
         return target
 
-    def _is_allowed(self, scheme: str, host: str, port: int | None) -> bool:
+    def _is_allowed(self, scheme: str, host: str, port: int) -> bool:
         # A resolver would look up whatever a pattern happens to fit, `evil.test%2f.good` too.
         is_name = _HOST.fullmatch(host) and not _NUMBER.fullmatch(host)
-        if not port or not (is_name or _literal(host)):
+        if not (0 < port <= _HIGHEST_PORT and (is_name or _literal(host))):
             return False
-        if self._is_own(scheme, host, port):
+        if (scheme, host, port) in {self._api, ("https", self._api[1], _PORTS["https"])}:
             return True
-        if scheme != "https" and not (scheme == "http" and is_loopback(host)):
-            return False
-        if self._is_listed(host, port, named=True):
-            return True
-        return scheme == "https" and self._is_listed(host, port, named=False)
+        if scheme == "http" and is_loopback(host):
+            return self._is_listed(host, port, named=True)
+        listed = (self._is_listed(host, port, named=named) for named in (True, False))
+        return scheme == "https" and any(listed)
 
-    def _is_own(self, scheme: str, host: str, port: int) -> bool:
-        own_scheme, own_host, own_port = self._api
-        return host == own_host and (scheme, port) in {(own_scheme, own_port), ("https", 443)}
-
-    def _is_named(self, host: str, port: int | None) -> bool:
-        is_api = host == self._api[1] and bool(is_loopback(host) or _literal(host))
-        return is_api or self._is_listed(host, port, named=True)
-
-    def _is_listed(self, host: str, port: int | None, *, named: bool) -> bool:
+    def _is_listed(self, host: str, port: int, *, named: bool) -> bool:
         return any(
             (host == pattern if named else fnmatchcase(host, pattern)) and only_port in {None, port}
             for pattern, only_port in self._entries
@@ -118,7 +108,7 @@ class OutputHosts:
 
 
 def _entry(pattern: str) -> tuple[str, int | None]:
-    """A pattern of the profile as host and port; None is any port."""
+    """Read a pattern of the profile as host and port; None is any port."""
     match = _ENTRY.fullmatch(pattern.strip().lower())
     if match is None:
         return pattern, None
@@ -126,21 +116,24 @@ def _entry(pattern: str) -> tuple[str, int | None]:
     return _canonical(host), int(match["port"]) if match["port"] else None
 
 
-def _parsed(url: str) -> URL:
+def _parsed(text: str) -> httpx.URL:
     try:
-        parts = URL(_fit(url), encoded=True)
-        _ = parts.port, parts.raw_host
-    except ValueError:
+        return httpx.URL(_fit(text))
+    except (httpx.InvalidURL, ValueError):
         raise RefusedOutput("An output's URL is none that can be read") from None
-    return parts
 
 
 def _fit(url: str) -> str:
     return _UNFIT.sub(lambda found: quote(found[0], safe="", errors="replace"), url)
 
 
+def _origin(url: httpx.URL) -> tuple[str, str, int]:
+    port = url.port if url.port is not None else _PORTS.get(url.scheme, 0)
+    return url.scheme, _canonical(url.raw_host.decode("ascii")), port
+
+
 def _canonical(host: str) -> str:
-    """A host in the one way in which it is compared: small letters, an address in short form."""
+    """Return a host as it is compared: in small letters, an address in its short form."""
     literal = _literal(host)
     return str(literal) if literal else host.lower()
 
@@ -150,7 +143,3 @@ def _literal(host: str) -> IPv4Address | IPv6Address | None:
         return ip_address(host)
     except ValueError:
         return None
-
-
-def _with_brackets(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
