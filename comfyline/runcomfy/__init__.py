@@ -1,17 +1,19 @@
 """RunComfy over HTTP: one method a call, what each answer proves, and when to ask again.
 
-client      one method a call, and the one loop that asks again
-transport   which connection a call takes, and the only place that adds the token
-leaving     how far the paid POST got
-reply       an HTTP answer, read once
-answers     what RunComfy writes, as pydantic models
-wire        the same as frozen values
-meaning     what an answer means: the one table of status codes and error codes
-verdict     what that proves about the paid POST
-troubles    which error it is for every other call
-listing     the catalogue, page by page
-outage      how long to go on asking
-downloads   outputs, without a token
+client             one method a call, and the one loop that asks again
+transport          which connection a call takes, the only place that adds the token, how far the
+                   paid POST got, and an answer as it is read once
+wire               what RunComfy writes, as frozen values
+verdict            what an answer means, what it proves about the paid POST, and which error it is
+retry              how long to go on asking
+poll               asking for the state of a request until it has ended
+results            results of any size, written down, and the media in them
+listing            the catalogue, page by page
+balance            what is left on the account
+download           outputs, without a token
+allowed_hosts      where outputs may come from
+data_uris          outputs that lie in the answer itself
+background_writer  bytes written to disk while the next ones come
 """
 
 import logging

@@ -85,8 +85,7 @@ async def test_what_passes_is_tried_again(
 @pytest.mark.parametrize(
     ("kind", "times", "error"),
     [
-        # A GET whose connection closes without a word is repeated by the HTTP library, once.
-        ("drop", 10, OutputUnreachable),
+        ("drop", 5, OutputUnreachable),
         ("truncate", 5, OutputUnreachable),
         ("empty", 5, BrokenOutput),
         ("status", 5, BrokenOutput),
@@ -197,7 +196,7 @@ def test_a_listed_host_is_allowed_however_it_is_written():
         "https://api.test/a",
         "HTTPS://API.TEST/a",
     ):
-        AllowedHosts(HOSTS, "https://api.test").allowed(url)
+        AllowedHosts(HOSTS, "https://api.test").check(url)
 
 
 @pytest.mark.parametrize(
@@ -245,12 +244,12 @@ def test_nothing_gets_past_the_list_of_hosts(text: str, between: str):
         f"https://cdn.runcomfy.net{between}{text}/",
     ):
         try:
-            allowed = AllowedHosts(HOSTS, "https://api.test").allowed(url).url
+            allowed = AllowedHosts(HOSTS, "https://api.test").check(url).url
         except BrokenOutput:
             continue
         # What is connected to, and not what another parser would make of it.
-        assert str(allowed.raw_host).lower().endswith((".runcomfy.net", ".runcomfy.com"))
-        assert (allowed.scheme, allowed.raw_user, allowed.raw_password) == ("https", None, None)
+        assert allowed.raw_host.lower().endswith((b".runcomfy.net", b".runcomfy.com"))
+        assert (allowed.scheme, allowed.userinfo) == ("https", b"")
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 3 * 1024 * 1024 + 7])

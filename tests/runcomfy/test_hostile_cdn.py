@@ -270,7 +270,9 @@ def lead(monkeypatch: pytest.MonkeyPatch) -> Any:
     def lead(*addresses: str) -> list[str]:
         left = list(addresses)
 
-        def answered(host: str, port: int, *more: Any, **named: Any) -> Any:
+        def answered(host: str | bytes, port: int, *more: Any, **named: Any) -> Any:
+            # The HTTP library asks for the name in bytes.
+            host = host.decode("ascii") if isinstance(host, bytes) else host
             if host.endswith(".test"):
                 asked.append(host)
                 host = left.pop(0) if len(left) > 1 else left[0]
