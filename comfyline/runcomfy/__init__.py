@@ -19,11 +19,8 @@ background_writer  bytes written to disk while the next ones come
 import logging
 
 _TALKATIVE = (
-    "hpack.hpack",
-    "hpack.table",
     "httpcore.connection",
     "httpcore.http11",
-    "httpcore.http2",
     "httpcore.proxy",
     "httpcore.socks",
     "httpx",
@@ -34,8 +31,7 @@ def _worth_a_warning(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING
 
 
-# Below WARNING they log whole URLs, whose query may be a password, and all headers: hpack those of
-# requests, httpcore those of answers. A level could be set again by anyone who asks for more
-# logs; a filter stays.
+# Below WARNING they log whole URLs, whose query may be a password, and the headers of answers. A
+# level could be set again by anyone who asks for more logs; a filter stays.
 for _name in _TALKATIVE:
     logging.getLogger(_name).addFilter(_worth_a_warning)
