@@ -1,6 +1,6 @@
 """poll: waits until RunComfy has ended a request, however often that takes.
 
-The waiting itself is scheduled in one place for all jobs (`runcomfy.poller`); what it costs is
+The waiting itself is scheduled in one place for all jobs (`runcomfy.poll`); what it costs is
 questions, so a run that dies simply asks again. When the run is told to stop, the request is
 cancelled if it still can be. May fail with `DeadlinePassed` (the request stays collectable),
 `GenerationFailed`, `Cancelled`, `Interrupted`, `NotKnownNow`, `Expired` or `Unreachable`.

@@ -23,7 +23,6 @@ import httpx
 
 from comfyline.broken_connections import what_broke
 from comfyline.config.account import command
-from comfyline.storage.url_guard import is_public
 from comfyline.errors import BrokenOutput, DiskFull, OutputUnreachable
 from comfyline.files import disk_full_told, require_space
 from comfyline.job import MediaInfo
@@ -32,6 +31,7 @@ from comfyline.runcomfy.background_writer import BackgroundWriter
 from comfyline.runcomfy.data_uris import EmbeddedUri, decode_data_uri
 from comfyline.runcomfy.retry import Sleep, backoff
 from comfyline.runcomfy.transport import proxy_for
+from comfyline.storage.url_guard import is_public
 
 _NOTHING = MediaInfo("")
 _AT_A_TIME = 16

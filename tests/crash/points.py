@@ -110,10 +110,10 @@ _AT_RUNCOMFY = [
     _before("result: not asked", f"{_CLIENT}.result", then="reconcile"),
     Point("result: half written down", Break("half", "comfyline.runcomfy.results")),
     Point("result: before its rename", Break("rename", "result.json")),
-    _after("result: written down", "comfyline.runcomfy.results:write_spool"),
+    _after("result: written down", "comfyline.runcomfy.client:keep_result"),
 ]
 _STORING = [
-    Point("download: half", Break("half", "comfyline.runcomfy.incoming:take"), then="reconcile"),
+    Point("download: half", Break("half", "comfyline.runcomfy.download"), then="reconcile"),
     _after("fetch: decoded", "tasks.fetch:check_whole"),
     Point("download: before its rename", Break("rename", "*~*-0")),
     Point("fetch: half remembered", Break("half", "prefect.filesystems", nth=2)),
