@@ -2,14 +2,22 @@
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.text import Text
 
 from comfyline.cli.console import print_error, print_line, print_result, results
-from comfyline.cli.options import Json, Limit, MaxCost, Overrides, Profile, Refresh, Unchecked
+from comfyline.cli.options import (
+    Json,
+    Limit,
+    MaxCost,
+    Overrides,
+    PipelineFile,
+    Profile,
+    Refresh,
+    Unchecked,
+)
 from comfyline.config.environment import look
 from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.pipeline.document import Limits, load_pipeline
@@ -20,10 +28,10 @@ from comfyline.report.format import count, usd
 from comfyline.report.plan import (
     PlannedJob,
     PlanRecord,
-    job_lines,
+    jobs_table,
     mistake_records,
     plan_record,
-    plan_tree,
+    steps_table,
 )
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, now, open_services
@@ -39,7 +47,7 @@ Everything = Annotated[
 
 
 def plan(
-    pipeline: Path,
+    pipeline: PipelineFile,
     /,
     *,
     profile: Profile = "sandbox",
@@ -54,11 +62,6 @@ def plan(
     """Show what `run` would make and why, what is there already and the cost; spends nothing.
 
     Example: comfyline plan configs/pipelines/office-scenes.yaml --profile production
-
-    Parameters
-    ----------
-    pipeline
-        The pipeline's YAML file.
     """
     # Not a result of the coroutine: asyncio writes that out as text when its loop ends.
     found: list[tuple[Planned, PlanRecord, Sequence[PlannedJob]]] = []
@@ -136,11 +139,11 @@ def _show(
     head = count(record.items, "item")
     if combinations > 1:
         head += f" × {count(combinations, 'combination')}"
-    results.print(plan_tree(record, planned_steps(planned), head))
+    results.print(Text(head, "dim"))
+    results.print(steps_table(record, planned_steps(planned)))
     if record.to_make:
-        results.print(Text("\nto make", style="bold"))
-        for line in job_lines(jobs, everything=everything):
-            results.print(line)
+        results.print(Text("\nto make", "bold"))
+        results.print(jobs_table(jobs, everything=everything))
     else:
         results.print("nothing to do: everything is there already")
 
@@ -150,7 +153,7 @@ def _warnings(record: PlanRecord, limits: Limits, max_cost: float | None) -> lis
     told = []
     if record.unknown_prices:
         named = ", ".join(record.unknown_prices)
-        told.append(f"No price is known of {named}: what those cost comes on top.")
+        told.append(f"The price of {named} is unknown and comes on top.")
     caps = {"--max-cost": max_cost, "limits.max_cost_usd": limits.max_cost_usd}
     known = {name: cap for name, cap in caps.items() if cap is not None}
     for name, cap in known.items():

@@ -56,7 +56,7 @@ class RunCounters:
         return ended if self.jobs is None else min(ended, self.jobs)
 
     @property
-    def troubled(self) -> int:
+    def failed(self) -> int:
         """Jobs that ended without their outputs."""
         return self.made - self.ends[JobState.PERSISTED]
 

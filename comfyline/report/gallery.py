@@ -19,15 +19,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from comfyline.files import appearing_whole
 from comfyline.job import Job, JobState, takes_pending
 from comfyline.redact import bare_origin, without_secrets
+from comfyline.report.costs import Charge, Costs, together, total
 from comfyline.report.format import count, span
-from comfyline.report.summary import (
-    Charge,
-    Costs,
-    RunSummary,
-    cost_in_words,
-    paid_together,
-    total,
-)
+from comfyline.report.summary import RunSummary, cost_in_words
 from comfyline.run import Outcome
 
 _FAILED = {JobState.FAILED, JobState.CANCELLED, JobState.IN_DOUBT, JobState.EXPIRED}
@@ -108,7 +102,7 @@ class _Group:
     @property
     def cost(self) -> str:
         """What all cards have cost."""
-        return paid_together(result.card.costs for result in self.results)
+        return together(result.card.costs for result in self.results).paid
 
 
 def cards(

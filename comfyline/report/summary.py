@@ -1,4 +1,4 @@
-"""The summary of a run: the `--json` object, what it cost, its errors told, the exit code."""
+"""The summary of a run: the `--json` object, its errors by kind, the exit code."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,8 +20,12 @@ from comfyline.errors import (
 )
 from comfyline.job import JobState
 from comfyline.redact import without_secrets
-from comfyline.report.format import count, one_line, usd
+from comfyline.report.costs import Charge, Costs, total
+from comfyline.report.format import count, one_line
 from comfyline.run import Outcome, Run
+
+_NAMED = 10
+"""How many items of one kind of error are named before `and N more`."""
 
 
 def _encodable(text: object) -> object:
@@ -30,7 +34,7 @@ def _encodable(text: object) -> object:
 
 
 Encodable = Annotated[str, BeforeValidator(_encodable)]
-Told = Annotated[Encodable, AfterValidator(without_secrets)]
+Message = Annotated[Encodable, AfterValidator(without_secrets)]
 Dollars = Annotated[float, PlainSerializer(lambda amount: round(amount, 6))]
 Seconds = Annotated[float, PlainSerializer(lambda seconds: round(seconds, 1))]
 
@@ -39,6 +43,10 @@ class Record(BaseModel):
     """One object of `--json`: of these fields only, and never changed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> str:
+        """Write the object on one line."""
+        return self.model_dump_json()
 
 
 class OutputRecord(Record):
@@ -61,9 +69,9 @@ class ErrorRecord(Record):
     item: Encodable
     stage: str
     kind: str
-    message: Told
+    message: Message
     request_id: str | None = None
-    hint: Told = ""
+    hint: Message = ""
 
 
 class RunSummary(Record):
@@ -74,10 +82,10 @@ class RunSummary(Record):
     those that need what a failed one would have made; `unfinished` are not at an end: still at
     RunComfy, not begun, or not fetched yet. `jobs` is the sum of those seven.
 
-    `cost_usd` is what RunComfy told of this run's requests; of `cost_unknown` requests it told
-    nothing, which is not free. `estimate_usd` is what the same requests were expected to cost,
-    None when one of the prices was unknown. `report` is the gallery's path, `index` that of the run
-    index, which holds one line for every output.
+    `cost_usd` is what RunComfy charged for this run's requests as far as it says; for
+    `cost_unknown` requests it does not, which is not free. `estimate_usd` is what the same requests
+    were expected to cost, None when one of the prices was unknown. `report` is the path of the
+    gallery, `index` that of the run index, which holds one line for every output.
     """
 
     run_id: str
@@ -100,10 +108,6 @@ class RunSummary(Record):
     outputs: tuple[OutputRecord, ...] = ()
     errors: tuple[ErrorRecord, ...] = ()
 
-    def to_json(self) -> str:
-        """Write the object on one line."""
-        return self.model_dump_json()
-
     @property
     def exit_code(self) -> int:
         """The exit code of the run; a job without outputs and without an error still counts.
@@ -115,75 +119,6 @@ class RunSummary(Record):
         code = exit_code(error.kind for error in self.errors)
         is_away = code == Unreachable.exit_code
         return ComfylineError.exit_code if is_away and self.persisted else code
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """One request that may have been charged, in US dollars; None is unknown, and never free."""
-
-    cost_usd: float | None
-    estimate_usd: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """Several charges: the sum of what is known, and for how many of them nothing is.
-
-    `estimate_usd` is None when one of the estimates is unknown: a sum without it would be too low.
-    """
-
-    requests: int = 0
-    cost_usd: float = 0.0
-    unknown: int = 0
-    estimate_usd: float | None = 0.0
-
-    @property
-    def words(self) -> str:
-        """`$1.40, estimated $1.26`; empty when there was nothing to pay for."""
-        if not self.requests:
-            return ""
-        paid = _paid_in_words(self.cost_usd, self.unknown, self.requests)
-        return paid + _estimate_in_words(self.cost_usd, self.unknown, self.estimate_usd)
-
-
-def total(charges: Iterable[Charge]) -> Costs:
-    """Add charges up."""
-    listed = list(charges)
-    costs = [charge.cost_usd for charge in listed if charge.cost_usd is not None]
-    estimates = [charge.estimate_usd for charge in listed if charge.estimate_usd is not None]
-    return Costs(
-        requests=len(listed),
-        cost_usd=sum(costs),
-        unknown=len(listed) - len(costs),
-        estimate_usd=sum(estimates) if len(estimates) == len(listed) else None,
-    )
-
-
-def _paid_in_words(cost_usd: float, unknown: int, requests: int) -> str:
-    """Write `$1.40`, `$1.12, unknown for 2 of 10`, or `unknown` where RunComfy told nothing."""
-    if not unknown:
-        return usd(cost_usd)
-    if unknown >= requests:
-        return "unknown"
-    return f"{usd(cost_usd)}, unknown for {unknown:,} of {requests:,}"
-
-
-def paid_together(several: Iterable[Costs]) -> str:
-    """Merge several costs into one, without their estimates; empty without any request."""
-    listed = [costs for costs in several if costs.requests]
-    if not listed:
-        return ""
-    known, unknown = sum(c.cost_usd for c in listed), sum(c.unknown for c in listed)
-    return _paid_in_words(known, unknown, sum(c.requests for c in listed))
-
-
-def _estimate_in_words(cost_usd: float, unknown: int, estimate_usd: float | None) -> str:
-    """Say what there is to say of the estimate behind the cost; nothing where it was right."""
-    if estimate_usd is None:
-        return ", estimate unknown"
-    if not unknown and usd(cost_usd) == usd(estimate_usd):
-        return ""
-    return f", estimated {usd(estimate_usd)}"
 
 
 _ENDS = {
@@ -209,27 +144,47 @@ def summarise(
     doubt, may have cost as well.
     """
     costs = total(charge for of_job in charges.values() for charge in of_job)
-    counts = Counter(map(_counted, outcomes))
+    counted = dict.fromkeys((*_ENDS.values(), "reused", "skipped", "unfinished"), 0)
+    counted |= Counter(map(_counted, outcomes))
     return RunSummary(
         run_id=run.id,
         pipeline=run.pipeline,
         jobs=len(outcomes),
-        persisted=counts["persisted"],
-        reused=counts["reused"],
-        failed=counts["failed"],
-        cancelled=counts["cancelled"],
-        in_doubt=counts["in_doubt"],
+        **counted,
         submitted=run.submitted,
-        skipped=counts["skipped"],
-        unfinished=counts["unfinished"],
         cost_usd=costs.cost_usd,
         estimate_usd=costs.estimate_usd,
         cost_unknown=costs.unknown,
         seconds=seconds,
         report=report,
         index=index,
-        outputs=tuple(_output_records(outcomes)),
-        errors=tuple(_error_records(outcomes)),
+        outputs=tuple(
+            OutputRecord(
+                job=one.key,
+                item=one.job.item,
+                step=one.job.step,
+                index=output.index,
+                uri=output.uri,
+                sha256=output.sha256,
+                bytes=output.bytes,
+                media_type=output.media_type,
+            )
+            for one in outcomes
+            for output in one.outputs
+        ),
+        errors=tuple(
+            ErrorRecord(
+                job=one.key or one.job.label,
+                item=one.job.item,
+                stage=one.stage or "",
+                kind=one.error.kind,
+                message=one.error.message,
+                request_id=one.request_id,
+                hint=one.error.hint,
+            )
+            for one in outcomes
+            if one.error is not None
+        ),
     )
 
 
@@ -242,43 +197,14 @@ def _counted(outcome: Outcome) -> str:
     return _ENDS.get(outcome.state, "unfinished")
 
 
-def _output_records(outcomes: Sequence[Outcome]) -> Iterator[OutputRecord]:
-    for outcome in outcomes:
-        for output in outcome.outputs:
-            yield OutputRecord(
-                job=outcome.key,
-                item=outcome.job.item,
-                step=outcome.job.step,
-                index=output.index,
-                uri=output.uri,
-                sha256=output.sha256,
-                bytes=output.bytes,
-                media_type=output.media_type,
-            )
-
-
-def _error_records(outcomes: Sequence[Outcome]) -> Iterator[ErrorRecord]:
-    for outcome in outcomes:
-        if outcome.error is not None:
-            yield ErrorRecord(
-                job=outcome.key or outcome.job.label,
-                item=outcome.job.item,
-                stage=outcome.stage or "",
-                kind=outcome.error.kind,
-                message=outcome.error.message,
-                request_id=outcome.request_id,
-                hint=outcome.error.hint,
-            )
-
-
 def exit_code(kinds: Iterable[str]) -> int:
     """Return the exit code for errors of these kinds: 0 for none, the code they share, otherwise 1.
 
-    What was skipped or not begun counts only by itself: why is told by the error of what it needs.
+    What was skipped or not begun counts only by itself: the error of what it needs says why.
     """
     known = {error.kind: error.exit_code for error in _error_types(ComfylineError)}
-    told = set(kinds)
-    causes = told - {Skipped.kind, NotBegun.kind} or told
+    all_kinds = set(kinds)
+    causes = all_kinds - {Skipped.kind, NotBegun.kind} or all_kinds
     codes = {known.get(kind, ComfylineError.exit_code) for kind in causes}
     if not codes:
         return 0
@@ -287,21 +213,20 @@ def exit_code(kinds: Iterable[str]) -> int:
 
 def headline(summary: RunSummary) -> str:
     """Write one sentence with the counts and the reasons, short enough for a state message."""
-    # These are counted on their own; naming them as reasons would say it twice.
+    # These are counted on their own; naming them as reasons would repeat them.
     counted = {Cancelled.kind, InDoubt.kind, Skipped.kind}
     reasons = Counter(error.kind for error in summary.errors if error.kind not in counted)
-    going_on = {kind: reasons.pop(kind) for kind in list(reasons) if kind in _GOING_ON}
-    because, until_later = _listed(reasons), _listed(Counter(going_on))
+    going_on = Counter({kind: reasons.pop(kind) for kind in list(reasons) if kind in _GOING_ON})
     parts = [
         f"{number} {word}"
         for number, word in (
             (summary.persisted, "persisted"),
             (summary.reused, "reused"),
-            (summary.failed, f"failed{because}"),
+            (summary.failed, f"failed{_listed(reasons)}"),
             (summary.cancelled, "cancelled"),
             (summary.in_doubt, "in doubt"),
             (summary.skipped, "skipped"),
-            (summary.unfinished, f"not finished{until_later}"),
+            (summary.unfinished, f"not finished{_listed(going_on)}"),
         )
         if number
     ]
@@ -314,27 +239,16 @@ def _listed(reasons: Counter[str]) -> str:
 
 
 def cost_in_words(summary: RunSummary) -> tuple[str, str]:
-    """Say what the run cost, and for what; with the estimate where it is another or unknown.
+    """Write what the run cost, and for what, with the estimate where it was wrong or unknown.
 
-    `$1.12` and `for 10 submissions, unknown for 2 of them, estimated $1.40`.
+    `$1.12` and `for 10 submissions, unknown for 2 of 10, estimated $1.40`.
     """
-    submissions = count(summary.submitted, "submission")
-    if not summary.submitted and not summary.cost_unknown and not summary.cost_usd:
-        return usd(summary.cost_usd), f"for {submissions}"
-    all_unknown = summary.cost_unknown >= max(summary.submitted, 1)
-    more = f", unknown for {summary.cost_unknown:,} of them" if summary.cost_unknown else ""
-    estimate = _estimate_in_words(summary.cost_usd, summary.cost_unknown, summary.estimate_usd)
-    if all_unknown and not summary.cost_usd:
-        return "unknown", f"for {submissions}{estimate}"
-    return usd(summary.cost_usd), f"for {submissions}{more}{estimate}"
-
-
-_NAMED = 10
-"""How many items of one kind of error are named before `and N more`."""
+    costs = Costs(summary.submitted, summary.cost_usd, summary.cost_unknown, summary.estimate_usd)
+    return costs.amount, f"for {count(summary.submitted, 'submission')}{costs.remarks}"
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class ErrorGroup:
     """All errors of one kind: how many jobs, what happened to which items, what to do."""
 
     kind: str
@@ -343,13 +257,13 @@ class Trouble:
     hints: tuple[str, ...]
 
 
-def troubles(errors: Iterable[ErrorRecord]) -> list[Trouble]:
+def error_groups(errors: Iterable[ErrorRecord]) -> list[ErrorGroup]:
     """Group the errors by kind, in the order in which each kind first came up."""
     kinds: defaultdict[str, list[ErrorRecord]] = defaultdict(list)
     for error in errors:
         kinds[error.kind].append(error)
     return [
-        Trouble(
+        ErrorGroup(
             kind,
             jobs=len(alike),
             lines=tuple(_lines(alike)),
@@ -359,11 +273,10 @@ def troubles(errors: Iterable[ErrorRecord]) -> list[Trouble]:
     ]
 
 
-def _lines(alike: list[ErrorRecord]) -> Iterable[str]:
-    messages = {one_line(error.message) for error in alike}
+def _lines(alike: list[ErrorRecord]) -> Iterator[str]:
     named = [(one_line(error.item) or error.job, error) for error in alike[:_NAMED]]
     more = f"and {len(alike) - _NAMED:,} more" if len(alike) > _NAMED else ""
-    if len(messages) == 1:
+    if len({one_line(error.message) for error in alike}) == 1:
         yield from _sentences(alike[0].message)
         yield " ".join(filter(None, [", ".join(name for name, _ in named), more]))
         return

@@ -5,13 +5,16 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from comfyline.job import JobState
-from comfyline.report.gallery import Card, write_gallery
-from comfyline.report.summary import Charge, RunSummary, total
+from comfyline.job import PENDING, Job, JobState, Placement
+from comfyline.report.costs import Charge, total
+from comfyline.report.gallery import Card, cards, write_gallery
+from comfyline.report.summary import RunSummary
+from comfyline.run import Outcome
 
 SUMMARY = RunSummary(
     run_id="r1", pipeline="office", jobs=3, persisted=1, reused=1, failed=1, cancelled=0,
@@ -283,3 +286,27 @@ def test_the_page_reads_without_its_script(write: Write, thumbnail: Path):
         "show-all", "show-stored", "show-bad",
     ]  # fmt: skip
     assert "hidden" in next(box for box in page.all("input") if box["type"] == "search")
+
+
+def outcome(state: JobState = JobState.PERSISTED, **more: Any) -> Outcome:
+    inputs = {"prompt": "x", "images": [f"{PENDING}image:edit-0"], "aspect_ratio": "1:1"}
+    job = Job("p", "a", "edit", "m", inputs, Placement("out", "x", {}))
+    return Outcome(job=job, key="a", state=state, **more)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "charge", "costs"),
+    [
+        ([outcome(reused=True, cost_usd=0.14)], None, ["$0.14"]),
+        ([outcome(), outcome()], Charge(0.14, 0.14), ["$0.14", ""]),
+        ([outcome(JobState.FAILED)], Charge(0.14, None), ["$0.14, estimate unknown"]),
+    ],
+)
+def test_a_card_says_what_its_job_cost_and_of_two_with_one_key_the_first_has_paid(
+    outcomes: list[Outcome], charge: Charge | None, costs: list[str]
+) -> None:
+    shown = list(cards(outcomes, Path("thumbnails"), {"a": [charge]} if charge else {}))
+
+    assert [card.costs.words for card in shown] == costs
+    # What was never made is no setting.
+    assert dict(shown[0].settings) == {"aspect_ratio": "1:1"}

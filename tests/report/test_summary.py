@@ -6,56 +6,69 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyline.errors import ComfylineError
+from comfyline.errors import (
+    ComfylineError,
+    GenerationFailed,
+    InDoubt,
+    Interrupted,
+    NotBegun,
+    OutputUnreachable,
+    Skipped,
+    Unreachable,
+)
+from comfyline.job import Job, JobState, Placement
+from comfyline.report.costs import Charge, Costs, total
 from comfyline.report.summary import (
-    Charge,
-    Costs,
     ErrorRecord,
     OutputRecord,
     RunSummary,
     cost_in_words,
+    error_groups,
     exit_code,
     headline,
-    total,
-    troubles,
+    summarise,
 )
+from comfyline.run import CostLimits, Outcome, Run
 
 DOLLARS = st.none() | st.floats(0, 1000)
+RUN = Run(id="r1", pipeline="p", in_flight=1, timeout=1, costs=CostLimits(), refresh=False)
 
 
 def failure(
     kind: str = "generation-failed", item: str = "cat", message: str = "It failed", hint: str = ""
-):
+) -> ErrorRecord:
     return ErrorRecord(job="k", item=item, stage="poll", kind=kind, message=message, hint=hint)
 
 
-def summary(**changes: Any):
-    fields = {
-        "run_id": "r1",
-        "pipeline": "office",
-        "jobs": 0,
-        "persisted": 0,
-        "reused": 0,
-        "failed": 0,
-        "cancelled": 0,
-        "in_doubt": 0,
-        "submitted": 0,
-        "cost_usd": 0.0,
-        "seconds": 0.0,
-    }
-    return RunSummary.model_validate(fields | changes)
+def summary(*kinds: str, **changes: Any) -> RunSummary:
+    zeros = ("jobs", "persisted", "reused", "failed", "cancelled", "in_doubt", "submitted")
+    fields = {"run_id": "r1", "pipeline": "office", "cost_usd": 0.0, "seconds": 0.0}
+    errors = tuple(map(failure, kinds))
+    return RunSummary.model_validate(
+        fields | dict.fromkeys(zeros, 0) | {"errors": errors} | changes
+    )
 
 
-def test_json_has_exactly_the_promised_fields_in_their_order_on_one_line():
+def outcome(key: str, state: JobState = JobState.PERSISTED, **more: Any) -> Outcome:
+    job = Job("p", key, "edit", "m", {"prompt": "x"}, Placement("out", "x", {}))
+    return Outcome(job=job, key=key, state=state, **more)
+
+
+def test_json_has_exactly_the_promised_fields_in_their_order_on_one_line() -> None:
     output = OutputRecord(
         job="k", item="cat", step="edit", index=0,
         uri="file:///o/cat.png", sha256="ab", bytes=3, media_type="image/png",
     )  # fmt: skip
+    secret = "a\nGET https://b.s3/x y.png?X-Amz-Signature=5 said 403"
+    errors = (failure(message=secret, item="caf\udce9"),)
 
-    text = summary(jobs=1, outputs=(output,), errors=(failure(message="a\nb"),)).to_json()
+    text = summary(
+        jobs=1, outputs=(output,), errors=errors, cost_usd=0.1 + 0.2, seconds=41.23456
+    ).to_json()
     document = json.loads(text)
 
     assert "\n" not in text
+    assert "X-Amz" not in text
     assert list(document) == [
         "run_id", "pipeline", "jobs", "persisted", "reused", "failed", "cancelled", "in_doubt",
         "submitted", "skipped", "unfinished", "cost_usd", "estimate_usd", "cost_unknown", "seconds",
@@ -67,8 +80,7 @@ def test_json_has_exactly_the_promised_fields_in_their_order_on_one_line():
     assert list(document["errors"][0]) == [
         "job", "item", "stage", "kind", "message", "request_id", "hint",
     ]  # fmt: skip
-    assert document["errors"][0]["request_id"] is None
-    assert document["report"] is None
+    assert (document["cost_usd"], document["seconds"], document["report"]) == (0.3, 41.2, None)
 
 
 @pytest.mark.parametrize(
@@ -77,166 +89,30 @@ def test_json_has_exactly_the_promised_fields_in_their_order_on_one_line():
         ({}, ("$0.00", "for 0 submissions")),
         ({"submitted": 1, "cost_usd": 0.14, "estimate_usd": 0.14}, ("$0.14", "for 1 submission")),
         (
-            {"submitted": 10, "cost_usd": 1.4, "estimate_usd": 1.26},
-            ("$1.40", "for 10 submissions, estimated $1.26"),
-        ),
-        (
             {"submitted": 10, "cost_usd": 1.12, "cost_unknown": 2, "estimate_usd": 1.4},
-            ("$1.12", "for 10 submissions, unknown for 2 of them, estimated $1.40"),
+            ("$1.12", "for 10 submissions, unknown for 2 of 10, estimated $1.40"),
         ),
         (
             {"submitted": 2, "cost_unknown": 2, "estimate_usd": None},
             ("unknown", "for 2 submissions, estimate unknown"),
-        ),
-        (
-            {"submitted": 2, "cost_usd": 0.3, "estimate_usd": None},
-            ("$0.30", "for 2 submissions, estimate unknown"),
         ),
         ({"submitted": 1, "estimate_usd": 0.0}, ("$0.00", "for 1 submission")),
     ],
 )
 def test_the_cost_is_said_beside_the_estimate_and_unknown_is_never_nought(
     changes: dict[str, Any], said: tuple[str, str]
-):
+) -> None:
     assert cost_in_words(summary(**changes)) == said
-
-
-def test_sums_of_cents_are_printed_without_the_noise_of_binary_fractions():
-    document = json.loads(summary(cost_usd=0.1 + 0.2, seconds=41.23456).to_json())
-
-    assert document["cost_usd"] == 0.3
-    assert document["seconds"] == 41.2
-
-
-def test_a_file_name_that_is_not_utf8_does_not_cost_the_summary():
-    assert json.loads(summary(errors=(failure(item="caf\udce9"),)).to_json())
-
-
-def test_a_presigned_url_in_a_message_loses_its_query():
-    text = summary(
-        errors=(failure(message="GET https://b.s3/x y.png?X-Amz-Signature=5 said 403"),)
-    ).to_json()
-
-    assert "X-Amz" not in text
-    assert "said 403" in text
-
-
-@pytest.mark.parametrize(
-    ("kinds", "expected"),
-    [
-        ([], 0),
-        (["generation-failed", "refused", "in-doubt"], 1),
-        (["input-invalid", "input-invalid"], 65),
-        (["unreachable"], 69),
-        (["try-later", "deadline"], 75),
-        (["token"], 77),
-        (["token", "refused"], 1),
-        (["deadline", "unreachable"], 1),
-        (["a kind of tomorrow"], 1),
-    ],
-)
-def test_exit_code_is_the_one_all_errors_share_and_otherwise_1(kinds: list[str], expected: int):
-    assert exit_code(kinds) == expected
-
-
-def test_every_error_of_the_project_leads_to_its_own_exit_code():
-    def derived(error: type[ComfylineError]) -> Iterator[type[ComfylineError]]:
-        yield error
-        for child in error.__subclasses__():
-            yield from derived(child)
-
-    for error in derived(ComfylineError):
-        assert exit_code([error.kind]) == error.exit_code
-
-
-def test_a_job_without_outputs_and_without_an_error_is_not_reported_as_all_there():
-    assert summary(jobs=1, failed=1).exit_code == 1
-    assert summary(jobs=2, persisted=1).exit_code == 1
-    assert summary(jobs=2, persisted=1, reused=1).exit_code == 0
-    assert summary(jobs=1, failed=1, errors=(failure(kind="token"),)).exit_code == 77
-
-
-def test_only_a_run_that_has_stored_nothing_found_nothing_to_reach():
-    away = (failure("unreachable"),)
-
-    assert summary(jobs=1, unfinished=1, errors=away).exit_code == 69
-    assert summary(jobs=2, reused=1, unfinished=1, errors=away).exit_code == 69
-    assert summary(jobs=2, persisted=1, unfinished=1, errors=away).exit_code == 1
-    lost = (failure("output-unreachable"),)
-    assert summary(jobs=1, unfinished=1, errors=lost).exit_code == 1
-
-
-def test_what_waits_for_an_unfinished_job_says_nothing_of_why():
-    errors = (failure("unreachable"), failure("not-begun"))
-
-    assert exit_code(error.kind for error in errors) == 69
-    assert headline(summary(jobs=2, unfinished=2, errors=errors)) == (
-        "2 jobs: 2 not finished (unreachable: 1, not-begun: 1)"
-    )
-
-
-def test_headline_says_how_many_and_why():
-    errors = (failure("refused"), failure("generation-failed"))
-
-    assert headline(summary(jobs=10, persisted=8, failed=2, errors=errors)) == (
-        "10 jobs: 8 persisted, 2 failed (refused: 1, generation-failed: 1)"
-    )
-
-
-def test_headline_counts_what_is_cancelled_in_doubt_or_not_finished_once():
-    errors = (failure("cancelled"), failure("in-doubt"))
-    stopped = summary(jobs=5, reused=2, cancelled=1, in_doubt=1, unfinished=1, errors=errors)
-
-    assert headline(stopped) == ("5 jobs: 2 reused, 1 cancelled, 1 in doubt, 1 not finished")
-
-
-def test_a_deadline_that_ran_out_is_not_finished_and_never_counted_among_the_failures():
-    errors = (failure("refused"), failure("deadline"), failure("deadline"), failure("unreachable"))
-
-    assert headline(summary(jobs=5, persisted=1, failed=1, unfinished=3, errors=errors)) == (
-        "5 jobs: 1 persisted, 1 failed (refused: 1), 3 not finished (deadline: 2, unreachable: 1)"
-    )
-    waiting = summary(jobs=1, unfinished=1, errors=(failure("deadline"),))
-    assert headline(waiting) == "1 job: 1 not finished (deadline: 1)"
-    assert waiting.exit_code == 75
-
-
-def test_headline_of_one_job_and_of_none_reads_as_english():
-    assert headline(summary(jobs=1, persisted=1)) == "1 job: 1 persisted"
-    assert headline(summary()) == "0 jobs: nothing to make"
-
-
-def test_a_message_that_all_share_is_told_once_with_at_most_ten_items():
-    (trouble,) = troubles(failure(item=f"cat-{n}", hint="Ask again") for n in range(13))
-
-    assert trouble.jobs == 13
-    assert trouble.lines[0] == "It failed"
-    assert trouble.lines[1].endswith("cat-8, cat-9 and 3 more")
-    assert trouble.hints == ("Ask again",)
-
-
-def test_messages_that_differ_stand_with_their_items():
-    (trouble,) = troubles([failure(item="a", message="one"), failure(item="b", message="two")])
-
-    assert trouble.lines == ("a: one", "b: two")
-
-
-def test_errors_are_told_by_kind_in_the_order_they_came_up():
-    told = troubles([failure("refused"), failure("token"), failure("refused")])
-
-    assert [(trouble.kind, trouble.jobs) for trouble in told] == [("refused", 2), ("token", 1)]
 
 
 @pytest.mark.parametrize(
     ("charges", "said"),
     [
         ([], ""),
-        ([Charge(0.14, 0.14)], "$0.14"),
         ([Charge(0.0, 0.0)], "$0.00"),
         ([Charge(0.14, 0.12)], "$0.14, estimated $0.12"),
         ([Charge(0.14, None)], "$0.14, estimate unknown"),
         ([Charge(None, 0.14)], "unknown, estimated $0.14"),
-        ([Charge(None, None)], "unknown, estimate unknown"),
         ([Charge(0.14, 0.14), Charge(None, 0.14)], "$0.14, unknown for 1 of 2, estimated $0.28"),
     ],
 )
@@ -255,7 +131,155 @@ def test_what_is_unknown_is_counted_and_not_added(charges: list[Charge]) -> None
     assert (costs.estimate_usd is None) == any(c.estimate_usd is None for c in charges)
     if costs.unknown and costs.unknown == costs.requests:
         assert costs.words.startswith("unknown")
+    assert charges or costs == Costs()
 
 
-def test_nothing_asked_for_costs_nothing() -> None:
-    assert total([]) == Costs()
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        ([], 0),
+        (["generation-failed", "refused", "in-doubt"], 1),
+        (["input-invalid", "input-invalid"], 65),
+        (["unreachable"], 69),
+        (["unreachable", "not-begun"], 69),
+        (["try-later", "deadline"], 75),
+        (["token"], 77),
+        (["token", "refused"], 1),
+        (["deadline", "unreachable"], 1),
+        (["a kind of tomorrow"], 1),
+    ],
+)
+def test_exit_code_is_the_one_all_errors_share_and_otherwise_1(
+    kinds: list[str], expected: int
+) -> None:
+    assert exit_code(kinds) == expected
+
+
+def test_every_error_of_the_project_leads_to_its_own_exit_code() -> None:
+    def derived(error: type[ComfylineError]) -> Iterator[type[ComfylineError]]:
+        yield error
+        for child in error.__subclasses__():
+            yield from derived(child)
+
+    for error in derived(ComfylineError):
+        assert exit_code([error.kind]) == error.exit_code
+
+
+@pytest.mark.parametrize(
+    ("run", "code"),
+    [
+        (summary(jobs=1, failed=1), 1),
+        (summary(jobs=2, persisted=1), 1),
+        (summary(jobs=2, persisted=1, reused=1), 0),
+        (summary("token", jobs=1, failed=1), 77),
+        # Only a run that has stored nothing found nothing to reach.
+        (summary("unreachable", jobs=2, reused=1, unfinished=1), 69),
+        (summary("unreachable", jobs=2, persisted=1, unfinished=1), 1),
+        (summary("output-unreachable", jobs=1, unfinished=1), 1),
+    ],
+)
+def test_a_job_without_outputs_is_never_reported_as_all_there(run: RunSummary, code: int) -> None:
+    assert run.exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        (summary(), "0 jobs: nothing to make"),
+        (summary(jobs=1, persisted=1), "1 job: 1 persisted"),
+        (
+            summary("refused", "generation-failed", jobs=10, persisted=8, failed=2),
+            "10 jobs: 8 persisted, 2 failed (refused: 1, generation-failed: 1)",
+        ),
+        (
+            summary(
+                "cancelled", "in-doubt", jobs=5, reused=2, cancelled=1, in_doubt=1, unfinished=1
+            ),
+            "5 jobs: 2 reused, 1 cancelled, 1 in doubt, 1 not finished",
+        ),
+        # A deadline that ran out is never counted among the failures.
+        (
+            summary(
+                "refused", "deadline", "deadline", "unreachable", jobs=4, failed=1, unfinished=3
+            ),
+            "4 jobs: 1 failed (refused: 1), 3 not finished (deadline: 2, unreachable: 1)",
+        ),
+    ],
+)
+def test_headline_says_how_many_and_why(run: RunSummary, said: str) -> None:
+    assert headline(run) == said
+
+
+def test_errors_are_grouped_by_kind_and_a_shared_message_is_told_once() -> None:
+    alike, differing = error_groups(
+        [
+            *(failure(item=f"cat-{n}", hint="Ask again") for n in range(13)),
+            failure("refused", item="a", message="one"),
+            failure("refused", item="b", message="two"),
+        ]
+    )
+
+    assert (alike.kind, alike.jobs, alike.hints) == ("generation-failed", 13, ("Ask again",))
+    assert alike.lines[0] == "It failed"
+    assert alike.lines[1].endswith("cat-8, cat-9 and 3 more")
+    assert differing.lines == ("a: one", "b: two")
+
+
+def test_what_failed_or_is_in_doubt_may_have_cost_as_well() -> None:
+    failed = outcome("b", JobState.FAILED, error=GenerationFailed("no", request_id="r"))
+    charges = {
+        "a": [Charge(0.14, 0.14)],
+        "b": [Charge(0.10, 0.14), Charge(0.02, 0.14)],
+        "c": [Charge(None, 0.14)],
+    }
+    outcomes = [outcome("a"), failed, outcome("c", JobState.IN_DOUBT)]
+
+    made = summarise(RUN, outcomes, 1, None, charges)
+
+    assert made.cost_usd == pytest.approx(0.26)
+    assert made.estimate_usd == pytest.approx(0.56)
+    assert made.cost_unknown == 1
+
+
+ERRORS = st.none() | st.sampled_from(
+    [
+        GenerationFailed("no"),
+        Skipped("it needs another"),
+        NotBegun("it waits for another"),
+        Unreachable("away"),
+        OutputUnreachable("cut short", request_id="r"),
+        Interrupted("stopped"),
+        InDoubt("unheard"),
+    ]
+)
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda state, error, reused: outcome("a", state, error=error, reused=reused),
+            st.sampled_from(JobState),
+            ERRORS,
+            st.booleans(),
+        ),
+        max_size=30,
+    )
+)
+def test_every_job_counts_exactly_once_whatever_became_of_it(outcomes: list[Outcome]) -> None:
+    made = summarise(RUN, outcomes, 1, None, {})
+    counted = (made.persisted, made.reused, made.failed, made.cancelled)
+    rest = (made.in_doubt, made.skipped, made.unfinished)
+
+    assert made.jobs == len(outcomes) == sum(counted) + sum(rest)
+    assert (made.exit_code == 0) == (not made.errors and made.jobs == made.persisted + made.reused)
+
+
+@pytest.mark.parametrize(
+    ("error", "name"), [(Skipped("a"), "skipped"), (NotBegun("a"), "unfinished")]
+)
+def test_what_waits_for_an_unfinished_job_is_unfinished_and_not_skipped(
+    error: ComfylineError, name: str
+) -> None:
+    waiting = outcome("a", JobState.PLANNED, error=error)
+
+    assert getattr(summarise(RUN, [waiting], 1, None, {}), name) == 1
