@@ -12,7 +12,7 @@ from comfyline.ledger.tables import attempts
 from tests.crash.scene import Ended, Scene, broken_rules, lying
 
 MakeScene = Callable[..., Scene]
-MANY = 6
+MANY = 5
 
 
 def seven_days_pass(scene: Scene) -> None:
@@ -38,7 +38,9 @@ def counts(ended: Ended) -> dict[str, int]:
     return {name: ended.json[name] for name in names if ended.json[name]}
 
 
-@pytest.mark.parametrize("without", ["a folder", "anything in it"])
+@pytest.mark.parametrize(
+    "without", ["anything in it", pytest.param("a folder", marks=pytest.mark.thorough)]
+)
 def test_a_share_that_is_not_mounted_for_a_night_costs_nothing(
     scene: MakeScene, without: str
 ) -> None:

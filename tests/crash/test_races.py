@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.crash.scene import Ended, Scene, broken_rules
 
-JOBS = 30
-PROCESSES = 8
+SIZES = [(4, 10), pytest.param(8, 30, marks=pytest.mark.thorough)]
+"""How many processes want how many jobs."""
 
 MakeScene = Callable[..., Scene]
 
@@ -19,27 +21,25 @@ def assert_each_has_all(scene: Scene, ends: list[Ended]) -> None:
     assert broken_rules(scene) == []
 
 
-def test_eight_processes_on_sqlite_pay_for_each_job_once(scene: MakeScene) -> None:
-    here = scene(items=JOBS)
-
-    started = [here.start_run() for _ in range(PROCESSES)]
-
-    assert_each_has_all(here, [here.ended(one) for one in started])
-
-
-def test_eight_processes_on_postgresql_pay_for_each_job_once(
-    scene: MakeScene, postgresql_database: str
+@pytest.mark.parametrize(("processes", "jobs"), SIZES)
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_many_processes_pay_for_each_job_once(
+    scene: MakeScene, request: pytest.FixtureRequest, database: str, processes: int, jobs: int
 ) -> None:
-    here = scene(items=20, ledger_url=postgresql_database)
+    url = request.getfixturevalue("postgresql_database") if database == "postgresql" else None
+    here = scene(items=jobs, ledger_url=url)
 
-    started = [here.start_run() for _ in range(PROCESSES)]
+    started = [here.start_run() for _ in range(processes)]
 
     assert_each_has_all(here, [here.ended(one) for one in started])
 
 
-def test_one_of_many_that_is_killed_costs_nothing(scene: MakeScene) -> None:
-    here = scene(items=12)
-    started = [here.start_run() for _ in range(PROCESSES)]
+@pytest.mark.parametrize(("processes", "jobs"), SIZES)
+def test_one_of_many_that_is_killed_costs_nothing(
+    scene: MakeScene, processes: int, jobs: int
+) -> None:
+    here = scene(items=jobs)
+    started = [here.start_run() for _ in range(processes)]
     here.sandbox.until(lambda: len(here.requests()) >= 3, 120)
 
     started[0].kill()
@@ -57,7 +57,7 @@ def test_one_of_many_that_is_killed_costs_nothing(scene: MakeScene) -> None:
 
 
 def test_reconcile_beside_a_run_takes_nothing_from_it(scene: MakeScene) -> None:
-    here = scene(items=12)
+    here = scene(items=6)
     run = here.start_run()
     here.sandbox.until(here.requests, 120)
 
