@@ -12,7 +12,7 @@ from rich.text import Text
 
 from comfyline.cli.console import errors, print_error, print_line
 from comfyline.config.environment import home, look_at_storage
-from comfyline.config.files import model_directories
+from comfyline.config.profile import model_directories
 from comfyline.config.settings import StorageSettings
 from comfyline.errors import InputInvalid, Problem, UsageError
 from comfyline.models.catalogue import CACHED_MODELS, Catalogue, ModelCache

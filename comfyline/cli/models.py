@@ -13,7 +13,7 @@ from rich.text import Text
 from comfyline.cli.console import print_line, print_result, results
 from comfyline.cli.options import Json, Profile
 from comfyline.config.environment import home, look
-from comfyline.config.files import model_directories
+from comfyline.config.profile import model_directories
 from comfyline.errors import (
     ComfylineError,
     InputInvalid,

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from comfyline.cli.console import print_line
 from comfyline.config.environment import home
-from comfyline.config.files import model_directories
+from comfyline.config.profile import model_directories
 from comfyline.errors import UsageError
 from comfyline.stack.ports import check_free
 

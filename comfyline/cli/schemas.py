@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from comfyline.cli.console import print_line
-from comfyline.config.files import model_directories
+from comfyline.config.profile import model_directories
 from comfyline.errors import InputInvalid, Problem
 from comfyline.files import appearing_whole
 from comfyline.models.entry import list_models

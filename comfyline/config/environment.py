@@ -1,6 +1,6 @@
-"""From a profile's name to `Settings`, with whatever of the local stack the profile needs running.
+"""The edge: the process environment and the working directory, and the local services they need.
 
-The one place that reads the process environment and the working directory.
+No other place reads either of them. What is asked of a profile is in `load`.
 """
 
 import os
@@ -11,25 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from comfyline.config.account import Account
-from comfyline.config.files import model_directories
-from comfyline.config.load import (
-    account_of,
-    find_token,
-    home_directory,
-    ledger_url,
-    local_services,
-    named_blocks,
-    read_profile,
-    resolve,
-    storage_settings,
-)
-from comfyline.config.settings import NO_BLOCKS, LocalStack, Secret, Settings, StorageSettings
+from comfyline.config.load import LoadedProfile, home_directory, read_profile
+from comfyline.config.profile import model_directories
+from comfyline.config.settings import NO_BLOCKS, Secret, Settings, StorageSettings
 from comfyline.errors import UsageError
-from comfyline.stack.home import private_folder
+from comfyline.stack.home import StorageCredentials, private_folder
 from comfyline.stack.services import SERVICES, ServiceName, port_variable
 from comfyline.stack.stack import StackAddresses, addresses, ensure
 
 _NOWHERE = "http://127.0.0.1:9"
+"""An address at which nothing answers."""
+_NOBODY = StorageCredentials("nobody", "nobody")
 _PORT = re.compile(r"[0-9]{1,5}")
 _HIGHEST_PORT = 65535
 
@@ -78,14 +70,25 @@ def check_token(profile_name: str) -> None:
 
     A token in a Prefect block can be looked for only once the server is there.
     """
-    profile = read_profile(profile_name, Path.cwd())
-    if profile.runcomfy.token_block is None:
-        find_token(profile, os.environ)
+    profile = _profile(profile_name)
+    if profile.document.runcomfy.token_block is None:
+        profile.token()
 
 
 def needed_services(profile_name: str) -> tuple[ServiceName, ...]:
     """Return what of the local stack a profile needs, besides the orchestrator."""
-    return local_services(read_profile(profile_name, Path.cwd()), os.environ)
+    return _profile(profile_name).local_services
+
+
+def profile_account(profile_name: str) -> Account:
+    """Return whom the requests of a profile belong to, without resolving the rest of it."""
+    return _profile(profile_name).account
+
+
+def profile_ledger_url(profile_name: str) -> str:
+    """Return where the ledger of a profile lies, without resolving the rest of it."""
+    home()
+    return _profile(profile_name).ledger_url()
 
 
 async def start_services(
@@ -117,26 +120,22 @@ async def prepare(
     `UsageError`. Raises `UsageError`, `InputInvalid`, `TokenRejected` or `Unreachable`, each with
     what to do.
     """
-    profile = read_profile(profile_name, Path.cwd())
-    names = named_blocks(profile, os.environ) if read_block else ()
-    blocks = {name: Secret(await read_block(name)) for name in names} if read_block else NO_BLOCKS
-    find_token(profile, os.environ, blocks)
-    needed = tuple(name for name in local_services(profile, os.environ) if name in only)
+    profile, blocks = _profile(profile_name), NO_BLOCKS
+    if read_block:
+        blocks = {name: Secret(await read_block(name)) for name in profile.blocks}
+    profile.token(blocks)
+    needed = tuple(name for name in profile.local_services if name in only)
     found = await start_services(needed, tell) if needed else addresses(home())
-    return resolve(profile_name, profile, os.environ, Path.cwd(), _or_nowhere(found), blocks)
+    return profile.settings(_or_nowhere(found), blocks)
 
 
 def look(profile_name: str, patience: float = 0) -> Settings:
     """Load the settings of a profile with the local services as they are; nothing is started.
 
-    RunComfy may be away for `patience` seconds, or for the profile's when that is less.
-
-    Where the sandbox or the local storage does not run, its address is one at which nothing
-    answers.
+    RunComfy may be away for `patience` seconds, or for the profile's when that is less. Where the
+    sandbox or the local storage does not run, its address is one at which nothing answers.
     """
-    profile = read_profile(profile_name, Path.cwd())
-    local = _or_nowhere(addresses(home()))
-    settings = resolve(profile_name, profile, os.environ, Path.cwd(), local)
+    settings = _profile(profile_name).settings(_or_nowhere(addresses(home())))
     waits = min(patience, settings.runcomfy.patience)
     return replace(settings, runcomfy=replace(settings.runcomfy, patience=waits))
 
@@ -146,10 +145,11 @@ async def prepare_storage(profile_name: str, tell: Callable[[str], None]) -> Sto
 
     Raises `UsageError`, `InputInvalid` or `Unreachable`.
     """
-    profile = read_profile(profile_name, Path.cwd())
-    is_local = "storage" in local_services(profile, os.environ)
-    found = await start_services(("storage",), tell) if is_local else StackAddresses()
-    return storage_settings(profile, os.environ, _local(found))
+    profile = _profile(profile_name)
+    is_local = "storage" in profile.local_services
+    return profile.storage(
+        await start_services(("storage",), tell) if is_local else StackAddresses()
+    )
 
 
 def look_at_storage(profile_name: str) -> StorageSettings:
@@ -157,36 +157,17 @@ def look_at_storage(profile_name: str) -> StorageSettings:
 
     Raises `UsageError`, `InputInvalid`, or `Unreachable` where the local storage does not run.
     """
-    profile = read_profile(profile_name, Path.cwd())
-    return storage_settings(profile, os.environ, _local(addresses(home())))
+    return _profile(profile_name).storage(addresses(home()))
 
 
-def _or_nowhere(found: StackAddresses) -> LocalStack:
+def _profile(name: str) -> LoadedProfile:
+    return read_profile(name, os.environ, Path.cwd())
+
+
+def _or_nowhere(found: StackAddresses) -> StackAddresses:
     """Return what runs, and for what does not an address at which nothing answers."""
-    local, nobody = _local(found), Secret("nobody")
-    if local.sandbox_url is None:
-        local = replace(local, sandbox_url=_NOWHERE, sandbox_token=nobody)
-    if local.storage_endpoint is None:
-        local = replace(local, storage_endpoint=_NOWHERE, storage_key=nobody, storage_secret=nobody)
-    return local
-
-
-def _local(found: StackAddresses) -> LocalStack:
-    keys = found.storage_credentials
-    return LocalStack(
-        sandbox_url=found.sandbox_url,
-        sandbox_token=Secret(found.sandbox_token) if found.sandbox_token else None,
-        storage_endpoint=found.storage_endpoint,
-        storage_key=Secret(keys.access_key_id) if keys else None,
-        storage_secret=Secret(keys.secret_access_key) if keys else None,
-    )
-
-
-def profile_account(profile_name: str) -> Account:
-    """Return whom the requests of a profile belong to, without resolving the rest of it."""
-    return account_of(profile_name, read_profile(profile_name, Path.cwd()), os.environ)
-
-
-def profile_ledger_url(profile_name: str) -> str:
-    """Return where the ledger of a profile lies, without resolving the rest of it."""
-    return ledger_url(read_profile(profile_name, Path.cwd()), os.environ, home())
+    if found.sandbox_url is None:
+        found = replace(found, sandbox_url=_NOWHERE, sandbox_token="nobody")  # noqa: S106
+    if found.storage_endpoint is None:
+        found = replace(found, storage_endpoint=_NOWHERE, storage_credentials=_NOBODY)
+    return found

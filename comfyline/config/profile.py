@@ -1,4 +1,9 @@
-"""The profile: where a pipeline runs. One YAML file, every unknown key an error."""
+"""The profile: where a pipeline runs. One YAML file, every unknown key an error.
+
+Files are looked for in the working directory first, then in what is built in: an installed
+comfyline carries a copy of `configs/` as `comfyline/defaults`, in a checkout the folder itself
+serves. So `comfyline generate` also works in an empty directory.
+"""
 
 import ipaddress
 import re
@@ -17,6 +22,8 @@ from comfyline.yaml.validate import validate_document
 
 LOCAL_STORAGE = "local:storage"
 
+_PACKAGE = Path(__file__).parents[1]
+
 
 def api_origin(base_url: str) -> str:
     """Check the one origin that gets the token, or `local:sandbox`.
@@ -28,20 +35,14 @@ def api_origin(base_url: str) -> str:
     parts = _web_address(base_url, f"be https://HOST, or {LOCAL_SANDBOX}")
     if parts.path.strip("/"):
         raise ValueError("should be an origin, https://HOST or https://HOST:PORT, without a path")
-    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-        raise ValueError(
-            "would get the token unencrypted: use https:// (http:// is for this machine only)"
-        )
+    _refuse_unencrypted(parts)
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def balance_address(url: str) -> str:
     """Check the address of the balance, or `local:sandbox`. Raises as `api_origin` does."""
-    if url == LOCAL_SANDBOX:
-        return url
-    parts = _web_address(url, f"be https://HOST/PATH, or {LOCAL_SANDBOX}")
-    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-        raise ValueError("would get the token unencrypted: use https://")
+    if url != LOCAL_SANDBOX:
+        _refuse_unencrypted(_web_address(url, f"be https://HOST/PATH, or {LOCAL_SANDBOX}"))
     return url
 
 
@@ -77,6 +78,24 @@ def _web_address(url: str, should: str) -> SplitResult:
     return parts
 
 
+def _refuse_unencrypted(parts: SplitResult) -> None:
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ValueError(
+            "would get the token unencrypted: use https:// (http:// is for this machine only)"
+        )
+
+
+def _without_slash(uploads: str) -> str:
+    return uploads.rstrip("/")
+
+
+def _expanded(path: str) -> str:
+    return str(Path(path).expanduser())
+
+
+Endpoint = Annotated[str, AfterValidator(storage_endpoint)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -84,63 +103,49 @@ class _Section(BaseModel):
 class RuncomfySection(_Section):
     """How RunComfy is reached."""
 
-    base_url: Annotated[
-        str,
-        AfterValidator(api_origin),
-        Field(description="Origin of the API, or local:sandbox for the local stand-in."),
-    ]
-    token_env: Annotated[
-        VariableName,
-        Field(description="Name of the environment variable that holds the token."),
-    ] = "RUNCOMFY_API_TOKEN"  # noqa: S105  # the name of a variable
-    token_block: Annotated[
-        BlockName | None,
-        Field(
-            description="Name of the Prefect Secret block that holds the token, in the place of "
-            "`token_env`.",
-            examples=["runcomfy-token"],
-        ),
-    ] = None
-    download_hosts: Annotated[
-        tuple[str, ...],
-        Field(
-            description="Hosts that outputs may come from; * stands for any subdomain. One without "
-            "* is meant even if it lies in a private network."
-        ),
-    ] = ("*.runcomfy.net", "*.runcomfy.com")
-    account: Annotated[
-        str,
-        Field(
-            description="A name that tells several accounts at one origin apart: what one has paid "
-            "for is never taken for another's.",
-            examples=["team-a"],
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-        ),
-    ] = "default"
-    in_flight: Annotated[
-        int,
-        Field(ge=1, strict=True, description="Requests at RunComfy at a time, over all processes."),
-    ] = 32
-    submits_per_second: Annotated[
-        float,
-        Field(
-            gt=0,
-            strict=True,
-            allow_inf_nan=False,
-            description="Submissions a second of one process.",
-        ),
-    ] = 5
-    patience: Annotated[
-        Seconds, Field(description="How long RunComfy may be away before a run stops waiting.")
-    ] = 120.0
-
-    balance_url: Annotated[
-        Annotated[str, AfterValidator(balance_address)] | None,
-        Field(
-            description="Where RunComfy tells the account's balance: the only other address that "
-            "gets the token, and only when it is named here."
-        ),
-    ] = None
+    base_url: Annotated[str, AfterValidator(api_origin)] = Field(
+        description="Origin of the API, or local:sandbox for the local stand-in."
+    )
+    token_env: VariableName = Field(
+        "RUNCOMFY_API_TOKEN",
+        description="Name of the environment variable that holds the token.",
+    )
+    token_block: BlockName | None = Field(
+        None,
+        description="Name of the Prefect Secret block that holds the token, in the place of "
+        "`token_env`.",
+        examples=["runcomfy-token"],
+    )
+    download_hosts: tuple[str, ...] = Field(
+        ("*.runcomfy.net", "*.runcomfy.com"),
+        description="Hosts that outputs may come from; * stands for any subdomain. One without "
+        "* is meant even if it lies in a private network.",
+    )
+    account: str = Field(
+        "default",
+        description="A name that tells several accounts at one origin apart: what one has paid "
+        "for is never taken for another's.",
+        examples=["team-a"],
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+    )
+    in_flight: int = Field(
+        32, ge=1, strict=True, description="Requests at RunComfy at a time, over all processes."
+    )
+    submits_per_second: float = Field(
+        5,
+        gt=0,
+        strict=True,
+        allow_inf_nan=False,
+        description="Submissions a second of one process.",
+    )
+    patience: Seconds = Field(
+        120.0, description="How long RunComfy may be away before a run stops waiting."
+    )
+    balance_url: Annotated[str, AfterValidator(balance_address)] | None = Field(
+        None,
+        description="Where RunComfy tells the account's balance: the only other address that "
+        "gets the token, and only when it is named here.",
+    )
 
     @model_validator(mode="after")
     def _one_token(self) -> "RuncomfySection":
@@ -155,67 +160,50 @@ class RuncomfySection(_Section):
 class StorageSection(_Section):
     """Where inputs are put so that RunComfy can fetch them."""
 
-    uploads: Annotated[str, Field(pattern=r"^s3://[^/]+(/.*)?$", description="s3://bucket/prefix")]
-    endpoint_url: Annotated[
-        Annotated[str, AfterValidator(storage_endpoint)] | None,
-        Field(description="S3-compatible endpoint; local:storage for the local stack's own."),
-    ] = None
-    public_endpoint_url: Annotated[
-        Annotated[str, AfterValidator(storage_endpoint)] | None,
-        Field(
-            description="Where RunComfy reaches the same storage, if not at `endpoint_url`: "
-            "presigned URLs are made for it.",
-            examples=["https://s3.example.org"],
-        ),
-    ] = None
-    url_expires: Annotated[
-        Seconds, Field(description="Life of a presigned GET, at most 7 days.", gt=0, le=604800)
-    ] = 21600.0
-    addressing_style: Annotated[
-        Literal["auto", "path", "virtual"],
-        Field(
-            description="Where an address has the bucket: path is https://HOST/BUCKET/, virtual is "
-            "https://BUCKET.HOST/; auto is virtual at AWS and path elsewhere."
-        ),
-    ] = "auto"
-    ca_bundle: Annotated[
-        str | None,
-        Field(
-            description="PEM file with the authority that the endpoint's certificate is from.",
-            examples=["/etc/ssl/certs/company.pem"],
-            min_length=1,
-        ),
-    ] = None
-    aws_profile: Annotated[
-        str | None,
-        Field(
-            description="Profile of ~/.aws/config that the keys and the region come from; null = "
-            "the usual chain: AWS_* variables, AWS_PROFILE, the machine's role.",
-            min_length=1,
-        ),
-    ] = None
-    encryption: Annotated[
-        Literal["AES256", "aws:kms"] | None,
-        Field(
-            description="Server-side encryption of every object that comfyline writes; null = what "
-            "the bucket does by itself."
-        ),
-    ] = None
-    kms_key: Annotated[
-        str | None,
-        Field(
-            description="Id or ARN of the key for `encryption: aws:kms`; null = the account's own.",
-            min_length=1,
-        ),
-    ] = None
-    storage_class: Annotated[
-        str | None,
-        Field(
-            description="Storage class of every object that comfyline writes; null = the bucket's.",
-            examples=["STANDARD_IA", "INTELLIGENT_TIERING"],
-            pattern=r"^[A-Z][A-Z0-9_]*$",
-        ),
-    ] = None
+    uploads: Annotated[str, AfterValidator(_without_slash)] = Field(
+        pattern=r"^s3://[^/]+(/.*)?$", description="s3://bucket/prefix"
+    )
+    endpoint_url: Endpoint | None = Field(
+        None, description="S3-compatible endpoint; local:storage for the local stack's own."
+    )
+    public_endpoint_url: Endpoint | None = Field(
+        None,
+        description="Where RunComfy reaches the same storage, if not at `endpoint_url`: "
+        "presigned URLs are made for it.",
+        examples=["https://s3.example.org"],
+    )
+    url_expires: Annotated[Seconds, Field(le=604800)] = Field(
+        21600.0, description="Life of a presigned GET, at most 7 days."
+    )
+    addressing_style: Literal["auto", "path", "virtual"] = Field(
+        "auto",
+        description="Where an address has the bucket: path is https://HOST/BUCKET/, virtual is "
+        "https://BUCKET.HOST/; auto is virtual at AWS and path elsewhere.",
+    )
+    ca_bundle: Annotated[str, Field(min_length=1), AfterValidator(_expanded)] | None = Field(
+        None,
+        description="PEM file with the authority that the endpoint's certificate is from.",
+        examples=["/etc/ssl/certs/company.pem"],
+    )
+    aws_profile: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="Profile of ~/.aws/config that the keys and the region come from; null = "
+        "the usual chain: AWS_* variables, AWS_PROFILE, the machine's role.",
+    )
+    encryption: Literal["AES256", "aws:kms"] | None = Field(
+        None,
+        description="Server-side encryption of every object that comfyline writes; null = what "
+        "the bucket does by itself.",
+    )
+    kms_key: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="Id or ARN of the key for `encryption: aws:kms`; null = the account's own.",
+    )
+    storage_class: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = Field(
+        None,
+        description="Storage class of every object that comfyline writes; null = the bucket's.",
+        examples=["STANDARD_IA", "INTELLIGENT_TIERING"],
+    )
 
     @model_validator(mode="after")
     def _key_has_its_use(self) -> "StorageSection":
@@ -227,18 +215,31 @@ class StorageSection(_Section):
 class ProfileDocument(_Section):
     """A whole profile file."""
 
-    runcomfy: Annotated[RuncomfySection, Field(description="How RunComfy is reached.")]
-    storage: Annotated[
-        StorageSection, Field(description="Where inputs are put so that RunComfy can fetch them.")
-    ]
-    ledger: Annotated[
-        LedgerAddress | None,
-        Field(
-            description="SQLAlchemy URL without a password, or {env: NAME} or {block: NAME} where "
-            "the URL is kept; null = SQLite under COMFYLINE_HOME.",
-            examples=["sqlite:////srv/ledger.sqlite3", {"env": "LEDGER_URL"}],
-        ),
-    ] = None
+    runcomfy: RuncomfySection = Field(description="How RunComfy is reached.")
+    storage: StorageSection = Field(
+        description="Where inputs are put so that RunComfy can fetch them."
+    )
+    ledger: LedgerAddress | None = Field(
+        None,
+        description="SQLAlchemy URL without a password, or {env: NAME} or {block: NAME} where "
+        "the URL is kept; null = SQLite under COMFYLINE_HOME.",
+        examples=["sqlite:////srv/ledger.sqlite3", {"env": "LEDGER_URL"}],
+    )
+
+
+def config_directories(working_directory: Path, package: Path = _PACKAGE) -> tuple[Path, ...]:
+    """List the folders that may hold `models/` and `profiles/`, in the order in which they win."""
+    installed = package / "defaults"
+    # Beside an installed package lie other people's packages, and one may be called `configs`.
+    built_in = installed if installed.is_dir() else package.parent / "configs"
+    candidates = (working_directory / "configs", built_in)
+    found = (candidate.resolve() for candidate in candidates if candidate.is_dir())
+    return tuple(dict.fromkeys(found))
+
+
+def model_directories(working_directory: Path) -> tuple[Path, ...]:
+    """List the folders with model schemas, in the order in which they win."""
+    return tuple(directory / "models" for directory in config_directories(working_directory))
 
 
 def load_profile(name_or_file: str, directories: tuple[Path, ...]) -> ProfileDocument:

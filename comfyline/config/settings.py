@@ -1,6 +1,6 @@
 """What a run needs to know about where it runs: frozen values, no secret of which can be shown.
 
-`resolving` makes them; nothing below it looks at the environment.
+`load` makes them; nothing below it looks at the environment.
 """
 
 from collections.abc import Mapping
@@ -52,17 +52,6 @@ class BlockOutOfReach(UsageError):
 
 
 @dataclass(frozen=True, slots=True)
-class LocalStack:
-    """What the settings need to know of the local stack; None where it does not run."""
-
-    sandbox_url: str | None = None
-    sandbox_token: Secret | None = None
-    storage_endpoint: str | None = None
-    storage_key: Secret | None = None
-    storage_secret: Secret | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class RuncomfySettings:
     """How RunComfy is reached, and for whom; times are in seconds."""
 
@@ -81,10 +70,10 @@ class StorageSettings:
     """Object storage. Without key and secret the AWS chain of the machine decides."""
 
     uploads: str
-    endpoint_url: str | None
-    key: Secret | None
-    secret: Secret | None
-    url_expires: float
+    endpoint_url: str | None = None
+    key: Secret | None = None
+    secret: Secret | None = None
+    url_expires: float = 0
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
     ca_bundle: str | None = None
     aws_profile: str | None = None
@@ -94,7 +83,7 @@ class StorageSettings:
     public_endpoint_url: str | None = None
 
 
-NO_STORAGE = StorageSettings("", None, None, None, 0)
+NO_STORAGE = StorageSettings("")
 """For who reads folders alone."""
 
 

@@ -10,7 +10,7 @@ import pytest
 from jsonschema_rs import Draft7Validator, meta
 
 from comfyline.cli.main import run
-from comfyline.config.files import model_directories
+from comfyline.config.profile import model_directories
 from comfyline.models.entry import ModelEntry, list_models
 from comfyline.plan.editor_schema import (
     PIPELINE_SCHEMA,

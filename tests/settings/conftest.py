@@ -5,48 +5,68 @@ from pathlib import Path
 
 import pytest
 
-from comfyline.config.load import read_profile, resolve
-from comfyline.config.profile import ProfileDocument
-from comfyline.config.settings import LocalStack, Secret, Settings
+from comfyline.config.load import LoadedProfile, read_profile
+from comfyline.config.settings import Settings
+from comfyline.stack.home import StorageCredentials
+from comfyline.stack.stack import StackAddresses
 
-STACK = LocalStack(
+STACK = StackAddresses(
     sandbox_url="http://127.0.0.1:4273",
-    sandbox_token=Secret("the-sandbox-token"),
+    sandbox_token="the-sandbox-token",
     storage_endpoint="http://127.0.0.1:4274",
-    storage_key=Secret("the-storage-key"),
-    storage_secret=Secret("the-storage-secret"),
+    storage_credentials=StorageCredentials("the-storage-key", "the-storage-secret"),
 )
 REMOTE = "runcomfy: {base_url: https://api.example}\nstorage: {uploads: s3://b/up}\n"
 LOCAL = (
     "runcomfy: {base_url: local:sandbox}\n"
     "storage: {uploads: s3://b/up, endpoint_url: local:storage}\n"
 )
+TOKEN = {"RUNCOMFY_API_TOKEN": "my-token"}
 
-Write = Callable[[str], ProfileDocument]
+Write = Callable[..., LoadedProfile]
 Resolve = Callable[..., Settings]
 
 
 @pytest.fixture
 def profile(tmp_path: Path) -> Write:
-    """Writes a profile and reads it."""
+    """Writes a profile and reads it, in an environment."""
 
-    def write(text: str) -> ProfileDocument:
+    def write(text: str, environ: Mapping[str, str] = {}) -> LoadedProfile:
         file = tmp_path / "configs" / "profiles" / "mine.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-        return read_profile("mine", tmp_path)
+        return read_profile("mine", environ, tmp_path)
 
     return write
 
 
 @pytest.fixture
-def resolved(tmp_path: Path, profile: Write) -> Resolve:
+def resolved(profile: Write) -> Resolve:
     """The settings of a profile in an environment."""
 
     def make(
-        text: str, environ: Mapping[str, str] | None = None, stack: LocalStack = STACK
+        text: str, environ: Mapping[str, str] = TOKEN, stack: StackAddresses = STACK
     ) -> Settings:
-        given = {"RUNCOMFY_API_TOKEN": "my-token"} if environ is None else environ
-        return resolve("mine", profile(text), given, tmp_path, stack)
+        return profile(text, environ).settings(stack)
 
     return make
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A process that has none of our variables, in an empty working directory."""
+    for variable in (
+        "COMFYLINE_PREFECT_PORT",
+        "COMFYLINE_STORAGE_PORT",
+        "COMFYLINE_SANDBOX_PORT",
+        "COMFYLINE_HOME",
+        "COMFYLINE_LEDGER_URL",
+        "RUNCOMFY_API_TOKEN",
+        "RUNCOMFY_TOKEN",
+        "RUNCOMFY_BASE_URL",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+    ):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

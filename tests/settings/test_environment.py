@@ -10,45 +10,33 @@ from comfyline.errors import TokenRejected, UsageError
 from tests.settings.conftest import LOCAL, REMOTE
 
 PORTS = ("COMFYLINE_PREFECT_PORT", "COMFYLINE_STORAGE_PORT", "COMFYLINE_SANDBOX_PORT")
-OTHERS = ("RUNCOMFY_API_TOKEN", "RUNCOMFY_TOKEN", "RUNCOMFY_BASE_URL", "COMFYLINE_HOME")
-MORE = ("COMFYLINE_LEDGER_URL", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 
 
 @pytest.fixture(autouse=True)
-def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty environment, in a working directory with two profiles."""
-    for name in (*PORTS, *OTHERS, *MORE):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-    profiles = tmp_path / "configs" / "profiles"
-    profiles.mkdir(parents=True)
-    (profiles / "local.yaml").write_text(LOCAL)
-    (profiles / "remote.yaml").write_text(REMOTE)
+def profiles(bare: Path) -> None:
+    """A working directory with two profiles."""
+    folder = bare / "configs" / "profiles"
+    folder.mkdir(parents=True)
+    (folder / "local.yaml").write_text(LOCAL)
+    (folder / "remote.yaml").write_text(REMOTE)
 
 
 def nothing_was_made(directory: Path) -> bool:
     return [path.name for path in directory.iterdir()] == ["configs"]
 
 
-def test_ports_are_free_to_choose_where_none_is_asked_for(monkeypatch: pytest.MonkeyPatch):
-    assert environment.asked_ports() == {}
+def test_a_port_that_is_asked_for_is_binding(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(PORTS[0], " ")
     assert environment.asked_ports() == {}
-
-
-def test_a_port_that_is_asked_for_is_binding(monkeypatch: pytest.MonkeyPatch):
     for name, port in zip(PORTS, ("1", " 8080 ", "65535"), strict=True):
         monkeypatch.setenv(name, port)
     assert environment.asked_ports() == {"prefect": 1, "storage": 8080, "sandbox": 65535}
 
 
-@pytest.mark.parametrize("name", PORTS)
 @pytest.mark.parametrize("written", ["abc", "0", "65536", "-1", "80.0", "8_0", "٨٠", "9" * 5000])
-def test_a_port_that_is_none_is_told_and_not_ignored(
-    name: str, written: str, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv(name, written)
-    with pytest.raises(UsageError, match=f"{name} is .*not a port") as error:
+def test_a_port_that_is_none_is_told_and_not_ignored(written: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(PORTS[1], written)
+    with pytest.raises(UsageError, match=f"{PORTS[1]} is .*not a port") as error:
         environment.asked_ports()
     assert error.value.exit_code == 64
 

@@ -4,11 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from comfyline.config import files as config_files
-from comfyline.config.files import config_directories, model_directories
 from comfyline.config.load import read_profile
+from comfyline.config.profile import config_directories, load_profile
 from comfyline.errors import InputInvalid, UsageError
-from tests.settings.conftest import REMOTE, Write
+from tests.settings.conftest import REMOTE, Resolve, Write
+
+BARE = "runcomfy: {base_url: https://api.example}\nstorage:\n  uploads: s3://b/up/\n"
+OPTIONS = (
+    "  addressing_style: virtual\n  ca_bundle: ~/company.pem\n  aws_profile: studio\n"
+    "  encryption: aws:kms\n  kms_key: key-7\n  storage_class: STANDARD_IA\n"
+)
 
 
 def folder(path: Path, *profiles: str) -> Path:
@@ -19,79 +24,56 @@ def folder(path: Path, *profiles: str) -> Path:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(tmp_path: Path) -> Path:
     """A package in a checkout, with the configuration beside it."""
-    (tmp_path / "repository" / "comfyline").mkdir(parents=True)
     folder(tmp_path / "repository" / "configs", "sandbox", "production")
-    monkeypatch.setattr(config_files, "_PACKAGE", tmp_path / "repository" / "comfyline")
-    return tmp_path / "repository"
+    return tmp_path / "repository" / "comfyline"
 
 
-@pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installed package, with somebody else's `configs` beside it."""
-    folder(tmp_path / "site" / "configs", "foreign")
-    folder(tmp_path / "site" / "comfyline" / "defaults", "sandbox", "production")
-    monkeypatch.setattr(config_files, "_PACKAGE", tmp_path / "site" / "comfyline")
-    return tmp_path / "site" / "comfyline"
-
-
-def test_in_a_checkout_its_own_folder_serves_and_counts_once(checkout: Path):
-    assert config_directories(checkout) == (checkout / "configs",)
-    assert model_directories(checkout) == (checkout / "configs" / "models",)
-
-
-def test_the_working_directory_wins_over_what_is_built_in(checkout: Path, tmp_path: Path):
+def test_the_working_directory_wins_over_what_is_built_in(package: Path, tmp_path: Path) -> None:
+    checkout = package.parent
     mine = folder(tmp_path / "mine" / "configs", "sandbox")
-    assert config_directories(tmp_path / "mine") == (mine, checkout / "configs")
-    assert "mine" in read_profile("sandbox", tmp_path / "mine").runcomfy.base_url
-    assert "repository" in read_profile("production", tmp_path / "mine").runcomfy.base_url
+    directories = config_directories(tmp_path / "mine", package)
+
+    assert config_directories(checkout, package) == (checkout / "configs",)
+    assert directories == (mine, checkout / "configs")
+    assert "mine" in load_profile("sandbox", directories).runcomfy.base_url
+    assert "repository" in load_profile("production", directories).runcomfy.base_url
 
 
-def test_an_installed_package_brings_its_own_and_reads_nobody_elses(
-    installed: Path, tmp_path: Path
-):
-    assert config_directories(tmp_path) == (installed / "defaults",)
+def test_an_installed_package_brings_its_own_and_reads_nobody_elses(tmp_path: Path) -> None:
+    folder(tmp_path / "site" / "configs", "foreign")
+    own = folder(tmp_path / "site" / "comfyline" / "defaults", "sandbox", "production")
+
+    assert config_directories(tmp_path, tmp_path / "site" / "comfyline") == (own,)
     with pytest.raises(UsageError):
-        read_profile("foreign", tmp_path)
-
-
-def test_without_any_configuration_there_is_no_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(config_files, "_PACKAGE", tmp_path / "bare" / "comfyline")
-    assert config_directories(tmp_path) == ()
+        load_profile("foreign", (own,))
     with pytest.raises(UsageError, match="There are: none"):
-        read_profile("sandbox", tmp_path)
+        load_profile("sandbox", config_directories(tmp_path, tmp_path / "bare" / "comfyline"))
 
 
 @pytest.mark.parametrize("name", ["prodution", "PRODUCTION", "staging", "", "sandbox.yml/", "."])
-def test_an_unknown_profile_is_never_replaced_by_another(name: str, checkout: Path, tmp_path: Path):
+def test_an_unknown_profile_is_never_replaced_by_another(name: str, package: Path) -> None:
     with pytest.raises((UsageError, InputInvalid)):
-        read_profile(name, tmp_path)
-    assert checkout
+        load_profile(name, (package.parent / "configs",))
 
 
-def test_an_unknown_profile_is_told_with_the_known_ones_and_the_nearest(
-    checkout: Path, tmp_path: Path
-):
+def test_an_unknown_profile_is_told_with_the_known_ones_and_the_nearest(package: Path) -> None:
     with pytest.raises(UsageError) as error:
-        read_profile("prodution", tmp_path)
+        load_profile("prodution", (package.parent / "configs",))
     assert str(error.value) == (
         "There is no profile 'prodution' in configs/profiles/. "
         "did you mean `production`? There are: production, sandbox"
     )
     assert error.value.exit_code == 64
-    with pytest.raises(UsageError, match=r"configs/profiles/\. There are: production, sandbox$"):
-        read_profile("xyz", tmp_path)
-    assert checkout
 
 
-def test_a_profile_is_also_a_file(tmp_path: Path):
+def test_a_profile_is_also_a_file(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(REMOTE)
-    assert read_profile(str(tmp_path / "own.yaml"), tmp_path).storage.uploads == "s3://b/up"
+    found = read_profile(str(tmp_path / "own.yaml"), {}, tmp_path)
+    assert found.document.storage.uploads == "s3://b/up"
     with pytest.raises(InputInvalid, match=r"o\.yaml: there is no such file.*own\.yaml"):
-        read_profile(str(tmp_path / "o.yaml"), tmp_path)
+        read_profile(str(tmp_path / "o.yaml"), {}, tmp_path)
 
 
 def test_every_mistake_of_a_profile_is_told_at_once_with_its_place(profile: Write, tmp_path: Path):
@@ -131,5 +113,31 @@ def test_a_wrong_value_is_a_mistake_and_not_a_guess(old: str, new: str, profile:
 
 def test_whole_numbers_are_numbers(profile: Write):
     text = REMOTE.replace("api.example", "api.example, submits_per_second: 3, patience: 20")
-    assert profile(text).runcomfy.submits_per_second == 3
-    assert profile(text).runcomfy.patience == 20
+    runcomfy = profile(text).document.runcomfy
+    assert (runcomfy.submits_per_second, runcomfy.patience) == (3, 20)
+
+
+def test_each_option_of_the_storage_reaches_the_settings(resolved: Resolve) -> None:
+    bare, storage = resolved(BARE).storage, resolved(BARE + OPTIONS).storage
+
+    assert (bare.uploads, bare.addressing_style) == ("s3://b/up", "auto")
+    assert (storage.addressing_style, storage.aws_profile) == ("virtual", "studio")
+    assert storage.ca_bundle == str(Path("~/company.pem").expanduser())
+    assert (storage.encryption, storage.kms_key) == ("aws:kms", "key-7")
+    assert storage.storage_class == "STANDARD_IA"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("  kms_key: key-7\n", "encryption: aws:kms"),
+        ("  encryption: AES256\n  kms_key: key-7\n", "encryption: aws:kms"),
+        ("  encryption: rot13\n", "encryption"),
+        ("  addressing_style: sideways\n", "addressing_style"),
+        ("  storage_class: deep freeze\n", "storage_class"),
+        ("  storage_klass: STANDARD\n", "storage_class"),
+    ],
+)
+def test_what_no_storage_can_do_is_told(profile: Write, wrong: str, told: str) -> None:
+    with pytest.raises(InputInvalid, match=told):
+        profile(BARE + wrong)
