@@ -14,11 +14,12 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
+from comfyline.errors import GenerationFailed, InDoubt, Unreachable
 from comfyline.job import CheckedJob, Job, JobState, Placement, StoredOutput
 from comfyline.keys import job_key
 from comfyline.ledger import writes
 from comfyline.ledger.attempts import Attempt
-from comfyline.ledger.claims import Claim, Claimed, Limits
+from comfyline.ledger.claims import BudgetExceeded, Claim, Claimed, Limits, NotOurs
 from comfyline.ledger.database import WRITE_LOCK
 from comfyline.ledger.ledger import Ledger
 from tests.conftest import drop_database, new_database
@@ -60,26 +61,32 @@ class Desk:
         self._ids = itertools.count(1)
 
     async def claim(
-        self,
-        job: CheckedJob,
-        run: str = "run-1",
-        *,
-        refresh: bool = False,
-        limits: Limits = ROOMY,
-        began: datetime | None = None,
+        self, job: CheckedJob, run: str = "run-1", *, limits: Limits = ROOMY, **more: Any
     ) -> Claim:
-        return await self.ledger.claim(job, run_id=run, refresh=refresh, limits=limits, began=began)
+        return await self.ledger.claim(job, run_id=run, limits=limits, **{"refresh": False, **more})
 
-    async def claimed(self, job: CheckedJob, run: str = "run-1", *, refresh: bool = False) -> int:
+    async def asks(self, job: CheckedJob, run: str = "run-1", **more: Any) -> str:
+        """What a claim comes to in a word: CLAIMED, WAIT, …, or which limit it exceeds."""
+        match await self.claim(job, run, **more):
+            case Claimed():
+                return "CLAIMED"
+            case NotOurs(decision=decision):
+                return decision.name
+            case BudgetExceeded(limit=limit, reserved_usd=reserved):
+                return f"{limit} has {reserved:g}"
+            case other:
+                return type(other).__name__
+
+    async def claimed(self, job: CheckedJob, run: str = "run-1", **more: Any) -> int:
         """The id of an attempt that may be submitted now."""
-        claim = await self.claim(job, run, refresh=refresh)
+        claim = await self.claim(job, run, **more)
         assert isinstance(claim, Claimed)
         return claim.attempt_id
 
     async def submitted(
-        self, job: CheckedJob, run: str = "run-1", request_id: str | None = None
+        self, job: CheckedJob, run: str = "run-1", request_id: str | None = None, **more: Any
     ) -> int:
-        attempt_id = await self.claimed(job, run)
+        attempt_id = await self.claimed(job, run, **more)
         await self.ledger.accepted(attempt_id, request_id or f"request-{next(self._ids)}")
         return attempt_id
 
@@ -99,6 +106,18 @@ class Desk:
     async def known(self, job: CheckedJob) -> Attempt:
         return (await self.ledger.find([job.key]))[job.key]
 
+    async def in_doubt(self, job: CheckedJob) -> int:
+        """The id of an attempt whose process died with its POST."""
+        attempt_id = await self.claimed(job)
+        await self.ledger.ended(attempt_id, JobState.IN_DOUBT, InDoubt("no answer"))
+        return attempt_id
+
+    async def failed(self, job: CheckedJob, run: str = "run-1", **more: Any) -> int:
+        """The id of an attempt that was accepted and failed."""
+        attempt_id = await self.submitted(job, run)
+        await self.ledger.ended(attempt_id, JobState.FAILED, GenerationFailed("no"), **more)
+        return attempt_id
+
     async def state(self, job: CheckedJob) -> JobState:
         return (await self.known(job)).state
 
@@ -108,10 +127,7 @@ def clock() -> Clock:
     return Clock()
 
 
-ON_BOTH = {
-    *("test_claim", "test_budget", "test_holds", "test_schema", "test_database"),
-    *("test_unheard", "test_any_text", "test_glances", "test_outputs", "test_processes"),
-}
+ON_BOTH = {"test_claim", "test_budget", "test_locks", "test_schema", "test_processes", "test_kept"}
 """Where the databases differ: locks, races, sums, JSON, migrations; all else runs on SQLite."""
 ON_POSTGRESQL = {"test_outage"}
 """What is about the network: a connection to a file is not lost."""
@@ -170,6 +186,14 @@ def desk(ledger: Ledger) -> Desk:
     return Desk(ledger)
 
 
+@pytest.fixture
+def there(url: str, clock: Clock) -> Iterator[Desk]:
+    """Another process at the same ledger."""
+    opened = Ledger(url, "there:2", clock)
+    yield Desk(opened)
+    opened.close()
+
+
 @contextlib.contextmanager
 def locked(url: str) -> Iterator[None]:
     """Somebody else writes for as long as the block lasts."""
@@ -187,15 +211,12 @@ def locked(url: str) -> Iterator[None]:
 @contextlib.contextmanager
 def unheard_commits(ledger: Ledger) -> Iterator[None]:
     """What is committed in this block is committed, and the answer that says so is lost."""
-    dialect = ledger.database._engine.dialect
+    transact = ledger.database.transact
 
-    def commits_and_fails(connection: Any) -> None:
-        type(dialect).do_commit(dialect, connection)
-        assert dialect.dbapi is not None
-        raise dialect.dbapi.OperationalError("the connection was lost")
+    def commits_and_fails(*work: Any) -> Any:
+        transact(*work)
+        raise Unreachable("the connection was lost")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(dialect, "do_commit", commits_and_fails)
-        # Asked again and again it would be committed as often, and never heard of.
-        patched.setattr(ledger.database, "patience", 0)
+        patched.setattr(ledger.database, "transact", commits_and_fails)
         yield

@@ -1,53 +1,78 @@
-"""Starts real processes at a ledger, all at the same moment, and ends them as a crash would."""
+"""Real processes at a ledger, forked off one that has it imported, ended as a crash would."""
 
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+import asyncio
+import multiprocessing
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
-CLAIMER = Path(__file__).with_name("claimer.py")
+from comfyline.files import this_process
+from comfyline.ledger import writes
+from comfyline.ledger.ledger import Ledger
+from tests.ledger.conftest import Desk, asked
 
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.ledger.processes", "alembic.command", "psycopg"])
 
-@contextmanager
-def claimer(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that is ready, and does what `arguments` say when it is told to go."""
-    command = [sys.executable, str(CLAIMER), *arguments]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+Work = Callable[[Desk, Any], Any]
 
 
-def said(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
+def _do(work: Work, url: str, name: str | None, argument: Any, ready: Any, told: Any) -> None:
+    ledger = Ledger(url, name or this_process())
+    ready.wait(60)
+    told.put(asyncio.run(work(Desk(ledger), argument)))
+    ledger.close()
 
 
-def go(process: subprocess.Popen[str]) -> None:
-    assert said(process) == "ready"
-    assert process.stdin is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
+def at_once(number: int, work: Work, url: str, argument: Any = None) -> list[Any]:
+    """What each of some processes told that began at the same moment."""
+    ready, told = CONTEXT.Barrier(number), CONTEXT.SimpleQueue()
+    arguments = (work, url, None, argument, ready, told)
+    started = [CONTEXT.Process(target=_do, args=arguments) for _ in range(number)]
+    for one in started:
+        one.start()
+    answers = [told.get() for _ in started]
+    for one in started:
+        one.join()
+    return answers
 
 
-def at_once(count: int, *arguments: str) -> list[str]:
-    """What each of some processes said that began at the same moment."""
-    with ExitStack() as stack:
-        started = [stack.enter_context(claimer(*arguments)) for _ in range(count)]
-        for process in started:
-            go(process)
-        return [said(process) for process in started]
+def killed_after(work: Work, url: str, argument: Any, name: str | None = None) -> str:
+    """The name of a process that did its work, which says so by itself, and was killed then."""
+    ready, told = CONTEXT.Barrier(1), CONTEXT.SimpleQueue()
+    process = CONTEXT.Process(target=_do, args=(work, url, name, (argument, told), ready, told))
+    process.start()
+    own_name = str(told.get())
+    process.kill()
+    process.join()
+    return own_name
 
 
-def killed_after(*arguments: str) -> None:
-    """A process that did what it was told, and was ended by SIGKILL right then."""
-    with claimer(*arguments) as process:
-        go(process)
-        assert said(process) == "done"
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(10) == -signal.SIGKILL
+async def count(desk: Desk, _: Any) -> int:
+    return len(await desk.ledger.list())
+
+
+async def claim_all(desk: Desk, jobs: int) -> list[int]:
+    """Which of the jobs 0, 1, … this process got."""
+    return [job for job in range(jobs) if await desk.asks(asked(f"{job}")) == "CLAIMED"]
+
+
+async def claim_and_lock(desk: Desk, argument: Any) -> None:
+    prompt, told = argument
+    await desk.claimed(asked(prompt))
+    assert await desk.ledger.acquire(asked(prompt).key)
+    told.put(desk.ledger.worker_id)
+    await asyncio.sleep(60)
+
+
+async def stop_in_a_claim(desk: Desk, argument: Any) -> None:
+    prompt, told = argument
+
+    def lease(*_: Any, **__: Any) -> None:
+        told.put(desk.ledger.worker_id)
+        time.sleep(60)
+
+    writes.lease = lease
+    with suppress(TypeError):
+        await desk.claim(asked(prompt))

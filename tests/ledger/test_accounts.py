@@ -6,12 +6,11 @@ A ledger of before accounts says of no attempt whose it is: such are looked for 
 from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import text
 
 from comfyline.config.account import LOCAL_SANDBOX, Account
 from comfyline.job import JobState
-from comfyline.ledger.claims import AtCapacity, BudgetExceeded, Claimed, Limits, NotOurs
-from comfyline.ledger.decision import Decision
+from comfyline.ledger.claims import Limits
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.queries import Selection
 from tests.ledger.conftest import Clock, Desk, asked, output
@@ -40,54 +39,28 @@ def at(url: str, clock: Clock) -> Iterator[Opens]:
 
 @pytest.mark.parametrize("other", [SANDBOX, OTHER_TEAM], ids=["another origin", "another account"])
 async def test_what_is_stored_for_one_account_is_submitted_for_another(at: Opens, other: Account):
-    await at(other).stored(JOB)
-    mine = at(PAID)
-    assert await mine.ledger.find([JOB.key]) == {}
-    assert await mine.ledger.summaries([JOB.key]) == {}
-    assert isinstance(await mine.claim(JOB), Claimed)
+    theirs, mine = at(other), at(PAID)
+    await theirs.stored(JOB)
+    assert await mine.ledger.find([JOB.key]) == await mine.ledger.summaries([JOB.key]) == {}
+    # A claim that never left is taken up again beside the other's.
+    await mine.ledger.not_sent(await mine.claimed(JOB))
+    assert await mine.state(JOB) is JobState.PLANNED
+    await mine.submitted(JOB, "run-2", "mine")
+    assert await mine.state(JOB) is JobState.SUBMITTED
+    assert await theirs.asks(JOB) == "REUSE"
+    assert [one.account for one in await mine.ledger.list()] == [PAID]
+    assert [one.account for one in await mine.ledger.list(of_all=True)] == [PAID, other]
 
 
-async def test_each_account_goes_on_with_its_own_attempt(at: Opens):
+async def test_slots_money_locks_and_ids_are_counted_by_account(at: Opens):
     sandbox, paid = at(SANDBOX), at(PAID)
-    await sandbox.stored(JOB)
-    await paid.submitted(JOB)
-    assert (await sandbox.known(JOB)).state is JobState.PERSISTED
-    assert (await paid.known(JOB)).state is JobState.SUBMITTED
-    again = await sandbox.claim(JOB)
-    assert isinstance(again, NotOurs)
-    assert again.decision is Decision.REUSE
-    assert [one.account for one in await paid.ledger.list()] == [PAID]
-    assert [one.account for one in await paid.ledger.list(of_all=True)] == [PAID, SANDBOX]
-
-
-async def test_a_claim_that_was_given_back_is_taken_anew_beside_another_accounts(at: Opens):
-    await at(SANDBOX).stored(JOB)
-    paid = at(PAID)
-    await paid.ledger.not_sent(await paid.claimed(JOB))
-    assert (await paid.known(JOB)).state is JobState.PLANNED
-    await paid.submitted(JOB, "run-2")
-    assert (await paid.known(JOB)).state is JobState.SUBMITTED
-
-
-async def test_slots_and_money_are_counted_by_account(at: Opens):
-    await at(SANDBOX).submitted(asked("one"))
+    await sandbox.submitted(asked("one"), request_id="7")
     narrow = Limits(in_flight=1, max_cost_usd_per_day=0.6)
-    paid = at(PAID)
-    assert isinstance(await paid.claim(asked("two"), limits=narrow), Claimed)
-    assert isinstance(await paid.claim(asked("three"), limits=narrow), AtCapacity)
+    await paid.submitted(asked("two"), request_id="7", limits=narrow)
+    assert await paid.asks(asked("three"), limits=narrow) == "AtCapacity"
     wide = Limits(in_flight=9, max_cost_usd_per_day=0.6)
-    assert isinstance(await paid.claim(asked("three"), limits=wide), BudgetExceeded)
-
-
-async def test_the_same_id_at_another_origin_is_another_request(at: Opens):
-    await at(SANDBOX).submitted(JOB, request_id="7")
-    paid = at(PAID)
-    await paid.submitted(JOB, request_id="7")
+    assert await paid.asks(asked("three"), limits=wide) == "day has 0.5"
     assert [one.request_id for one in await paid.ledger.list(of_all=True)] == ["7", "7"]
-
-
-async def test_two_accounts_do_not_wait_for_each_other(at: Opens):
-    sandbox, paid = at(SANDBOX), at(PAID)
     assert await sandbox.ledger.acquire(JOB.key)
     assert await paid.ledger.acquire(JOB.key)
     assert not await at(PAID).ledger.acquire(JOB.key)
@@ -103,11 +76,10 @@ async def test_a_pipeline_is_stopped_for_its_own_account(at: Opens):
 
 
 async def test_what_others_have_unfinished_is_counted_with_the_profile_that_reaches_it(at: Opens):
-    paid = at(PAID)
+    paid, sandbox = at(PAID), at(SANDBOX).ledger
     await paid.submitted(asked("one"))
     await paid.submitted(asked("two"))
     await paid.stored(asked("three"))
-    sandbox = at(SANDBOX).ledger
     [(account, number)] = (await sandbox.unfinished_elsewhere()).items()
     assert (account, account.profile, number) == (PAID, "production", 2)
     assert list(await sandbox.unfinished()) == []
@@ -117,51 +89,36 @@ async def test_what_others_have_unfinished_is_counted_with_the_profile_that_reac
 async def test_what_nobody_knows_whose_it_is_is_paid_for_by_nobody_again(at: Opens):
     await at(None).stored(JOB)
     for account in (PAID, SANDBOX):
-        claim = await at(account).claim(JOB)
-        assert isinstance(claim, NotOurs)
-        assert claim.decision is Decision.REUSE
+        assert await at(account).asks(JOB) == "REUSE"
 
 
-async def test_an_answer_tells_whose_an_attempt_is(at: Opens):
-    attempt_id = await at(None).submitted(JOB)
-    paid = at(PAID)
-    await paid.ledger.observed(attempt_id, JobState.IN_PROGRESS)
-    assert (await paid.known(JOB)).account == PAID
-    assert await at(SANDBOX).ledger.find([JOB.key]) == {}
-
-
-async def test_the_sandboxs_own_memory_tells_what_was_its(at: Opens):
-    older = at(None)
+async def test_an_answer_or_the_sandboxs_own_memory_tells_whose_an_attempt_is(at: Opens):
+    older, paid = at(None), at(PAID)
     await older.submitted(asked("drawn here"), request_id="mine")
-    await older.submitted(asked("elsewhere"), request_id="not mine")
-    assert await at(PAID).ledger.adopt(SANDBOX, lambda: {"mine", "never heard of"}) == 1
+    elsewhere = await older.submitted(asked("elsewhere"), request_id="not mine")
+    assert await paid.ledger.adopt(SANDBOX, lambda: {"mine", "never heard of"}) == 1
     by_id = {one.request_id: one.account for one in await older.ledger.list()}
     assert by_id == {"mine": SANDBOX, "not mine": None}
+    await paid.ledger.observed(elsewhere, JobState.IN_QUEUE)
+    assert (await paid.known(asked("elsewhere"))).account == PAID
+    assert await at(SANDBOX).ledger.find([asked("elsewhere").key]) == {}
 
     def asked_once() -> set[str]:
         raise AssertionError("nothing is left to adopt")
 
-    await at(PAID).ledger.observed((await older.known(asked("elsewhere"))).id, JobState.IN_QUEUE)
-    assert await at(PAID).ledger.adopt(SANDBOX, asked_once) == 0
+    assert await paid.ledger.adopt(SANDBOX, asked_once) == 0
 
 
-async def test_an_older_version_beside_this_one_goes_on_writing(at: Opens, url: str):
+async def test_an_older_version_beside_this_one_goes_on_writing(at: Opens):
     paid = at(PAID)
     attempt_id = await paid.submitted(JOB)
-    parsed = make_url(url)
-    driver = {"postgresql": "postgresql+psycopg"}.get(parsed.drivername, parsed.drivername)
-    engine = create_engine(parsed.set(drivername=driver))
-    with engine.begin() as connection:
-        # As it holds a job, and as it writes an attempt of another one.
-        connection.execute(text("UPDATE jobs SET held_by = 'older:1', held_until = NULL"))
-        connection.execute(
-            text(
-                "INSERT INTO attempts (key, number, state, pipeline, item, step, request, run_id,"
-                " created_at, updated_at) SELECT key, 2, 'failed', pipeline, item, step, request,"
-                " run_id, created_at, updated_at FROM attempts"
-            )
-        )
-    engine.dispose()
+    # As it holds a job, and as it writes an attempt of another one.
+    holds = "UPDATE jobs SET held_by = 'older:1', held_until = NULL"
+    columns = "pipeline, item, step, request, run_id, created_at, updated_at"
+    writes = f"INSERT INTO attempts (key, number, state, {columns}) "
+    writes += f"SELECT key, 2, 'failed', {columns} FROM attempts"
+    for statement in (holds, writes):
+        await paid.ledger.database.run(lambda c, s=statement: c.execute(text(s)))
     assert await paid.ledger.acquire(JOB.key)
     found = await paid.ledger.list(Selection(key_prefix=JOB.key))
     assert [(one.number, one.account) for one in found] == [(2, None), (1, PAID)]

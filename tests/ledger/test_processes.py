@@ -1,20 +1,19 @@
 """Several real processes at one ledger: one gets the claim, and a dead one loses nothing."""
 
-import json
+import os
 from collections import Counter
 from datetime import UTC, datetime
 
 import pytest
 
-from comfyline.job import JobState
-from comfyline.ledger.claims import Claimed, NotOurs
-from comfyline.ledger.decision import LEASE_SECONDS, Decision
+from comfyline.files import is_dead, this_process
+from comfyline.ledger.decision import LEASE_SECONDS
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.locks import LOCK_SECONDS
 from tests.ledger.conftest import Clock, Desk, asked
-from tests.ledger.processes import at_once, killed_after
+from tests.ledger.processes import at_once, claim_all, claim_and_lock, killed_after, stop_in_a_claim
 
-ELSEWHERE = "far-away:7/another-machine/1/abc"
+JOB = asked()
+PROMPT = "a cat"
 
 
 @pytest.fixture
@@ -25,61 +24,74 @@ def clock() -> Clock:
     return clock
 
 
-def test_of_eight_processes_one_gets_each_claim_also_when_the_ledger_is_new(new_url: str):
-    claims = [json.loads(mine) for mine in at_once(8, new_url, "own", "all", "50")]
-    assert Counter(name for mine in claims for name in mine) == Counter(map(str, range(50)))
+def changed(name: str, part: int, to: str) -> str:
+    parts = name.rsplit("/", 3)
+    parts[part] = to
+    return "/".join(parts)
+
+
+def test_of_several_processes_one_gets_each_claim_also_when_the_ledger_is_new(new_url: str):
+    claims = at_once(6, claim_all, new_url, 20)
+    assert Counter(job for mine in claims for job in mine) == Counter(range(20))
 
 
 async def test_a_process_killed_in_the_middle_of_its_claim_leaves_nothing_locked_or_known(
     desk: Desk, ledger: Ledger, url: str
 ):
-    killed_after(url, "own", "stuck", "the one")
+    await ledger.list()
+    killed_after(stop_in_a_claim, url, PROMPT)
     assert await ledger.list() == []
-    assert isinstance(await desk.claim(asked("the one")), Claimed)
+    assert await desk.asks(JOB) == "CLAIMED"
 
 
-async def test_the_claim_of_a_process_killed_on_this_machine_is_in_doubt_at_once(
+async def test_what_a_process_killed_on_this_machine_claimed_and_locked_is_known_at_once(
     desk: Desk, ledger: Ledger, url: str
 ):
-    killed_after(url, "own", "claim", "the one")
+    await ledger.list()
+    assert is_dead(killed_after(claim_and_lock, url, PROMPT))
     for refresh in (False, True):
-        claim = await desk.claim(asked("the one"), "run-2", refresh=refresh)
-        assert isinstance(claim, NotOurs)
-        assert (claim.decision, claim.attempt.state) == (Decision.BLOCKED, JobState.IN_DOUBT)
-    assert len(await ledger.list()) == 1
+        assert await desk.asks(JOB, "run-2", refresh=refresh) == "BLOCKED"
+    assert [one.state for one in await ledger.list()] == ["in_doubt"]
+    assert await ledger.unlocked([JOB.key]) == {JOB.key}
+    assert await ledger.acquire(JOB.key)
 
 
-async def test_the_claim_of_a_process_killed_elsewhere_is_in_doubt_when_its_lease_is_over(
+async def test_what_a_process_killed_elsewhere_claimed_and_locked_lapses(
     desk: Desk, ledger: Ledger, url: str, clock: Clock
 ):
-    killed_after(url, ELSEWHERE, "claim", "the one")
-    early = await desk.claim(asked("the one"), "run-2")
-    assert isinstance(early, NotOurs)
-    assert early.decision is Decision.WAIT
+    await ledger.list()
+    killed_after(claim_and_lock, url, PROMPT, "far-away:7/another-machine/1/abc")
+    assert await desk.asks(JOB, "run-2") == "WAIT"
+    assert not await ledger.acquire(JOB.key)
     clock.time = datetime.now(UTC)
     clock.forward(LEASE_SECONDS)
-    for refresh in (False, True):
-        late = await desk.claim(asked("the one"), "run-2", refresh=refresh)
-        assert isinstance(late, NotOurs)
-        assert (late.decision, late.attempt.state) == (Decision.BLOCKED, JobState.IN_DOUBT)
-    assert len(await ledger.list()) == 1
+    assert await desk.asks(JOB, "run-2", refresh=True) == "BLOCKED"
+    assert [one.state for one in await ledger.list()] == ["in_doubt"]
+    assert await ledger.acquire(JOB.key)
 
 
-async def test_the_hold_of_a_process_killed_on_this_machine_is_taken_over_at_once(
-    ledger: Ledger, url: str
-):
-    key = asked("the one").key
-    killed_after(url, "own", "take", "the one")
-    assert await ledger.unlocked([key]) == {key}
-    assert await ledger.acquire(key)
+def test_a_name_tells_the_host_and_the_process_and_comes_once():
+    assert f":{os.getpid()}/" in this_process()
+    assert this_process() != this_process()
 
 
-async def test_the_hold_of_a_process_killed_elsewhere_is_taken_over_when_it_lapses(
-    ledger: Ledger, url: str, clock: Clock
-):
-    key = asked("the one").key
-    killed_after(url, ELSEWHERE, "take", "the one")
-    assert not await ledger.acquire(key)
-    clock.time = datetime.now(UTC)
-    clock.forward(LOCK_SECONDS)
-    assert await ledger.acquire(key)
+def test_only_a_process_of_this_boot_that_is_gone_is_dead():
+    """The same number started at another time is another process."""
+    assert not is_dead(this_process())
+    gone = changed(this_process(), 2, "1")
+    assert is_dead(gone)
+    assert not is_dead(changed(gone, 1, "another-machine"))
+    assert not is_dead(changed(gone, 1, ""))
+
+
+@pytest.mark.parametrize(
+    "name", [None, "", "here:1", "a/b/c/d", "host:1/machine", "///", "host:x/{machine}/1/abc"]
+)
+def test_a_name_that_says_too_little_is_never_called_dead(name: str | None):
+    machine = this_process().rsplit("/", 3)[1]
+    assert not is_dead(name and name.replace("{machine}", machine))
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "99999999999999999999", "1e9"])
+def test_a_number_that_no_process_has_is_never_called_dead(number: str):
+    assert not is_dead(changed(this_process(), 0, f"host:{number}"))

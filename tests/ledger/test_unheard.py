@@ -4,54 +4,38 @@ import pytest
 
 from comfyline.errors import Unreachable
 from comfyline.job import JobState
-from comfyline.ledger.claims import Claimed, NotOurs
-from comfyline.ledger.decision import Decision
+from comfyline.ledger.claims import Claimed
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.writes import StateConflict
-from tests.ledger.conftest import Clock, Desk, asked, unheard_commits
+from tests.ledger.conftest import Desk, asked, unheard_commits
+
+JOB = asked()
 
 
 async def test_ones_own_claim_whose_commit_was_not_heard_of_is_claimed_again_as_the_same(
-    desk: Desk, ledger: Ledger
+    desk: Desk, ledger: Ledger, there: Desk
 ):
-    job = asked()
-    assert await ledger.list() == []
     with unheard_commits(ledger), pytest.raises(Unreachable, match="connection was lost"):
-        await desk.claim(job)
-    known = await desk.known(job)
+        await desk.claim(JOB)
+    known = await desk.known(JOB)
     assert known.state is JobState.SUBMITTING
-    assert await desk.claim(job) == Claimed(known.id, 1)
+    assert await there.asks(JOB) == "WAIT", "another's is never given back for it"
+    assert await desk.claim(JOB) == Claimed(known.id, 1)
     # This one was heard of, so that a third asker of the same process waits for its POST.
-    third = await desk.claim(job)
-    assert isinstance(third, NotOurs)
-    assert third.decision is Decision.WAIT
-
-
-async def test_anothers_claim_is_never_given_back_for_it(desk: Desk, url: str, clock: Clock):
-    job = asked()
-    there = Ledger(url, "there:2", clock)
-    assert await there.list() == []
-    with unheard_commits(there), pytest.raises(Unreachable):
-        await Desk(there).claim(job)
-    claim = await desk.claim(job)
-    assert isinstance(claim, NotOurs)
-    assert claim.decision is Decision.WAIT
-    there.close()
+    assert await desk.asks(JOB) == "WAIT"
 
 
 async def test_a_claim_given_back_unheard_is_free_for_anybody(desk: Desk, ledger: Ledger):
-    job = asked()
-    attempt_id = await desk.claimed(job)
+    attempt_id = await desk.claimed(JOB)
     with unheard_commits(ledger), pytest.raises(Unreachable):
         await ledger.not_sent(attempt_id)
-    assert await desk.claim(job, "run-2") == Claimed(attempt_id, 1)
+    assert await desk.claim(JOB, "run-2") == Claimed(attempt_id, 1)
 
 
 async def test_a_claim_that_could_not_be_given_back_is_taken_up_by_the_same_process(
     desk: Desk, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ):
-    job = asked()
-    attempt_id = await desk.claimed(job)
+    attempt_id = await desk.claimed(JOB)
 
     async def fails(_: object) -> None:
         raise Unreachable("The database is away")
@@ -60,33 +44,31 @@ async def test_a_claim_that_could_not_be_given_back_is_taken_up_by_the_same_proc
         patched.setattr(ledger.database, "run", fails)
         with pytest.raises(Unreachable):
             await ledger.not_sent(attempt_id)
-    assert await desk.claim(job) == Claimed(attempt_id, 1)
+    assert await desk.claim(JOB) == Claimed(attempt_id, 1)
 
 
 async def test_nobody_gives_back_a_claim_that_is_anothers_by_now(
-    desk: Desk, ledger: Ledger, url: str, clock: Clock
+    desk: Desk, ledger: Ledger, there: Desk
 ):
-    job = asked()
-    there = Ledger(url, "there:2", clock)
-    attempt_id = await desk.claimed(job)
+    attempt_id = await desk.claimed(JOB)
     with unheard_commits(ledger), pytest.raises(Unreachable):
         await ledger.not_sent(attempt_id)
-    assert await Desk(there).claim(job) == Claimed(attempt_id, 1)
+    assert await there.claim(JOB) == Claimed(attempt_id, 1)
     # Said again, because it was not heard the first time: a POST of the other may be under way.
     with pytest.raises(StateConflict, match="submitted by another"):
         await ledger.not_sent(attempt_id)
-    known = await desk.known(job)
+    known = await desk.known(JOB)
     assert (known.state, known.owner) == (JobState.SUBMITTING, "there:2")
-    there.close()
 
 
 async def test_a_request_id_that_was_written_down_unheard_may_be_written_again(
     desk: Desk, ledger: Ledger
 ):
-    job = asked()
-    attempt_id = await desk.claimed(job)
-    with unheard_commits(ledger), pytest.raises(Unreachable, match="accepted request r-1"):
+    attempt_id = await desk.claimed(JOB)
+    with unheard_commits(ledger), pytest.raises(Unreachable, match="accepted request r-1") as error:
         await ledger.accepted(attempt_id, "r-1")
+    assert "--request-id r-1" in str(error.value)
+    assert error.value.request_id == "r-1"
     await ledger.accepted(attempt_id, "r-1")
-    known = await desk.known(job)
+    known = await desk.known(JOB)
     assert (known.state, known.request_id) == (JobState.SUBMITTED, "r-1")
