@@ -114,9 +114,12 @@ async def test_an_older_version_beside_this_one_goes_on_writing(at: Opens):
     attempt_id = await paid.submitted(JOB)
     # As it holds a job, and as it writes an attempt of another one.
     holds = "UPDATE jobs SET held_by = 'older:1', held_until = NULL"
-    columns = "pipeline, item, step, request, run_id, created_at, updated_at"
-    writes = f"INSERT INTO attempts (key, number, state, {columns}) "
-    writes += f"SELECT key, 2, 'failed', {columns} FROM attempts"
+    writes = """
+        INSERT INTO attempts (key, number, state, pipeline, item, step, request, run_id, created_at,
+            updated_at)
+        SELECT key, 2, 'failed', pipeline, item, step, request, run_id, created_at, updated_at
+        FROM attempts
+    """
     for statement in (holds, writes):
         await paid.ledger.database.run(lambda c, s=statement: c.execute(text(s)))
     assert await paid.ledger.acquire(JOB.key)
