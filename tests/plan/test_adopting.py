@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,51 +13,22 @@ from typing import Any
 import pytest
 
 from comfyline.config.account import LOCAL_SANDBOX, Account
-from comfyline.config.settings import RuncomfySettings, Secret, Settings, StorageSettings
-from comfyline.job import CheckedJob, Job, JobState, Placement, StoredOutput
+from comfyline.config.settings import Settings
+from comfyline.job import Job, JobState, StoredOutput
 from comfyline.ledger.attempts import UNKNOWN_ORIGIN
-from comfyline.ledger.claims import Claimed, Limits
+from comfyline.ledger.claims import Claimed
 from comfyline.pipeline.output_names import output_uris, versions
-from comfyline.plan.check import validate_job
 from comfyline.plan.reuse import Preflight, find_existing
-from comfyline.run import CostLimits, Run
 from comfyline.sandbox.store import Store
 from comfyline.services import Services, open_services
 from comfyline.stack.home import Layout
-from comfyline.stack.stack import StackAddresses
 from comfyline.storage.folder import Folder
 from comfyline.storage.place import join, local_path
 from comfyline.storage.sidecar import sidecar_text
+from tests.plan.conftest import LIMITS, MODEL, PAID, checked, counted, job, run
 
-CAT = Path(__file__).parents[2] / "configs/samples/cat.jpg"
-MODEL = "google/nano-banana/pro/edit"
-PAID = Account("https://model-api.example", "team-a", profile="production")
 SANDBOX = Account(LOCAL_SANDBOX, profile="sandbox")
-LIMITS = Limits(in_flight=10_000)
 MADE = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def settings(tmp_path: Path, storage: StackAddresses) -> Settings:
-    keys = storage.storage_credentials
-    assert keys is not None
-    key, secret = Secret(keys.access_key_id), Secret(keys.secret_access_key)
-    return Settings(
-        profile="test",
-        home=tmp_path / "home",
-        model_directories=(Path(__file__).parents[2] / "configs/models",),
-        runcomfy=RuncomfySettings("http://127.0.0.1:9", Secret("token"), (), 32, 5, 0, PAID),
-        storage=StorageSettings(
-            "s3://comfyline/uploads", storage.storage_endpoint, key, secret, 60
-        ),
-        ledger_url=Secret(f"sqlite:///{tmp_path / 'ledger.sqlite3'}"),
-    )
-
-
-@pytest.fixture
-async def services(settings: Settings) -> AsyncIterator[Services]:
-    async with open_services(settings) as opened:
-        yield opened
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -68,34 +39,8 @@ def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"s3://comfyline/adopting/{name}" if is_bucket else str(tmp_path / "out")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> str:
-    return str(tmp_path / "out")
-
-
-def job(folder: str, item: str = "cat", **inputs: Any) -> Job:
-    return Job(
-        pipeline="p",
-        item=item,
-        step="edit",
-        model_id=MODEL,
-        inputs={"prompt": f"a {item}", "image_urls": [str(CAT)]} | inputs,
-        placement=Placement(folder, "{{ item_name }}-{{ index }}.{{ ext }}", {"item_name": item}),
-        source="p.yaml:5:3",
-    )
-
-
-async def checked(one: Job, services: Services) -> CheckedJob:
-    return await validate_job(one, await services.catalogue.entry(one.model_id), services.origins)
-
-
 async def existing(services: Services, *jobs: Job) -> Preflight:
-    run = Run(id="now", pipeline="p", in_flight=4, timeout=60, costs=CostLimits(), refresh=False)
-    return await find_existing(jobs, run, services)
-
-
-def counted(found: Preflight) -> tuple[int, int]:
-    return len(found.there), len(found.to_make)
+    return await find_existing(jobs, run("now"), services)
 
 
 async def stored_elsewhere(
