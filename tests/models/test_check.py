@@ -1,5 +1,4 @@
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,12 +67,6 @@ def said(**inputs: Any) -> list[str]:
     return [str(problem) for problem in check_inputs(entry(SCHEMA), {**RIGHT, **inputs})]
 
 
-def test_what_fits_has_no_mistakes() -> None:
-    assert (
-        said(aspect_ratio="1:1", num_images=4, strength=0.5, mask=None, options={"seed": 1}) == []
-    )
-
-
 @pytest.mark.parametrize(
     ("inputs", "expected"),
     [
@@ -106,6 +99,7 @@ def test_what_fits_has_no_mistakes() -> None:
             "aspect_ratio: should be text, not the number 3; it is one of auto, 21:9, 16:9, 1:1",
         ),
         ({"mask": 3}, 'mask: should be text, not the number 3; write it in quotes: `"3"`'),
+        ({"PROMPT": "x"}, "PROMPT: the model has no such field; did you mean `prompt`?"),
         ({"options": {"sed": 1}}, "options.sed: the model has no such field; did you mean `seed`?"),
     ],
 )
@@ -114,18 +108,41 @@ def test_a_mistake_is_a_sentence(inputs: dict[str, Any], expected: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("schema", "inputs"),
+    [
+        (SCHEMA, RIGHT | {"aspect_ratio": "1:1", "num_images": 4, "strength": 0.5}),
+        (SCHEMA, RIGHT | {"mask": None, "options": {"seed": 1}}),
+        ({**SCHEMA, "additionalProperties": True}, RIGHT | {"x": 1}),
+        ({}, {"anything": 1}),
+        # Floating point would refuse it.
+        ({"properties": {"x": {"type": "float", "multipleOf": 0.1}}}, {"x": 0.3}),
+        # What is said of a media URL does not apply to a path.
+        (
+            {"properties": {"x": {"format": "image_uri", "pattern": "^https:", "maxLength": 3}}},
+            {"x": "photo.jpg"},
+        ),
+    ],
+)
+def test_what_fits_has_no_mistakes(schema: Any, inputs: dict[str, Any]) -> None:
+    assert check_inputs(entry(schema), inputs) == []
+
+
+def test_no_example_is_filled_in_for_what_is_required() -> None:
+    found = [p.where for p in check_inputs(entry(SCHEMA), {"num_images": 9, "x": 1})]
+
+    assert found == ["image_urls", "num_images", "prompt", "x"]
+
+
+@pytest.mark.parametrize(
     ("choices", "value", "meant"),
     [
         (["auto", "21:9", "16:9", "9:16"], "16x9", "16:9"),
-        (["auto", "21:9", "16:9", "9:16"], "16 / 9", "16:9"),
         (["auto", "21:9", "16:9", "9:16"], "9-16", "9:16"),
         (["auto", "21:9", "16:9"], "16:10", "16:9"),
         (["auto", "16:9"], "Auto", "auto"),
         (["1K", "2K", "4K"], "2k", "2K"),
-        (["1K", "2K", "4K"], " 4K ", "4K"),
         (["480p", "720p", "1080p"], "1080", "1080p"),
         (["480p", "720p", "1080p"], 720, "720p"),
-        (["png", "jpeg"], "PNG", "png"),
         (["png", "jpeg"], "jpg", "jpeg"),
         (["5", "10"], 5, '"5"'),
         (["1024x1024", "1536x1024"], "1536*1024", "1536x1024"),
@@ -138,16 +155,6 @@ def test_the_value_that_was_meant_is_named(choices: list[Any], value: Any, meant
 
         assert len(told) == 1
         assert told[0].endswith(f"; did you mean `{meant}`?")
-
-
-@pytest.mark.parametrize(
-    ("choices", "value", "meant"),
-    [([5, 10], "5", "5"), ([0.5, 1.0], "0.5", "0.5"), ([True, False], "True", "true")],
-)
-def test_a_choice_in_quotes_is_told_without(choices: list[Any], value: Any, meant: str) -> None:
-    [told] = check_inputs(entry({"properties": {"x": {"enum": choices}}}), {"x": value})
-
-    assert told.hint == f"write it without quotes: `{meant}`"
 
 
 def test_a_choice_that_is_near_to_none_is_told_with_all_of_them() -> None:
@@ -171,6 +178,7 @@ def test_a_choice_that_is_near_to_none_is_told_with_all_of_them() -> None:
         ("boolean", "False", "write it without quotes: `false`"),
         ("integer", "1_000", "write `1000`, without separators"),
         ("boolean", 0, "did you mean `false`?"),
+        ("number", [1], ""),
         ("string", 5, 'write it in quotes: `"5"`'),
         ("string", True, 'write it in quotes: `"true"`'),
         ("array", "a.jpg", "write it as a list: `[a.jpg]`"),
@@ -186,49 +194,12 @@ def test_a_value_of_the_wrong_type_is_told_how_to_write_it(
     assert mistake.hint == hint
 
 
-@pytest.mark.parametrize("name", ["Prompt", "PROMPT", "promt", "prompts"])
-def test_a_field_in_another_spelling_is_named(name: str) -> None:
-    [told] = said(**{name: "x"})
-
-    assert told == f"{name}: the model has no such field; did you mean `prompt`?"
-
-
-def test_what_is_nested_without_end_is_a_mistake_and_no_crash() -> None:
-    deep: Any = "x"
-    for _ in range(5000):
-        deep = [deep]
-
-    told = said(options=deep, image_urls=deep)
-
-    assert told == [
-        "image_urls: is nested more than 64 levels deep",
-        "options: is nested more than 64 levels deep",
-    ]
-
-
-def test_all_mistakes_are_told_and_no_example_is_filled_in() -> None:
-    found = [p.where for p in check_inputs(entry(SCHEMA), {"num_images": 9, "x": 1})]
-
-    assert found == ["image_urls", "num_images", "prompt", "x"]
-
-
 def test_a_mistake_points_into_the_inputs() -> None:
     [mistake] = find_mistakes(entry(SCHEMA), {**RIGHT, "image_urls": ["a", 3]})
 
     assert mistake.pointer == ("image_urls", 1)
     assert field_path(("a", 0, "b")) == "a[0].b"
     assert field_path(()) == "input"
-
-
-def test_a_model_may_accept_other_fields_on_purpose() -> None:
-    assert check_inputs(entry({**SCHEMA, "additionalProperties": True}), {**RIGHT, "x": 1}) == []
-    assert check_inputs(entry({}), {"anything": 1}) == []
-
-
-def test_what_is_said_of_a_media_url_does_not_apply_to_a_path() -> None:
-    field = {"type": "string", "format": "image_uri", "pattern": "^https://", "maxLength": 3}
-
-    assert check_inputs(entry({"properties": {"image": field}}), {"image": "photo.jpg"}) == []
 
 
 def test_no_pattern_can_hang_a_run() -> None:
@@ -267,12 +238,6 @@ def test_what_is_said_twice_in_a_schema_is_said_once() -> None:
     assert len(check_inputs(entry(schema), {"a": 1})) == 1
 
 
-def test_a_fraction_is_no_reason_to_refuse() -> None:
-    field = {"type": "float", "multipleOf": 0.1}
-
-    assert check_inputs(entry({"properties": {"x": field}}), {"x": 0.3}) == []
-
-
 def test_a_schema_that_refers_to_itself_ends() -> None:
     tree = {
         "properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}, "n": {"type": "integer"}},
@@ -293,17 +258,3 @@ def test_a_schema_that_refers_to_itself_ends() -> None:
 def test_no_schema_and_no_input_crash_the_check(schema: Any, inputs: Any) -> None:
     for problem in check_inputs(entry(schema), inputs):
         assert problem.message
-
-
-def test_the_schemas_that_come_along_accept_their_own_examples() -> None:
-    root = Path(__file__).parents[2]
-    paths = sorted((root / "configs" / "models").rglob("*.json"))
-    assert paths
-    for path in paths:
-        model = ModelEntry.model_validate_json(path.read_bytes())
-        assert path.is_relative_to(root / "configs" / "models" / model.model_id.partition("/")[0])
-        fields = model.input_schema["properties"]
-        example = {k: f["default"] for k, f in fields.items() if "default" in f}
-        media = {k: "a.jpg" for k in model.input_schema["required"] if k not in example}
-        assert all(fields[name]["format"] == "image_uri" for name in media)
-        assert check_inputs(model, example | media) == []
