@@ -4,14 +4,11 @@ import pytest
 
 from comfyline.job import ALLOWED, JobState
 
-ENDS = {JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
-PAID = {
-    JobState.SUBMITTED,
-    JobState.IN_QUEUE,
-    JobState.IN_PROGRESS,
-    JobState.COMPLETED,
-    JobState.PERSISTED,
-}
+STATES = (
+    "planned submitting submitted in_queue in_progress completed persisted "
+    "failed cancelled in_doubt expired"
+)
+PAID = ("submitted", "in_queue", "in_progress", "completed", "persisted", "in_doubt")
 
 
 def reachable(start: JobState) -> set[JobState]:
@@ -23,63 +20,46 @@ def reachable(start: JobState) -> set[JobState]:
     return found
 
 
-def test_every_state_of_the_contract_is_there_and_says_where_it_may_go():
-    names = "planned submitting submitted in_queue in_progress completed persisted"
-    ends = "failed cancelled in_doubt expired"
-    assert {state.value for state in JobState} == {*names.split(), *ends.split()}
-    assert set(ALLOWED) == set(JobState)
+def before(state: str) -> set[str]:
+    return {one.value for one in JobState if JobState(state) in ALLOWED[one]}
 
 
-def test_every_state_is_reached_from_planned():
-    assert reachable(JobState.PLANNED) == set(JobState)
+def test_every_state_of_the_contract_is_reached_and_leads_to_an_end():
+    assert [state.value for state in JobState] == STATES.split()
+    assert reachable(JobState.PLANNED) == set(JobState) == set(ALLOWED)
+    for state in JobState:
+        assert state not in ALLOWED[state]
+        assert reachable(state) & {JobState.FAILED, JobState.CANCELLED, JobState.PERSISTED}
 
 
-@pytest.mark.parametrize("state", JobState)
-def test_no_state_is_a_trap_without_an_end(state: JobState):
-    assert reachable(state) & (ENDS | {JobState.PERSISTED})
+@pytest.mark.parametrize("state", PAID)
+def test_what_is_or_may_be_paid_for_never_leads_to_a_second_submission(state: str):
+    assert not reachable(JobState(state)) & {JobState.PLANNED, JobState.SUBMITTING}
 
 
-@pytest.mark.parametrize("state", sorted({JobState.CANCELLED, JobState.PERSISTED}))
-def test_nothing_follows_an_end(state: JobState):
-    assert not ALLOWED[state]
+@pytest.mark.parametrize(
+    ("state", "follows"),
+    [
+        ("submitting", "planned"),
+        # Only the one who was submitting takes a submission back.
+        ("planned", "submitting"),
+        ("persisted", "completed expired"),
+    ],
+)
+def test_a_state_follows_these_and_no_others(state: str, follows: str):
+    assert before(state) == set(follows.split())
 
 
-def test_what_expired_may_turn_up_after_all_or_be_given_up():
-    turns_up = {JobState.COMPLETED, JobState.PERSISTED}
-    assert ALLOWED[JobState.EXPIRED] == turns_up | {JobState.CANCELLED, JobState.FAILED}
-
-
-def test_what_was_taken_for_lost_may_turn_out_to_be_accepted_and_no_other_failure_is_undone():
-    assert ALLOWED[JobState.FAILED] == {JobState.SUBMITTED}
-
-
-def test_a_submission_begins_in_planned_and_nowhere_else():
-    assert [state for state in JobState if JobState.SUBMITTING in ALLOWED[state]] == [
-        JobState.PLANNED
-    ]
-
-
-@pytest.mark.parametrize("state", sorted(PAID | {JobState.IN_DOUBT}))
-def test_what_is_or_may_be_paid_for_never_leads_to_a_second_submission(state: JobState):
-    assert not reachable(state) & {JobState.PLANNED, JobState.SUBMITTING}
-
-
-def test_only_the_one_who_was_submitting_takes_a_submission_back():
-    assert [state for state in JobState if JobState.PLANNED in ALLOWED[state]] == [
-        JobState.SUBMITTING
-    ]
-
-
-def test_a_doubt_ends_with_the_request_or_with_its_loss():
-    assert ALLOWED[JobState.IN_DOUBT] == {JobState.SUBMITTED, JobState.FAILED}
-
-
-def test_stored_is_only_what_was_completed_or_turned_up_after_all():
-    assert [state for state in JobState if JobState.PERSISTED in ALLOWED[state]] == [
-        JobState.COMPLETED,
-        JobState.EXPIRED,
-    ]
-
-
-def test_no_state_follows_itself():
-    assert not [state for state in JobState if state in ALLOWED[state]]
+@pytest.mark.parametrize(
+    ("state", "leads_to"),
+    [
+        ("persisted", ""),
+        ("cancelled", ""),
+        # It was taken for lost, and turns out to have been accepted.
+        ("failed", "submitted"),
+        ("in_doubt", "submitted failed"),
+        ("expired", "completed persisted cancelled failed"),
+    ],
+)
+def test_an_end_leads_nowhere_but_where_it_turns_out_to_be_none(state: str, leads_to: str):
+    assert {one.value for one in ALLOWED[JobState(state)]} == set(leads_to.split())

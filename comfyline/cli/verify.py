@@ -15,7 +15,7 @@ from comfyline.config.settings import NO_STORAGE, StorageSettings
 from comfyline.errors import UsageError
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.block_reasons import short
-from comfyline.operations.verify import Expected, Verdict, Verified, of_ledger, of_target
+from comfyline.operations.verify import Expected, Integrity, Verified, of_ledger, of_target
 from comfyline.operations.verify import verify as verify_files
 from comfyline.report.format import count
 from comfyline.services import open_places
@@ -23,10 +23,10 @@ from comfyline.storage.places import Places
 
 _SECONDS_BETWEEN_LINES = 5.0
 _WHAT_DOES = {
-    Verdict.CHANGED: "`comfyline run --verify` fetches it again while RunComfy keeps it (7 days).",
-    Verdict.MISSING: "`comfyline run` fetches it again while RunComfy keeps it (7 days).",
-    Verdict.UNREADABLE: "Mend the storage or its permissions, then verify again.",
-    Verdict.NO_SIDECAR: "Nothing says what it should be: `comfyline audit` names its job, if any.",
+    Integrity.CHANGED: "`comfyline run --verify` fetches it again while RunComfy keeps it: 7 days.",
+    Integrity.MISSING: "`comfyline run` fetches it again while RunComfy keeps it: 7 days.",
+    Integrity.UNREADABLE: "Mend the storage or its permissions, then verify again.",
+    Integrity.NO_SIDECAR: "Nothing says what it should be: `comfyline audit` names its job.",
 }
 
 
@@ -34,7 +34,7 @@ class _Progress:
     """Counts what is verified, keeps what is not right, and says now and then how far it is."""
 
     def __init__(self) -> None:
-        self.counts: Counter[Verdict] = Counter()
+        self.counts: Counter[Integrity] = Counter()
         self.wrong: list[Verified] = []
         self.bytes = 0
         self._said_at = time.monotonic()
@@ -42,7 +42,7 @@ class _Progress:
     def __call__(self, one: Verified) -> None:
         self.counts[one.verdict] += 1
         self.bytes += one.bytes
-        if one.verdict is not Verdict.RIGHT:
+        if one.verdict is not Integrity.RIGHT:
             self.wrong.append(one)
         if time.monotonic() - self._said_at >= _SECONDS_BETWEEN_LINES:
             self._said_at = time.monotonic()
@@ -103,7 +103,7 @@ async def _storage(
 async def _expected(
     target: Sequence[str], attempts: Sequence[Attempt], places: Places
 ) -> AsyncIterator[Expected | Verified]:
-    async for one in of_ledger(attempts):
+    for one in of_ledger(attempts):
         yield one
     for place in target:
         async for one in of_target(place, places):
@@ -117,15 +117,17 @@ def _print(progress: _Progress) -> None:
             job = short(one.job) if one.job else ""
             shown.add_row(one.verdict, job, one.uri, one.detail)
         results.print(shown)
-        for verdict in Verdict:
+        for verdict in Integrity:
             if progress.counts[verdict] and verdict in _WHAT_DOES:
                 print_line(f"{verdict}: {_WHAT_DOES[verdict]}")
-    found = ", ".join(f"{progress.counts[one]:,} {one}" for one in Verdict if progress.counts[one])
+    found = ", ".join(
+        f"{progress.counts[one]:,} {one}" for one in Integrity if progress.counts[one]
+    )
     print_line(f"{progress.words}: {found or 'nothing to verify'}.")
 
 
 def _as_json(progress: _Progress) -> dict[str, Any]:
-    counts = {verdict.name.lower(): progress.counts[verdict] for verdict in Verdict}
+    counts = {verdict.name.lower(): progress.counts[verdict] for verdict in Integrity}
     return {
         "files": progress.counts.total(),
         "bytes": progress.bytes,

@@ -13,7 +13,6 @@ from pathlib import Path
 from comfyline.errors import ComfylineError
 from comfyline.files import is_in_use, sweep_parts
 from comfyline.job import JobState
-from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.queries import Selection
 from comfyline.ledger.unrecorded import recover, recovered_in_words
 from comfyline.progress import Note, tell
@@ -73,20 +72,12 @@ def clear(directory: Path) -> None:
         directory.rmdir()
 
 
-async def finished_work(work: Path, ledger: Ledger) -> list[Path]:
-    """Find the work folders of what is over; of a result that is not stored, it is the copy."""
-
-    def found() -> list[str]:
-        return [path.name for path in work.glob("*") if path.is_dir()]
-
-    ids = await asyncio.to_thread(found)
-    if not ids:
-        return []
-    attempts = await ledger.list(Selection(request_ids=tuple(ids)), of_all=True)
-    return [work / one.request_id for one in attempts if one.state in _OVER and one.request_id]
-
-
 async def _sweep_work(services: Services) -> None:
-    for folder in await finished_work(services.work, services.ledger):
-        with suppress(OSError):
-            await asyncio.to_thread(clear, folder)
+    """Clear the work folders of what is over; of a result that is not stored, it is the copy."""
+    folders = await asyncio.to_thread(lambda: [*services.work.glob("*/")])
+    if folders:
+        these = Selection(request_ids=tuple(folder.name for folder in folders))
+        for attempt in await services.ledger.list(these, of_all=True):
+            if attempt.state in _OVER and attempt.request_id:
+                with suppress(OSError):
+                    await asyncio.to_thread(clear, services.work_directory(attempt.request_id))

@@ -5,7 +5,7 @@ is repaired here.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,8 +19,8 @@ from comfyline.storage.sidecars import SUFFIX, read_sidecar
 _AT_ONCE = 8
 
 
-class Verdict(StrEnum):
-    """What became of a file."""
+class Integrity(StrEnum):
+    """What became of a file that was stored."""
 
     RIGHT = "right"
     CHANGED = "changed"
@@ -44,18 +44,17 @@ class Verified:
     """What was found of one file; `detail` says what is wrong with it."""
 
     uri: str
-    verdict: Verdict
+    verdict: Integrity
     detail: str = ""
     bytes: int = 0
     job: str | None = None
 
 
-async def of_ledger(attempts: Iterable[Attempt]) -> AsyncIterator[Expected | Verified]:
+def of_ledger(attempts: Iterable[Attempt]) -> Iterator[Expected]:
     """List every output that the ledger knows of some attempts."""
     for attempt in attempts:
         for output in attempt.outputs:
-            key = attempt.checked.key
-            yield Expected(output.uri, output.sha256, output.bytes, key)
+            yield Expected(output.uri, output.sha256, output.bytes, attempt.checked.key)
 
 
 async def of_target(target: str, places: Places) -> AsyncIterator[Expected | Verified]:
@@ -68,20 +67,20 @@ async def of_target(target: str, places: Places) -> AsyncIterator[Expected | Ver
         async with aclosing(place.files_in(target)) as listed:
             files = {one.uri async for one in listed if not _is_hidden(one.uri)}
     except Unreachable as error:
-        yield Verified(target, Verdict.UNREADABLE, error.message)
+        yield Verified(target, Integrity.UNREADABLE, error.message)
         return
     if not files:
-        yield Verified(target, Verdict.MISSING, "there is nothing")
+        yield Verified(target, Integrity.MISSING, "there is nothing")
     for uri in sorted(files):
         if uri.endswith(SUFFIX) and uri.removesuffix(SUFFIX) in files:
             continue
         if f"{uri}{SUFFIX}" in files:
             yield await _described(uri, f"{uri}{SUFFIX}", place)
         elif not uri.endswith(SUFFIX):
-            yield Verified(uri, Verdict.NO_SIDECAR)
+            yield Verified(uri, Integrity.NO_SIDECAR)
         else:
             alone = await _described(uri.removesuffix(SUFFIX), uri, place)
-            yield alone if isinstance(alone, Expected) else Verified(uri, Verdict.NO_SIDECAR)
+            yield alone if isinstance(alone, Expected) else Verified(uri, Integrity.NO_SIDECAR)
 
 
 async def verify(
@@ -108,24 +107,24 @@ async def _verified(expected: Expected, places: Places) -> Verified:
     try:
         found = await places.of(uri).sha256(uri)
     except Unreachable as error:
-        return Verified(uri, Verdict.UNREADABLE, error.message, job=job)
+        return Verified(uri, Integrity.UNREADABLE, error.message, job=job)
     if found is None:
-        return Verified(uri, Verdict.MISSING, job=job)
+        return Verified(uri, Integrity.MISSING, job=job)
     if found != expected.sha256:
         detail = f"SHA-256 {found}, stored was {expected.sha256}"
-        return Verified(uri, Verdict.CHANGED, detail, expected.bytes, job)
-    return Verified(uri, Verdict.RIGHT, bytes=expected.bytes, job=job)
+        return Verified(uri, Integrity.CHANGED, detail, expected.bytes, job)
+    return Verified(uri, Integrity.RIGHT, bytes=expected.bytes, job=job)
 
 
 async def _described(uri: str, sidecar_uri: str, place: Place) -> Expected | Verified:
     try:
         sidecar = await read_sidecar(place, sidecar_uri)
     except Unreachable as error:
-        return Verified(uri, Verdict.UNREADABLE, error.message)
+        return Verified(uri, Integrity.UNREADABLE, error.message)
     except ValueError as broken:
-        return Verified(uri, Verdict.UNREADABLE, f"{sidecar_uri}: {broken}")
+        return Verified(uri, Integrity.UNREADABLE, f"{sidecar_uri}: {broken}")
     if sidecar is None:
-        return Verified(uri, Verdict.NO_SIDECAR)
+        return Verified(uri, Integrity.NO_SIDECAR)
     return Expected(uri, sidecar.output.sha256, sidecar.output.bytes, sidecar.job)
 
 

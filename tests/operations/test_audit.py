@@ -1,3 +1,5 @@
+"""Which charges for one job were asked for, and which nobody can explain."""
+
 from dataclasses import replace
 from datetime import timedelta
 
@@ -12,69 +14,67 @@ ENDED = NOW - timedelta(hours=5)
 
 
 def attempt(
-    number: int, state: JobState, *, cost: float | None = 0.14, after: float = 0
+    number: int, state: str, *, cost: float | None = 0.14, after: float = 0, kind: str | None = None
 ) -> Attempt:
     """The n-th attempt of one job: claimed so many hours after `ENDED`, ended at `ENDED`."""
-    one = paid(timedelta(days=6), state)
-    claimed = ENDED + timedelta(hours=after)
     return replace(
-        one,
+        paid(timedelta(days=6), JobState(state)),
         id=number,
         number=number,
         request_id=f"request-{number}",
         cost_usd=cost,
-        claimed_at=claimed,
-        reached={state: ENDED},
+        claimed_at=ENDED + timedelta(hours=after),
+        reached={JobState(state): ENDED},
+        error_kind=kind,
     )
 
 
 @pytest.mark.parametrize(
     ("first", "reason"),
     [
-        (JobState.PERSISTED, "refresh"),
-        (JobState.EXPIRED, "lost"),
-        (JobState.FAILED, "asked for again"),
-        (JobState.CANCELLED, "asked for again"),
+        (attempt(1, "persisted"), "refresh"),
+        (attempt(1, "expired"), "lost"),
+        (attempt(1, "failed"), "asked for again"),
+        (attempt(1, "cancelled"), "asked for again"),
+        (attempt(1, "failed", kind="rejected"), "rejected by the step's checks"),
+        (attempt(1, "failed", kind="rejected", cost=None), "rejected by the step's checks"),
+        (attempt(1, "failed", kind="given-up"), "was given up"),
     ],
 )
-def test_a_second_charge_after_an_end_was_asked_for(first: JobState, reason: str):
-    explained, alarming = repeats([attempt(1, first), attempt(2, JobState.PERSISTED, after=1)])
+def test_a_second_charge_after_an_end_was_asked_for(first: Attempt, reason: str):
+    explained, alarming = repeats([first, attempt(2, "persisted", after=1)])
 
     assert alarming == []
     assert reason in explained[0].message
 
 
 @pytest.mark.parametrize(
-    "first", [JobState.SUBMITTED, JobState.IN_PROGRESS, JobState.IN_QUEUE, JobState.COMPLETED]
+    ("first", "after"),
+    [
+        ("submitted", 1),
+        ("in_progress", 1),
+        ("in_queue", 1),
+        ("completed", 1),
+        # The second POST left before the first had ended.
+        ("persisted", -1),
+    ],
 )
-def test_a_second_charge_beside_one_that_is_under_way_is_an_alarm(first: JobState):
-    explained, alarming = repeats([attempt(1, first), attempt(2, JobState.PERSISTED, after=1)])
+def test_a_second_charge_beside_one_that_is_under_way_is_an_alarm(first: str, after: float):
+    explained, alarming = repeats([attempt(1, first), attempt(2, "persisted", after=after)])
 
     assert explained == []
     assert [one.kind for one in alarming] == ["charged-twice"]
 
 
-def test_a_second_post_before_the_end_of_the_first_is_an_alarm():
-    both = [attempt(1, JobState.PERSISTED), attempt(2, JobState.PERSISTED, after=-1)]
-
-    assert [one.kind for one in repeats(both)[1]] == ["charged-twice"]
-
-
 def test_what_cost_nothing_is_no_charge():
-    free = attempt(1, JobState.FAILED, cost=0.0), attempt(1, JobState.CANCELLED, cost=None)
-
-    for first in free:
-        assert repeats([first, attempt(2, JobState.PERSISTED, after=1)]) == ([], [])
+    for free in (attempt(1, "failed", cost=0.0), attempt(1, "cancelled", cost=None)):
+        assert repeats([free, attempt(2, "persisted", after=1)]) == ([], [])
 
 
-@pytest.mark.parametrize("cost", [0.14, None])
-def test_what_was_rejected_here_was_made_there_and_charged_for_that(cost: float | None):
-    rejected = replace(attempt(1, JobState.FAILED, cost=cost), error_kind="rejected")
-    seen = [Seen(rejected, asked=True, charge_usd=cost)]
+@pytest.mark.parametrize(("cost", "kinds"), [(0.14, []), (None, ["cost-unknown"])])
+def test_what_was_rejected_here_was_made_there(cost: float | None, kinds: list[str]):
+    rejected = attempt(1, "failed", cost=cost, kind="rejected")
 
-    explained, alarming = repeats([rejected, attempt(2, JobState.PERSISTED, after=1)])
+    found = differences([Seen(rejected, asked=True, charge_usd=cost)])
 
-    assert alarming == []
-    assert "was rejected by the step's checks" in explained[0].message
-    kinds = [one.kind for one in differences(seen)]
-    assert kinds == ([] if cost else ["cost-unknown"])
+    assert [one.kind for one in found] == kinds

@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from comfyline.errors import Altered, Unreachable
 from comfyline.files import part_path, this_process
-from comfyline.operations.verify import Verdict, Verified, of_target, verify
+from comfyline.operations.verify import Integrity, Verified, of_target, verify
 from comfyline.storage import connections as connections_module
 from comfyline.storage.bucket import Bucket
 from comfyline.storage.places import Places
@@ -290,5 +290,5 @@ async def test_what_lies_at_a_server_is_verified_by_its_sidecars(out: str, sourc
     await verify(of_target(out, places), places, heard.append)
 
     verdicts = {one.uri.rpartition("/")[2]: one.verdict for one in heard}
-    assert verdicts == {"right.png": Verdict.RIGHT, "changed.png": Verdict.CHANGED}
+    assert verdicts == {"right.png": Integrity.RIGHT, "changed.png": Integrity.CHANGED}
     await places.close()
