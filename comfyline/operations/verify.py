@@ -50,7 +50,7 @@ class Verified:
     job: str | None = None
 
 
-def of_ledger(attempts: Iterable[Attempt]) -> Iterator[Expected]:
+def of_ledger(attempts: Iterable[Attempt]) -> Iterator[Expected | Verified]:
     """List every output that the ledger knows of some attempts."""
     for attempt in attempts:
         for output in attempt.outputs:

@@ -18,13 +18,18 @@ from comfyline.services import Services, open_services
 from comfyline.stack.stack import StackAddresses
 
 
-def settings(directory: Path, storage: StorageSettings) -> Settings:
-    origin = "http://127.0.0.1:9"
+def settings(
+    directory: Path,
+    storage: StorageSettings,
+    origin: str = "http://127.0.0.1:9",
+    token: str = "token",  # noqa: S107  # no secret
+    models: Path | None = None,
+) -> Settings:
     return Settings(
         profile="test",
         home=directory / "home",
-        model_directories=(),
-        runcomfy=RuncomfySettings(origin, Secret("token"), (), 32, 5, 0, Account(origin)),
+        model_directories=(models,) if models else (),
+        runcomfy=RuncomfySettings(origin, Secret(token), (), 32, 100, 5, Account(origin)),
         storage=storage,
         ledger_url=Secret(f"sqlite:///{directory}/ledger.sqlite3"),
     )

@@ -6,6 +6,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -13,8 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from prefect.logging import disable_run_logger
 
-from comfyline.config.account import Account
-from comfyline.config.settings import RuncomfySettings, Secret, Settings, StorageSettings
+from comfyline.config.settings import StorageSettings
 from comfyline.errors import ComfylineError, InputInvalid, Unfetchable
 from comfyline.job import CheckedJob, Job, JobState, Media, Placement
 from comfyline.keys import job_key
@@ -22,12 +22,15 @@ from comfyline.plan.check import validate_job
 from comfyline.run import CostLimits, Run, Submission, UploadedInputs
 from comfyline.runcomfy.verdict import Accepted, SlowDown, Verdict
 from comfyline.services import Services, open_services
-from comfyline.stack.stack import StackAddresses
 from comfyline.storage.uploads import Uploads
 from tasks import submit as submit_module
 from tasks.submit import submit
 from tasks.upload_inputs import upload_inputs
 from tests.conftest import EDIT, ROOT, Sandbox
+from tests.operations.conftest import bucket, settings
+
+__all__ = ["bucket"]
+"""The fixture."""
 
 MEDIA = Media(("image_urls", 0), "/a.jpg", "image", "1" * 64, 10, "image/jpeg")
 UPLOADED = UploadedInputs(("s3://comfyline/uploads/a.jpg",))
@@ -35,27 +38,13 @@ UPLOADED = UploadedInputs(("s3://comfyline/uploads/a.jpg",))
 
 @pytest.fixture
 async def services(
-    sandbox: Sandbox, storage: StackAddresses, tmp_path: Path
+    sandbox: Sandbox, bucket: StorageSettings, tmp_path: Path
 ) -> AsyncIterator[Services]:
-    keys = storage.storage_credentials
-    assert keys is not None
-    settings = Settings(
-        profile="test",
-        home=tmp_path,
-        model_directories=(ROOT / "configs/models",),
-        runcomfy=RuncomfySettings(
-            sandbox.url, Secret("sandbox-token"), (), 4, 100, 5, Account(sandbox.url)
-        ),
-        storage=StorageSettings(
-            "s3://comfyline/uploads",
-            storage.storage_endpoint,
-            Secret(keys.access_key_id),
-            Secret(keys.secret_access_key),
-            600,
-        ),
-        ledger_url=Secret(f"sqlite:///{tmp_path / 'ledger.sqlite3'}"),
+    models = ROOT / "configs/models"
+    given = settings(
+        tmp_path, replace(bucket, url_expires=600), sandbox.url, "sandbox-token", models
     )
-    async with open_services(settings) as opened:
+    async with open_services(given) as opened:
         yield opened
 
 
