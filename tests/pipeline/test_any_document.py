@@ -18,7 +18,7 @@ from comfyline.models.entry import ModelEntry
 from comfyline.plan.lint import LintResult, lint_file, named_models, static_mistakes
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.yaml.file import LocatedYaml, load_yaml
-from tests.pipeline.foreseen import foreseen
+from tests.pipeline.previews import preview
 
 Write = Callable[..., Path]
 
@@ -153,7 +153,7 @@ def test_the_order_of_keys_never_changes_a_job(
 ) -> None:
     def keys(path: Path) -> set[str]:
         return {
-            job_key(job.model_id, job.inputs, (), job.variant) for job in foreseen(path).all_jobs
+            job_key(job.model_id, job.inputs, (), job.variant) for job in preview(path).all_jobs
         }
 
     more = pipeline_text.replace('seed: "', 'options: {on: true, off: {b: 1, a: 2}}\n      seed: "')

@@ -2,12 +2,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from comfyline.errors import InputInvalid, UsageError
 from comfyline.pipeline.document import PipelineDocument, load_pipeline
-from tests.pipeline.foreseen import foreseen
 
 Write = Callable[..., Path]
 
@@ -150,54 +147,3 @@ def test_every_key_of_the_format_is_described() -> None:
 
     for part in (schema, *schema["$defs"].values()):
         assert all("description" in key for key in part["properties"].values())
-
-
-LINES = st.lists(
-    st.sampled_from(
-        """\
-name: a
-source: {items: [{a: 1}]}
-source:
-  files: '*.x'
-  files: x.jpg
-steps:
-  e: {model: m, input: {p: '{{ item.a }}'}}
-output: {to: o}
-limits: 3
-matrix: {a: [1]}
-  <<: *x
-matrix: &x {b: [1, 2]}
-  e: *x
-output:
-  to: ''
-  name: '{{ index }}{{ x'
-limits: {timeout: 1h}
-%YAML 1.1
----
-  - a
-? [1]
-source: {items: [{a: '{{'}]}
-  e: {model: '{{ 1/0 }}', input: {}}
-output: {to: '..'}
-""".splitlines()
-    ),
-    max_size=9,
-).map("\n".join)
-
-
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(text=st.one_of(LINES, st.text(max_size=60)))
-def test_any_text_gives_a_pipeline_or_located_mistakes(write: Write, text: str) -> None:
-    try:
-        path = write(text)
-    except UnicodeEncodeError:
-        return
-    try:
-        plan = foreseen(path)
-    except InputInvalid as error:
-        problems = error.problems
-    else:
-        problems = plan.problems
-    assert all(problem.where.startswith("p.yaml:") and problem.message for problem in problems)

@@ -1,13 +1,9 @@
 """`extends`: a file that goes on from another one, and where each value was written."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from comfyline.errors import InputInvalid, UsageError
 from comfyline.pipeline.document import load_pipeline
@@ -37,26 +33,19 @@ def mistakes(files: Files, **texts: str) -> list[str]:
 
 def test_mappings_are_merged_and_the_nearer_file_wins(files: Files) -> None:
     located = files(
-        a="extends: b.yaml\nx: {p: 1, l: [1]}\nn: {y: null}\n",
-        b="x: {p: 0, q: {r: 2, s: 3}, l: [7, 8, 9]}\nn: {y: 1, z: 2}\nw: {k: v}\n",
+        a="extends: b.yaml\nx: {p: 1, l: [1]}\nn: {y: null}\nv: 1\nw: {k: 2}\nu: null\n",
+        b="x: {p: 0, q: {r: 2, s: 3}, l: [7, 8, 9]}\nn: {y: 1, z: 2}\nv: {k: v}\nw: 3\nt: null\n",
     )
 
     assert located.data == {
         "x": {"p": 1, "q": {"r": 2, "s": 3}, "l": [1]},
         "n": {"z": 2},
-        "w": {"k": "v"},
+        "v": 1,
+        "w": {"k": 2},
+        "u": None,
+        "t": None,
     }
     assert located.path == Path("a.yaml")
-
-
-def test_a_mapping_and_a_plain_value_replace_each_other(files: Files) -> None:
-    located = files(a="extends: b.yaml\nx: 1\ny: {k: 2}\n", b="x: {deep: 1}\ny: 3\nz: null\n")
-
-    assert located.data == {"x": 1, "y": {"k": 2}, "z": None}
-
-
-def test_null_without_anything_to_take_away_is_null(files: Files) -> None:
-    assert files(a="extends: b.yaml\nx: null\n", b="y: 1\n").data == {"x": None, "y": 1}
 
 
 def test_each_value_keeps_the_place_at_which_it_was_written(files: Files) -> None:
@@ -158,38 +147,3 @@ def test_a_mistake_in_a_base_is_told_where_it_was_written(files: Files, pipeline
     [problem] = caught.value.problems
     assert problem.where.startswith("b.yaml:")
     assert "`in_flight` should be at least 1" in problem.message
-
-
-PLAIN = st.none() | st.integers(0, 9) | st.lists(st.integers(0, 9), max_size=2)
-TREES = st.dictionaries(
-    st.sampled_from("abc"),
-    st.recursive(PLAIN, lambda one: st.dictionaries(st.sampled_from("abc"), one, max_size=3)),
-    max_size=3,
-)
-
-
-def merged(nearer: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
-    both = dict(further)
-    for key, value in nearer.items():
-        if isinstance(value, dict) and isinstance(both.get(key), dict):
-            both[key] = merged(value, both[key])
-        elif value is None and key in both:
-            del both[key]
-        else:
-            both[key] = value
-    return both
-
-
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(nearer=TREES, further=TREES)
-def test_the_merge_is_the_one_that_is_described(
-    files: Files, nearer: dict[str, Any], further: dict[str, Any]
-) -> None:
-
-    # JSON is YAML.
-    located = files(a=json.dumps({"extends": "b.yaml"} | nearer), b=json.dumps(further))
-
-    assert located.data == merged(nearer, further)
-    assert all(place.startswith(("a.yaml:1:", "b.yaml:1:")) for place in located.positions.values())

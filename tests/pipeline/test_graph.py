@@ -7,7 +7,7 @@ from comfyline.errors import InputInvalid
 from comfyline.job import PENDING
 from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.references import step_needs, step_order
-from tests.pipeline.foreseen import foreseen
+from tests.pipeline.previews import preview
 
 Write = Callable[..., Path]
 FILM = {"film": "image-to-video"}
@@ -20,14 +20,14 @@ def pipeline(steps: str, *, items: str = "[{name: a}, {name: b}]", more: str = "
 
 
 def labels(write: Write, text: str) -> list[str]:
-    found = foreseen(write(text), FILM)
+    found = preview(write(text), FILM)
     assert found.problems == ()
     return [job.label for job in found.all_jobs]
 
 
 def mistakes(write: Write, text: str) -> list[str]:
     try:
-        return [str(problem) for problem in foreseen(write(text), FILM).problems]
+        return [str(problem) for problem in preview(write(text), FILM).problems]
     except InputInvalid as error:
         return [str(problem) for problem in error.problems]
 
@@ -58,7 +58,7 @@ def test_a_step_takes_what_another_made_for_the_same_item(write: Write) -> None:
         "  one: {model: m, input: {}}\n"
         "  two: {model: film, input: {image: '{{ steps.one.images[0] }}'}}\n"
     )
-    found = foreseen(write(text), FILM)
+    found = preview(write(text), FILM)
 
     assert [job.label for job in found.all_jobs] == ["a · one", "b · one", "a · two", "b · two"]
     assert found.all_jobs[2].inputs == {"image": f"{PENDING}image:one-0"}
@@ -77,7 +77,7 @@ def test_it_fans_out_over_all_outputs(write: Write) -> None:
 
 def test_a_list_may_be_written_outright(write: Write) -> None:
     text = pipeline("  one: {model: m, for_each: [x, 2], input: {v: '{{ each }}'}}\n", items="[{}]")
-    found = foreseen(write(text))
+    found = preview(write(text))
 
     assert [job.inputs["v"] for job in found.all_jobs] == ["x", 2]
     assert [job.part for job in found.all_jobs] == [0, 1]
@@ -92,7 +92,7 @@ def test_a_step_may_collect_everything_or_every_combination(write: Write) -> Non
         "         r: '{{ matrix.r }}'}}\n",
         more="matrix: {r: [1, 2, 3]}\n",
     )
-    found = foreseen(write(text))
+    found = preview(write(text))
     every, *each = found.all_jobs[6:]
 
     assert (every.label, len(every.inputs["images"]), every.inputs["n"]) == (

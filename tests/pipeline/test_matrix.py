@@ -1,11 +1,8 @@
 """Combinations of matrix values, by the rule that GitHub Actions has made known."""
 
-import itertools
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from comfyline.pipeline.document import Matrix
@@ -88,51 +85,3 @@ def test_values_are_told_apart_by_their_type_as_well() -> None:
 def test_what_makes_no_combinations_is_refused(written: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         of(**written)
-
-
-NAMES = st.sampled_from("abc")
-VALUES = st.sampled_from([1, 2, True, "1"])
-LISTS = st.dictionaries(
-    NAMES,
-    st.lists(VALUES, min_size=1, max_size=3, unique_by=lambda value: (type(value), value)),
-    max_size=3,
-)
-ROWS = st.lists(st.dictionaries(NAMES, VALUES, max_size=3), max_size=4)
-
-
-@given(lists=LISTS, include=ROWS, exclude=ROWS)
-def test_the_rule_holds_for_any_matrix(
-    lists: dict[str, list[Any]], include: list[Combination], exclude: list[Combination]
-) -> None:
-    made = of(**lists, include=include, exclude=exclude)
-
-    crossed = itertools.product(*(lists[name] for name in lists))
-    kept = [
-        one for values in crossed if not out(one := dict(zip(lists, values, strict=True)), exclude)
-    ]
-    if include and not lists:
-        kept = []
-    assert [shown({name: one[name] for name in lists}) for one in made[: len(kept)]] == [
-        shown(one) for one in kept
-    ]
-    for added in include:
-        mine = {name: added[name] for name in added if name in lists}
-        fitting = [number for number, one in enumerate(kept) if out(one, [mine])]
-        # Each name of it is in all that it fits, though a later one may have another value there.
-        assert all(set(added) <= set(made[number]) for number in fitting)
-        assert fitting or shown(added) in [shown(one) for one in made[len(kept) :]]
-    alone = [
-        one
-        for one in include
-        if not any(out(k, [{n: one[n] for n in one if n in lists}]) for k in kept)
-    ]
-    assert len(made) == len(kept) + len(alone)
-
-
-def out(one: Combination, exclude: list[Combination]) -> bool:
-    return any(shown(row).items() <= shown(one).items() for row in exclude)
-
-
-def shown(one: Combination) -> dict[str, str]:
-    """Values as Python writes them, so that 1 and true differ."""
-    return {name: repr(value) for name, value in one.items()}

@@ -1,22 +1,16 @@
 from collections.abc import Callable
-from itertools import permutations
 from pathlib import Path
 
 import pytest
 
-from comfyline.job import Job
 from comfyline.pipeline.output_names import colliding_names, output_name
-from tests.pipeline.foreseen import foreseen
+from tests.pipeline.previews import preview
 
 Write = Callable[..., Path]
 
 
-def one(job: Job) -> int:  # noqa: ARG001
-    return 1
-
-
 def test_jobs_are_items_times_matrix_and_the_last_name_varies_fastest(write: Write) -> None:
-    plan = foreseen(write())
+    plan = preview(write())
 
     assert plan.problems == ()
     assert [job.label for job in plan.all_jobs] == [
@@ -32,7 +26,7 @@ def test_jobs_are_items_times_matrix_and_the_last_name_varies_fastest(write: Wri
 
 
 def test_a_job_is_rendered_and_knows_where_it_was_written(write: Write) -> None:
-    job = foreseen(write()).all_jobs[0]
+    job = preview(write()).all_jobs[0]
 
     assert job.inputs == {"prompt": "a A1 in 1:1", "image_urls": ["a.jpg"], "seed": 1}
     assert job.settings == {"ratio": "1:1", "seed": 1}
@@ -41,24 +35,16 @@ def test_a_job_is_rendered_and_knows_where_it_was_written(write: Write) -> None:
     assert output_name(job.placement, 0, "png") == "A1-1-1-1-edit-0.png"
 
 
-def test_without_a_matrix_there_is_one_job_an_item(write: Write) -> None:
-    text = (
-        "name: a\nsource: {items: [{}, {}]}\nsteps: {e: {model: m, input: {}}}\noutput: {to: o}\n"
-    )
-
-    assert [job.item for job in foreseen(write(text)).all_jobs] == ["0", "1"]
-
-
 def test_the_default_name_tells_all_outputs_apart(write: Write, pipeline_text: str) -> None:
     lines = [line for line in pipeline_text.splitlines() if not line.startswith("  name:")]
-    plan = foreseen(write("\n".join(lines)))
+    plan = preview(write("\n".join(lines)))
 
     assert output_name(plan.all_jobs[2].placement, 1, "png") == "A1-16-9-1-edit-1.png"
     assert colliding_names(plan.all_jobs, lambda _: 3) == []
 
 
 def test_a_mistake_in_many_items_is_told_once(write: Write) -> None:
-    plan = foreseen(write(**{"{{ item.photo }}": "{{ item.foto }}"}))
+    plan = preview(write(**{"{{ item.photo }}": "{{ item.foto }}"}))
 
     assert plan.all_jobs == ()
     assert [str(problem) for problem in plan.problems] == [
@@ -67,49 +53,52 @@ def test_a_mistake_in_many_items_is_told_once(write: Write) -> None:
 
 
 def test_a_mistake_in_the_output_name_is_found_in_the_plan(write: Write) -> None:
-    plan = foreseen(write(**{'"{{ item.sku }}-{{ matrix.ratio }}': '"{{ item.skew }}'}))
+    plan = preview(write(**{'"{{ item.sku }}-{{ matrix.ratio }}': '"{{ item.skew }}'}))
 
     assert str(plan.problems[0]).startswith("p.yaml:18:3: there is no field `skew`")
 
 
 def test_model_and_variant_may_be_templates(write: Write) -> None:
     text = "some/{{ item.sku|lower }}\n    variant: '{{ matrix.seed }}'"
-    job = foreseen(write(**{"some/model": text})).all_jobs[1]
+    job = preview(write(**{"some/model": text})).all_jobs[1]
 
     assert (job.model_id, job.variant) == ("some/a1", 2)
 
 
 @pytest.mark.parametrize("value", ["../x", "a/../../x"])
 def test_an_items_value_cannot_lead_out_of_the_folder(write: Write, value: str) -> None:
-    plan = foreseen(write(**{"sku: A1": f"sku: {value}", "{{ run.date }}": "{{ item.sku }}"}))
+    plan = preview(write(**{"sku: A1": f"sku: {value}", "{{ run.date }}": "{{ item.sku }}"}))
 
     assert "leads out of the folder" in plan.problems[0].message
     assert {job.item for job in plan.all_jobs} == {"B2"}
 
 
-def test_the_order_of_keys_never_changes_jobs(write: Write, pipeline_text: str) -> None:
-    blocks: list[str] = []
-    for line in pipeline_text.splitlines(keepends=True):
-        if line.startswith(" "):
-            blocks[-1] += line
-        else:
-            blocks.append(line)
-    source = "p.yaml:"
-    expected = foreseen(write()).all_jobs
-
-    for order in list(permutations(blocks))[::11]:
-        jobs = foreseen(write("".join(order))).all_jobs
-        assert all(job.source.startswith(source) for job in jobs)
-        assert [(j.inputs, j.placement, j.label) for j in jobs] == [
-            (j.inputs, j.placement, j.label) for j in expected
-        ]
-
-
 def test_the_pipeline_that_comes_along_plans_ten_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
 
-    plan = foreseen(Path("configs/pipelines/office-scenes.yaml"))
+    plan = preview(Path("configs/pipelines/office-scenes.yaml"))
 
     assert (len(plan.all_jobs), plan.problems) == (10, ())
-    assert colliding_names(plan.all_jobs, one) == []
+    assert colliding_names(plan.all_jobs, lambda _: 1) == []
     assert output_name(plan.all_jobs[0].placement, 0, "png") == "astronaut-1-1-edit-0.png"
+
+
+@pytest.mark.parametrize(
+    ("folder", "root"),
+    [
+        ("out", ""),
+        ("out/{{ item.sku }}", "out"),
+        ("/data/out-{{ run.date }}/{{ item.sku }}", "/data"),
+        ("out/{% if 1 %}a{% endif %}/b", "out"),
+        ("{{ item.sku }}/edited", ""),
+        ("file:///out/{{ item.sku }}", "file:///out"),
+        ("s3://bucket/{{ item.sku }}", ""),
+        ("out/{a}/{{ item.sku }}", "out/{a}"),
+    ],
+)
+def test_the_root_of_a_folder_is_what_is_written_out_before_the_first_template(
+    write: Write, folder: str, root: str
+) -> None:
+    plan = preview(write(**{"out/{{ run.date }}": f'"{folder}"'}))
+
+    assert {job.placement.root for job in plan.all_jobs} == {root}

@@ -38,25 +38,16 @@ def mistakes(folder: Path, content: str | bytes, called: str = "briefs.csv") -> 
     ("text", "value"),
     [
         ("7", 7),
-        ("-7", -7),
         ("0", 0),
         ("1.5", 1.5),
-        ("-0.25", -0.25),
         ("true", True),
         ("FALSE", False),
         ("", None),
         ("007", "007"),
-        ("+7", "+7"),
         ("-0", "-0"),
         ("1e5", "1e5"),
-        ("1,5", "1,5"),
-        ("1:1", "1:1"),
         (" 7", " 7"),
-        ("yes", "yes"),
-        ("null", "null"),
-        ("nan", "nan"),
         ("٣", "٣"),
-        ("1_000", "1_000"),
         ("2026-01-31", "2026-01-31"),
         ("1234567890123456", "1234567890123456"),
     ],
@@ -76,26 +67,6 @@ def test_csv_is_read_as_spreadsheets_save_it(tmp_path: Path, delimiter: str) -> 
     assert rows_of(tmp_path, b"\xef\xbb\xbf" + written.getvalue().encode()) == [
         {"sku": "A", "alt text": 'one, two; "three"\nfour'},
         {"sku": "B", "alt text": "ü"},
-    ]
-
-
-TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=9)
-
-
-@given(rows=st.lists(st.lists(TEXTS, min_size=2, max_size=2), max_size=5))
-def test_a_row_of_csv_means_the_same_whatever_the_others_hold(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]
-) -> None:
-    folder = tmp_path_factory.mktemp("csv")
-
-    def read(some: list[list[str]]) -> list[dict[str, Any]]:
-        written = io.StringIO()
-        csv.writer(written).writerows([["a", "b"], *some])
-        return rows_of(folder, written.getvalue())
-
-    assert read(rows) == [row for one in rows for row in read([one])]
-    assert [list(row.values()) for row in read(rows)] == [
-        [cell(text) for text in row] for row in rows if any(row)
     ]
 
 

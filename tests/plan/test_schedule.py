@@ -10,7 +10,7 @@ from comfyline.errors import NotBegun, Refused, Unreachable
 from comfyline.job import Job, JobState, StoredOutput
 from comfyline.plan.schedule import Ready, Schedule
 from comfyline.run import Outcome
-from tests.pipeline.foreseen import foreseen, graph_of
+from tests.pipeline.previews import graph_of, preview
 
 CHAIN = """\
 name: p
@@ -30,7 +30,7 @@ def schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     def unfold(text: str) -> Schedule:
         Path("p.yaml").write_text(text)
         path = Path("p.yaml")
-        return Schedule(graph_of(path), foreseen(path).jobs)
+        return Schedule(graph_of(path), preview(path).jobs)
 
     return unfold
 

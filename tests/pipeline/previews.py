@@ -19,7 +19,7 @@ def graph_of(path: Path) -> Dag:
     return Dag(pipeline, asyncio.run(read_items(pipeline, None)), RUN)
 
 
-def foreseen(path: Path, categories: Mapping[str, str] | None = None) -> Preview:
+def preview(path: Path, categories: Mapping[str, str] | None = None) -> Preview:
     """The jobs of a file; `categories` says by model id what a model does (`text-to-image`)."""
     return asyncio.run(preview_jobs(graph_of(path), models(categories or {})))
 

@@ -4,13 +4,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pathvalidate import sanitize_filename
 
 from comfyline.errors import InputInvalid
 from comfyline.job import Job, Placement
-from comfyline.pipeline import output_names
 from comfyline.pipeline.output_names import colliding_names, output_name
-from tests.pipeline.foreseen import foreseen
+from tests.pipeline.previews import preview
 
 Write = Callable[..., Path]
 
@@ -20,7 +18,7 @@ def named(value: object, template: str = "{{ item.v }}.{{ ext }}", ext: str = "p
 
 
 def jobs_of(path: Path) -> tuple[Job, ...]:
-    return foreseen(path).all_jobs
+    return preview(path).all_jobs
 
 
 @pytest.mark.parametrize(
@@ -76,13 +74,6 @@ def test_any_value_gives_one_plain_short_name(value: str, ext: str) -> None:
     assert name == named(value, ext=ext)
 
 
-@given(st.from_regex(r"[A-Za-z0-9_:*/|?-]{0,12}", fullmatch=True) | st.text(max_size=20))
-def test_usual_names_are_mended_as_all_others_are(name: str) -> None:
-    mended = sanitize_filename(name, replacement_text="-", platform="universal").strip(". ")
-
-    assert output_names._portable(name) == mended
-
-
 def test_names_that_differ_only_by_item_ask_for_the_item(write: Write) -> None:
     jobs = jobs_of(write(**{'"{{ item.sku }}-{{ matrix.ratio }}': '"{{ matrix.ratio }}'}))
 
@@ -108,14 +99,6 @@ def test_several_outputs_of_one_job_ask_for_the_index(write: Write) -> None:
     assert colliding_names(jobs, lambda _: 1) == []
     [problem] = colliding_names(jobs, lambda _: 2)
     assert problem.hint == "add {{ index }} to output.name"
-
-
-def test_names_that_differ_only_in_case_collide(write: Write) -> None:
-    jobs = jobs_of(write(**{"sku: B2": "sku: a1"}))
-
-    problems = colliding_names(jobs, lambda _: 1)
-
-    assert "they differ only in case" in problems[0].hint or "item_name" in problems[0].hint
 
 
 def test_a_step_with_a_name_of_its_own_is_told_to_mend_that_one(write: Write) -> None:
