@@ -58,13 +58,11 @@ def test_a_video_shows_its_size_length_and_pace(name: str) -> None:
     assert found.flaw == ""
 
 
-@pytest.mark.parametrize(("rotation", "size"), [(90, (48, 64)), (180, (64, 48)), (0, (64, 48))])
+@pytest.mark.parametrize(("rotation", "size"), [(90, (48, 64)), (180, (64, 48))])
 def test_a_video_held_sideways_has_the_size_that_a_viewer_sees(
     rotation: int, size: tuple[int, int]
 ) -> None:
-    found = probed(clip(rotation=rotation))
-
-    assert (found.width, found.height) == size
+    assert (probed(clip(rotation=rotation)).width, probed(clip(rotation=rotation)).height) == size
 
 
 @pytest.mark.parametrize("name", SOUNDS)
