@@ -29,12 +29,11 @@ from comfyline.runcomfy.poll import Poller, next_poll
 from comfyline.runcomfy.retry import RetryBudget
 from comfyline.sandbox.store import request_ids
 from comfyline.stack.home import Layout, private_folder
-from comfyline.storage.bucket import Bucket
-from comfyline.storage.bucket_options import BucketOptions
 from comfyline.storage.copies import COPIES, Copies
 from comfyline.storage.known_files import KNOWN_FILES
 from comfyline.storage.origins import Origins
 from comfyline.storage.places import Places
+from comfyline.storage.s3 import Bucket, BucketOptions
 from comfyline.storage.uploads import Uploads
 from comfyline.storage.url_guard import is_inside
 
@@ -168,8 +167,7 @@ async def open_services(
         downloads = await stack.enter_async_context(
             Downloads(runcomfy.download_hosts, runcomfy.base_url)
         )
-        notes = settings.home / "open-uploads"
-        bucket = await stack.enter_async_context(open_bucket(storage, notes))
+        bucket = await stack.enter_async_context(open_bucket(storage))
         signer = bucket
         if public := storage.public_endpoint_url:
             outside = replace(storage, endpoint_url=public)
@@ -240,8 +238,8 @@ async def open_places(storage: StorageSettings) -> AsyncIterator[Places]:
             await places.close()
 
 
-def open_bucket(storage: StorageSettings, open_uploads: Path | None = None) -> Bucket:
-    """Open the bucket storage of a profile, to be entered; it notes its uploads in a folder."""
+def open_bucket(storage: StorageSettings) -> Bucket:
+    """Open the bucket storage of a profile, to be entered."""
     return Bucket(
         storage.endpoint_url,
         _value(storage.key),
@@ -254,7 +252,6 @@ def open_bucket(storage: StorageSettings, open_uploads: Path | None = None) -> B
             kms_key=storage.kms_key,
             storage_class=storage.storage_class,
         ),
-        open_uploads=open_uploads,
     )
 
 

@@ -14,7 +14,7 @@ from comfyline.job import CheckedJob, Stage
 from comfyline.run import UploadedInputs
 from comfyline.services import Services
 from comfyline.storage.origins import is_presigned
-from comfyline.storage.parts import all_of
+from comfyline.storage.place import all_of
 from tasks.failure import failing_in_words, is_passing
 
 

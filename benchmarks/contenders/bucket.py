@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.contenders.side import peak_mb, start
-from comfyline.storage.bucket import Bucket
+from comfyline.storage.s3 import Bucket
 
 _URI = "s3://comfyline/memory/bucket"
 

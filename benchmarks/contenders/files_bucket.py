@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.contenders.abreast import move
-from comfyline.storage.bucket import Bucket
+from comfyline.storage.s3 import Bucket
 
 _FOLDER = "s3://comfyline/files"
 

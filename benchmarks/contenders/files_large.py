@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from benchmarks.contenders.side import peak_mb, start
-from comfyline.storage.bucket import Bucket
+from comfyline.storage.s3 import Bucket
 
 _FOLDER = "s3://comfyline/large"
 

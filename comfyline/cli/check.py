@@ -19,9 +19,9 @@ from comfyline.models.catalogue import CACHED_MODELS, Catalogue, ModelCache
 from comfyline.plan.lint import LintResult, lint_file
 from comfyline.plan.preview import StoredSources
 from comfyline.report.format import count
-from comfyline.storage.bucket import Bucket
 from comfyline.storage.known_files import KNOWN_FILES
 from comfyline.storage.origins import Origins
+from comfyline.storage.s3 import Bucket
 from comfyline.storage.uploads import Uploads
 
 _PLACE = re.compile(r"(.+?):(\d+):(\d+)(?::|$)", re.ASCII)

@@ -19,7 +19,7 @@ from comfyline.ledger.queries import Selection
 from comfyline.ledger.retention import kept_until
 from comfyline.report.format import count, usd
 from comfyline.runcomfy.client import RuncomfyClient
-from comfyline.storage.parts import all_of
+from comfyline.storage.place import all_of
 from comfyline.storage.places import Places
 from comfyline.storage.sidecars import SUFFIX, Sidecar, read_sidecar
 

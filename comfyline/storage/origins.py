@@ -6,13 +6,12 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 from comfyline.errors import Unreachable
-from comfyline.storage.bucket import Bucket
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.known_files import KnownFiles, Stamp
-from comfyline.storage.parts import all_of
-from comfyline.storage.place import Listed, local_path
+from comfyline.storage.place import Listed, all_of, local_path
 from comfyline.storage.reading import LARGEST, Passing, look_at_file, too_large
 from comfyline.storage.remote_stamps import RemoteStamp, look_up, stamp_of
+from comfyline.storage.s3 import Bucket
 from comfyline.storage.web import read_url
 
 _READERS = {"local": 4, "remote": 16}

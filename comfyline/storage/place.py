@@ -1,16 +1,19 @@
 """Where files lie: one interface over folders and buckets, chosen by the address."""
 
+import asyncio
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
 from comfyline.storage.directories import link_mistake
 from comfyline.storage.drivers import address_mistake
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,15 @@ class Place(Protocol):
 
     def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
         """All files in a folder, or under a prefix of a bucket, however deep; none is no error."""
+
+
+async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return the results in order; raise the first error, when none of the work goes on."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
 
 
 def join(folder: str, name: str) -> str:

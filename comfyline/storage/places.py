@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from comfyline.errors import InputInvalid, Problem
-from comfyline.storage.bucket import Bucket
 from comfyline.storage.drivers import address_mistake
 from comfyline.storage.folder import Folder
 from comfyline.storage.place import Place, folder_path
 from comfyline.storage.remote_folder import RemoteFolder
+from comfyline.storage.s3 import Bucket
 
 
 class Places:

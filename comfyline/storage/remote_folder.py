@@ -19,8 +19,7 @@ from comfyline.errors import Altered, ComfylineError
 from comfyline.files import is_leftover, part_path
 from comfyline.storage.connections import Connections
 from comfyline.storage.drivers import shows_whole_objects
-from comfyline.storage.parts import all_of
-from comfyline.storage.place import Listed
+from comfyline.storage.place import Listed, all_of
 from comfyline.storage.reading import hash_file
 
 _LOOKS_AT_ONCE = 200

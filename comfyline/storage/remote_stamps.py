@@ -6,9 +6,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from comfyline.errors import Unreachable
-from comfyline.storage.bucket import Bucket
-from comfyline.storage.parts import all_of
-from comfyline.storage.place import Listed
+from comfyline.storage.place import Listed, all_of
+from comfyline.storage.s3 import Bucket
 
 FEW = 4
 """Up to so many objects of a folder are asked for one by one; for more it is listed."""

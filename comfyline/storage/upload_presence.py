@@ -2,8 +2,8 @@
 
 import asyncio
 
-from comfyline.storage.bucket import Bucket
 from comfyline.storage.remote_stamps import FEW, list_folder
+from comfyline.storage.s3 import Bucket
 
 
 class Presence:

@@ -10,9 +10,9 @@ from comfyline.broken_connections import why_not
 from comfyline.errors import InputInvalid, Problem, Unfetchable
 from comfyline.job import Media
 from comfyline.media.types import extension
-from comfyline.storage.bucket import Bucket
 from comfyline.storage.origins import is_remote, origin_path
 from comfyline.storage.presigned_check import try_out
+from comfyline.storage.s3 import Bucket
 from comfyline.storage.upload_presence import Presence
 from comfyline.storage.url_guard import is_inside
 

@@ -62,7 +62,7 @@ def _wire(name: str, event: str, **more: Any) -> Point:
 _LEDGER = "comfyline.ledger.ledger:Ledger"
 _JOURNAL = "comfyline.ledger.journal:Journal"
 _CLIENT = "comfyline.runcomfy.client:RuncomfyClient"
-_BUCKET = "comfyline.storage.bucket:Bucket"
+_BUCKET = "comfyline.storage.s3:Bucket"
 _FOLDER = "comfyline.storage.folder:Folder"
 _MOVE = "comfyline.ledger.writes:move"
 

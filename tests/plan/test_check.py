@@ -14,9 +14,9 @@ from comfyline.errors import InputInvalid, Unreachable
 from comfyline.job import CheckedJob, Job, MediaInfo, Placement, Preparation
 from comfyline.models.entry import ModelEntry, UncheckedModel
 from comfyline.plan.check import validate_job, validate_pairs
-from comfyline.storage.bucket import Bucket
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.origins import Origins
+from comfyline.storage.s3 import Bucket
 from tests.media.clips import bomb, clip, heic, picture
 
 CAT = Path(__file__).parents[2] / "configs/samples/cat.jpg"

@@ -18,8 +18,8 @@ from comfyline.report.contact_sheet import (
 )
 from comfyline.report.thumbnails import NEUTRAL
 from comfyline.run import Outcome
-from comfyline.storage.bucket import Bucket
 from comfyline.storage.places import Places
+from comfyline.storage.s3 import Bucket
 
 
 def red(folder: Path, size: tuple[int, int] = (360, 180)) -> Path:

@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import boto3
 import pytest
 
 from comfyline.stack.stack import StackAddresses
-from comfyline.storage.bucket import Bucket
+from comfyline.storage.s3 import Bucket
+from tests.storage.faults import Proxy, proxy_of
 from tests.storage.servers import Server, moto, named
 
 OpenServer = Callable[[Server], Awaitable[Bucket]]
@@ -80,25 +82,43 @@ def folder() -> str:
     return f"s3://comfyline/{secrets.token_hex(6)}"
 
 
+@pytest.fixture(scope="module")
+async def proxy(rclone_server: Server) -> AsyncIterator[Proxy]:
+    """A proxy in front of the storage, which knows what it was asked for."""
+    assert rclone_server.endpoint is not None
+    async with proxy_of(rclone_server.endpoint) as opened:
+        yield opened
+
+
 @pytest.fixture
-def calls(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The S3 operations that `bucket` has asked for."""
-    return record_calls(bucket, monkeypatch)
+def wire(proxy: Proxy) -> Iterator[Proxy]:
+    """The proxy as each test finds it: asked for nothing, and without faults."""
+    proxy.requests.clear()
+    proxy.faults.clear()
+    yield proxy
+    proxy.faults.clear()
 
 
-def record_calls(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    made: list[str] = []
-    session = bucket._session
-    once, sign = session.call_once, session.sign
+@pytest.fixture
+async def wired(wire: Proxy, rclone_server: Server) -> AsyncIterator[Bucket]:
+    """A bucket of its own, as a new process would open it, seen through the proxy."""
+    async with Bucket(wire.url, rclone_server.key, rclone_server.secret) as bucket:
+        yield bucket
 
-    async def called(method: str, uri: str, **parameters: Any) -> Any:
-        made.append(method)
-        return await once(method, uri, **parameters)
 
-    async def signed(method: str, uri: str, **parameters: Any) -> str:
-        made.append(method)
-        return await sign(method, uri, **parameters)
+def s3_client(server: Server) -> Any:
+    """What looks at a server without the code that is tested."""
+    return boto3.client(
+        "s3",
+        endpoint_url=server.endpoint,
+        aws_access_key_id=server.key,
+        aws_secret_access_key=server.secret,
+        region_name=None if server.endpoint is None else "us-east-1",
+    )
 
-    monkeypatch.setattr(session, "call_once", called)
-    monkeypatch.setattr(session, "sign", signed)
-    return made
+
+def head(server: Server, uri: str) -> dict[str, Any]:
+    """What a server says of an object."""
+    bucket, key = uri.removeprefix("s3://").split("/", 1)
+    found: dict[str, Any] = s3_client(server).head_object(Bucket=bucket, Key=key)
+    return found

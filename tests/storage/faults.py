@@ -19,8 +19,7 @@ class Fault:
     """What happens to requests whose first line matches, and to how many of them.
 
     `busy` answers 503, `reset` and `stall` break off or stand still in the middle of a body,
-    `lost` breaks off before the answer, `damage` changes a byte on the way to the server, `etag`
-    hides the ETag of the answer behind another one.
+    `damage` changes a byte on the way to the server.
     """
 
     kind: str
@@ -49,6 +48,11 @@ class Proxy:
     requests: list[str] = field(default_factory=list)
     _open: set[asyncio.Task[None]] = field(default_factory=set)
 
+    def asked(self) -> list[str]:
+        """What was asked for: the method of each request, and LIST for a listing."""
+        lines = [one.partition("\r\n")[0] for one in self.requests]
+        return ["LIST" if "list-type=2" in line else line.split()[0] for line in lines]
+
     def order(self, kind: str, request: str, times: int = 1) -> Fault:
         self.faults.append(Fault(kind, request, times))
         return self.faults[-1]
@@ -71,6 +75,8 @@ class Proxy:
         self.requests.append(head)
         fault = next((one.kind for one in self.faults if one.strikes(line)), "")
         size = _length(head)
+        if "100-continue" in head:
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         refused = ""
         if fault == "busy":
             refused = "503 Slow Down"
@@ -86,22 +92,13 @@ class Proxy:
         parts = urlsplit(self.upstream)
         far_reader, far_writer = await asyncio.open_connection(parts.hostname, parts.port)
         try:
-            kept = re.sub(r"(?im)^connection:.*\r\n", "", head)
+            kept = re.sub(r"(?im)^(connection|expect):.*\r\n", "", head)
             far_writer.write(f"{kept}\r\nConnection: close\r\n\r\n".encode())
             ends = fault if size else ""
             if not await _copy(reader, far_writer, size, ends):
                 await _break_off(writer, fault)
                 return
-            if fault == "lost":
-                # The server has done it; only nobody hears of it.
-                await far_reader.read()
-                await _break_off(writer, "reset")
-                return
             answer_head = await far_reader.readuntil(b"\r\n\r\n")
-            if fault == "etag":
-                answer_head = re.sub(
-                    rb'(?i)(etag: )"[^"]*"', rb'\1"' + b"0" * 32 + b'"', answer_head
-                )
             in_answer = "" if size else fault
             length = _length(answer_head.decode("latin-1"))
             if in_answer in {"reset", "stall"} and line.startswith("HEAD"):

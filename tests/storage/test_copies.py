@@ -12,9 +12,9 @@ from comfyline.errors import InputInvalid
 from comfyline.job import Media
 from comfyline.media.types import media_type_of
 from comfyline.storage import copies as copies_module
-from comfyline.storage.bucket import Bucket
 from comfyline.storage.copies import Copies
 from comfyline.storage.origins import Origins
+from comfyline.storage.s3 import Bucket
 from comfyline.storage.uploads import Uploads
 from tests.conftest import jpeg
 from tests.media.clips import heic, picture

@@ -10,9 +10,9 @@ import pytest
 
 from comfyline.errors import Altered, LeadsOutside, Unreachable
 from comfyline.storage import folder as folder_module
-from comfyline.storage.bucket import Bucket
 from comfyline.storage.folder import Folder
 from comfyline.storage.places import Places
+from comfyline.storage.s3 import Bucket
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from comfyline.job import MediaInfo
 from comfyline.storage import known_files as known_files_module
 from comfyline.storage import origins as origins_module
-from comfyline.storage.bucket import Bucket
 from comfyline.storage.facts import Facts
 from comfyline.storage.known_files import KnownFiles, Stamp
 from comfyline.storage.origins import Origins
 from comfyline.storage.reading import look_at_file
+from comfyline.storage.s3 import Bucket
 from tests.media.clips import picture
 
 Start = Callable[[], Origins]

@@ -8,14 +8,20 @@ import pytest
 
 from comfyline.errors import Unreachable
 from comfyline.job import MediaInfo
-from comfyline.storage.bucket import Bucket
 from comfyline.storage.facts import Facts
 from comfyline.storage.origins import Origins
 from comfyline.storage.place import Listed
 from comfyline.storage.reading import LARGEST
+from comfyline.storage.s3 import Bucket
 from tests.media.clips import clip, picture
+from tests.storage.faults import Proxy
 
 Start = Callable[[], Origins]
+
+
+@pytest.fixture
+def bucket(wired: Bucket) -> Bucket:
+    return wired
 
 
 @pytest.fixture
@@ -32,33 +38,35 @@ async def put(bucket: Bucket, folder: str, number: int, width: int, tmp_path: Pa
 
 
 @pytest.fixture
-async def photos(bucket: Bucket, folder: str, tmp_path: Path) -> list[str]:
-    return [await put(bucket, folder, number, 40 + number, tmp_path) for number in range(6)]
+async def photos(bucket: Bucket, folder: str, tmp_path: Path, wire: Proxy) -> list[str]:
+    put_there = [await put(bucket, folder, number, 40 + number, tmp_path) for number in range(6)]
+    wire.requests.clear()
+    return put_there
 
 
 async def test_what_has_not_changed_is_downloaded_once_for_all_processes(
-    start: Start, photos: list[str], calls: list[str]
+    start: Start, photos: list[str], wire: Proxy
 ) -> None:
     first = await start().look(photos)
-    assert Counter(calls)["get_object"] == 6
-    calls.clear()
+    assert wire.asked().count("GET") == 6
+    wire.requests.clear()
 
     assert await start().look(photos) == first
-    assert calls == ["list_objects_v2"]
+    assert wire.asked() == ["LIST"]
     assert (await start().facts(photos[0])).look.width == 40
-    assert calls == ["list_objects_v2", "head_object"]
+    assert wire.asked() == ["LIST", "HEAD"]
 
 
 async def test_what_has_changed_is_read_again_and_nothing_else(
-    bucket: Bucket, start: Start, photos: list[str], folder: str, tmp_path: Path, calls: list[str]
+    bucket: Bucket, start: Start, photos: list[str], folder: str, tmp_path: Path, wire: Proxy
 ) -> None:
     await start().look(photos)
     await put(bucket, folder, 3, 90, tmp_path)
-    calls.clear()
+    wire.requests.clear()
 
     found = await start().look(photos)
 
-    assert calls.count("get_object") == 1
+    assert wire.asked().count("GET") == 1
     changed = found[photos[3]]
     assert isinstance(changed, Facts)
     assert changed.look == MediaInfo("image/jpeg", 90, 40)
@@ -91,7 +99,7 @@ async def test_a_bucket_that_may_not_be_listed_or_gives_no_etag_is_read_as_ever(
     bucket: Bucket,
     start: Start,
     photos: list[str],
-    calls: list[str],
+    wire: Proxy,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def forbidden(_: str) -> Listed | None:
@@ -107,7 +115,7 @@ async def test_a_bucket_that_may_not_be_listed_or_gives_no_etag_is_read_as_ever(
 
     assert first == second
     assert all(isinstance(one, Facts) for one in first.values())
-    assert calls.count("get_object") == 12
+    assert wire.asked().count("GET") == 12
 
 
 async def test_of_an_object_beyond_every_limit_only_the_beginning_is_read(

@@ -11,11 +11,11 @@ from comfyline.errors import Unreachable
 from comfyline.job import MediaInfo
 from comfyline.storage import origins as origins_module
 from comfyline.storage import web
-from comfyline.storage.bucket import Bucket
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.known_files import Stamp
 from comfyline.storage.origins import Origins
 from comfyline.storage.reading import look_at_file
+from comfyline.storage.s3 import Bucket
 from tests.media.clips import clip, picture
 
 ROOT = Path(__file__).parents[2]

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfyline.errors import InputInvalid
-from comfyline.storage.bucket import Bucket
 from comfyline.storage.place import folder_mistake, join, local_path
 from comfyline.storage.places import Places
+from comfyline.storage.s3 import Bucket
 
 names = st.text(
     st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=40

@@ -13,9 +13,9 @@ from comfyline.errors import Altered, Unreachable
 from comfyline.files import part_path, this_process
 from comfyline.operations.verify import Integrity, Verified, of_target, verify
 from comfyline.storage import connections as connections_module
-from comfyline.storage.bucket import Bucket
 from comfyline.storage.places import Places
 from comfyline.storage.remote_folder import RemoteFolder
+from comfyline.storage.s3 import Bucket
 
 BASE = "ftp://nas"
 

@@ -1,7 +1,6 @@
 """Sources of pipelines in real object storage."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,8 +9,8 @@ from comfyline.job import Item
 from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.sources import read_items
 from comfyline.plan.preview import StoredSources
-from comfyline.storage.bucket import Bucket
 from comfyline.storage.places import Places
+from comfyline.storage.s3 import Bucket
 
 
 async def items_of(folder: Path, source: str, bucket: Bucket) -> list[Item]:
@@ -35,26 +34,6 @@ async def test_objects_of_any_name_are_items_in_natural_order(
         target = tmp_path / "copy"
         await StoredSources(Places(bucket)).fetch(item.fields["path"], target)
         assert target.read_text().endswith(item.fields["name"])
-
-
-async def test_what_does_not_fit_on_one_page_is_found_on_the_next(
-    bucket: Bucket, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in range(1, 12):
-        await bucket.put_text("", f"{folder}/photo-{number}.jpg", "image/jpeg")
-    pages = []
-    once = bucket._session.call_once
-
-    async def with_small_pages(method: str, uri: str, **parameters: Any) -> Any:
-        pages.append(method)
-        return await once(method, uri, **parameters, MaxKeys=4)
-
-    monkeypatch.setattr(bucket._session, "call_once", with_small_pages)
-
-    items = await items_of(tmp_path, f"{{files: '{folder}/*.jpg'}}", bucket)
-
-    assert [item.name for item in items] == [f"photo-{number}" for number in range(1, 12)]
-    assert pages == ["list_objects_v2"] * 3
 
 
 async def test_a_table_in_object_storage_gives_its_rows(

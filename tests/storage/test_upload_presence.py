@@ -2,69 +2,21 @@
 
 import asyncio
 import hashlib
-import re
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from urllib.parse import urlsplit
 
 import pytest
 
 from comfyline.errors import Unreachable
 from comfyline.job import Media
-from comfyline.stack.stack import StackAddresses
-from comfyline.storage.bucket import Bucket
 from comfyline.storage.place import Listed
+from comfyline.storage.s3 import Bucket
 from comfyline.storage.upload_presence import Presence
 from comfyline.storage.uploads import Uploads
+from tests.storage.faults import Proxy
 
-REQUEST = re.compile(rb"(?:^|\r\n\r\n)(GET|HEAD|PUT|POST|DELETE) (\S+) HTTP/1\.1\r\n")
-KNOWN = 1000
-
-
-class Wire:
-    """A relay to the storage that counts the requests which pass it."""
-
-    def __init__(self, endpoint: str) -> None:
-        parts = urlsplit(endpoint)
-        self._host, self._port = str(parts.hostname), parts.port
-        self.requests: list[str] = []
-
-    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        theirs, to_them = await asyncio.open_connection(self._host, self._port)
-        with suppress(OSError):
-            await asyncio.gather(
-                self._pass(reader, to_them, self.requests), self._pass(theirs, writer)
-            )
-
-    async def _pass(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        seen: list[str] | None = None,
-    ) -> None:
-        while chunk := await reader.read(65536):
-            if seen is not None:
-                seen += [f"{one[0].decode()} {one[1].decode()}" for one in REQUEST.findall(chunk)]
-            writer.write(chunk)
-            await writer.drain()
-        writer.close()
-
-
-@asynccontextmanager
-async def through_wire(storage: StackAddresses) -> AsyncIterator[tuple[Bucket, Wire]]:
-    keys = storage.storage_credentials
-    assert keys is not None
-    assert storage.storage_endpoint is not None
-    wire = Wire(storage.storage_endpoint)
-    server = await asyncio.start_server(wire.relay, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with Bucket(
-        f"http://127.0.0.1:{port}", keys.access_key_id, keys.secret_access_key
-    ) as bucket:
-        yield bucket, wire
-    server.close()
-    await server.wait_closed()
+KNOWN = 1001
+"""One more than a listing has on a page."""
 
 
 def media_of(number: int) -> Media:
@@ -86,40 +38,37 @@ async def uploaded(bucket: Bucket) -> str:
 
 
 async def test_a_thousand_known_files_cost_one_listing(
-    storage: StackAddresses, uploaded: str
+    wire: Proxy, wired: Bucket, uploaded: str
 ) -> None:
-    async with through_wire(storage) as (bucket, wire):
-        uploads = Uploads(bucket, uploaded, 60)
-        uris = await asyncio.gather(*(uploads.put(media_of(n)) for n in range(KNOWN)))
-        await asyncio.gather(*(uploads.put(media_of(n)) for n in range(KNOWN)))
+    uploads = Uploads(wired, uploaded, 60)
+    uris = await asyncio.gather(*(uploads.put(media_of(n)) for n in range(KNOWN)))
+    await asyncio.gather(*(uploads.put(media_of(n)) for n in range(KNOWN)))
 
     assert len(set(uris)) == KNOWN
-    assert [one.split("?")[0] for one in wire.requests] == ["GET /comfyline"]
+    assert wire.asked() == ["LIST", "LIST"]
 
 
 async def test_jobs_that_come_one_after_another_cost_a_few_questions_and_one_listing(
-    storage: StackAddresses, uploaded: str
+    wire: Proxy, wired: Bucket, uploaded: str
 ) -> None:
-    async with through_wire(storage) as (bucket, wire):
-        uploads = Uploads(bucket, uploaded, 60)
-        for number in range(50):
-            await uploads.put(media_of(number))
+    uploads = Uploads(wired, uploaded, 60)
+    for number in range(50):
+        await uploads.put(media_of(number))
 
-    assert [one.split()[0] for one in wire.requests] == ["HEAD"] * 4 + ["GET"]
+    assert wire.asked() == ["HEAD"] * 4 + ["LIST"] * 2
 
 
 async def test_what_a_listing_does_not_name_is_not_there_and_costs_no_question(
-    storage: StackAddresses, uploaded: str
+    wire: Proxy, wired: Bucket, uploaded: str
 ) -> None:
-    async with through_wire(storage) as (bucket, wire):
-        presence = Presence(bucket, uploaded)
-        new = [f"{uploaded}/{number}.png" for number in range(20)]
+    presence = Presence(wired, uploaded)
+    new = [f"{uploaded}/{number}.png" for number in range(20)]
 
-        assert await asyncio.gather(*map(presence.size, new)) == [None] * 20
-        assert len(wire.requests) == 1
+    assert await asyncio.gather(*map(presence.size, new)) == [None] * 20
+    assert len(wire.requests) == 2
 
-        presence.put(new[0], 7)
-        assert await presence.size(new[0]) == 7
+    presence.put(new[0], 7)
+    assert await presence.size(new[0]) == 7
 
 
 class Endless:

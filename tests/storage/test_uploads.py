@@ -13,10 +13,10 @@ from comfyline.errors import InputInvalid, Unfetchable, Unreachable
 from comfyline.job import Media
 from comfyline.stack.stack import StackAddresses
 from comfyline.storage import uploads as uploads_module
-from comfyline.storage.bucket import Bucket
 from comfyline.storage.presigned_check import try_out
+from comfyline.storage.s3 import Bucket
 from comfyline.storage.uploads import Uploads
-from tests.storage.conftest import OpenBucket, record_calls
+from tests.storage.faults import Proxy
 
 
 def media_of(path: Path | str, content: bytes = b"picture") -> Media:
@@ -54,30 +54,25 @@ async def test_an_upload_is_named_by_its_content(
 
 
 async def test_twenty_jobs_at_once_upload_one_file_once(
-    bucket: Bucket, folder: str, picture: Path, calls: list[str]
+    wired: Bucket, folder: str, picture: Path, wire: Proxy
 ) -> None:
-    uploads = Uploads(bucket, folder, 60)
+    uploads = Uploads(wired, folder, 60)
 
     uris = await asyncio.gather(*(uploads.put(media_of(picture)) for _ in range(20)))
 
     assert len(set(uris)) == 1
-    assert calls == ["head_object", "put_object"]
+    # One HEAD of the object and one of the bucket.
+    assert wire.asked() == ["HEAD", "HEAD", "PUT"]
 
 
 async def test_a_new_process_asks_and_does_not_upload_again(
-    bucket: Bucket,
-    open_bucket: OpenBucket,
-    folder: str,
-    picture: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    bucket: Bucket, wired: Bucket, folder: str, picture: Path, wire: Proxy
 ) -> None:
     await Uploads(bucket, folder, 60).put(media_of(picture))
 
-    async with open_bucket() as other:
-        calls = record_calls(other, monkeypatch)
-        await Uploads(other, folder, 60).put(media_of(picture))
+    await Uploads(wired, folder, 60).put(media_of(picture))
 
-    assert calls == ["head_object"]
+    assert wire.asked() == ["HEAD"]
 
 
 async def test_what_failed_is_tried_again_by_who_asks_next(
@@ -111,10 +106,10 @@ async def test_a_file_that_changed_after_it_was_checked_never_lies_under_the_old
 
 @pytest.mark.parametrize("origin", ["s3://elsewhere/a.png", "https://example.org/a.png?x=1"])
 async def test_what_lies_elsewhere_already_is_not_copied(
-    bucket: Bucket, folder: str, origin: str, calls: list[str]
+    wired: Bucket, folder: str, origin: str, wire: Proxy
 ) -> None:
-    assert await Uploads(bucket, folder, 60).put(media_of(origin)) == origin
-    assert calls == []
+    assert await Uploads(wired, folder, 60).put(media_of(origin)) == origin
+    assert wire.requests == []
 
 
 async def test_only_what_lies_in_a_bucket_is_presigned_and_for_as_long_as_the_profile_says(

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from comfyline.stack.stack import StackAddresses
-from comfyline.storage.bucket import Bucket
+from comfyline.storage.s3 import Bucket
 from tests.conftest import ROOT, Sandbox
 from tests.ended import Ended
 from tests.story.conftest import Project, project_at
