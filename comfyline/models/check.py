@@ -288,7 +288,7 @@ def _meant(value: Any, types: Sequence[str], schema: Mapping[str, Any]) -> str:
     if isinstance(value, str):
         return _from_text(value.strip(), types)
     if isinstance(value, bool | int | float) and "string" in types:
-        return f'write it in quotes: `"{_written(value)}"`'
+        return "write it in quotes"
     if isinstance(value, float) and "integer" in types and abs(value) < 1e15:  # noqa: PLR2004  # a float counts exactly so far
         return f"did you mean `{round(value)}`?"
     if value in (0, 1) and not isinstance(value, bool) and "boolean" in types:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from comfyline.errors import ComfylineError, InputInvalid, Problem
-from comfyline.job import Pointer
 from comfyline.models.catalogue import Catalogue
-from comfyline.models.check import Mistake, field_path, find_mistakes
+from comfyline.models.check import field_path, find_mistakes
 from comfyline.models.entry import ModelEntry
 from comfyline.pipeline.document import read_pipeline
 from comfyline.pipeline.render import WrittenStep
@@ -24,7 +23,6 @@ from comfyline.plan.check import Found, LookUp, validate_pairs
 from comfyline.plan.preview import graph_of, of_model, preview_jobs
 from comfyline.storage.uploads import Uploads
 from comfyline.yaml.file import LocatedYaml, ReadYaml, read_yaml
-from comfyline.yaml.scalars import as_text
 
 _S3 = "s3://"
 
@@ -49,9 +47,8 @@ def static_mistakes(
             problems += (of_model(problem, model_id, where) for problem in found.problems)
             continue
         for mistake in find_mistakes(found, inputs, _is_template):
-            at: Pointer = ("steps", name, "input", *mistake.pointer)
             where = written.where(field_path(mistake.pointer))
-            problems.append(Problem(where, mistake.message, _hint(located, at, inputs, mistake)))
+            problems.append(Problem(where, mistake.message, mistake.hint))
     return problems
 
 
@@ -69,17 +66,6 @@ def _steps(located: LocatedYaml) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 def _is_template(value: Any) -> bool:
     return isinstance(value, str) and is_template(value)
-
-
-def _hint(located: LocatedYaml, at: Pointer, inputs: Mapping[str, Any], mistake: Mistake) -> str:
-    """Return the mistake's own hint, unless YAML turned a text into something else."""
-    spelt = located.spelt.get(at)
-    if spelt is None or not mistake.message.startswith("should be text"):
-        return mistake.hint
-    value: Any = inputs
-    for key in mistake.pointer:
-        value = value[key]
-    return as_text(value, spelt)
 
 
 @dataclass(frozen=True, slots=True)

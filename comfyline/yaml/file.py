@@ -24,15 +24,11 @@ _NOT_MEANT = ("{{", "*", "&", "!", "%", "@", "`")
 
 @dataclass(frozen=True, slots=True)
 class LocatedYaml:
-    """A mapping read from YAML, as plain Python values, and where each of them was written.
-
-    `spelt` holds how a number, true, false or null was written where JSON writes it otherwise.
-    """
+    """A mapping read from YAML, as plain Python values, and where each of them was written."""
 
     path: Path
     data: dict[str, Any]
     positions: Mapping[Pointer, str] = field(default_factory=dict)
-    spelt: Mapping[Pointer, str] = field(default_factory=dict)
 
     def where(self, pointer: Pointer = ()) -> str:
         """Return the place of a value as `path:line:column`, counted from 1.
@@ -111,7 +107,7 @@ def _read(path: Path, named_at: str, problems: list[Problem], flawed: set[str]) 
         message = f"the file should be a mapping (key: value), not {in_words(mapping)}"
         raise InputInvalid([Problem(reader.place(root), message)])
     flawed.update(reader.positions[at] for at in reader.flawed)
-    return LocatedYaml(path, mapping, reader.positions, reader.spelt)
+    return LocatedYaml(path, mapping, reader.positions)
 
 
 def _text(path: Path, named_at: str) -> str:
@@ -173,15 +169,12 @@ def _merged(nearer: LocatedYaml, further: LocatedYaml) -> LocatedYaml:
     replaced: set[Pointer] = set()
     data = _merged_mapping(nearer.data, further.data, (), replaced)
 
-    def kept(places: Mapping[Pointer, str]) -> dict[Pointer, str]:
-        return {
-            at: place
-            for at, place in places.items()
-            if not any(at[:length] in replaced for length in range(1, len(at) + 1))
-        }
-
-    positions = kept(further.positions) | dict(nearer.positions)
-    return LocatedYaml(nearer.path, data, positions, kept(further.spelt) | dict(nearer.spelt))
+    positions = {
+        at: place
+        for at, place in further.positions.items()
+        if not any(at[:length] in replaced for length in range(1, len(at) + 1))
+    }
+    return LocatedYaml(nearer.path, data, positions | dict(nearer.positions))
 
 
 def _merged_mapping(
@@ -211,7 +204,7 @@ def apply_overrides(located: LocatedYaml, overrides: Sequence[str]) -> LocatedYa
     list. What an override sets is later located as `--set key.path=value`. Raises `UsageError`.
     """
     document = deepcopy(located.data)
-    positions, spelt = dict(located.positions), dict(located.spelt)
+    positions = dict(located.positions)
     for override in overrides:
         label = f"--set {override}"
         name, equals, written = override.partition("=")
@@ -223,10 +216,9 @@ def apply_overrides(located: LocatedYaml, overrides: Sequence[str]) -> LocatedYa
             raise UsageError(f"`{label}`: a file is extended in YAML only", hint=hint)
         pointer = _put(document, keys, _override_value(written.strip(), label), label)
         positions = {at: p for at, p in positions.items() if at[: len(pointer)] != pointer}
-        spelt = {at: p for at, p in spelt.items() if at[: len(pointer)] != pointer}
         for length in range(1, len(pointer) + 1):
             positions.setdefault(pointer[:length], label)
-    return LocatedYaml(located.path, document, positions, spelt)
+    return LocatedYaml(located.path, document, positions)
 
 
 def _override_value(written: str, label: str) -> Any:

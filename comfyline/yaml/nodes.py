@@ -5,7 +5,6 @@ built from PyYAML's node graph, because only nodes carry a position for every va
 flow style, behind an anchor and through a merge. The one tag that means something is `!file`.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePath
@@ -53,8 +52,7 @@ _Loader.add_implicit_resolver(_PLAIN, re.compile(""), None)
 class NodeReader:
     """Build plain values out of YAML nodes, and collect positions and mistakes meanwhile.
 
-    `spelt` holds how a number, true, false or null was written where JSON writes it otherwise,
-    `flawed` where a value is not what was meant, so that nothing else is to be said of it.
+    `flawed` holds where a value is not what was meant, so that nothing else is to be said of it.
     With `takes_files`, `!file` stands for the text of a file.
     """
 
@@ -62,7 +60,6 @@ class NodeReader:
         self.name = name
         self._takes_files = takes_files
         self.positions: dict[Pointer, str] = {}
-        self.spelt: dict[Pointer, str] = {}
         self.problems: list[Problem] = []
         self.flawed: set[Pointer] = set()
         self._open: set[int] = set()
@@ -211,14 +208,11 @@ class NodeReader:
             if not self._check_text(node):
                 self.flawed.add(pointer)
                 return text
-            value = text if node.tag == _TAG + "str" else core_value(text)
+            return text if node.tag == _TAG + "str" else core_value(text)
         except OddScalar as odd:
             self.report(node, str(odd), odd.hint)
             self.flawed.add(pointer)
             return text
-        if not isinstance(value, str) and text != json.dumps(value):
-            self.spelt[pointer] = text
-        return value
 
     def _text_of(self, file: str) -> str:
         """Return what `!file` stands for; behind an anchor it is read from the disk once."""

@@ -14,7 +14,6 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _LEADING_ZERO = re.compile(r"([-+]?)0+([0-9].*)", re.ASCII)
 _GROUPED = re.compile(r"[-+]?[0-9]+((_[0-9]+)+|([,' ][0-9]{3})+)(\.[0-9]+)?", re.ASCII)
 _SEPARATOR = re.compile(r"[_,' ]")
-_SIXTIES = re.compile(r"[0-9]+(:[0-9]{1,2})+(\.[0-9]+)?", re.ASCII)
 _WORDS = {"": None, "~": None} | {
     spelt: value
     for word, value in (("null", None), ("true", True), ("false", False))
@@ -25,8 +24,6 @@ _TRUTHS |= dict.fromkeys(("false", "no", "off", "n"), "false")
 _NOTHINGS = {"none", "nil", "null", "~", "nothing"}
 _LONGEST = 40
 """The longest text that is repeated in a message."""
-_LARGEST = 1e15
-"""The first number that is not."""
 
 
 class OddScalar(ValueError):
@@ -71,7 +68,7 @@ def in_words(value: Any) -> str:
         case bool():
             return "true" if value else "false"
         case int() | float():
-            return f"a number ({value})" if abs(value) < _LARGEST else "a number"
+            return f"a number ({value!s:.20})"
         case str():
             return f"the text {value!r}" if len(value) <= _LONGEST else "a text"
         case list():
@@ -92,25 +89,10 @@ def as_truth(text: str) -> str:
 
 
 def as_number(text: str) -> str:
-    """Return the hint for a text where a number is due: `1_000`, `12:30`, `"3"`, `none`."""
+    """Return the hint for a text where a number is due: `1_000`, `"3"`, `none`."""
     stripped = text.strip()
     if _INTEGER.fullmatch(stripped) or _NUMBER.fullmatch(stripped):
         return f"write it without quotes: `{stripped}`"
     if _GROUPED.fullmatch(stripped):
         return f"write `{_SEPARATOR.sub('', stripped)}`, without separators"
-    if _SIXTIES.fullmatch(stripped):
-        return f"{stripped} is a text in YAML 1.2; write the number of seconds itself"
     return "leave it out" if stripped.lower() in _NOTHINGS else ""
-
-
-def as_text(value: Any, spelt: str | None) -> str:
-    """Return the hint for a bare number, true or null where a text is due.
-
-    `spelt` is how it was written, where JSON writes it otherwise.
-    """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    written = spelt or (str(value) if is_number and abs(value) < _LARGEST else "")
-    if not written:
-        return "write it in quotes"
-    is_other = f": YAML reads {written} as the number {value}" if is_number and spelt else ""
-    return f'write it in quotes: `"{written}"`{is_other}'

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 from comfyline.errors import InputInvalid, Problem, did_you_mean
 from comfyline.job import Pointer
 from comfyline.yaml.file import LocatedYaml
-from comfyline.yaml.scalars import as_number, as_text, as_truth, in_words
+from comfyline.yaml.scalars import as_number, as_truth, in_words
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -100,7 +100,7 @@ def _problem(
         case _:
             nearest = next((key for key in reversed(pointer) if isinstance(key, str)), name)
             message = f"`{nearest}` {_in_words(details)}"
-            hint = _instead(details, located.spelt.get(pointer)) or hint
+            hint = _instead(details) or hint
     return Problem(located.where(pointer), message, hint)
 
 
@@ -133,12 +133,12 @@ def _expected(detail: ErrorDetails) -> str:
     return _EXPECTED.get(kind.split("_", maxsplit=1)[0], "") if kind.endswith(_OF_KIND) else ""
 
 
-def _instead(details: Sequence[ErrorDetails], spelt: str | None) -> str:
+def _instead(details: Sequence[ErrorDetails]) -> str:
     """Say how a value of the wrong kind is to be written, where that is plain."""
     value, kinds = details[0]["input"], {_expected(detail) for detail in details}
     if not isinstance(value, str):
         is_scalar = value is None or isinstance(value, int | float)
-        return as_text(value, spelt) if "text" in kinds and is_scalar else ""
+        return "write it in quotes" if "text" in kinds and is_scalar else ""
     if "true or false" in kinds and (hint := as_truth(value)):
         return hint
     if kinds & {"a number", "a whole number"} and (hint := as_number(value)):

@@ -65,7 +65,6 @@ def test_each_value_keeps_the_place_at_which_it_was_written(files: Files) -> Non
         ("never",): "a.yaml:1:1",
     }
     assert {at: located.where(at) for at in places} == places
-    assert located.spelt == {("number",): "0x1F"}
 
 
 def test_a_base_may_extend_another_one(files: Files) -> None:

@@ -60,17 +60,6 @@ def test_a_number_of_more_digits_than_python_writes_is_a_mistake(tmp_path: Path)
         assert len(found) < 100
 
 
-def test_how_a_value_was_written_is_kept_where_json_writes_it_otherwise(tmp_path: Path) -> None:
-    text = "a: 0x1F\nb: [1, 1.10]\nc: True\nd: ~\ne: 5\nf: x\ng: true\nh: '07'\n"
-
-    assert read(tmp_path, text).spelt == {
-        ("a",): "0x1F",
-        ("b", 1): "1.10",
-        ("c",): "True",
-        ("d",): "~",
-    }
-
-
 def test_each_value_is_located_in_block_flow_anchored_and_merged_yaml(tmp_path: Path) -> None:
     text = """\
 a: &x
