@@ -46,53 +46,44 @@ class Services:
     of this account.
     """
 
-    def __init__(
-        self,
-        *,
-        settings: Settings,
-        client: RuncomfyClient,
-        downloads: Downloads,
-        poller: Poller,
-        ledger: Ledger,
-        ledger_id: str,
-        clock: Callable[[], datetime],
-        bucket: Bucket,
-        signer: Bucket,
-        catalogue: Catalogue,
-        is_reading: bool,
-        began_empty: bool,
-    ) -> None:
+    def __init__(self, settings: Settings, *, reading: bool, unchecked: bool) -> None:
+        runcomfy, storage, home = settings.runcomfy, settings.storage, settings.home
         self.settings = settings
-        self.client = client
-        self.downloads = downloads
-        self.poller = poller
-        self.ledger = ledger
-        self.ledger_id = ledger_id
-        self.now = clock
-        self.is_reading = is_reading
-        self.began_empty = began_empty
-        self.journal = open_journal(settings.home, settings.ledger_url.value)
-        self.places = Places(bucket)
-        runcomfy_url, storage = settings.runcomfy.base_url, settings.storage
-        self.origins = Origins(
-            bucket,
-            settings.home / KNOWN_FILES,
-            private_hosts=is_inside(urlsplit(runcomfy_url).hostname or ""),
+        self.is_reading = reading
+        self.client = _client(settings)
+        self.downloads = Downloads(runcomfy.download_hosts, runcomfy.base_url)
+        self.poller = Poller(self.client.status, next_poll, time.monotonic, runcomfy.patience)
+        self.balance = BalanceCache(self.client.balance)
+        self.submits = submit_limiter(runcomfy.submits_per_second)
+        self.catalogue = Catalogue(
+            settings.model_directories,
+            self.client,
+            ModelCache(home / CACHED_MODELS),
+            reading=reading,
+            unchecked=unchecked,
         )
+        self.bucket = self.signer = open_bucket(storage)
+        if public := storage.public_endpoint_url:
+            self.signer = open_bucket(replace(storage, endpoint_url=public))
+        self.places = Places(self.bucket)
+        private_hosts = is_inside(urlsplit(runcomfy.base_url).hostname or "")
+        self.origins = Origins(self.bucket, home / KNOWN_FILES, private_hosts=private_hosts)
         self.uploads = Uploads(
-            bucket,
+            self.bucket,
             storage.uploads,
             storage.url_expires,
-            signer=signer,
+            signer=self.signer,
             endpoint_url=storage.public_endpoint_url or storage.endpoint_url,
-            runcomfy_url=runcomfy_url,
+            runcomfy_url=runcomfy.base_url,
         )
-        self.copies = Copies(self.origins, self.uploads, settings.home / COPIES)
-        self.catalogue = catalogue
-        self.thumbnails = settings.home / "thumbnails"
-        self.balance = BalanceCache(client.balance)
-        self.slots = Slots(ledger, client, self.work, settings.runcomfy.in_flight)
-        self.submits = submit_limiter(settings.runcomfy.submits_per_second)
+        self.copies = Copies(self.origins, self.uploads, home / COPIES)
+        self.thumbnails = home / "thumbnails"
+        self.journal = open_journal(home, settings.ledger_url.value)
+        self.ledger = open_ledger(settings.ledger_url.value, runcomfy.account, reading=reading)
+        self.slots = Slots(self.ledger, self.client, self.work, runcomfy.in_flight)
+        self.now: Callable[[], datetime] = now
+        self.ledger_id = ""
+        self.began_empty = False
 
     @property
     def work(self) -> Path:
@@ -104,15 +95,17 @@ class Services:
         return self.work / request_id
 
 
-def retry_budget(settings: Settings) -> RetryBudget:
-    """Tell how long the calls of a run wait together for a RunComfy that is away, visibly."""
+def _client(settings: Settings) -> RuncomfyClient:
+    """Make a client whose calls share one retry budget, and say when they wait."""
     runcomfy = settings.runcomfy
-    return RetryBudget(
+    budget = RetryBudget(
         runcomfy.patience,
         time.monotonic,
         where=f"{bare_origin(runcomfy.base_url)}, profile {settings.profile}",
         say=lambda text: tell(Note(text)),
     )
+    token, balance_url = runcomfy.token.value, runcomfy.balance_url
+    return RuncomfyClient(runcomfy.base_url, token, budget, balance_url=balance_url)
 
 
 def submit_limiter(per_second: float) -> AsyncLimiter:
@@ -151,56 +144,27 @@ async def open_services(
     With `reading`, no ledger is made where there is none, and no model's schema is kept. With
     `unchecked`, a model whose schema is nowhere to be had is taken without one.
     """
-    runcomfy, storage = settings.runcomfy, settings.storage
+    account = settings.runcomfy.account
     if not reading:
         _make_home(settings.home)
     async with AsyncExitStack() as stack:
-        stack.enter_context(acting_for(runcomfy.account))
-        client = await stack.enter_async_context(
-            RuncomfyClient(
-                runcomfy.base_url,
-                runcomfy.token.value,
-                retry_budget(settings),
-                balance_url=runcomfy.balance_url,
-            )
-        )
-        downloads = await stack.enter_async_context(
-            Downloads(runcomfy.download_hosts, runcomfy.base_url)
-        )
-        bucket = await stack.enter_async_context(open_bucket(storage))
-        signer = bucket
-        if public := storage.public_endpoint_url:
-            outside = replace(storage, endpoint_url=public)
-            signer = await stack.enter_async_context(open_bucket(outside))
-        poller = Poller(client.status, next_poll, time.monotonic, runcomfy.patience)
-        ledger = open_ledger(settings.ledger_url.value, runcomfy.account, reading=reading)
+        stack.enter_context(acting_for(account))
+        services = Services(settings, reading=reading, unchecked=unchecked)
+        ledger = services.ledger
         stack.callback(ledger.close)
+        await stack.enter_async_context(services.client)
+        await stack.enter_async_context(services.downloads)
+        for bucket in {services.bucket, services.signer}:
+            await stack.enter_async_context(bucket)
+        stack.push_async_callback(services.places.close)
         if not reading:
             # From before requests had accounts, as long as its own memory tells which were its.
             sandbox = Account(LOCAL_SANDBOX, profile="sandbox")
             await ledger.adopt(sandbox, lambda: request_ids(Layout(settings.home).sandbox))
         await stack.enter_async_context(_holding(ledger))
-        services = Services(
-            settings=settings,
-            client=client,
-            downloads=downloads,
-            poller=poller,
-            ledger=ledger,
-            ledger_id=await ledger.identity(),
-            clock=await ledger.clock(),
-            bucket=bucket,
-            signer=signer,
-            is_reading=reading,
-            began_empty=await ledger.is_new_to(runcomfy.account),
-            catalogue=Catalogue(
-                settings.model_directories,
-                client,
-                ModelCache(settings.home / CACHED_MODELS),
-                reading=reading,
-                unchecked=unchecked,
-            ),
-        )
-        stack.push_async_callback(services.places.close)
+        services.ledger_id = await ledger.identity()
+        services.now = await ledger.clock()
+        services.began_empty = await ledger.is_new_to(account)
         yield services
 
 
@@ -221,8 +185,7 @@ async def _holding(ledger: Ledger) -> AsyncIterator[None]:
 async def open_catalogue(settings: Settings) -> AsyncIterator[Catalogue]:
     """Open what the models are read from alone: no ledger, no storage."""
     _make_home(settings.home)
-    token = settings.runcomfy.token.value
-    async with RuncomfyClient(settings.runcomfy.base_url, token, retry_budget(settings)) as client:
+    async with _client(settings) as client:
         kept = ModelCache(settings.home / CACHED_MODELS)
         yield Catalogue(settings.model_directories, client, kept)
 

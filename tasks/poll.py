@@ -49,15 +49,23 @@ async def poll(
 
 async def _end(label: str, submission: Submission, run: Run, services: Services) -> RequestStatus:
     """Return the status with which the request ended, unless the run is told to stop before."""
+    request_id = submission.request_id
+    heard: set[str] = set()
+
+    async def hear(status: RequestStatus) -> None:
+        if status.word in heard:
+            return
+        heard.add(status.word)
+        get_run_logger().info("request %s: %s", request_id, status.word)
+        if status.state is None:
+            tell(Note(f"{label}: RunComfy says {status.word!r}, which is not documented"))
+        elif status.state in {JobState.IN_QUEUE, JobState.IN_PROGRESS}:
+            await services.ledger.observed(submission.attempt_id, status.state)
+
     age = max(0.0, (services.now() - submission.submitted_at).total_seconds())
-    waiting = asyncio.ensure_future(
-        services.poller.wait(
-            submission.request_id,
-            age=age,
-            time_left=run.time_left(age),
-            hear=_Hearing(label, submission, services),
-        )
-    )
+    left = run.time_left(age)
+    asking = services.poller.wait(request_id, age=age, time_left=left, hear=hear)
+    waiting = asyncio.ensure_future(asking)
     stopping = asyncio.ensure_future(run.cancel_token.cancelled())
     try:
         await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -69,24 +77,3 @@ async def _end(label: str, submission: Submission, run: Run, services: Services)
         waiting.cancel()
         stopping.cancel()
     raise await cancel_submission(submission, run, services)
-
-
-class _Hearing:
-    """Writes down where a request stands, each word of RunComfy's once."""
-
-    def __init__(self, label: str, submission: Submission, services: Services) -> None:
-        self._label = label
-        self._submission = submission
-        self._services = services
-        self._seen: set[str] = set()
-
-    async def __call__(self, status: RequestStatus) -> None:
-        if status.word in self._seen:
-            return
-        self._seen.add(status.word)
-        get_run_logger().info("request %s: %s", self._submission.request_id, status.word)
-        if status.state is None:
-            word = f"RunComfy says {status.word!r}, which is not documented"
-            tell(Note(f"{self._label}: {word}"))
-        elif status.state in {JobState.IN_QUEUE, JobState.IN_PROGRESS}:
-            await self._services.ledger.observed(self._submission.attempt_id, status.state)
