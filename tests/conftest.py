@@ -115,7 +115,7 @@ class Sandbox:
     """Every one of this test process that was started and not closed."""
 
     def __init__(
-        self, state: Path, models: list[Path], *, slots: int, speed: float, pixels: int = 1024
+        self, state: Path, models: list[Path], *, slots: int, speed: float, pixels: int = 256
     ) -> None:
         self.state, self.log = state, state.with_suffix(".log")
         self.url = f"http://127.0.0.1:{free_port()}"

@@ -3,11 +3,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from prefect.utilities.callables import parameter_schema
 
 from comfyline.errors import InputInvalid
 from comfyline.pipeline.document import load_pipeline
 from comfyline.redact import without_secrets
+from flows.generate import generate
 from flows.parameters import as_given, handed_over, kept_out_of_prefect, read_pipeline
+from flows.pipeline import pipeline
+from flows.reconcile import reconcile
 
 SIGNED = "https://bucket.example/cat.png?X-Amz-Credential=me&X-Amz-Signature=5ec2e7"
 LEFT_OUT = "https://bucket.example/cat.png [the rest is kept out of Prefect]"
@@ -60,3 +64,10 @@ def test_no_text_takes_long_to_be_freed_of_secrets(hostile: str) -> None:
 def test_the_command_line_loads_no_prefect_before_it_has_set_its_environment() -> None:
     program = "import sys; import comfyline.cli.run; sys.exit('prefect' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_every_flow_parameter_is_described() -> None:
+    for flow in (generate, pipeline, reconcile):
+        for name, parameter in parameter_schema(flow).properties.items():
+            assert parameter["title"], name
+            assert parameter["description"], name

@@ -171,10 +171,12 @@ class Project:
         os.kill(record["pid"], signal.SIGKILL)
 
     def until(self, condition: Callable[[], Any], seconds: float = 120) -> Any:
-        deadline = time.monotonic() + seconds
+        """Asks until something holds, less often the longer it takes: each question has its price."""
+        deadline, pause = time.monotonic() + seconds, 0.03
         while not (found := condition()):
             assert time.monotonic() < deadline, "not in time"
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(1.2 * pause, 0.5)
         return found
 
 

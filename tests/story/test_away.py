@@ -26,7 +26,7 @@ def nobody_answers(project: Project) -> str:
     return address
 
 
-@pytest.mark.parametrize("limit", ["25", "null"])
+@pytest.mark.parametrize("limit", ["25", pytest.param("null", marks=pytest.mark.thorough)])
 def test_a_run_against_a_dead_address_ends_soon_with_the_right_reason(
     project: Project, limit: str
 ) -> None:
@@ -69,10 +69,10 @@ def test_a_full_set_of_slots_is_waited_for_in_words_and_does_not_outlive_its_req
     sandbox = tight.with_name("sandbox.yaml").read_text()
     tight.write_text(sandbox.replace("in_flight: 32", "in_flight: 1"))
     only = ("--limit=1", "--set=matrix.aspect_ratio=[1:1]", "--profile=tight")
-    project.sandbox("POST", "faults", json={"on": "generation", "kind": "delay", "seconds": 15})
+    project.sandbox("POST", "faults", json={"on": "generation", "kind": "delay", "seconds": 6})
     left = f"--set=steps.edit.input.prompt={prompt}, left"
-    # A job may take 2 s: its request holds the slot for as long as it runs all the same.
-    short = "--set=limits.timeout=2s"
+    # A job may take 1 s: its request holds the slot for as long as it runs all the same.
+    short = "--set=limits.timeout=1s"
     first = project.comfyline("run", PIPELINE, left, *only, short, "--json")
     assert (first.code, first.json["unfinished"]) == (75, 1), first.stderr
 

@@ -13,8 +13,9 @@ import pytest
 from prefect.workers.process import ProcessWorker
 
 from comfyline.job import JobState
+from comfyline.stack.stack import StackAddresses
 from tests.conftest import prefect_home
-from tests.story.conftest import Project
+from tests.story.conftest import PIPELINE, Project, project_at
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,15 +63,16 @@ class Prefect:
         """The id of a deployment by its name, such as `pipeline/nightly`."""
         return str(self.ask("GET", f"deployments/name/{name}")["id"])
 
-    def start(self, name: str, **parameters: Any) -> None:
-        """Starts a deployment as its button on the page does."""
+    def start(self, name: str, **parameters: Any) -> str:
+        """Starts a deployment as its button on the page does; the id of its run."""
         path = f"deployments/{self.deployment(name)}/create_flow_run"
-        self.ask("POST", path, json={"parameters": parameters})
+        return str(self.ask("POST", path, json={"parameters": parameters})["id"])
 
-    def runs(self, deployment: str) -> list[dict[str, Any]]:
-        body = {"deployments": {"name": {"any_": [deployment]}}, "sort": "START_TIME_DESC"}
+    def begun(self, deployment: str) -> list[dict[str, Any]]:
+        """The runs of a deployment that are more than planned."""
+        body = {"deployments": {"name": {"any_": [deployment]}}}
         found = self.ask("POST", "flow_runs/filter", json=body)
-        return [run for run in found if run["state_type"] in {"COMPLETED", "FAILED", "CRASHED"}]
+        return [run for run in found if run["state_type"] not in {"SCHEDULED", "PENDING"}]
 
     def set_state(self, run_id: str, state: dict[str, Any]) -> None:
         body = {"state": state, "force": True}
@@ -101,113 +103,82 @@ class Prefect:
         return [run["name"] for run in found] if len(found) >= how_many else None
 
 
-@pytest.fixture
-def prefect(project: Project) -> Iterator[Prefect]:
-    for name in ("flows", "tasks", "prefect.yaml"):
-        (project.directory / name).symlink_to(ROOT / name)
-    prefect = Prefect(project)
-    template = ProcessWorker.get_default_base_job_template()
-    pool = {"name": "comfyline", "type": "process", "base_job_template": template}
-    prefect.ask("POST", "work_pools/", json=pool)
-    deployed = prefect("--no-prompt", "deploy", "--all")
-    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
-    log = (project.directory / "worker.log").open("w")
-    worker = subprocess.Popen(
-        prefect.command("worker", "start", "--pool", "comfyline", "--limit", "2"),
-        cwd=project.directory,
-        env=prefect.environment | {"PREFECT_WORKER_QUERY_SECONDS": "1"},
-        stdout=log,
-        stderr=log,
-    )
-    prefect.worker = worker.pid
-    yield prefect
-    family = [worker, *psutil.Process(worker.pid).children(recursive=True)]
-    for process in family:
-        process.kill()
-    worker.wait()
-    log.close()
-    password = str(project.stack.prefect_auth_string).partition(":")[2]
-    assert password not in (project.directory / "worker.log").read_text()
-    prefect.ask("DELETE", "work_pools/comfyline")
+@pytest.fixture(scope="module")
+def prefect(
+    tmp_path_factory: pytest.TempPathFactory, stack: StackAddresses, stack_home: Path, forks: Path
+) -> Iterator[Prefect]:
+    """A project that is deployed, and a worker that waits for what there is to do."""
+    directory = tmp_path_factory.mktemp("deployed") / "project"
+    with project_at(directory, stack, stack_home, forks) as project:
+        for name in ("flows", "tasks", "prefect.yaml"):
+            (directory / name).symlink_to(ROOT / name)
+        prefect = Prefect(project)
+        template = ProcessWorker.get_default_base_job_template()
+        pool = {"name": "comfyline", "type": "process", "base_job_template": template}
+        prefect.ask("POST", "work_pools/", json=pool)
+        deployed = prefect("--no-prompt", "deploy", "--all")
+        assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+        often = prefect.deployment("reconcile/reconcile")
+        prefect.ask("POST", f"deployments/{often}/pause_deployment")
+        said = directory / "worker.log"
+        with said.open("w") as log:
+            worker = subprocess.Popen(
+                prefect.command("worker", "start", "--pool", "comfyline", "--limit", "2"),
+                cwd=directory,
+                env=prefect.environment | {"PREFECT_WORKER_QUERY_SECONDS": "1"},
+                stdout=log,
+                stderr=log,
+            )
+        prefect.worker = worker.pid
+        yield prefect
+        for process in (worker, *psutil.Process(worker.pid).children(recursive=True)):
+            process.kill()
+        worker.wait()
+        assert str(stack.prefect_auth_string).partition(":")[2] not in said.read_text()
+        prefect.ask("DELETE", "work_pools/comfyline")
 
 
-def test_a_worker_runs_deployments_on_schedule_and_by_parameter(
-    project: Project, prefect: Prefect
+def test_a_worker_runs_on_schedule_and_by_parameter_and_again_from_the_page(
+    prefect: Prefect,
 ) -> None:
-    wanted = ["--param", "path=configs/pipelines/office-scenes.yaml", "--param", "limit=1"]
-    before = {run["id"] for run in prefect.runs("pipeline")}
-    prompt = "an office that a worker makes"
-    overrides = f'overrides=["steps.edit.input.prompt={prompt}"]'
-    started = prefect("deployment", "run", "pipeline/pipeline", *wanted, "--param", overrides)
-    assert started.returncode == 0, started.stderr
-    prefect.start("pipeline/pipeline", path="configs/pipelines/nowhere.yaml")
-    often = [{"schedule": {"interval": 15}, "active": True}]
-    prefect.ask(
-        "POST", f"deployments/{prefect.deployment('pipeline/nightly')}/schedules", json=often
-    )
-
-    asked = project.until(
-        lambda: (
-            mine
-            if len(mine := [run for run in prefect.runs("pipeline") if run["id"] not in before])
-            == 2
-            else None
-        )
-    )
-    nightly = project.until(lambda: prefect.runs("nightly"))
-
-    by_state = {run["state_type"]: run for run in asked}
-    assert by_state["COMPLETED"]["state"]["message"] == "2 jobs: 2 persisted"
-    assert len(project.charges(prompt)) == 2
-    assert "nowhere.yaml" in by_state["FAILED"]["state"]["message"]
-    assert nightly[-1]["state_type"] == "COMPLETED"
-    assert nightly[-1]["auto_scheduled"]
-
-    with pytest.raises(httpx.HTTPStatusError) as refused:
-        prefect.start("pipeline/pipeline", path="configs/pipelines/office-scenes.yaml", limit="few")
-    assert "limit" in refused.value.response.text
-
-
-def test_a_run_is_retried_from_the_page_and_cancelled_there(
-    project: Project, prefect: Prefect
-) -> None:
-    prompt = "an office that has nowhere to go"
-    path = "configs/pipelines/office-scenes.yaml"
-    overrides = [f"steps.edit.input.prompt={prompt}", "output.to=shelf/office"]
+    project, prompt = prefect.project, "an office that has nowhere to go"
+    nightly = f"deployments/{prefect.deployment('pipeline/nightly')}"
+    soon = [{"schedule": {"interval": 15}, "active": True}]
+    [schedule] = prefect.ask("POST", f"{nightly}/schedules", json=soon)
     shelf = project.directory / "shelf"
     shelf.write_text("a file where a folder should be")
-    before = {run["id"] for run in prefect.runs("pipeline")}
-    prefect.start("pipeline/pipeline", path=path, limit=1, overrides=overrides)
-    [failed] = project.until(
-        lambda: [run for run in prefect.runs("pipeline") if run["id"] not in before]
-    )
-    assert failed["state_type"] == "FAILED", failed["state"]["message"]
+    overrides = [f"steps.edit.input.prompt={prompt}", "output.to=shelf/office"]
+    run_id = prefect.start("pipeline/pipeline", path=PIPELINE, limit=1, overrides=overrides)
+    with pytest.raises(httpx.HTTPStatusError) as refused:
+        prefect.start("pipeline/pipeline", path=PIPELINE, limit="few")
+    assert "limit" in refused.value.response.text
+
+    prefect.ended(run_id, "FAILED")
     assert len(project.charges(prompt)) == 2
-
     shelf.unlink()
-    prefect.ended(failed["id"], "FAILED")
-    prefect.retry(failed["id"])
-    done = project.until(
-        lambda: [
-            run
-            for run in prefect.runs("pipeline")
-            if run["id"] == failed["id"] and run["state_type"] == "COMPLETED"
-        ]
-    )
+    prefect.retry(run_id)
+    [by_night] = project.until(lambda: prefect.begun("nightly"))
+    prefect.ask("DELETE", f"{nightly}/schedules/{schedule['id']}")
 
-    assert done
+    assert prefect.ended(run_id, "COMPLETED") == "2 jobs: 2 persisted"
     assert len(list(shelf.glob("office/*.png"))) == 2
     assert len(project.charges(prompt)) == 2
-    tasks = project.until(lambda: prefect.cached_tasks(failed["id"], 2))
+    tasks = project.until(lambda: prefect.cached_tasks(run_id, 2))
     assert {name.rpartition(" · ")[2] for name in tasks} == {"fetch"}
+    assert prefect.ended(by_night["id"], "COMPLETED").startswith("10 jobs")
+    assert by_night["auto_scheduled"]
 
-    slow = "an office that is taken back"
+
+@pytest.mark.thorough
+def test_a_run_is_cancelled_from_the_page(prefect: Prefect) -> None:
+    project, slow = prefect.project, "an office that is taken back"
     hold = {"on": "generation", "kind": "delay", "seconds": 20, "times": 4}
     project.sandbox("POST", "faults", json=hold)
-    prefect.start("pipeline/pipeline", path=path, overrides=[f"steps.edit.input.prompt={slow}"])
-    accepted = project.until(lambda: found if len(found := project.accepted(slow)) == 10 else None)
-    prefect("flow-run", "cancel", accepted[0].run_id)
-    project.until(lambda: prefect.state(accepted[0].run_id) == "CANCELLED")
+    overrides = [f"steps.edit.input.prompt={slow}"]
+    run_id = prefect.start("pipeline/pipeline", path=PIPELINE, overrides=overrides)
+    project.until(lambda: len(project.accepted(slow)) == 10)
+    prefect("flow-run", "cancel", run_id)
+    project.until(lambda: prefect.state(run_id) == "CANCELLED")
 
     states = [row["status"] for row in project.charges(slow)]
     assert states.count("cancelled") == 6
@@ -217,26 +188,25 @@ def test_a_run_is_retried_from_the_page_and_cancelled_there(
         JobState.IN_QUEUE,
         JobState.SUBMITTED,
     }
+    project.sandbox("DELETE", "faults")
 
 
-def test_a_retried_run_keeps_its_id_its_budget_and_what_it_has_made(
-    project: Project, prefect: Prefect
-) -> None:
-    prompt = "an office that is tried three times"
+@pytest.mark.thorough
+def test_a_retried_run_keeps_its_id_its_budget_and_what_it_has_made(prefect: Prefect) -> None:
+    project, prompt = prefect.project, "an office that is tried three times"
     three = [f"steps.edit.input.prompt={prompt}", "matrix.aspect_ratio=[1:1, 16:9, 3:2]"]
     fail = {"on": "generation", "kind": "fail"}
     hold = {"on": "generation", "kind": "delay", "seconds": 45, "times": 9}
     project.sandbox("POST", "faults", json=fail)
     # Two of three fit; one of them is paid for, and the other fails and costs nothing.
-    prefect.start(
+    run_id = prefect.start(
         "pipeline/pipeline",
-        path="configs/pipelines/office-scenes.yaml",
+        path=PIPELINE,
         limit=1,
         overrides=three,
         max_cost_usd=0.30,
         refresh=True,
     )
-    run_id = project.until(lambda: project.accepted(prompt))[0].run_id
     told = prefect.ended(run_id, "FAILED")
     assert "over-budget" in told
     tried = project.accepted(prompt)
@@ -267,16 +237,3 @@ def test_a_retried_run_keeps_its_id_its_budget_and_what_it_has_made(
     summary = json.loads((project.home / "runs" / run_id / "summary.json").read_text())
     assert (summary["run_id"], summary["submitted"]) == (run_id, len(tried) + 1)
     project.until(lambda: paid() == 2)
-
-
-def test_every_flow_parameter_is_described() -> None:
-    from prefect.utilities.callables import parameter_schema
-
-    from flows.generate import generate
-    from flows.pipeline import pipeline
-    from flows.reconcile import reconcile
-
-    for flow in (generate, pipeline, reconcile):
-        for name, parameter in parameter_schema(flow).properties.items():
-            assert parameter["title"], name
-            assert parameter["description"], name
