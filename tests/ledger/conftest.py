@@ -127,7 +127,10 @@ def clock() -> Clock:
     return Clock()
 
 
-ON_BOTH = {"test_claim", "test_budget", "test_locks", "test_schema", "test_processes", "test_kept"}
+ON_BOTH = {
+    *("test_claim", "test_budget", "test_locks", "test_processes"),
+    *("test_schema", "test_database", "test_kept"),
+}
 """Where the databases differ: locks, races, sums, JSON, migrations; all else runs on SQLite."""
 ON_POSTGRESQL = {"test_outage"}
 """What is about the network: a connection to a file is not lost."""

@@ -30,7 +30,7 @@ CREATE TABLE outputs (
 CREATE INDEX ix_outputs_attempt_id ON outputs (attempt_id)
 """
 INSERTS = """
-INSERT INTO jobs VALUES (:key, 'acme/painter', :now);
+INSERT INTO jobs (key, model_id, created_at) VALUES (:key, 'acme/painter', :now);
 INSERT INTO attempts (
     key, number, state, pipeline, item, step, request, run_id, owner, lease_until, request_id,
     estimate_usd, created_at, submitted_at, updated_at

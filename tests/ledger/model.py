@@ -55,9 +55,8 @@ class LedgerModel(RuleBasedStateMachine):
         self.names = (f"worker-{number}" for number in itertools.count(1))
         self.known_dead: set[str | None] = set()
         self.is_dead = ExitStack()
-        for module in ("ledger",):
-            asks = f"comfyline.ledger.{module}.is_dead"
-            self.is_dead.enter_context(patch(asks, self.known_dead.__contains__))
+        asks = "comfyline.ledger.ledger.is_dead"
+        self.is_dead.enter_context(patch(asks, self.known_dead.__contains__))
         self.talk = Talk()
         # Of each run, when its latest try began.
         self.began: dict[str, datetime] = {}

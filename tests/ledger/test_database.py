@@ -16,14 +16,8 @@ from comfyline.ledger.database import Database
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.tables import attempts
 from tests.conftest import free_port
-from tests.ledger.conftest import ROOMY, Clock, Desk, asked, locked, output
+from tests.ledger.conftest import Clock, Desk, asked, locked, output
 from tests.ledger.proxy import proxy
-
-
-@pytest.fixture
-def file_url(tmp_path: Path) -> str:
-    """For what can only go wrong with a file."""
-    return f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
 
 
 async def ask(url: str, statement: str) -> None:
@@ -42,17 +36,14 @@ async def value(url: str, *questions: str) -> list[Any]:
     return values
 
 
-async def test_a_commit_to_a_file_survives_power_loss(file_url: str):
+async def test_a_commit_survives_power_loss_also_where_the_servers_default_is_another(
+    postgresql_database: str, tmp_path: Path
+):
     questions = "PRAGMA journal_mode", "PRAGMA synchronous", "PRAGMA foreign_keys"
     full = 2
-    assert await value(file_url, *questions) == ["wal", full, 1]
-
-
-async def test_a_commit_to_a_server_survives_power_loss_also_where_its_default_is_another(
-    postgresql_database: str,
-):
-    hasty = "ALTER DATABASE {} SET synchronous_commit = off"
-    await ask(postgresql_database, hasty.format(make_url(postgresql_database).database))
+    assert await value(f"sqlite:///{tmp_path / 'l.sqlite3'}", *questions) == ["wal", full, 1]
+    name = make_url(postgresql_database).database
+    await ask(postgresql_database, f"ALTER DATABASE {name} SET synchronous_commit = off")
     assert await value(postgresql_database, "SHOW synchronous_commit") == ["on"]
 
 
@@ -88,19 +79,9 @@ async def test_a_pooler_between_finds_nothing_that_belongs_to_a_session(
         ledger.close()
 
 
-async def test_times_are_in_utc_whatever_the_zone_of_the_server(
-    postgresql_database: str, clock: Clock
-):
-    tokyo = "ALTER DATABASE {} SET timezone = 'Asia/Tokyo'"
-    await ask(postgresql_database, tokyo.format(make_url(postgresql_database).database))
-    ledger = Ledger(postgresql_database, "here:1", clock)
-    await Desk(ledger).claimed(asked())
-    known = await Desk(ledger).known(asked())
-    assert f"{known.claimed_at:%H:%M %Z}" == "12:00 UTC"
-    ledger.close()
-
-
-async def test_the_servers_clock_counts_and_not_this_machines(postgresql_database: str):
+async def test_the_servers_clock_counts_in_utc_and_not_this_machines(postgresql_database: str):
+    name = make_url(postgresql_database).database
+    await ask(postgresql_database, f"ALTER DATABASE {name} SET timezone = 'Asia/Tokyo'")
     ledger = Ledger(postgresql_database, "here:1")
     [before] = await value(postgresql_database, "SELECT clock_timestamp()")
     await Desk(ledger).claimed(asked())
@@ -109,6 +90,7 @@ async def test_the_servers_clock_counts_and_not_this_machines(postgresql_databas
     ledger.close()
     assert claimed_at is not None
     assert before < claimed_at < after
+    assert claimed_at.tzname() == "UTC"
 
 
 async def test_a_reading_sees_one_moment_although_somebody_writes_meanwhile(
@@ -163,13 +145,10 @@ async def test_a_locked_ledger_is_waited_for_while_the_event_loop_runs_on(desk: 
     assert isinstance(await claiming, Claimed)
 
 
-async def test_reading_waits_for_nobody(desk: Desk, url: str, clock: Clock):
-    job = asked()
-    await desk.claimed(job)
+async def test_reading_waits_for_nobody(desk: Desk, url: str, there: Desk):
+    await desk.claimed(asked())
     with locked(url):
-        fresh = Ledger(url, "there:2", clock)
-        assert await Desk(fresh).state(job) is JobState.SUBMITTING
-        fresh.close()
+        assert await there.state(asked()) is JobState.SUBMITTING
 
 
 async def test_a_claim_that_nobody_hears_of_any_more_is_given_back(desk: Desk, url: str):
@@ -201,20 +180,6 @@ async def test_what_was_learnt_is_written_down_although_the_asker_is_cancelled(
     again = Ledger(url, "here:2")
     assert (await Desk(again).known(job)).request_id == "r-1"
     again.close()
-
-
-async def test_a_request_id_that_cannot_be_written_down_is_carried_by_the_error(
-    desk: Desk, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-):
-    attempt_id = await desk.claimed(asked())
-
-    async def fails(_: object) -> None:
-        raise Unreachable("The disk is full")
-
-    monkeypatch.setattr(ledger.database, "run", fails)
-    with pytest.raises(Unreachable, match=r"accepted request r-5.*--request-id r-5") as error:
-        await ledger.accepted(attempt_id, "r-5")
-    assert error.value.request_id == "r-5"
 
 
 async def test_a_failure_in_the_middle_leaves_nothing_half_done(
@@ -249,16 +214,13 @@ async def test_a_file_that_is_no_database_is_said_in_words(
     ledger.close()
 
 
-async def test_a_folder_that_cannot_be_made_is_said_in_words(tmp_path: Path, clock: Clock):
+async def test_a_file_that_cannot_be_made_or_opened_is_said_in_words(tmp_path: Path, clock: Clock):
     (tmp_path / "file").touch()
     with pytest.raises(Unreachable, match=r"cannot be used.*COMFYLINE_LEDGER_URL"):
         Ledger(f"sqlite:///{tmp_path / 'file' / 'deeper' / 'l.db'}", "here:1", clock)
-
-
-async def test_a_file_that_cannot_be_opened_is_said_in_words(tmp_path: Path, clock: Clock):
     ledger = Ledger(f"sqlite:///{tmp_path}", "here:1", clock)
     with pytest.raises(Unreachable, match="unable to open"):
-        await ledger.claim(asked(), run_id="run-1", refresh=False, limits=ROOMY)
+        await Desk(ledger).claim(asked())
     ledger.close()
 
 
@@ -269,17 +231,8 @@ def test_a_url_that_names_no_usable_database_is_said_without_its_password(url: s
     with pytest.raises(InputInvalid, match="write sqlite:") as error:
         Ledger(url, "here:1", clock)
     assert "SECRET" not in str(error.value)
-
-
-def test_a_driver_that_only_works_asynchronously_is_refused(clock: Clock):
     with pytest.raises(InputInvalid, match="asynchronous driver"):
         Ledger("postgresql+asyncpg://u:SECRET@h/x", "here:1", clock)
-
-
-async def test_the_folder_of_a_new_ledger_is_made(tmp_path: Path, clock: Clock):
-    ledger = Ledger(f"sqlite:///{tmp_path / 'a' / 'b' / 'l.db'}", "here:1", clock)
-    assert await ledger.find(["k"]) == {}
-    ledger.close()
 
 
 async def test_closing_waits_for_what_is_being_written(url: str, clock: Clock):

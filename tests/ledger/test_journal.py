@@ -1,11 +1,8 @@
 """The journal of accepted requests, and what a ledger that does not know them takes from it."""
 
-import asyncio
 import json
-import multiprocessing
+import os
 import resource
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,17 +16,17 @@ from comfyline.errors import ComfylineError, TryLater
 from comfyline.files import this_process
 from comfyline.job import CheckedJob, JobState
 from comfyline.ledger.attempts import Evidence, pack
-from comfyline.ledger.claims import Claimed, NotOurs
-from comfyline.ledger.decision import Decision
-from comfyline.ledger.journal import AskedElsewhere, Entry, Journal
+from comfyline.ledger.journal import AskedElsewhere, Entry, Journal, Line
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.unrecorded import Recovered, recover, recover_asked, unrecorded
-from tests.conftest import new_database
-from tests.ledger.conftest import ROOMY, Clock, Desk, asked, output
+from tests.ledger.conftest import Clock, Desk, asked, output
+from tests.ledger.processes import at_once
 
 PAID = Account("https://model-api.example", profile="production")
 HERE = "/home/ledger.sqlite3"
 MYSELF = this_process()
+GONE = f"{MYSELF.rsplit('/', 2)[0]}/1/abc"
+"""A process that had the same number, and began at another time."""
 
 
 def entry(job: CheckedJob, **more: Any) -> Entry:
@@ -48,37 +45,18 @@ def entry(job: CheckedJob, **more: Any) -> Entry:
     return replace(plain, **more)
 
 
-def ended_process() -> str:
-    """The name of a process that is gone."""
-    code = "from comfyline.files import this_process; print(this_process())"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return told.stdout.strip()
-
-
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
     return Journal(tmp_path / "accepted.jsonl", HERE)
 
 
 @pytest.fixture
-def paid(new_ledger: Callable[[], Ledger]) -> Ledger:
-    return new_ledger()
-
-
-@pytest.fixture
-def new_ledger(
-    database: str, clock: Clock, request: pytest.FixtureRequest
-) -> Iterator[Callable[[], Ledger]]:
+def new_ledger(clock: Clock) -> Iterator[Callable[[], Ledger]]:
     """Makes ledgers of the paid account; the second is another one."""
     opened: list[Ledger] = []
 
     def make() -> Ledger:
-        if database == "sqlite":
-            url = "sqlite://"
-        else:
-            server = request.getfixturevalue("postgresql_url")
-            url = new_database(server, request.getfixturevalue("ledger_template"))
-        opened.append(Ledger(url, "here:1", clock, account=PAID))
+        opened.append(Ledger("sqlite://", "here:1", clock, account=PAID))
         return opened[-1]
 
     yield make
@@ -86,12 +64,17 @@ def new_ledger(
         ledger.close()
 
 
-async def claimed(ledger: Ledger, job: CheckedJob, mark: str, run: str = "run-1") -> Claimed:
-    claim = await ledger.claim(
-        job, run_id=run, refresh=False, limits=ROOMY, evidence=Evidence(mark=mark)
-    )
-    assert isinstance(claim, Claimed)
-    return claim
+@pytest.fixture
+def paid(new_ledger: Callable[[], Ledger]) -> Ledger:
+    return new_ledger()
+
+
+async def doubted(ledger: Ledger, job: CheckedJob, journal: Journal) -> int:
+    """Where the line of a job lies that is in doubt."""
+    at = journal.reserve(entry(job, ledger=await ledger.identity()))
+    claimed = await Desk(ledger).claimed(job, evidence=Evidence(mark="mark-1"))
+    await ledger.ended(claimed, JobState.IN_DOUBT, ComfylineError("nobody knows"))
+    return at
 
 
 async def states(ledger: Ledger) -> list[tuple[int, JobState, str | None]]:
@@ -128,61 +111,47 @@ def test_the_line_of_a_process_that_died_in_it_is_left_out(journal: Journal):
     assert [line.request_id for line in journal.lines()] == [None, "request-2"]
 
 
-def _write_many(path: Path, name: int) -> None:
-    journal = Journal(path, HERE)
+async def _write_many(_: Desk, path: Path) -> None:
+    journal, name = Journal(path, HERE), os.getpid()
     for number in range(50):
         mark = f"{name}-{number}"
         journal.accepted(journal.reserve(entry(asked(mark), mark=mark)), f"request-{mark}")
 
 
 def test_processes_that_write_at_once_lose_nothing(journal: Journal):
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_write_many, args=(journal.path, n)) for n in range(4)]
-    for one in writers:
-        one.start()
-    for one in writers:
-        one.join()
-
+    at_once(4, _write_many, "sqlite://", journal.path)
     lines = list(journal.lines())
-
     assert len(lines) == 200
     assert all(line.request_id == f"request-{line.entry.mark}" for line in lines)
 
 
-def _fill_the_disk(path: Path, told: Any) -> None:
+def _fill_the_disk(path: Path) -> tuple[str, bool]:
     journal = Journal(path, HERE)
     at = journal.reserve(entry(asked("the last that fits")))
     full = path.stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (full + 100, full + 100))
-    try:
+    with pytest.raises(TryLater) as error:
         journal.reserve(entry(asked("one too many"), mark="mark-2"))
-    except TryLater as error:
-        told.put((str(error), path.stat().st_size == full))
+    is_as_before = path.stat().st_size == full
     journal.accepted(at, "request-1")
+    return str(error.value), is_as_before
+
+
+async def _fill(_: Desk, path: Path) -> tuple[str, bool]:
+    return _fill_the_disk(path)
 
 
 def test_a_full_disk_stops_a_post_and_loses_no_id(journal: Journal):
-    context = multiprocessing.get_context("spawn")
-    told = context.Queue()
-    child = context.Process(target=_fill_the_disk, args=(journal.path, told))
-    child.start()
-    said, is_as_before = told.get(timeout=60)
-    child.join()
-
+    [(said, is_as_before)] = at_once(1, _fill, "sqlite://", journal.path)
     assert "so it was not submitted" in said
     assert "Make room" in said
     assert is_as_before
     assert [line.request_id for line in journal.lines()] == ["request-1"]
 
 
-async def test_an_id_that_the_ledger_never_heard_of_ends_its_doubt(
-    journal: Journal, paid: Ledger, clock: Clock
-):
+async def test_an_id_that_the_ledger_never_heard_of_ends_its_doubt(journal: Journal, paid: Ledger):
     job = asked()
-    at = journal.reserve(entry(job, ledger=await paid.identity()))
-    await claimed(paid, job, "mark-1")
-    clock.forward(61)
-    await paid.end_dead_leases()
+    at = await doubted(paid, job, journal)
     journal.accepted(at, "request-7")
     [missing] = await unrecorded(journal, paid)
     assert (missing.key, missing.request_id) == (job.key, "request-7")
@@ -205,9 +174,7 @@ async def test_a_ledger_made_anew_takes_what_was_accepted(journal: Journal, paid
     assert (attempt.account, attempt.request_id) == (PAID, "request-7")
     assert attempt.submitted_at == datetime(2026, 3, 1, 12, tzinfo=UTC)
     assert attempt.reserved_usd == 0.25
-    again = await paid.claim(job, run_id="run-2", refresh=True, limits=ROOMY)
-    assert isinstance(again, NotOurs)
-    assert again.decision is Decision.RESUME
+    assert await Desk(paid).asks(job, "run-2", refresh=True) == "RESUME"
     assert await recover(journal, paid) == Recovered()
 
 
@@ -235,7 +202,7 @@ async def test_what_the_local_sandbox_made_is_not_added(journal: Journal, paid: 
     """It costs nothing, and a sandbox that was made anew does not know it."""
     sandbox = Account(LOCAL_SANDBOX, profile="sandbox")
     journal.accepted(journal.reserve(entry(asked(), account=sandbox)), "request-1")
-    journal.reserve(entry(asked("2"), account=sandbox, mark="mark-2", writer=ended_process()))
+    journal.reserve(entry(asked("2"), account=sandbox, mark="mark-2", writer=GONE))
     assert await unrecorded(journal, paid) == []
     assert await recover(journal, paid) == Recovered()
 
@@ -260,7 +227,7 @@ async def test_a_post_without_an_answer_that_the_ledger_does_not_know_is_in_doub
     journal: Journal, paid: Ledger, clock: Clock, how: str
 ):
     job = asked()
-    writer = ended_process() if how == "dead writer" else MYSELF
+    writer = GONE if how == "dead writer" else MYSELF
     at = journal.reserve(entry(job, writer=writer, at=clock.time))
     if how == "long ago":
         assert await recover(journal, paid) == Recovered(), "its answer may come"
@@ -269,9 +236,7 @@ async def test_a_post_without_an_answer_that_the_ledger_does_not_know_is_in_doub
     assert await recover(journal, paid) == Recovered(in_doubt=1)
 
     assert await states(paid) == [(1, JobState.IN_DOUBT, None)]
-    blocked = await paid.claim(job, run_id="run-2", refresh=True, limits=ROOMY)
-    assert isinstance(blocked, NotOurs)
-    assert blocked.decision is Decision.BLOCKED
+    assert await Desk(paid).asks(job, "run-2", refresh=True) == "BLOCKED"
     assert await recover(journal, paid) == Recovered()
     if how == "long ago":
         journal.accepted(at, "request-7")
@@ -280,24 +245,10 @@ async def test_a_post_without_an_answer_that_the_ledger_does_not_know_is_in_doub
 
 
 async def test_what_came_to_nothing_is_nothing_to_recover(journal: Journal, paid: Ledger):
-    at = journal.reserve(entry(asked(), writer=ended_process()))
+    at = journal.reserve(entry(asked(), writer=GONE))
     journal.nothing(at, "NotSent")
     assert await unrecorded(journal, paid) == []
     assert await recover(journal, paid) == Recovered()
-
-
-async def test_the_answer_after_lost_is_the_attempts_own(journal: Journal, paid: Ledger):
-    job = asked()
-    at = journal.reserve(entry(job))
-    claim = await claimed(paid, job, "mark-1")
-    await paid.ended(claim.attempt_id, JobState.IN_DOUBT, ComfylineError("nobody knows"))
-    await paid.lost(claim.attempt_id, ComfylineError("A person found nothing"))
-    journal.accepted(at, "request-7")
-
-    assert await recover(journal, paid) == Recovered(accepted=1)
-
-    assert await states(paid) == [(1, JobState.SUBMITTED, "request-7")]
-    assert (await Desk(paid).known(job)).submitted_at == (await Desk(paid).known(job)).claimed_at
 
 
 async def test_the_answer_after_lost_and_another_submission_are_both_collected(
@@ -305,12 +256,9 @@ async def test_the_answer_after_lost_and_another_submission_are_both_collected(
 ):
     """Because both are paid for."""
     job, desk = asked(), Desk(paid)
-    at = journal.reserve(entry(job))
-    claim = await claimed(paid, job, "mark-1")
-    await paid.ended(claim.attempt_id, JobState.IN_DOUBT, ComfylineError("nobody knows"))
-    await paid.lost(claim.attempt_id, ComfylineError("A person found nothing"))
-    second = await claimed(paid, job, "mark-2", run="run-2")
-    await paid.accepted(second.attempt_id, "request-8")
+    at = await doubted(paid, job, journal)
+    await paid.lost((await desk.known(job)).id, ComfylineError("A person found nothing"))
+    await desk.submitted(job, "run-2", "request-8")
     journal.accepted(at, "request-7")
 
     assert await recover(journal, paid) == Recovered(accepted=1)
@@ -371,8 +319,8 @@ async def test_an_id_in_a_file_of_its_own_is_still_taken(
     strays = tmp_path / "strays"
     strays.mkdir()
     job = asked()
-    claim = await claimed(paid, job, "mark-1")
-    told = {"key": job.key, "number": claim.number, "mark": "mark-1", "request_id": "request-7"}
+    await Desk(paid).claimed(job, evidence=Evidence(mark="mark-1"))
+    told = {"key": job.key, "number": 1, "mark": "mark-1", "request_id": "request-7"}
     (strays / "request-7.json").write_text(json.dumps(told))
     (strays / "other.json").write_text(json.dumps(told | {"mark": "another ledger's"}))
     (strays / "note.json").write_text("{")
@@ -384,31 +332,25 @@ async def test_an_id_in_a_file_of_its_own_is_still_taken(
     assert sorted(path.name for path in strays.iterdir()) == ["note.json", "other.json"]
 
 
-def test_a_big_journal_is_compared_once(tmp_path: Path, clock: Clock):
-    """What was compared is not even read again."""
-    journal = Journal(tmp_path / "accepted.jsonl", HERE)
+class WatchedJournal(Journal):
+    """A journal that keeps from where it was read."""
+
+    starts: list[int]
+
+    def lines(self, start: int = 0) -> Iterator[Line]:
+        self.starts.append(start)
+        return super().lines(start)
+
+
+async def test_what_was_compared_is_not_even_read_again(journal: Journal, paid: Ledger):
     journal.accepted(journal.reserve(entry(asked("first"))), "request-1")
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite3'}", "here:1", clock, account=PAID)
-    starts: list[int] = []
-    lines = journal.lines
-
-    def watched(start: int = 0) -> Any:
-        starts.append(start)
-        return lines(start)
-
-    journal.lines = watched  # type: ignore[method-assign]
-
-    async def twice() -> None:
-        await recover(journal, ledger)
-        before = journal.path.stat().st_size
-        starts.clear()
-        await recover(journal, ledger)
-        # The line before is looked at to know the journal again, and nothing else.
-        assert before in starts
-        assert 0 not in starts
-
-    asyncio.run(twice())
-    ledger.close()
+    await recover(journal, paid)
+    watched = WatchedJournal(journal.path, HERE)
+    watched.starts = []
+    await recover(watched, paid)
+    # The line before is looked at to know the journal again, and nothing else.
+    assert watched.starts
+    assert 0 not in watched.starts
 
 
 async def test_a_refresh_waits_for_an_older_doubt_and_reuse_does_not(
@@ -416,17 +358,12 @@ async def test_a_refresh_waits_for_an_older_doubt_and_reuse_does_not(
 ):
     """Somebody may have answered it in the ledger that is gone: here nobody has."""
     job = asked()
-    journal.reserve(entry(job, writer=ended_process()))
+    journal.reserve(entry(job, writer=GONE))
     journal.accepted(journal.reserve(entry(job, number=2, mark="mark-2")), "request-2")
     assert await recover(journal, paid) == Recovered(accepted=1, in_doubt=1)
     known = await Desk(paid).known(job)
     await paid.completed(known.id, 0.5)
     await paid.persisted(known.id, [output()])
 
-    reused = await paid.claim(job, run_id="run-2", refresh=False, limits=ROOMY)
-    refreshed = await paid.claim(job, run_id="run-2", refresh=True, limits=ROOMY)
-
-    assert isinstance(reused, NotOurs)
-    assert isinstance(refreshed, NotOurs)
-    assert [reused.decision, refreshed.decision] == [Decision.REUSE, Decision.BLOCKED]
-    assert refreshed.attempt.state is JobState.IN_DOUBT
+    assert await Desk(paid).asks(job, "run-2") == "REUSE"
+    assert await Desk(paid).asks(job, "run-2", refresh=True) == "BLOCKED"

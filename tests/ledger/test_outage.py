@@ -16,9 +16,10 @@ from comfyline.ledger.database import Database
 from comfyline.ledger.decision import LEASE_SECONDS
 from comfyline.ledger.ledger import Ledger
 from comfyline.progress import Event, Note, observed_by
-from tests.ledger.conftest import ROOMY, Clock, Desk, asked, locked, output
+from tests.ledger.conftest import Clock, Desk, asked, locked, output
 from tests.ledger.proxy import Cut, Proxy, proxy
 
+JOB = asked()
 MARKED = Evidence(mark="m-1")
 LOST = ComfylineError("A person found that it was never accepted")
 
@@ -57,14 +58,6 @@ async def here(between: Proxy, clock: Clock) -> AsyncIterator[Desk]:
     ledger.close()
 
 
-async def claim(here: Desk, run: str = "run-1") -> int:
-    claim = await here.ledger.claim(
-        asked(), run_id=run, refresh=False, limits=ROOMY, evidence=MARKED
-    )
-    assert isinstance(claim, Claimed)
-    return claim.attempt_id
-
-
 @pytest.fixture(params=["before", "after"])
 def cut(request: pytest.FixtureRequest) -> Cut:
     """Whether the commit that is not heard of took place."""
@@ -74,9 +67,9 @@ def cut(request: pytest.FixtureRequest) -> Cut:
 
 async def test_a_claim_whose_commit_is_not_heard_of_is_used(here: Desk, between: Proxy, cut: Cut):
     between.cut = cut
-    attempt_id = await claim(here)
+    attempt_id = await here.claimed(JOB, evidence=MARKED)
     assert between.has_cut.is_set()
-    assert await here.state(asked()) is JobState.SUBMITTING
+    assert await here.state(JOB) is JobState.SUBMITTING
     await here.ledger.accepted(attempt_id, "r-1")
     [only] = await here.ledger.list()
     assert (only.id, only.number, only.request_id) == (attempt_id, 1, "r-1")
@@ -84,55 +77,49 @@ async def test_a_claim_whose_commit_is_not_heard_of_is_used(here: Desk, between:
 
 
 async def test_a_claim_that_outlives_its_lease_unheard_is_no_doubt_afterwards(
-    here: Desk, between: Proxy, url: str, clock: Clock
+    here: Desk, between: Proxy, there: Desk, clock: Clock
 ):
     between.cut, between.goes_away_then = "after", True
-    claiming = asyncio.create_task(claim(here))
+    claiming = asyncio.create_task(here.claimed(JOB, evidence=MARKED))
     await asyncio.to_thread(between.has_cut.wait, 30)
     clock.forward(LEASE_SECONDS + 1)
-    there = Ledger(url, "there:2", clock)
-    assert await there.end_dead_leases() == 1
-    assert await Desk(there).state(asked()) is JobState.IN_DOUBT
+    assert await there.ledger.end_dead_leases() == 1
+    assert await there.state(JOB) is JobState.IN_DOUBT
     between.comes_back()
     attempt_id = await claiming
-    known = await Desk(there).known(asked())
+    known = await there.known(JOB)
     assert (known.id, known.state, known.owner) == (attempt_id, JobState.SUBMITTING, "here:1")
-    assert JobState.IN_DOUBT not in {one.state for one in await there.list()}
-    there.close()
+    assert JobState.IN_DOUBT not in {one.state for one in await there.ledger.list()}
 
 
 async def test_a_claim_that_was_given_up_unheard_is_given_back_with_the_next_word(
-    here: Desk, between: Proxy, url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    here: Desk, between: Proxy, there: Desk, monkeypatch: pytest.MonkeyPatch
 ):
     between.cut, between.goes_away_then = "after", True
     monkeypatch.setattr(here.ledger.database, "patience", 0.2)
     with pytest.raises(Unreachable):
-        await claim(here)
-    there = Desk(Ledger(url, "there:2", clock))
-    assert await there.state(asked()) is JobState.SUBMITTING
+        await here.claimed(JOB, evidence=MARKED)
+    assert await there.state(JOB) is JobState.SUBMITTING
     between.comes_back()
     await here.ledger.release_all()
-    assert await there.state(asked()) is JobState.PLANNED
+    assert await there.state(JOB) is JobState.PLANNED
     assert isinstance(await there.claim(asked("another"), "run-2"), Claimed)
-    there.ledger.close()
 
 
 async def test_what_another_has_claimed_meanwhile_is_not_given_back(
-    here: Desk, between: Proxy, url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    here: Desk, between: Proxy, there: Desk, monkeypatch: pytest.MonkeyPatch
 ):
-    attempt_id = await claim(here)
+    attempt_id = await here.claimed(JOB, evidence=MARKED)
     await here.ledger.not_sent(attempt_id)
     between.cut, between.goes_away_then = "before", True
     monkeypatch.setattr(here.ledger.database, "patience", 0.2)
     with pytest.raises(Unreachable):
-        await claim(here)
-    there = Desk(Ledger(url, "there:2", clock))
-    assert await there.claimed(asked(), "run-2") == attempt_id
+        await here.claimed(JOB, evidence=MARKED)
+    assert await there.claimed(JOB, "run-2") == attempt_id
     between.comes_back()
     await here.ledger.release_all()
-    known = await there.known(asked())
+    known = await there.known(JOB)
     assert (known.state, known.owner) == (JobState.SUBMITTING, "there:2")
-    there.ledger.close()
 
 
 async def _observed(ledger: Ledger, attempt_id: int) -> None:
@@ -165,7 +152,6 @@ async def _not_sent(ledger: Ledger, attempt_id: int) -> None:
     await ledger.not_sent(attempt_id)
 
 
-@pytest.mark.parametrize("which", range(4))
 @pytest.mark.parametrize(
     ("write", "state"),
     [
@@ -180,25 +166,24 @@ async def _not_sent(ledger: Ledger, attempt_id: int) -> None:
 async def test_what_is_written_unheard_is_written_again_and_comes_to_the_same(
     write: Callable[[Ledger, int], Awaitable[None]],
     state: JobState,
-    which: int,
     here: Desk,
     between: Proxy,
     cut: Cut,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    attempt_id = await claim(here)
-    run, writes = here.ledger.database.run, 0
+    """Each of its transactions is cut off once."""
+    attempt_id = await here.claimed(JOB, evidence=MARKED)
+    run, cuts = here.ledger.database.run, 0
 
-    async def counted(work: object) -> object:
-        nonlocal writes
-        between.cut = cut if writes == which else None
-        writes += 1
+    async def cut_off(work: object) -> object:
+        nonlocal cuts
+        between.cut, cuts = cut, cuts + 1
         return await run(work)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(here.ledger.database, "run", counted)
+    monkeypatch.setattr(here.ledger.database, "run", cut_off)
     await write(here.ledger, attempt_id)
-    between.cut = None
-    assert between.has_cut.is_set() == (which < writes)
+    assert cuts
+    assert between.cut is None
     [known] = await here.ledger.list()
     assert (known.id, known.state) == (attempt_id, state)
     assert len(known.outputs) == (state is JobState.PERSISTED)
@@ -206,31 +191,29 @@ async def test_what_is_written_unheard_is_written_again_and_comes_to_the_same(
 
 
 async def test_a_claim_given_back_unheard_may_be_anothers_when_it_is_said_again(
-    here: Desk, between: Proxy, url: str, clock: Clock
+    here: Desk, between: Proxy, there: Desk
 ):
-    attempt_id = await claim(here)
+    attempt_id = await here.claimed(JOB, evidence=MARKED)
     between.cut, between.goes_away_then = "after", True
     saying = asyncio.create_task(here.ledger.not_sent(attempt_id))
     await asyncio.to_thread(between.has_cut.wait, 30)
-    there = Desk(Ledger(url, "there:2", clock))
-    assert await there.claimed(asked(), "run-2") == attempt_id
+    assert await there.claimed(JOB, "run-2") == attempt_id
     between.comes_back()
     await saying
-    known = await there.known(asked())
+    known = await there.known(JOB)
     assert (known.state, known.owner) == (JobState.SUBMITTING, "there:2")
-    there.ledger.close()
 
 
 async def test_everybody_waits_for_a_ledger_that_is_away_and_it_is_said_once(
     here: Desk, between: Proxy
 ):
     heard: list[Event] = []
-    attempt_id = await claim(here)
+    attempt_id = await here.claimed(JOB, evidence=MARKED)
     between.goes_away()
     with observed_by(heard.append):
         asking = [
             asyncio.create_task(here.ledger.accepted(attempt_id, "r-1")),
-            *(asyncio.create_task(here.ledger.find([asked().key])) for _ in range(5)),
+            *(asyncio.create_task(here.ledger.find([JOB.key])) for _ in range(5)),
         ]
         _, pending = await asyncio.wait(asking, timeout=2)
         assert len(pending) == len(asking)
@@ -239,13 +222,13 @@ async def test_everybody_waits_for_a_ledger_that_is_away_and_it_is_said_once(
     texts = [event.text for event in heard if isinstance(event, Note)]
     assert [text.rpartition(" ")[2] for text in texts] == ["it", "again"], texts
     assert "cannot be used" in texts[0]
-    assert (await here.known(asked())).request_id == "r-1"
+    assert (await here.known(JOB)).request_id == "r-1"
 
 
 async def test_nobody_waits_longer_than_the_first_and_what_was_accepted_is_carried_by_the_error(
     here: Desk, between: Proxy, monkeypatch: pytest.MonkeyPatch
 ):
-    attempt_id = await claim(here)
+    attempt_id = await here.claimed(JOB, evidence=MARKED)
     monkeypatch.setattr(here.ledger.database, "patience", 0.5)
     between.goes_away()
     with pytest.raises(Unreachable, match="accepted request r-1") as error:
@@ -258,7 +241,7 @@ async def test_nobody_waits_longer_than_the_first_and_what_was_accepted_is_carri
 
 
 async def test_who_ends_a_connection_ends_nothing_that_is_owed(here: Desk, url: str):
-    attempt_id = await claim(here)
+    attempt_id = await here.claimed(JOB, evidence=MARKED)
     with locked(url):
         writing = asyncio.create_task(here.ledger.accepted(attempt_id, "r-1"))
         await until(url, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'")
@@ -267,11 +250,11 @@ async def test_who_ends_a_connection_ends_nothing_that_is_owed(here: Desk, url: 
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'advisory'",
         )
     await writing
-    assert (await here.known(asked())).request_id == "r-1"
+    assert (await here.known(JOB)).request_id == "r-1"
 
 
 async def test_a_standby_that_is_not_promoted_yet_is_waited_for(here: Desk, url: str):
-    attempt_id = await claim(here)
+    attempt_id = await here.claimed(JOB, evidence=MARKED)
     name = make_url(url).database
     heard: asyncio.Queue[Event] = asyncio.Queue()
     await say(url, f"ALTER DATABASE {name} SET default_transaction_read_only = on", OTHERS_END)
@@ -285,7 +268,7 @@ async def test_a_standby_that_is_not_promoted_yet_is_waited_for(here: Desk, url:
     await say(url, writable, f"ALTER DATABASE {name} RESET default_transaction_read_only")
     await say(url, OTHERS_END)
     await writing
-    assert (await here.known(asked())).request_id == "r-1"
+    assert (await here.known(JOB)).request_id == "r-1"
 
 
 async def test_a_database_that_is_not_there_is_said_at_once(url: str, clock: Clock):

@@ -1,4 +1,5 @@
-from dataclasses import replace
+"""How little time is left before RunComfy deletes what is paid for, and how loudly it is said."""
+
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,33 +14,27 @@ from comfyline.ledger.retention import Urgency, at_risk, urgency_of, warnings
 
 NOW = datetime(2026, 3, 8, 12, tzinfo=UTC)
 JOB = Job("scenes", "cat", "edit", "acme/painter", {}, Placement("/out", "x", {}))
-CHECKED = CheckedJob(JOB, "k" * 64, (), 0.14)
+NOTHING = dict.fromkeys(
+    ("owner", "lease_until", "reserved_usd", "cost_usd", "error_kind", "error_message")
+)
 
 
 def paid(left: timedelta, state: JobState = JobState.IN_PROGRESS, number: int = 1) -> Attempt:
     """An attempt that RunComfy keeps for so long yet."""
-    when = NOW - KEPT + left
+    times = ("created_at", "claimed_at", "submitted_at", "updated_at")
     return Attempt(
         id=number,
         number=1,
         state=state,
-        checked=replace(CHECKED, key=f"{number:064}"),
+        checked=CheckedJob(JOB, f"{number:064}", (), 0.14),
         account=Account("https://model-api.example", profile="production"),
         run_id="run",
-        owner=None,
-        lease_until=None,
         request_id=f"request-{number}",
-        reserved_usd=0.14,
-        cost_usd=None,
-        error_kind=None,
-        error_message=None,
         evidence=Evidence(),
-        created_at=when,
-        claimed_at=when,
-        submitted_at=when,
-        updated_at=when,
         outputs=(),
         reached={},
+        **dict.fromkeys(times, NOW - KEPT + left),
+        **NOTHING,
     )
 
 
