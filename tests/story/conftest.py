@@ -171,7 +171,7 @@ class Project:
         os.kill(record["pid"], signal.SIGKILL)
 
     def until(self, condition: Callable[[], Any], seconds: float = 120) -> Any:
-        """Asks until something holds, less often the longer it takes: each question has its price."""
+        """Asks until something holds, less often the longer it takes: each has its price."""
         deadline, pause = time.monotonic() + seconds, 0.03
         while not (found := condition()):
             assert time.monotonic() < deadline, "not in time"
