@@ -3,8 +3,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from comfyline.models.describe import InputField, entry_changes, input_fields
 from comfyline.models.entry import ModelEntry
@@ -117,30 +115,6 @@ def test_fields_within_objects_and_lists_are_listed_by_their_path() -> None:
     assert fields["camera.image"].type == "picture"
     assert fields["camera.image"].required
     assert fields["shots[].image"].about == "the first frame"
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                ["type", "properties", "items", "$ref", "enum", "default", "format", "anyOf",
-                 "required", "validations", "minimum", "maxLength", "description", "a"]
-            ),
-            inner | st.sampled_from(["object", "array", "image_uri", "#/a", "string"]),
-            max_size=4,
-        )
-    ),
-    max_leaves=15,
-)  # fmt: skip
-
-
-@given(st.dictionaries(st.sampled_from(["properties", "required", "type"]), JSON))
-def test_no_schema_is_too_odd_to_be_described(schema: dict[str, Any]) -> None:
-    entry = ModelEntry(model_id="m", input_schema=schema)
-
-    assert all(isinstance(field.path, str) for field in input_fields(entry))
 
 
 def test_every_difference_is_said_at_its_place() -> None:

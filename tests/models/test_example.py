@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from comfyline.cli.main import run
 from comfyline.models.check import find_mistakes
@@ -140,25 +138,3 @@ def test_one_of_several_fields_that_are_required_by_turns_is_filled_in() -> None
     made = example_inputs(ModelEntry(model_id="m", input_schema=schema))
 
     assert made == {"image": "photo.jpg"}
-
-
-SCHEMAS = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                ["type", "properties", "items", "$ref", "enum", "default", "format", "anyOf",
-                 "required", "minimum", "maximum", "multipleOf", "minItems", "maxLength", "a"]
-            ),
-            inner | st.sampled_from(["object", "array", "integer", "image_uri", "#/a", "string"]),
-            max_size=4,
-        )
-    ),
-    max_leaves=15,
-)  # fmt: skip
-
-
-@given(st.dictionaries(st.sampled_from(["properties", "required", "anyOf"]), SCHEMAS))
-def test_no_schema_is_too_odd_for_an_example(schema: dict[str, Any]) -> None:
-    assert example_step(ModelEntry(model_id="m", input_schema=schema)).startswith("steps:\n")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from comfyline.models.entry import ModelEntry
 from comfyline.models.price import estimate, expected_outputs
+from tests.odd_json import JSON
 
 FIELDS = {"num_images": {"default": 2}, "duration": {"default": 5}}
 
@@ -58,13 +59,6 @@ def test_without_a_unit_or_a_duration_the_price_is_unknown() -> None:
     assert estimate(entry(unit=None), {}) is estimate(entry(unit="token"), {}) is None
     assert estimate(entry(unit="second"), {}) is None
     assert estimate(entry(price=0), {}) == 0
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
-    max_leaves=4,
-)
 
 
 @given(
