@@ -5,7 +5,6 @@ import pytest
 
 from comfyline.errors import InputInvalid
 from comfyline.job import PENDING
-from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.references import step_needs, step_order
 from tests.pipeline.previews import preview
 
@@ -178,12 +177,3 @@ def test_a_step_that_collects_needs_a_name_without_an_item(write: Write) -> None
 
     assert "collects all items, and output.name uses `item`" in mistakes(write, text)[0]
     assert mistakes(write, named) == []
-
-
-def test_only_variables_that_are_listed_can_be_used(write: Write) -> None:
-    text = pipeline("  one: {model: m, input: {x: '{{ env.SEASON }}'}}\n")
-
-    assert "`env` has no `SEASON`" in mistakes(write, text)[0]
-    assert load_pipeline(write(text.replace("steps:", "env: [SEASON]\nsteps:"))).document.env == [
-        "SEASON"
-    ]

@@ -61,14 +61,15 @@ def test_the_command_writes_what_is_old_and_says_when_nothing_is(
     assert capsys.readouterr().err == f"configs/schemas/{PROFILE_SCHEMA} is written.\n"
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*EXAMPLES, *PROFILES], ids=lambda path: path.stem)
 def test_an_example_is_right_and_names_its_schema(
     path: Path, schemas: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
+    schema = PROFILE_SCHEMA if path in PROFILES else PIPELINE_SCHEMA
 
-    assert refused(schemas[PIPELINE_SCHEMA], load_yaml(path).data) == []
-    assert path.read_text().startswith(f"{FIRST_LINE}{PIPELINE_SCHEMA}\n")
+    assert refused(schemas[schema], load_yaml(path).data) == []
+    assert path.read_text().startswith(f"{FIRST_LINE}{schema}\n")
 
 
 def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
@@ -103,6 +104,14 @@ WRONG = [
     ("limits.timeout", "soon", "limits.timeout"),
     ("limits.in_flight", "{{ x }}", "limits.in_flight"),
 ]
+RIGHT = [
+    ("steps.edit.input.num_images", "{{ item.count }}"),
+    ("steps.edit.input.image_urls", "{{ steps.cut.images }}"),
+    ("steps.edit.input.image_urls", ["{% if x %}a.jpg{% endif %}"]),
+    ("steps.edit.model", "{{ matrix.model }}"),
+    ("steps.edit.variant", {"any": ["thing"]}),
+    ("limits.timeout", 90),
+]
 
 
 @pytest.mark.parametrize(("path", "value", "where"), WRONG)
@@ -112,6 +121,13 @@ def test_what_is_wrong_is_underlined_at_its_place(
     document = changed(load_yaml(OFFICE).data, path, value)
 
     assert refused(schemas[PIPELINE_SCHEMA], document) == [where]
+
+
+@pytest.mark.parametrize(("path", "value"), RIGHT)
+def test_what_is_right_is_not(path: str, value: Any, schemas: dict[str, Any]) -> None:
+    document = changed(load_yaml(OFFICE).data, path, value)
+
+    assert refused(schemas[PIPELINE_SCHEMA], document) == []
 
 
 def test_a_file_that_extends_another_may_leave_out_and_take_away(

@@ -106,17 +106,11 @@ def test_what_is_no_text_of_the_project_is_a_located_mistake(
     assert "SECRET" not in told
 
 
-def test_a_link_within_the_project_is_followed(here: Path) -> None:
-    (here / "prompts" / "real.md").write_text("x")
+def test_a_link_within_the_project_and_a_text_of_the_largest_size_are_read(here: Path) -> None:
+    (here / "prompts" / "real.md").write_bytes(b"x" * 2**20)
     (here / "prompts" / "link").symlink_to("real.md")
 
-    assert read("!file prompts/link").data["prompt"] == "x"
-
-
-def test_a_text_of_the_largest_size_is_read(here: Path) -> None:
-    (here / "prompts" / "large").write_bytes(b"x" * 2**20)
-
-    assert len(read("!file prompts/large").data["prompt"]) == 2**20
+    assert len(read("!file prompts/link").data["prompt"]) == 2**20
 
 
 @pytest.mark.parametrize("value", ["!file prompts/office.md", "!file", "[!file prompts/office.md]"])
