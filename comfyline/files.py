@@ -200,3 +200,8 @@ def _machine() -> str:
         # In two containers the same number is two processes.
         return f"{boot[:13]}.{Path('/proc/self/ns/pid').stat().st_ino}"
     return ""
+
+
+def why_not(error: OSError) -> str:
+    """Say why a file cannot be read or written, in the words of the operating system."""
+    return error.strerror or str(error) or "the operating system gives no reason"

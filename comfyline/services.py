@@ -22,7 +22,6 @@ from comfyline.ledger.slot_queue import Slots
 from comfyline.models.catalogue import CACHED_MODELS, Catalogue, ModelCache
 from comfyline.progress import Note, tell
 from comfyline.redact import bare_origin
-from comfyline.runcomfy.balance import BalanceCache
 from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.runcomfy.download import Downloads
 from comfyline.runcomfy.poll import Poller, next_poll
@@ -53,7 +52,6 @@ class Services:
         self.client = _client(settings)
         self.downloads = Downloads(runcomfy.download_hosts, runcomfy.base_url)
         self.poller = Poller(self.client.status, next_poll, time.monotonic, runcomfy.patience)
-        self.balance = BalanceCache(self.client.balance)
         self.submits = submit_limiter(runcomfy.submits_per_second)
         self.catalogue = Catalogue(
             settings.model_directories,

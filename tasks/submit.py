@@ -41,6 +41,9 @@ T = TypeVar("T")
 _POST_WITHIN = LEASE_SECONDS / 6
 """Seconds after the beginning of a claim until which its POST may leave; it may take 45 more."""
 
+_FRESH_BALANCE = 5.0
+"""Seconds for which a balance is as good as asked for."""
+
 _LOOK_AGAIN = 0.5
 """Seconds between two looks at a job that another process is submitting."""
 
@@ -72,7 +75,7 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
         await services.submits.acquire()
         # After the wait, which may be long: the URLs in it live from now on.
         body = await _body(checked, uploaded, run.timeout, services)
-        balance = await services.balance.recent()
+        balance = await services.client.known_balance(max_age=_FRESH_BALANCE)
         if run.cancel_token.is_cancelled:
             raise not_started(run.cancel_token.reason)
         # Nothing may wait between the claim and the POST: the claim's lease runs out.

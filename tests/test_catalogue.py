@@ -178,7 +178,7 @@ async def test_an_entry_that_makes_no_sense_is_an_error_in_words(
 async def test_a_schema_that_was_pulled_meanwhile_is_found(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalogue_module, "_ERRORS_LAST", 60)
+    monkeypatch.setattr(catalogue_module, "ERRORS_LAST", 60)
     catalogue = made(directory, Client(Unreachable("away")))
     with pytest.raises(Unreachable):
         await catalogue.entry("acme/new")

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from comfyline.models.single_flight import Once
+from comfyline.models.catalogue import SingleFlight
 
 
 class Oracle:
@@ -26,7 +26,7 @@ class Oracle:
 
 async def test_all_who_ask_at_once_share_one_question() -> None:
     oracle = Oracle()
-    once = Once(oracle.ask, 60)
+    once = SingleFlight(oracle.ask, 60)
 
     assert await asyncio.gather(*(once.get("a") for _ in range(20))) == ["A"] * 20
     assert await once.get("a") == "A"
@@ -36,7 +36,7 @@ async def test_all_who_ask_at_once_share_one_question() -> None:
 async def test_an_error_is_remembered_for_a_while_and_not_for_ever() -> None:
     oracle = Oracle()
     oracle.broken = True
-    once = Once(oracle.ask, 60, oracle.clock)
+    once = SingleFlight(oracle.ask, 60, oracle.clock)
     for _ in range(3):
         with pytest.raises(ValueError, match="a"):
             await once.get("a")
@@ -48,7 +48,7 @@ async def test_an_error_is_remembered_for_a_while_and_not_for_ever() -> None:
 
 
 async def test_who_is_cancelled_does_not_cancel_what_others_wait_for() -> None:
-    once = Once(Oracle().ask, 60)
+    once = SingleFlight(Oracle().ask, 60)
     first = asyncio.create_task(once.get("a"))
     second = asyncio.create_task(once.get("a"))
     await asyncio.sleep(0)

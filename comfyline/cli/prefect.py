@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import httpx
 
-from comfyline.broken_connections import what_broke
 from comfyline.cli.console import print_line
 from comfyline.config.account import command
 from comfyline.config.environment import home, start_services
@@ -25,6 +24,7 @@ from comfyline.report.summary import RunSummary
 from comfyline.stack.home import private_folder
 from comfyline.stack.services import ServiceName
 from comfyline.stack.stack import StackAddresses, addresses
+from comfyline.storage.connection_errors import what_broke
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State

@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
@@ -32,7 +32,6 @@ from comfyline.models.entry import (
     read_models,
     store_model,
 )
-from comfyline.models.single_flight import Once
 
 if TYPE_CHECKING:
     # `check` asks nobody, and does not load the client.
@@ -43,7 +42,7 @@ CACHED_MODELS = "models"
 FRESH_SECONDS = 7 * 24 * 60 * 60.0
 """For how long a kept model is taken as it is; after that RunComfy is asked whether it changed."""
 
-_ERRORS_LAST = 60.0
+ERRORS_LAST = 60.0
 """Seconds until what RunComfy did not say is asked again."""
 
 
@@ -89,6 +88,52 @@ class ModelCache:
         return found
 
 
+T = TypeVar("T")
+
+
+class SingleFlight(Generic[T]):
+    """Asks once, however many wait; remembers an answer for good, an error for `patience` seconds.
+
+    Without that patience a thousand jobs would each wait anew for a server that is away.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[str], Awaitable[T]],
+        patience: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ask = ask
+        self._patience = patience
+        self._clock = clock
+        self._answers: dict[str, T] = {}
+        self._asking: dict[str, asyncio.Task[T]] = {}
+        self._failed: dict[str, tuple[float, BaseException]] = {}
+
+    async def get(self, name: str) -> T:
+        """Return the answer for a name, or the error of who asked last."""
+        if name in self._answers:
+            return self._answers[name]
+        if name in self._failed:
+            when, error = self._failed[name]
+            if self._clock() - when < self._patience:
+                raise error.with_traceback(None)
+        if name not in self._asking:
+            self._asking[name] = asyncio.create_task(self._answer(name))
+        # Shielded: who is cancelled must not cancel what others wait for as well.
+        return await asyncio.shield(self._asking[name])
+
+    async def _answer(self, name: str) -> T:
+        try:
+            self._answers[name] = await self._ask(name)
+        except Exception as error:
+            self._failed[name] = (self._clock(), error)
+            raise
+        finally:
+            del self._asking[name]
+        return self._answers[name]
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
     """A catalogue entry as RunComfy answered it, and as it was read."""
@@ -120,8 +165,8 @@ class Catalogue:
         self._kept = kept
         self._reading = reading
         self._unchecked = unchecked
-        self._live: Once[Published] = Once(self._fetch, _ERRORS_LAST)
-        self._entries: Once[ModelEntry] = Once(self._find, 0)
+        self._live: SingleFlight[Published] = SingleFlight(self._fetch, ERRORS_LAST)
+        self._entries: SingleFlight[ModelEntry] = SingleFlight(self._find, 0)
         self._not_here: set[str] = set()
         self._priced: dict[str, ModelEntry] = {}
 

@@ -60,7 +60,7 @@ async def gather_facts(attempt: Attempt, services: Services) -> Doubt:
     moved = await services.ledger.list(Selection(since=sent_at(attempt)))
     known = {one.id: one for one in (*moved, *await services.ledger.unfinished())}
     others = others_since(attempt, known.values())
-    now_usd = await services.balance.now()
+    now_usd = await services.client.known_balance()
     return Doubt(
         attempt=attempt,
         others=tuple(others),

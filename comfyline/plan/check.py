@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
-from comfyline.broken_connections import why_not
 from comfyline.errors import ComfylineError, InputInvalid, Problem, Unreachable
+from comfyline.files import why_not
 from comfyline.job import PENDING, CheckedJob, Job, Media, MediaKind, Preparation, takes_pending
 from comfyline.keys import job_key
 from comfyline.media.convert import (

@@ -8,6 +8,7 @@ ledger's decision. Which failure passes, and when to ask again, the error says i
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from comfyline.broken_connections import what_broke
 from comfyline.config.account import command
 from comfyline.errors import (
     BrokenAnswer,
@@ -28,7 +28,6 @@ from comfyline.errors import (
     TokenRejected,
 )
 from comfyline.files import disk_full_told, require_space
-from comfyline.runcomfy.listing import list_all
 from comfyline.runcomfy.results import (
     TooLarge,
     draft_path,
@@ -58,6 +57,7 @@ from comfyline.runcomfy.verdict import (
     require_answer,
 )
 from comfyline.runcomfy.wire import (
+    Page,
     RequestResult,
     RequestStatus,
     model_path,
@@ -69,18 +69,22 @@ from comfyline.runcomfy.wire import (
     request_body,
     request_path,
 )
+from comfyline.storage.connection_errors import what_broke
 
 _TIMEOUT = httpx.Timeout(30, connect=10, pool=60)
 _SUBMIT_TIMEOUT = httpx.Timeout(30, connect=10, pool=10)
 # In all, however slowly an answer trickles in: shorter than the lease under which it is sent.
-_SUBMIT_SECONDS = 45
+SUBMIT_SECONDS = 45
 # The same for all else; a result in sync mode carries its pictures in it.
 _CALL_SECONDS = 600
 _CHUNK = 256 * 1024
-_MOST_BYTES = 16 * 2**20
+MOST_BYTES = 16 * 2**20
 """How large an answer may be that is held in memory: a page of the catalogue is a few megabytes."""
 _RESULT_BYTES = 64 * 1024**2
 """Room that there has to be before a result is asked for: in sync mode its media are in it."""
+_PAGE_LENGTH = 100
+"""Models a page; a server may send fewer."""
+_MOST_PAGES = 1000
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 log = logging.getLogger(__name__)
@@ -111,6 +115,8 @@ class RuncomfyClient:
         self._told_broken: set[str] = set()
         self._token = token
         self._balance_url = balance_url
+        self._balance: float | None = None
+        self._balance_at = float("-inf")
         origins = (base_url, balance_url) if balance_url else (base_url,)
         self._http = httpx.AsyncClient(
             base_url=base_url,
@@ -145,7 +151,7 @@ class RuncomfyClient:
         tracked, said = TrackedBody(body), b""
         try:
             async with (
-                asyncio.timeout(_SUBMIT_SECONDS),
+                asyncio.timeout(SUBMIT_SECONDS),
                 self._http.stream(
                     "POST",
                     path,
@@ -249,13 +255,21 @@ class RuncomfyClient:
         query: dict[str, str | int] = {name: value for name, value in asked.items() if value}
         if include_schema:
             query["include_schema"] = "true"
-        return await list_all(
-            lambda limit, offset: self._call(
+        found: dict[str, Mapping[str, Any]] = {}
+        seen = longest = 0
+        for _ in range(_MOST_PAGES):
+            page = await self._call(
                 _content(read_page),
                 "/v1/models",
-                query={**query, "limit": limit, "offset": offset},
+                query={**query, "limit": _PAGE_LENGTH, "offset": seen},
             )
-        )
+            new = {name: entry for name, entry in page.entries.items() if name not in found}
+            found |= new
+            seen += page.length
+            if not new or _is_last(page, longest):
+                return list(found.values())
+            longest = max(longest, page.length)
+        raise BrokenAnswer(f"RunComfy's catalogue has no end: {_MOST_PAGES} pages were not enough")
 
     async def balance(self) -> float | None:
         """Ask what the account holds, in USD; None when no address was named or nothing is said.
@@ -265,6 +279,16 @@ class RuncomfyClient:
         if self._balance_url is None:
             return None
         return read_balance((await self._once("GET", self._balance_url, None, None)).content)
+
+    async def known_balance(self, max_age: float = 0) -> float | None:
+        """Tell the balance as evidence, at most `max_age` seconds old; None for whatever fails."""
+        if time.monotonic() - self._balance_at >= max_age:
+            try:
+                self._balance = await self.balance()
+            except ComfylineError:
+                self._balance = None
+            self._balance_at = time.monotonic()
+        return self._balance
 
     async def _call(
         self,
@@ -343,16 +367,27 @@ class RuncomfyClient:
 async def _held(answer: httpx.Response) -> bytes:
     """Read the body of an answer. Raises `BrokenAnswer` for one that is larger than any."""
     pieces: list[bytes] = []
-    left = _MOST_BYTES
+    left = MOST_BYTES
     async for piece in answer.aiter_bytes():
         left -= len(piece)
         if left < 0:
             raise BrokenAnswer(
-                f"An answer of RunComfy's is larger than {_MOST_BYTES >> 20} MB, which none is",
+                f"An answer of RunComfy's is larger than {MOST_BYTES >> 20} MB, which none is",
                 hint=f"What was submitted is safe: run again or {command('reconcile')} later.",
             )
         pieces.append(piece)
     return b"".join(pieces)
+
+
+def _is_last(page: Page, longest: int) -> bool:
+    """Whether a page ends the list; `longest` is the length of the longest one before it.
+
+    A first page shorter than asked for may be all that there is, or all that the server gives at a
+    time. Only `total` tells, and without it one more page is asked for.
+    """
+    if longest:
+        return page.length < longest
+    return page.length < _PAGE_LENGTH and page.total is not None and page.length >= page.total
 
 
 def _content(read: Callable[[Any], T]) -> Callable[[Response], T]:

@@ -7,13 +7,11 @@ file; otherwise it starts over.
 import asyncio
 import hashlib
 import re
-import socket
-import ssl
 import time
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -21,17 +19,16 @@ from typing import IO, Any, Protocol, Self
 
 import httpx
 
-from comfyline.broken_connections import what_broke
 from comfyline.config.account import command
-from comfyline.errors import BrokenOutput, DiskFull, OutputUnreachable
+from comfyline.errors import BrokenOutput, OutputUnreachable
 from comfyline.files import disk_full_told, require_space
 from comfyline.job import MediaInfo
 from comfyline.runcomfy.allowed_hosts import AllowedHosts, OutputUrl, RefusedOutput
-from comfyline.runcomfy.background_writer import BackgroundWriter
 from comfyline.runcomfy.data_uris import EmbeddedUri, decode_data_uri
-from comfyline.runcomfy.retry import Sleep, backoff
-from comfyline.runcomfy.transport import proxy_for
-from comfyline.storage.url_guard import is_public
+from comfyline.runcomfy.retry import Sleep, backoff, repeat
+from comfyline.runcomfy.transport import ENCODINGS, proxy_for, trust_for
+from comfyline.storage.connection_errors import what_broke
+from comfyline.storage.url_guard import is_public, on_connect, resolve
 
 _NOTHING = MediaInfo("")
 _AT_A_TIME = 16
@@ -48,6 +45,8 @@ _SLOWEST = 16 * 1024
 """Bytes a second, on average, which an output has to come at once the grace is over."""
 _PROGRESS = 1024 * 1024
 """A try that brought so much more counts as the first one again."""
+_BATCH = 1024 * 1024
+"""Bytes that are written at once."""
 _HEAD_SECONDS = 120.0
 """For the answer to begin, however slowly its head trickles in."""
 
@@ -64,7 +63,6 @@ _MOVED = {301, 302, 303, 307, 308}
 _PASSING_STATUS = {404, 408, 425, 429}
 """4xx answers that may change: 404 because an output may be published a moment late."""
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
-_ANY_GZIP = zlib.MAX_WBITS | 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,8 @@ class Downloads:
         self._sleep = sleep
         self._clock = clock
         self._turns = asyncio.Semaphore(_AT_A_TIME)
-        self._connections = _Connections()
+        self._pools: dict[tuple[str | None, str], httpx.AsyncHTTPTransport] = {}
+        self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         """Open nothing by itself."""
@@ -137,7 +136,8 @@ class Downloads:
         trace: TracebackType | None,
     ) -> None:
         """Close every connection."""
-        await self._connections.close()
+        for pool in self._pools.values():
+            await pool.aclose()
 
     async def save(
         self, output: str | EmbeddedUri, target: Path, check: OutputCheck | None = None
@@ -160,52 +160,59 @@ class Downloads:
         return download
 
     def _decode(self, uri: str | EmbeddedUri, part: Path, check: OutputCheck) -> Download:
-        with _Partial("An output's data: URI", part, self._most_bytes) as partial:
+        with _PartFile("An output's data: URI", part, self._most_bytes) as file:
             try:
                 for piece in decode_data_uri(uri):
-                    partial.write(piece)
+                    file.write(piece)
             except ValueError:
                 raise RefusedOutput("An output's data: URI is not valid base64") from None
             try:
-                partial.finish()
+                file.finish()
             except _Spoilt as spoilt:
                 raise RefusedOutput(spoilt.message) from None
-            check.begins(partial.head)
-            return Download(partial.sha256, partial.size, check.whole(part))
+            check.begins(file.head)
+            return Download(file.sha256, file.size, check.whole(part))
 
     async def _fetch(self, url: OutputUrl, part: Path, check: OutputCheck) -> Download:
-        began, failed, checked = self._clock(), 0, 0
-        with _Partial(url.shown, part, self._most_bytes) as partial:
-            while True:
-                before = partial.size
+        began, before, failed, checked = self._clock(), 0, 0, 0
+        with _PartFile(url.shown, part, self._most_bytes) as file:
+
+            async def once() -> Download:
+                nonlocal before, checked
+                before = file.size
                 try:
-                    await self._stream(url, partial, check, began)
+                    await self._stream(url, file, check, began)
                     checked += 1
                     with _spoilt_if_broken():
                         info = await asyncio.to_thread(check.whole, part)
-                    return Download(partial.sha256, partial.size, info)
-                except (RefusedOutput, _TooSlow, DiskFull):
+                except _Spoilt:
+                    before = 0
+                    await asyncio.to_thread(file.start_over)
                     raise
-                except BrokenOutput as broken:
-                    error = broken
+                return Download(file.sha256, file.size, info)
+
+            def is_worth_it(error: BaseException) -> bool:
+                nonlocal failed
+                if isinstance(error, _TooSlow) or not isinstance(error, BrokenOutput):
+                    return False
                 # A server that breaks off again and again brings a large file all the same.
-                failed = 1 if partial.size >= before + _PROGRESS else failed + 1
-                if failed >= _TRIES or checked >= _CHECKS:
-                    raise error
-                if isinstance(error, _Spoilt):
-                    await asyncio.to_thread(partial.start_over)
-                await self._sleep(backoff(failed - 1))
+                failed = 1 if file.size >= before + _PROGRESS else failed + 1
+                return error.passing and failed < _TRIES and checked < _CHECKS
+
+            return await repeat(once, is_worth_it, lambda _: backoff(failed - 1), sleep=self._sleep)
 
     async def _stream(
-        self, url: OutputUrl, partial: "_Partial", check: OutputCheck, began: float
+        self, url: OutputUrl, file: "_PartFile", check: OutputCheck, began: float
     ) -> None:
         try:
-            async with self._answer(url, partial.missing()) as answer:
+            async with self._answer(url, file.missing()) as answer:
                 _check_status(url.shown, answer.status_code)
-                await asyncio.to_thread(partial.begin, answer.status_code, answer.headers)
-                await self._read(answer, url.shown, partial, check, began)
+                await asyncio.to_thread(file.begin, answer.status_code, answer.headers)
+                await self._read(answer, url.shown, file, check, began)
+        except httpx.DecodingError:
+            raise _Spoilt(f"{url.shown} is packed and cannot be unpacked") from None
         except (httpx.HTTPError, TimeoutError, ConnectionError) as error:
-            so_far = f" after {partial.progress}" if partial.has_begun else ""
+            so_far = f" after {file.progress}" if file.has_begun else ""
             raise OutputUnreachable(
                 f"{url.shown} cannot be fetched: {what_broke(error)}{so_far}", hint=_later()
             ) from None
@@ -216,7 +223,7 @@ class Downloads:
     ) -> AsyncIterator[httpx.Response]:
         """Give the beginning of the answer, from wherever redirects lead."""
         for _ in range(_MOST_HOPS + 1):
-            answer = await self._connections.get(url, headers)
+            answer = await self._get(url, headers)
             try:
                 location = answer.headers.get("Location", "")
                 if answer.status_code not in _MOVED or not location:
@@ -231,120 +238,90 @@ class Downloads:
         self,
         answer: httpx.Response,
         shown: str,
-        partial: "_Partial",
+        file: "_PartFile",
         check: OutputCheck,
         began: float,
     ) -> None:
-        judged, received = len(partial.head) >= _HEAD_BYTES, partial.size
-        async with BackgroundWriter(partial.take) as writer:
-            async for piece in answer.aiter_raw():
-                await writer.write(piece)
-                if not judged:
-                    # Not waited for: what a broken connection leaves unread is lost.
-                    await writer.hand_over()
-                    if judged := len(partial.head) >= _HEAD_BYTES:
-                        with _spoilt_if_broken():
-                            check.begins(partial.head)
+        received, batch = file.size, bytearray()
+        is_judged = len(file.head) >= _HEAD_BYTES
+
+        async def write() -> None:
+            taken = bytes(batch)
+            batch.clear()
+            await asyncio.to_thread(file.write, taken)
+
+        try:
+            async for piece in answer.aiter_bytes():
+                batch += piece
                 received += len(piece)
+                if not is_judged or len(batch) >= _BATCH:
+                    await write()
+                if not is_judged and len(file.head) >= _HEAD_BYTES:
+                    is_judged = True
+                    with _spoilt_if_broken():
+                        check.begins(file.head)
                 seconds = self._clock() - began
                 if seconds > _GRACE + received / _SLOWEST:
                     raise _TooSlow(
                         f"{shown} comes too slowly: {received} bytes in {seconds:.0f} s",
                         hint=_later(),
                     )
-        await asyncio.to_thread(partial.finish)
-        if not judged:
+        finally:
+            # Also after a break: the next try goes on behind it.
+            if batch:
+                await write()
+        await asyncio.to_thread(file.finish)
+        if not is_judged:
             with _spoilt_if_broken():
-                check.begins(partial.head)
+                check.begins(file.head)
 
+    async def _get(self, url: OutputUrl, headers: Mapping[str, str]) -> httpx.Response:
+        """Return the beginning of an answer, whatever its status.
 
-class _Connections:
-    """One pool for each way out, without cookies and without redirects.
-
-    Used below `httpx.AsyncClient`, which would keep cookies and log URLs with their queries. A
-    proxy of the environment is used for hosts that the profile does not name: where there is one it
-    is the only way out, and TLS alone proves who answered.
-    """
-
-    def __init__(self) -> None:
-        self._pools: dict[tuple[str | None, str], httpx.AsyncHTTPTransport] = {}
-        self._opening = asyncio.Lock()
-
-    async def get(self, url: OutputUrl, headers: Mapping[str, str]) -> httpx.Response:
-        """Return the beginning of an answer, whatever its status; its body is as it was sent.
-
-        Raises `httpx.HTTPError` or `TimeoutError`, and `RefusedOutput` where the host leads into a
-        private network.
+        Below `httpx.AsyncClient`, which would keep cookies and log URLs with their queries. A proxy
+        of the environment is used for hosts that the profile does not name: where there is one it
+        is the only way out, and TLS alone proves who answered. Raises `httpx.HTTPError` or
+        `TimeoutError`, and `RefusedOutput` where the host leads into a private network.
         """
         proxy = None if url.is_named else proxy_for(url.url)
         if proxy and not proxy.startswith("http"):
             proxy = None
         extensions: dict[str, Any] = {"timeout": _TIMEOUT}
         if not url.is_named:
-            await _refuse_private(url)
+            host, refuse = url.url.raw_host.decode("ascii"), partial(_refuse_private, url)
+            for address in await resolve(host, url.url.port):
+                refuse(address)
             if proxy is None:
-                extensions["trace"] = _guard(url)
-        pool = await self._pool(proxy, url.url.scheme)
+                extensions["trace"] = on_connect(host, refuse)
+        pool = await self._pool(proxy, url.url)
         request = httpx.Request(
             "GET", url.url, headers={**_HEADERS, **headers}, extensions=extensions
         )
         async with asyncio.timeout(_HEAD_SECONDS):
             return await pool.handle_async_request(request)
 
-    async def close(self) -> None:
-        """Close every connection."""
-        for pool in self._pools.values():
-            await pool.aclose()
-
-    async def _pool(self, proxy: str | None, scheme: str) -> httpx.AsyncHTTPTransport:
+    async def _pool(self, proxy: str | None, url: httpx.URL) -> httpx.AsyncHTTPTransport:
+        key = proxy, url.scheme
         async with self._opening:
-            if (proxy, scheme) not in self._pools:
-                # Reading the authorities takes a tenth of a second, so only where needed.
-                is_secure = "https" in {scheme, (proxy or "").partition(":")[0]}
-                trust = (
-                    await asyncio.to_thread(httpx.create_ssl_context)
-                    if is_secure
-                    else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-                )
-                self._pools[proxy, scheme] = httpx.AsyncHTTPTransport(
+            if key not in self._pools:
+                urls = [url, httpx.URL(proxy)] if proxy else [url]
+                trust = await asyncio.to_thread(trust_for, urls)
+                self._pools[key] = httpx.AsyncHTTPTransport(
                     verify=trust, limits=_LIMITS, proxy=proxy
                 )
-        return self._pools[proxy, scheme]
+        return self._pools[key]
 
 
-async def _refuse_private(url: OutputUrl) -> None:
-    loop = asyncio.get_running_loop()
-    host = url.url.raw_host.decode("ascii")
-    with suppress(OSError):  # Behind a proxy names often resolve nowhere else.
-        for info in await loop.getaddrinfo(host, url.url.port, type=socket.SOCK_STREAM):
-            if not is_public(str(info[4][0])):
-                raise _leads_inside(url)
+def _refuse_private(url: OutputUrl, address: str) -> None:
+    if not is_public(address):
+        raise RefusedOutput(
+            f"{url.shown} leads to an address of a private network, where no output is fetched",
+            hint="If it is meant to be there, name the host in runcomfy.download_hosts, "
+            "without `*`.",
+        )
 
 
-def _guard(url: OutputUrl) -> Callable[[str, dict[str, Any]], Awaitable[None]]:
-    """Judge the address that was really connected to, before anything is sent there.
-
-    A name may lead elsewhere from one moment to the next (DNS rebinding).
-    """
-
-    async def connected(event: str, told: dict[str, Any]) -> None:
-        if event == "connection.connect_tcp.complete":
-            stream = told["return_value"]
-            if not is_public(str(stream.get_extra_info("server_addr")[0])):
-                await stream.aclose()
-                raise _leads_inside(url)
-
-    return connected
-
-
-def _leads_inside(url: OutputUrl) -> RefusedOutput:
-    return RefusedOutput(
-        f"{url.shown} leads to an address of a private network, where no output is fetched",
-        hint="If it is meant to be there, name the host in runcomfy.download_hosts, without `*`.",
-    )
-
-
-class _Partial:
+class _PartFile:
     """The file that an output grows in, its digest so far, and what was promised of it.
 
     Used as a context manager, which removes the file unless all went well. Blocking where files are
@@ -357,7 +334,6 @@ class _Partial:
         self._most_bytes = most_bytes
         self._file: IO[bytes] | None = None
         self._promised: int | None = None
-        self._unpack: zlib._Decompress | None = None
         self._forget()
 
     def __enter__(self) -> Self:
@@ -409,13 +385,12 @@ class _Partial:
             self._go_on(headers)
             return
         self.start_over()
-        length = headers.get("Content-Length", "")
         packed = headers.get("Content-Encoding", "identity").strip().lower()
-        if packed in {"gzip", "x-gzip", "deflate"}:
-            self._unpack = zlib.decompressobj(_ANY_GZIP)
+        if packed in ENCODINGS:
             return
         if packed not in {"identity", ""}:
             raise _Spoilt(f"{self._shown} comes packed as {packed[:20]!r}")
+        length = headers.get("Content-Length", "")
         if length.isdecimal():
             self._promised = int(length)
             if self._promised > self._most_bytes:
@@ -425,13 +400,8 @@ class _Partial:
         tag = headers.get("ETag", "")
         self._validator = tag if tag.startswith('"') else headers.get("Last-Modified", "")
 
-    def take(self, piece: bytes) -> None:
-        """Write the next bytes of the answer. Raise as `begin` does."""
-        for chunk in self._unpacked(piece):
-            self.write(chunk)
-
     def write(self, chunk: bytes) -> None:
-        """Write and digest the next bytes of the file."""
+        """Write and digest the next bytes of the file. Raise as `begin` does."""
         self.size += len(chunk)
         if self.size > self._most_bytes:
             raise self._too_large()
@@ -446,8 +416,6 @@ class _Partial:
         """Check that all that was promised is there. Raise `_Spoilt`."""
         if self._promised is not None and self.size != self._promised:
             raise _Spoilt(f"{self._shown} sent {self.progress}")
-        if self._unpack and not self._unpack.eof:
-            raise _Spoilt(f"{self._shown} is packed and cut short")
         if not self.size or self._file is None:
             raise _Spoilt(f"{self._shown} is empty")
         self._file.flush()
@@ -462,7 +430,7 @@ class _Partial:
     def _forget(self) -> None:
         self.size, self.head = 0, b""
         self._digest = hashlib.sha256()
-        self._promised = self._unpack = None
+        self._promised = None
         # What proves to the server that the rest belongs to what is here.
         self._validator = ""
         self._asked_for_rest = False
@@ -476,20 +444,6 @@ class _Partial:
         if not (self._asked_for_rest and fits and same) or "Content-Encoding" in headers:
             raise _Spoilt(f"{self._shown} sent a part that was not asked for")
         self._promised = total
-
-    def _unpacked(self, piece: bytes) -> Iterator[bytes]:
-        if self._unpack is None:
-            yield piece
-            return
-        while piece and not self._unpack.eof:
-            try:
-                # A few bytes may promise terabytes: never more than a piece of it at a time.
-                chunk = self._unpack.decompress(piece, _PROGRESS)
-            except zlib.error:
-                raise _Spoilt(f"{self._shown} is packed and cannot be unpacked") from None
-            piece = self._unpack.unconsumed_tail
-            if chunk:
-                yield chunk
 
     def _too_large(self) -> RefusedOutput:
         return RefusedOutput(f"{self._shown} is larger than {self._most_bytes} bytes")

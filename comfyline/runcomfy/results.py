@@ -14,11 +14,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from comfyline.errors import BrokenAnswer
 from comfyline.job import JobState, MediaKind
-from comfyline.runcomfy.background_writer import BackgroundWriter
 from comfyline.runcomfy.data_uris import EmbeddedUri
 from comfyline.runcomfy.transport import Places, Response
 from comfyline.runcomfy.wire import (
@@ -29,12 +28,12 @@ from comfyline.runcomfy.wire import (
     read_status,
 )
 
-_MOST_BYTES = 3 * 1024**3
+MOST_BYTES = 3 * 1024**3
 """The largest output there may be, as JSON writes it."""
-_MOST_TEXT = 64 * 2**20
+MOST_TEXT = 64 * 2**20
 """The most of an answer that is read into memory: all but the media that stay in the file."""
 _DIGITS = 20
-_SHORTEST = 4096
+SHORTEST_KEPT_APART = 4096
 """A `data:` URI below that may as well be read with the rest."""
 _BEGINS = b'"data:'
 _OTHER_ESCAPE = re.compile(rb"\\(?!/)")
@@ -91,45 +90,30 @@ async def write_answer(pieces: AsyncIterator[bytes], draft: Path, token: str) ->
 
     Raises `BrokenAnswer` for one without end.
     """
-    writing = await asyncio.to_thread(_AnswerFile, draft, token.encode())
-    try:
-        async with BackgroundWriter(writing.take) as writer:
-            async for piece in pieces:
-                await writer.write(piece)
-        await asyncio.to_thread(writing.keep)
-    finally:
-        writing.file.close()
+    await asyncio.to_thread(draft.parent.mkdir, parents=True, exist_ok=True)
+    secret, tail, size = token.encode(), b"", 0
+    with await asyncio.to_thread(draft.open, "wb") as file:
+        async for piece in pieces:
+            size += len(piece)
+            if size > MOST_BYTES:
+                raise BrokenAnswer(f"An answer of RunComfy's is larger than {MOST_BYTES} bytes")
+            # The token may stand across two pieces.
+            text = (tail + piece).replace(secret, b"***")
+            cut = max(0, len(text) - len(secret) + 1)
+            tail = text[cut:]
+            await asyncio.to_thread(file.write, text[:cut])
+        await asyncio.to_thread(_finish, file, tail)
 
 
-class _AnswerFile:
-    """An answer that is being written. Blocking."""
-
-    def __init__(self, path: Path, token: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = path.open("wb")
-        self._token = token
-        self._tail = b""
-        self._size = 0
-
-    def take(self, piece: bytes) -> None:
-        self._size += len(piece)
-        if self._size > _MOST_BYTES:
-            raise BrokenAnswer(f"An answer of RunComfy's is larger than {_MOST_BYTES} bytes")
-        # The token may stand across two pieces.
-        text = (self._tail + piece).replace(self._token, b"***")
-        cut = max(0, len(text) - len(self._token) + 1)
-        self._tail = text[cut:]
-        self.file.write(text[:cut])
-
-    def keep(self) -> None:
-        self.file.write(self._tail)
-        self.file.flush()
-        os.fsync(self.file.fileno())
+def _finish(file: IO[bytes], tail: bytes) -> None:
+    file.write(tail)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def promised_size(length: str) -> int:
     """Read how many bytes of an answer there will be by its head, as far as one would be taken."""
-    return min(int(length), _MOST_BYTES) if length.isdecimal() and len(length) < _DIGITS else 0
+    return min(int(length), MOST_BYTES) if length.isdecimal() and len(length) < _DIGITS else 0
 
 
 def draft_path(cache: Path) -> Path:
@@ -155,16 +139,16 @@ def extract_data_uris(file: Path) -> tuple[bytes, Places]:
             start = at + 1
             end = text.find(b'"', start)
             at = start
-            if end - start < _SHORTEST or text[max(0, start - 2) : start - 1] == b"\\":
+            if end - start < SHORTEST_KEPT_APART or text[max(0, start - 2) : start - 1] == b"\\":
                 continue
             at = end
             if _OTHER_ESCAPE.search(text, start, end) is None:
-                placeholder = _placeholder(text[start : start + _SHORTEST], start, end)
+                placeholder = _placeholder(text[start : start + SHORTEST_KEPT_APART], start, end)
                 places[placeholder] = start, end
                 kept += [text[done:start], placeholder.encode()]
                 done = end
-        if sum(map(len, kept)) + len(text) - done > _MOST_TEXT:
-            raise TooLarge(f"An answer of RunComfy's holds more than {_MOST_TEXT >> 20} MB of text")
+        if sum(map(len, kept)) + len(text) - done > MOST_TEXT:
+            raise TooLarge(f"An answer of RunComfy's holds more than {MOST_TEXT >> 20} MB of text")
         kept.append(text[done:])
     return b"".join(kept), places
 

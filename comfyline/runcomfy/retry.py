@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+from tenacity import AsyncRetrying, retry_if_exception
 
 from comfyline.config.duration import format_duration
 from comfyline.errors import ComfylineError
@@ -85,6 +85,7 @@ class RetryBudget:
         Of the errors that do not pass, those that it `waits_for` are asked about again as well.
         """
         began, failing_since, left = self.now(), math.inf, 0.0
+        told: float | None = None
 
         async def once() -> T:
             nonlocal began
@@ -101,21 +102,19 @@ class RetryBudget:
             return answer
 
         def is_worth_it(error: BaseException) -> bool:
-            nonlocal failing_since, left
+            nonlocal failing_since, left, told
             if not isinstance(error, ComfylineError) or not (error.passing or waits_for(error)):
                 return False
             failing_since = min(failing_since, self.now())
             left = self.failed(error, failing_since, self.now() - began)
-            return 0 < left >= (error.retry_after or 0)
+            told = error.retry_after
+            return 0 < left >= (told or 0)
 
-        def wait(state: RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            told = error.retry_after if isinstance(error, ComfylineError) else None
-            return min(backoff(state.attempt_number - 1, told), left)
+        def wait(tries: int) -> float:
+            return min(backoff(tries - 1, told), left)
 
-        retrying = AsyncRetrying(retry=retry_if_exception(is_worth_it), wait=wait, sleep=self.sleep)
         try:
-            return await retrying(once)
+            return await repeat(once, is_worth_it, wait, sleep=self.sleep)
         except ComfylineError as error:
             raise self.final(error) from error.__cause__
 
@@ -169,6 +168,22 @@ class RetryBudget:
             self._said_at = now
             more = format_duration(max(1, round(left)))
             self._say(f"waiting for RunComfy at {self._where}, up to {more} more: {error.message}")
+
+
+async def repeat(
+    once: Callable[[], Awaitable[T]],
+    is_worth_it: Callable[[BaseException], bool],
+    wait: Callable[[int], float],
+    *,
+    sleep: Sleep,
+) -> T:
+    """Try until it succeeds or an error is not worth another try; `wait` is told the tries."""
+    retrying = AsyncRetrying(
+        retry=retry_if_exception(is_worth_it),
+        wait=lambda state: wait(state.attempt_number),
+        sleep=sleep,
+    )
+    return await retrying(once)
 
 
 def backoff(attempt: int, retry_after: float | None = None) -> float:

@@ -52,7 +52,7 @@ class ApiTransport(httpx.AsyncBaseTransport):
     def __init__(self, token: str, origins: tuple[str, ...]) -> None:
         self._token = f"Bearer {token}".encode()
         urls = [httpx.URL(origin) for origin in origins]
-        trust = _context(urls)
+        trust = trust_for(urls)
         self._paid, self._shared = (
             {
                 _key(url): httpx.AsyncHTTPTransport(
@@ -231,7 +231,7 @@ class TrackedBody(httpx.AsyncByteStream):
             self._progress = SendProgress.ANSWER_BEGUN
 
 
-def _context(urls: list[httpx.URL]) -> ssl.SSLContext:
+def trust_for(urls: list[httpx.URL]) -> ssl.SSLContext:
     """Read what TLS trusts; that takes a tenth of a second, so only where needed."""
     if any(url.scheme == "https" for url in urls):
         return httpx.create_ssl_context()

@@ -35,7 +35,6 @@ from typing import Any, ClassVar
 
 import httpx
 
-from comfyline.broken_connections import what_broke
 from comfyline.config.account import command
 from comfyline.errors import (
     BrokenAnswer,
@@ -56,6 +55,7 @@ from comfyline.runcomfy.wire import (
     read_error,
     read_request_id,
 )
+from comfyline.storage.connection_errors import what_broke
 
 _GONE = {404, 410}
 _LATER = {425, 429}
@@ -141,9 +141,6 @@ def _family(code: int) -> int:
 class Accepted:
     """RunComfy took the request."""
 
-    may_be_charged: ClassVar[bool] = True
-    may_be_repeated: ClassVar[bool] = False
-
     request_id: str
 
 
@@ -151,12 +148,10 @@ class Accepted:
 class NotSent:
     """The request never reached RunComfy whole; sending it again cannot pay twice."""
 
-    may_be_charged: ClassVar[bool] = False
-    may_be_repeated: ClassVar[bool] = True
     retry_after: ClassVar[None] = None
 
     reason: str
-    how_far: SendProgress = SendProgress.HEADERS_SENT
+    how_far: SendProgress = SendProgress.NOT_CONNECTED
 
     @property
     def error(self) -> Unreachable:
@@ -167,9 +162,6 @@ class NotSent:
 @dataclass(frozen=True, slots=True)
 class SlowDown:
     """Refused for now. `retry_after` is in seconds, None when RunComfy does not say."""
-
-    may_be_charged: ClassVar[bool] = False
-    may_be_repeated: ClassVar[bool] = True
 
     retry_after: float | None
     http_status: int = 429
@@ -184,9 +176,6 @@ class SlowDown:
 class No:
     """Refused for good; `error` is what the user should see."""
 
-    may_be_charged: ClassVar[bool] = False
-    may_be_repeated: ClassVar[bool] = False
-
     error: ComfylineError
 
 
@@ -194,44 +183,23 @@ class No:
 class Unknown:
     """The POST may have been accepted."""
 
-    may_be_charged: ClassVar[bool] = True
-    may_be_repeated: ClassVar[bool] = False
-
     reason: str
     how_far: SendProgress = SendProgress.ANSWER_BEGUN
 
 
 Verdict = Accepted | NotSent | SlowDown | No | Unknown
 
-_NEVER_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.UnsupportedProtocol,
-    httpx.ProxyError,
-    httpx.InvalidURL,
-)
-"""What httpx raises before a byte of the request has left this machine."""
 
-
-def judge_exception(error: Exception, how_far: SendProgress | None = None) -> Verdict:
-    """Judge what an exception from the POST proves.
-
-    Without its last byte no request can be accepted, so how far it got says more than the kind of
-    the exception; that is asked only when `how_far` is not known.
-    """
-    reason = what_broke(error)
-    if how_far is None:
-        known = isinstance(error, _NEVER_SENT)
-        return NotSent(reason, SendProgress.NOT_CONNECTED) if known else Unknown(reason)
-    return _unproven(reason, how_far)
+def judge_exception(error: Exception, how_far: SendProgress) -> NotSent | Unknown:
+    """Judge what an exception from the POST proves: its kind nothing, how far it got everything."""
+    return _unproven(what_broke(error), how_far)
 
 
 def judge_answer(
     http_status: int,
     answer: Any,
     retry_after: float | None,
-    how_far: SendProgress = SendProgress.ANSWER_BEGUN,
+    how_far: SendProgress,
 ) -> Verdict:
     """Judge what an HTTP answer to the POST proves. `answer` is JSON, None if it is none."""
     said = read_error(answer)
@@ -258,6 +226,7 @@ def judge_answer(
 
 
 def _unproven(reason: str, how_far: SendProgress) -> NotSent | Unknown:
+    """Tell the two apart: without its last byte no request can be accepted."""
     if how_far < SendProgress.BODY_SENT:
         return NotSent(reason, how_far)
     return Unknown(reason, how_far)

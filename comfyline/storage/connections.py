@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
-from comfyline.broken_connections import what_broke
 from comfyline.errors import ComfylineError, Unreachable
 from comfyline.redact import without_secrets
+from comfyline.storage.connection_errors import what_broke
 from comfyline.storage.drivers import open_driver
 
 T = TypeVar("T")

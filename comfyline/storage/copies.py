@@ -13,9 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from comfyline.broken_connections import why_not
 from comfyline.errors import InputInvalid, Problem
-from comfyline.files import part_path
+from comfyline.files import part_path, why_not
 from comfyline.job import Media
 from comfyline.media.convert import Conversion, Unconvertible, convert
 from comfyline.media.types import MOST_BYTES

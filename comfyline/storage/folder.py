@@ -13,9 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from comfyline.broken_connections import why_not
 from comfyline.errors import Altered, Unreachable
-from comfyline.files import disk_full_told, part_path, sweep_parts
+from comfyline.files import disk_full_told, part_path, sweep_parts, why_not
 from comfyline.storage.directories import opened_inside, sync_directory
 from comfyline.storage.place import Listed, folder_path, local_path, path_text
 

@@ -12,8 +12,8 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
-from comfyline.broken_connections import what_broke
 from comfyline.errors import Unfetchable, Unreachable
+from comfyline.storage.connection_errors import what_broke
 from comfyline.storage.web import certificates
 
 _TIMEOUT = httpx.Timeout(20, connect=10)

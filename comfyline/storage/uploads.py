@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
-from comfyline.broken_connections import why_not
 from comfyline.errors import InputInvalid, Problem, Unfetchable
+from comfyline.files import why_not
 from comfyline.job import Media
 from comfyline.media.types import extension
 from comfyline.storage.origins import is_remote, origin_path

@@ -11,8 +11,8 @@ from ssl import SSLContext
 
 import httpx
 
-from comfyline.broken_connections import what_broke
 from comfyline.errors import Unreachable
+from comfyline.storage.connection_errors import what_broke
 from comfyline.storage.url_guard import UrlGuard
 
 _CHUNK = 1024 * 1024

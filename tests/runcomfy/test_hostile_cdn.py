@@ -123,7 +123,7 @@ BAD_ENDS: dict[str, tuple[type[ComfylineError], str]] = {
     "json": (BrokenOutput, "error_code"),
     "video": (BrokenOutput, "video/mp4, and the model makes image"),
     "png_bomb": (BrokenOutput, "more pixels than"),
-    "packed_and_cut": (BrokenOutput, "packed and cut short"),
+    "packed_and_cut": (BrokenOutput, "broken image/png"),
     "gzip_bomb": (RefusedOutput, "larger than 4000000"),
     "length_too_short": (BrokenOutput, "broken image/png"),
     "length_too_long": (

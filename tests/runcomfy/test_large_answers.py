@@ -84,7 +84,7 @@ async def test_what_is_packed_twice_or_as_nobody_asked_for_is_not_unpacked(
 async def test_a_submission_whose_answer_has_no_end_is_judged_by_its_status(
     connect: Connect, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_MOST_BYTES", 100)
+    monkeypatch.setattr(client_module, "MOST_BYTES", 100)
     script.say({"request_id": "r-1", "more": "x" * 200}).say({"detail": "x" * 200}, 401)
     client = await connect(script.url)
 
@@ -95,7 +95,7 @@ async def test_a_submission_whose_answer_has_no_end_is_judged_by_its_status(
 async def test_a_cost_is_told_by_an_answer_with_all_its_pictures(
     connect: Connect, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_MOST_BYTES", 10_000)
+    monkeypatch.setattr(client_module, "MOST_BYTES", 10_000)
     picture = "data:image/png;base64," + "A" * 100_000
     script.say({"status": "completed", "output": {"images": [picture]}, "cost": 0.25})
 
@@ -105,7 +105,7 @@ async def test_a_cost_is_told_by_an_answer_with_all_its_pictures(
 async def test_a_result_of_more_text_than_can_be_read_is_kept_for_a_person(
     connect: Connect, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results_module, "_MOST_TEXT", 10_000)
+    monkeypatch.setattr(results_module, "MOST_TEXT", 10_000)
     answer = {"status": "completed", "output": {"texts": ["x" * 20_000]}}
     script.say(answer).say({"status": "completed", "output": {}})
 

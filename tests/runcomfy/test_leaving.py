@@ -82,7 +82,7 @@ async def test_a_body_that_is_never_taken_in_is_not_sent(
         finally:
             sizes.put_nowait((got, length))
 
-    monkeypatch.setattr(client_module, "_SUBMIT_SECONDS", 0.5)
+    monkeypatch.setattr(client_module, "SUBMIT_SECONDS", 0.5)
     verdict = await (await connect(await listen(stall))).submit(EDIT, BIG)
     assert verdict == NotSent("no answer came in time", SendProgress.HEADERS_SENT)
     over.set()

@@ -1,19 +1,17 @@
 """The whole catalogue, however a server cuts its pages."""
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from comfyline.errors import BrokenAnswer, Refused
 from comfyline.runcomfy.client import RuncomfyClient
-from comfyline.runcomfy.listing import list_all
-from comfyline.runcomfy.wire import Page, read_page
+from comfyline.runcomfy.wire import read_page
 from tests.conftest import EDIT, Sandbox
-from tests.runcomfy.conftest import Script
+from tests.runcomfy.conftest import Call, Script
 
 Connect = Callable[..., Awaitable[RuncomfyClient]]
 
@@ -22,55 +20,40 @@ def page(names: list[str], total: Any = None) -> dict[str, Any]:
     return {"models": [{"model_id": name, "kind": "model"} for name in names], "total": total}
 
 
-class Catalogue:
-    """Answers like a server with models of its own, pages no longer than `longest`."""
+def serve(script: Script, names: list[str], longest: int = 100, total: int | None = None) -> None:
+    """Answers like a server with these models, in pages no longer than `longest`."""
 
-    def __init__(self, count: int, longest: int, total: int | None) -> None:
-        self.names = [f"m/{index}" for index in range(count)]
-        self.longest, self.total = longest, total
-        self.asked: list[tuple[int, int]] = []
+    def take(call: Call) -> tuple[int, dict[str, str], bytes]:
+        script.calls.append(call)
+        offset = int(parse_qs(urlsplit(call.path).query)["offset"][0])
+        return 200, {}, json.dumps(page(names[offset : offset + longest], total)).encode()
 
-    async def __call__(self, limit: int, offset: int) -> Page:
-        self.asked.append((limit, offset))
-        end = offset + min(limit, self.longest)
-        return read_page(page(self.names[offset:end], self.total))
+    script.take = take  # type: ignore[method-assign]
 
 
 def named(entries: list[Mapping[str, Any]]) -> list[str]:
     return [entry["model_id"] for entry in entries]
 
 
-@given(st.integers(0, 450), st.integers(1, 150), st.sampled_from(["said", "unsaid"]))
+@pytest.mark.parametrize("said", [True, False])
+@pytest.mark.parametrize(("count", "longest"), [(0, 100), (7, 100), (7, 3), (100, 100), (250, 40)])
 async def test_every_model_is_listed_once_whatever_a_page_holds(
-    count: int, longest: int, total: str
+    connect: Connect, script: Script, count: int, longest: int, *, said: bool
 ):
-    catalogue = Catalogue(count, longest, count if total == "said" else None)
-    assert named(await list_all(catalogue)) == catalogue.names
-    assert len(catalogue.asked) <= count // min(longest, 100) + 2
+    names = [f"m/{index}" for index in range(count)]
+    serve(script, names, longest, count if said else None)
+    assert named(await (await connect(script.url)).models()) == names
+    assert len(script.calls) <= count // longest + 2
+    if said and count == 7 and longest == 100:
+        assert len(script.calls) == 1
 
 
-async def test_a_total_saves_the_question_for_more():
-    assert named(await list_all(small := Catalogue(7, 100, 7))) == small.names
-    assert small.asked == [(100, 0)]
-
-
-async def test_a_server_that_ignores_the_offset_is_not_asked_for_ever():
-    asked = []
-
-    async def ask(limit: int, offset: int) -> Page:
-        asked.append(offset)
-        return read_page(page([f"m/{index}" for index in range(limit)]))
-
-    assert len(await list_all(ask)) == 100
-    assert asked == [0, 100]
-
-
-async def test_a_catalogue_without_an_end_is_broken():
-    async def ask(limit: int, offset: int) -> Page:
-        return read_page(page([f"m/{index}" for index in range(offset, offset + limit)]))
-
-    with pytest.raises(BrokenAnswer, match="no end"):
-        await list_all(ask)
+async def test_a_server_that_ignores_the_offset_is_not_asked_for_ever(
+    connect: Connect, script: Script
+):
+    script.say(page([f"m/{index}" for index in range(100)]))
+    assert len(await (await connect(script.url)).models()) == 100
+    assert len(script.calls) == 2
 
 
 async def test_a_page_is_read_for_its_named_entries_and_the_first_of_each_name():

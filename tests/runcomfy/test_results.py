@@ -180,7 +180,7 @@ def test_what_stands_in_for_media_changes_nothing_else(
     text = text.replace("/", "\\/") if "slashes" in escapes else text
     file.write_bytes(text.encode("utf-8", "replace"))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(results_module, "_SHORTEST", 5)
+        patched.setattr(results_module, "SHORTEST_KEPT_APART", 5)
         kept, places = extract_data_uris(file)
     whole = file.read_bytes()
 

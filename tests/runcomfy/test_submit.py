@@ -189,7 +189,7 @@ async def test_an_answer_that_takes_too_long_in_all_is_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ):
     before = accepted(sandbox)
-    monkeypatch.setattr(client_module, "_SUBMIT_SECONDS", 0.5)
+    monkeypatch.setattr(client_module, "SUBMIT_SECONDS", 0.5)
     sandbox.order(on="submit", kind="delay", seconds=1.5)
     assert await client.submit(EDIT, body) == Unknown(
         "no answer came in time", SendProgress.BODY_SENT

@@ -5,6 +5,8 @@ import socket
 import ssl
 from collections.abc import Iterator
 
+import httpx
+
 _BROKE = "the connection broke"
 _NO_WAY = {
     errno.ENETUNREACH: "there is no way to its network",
@@ -23,11 +25,6 @@ def what_broke(error: BaseException) -> str:
     return next(filter(None, map(_said, _causes(error))), _BROKE)
 
 
-def why_not(error: OSError) -> str:
-    """Say why a file cannot be read or written, in the words of the operating system."""
-    return error.strerror or str(error) or "the operating system gives no reason"
-
-
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """Return the causes of an error, the root first: it knows best."""
     chain: list[BaseException] = []
@@ -39,9 +36,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _said(error: BaseException) -> str:  # noqa: PLR0911  # a table
-    # Imported late: who says why a file cannot be read need not load an HTTP library.
-    import httpx
-
     match error:
         case ssl.SSLCertVerificationError():
             return f"its certificate is not trusted: {error.verify_message}".rstrip(".: ")
