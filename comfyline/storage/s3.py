@@ -27,9 +27,8 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from comfyline.broken_connections import why_not
 from comfyline.errors import Altered, Unreachable
-from comfyline.files import disk_full_told
+from comfyline.files import disk_full_told, why_not
 from comfyline.storage.place import Listed, all_of
 from comfyline.storage.s3_errors import (
     NO_BUCKET,

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from comfyline.broken_connections import what_broke
 from comfyline.errors import Unreachable
+from comfyline.storage.connection_errors import what_broke
 
 NO_BUCKET = frozenset({"404", "NoSuchBucket"})
 _MISSING = frozenset({"404", "NoSuchKey", "NoSuchVersion"})
