@@ -243,22 +243,33 @@ def _decodable() -> set[str]:
     return set(Image.MIME.values())
 
 
-def _probe_stream(file: BinaryIO, media_type: str) -> MediaInfo:
+def _open_stream(file: BinaryIO, media_type: str) -> "InputContainer":
     # Loading FFmpeg takes a quarter of a second, and most runs have pictures only.
     import av
 
     file.seek(0)
+    return av.open(
+        file,
+        "r",
+        format=_DEMUXERS[media_type],
+        io_open=_no_other_file,
+        metadata_errors="replace",
+    )
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Tell an error of the file itself from one of what is in it."""
+    import av
+
+    return isinstance(error, OSError) and not isinstance(error, av.FFmpegError)
+
+
+def _probe_stream(file: BinaryIO, media_type: str) -> MediaInfo:
     try:
-        with av.open(
-            file,
-            "r",
-            format=_DEMUXERS[media_type],
-            io_open=_no_other_file,
-            metadata_errors="replace",
-        ) as container:
+        with _open_stream(file, media_type) as container:
             return _probed(container, media_type)
     except Exception as error:  # broken bytes lead the decoders anywhere
-        if isinstance(error, OSError) and not isinstance(error, av.FFmpegError):
+        if _is_of_the_disk(error):
             raise
         return MediaInfo(media_type, flaw=f"is broken: {_words(error)}")
 
@@ -347,22 +358,16 @@ def first_frames(file: BinaryIO, media_type: str) -> Iterator[Image.Image]:
     """Yield the frames of a video's beginning as they are seen; none of a broken one."""
     if media_type not in _DEMUXERS:
         return
-    import av
-
-    file.seek(0)
     try:
-        with av.open(file, "r", format=_DEMUXERS[media_type], io_open=_no_other_file) as container:
+        with _open_stream(file, media_type) as container:
             for stream in container.streams.video[:1]:
                 _bound(stream)
                 for frame in islice(container.decode(stream), _FRAMES):
-                    upright = _TURNED.get(frame.rotation % 360, 1)
                     picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
-                    yield turned_upright(picture, upright)
-    except OSError as error:
-        if not isinstance(error, av.FFmpegError):
+                    yield turned_upright(picture, _TURNED.get(frame.rotation % 360, 1))
+    except (OSError, ValueError) as error:
+        if _is_of_the_disk(error):
             raise
-    except ValueError:
-        return  # Broken bytes.
 
 
 def open_picture(file: BinaryIO, media_type: str) -> ImageFile.ImageFile:
