@@ -57,15 +57,6 @@ def test_text_is_read_as_what_is_due(name: str, typed: Any, fitted: Any) -> None
     assert fit_inputs(ENTRY, {name: typed}) == {name: fitted}
 
 
-def test_what_is_nested_without_end_is_left_as_it_is() -> None:
-    deep: Any = "@a.jpg"
-    for _ in range(5000):
-        deep = [deep]
-
-    assert fit_inputs(ENTRY, {"images": deep, "image": "@a.jpg"})["image"] == "@a.jpg"
-    assert fit_inputs(ENTRY, {"numbers": "[" * 5000}) == {"numbers": ["[" * 5000]}
-
-
 @given(
     st.dictionaries(
         st.sampled_from(sorted(ENTRY.input_schema["properties"])),

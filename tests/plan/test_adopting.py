@@ -98,16 +98,6 @@ async def test_what_was_paid_for_and_lies_there_is_reused(
     assert counted(await existing(services, one)) == (1, 0)
 
 
-async def test_one_output_that_is_not_there_leaves_nothing_to_adopt(
-    services: Services, folder: str
-) -> None:
-    one = job(folder)
-    stored = await stored_elsewhere(services, one, outputs=2)
-    await asyncio.to_thread(local_path(stored[1].uri).unlink)
-    assert counted(await existing(services, one)) == (0, 1)
-    assert await services.ledger.list() == []
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -130,9 +120,15 @@ async def test_what_is_not_this_accounts_or_not_whole_is_not_adopted(
     assert await services.ledger.list() == []
 
 
-async def test_another_jobs_sidecar_says_nothing(services: Services, folder: str) -> None:
+async def test_neither_another_jobs_sidecar_nor_a_part_of_the_outputs_is_adopted(
+    services: Services, folder: str
+) -> None:
     await stored_elsewhere(services, job(folder, prompt="another"))
-    assert counted(await existing(services, job(folder))) == (0, 1)
+    two = await stored_elsewhere(services, job(folder, "dog"), outputs=2)
+    await asyncio.to_thread(local_path(two[1].uri).unlink)
+
+    assert counted(await existing(services, job(folder), job(folder, "dog"))) == (0, 2)
+    assert await services.ledger.list() == []
 
 
 async def test_one_that_does_not_say_whose_it_is_blocks_its_job(
