@@ -88,7 +88,9 @@ def probe(file: BinaryIO, media_type: str) -> MediaInfo:
     """
     file.seek(0)
     if _is_cut_short(file, file.read(HEAD_BYTES)):
-        return MediaInfo(media_type, flaw="is cut short: it says itself that it is longer")
+        return MediaInfo(
+            media_type, flaw="is cut short: its header promises more bytes than it has"
+        )
     if kind_of(media_type) == "image":
         return _probe_picture(file, media_type)
     return _probe_stream(file, media_type) if media_type in _DEMUXERS else MediaInfo(media_type)
@@ -138,13 +140,13 @@ def _known(head: bytes, *, svg: bool) -> str:
     media_type = media_type_of(head)
     if media_type == SVG and not svg:
         raise BrokenOutput(
-            "An output is an SVG drawing, which is no picture: it may run scripts",
+            "An output is an SVG drawing, not an image: SVG may run scripts",
             hint="Write `accept: [svg]` under the pipeline's `output` and run again: it is fetched "
             "then, and not paid for again.",
         )
     if not media_type:
         shown = head[:40].decode("utf-8", "replace").strip()
-        raise BrokenOutput(f"An output is no picture, video or sound; it begins with {shown!r}")
+        raise BrokenOutput(f"An output is not an image, video or sound; it begins with {shown!r}")
     return media_type
 
 
@@ -286,7 +288,7 @@ def _probed(container: "InputContainer", media_type: str) -> MediaInfo:
     promised = container.duration / 1_000_000 if container.duration else None
     first = _first_frame(container, videos[0] if videos else container.streams.audio[0])
     if first is None:
-        flaw = f"is broken: none of its first {_PACKETS} pieces is readable"
+        flaw = f"is broken: none of its first {_PACKETS} packets can be decoded"
         return MediaInfo(media_type, flaw=flaw)
     duration = promised
     if promised is None or media_type in _TELL_LENGTH:

@@ -279,7 +279,7 @@ def _unreadable(shown: str, trouble: Trouble) -> tuple[str, str]:
         case IsADirectoryError():
             return f"{shown} is a folder", "name a file in it"
         case PermissionError():
-            return f"{shown} may not be read", "check the permissions of the file"
+            return f"{shown} is not readable", "check the permissions of the file"
         case _:
             return f"{shown} cannot be read: {why_not(trouble)}", ""
 
@@ -335,8 +335,7 @@ class _Medium:
             what, hint = facts.media_type, "by its content, whatever its name says"
             if what == SVG:
                 what, hint = "an SVG drawing", "export it as PNG or JPEG"
-            what = what or "no picture, video or sound that is known"
-            return f"{shown} is {what}, not {' or '.join(wanted)}", hint
+            return f"{shown} is {what or 'of unknown type'}, not {' or '.join(wanted)}", hint
         if facts.look.flaw:
             return f"{shown} {facts.look.flaw}", "replace the file by a whole one"
         if self.copy:

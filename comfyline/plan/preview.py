@@ -23,6 +23,7 @@ from comfyline.pipeline.output_names import colliding_names
 from comfyline.pipeline.render import Made, Rendered, RunScope
 from comfyline.pipeline.sources import Reader, nothing_to_do, read_items
 from comfyline.plan.schedule import Schedule
+from comfyline.report.format import count
 from comfyline.storage.places import Places
 
 if TYPE_CHECKING:
@@ -140,9 +141,7 @@ def of_model(problem: Problem, model_id: str, where: str) -> Problem:
 def _for_items(problem: Problem, names: list[str]) -> Problem:
     if not names[1:]:
         return Problem(problem.where, f"{problem.message} (item {names[0]})", problem.hint)
-    more = len(names) - 1
-    counted = f"{more} more item" + ("s" if more > 1 else "")
-    message = f"{problem.message} (item {names[0]} and {counted})"
+    message = f"{problem.message} (item {names[0]} and {count(len(names) - 1, 'more item')})"
     return Problem(problem.where, message, problem.hint)
 
 

@@ -147,7 +147,7 @@ def test_broken_exif_data_do_not_break_a_picture() -> None:
 
 def test_a_photo_of_a_phone_is_read_to_its_end() -> None:
     assert probed(heic()) == MediaInfo("image/heic", 64, 48)
-    assert probed(heic()[:-10]).flaw == "is cut short: it says itself that it is longer"
+    assert probed(heic()[:-10]).flaw == "is cut short: its header promises more bytes than it has"
     at = heic().index(b"hvcC")
     assert "is broken" in probed(heic()[:at] + bytes(60) + heic()[at + 60 :]).flaw
 
@@ -191,7 +191,7 @@ def test_whatever_happened_to_a_file_it_has_a_probed(
         (clip("mp4", None, "aac"), "audio", ""),
         (picture("PNG")[:-20], None, "broken image/png"),
         (clip()[:-9], "video", "broken video/mp4: it is cut short"),
-        (b"<html>One moment</html>", None, "no picture, video or sound"),
+        (b"<html>One moment</html>", None, "not an image, video or sound"),
         (b"<svg/>", None, "SVG drawing"),
         (picture("PNG"), "video", "the model makes video"),
         (clip(), "audio", "the model makes audio"),

@@ -120,10 +120,7 @@ async def test_all_mistakes_of_a_job_are_told_at_once_each_with_its_place(
         "p.yaml:7:3: promt: the model has no such field; did you mean `prompt`?",
         "p.yaml:7:3: strength: 2 is too large; the most is 1",
         "p.yaml:7:3: images[0]: there is no file none.png; check the path and the source",
-        (
-            f"p.yaml:7:3: images[1]: {note} is no picture, video or sound that is known, "
-            f"not image; {BY_CONTENT}"
-        ),
+        (f"p.yaml:7:3: images[1]: {note} is of unknown type, not image; {BY_CONTENT}"),
         f"p.yaml:7:3: images[2]: {empty} is empty",
         f"p.yaml:7:3: film: {CAT} is image/jpeg, not video; {BY_CONTENT}",
         (

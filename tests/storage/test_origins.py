@@ -236,7 +236,7 @@ async def test_what_lies_far_away_is_opened_as_well(
 
     assert photo == MediaInfo("image/jpeg", 48, 64, orientation=6)
     assert (film.width, film.height, film.flaw) == (64, 48, "")
-    assert broken.flaw == "is cut short: it says itself that it is longer"
+    assert broken.flaw == "is cut short: its header promises more bytes than it has"
 
 
 async def test_the_copy_of_what_lies_far_away_is_gone_afterwards(

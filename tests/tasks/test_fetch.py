@@ -116,7 +116,7 @@ async def test_a_drawing_is_fetched_only_where_the_pipeline_asks_for_it(
 ):
     fetch_them, checked = fetched
     output = {"images": [data_uri(DRAWING, "image/svg+xml")]}
-    with pytest.raises(BrokenOutput, match="SVG drawing, which is no picture") as refused:
+    with pytest.raises(BrokenOutput, match="SVG drawing, not an image") as refused:
         await fetch_them(output)
     assert "accept: [svg]" in (refused.value.hint or "")
     assert await state(services, checked) == (JobState.COMPLETED, 0.25)
@@ -134,7 +134,7 @@ async def test_a_page_is_never_fetched(fetched: tuple[Fetch, CheckedJob]):
     placement = replace(checked.job.placement, accept=("svg",))
     asking = replace(checked, job=replace(checked.job, placement=placement))
 
-    with pytest.raises(BrokenOutput, match="no picture, video or sound"):
+    with pytest.raises(BrokenOutput, match="not an image, video or sound"):
         await fetch_them({"images": [data_uri(b"<?xml version='1.0'?><a/>")]}, asking)
 
 
