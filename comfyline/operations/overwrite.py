@@ -100,17 +100,6 @@ class _Name:
     former: _Former | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """Where an output is to go; `siblings` are the names of all outputs of its job."""
-
-    wanted: str
-    siblings: Sequence[str]
-    on_conflict: OnConflict
-    place: Place
-    ledger: Ledger
-
-
 async def store_outputs(
     checked: CheckedJob, submission: Submission, fetched: FetchedOutputs, services: Services
 ) -> tuple[StoredOutput, ...]:
@@ -123,20 +112,23 @@ async def store_outputs(
     placement = checked.job.placement
     place = services.places.of_folder(placement.folder, placement.root)
     uris = output_uris(placement, fetched.files)
+    work = services.work_directory(submission.request_id)
 
     async def store(file: FetchedFile, wanted: str) -> StoredOutput:
-        target = _Target(wanted, uris, placement.on_conflict, place, services.ledger)
+        arriving = Arriving(
+            sha256=file.sha256,
+            bytes=file.bytes,
+            key=checked.key,
+            attempt_id=submission.attempt_id,
+            request_id=submission.request_id,
+            origin=attempt.account.origin if attempt.account else None,
+        )
+        target = _Target(arriving, wanted, uris, placement.on_conflict, place, services.ledger)
         try:
-            name = await _store(file, target, checked, submission, attempt, services)
-            text = described(
-                file,
-                name.uri,
-                checked,
-                submission,
-                attempt,
-                JobState.PERSISTED,
-                services,
-                len(uris),
+            name = await target.store(file, Path(f"{work_path(work, file.index)}.aside"))
+            end = JobState.PERSISTED
+            text = sidecar_for(
+                file, name.uri, checked, submission, attempt, end, services, len(uris)
             )
             sidecar = f"{name.uri}{SUFFIX}"
             await place.put_text(text, sidecar, "application/json", new=name.sidecar_is_new)
@@ -149,7 +141,7 @@ async def store_outputs(
     return tuple(await asyncio.gather(*map(store, fetched.files, uris)))
 
 
-def described(
+def sidecar_for(
     file: FetchedFile,
     uri: str,
     checked: CheckedJob,
@@ -183,73 +175,6 @@ def not_written(error: OSError, said: str, folder: str, size: int) -> Unreachabl
         return disk_full(folder, size)
     hint = "It is safe in the work directory and at RunComfy: mend the folder, then run again."
     return Unreachable(f"{said}: {error}", hint=hint)
-
-
-async def _store(
-    file: FetchedFile,
-    target: _Target,
-    checked: CheckedJob,
-    submission: Submission,
-    attempt: Attempt,
-    services: Services,
-) -> _Name:
-    """Store the file under the best name that it can have."""
-    arriving = Arriving(
-        sha256=file.sha256,
-        bytes=file.bytes,
-        key=checked.key,
-        attempt_id=submission.attempt_id,
-        request_id=submission.request_id,
-        origin=attempt.account.origin if attempt.account else None,
-    )
-    async for name in _names(arriving, target):
-        if name.former:
-            work = services.work_directory(submission.request_id)
-            await asyncio.to_thread(work.mkdir, parents=True, exist_ok=True)
-            draft = Path(f"{work_path(work, file.index)}.aside")
-            aside = await _move_aside(name.former, target, draft)
-            tell(Note(f"{name.uri} is another output that was paid for: it lies as {aside} now"))
-        try:
-            await _put(file, name, arriving, target.place)
-        except FileExistsError:
-            continue  # Somebody was faster, or has something there that is no file.
-        break
-    if name.uri != target.wanted:
-        said = f"{target.wanted} is a file of somebody else's: the output is stored as {name.uri}"
-        tell(Note(said))
-    return name
-
-
-async def _put(file: FetchedFile, name: _Name, arriving: Arriving, place: Place) -> None:
-    path = Path(file.path)
-    labels = _labels(arriving.key, arriving.request_id, arriving.sha256)
-    try:
-        await place.put(
-            path,
-            name.uri,
-            file.media_type,
-            sha256=file.sha256,
-            metadata=labels,
-            new=name.is_new,
-        )
-    except Altered:
-        # Nobody is to take it for the result again: it is fetched anew.
-        await asyncio.to_thread(path.unlink, missing_ok=True)
-        raise Spoilt(
-            f"What was fetched for {name.uri} has changed on this machine's disk",
-            hint="It is fetched anew: check the disk.",
-        ) from None
-    await _require_whole(name.uri, file.bytes, place)
-
-
-async def _require_whole(uri: str, size: int, place: Place) -> None:
-    if await place.size(uri) != size:
-        raise Unreachable(f"{uri} was written and is not there in full")
-
-
-def _labels(key: str, request_id: str | None, sha256: str) -> dict[str, str]:
-    of_request = {"comfyline-request": request_id} if request_id else {}
-    return {"comfyline-job": key, "sha256": sha256, **of_request}
 
 
 def whose(lying: Lying, uri: str, wanted: str, arriving: Arriving, owner: Attempt | None) -> Whose:
@@ -313,37 +238,183 @@ def _recorded(owner: Attempt, uri: str) -> StoredOutput:
     return next(output for output in owner.outputs if output.uri == uri)
 
 
-async def _names(arriving: Arriving, target: _Target) -> AsyncIterator[_Name]:
-    """Yield the names that an output may get, the best first; who finds one taken asks on.
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where an output is to go, and what is there; `siblings` are all names of its job."""
 
-    Raises `NameTaken` when somebody else's file is to be kept.
-    """
-    for number, uri in enumerate(islice(versions(target.wanted), MOST_VERSIONS)):
-        if number and uri in target.siblings:
-            continue
-        owner = (await target.ledger.stored_at([uri])).get(uri)
-        lying = await _look(uri, arriving, owner, target)
-        found = whose(lying, uri, target.wanted, arriving, owner)
-        if found is Whose.NOBODYS:
-            yield _Name(uri, is_new=True, sidecar_is_new=lying.sidecar is None)
-            # Taken since: by a repeated request of our own, if our bytes lie there now.
-            lying = await _look(uri, arriving, owner, target)
-            same = lying.sha256 == arriving.sha256 and not lying.has_other
-            found = Whose.OURS if same else Whose.OTHERS
-        if found is Whose.OTHERS and target.on_conflict == "replace" and owner is None:
-            # What is somebody's is lost, unless it was paid for.
-            paid = lying.described is not None and _is_paid(lying.described.origin)
-            found = Whose.FORMER if paid else Whose.OURS
-        if found in {Whose.OURS, Whose.FORMER}:
-            former = _former(lying, uri, owner) if found is Whose.FORMER else None
-            yield _Name(uri, is_new=False, sidecar_is_new=False, former=former)
-        if target.on_conflict == "keep":
+    arriving: Arriving
+    wanted: str
+    siblings: Sequence[str]
+    on_conflict: OnConflict
+    place: Place
+    ledger: Ledger
+
+    async def store(self, file: FetchedFile, draft: Path) -> _Name:
+        """Store the file under the best name that it can have.
+
+        `draft` is a local path for what has to move aside, on its way.
+        """
+        async for name in self._names():
+            if name.former:
+                aside = await self._move_aside(name.former, draft)
+                note = f"{name.uri} is another output that was paid for: it lies as {aside} now"
+                tell(Note(note))
+            try:
+                await self._put(file, name)
+            except FileExistsError:
+                continue  # Somebody was faster, or has something there that is no file.
             break
-    raise NameTaken(
-        f"{target.wanted} is a file of somebody else's, and output.on_conflict says to keep it",
-        hint="Move it away, or say `version` or `replace`: the next run stores the result, which "
-        "is paid for and kept until then.",
-    )
+        if name.uri != self.wanted:
+            said = f"{self.wanted} is a file of somebody else's: the output is stored as {name.uri}"
+            tell(Note(said))
+        return name
+
+    async def _names(self) -> AsyncIterator[_Name]:
+        """Yield the names that the output may get, the best first; who finds one taken asks on.
+
+        Raises `NameTaken` when somebody else's file is to be kept.
+        """
+        arriving = self.arriving
+        for number, uri in enumerate(islice(versions(self.wanted), MOST_VERSIONS)):
+            if number and uri in self.siblings:
+                continue
+            owner = (await self.ledger.stored_at([uri])).get(uri)
+            lying = await self._look(uri, owner)
+            found = whose(lying, uri, self.wanted, arriving, owner)
+            if found is Whose.NOBODYS:
+                yield _Name(uri, is_new=True, sidecar_is_new=lying.sidecar is None)
+                # Taken since: by a repeated request of our own, if our bytes lie there now.
+                lying = await self._look(uri, owner)
+                same = lying.sha256 == arriving.sha256 and not lying.has_other
+                found = Whose.OURS if same else Whose.OTHERS
+            if found is Whose.OTHERS and self.on_conflict == "replace" and owner is None:
+                # What is somebody's is lost, unless it was paid for.
+                paid = lying.described is not None and _is_paid(lying.described.origin)
+                found = Whose.FORMER if paid else Whose.OURS
+            if found in {Whose.OURS, Whose.FORMER}:
+                former = _former(lying, uri, owner) if found is Whose.FORMER else None
+                yield _Name(uri, is_new=False, sidecar_is_new=False, former=former)
+            if self.on_conflict == "keep":
+                break
+        raise NameTaken(
+            f"{self.wanted} is a file of somebody else's, and output.on_conflict says to keep it",
+            hint="Move it away, or say `version` or `replace`: the next run stores the result, "
+            "which is paid for and kept until then.",
+        )
+
+    async def _look(self, uri: str, owner: Attempt | None) -> Lying:
+        size, beside = await self.place.sizes([uri, f"{uri}{SUFFIX}"])
+        sidecar: Sidecar | None = None
+        has_other = False
+        if beside is not None:
+            try:
+                sidecar = await read_sidecar(self.place, f"{uri}{SUFFIX}")
+            except ValueError:
+                has_other = True
+        known = {self.arriving.bytes}
+        known |= {sidecar.output.bytes} if sidecar else set()
+        known |= {_recorded(owner, uri).bytes} if owner else set()
+        sha256 = await self.place.sha256(uri) if size in known else None
+        lying = Lying(size is not None, sha256, sidecar, has_other)
+        if owner is None and (described := lying.described):
+            return replace(lying, is_left=await self._has_moved(uri, described))
+        return lying
+
+    async def _has_moved(self, uri: str, sidecar: Sidecar) -> bool:
+        """Tell whether the very same file lies beside this one, and the ledger knows it there.
+
+        That is what a process leaves that dies after it moved a file aside, before it took the
+        name.
+        """
+        if sidecar.request_id is None:
+            return False
+        made = Selection(request_ids=(sidecar.request_id,))
+        for attempt in await self.ledger.list(made, of_all=True):
+            for output in attempt.outputs:
+                same = output.sha256 == sidecar.output.sha256 and is_version(output.uri, uri)
+                if same and await self.place.size(output.uri) == output.bytes:
+                    return True
+        return False
+
+    async def _put(self, file: FetchedFile, name: _Name) -> None:
+        path, one = Path(file.path), self.arriving
+        labels = _labels(one.key, one.request_id, one.sha256)
+        kind, sha256 = file.media_type, file.sha256
+        try:
+            await self.place.put(
+                path, name.uri, kind, sha256=sha256, metadata=labels, new=name.is_new
+            )
+        except Altered:
+            # Nobody is to take it for the result again: it is fetched anew.
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+            raise Spoilt(
+                f"What was fetched for {name.uri} has changed on this machine's disk",
+                hint="It is fetched anew: check the disk.",
+            ) from None
+        await self._require_whole(name.uri, file.bytes)
+
+    async def _require_whole(self, uri: str, size: int) -> None:
+        if await self.place.size(uri) != size:
+            raise Unreachable(f"{uri} was written and is not there in full")
+
+    async def _move_aside(self, former: _Former, draft: Path) -> str:
+        """Give `former` the first free version of the wanted name, and return it.
+
+        Raises `Unreachable`: then the output still has the name that it had.
+        """
+        old = former.output.uri
+        for uri in islice(versions(self.wanted), 1, MOST_VERSIONS):
+            if uri in self.siblings or uri == old:
+                continue
+            owner = (await self.ledger.stored_at([uri])).get(uri)
+            if owner is not None and owner.id != former.attempt_id:
+                continue
+            if await self._is_copied(former, uri, draft):
+                if former.attempt_id is not None:
+                    await self.ledger.moved(former.attempt_id, old, uri)
+                return uri
+        raise NameTaken(
+            f"{old} was paid for and has no free name to move to",
+            hint="Clear up its folder, then run again: the new result is kept until then.",
+        )
+
+    async def _is_copied(self, former: _Former, uri: str, draft: Path) -> bool:
+        """Tell whether the output and its sidecar lie at `uri` now; not where something else is."""
+        place, output, beside = self.place, former.output, f"{uri}{SUFFIX}"
+        size, described = await place.sizes([uri, beside])
+        try:
+            sidecar = await read_sidecar(place, beside) if described is not None else None
+        except ValueError:
+            return False
+        if sidecar and (sidecar.job, sidecar.request_id) != (former.key, former.request_id):
+            return False
+        if size is None:
+            try:
+                await self._copy(former, uri, draft)
+            except FileExistsError:
+                return False
+        elif size != output.bytes or await place.sha256(uri) != output.sha256:
+            return False
+        if sidecar is None and (told := await read_text(place, f"{output.uri}{SUFFIX}")):
+            # Whoever was faster wrote the same.
+            await place.put_text(named(told, uri.rpartition("/")[2]), beside, "application/json")
+        return True
+
+    async def _copy(self, former: _Former, uri: str, draft: Path) -> None:
+        output = former.output
+        labels = _labels(former.key, former.request_id, output.sha256)
+        kind, sha256 = output.media_type, output.sha256
+        await asyncio.to_thread(draft.parent.mkdir, parents=True, exist_ok=True)
+        try:
+            await self.place.get(output.uri, draft)
+            await self.place.put(draft, uri, kind, sha256=sha256, metadata=labels, new=True)
+        except (Altered, FileNotFoundError):
+            raise Unreachable(
+                f"{output.uri} was changed while it was moved aside", hint="Run again."
+            ) from None
+        finally:
+            await asyncio.to_thread(draft.unlink, missing_ok=True)
+        await self._require_whole(uri, output.bytes)
 
 
 def _former(lying: Lying, uri: str, owner: Attempt | None) -> _Former:
@@ -356,101 +427,6 @@ def _former(lying: Lying, uri: str, owner: Attempt | None) -> _Former:
     return _Former(output, sidecar.job, sidecar.request_id, None)
 
 
-async def _look(uri: str, arriving: Arriving, owner: Attempt | None, target: _Target) -> Lying:
-    place = target.place
-    size, beside = await place.sizes([uri, f"{uri}{SUFFIX}"])
-    sidecar: Sidecar | None = None
-    has_other = False
-    if beside is not None:
-        try:
-            sidecar = await read_sidecar(place, f"{uri}{SUFFIX}")
-        except ValueError:
-            has_other = True
-    known = {arriving.bytes}
-    known |= {sidecar.output.bytes} if sidecar else set()
-    known |= {_recorded(owner, uri).bytes} if owner else set()
-    sha256 = await place.sha256(uri) if size in known else None
-    lying = Lying(size is not None, sha256, sidecar, has_other)
-    if owner is None and (described := lying.described):
-        return replace(lying, is_left=await _has_moved(uri, described, target))
-    return lying
-
-
-async def _has_moved(uri: str, sidecar: Sidecar, target: _Target) -> bool:
-    """Tell whether the very same file lies beside this one, and the ledger knows it there.
-
-    That is what a process leaves that dies after it moved a file aside, before it took the name.
-    """
-    if sidecar.request_id is None:
-        return False
-    made = Selection(request_ids=(sidecar.request_id,))
-    for attempt in await target.ledger.list(made, of_all=True):
-        for output in attempt.outputs:
-            same = output.sha256 == sidecar.output.sha256 and is_version(output.uri, uri)
-            if same and await target.place.size(output.uri) == output.bytes:
-                return True
-    return False
-
-
-async def _move_aside(former: _Former, target: _Target, draft: Path) -> str:
-    """Give `former` the first free version of the wanted name, and return it.
-
-    `draft` is a local path for the bytes on their way. Raises `Unreachable`: then the output still
-    has the name that it had.
-    """
-    ledger, old = target.ledger, former.output.uri
-    for uri in islice(versions(target.wanted), 1, MOST_VERSIONS):
-        if uri in target.siblings or uri == old:
-            continue
-        owner = (await ledger.stored_at([uri])).get(uri)
-        if owner is not None and owner.id != former.attempt_id:
-            continue
-        if not await _is_copied(former, uri, target.place, draft):
-            continue
-        if former.attempt_id is not None:
-            await ledger.moved(former.attempt_id, old, uri)
-        return uri
-    raise NameTaken(
-        f"{old} was paid for and has no free name to move to",
-        hint="Clear up its folder, then run again: the new result is kept until then.",
-    )
-
-
-async def _is_copied(former: _Former, uri: str, place: Place, draft: Path) -> bool:
-    """Tell whether the output and its sidecar lie at `uri` now; not where something else is."""
-    output, beside = former.output, f"{uri}{SUFFIX}"
-    size, described = await place.sizes([uri, beside])
-    try:
-        sidecar = await read_sidecar(place, beside) if described is not None else None
-    except ValueError:
-        return False
-    if sidecar and (sidecar.job, sidecar.request_id) != (former.key, former.request_id):
-        return False
-    if size is None:
-        try:
-            await _copy(former, uri, place, draft)
-        except FileExistsError:
-            return False
-    elif size != output.bytes or await place.sha256(uri) != output.sha256:
-        return False
-    if sidecar is None and (told := await read_text(place, f"{output.uri}{SUFFIX}")):
-        # Whoever was faster wrote the same.
-        await place.put_text(named(told, uri.rpartition("/")[2]), beside, "application/json")
-    return True
-
-
-async def _copy(former: _Former, uri: str, place: Place, draft: Path) -> None:
-    output = former.output
-    labels = _labels(former.key, former.request_id, output.sha256)
-    try:
-        await place.get(output.uri, draft)
-        await place.put(
-            draft, uri, output.media_type, sha256=output.sha256, metadata=labels, new=True
-        )
-    except (Altered, FileNotFoundError):
-        raise Unreachable(
-            f"{output.uri} was changed while it was moved aside", hint="Run again."
-        ) from None
-    finally:
-        await asyncio.to_thread(draft.unlink, missing_ok=True)
-    await _require_whole(uri, output.bytes, place)
+def _labels(key: str, request_id: str | None, sha256: str) -> dict[str, str]:
+    of_request = {"comfyline-request": request_id} if request_id else {}
+    return {"comfyline-job": key, "sha256": sha256, **of_request}

@@ -15,7 +15,7 @@ from typing import Any
 from comfyline.errors import Rejected, Unreachable
 from comfyline.job import CheckedJob, ContentChecks, FetchedFile, JobState
 from comfyline.media.similar import Appearance, NamedAppearance, appearance
-from comfyline.operations.overwrite import described, not_written
+from comfyline.operations.overwrite import not_written, sidecar_for
 from comfyline.operations.recover import clear
 from comfyline.pipeline.output_names import output_uris, versions
 from comfyline.progress import Note, tell
@@ -122,7 +122,7 @@ async def _store_aside(
         reason = flaws.get(position, "; ".join(flaws.values()))
         try:
             stored = await _put(file, f"{folder}/{name}", place, submission.request_id)
-            text = described(
+            text = sidecar_for(
                 file,
                 stored,
                 checked,
