@@ -36,20 +36,20 @@ def _price(value: Any) -> float | None:
     return price if math.isfinite(price) and price >= 0 else None
 
 
-def _schema(value: Any) -> dict[str, Any] | None:
-    """Read a schema; a catalogue asked without schemas gives null."""
-    return value if isinstance(value, dict) else None
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
 def _texts(value: Any) -> tuple[str, ...]:
     listed = value if isinstance(value, list | tuple) else ()
     return tuple(entry for entry in listed if isinstance(entry, str))
 
 
+_Price = Annotated[float | None, BeforeValidator(_price)]
+_Text = Annotated[
+    str | None, BeforeValidator(lambda value: value if isinstance(value, str) else None)
+]
+_Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+# A catalogue that is asked without schemas gives null.
+_Schema = Annotated[
+    dict[str, Any], BeforeValidator(lambda value: value if isinstance(value, dict) else {})
+]
 _PRICE = ("base_price_usd", "price_unit", "pricing_note")
 
 
@@ -59,15 +59,11 @@ class ModelEntry(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
     model_id: Annotated[str, Field(min_length=1)]
-    kind: Annotated[str, BeforeValidator(lambda value: _text(value) or "model")] = "model"
-    categories: Annotated[tuple[str, ...], BeforeValidator(_texts)] = ()
-    input_schema: Annotated[
-        dict[str, Any], BeforeValidator(lambda value: _schema(value) or {})
-    ] = {}
-    output_schema: Annotated[dict[str, Any] | None, BeforeValidator(_schema)] = None
-    base_price_usd: Annotated[float | None, BeforeValidator(_price)] = None
-    price_unit: Annotated[str | None, BeforeValidator(_text)] = None
-    pricing_note: Annotated[str | None, BeforeValidator(_text)] = None
+    categories: _Texts = ()
+    input_schema: _Schema = {}
+    base_price_usd: _Price = None
+    price_unit: _Text = None
+    pricing_note: _Text = None
 
     def priced_like(self, other: "ModelEntry") -> Self:
         """Return the same model with another entry's price."""

@@ -28,13 +28,14 @@ def test_a_model_is_found_at_its_path_or_by_its_id(tmp_path: Path) -> None:
 
 
 def test_the_first_folder_wins(tmp_path: Path) -> None:
-    put(tmp_path / "one", "a/b", kind="mine")
-    put(tmp_path / "two", "a/b", kind="theirs")
+    put(tmp_path / "one", "a/b", pricing_note="mine")
+    put(tmp_path / "two", "a/b", pricing_note="theirs")
     put(tmp_path / "two", "a/a")
 
     listed = list_models([tmp_path / "one", tmp_path / "two"])
 
-    assert [(entry.model_id, entry.kind) for entry in listed] == [("a/a", "model"), ("a/b", "mine")]
+    notes = [(entry.model_id, entry.pricing_note) for entry in listed]
+    assert notes == [("a/a", None), ("a/b", "mine")]
 
 
 def test_an_answer_of_the_catalogue_is_read_as_it_is(tmp_path: Path) -> None:
@@ -72,11 +73,10 @@ def test_what_is_no_model_id_is_refused(tmp_path: Path, model_id: str) -> None:
 
 def test_odd_values_of_an_entry_are_passed_over() -> None:
     entry = ModelEntry.model_validate(
-        {"model_id": "m", "kind": None, "categories": None, "price_unit": 3, "output_schema": []}
+        {"model_id": "m", "categories": None, "price_unit": 3, "input_schema": []}
     )
 
-    assert (entry.kind, entry.categories, entry.price_unit) == ("model", (), None)
-    assert entry.output_schema is None
+    assert (entry.input_schema, entry.categories, entry.price_unit) == ({}, (), None)
 
 
 def test_a_stored_entry_is_what_was_published_key_by_key(tmp_path: Path) -> None:
