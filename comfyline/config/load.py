@@ -202,7 +202,7 @@ def home_directory(environ: Mapping[str, str], working_directory: Path) -> Path:
 
 def _whole_token(token: str, keeper: str) -> Secret:
     if not token or not (token.isascii() and token.isprintable() and " " not in token):
-        flaw = "there is a space or a strange character in it" if token else "it is empty"
+        flaw = "it contains a space or an unusual character" if token else "it is empty"
         raise TokenRejected(
             f"What {keeper} holds is not a token: {flaw}",
             hint="Set it to the token alone, without `Bearer` and without a line break.",

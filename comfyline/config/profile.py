@@ -72,9 +72,9 @@ def _web_address(url: str, should: str) -> SplitResult:
     if not is_whole or re.search(r"[\s\\]", url):
         raise ValueError(f"should {should}")
     if "@" in parts.netloc:
-        raise ValueError("should hold no user and no password")
+        raise ValueError("should contain no user and no password")
     if "?" in url or "#" in url:
-        raise ValueError("should hold nothing after `?` or `#`")
+        raise ValueError("should have nothing after `?` or `#`")
     return parts
 
 

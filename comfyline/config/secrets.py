@@ -85,7 +85,7 @@ def _without_password(url: str) -> str:
         ) from None
     options = {name.lower() for name in parts.query}
     if parts.password is not None or options & _SECRET_OPTIONS:
-        raise ValueError(f"holds a password, which does not belong into YAML: {INSTEAD}")
+        raise ValueError(f"contains a password, which does not belong in YAML: {INSTEAD}")
     return url
 
 

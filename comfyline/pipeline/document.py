@@ -59,7 +59,7 @@ def _scalar(value: Any) -> Any:
 def _distinct(values: list[Any]) -> list[Any]:
     # By type too: in Python `1`, `1.0` and `true` are equal.
     if len({(type(value), value) for value in values}) < len(values):
-        raise ValueError("names a value twice, which would make the same job twice")
+        raise ValueError("lists a value twice, which would make the same job twice")
     return values
 
 
@@ -67,7 +67,7 @@ def _plain(pattern: str) -> str:
     if "{{" in pattern:
         raise ValueError("should be a plain pattern; templates are not available here")
     if any(ord(character) < ord(" ") for character in pattern):
-        raise ValueError("should not hold control characters")
+        raise ValueError("should not contain control characters")
     if "://" in pattern and not pattern.startswith("s3://"):
         raise ValueError("should be local, or begin with s3://")
     return pattern

@@ -92,7 +92,7 @@ def _circle(located: LocatedYaml, steps: Mapping[str, Mapping[str, Any]]) -> lis
         # graphlib names each step before the one that it is needed by.
         way = " → ".join(f"`{name}`" for name in reversed(circle))
         where = located.where(("steps", min(circle, key=list(steps).index)))
-        return [Problem(where, f"the steps need one another in a circle: {way}")]
+        return [Problem(where, f"the steps depend on each other in a circle: {way}")]
     return []
 
 
@@ -170,7 +170,7 @@ def _template_mistakes(
         return
     for root in sorted(roots - set(names)):
         hint = _ELSEWHERE.get(root) or suggest(root, names)
-        yield f"`{root}` is not a name that is known here", hint
+        yield f"unknown name `{root}`", hint
     # A field that is asked about, or has a default, need not be there.
     filters = {found.name for found in parsed.find_all(nodes.Filter)}
     if filters & {"default", "d"} or any(parsed.find_all(nodes.Test)):
@@ -189,7 +189,7 @@ def _step_mistake(
     name: str, used: str | None, field: str | None, known: Sequence[str]
 ) -> tuple[str, str] | None:
     if used is None:
-        return "a step is named behind a dot", "write {{ steps.NAME.images[0] }}"
+        return "a step has to be named after a dot", "write {{ steps.NAME.images[0] }}"
     if used == name:
         return f"`{name}` cannot use its own outputs", ""
     if used not in known:

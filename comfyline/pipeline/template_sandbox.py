@@ -60,7 +60,7 @@ def spend(units: int) -> None:
     left[0] -= units
     if left[0] < 0:
         raise SecurityError(
-            f"the template makes too much: more than {_BUDGET:,} characters, entries or passes"
+            f"the template produces too much: more than {_BUDGET:,} characters, entries or passes"
             f" of loops{HINT}make the text smaller, or its parts elsewhere"
         )
 

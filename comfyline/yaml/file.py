@@ -153,7 +153,7 @@ def _extended(located: LocatedYaml, opened: Sequence[Path]) -> Path | None:
     if same:
         circle = [*opened[opened.index(same[0]) :], following]
         way = " → ".join(str(path) for path in circle)
-        raise InputInvalid([Problem(where, f"`{EXTENDS}` goes in a circle: {way}")])
+        raise InputInvalid([Problem(where, f"`{EXTENDS}` forms a circle: {way}")])
     return following
 
 

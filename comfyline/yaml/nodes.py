@@ -94,7 +94,7 @@ class NodeReader:
         said = " ".join(str(error.problem or error.context).split())
         if error.context_mark and (anchor := _ANCHOR_TWICE.match(error.context or "")):
             first = f"line {error.context_mark.line + 1}"
-            message = f"the anchor `{anchor[1]}` is defined twice; the first one is in {first}"
+            message = f"the anchor `{anchor[1]}` is defined twice; the first one is on {first}"
             return Problem(where, message, "give one of them another name")
         hint = _syntax_hint(said, text.splitlines()[line : line + 1])
         return Problem(where, f"not valid YAML: {said}", hint)
@@ -156,7 +156,7 @@ class NodeReader:
             key = str(key_node.value)
             if key in seen:
                 first = f"line {seen[key].start_mark.line + 1}"
-                self.report(key_node, f"`{key}` stands twice; the first one is in {first}")
+                self.report(key_node, f"duplicate key `{key}`; the first one is on {first}")
                 continue
             seen[key] = key_node
             self._check_text(key_node)
@@ -193,7 +193,7 @@ class NodeReader:
     def _check_text(self, node: ScalarNode) -> bool:
         """Tell whether a scalar is text or stands for a value; what is neither is a mistake."""
         if any("\ud800" <= character <= "\udfff" for character in str(node.value)):
-            self.report(node, "the text holds half a character (a lone surrogate)")
+            self.report(node, "the text contains half a character (a lone surrogate)")
         elif node.tag not in _SCALARS:
             self.report(node, f"the YAML tag {node.tag} is not allowed")
         else:
@@ -256,7 +256,7 @@ def _read_text(written: str) -> str:
         hint = "save the file in UTF-8"
         raise OddScalar(f"{written} is not UTF-8 text (its line {line})", hint) from None
     if any(character < " " and character not in "\t\r\n" for character in text):
-        raise OddScalar(f"{written} holds control characters: it is not a text file")
+        raise OddScalar(f"{written} contains control characters: it is not a text file")
     return text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
 
 
@@ -283,7 +283,7 @@ def _no_file(written: str, path: Path) -> OddScalar:
     if path.is_dir():
         return OddScalar(f"{written} is a folder", "name a file in it")
     if path.exists():
-        return OddScalar(f"{written} is no ordinary file")
+        return OddScalar(f"{written} is not a regular file")
     hint = f"there is no folder {PurePath(written).parent}"
     if path.parent.is_dir():
         beside = [str(PurePath(written).with_name(one.name)) for one in path.parent.iterdir()]

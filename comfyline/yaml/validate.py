@@ -93,7 +93,7 @@ def _problem(
     hint = f"{name}: {described}" if described else ""
     match details[0]["type"]:
         case "extra_forbidden":
-            message = f"`{name}` is not a key that is known here"
+            message = f"unknown key `{name}`"
             hint = did_you_mean(name, list(known)) or "allowed here: " + ", ".join(known)
         case "missing":
             message = f"`{name}` is missing"

@@ -56,7 +56,7 @@ output: {to: out, name: "{{ item.sku }}-{{ matrix.ratio }}-{{ index }}.{{ ext }}
 NOT_A_RATIO = "'16x9' is not one of 1:1, 16:9; did you mean `16:9`?"
 EVERY_MISTAKE = f"""\
 a.yaml:6:5: steps.edit.model: acme/edti is not in configs/models/; did you mean `acme/edit`? Otherwise `comfyline models pull acme/edti` takes it from RunComfy
-b.yaml:3:1: `matrx` is not a key that is known here; did you mean `matrix`?
+b.yaml:3:1: unknown key `matrx`; did you mean `matrix`?
 b.yaml:7:5: steps.edit.input.image_urls: is missing; the model requires it
 b.yaml:8:7: steps.edit.input.prompt: should be text, not the number 5; write it in quotes
 b.yaml:9:7: steps.edit.input.aspect_ratio: {NOT_A_RATIO}
@@ -173,7 +173,7 @@ steps:
 """
 
     assert [line.split(": ")[:2] for line in lines(check(a=text))[:-1]] == [
-        ["a.yaml:3:1", "`x` is not a key that is known here; allowed here"],
+        ["a.yaml:3:1", "unknown key `x`; allowed here"],
         ["a.yaml:3:13", "steps.other.input.seed"],
         ["a.yaml:5:83", "steps.other.input.image_urls[1]"],
         ["base.yaml:10:7", "steps.edit.input.aspect_ratio"],

@@ -85,10 +85,10 @@ def test_a_base_may_extend_another_one(files: Files) -> None:
             {"a": "k: 1\nextends: bsae.yaml\n", "base": "x: 1\n"},
             "a.yaml:2:1: bsae.yaml: there is no such file; did you mean `base.yaml`?",
         ),
-        ({"a": "extends: a.yaml\n"}, "a.yaml:1:1: `extends` goes in a circle: a.yaml → a.yaml"),
+        ({"a": "extends: a.yaml\n"}, "a.yaml:1:1: `extends` forms a circle: a.yaml → a.yaml"),
         (
             {"a": "extends: b.yaml\n", "b": "x: 1\nextends: ./c.yaml\n", "c": "extends: b.yaml\n"},
-            "c.yaml:1:1: `extends` goes in a circle: b.yaml → c.yaml → b.yaml",
+            "c.yaml:1:1: `extends` forms a circle: b.yaml → c.yaml → b.yaml",
         ),
         ({"a": "extends: [b.yaml]\n"}, "a.yaml:1:1: `extends` should be the path of one file, not"),
         ({"a": "extends: ''\n"}, "a.yaml:1:1: `extends` should be the path of one file, not"),

@@ -135,7 +135,7 @@ def test_words_of_a_table_decide_as_they_read(write: Write, *, value: str, appli
             ONE.replace("{}", "{x: '{{ steps.two.image }}'}")
             + TWO.format("steps.three.image")
             + "  three: {model: m, input: {x: '{{ steps.one.image }}'}}\n",
-            "p.yaml:4:3: the steps need one another in a circle: ",
+            "p.yaml:4:3: the steps depend on each other in a circle: ",
         ),
         (
             ONE + TWO.format("steps.onne.image"),

@@ -97,14 +97,14 @@ d:
         ("", "1:1: the file is empty"),
         ("# only\n", "1:1: the file is empty"),
         ("- 1\n", "1:1: the file should be a mapping (key: value), not a list"),
-        ("a: 1\nb: {c: 1, c: 2}\n", "2:11: `c` stands twice; the first one is in line 2"),
-        ("a: 1\na: 2\n", "2:1: `a` stands twice; the first one is in line 1"),
+        ("a: 1\nb: {c: 1, c: 2}\n", "2:11: duplicate key `c`; the first one is on line 2"),
+        ("a: 1\na: 2\n", "2:1: duplicate key `a`; the first one is on line 1"),
         ("a: [1\n", "2:1: not valid YAML: expected ',' or ']', but got '<stream end>'"),
         ("a: *x\n", "1:4: not valid YAML: found undefined alias 'x'"),
         ("a:\n  b: \x07\n", "2:6: not valid YAML: a control character"),
         (
             "a: &x 1\nb: &x 2\nc: *x\n",
-            "2:4: the anchor `x` is defined twice; the first one is in line 1; give one of them",
+            "2:4: the anchor `x` is defined twice; the first one is on line 1; give one of them",
         ),
         ('a: "\\U00110000"\n', "1:1: not valid YAML: "),
         ("a: 1\nb: x\u2028y\n", "2:5: an invisible line break (U+2028); take it out, or write"),
@@ -118,7 +118,7 @@ d:
         ("a: 1e999\n", "1:4: 1e999 is not a number that JSON can carry"),
         ("a: {{ item.x }}\n", "1:5: a key should be text, not a list or a mapping; put quotes"),
         ("a: {{ x }} y\n", "1:12: not valid YAML: expected <block end>"),
-        ('a: "\\ud800"\n', "1:4: the text holds half a character"),
+        ('a: "\\ud800"\n', "1:4: the text contains half a character"),
     ],
 )
 def test_a_mistake_in_the_yaml_is_a_located_sentence(
@@ -133,11 +133,11 @@ def test_a_duplicate_key_is_found_in_every_style(tmp_path: Path) -> None:
     text = "a: {x: 1, x: 2}\nb:\n  - y: 1\n    y: 2\nc: &c\n  z: 1\n  z: 2\nd: {<<: *c}\n"
     text += "1: a\n'1': b\n"
 
-    assert [line.split(" stands")[0] for line in mistakes(tmp_path, text)] == [
-        "1:11: `x`",
-        "4:5: `y`",
-        "7:3: `z`",
-        "10:1: `1`",
+    assert [line.split(";")[0] for line in mistakes(tmp_path, text)] == [
+        "1:11: duplicate key `x`",
+        "4:5: duplicate key `y`",
+        "7:3: duplicate key `z`",
+        "10:1: duplicate key `1`",
     ]
 
 

@@ -232,6 +232,6 @@ def test_a_profile_extends_another_one(bare: Path, profile: Write) -> None:
 
 def test_a_mistake_in_the_base_of_a_profile_is_told_there(bare: Path, profile: Write) -> None:
     (bare / "base.yaml").write_text(f"{REMOTE}ledger: postgresql://u:SECRET@h/d\n")
-    with pytest.raises(InputInvalid, match=r"^base\.yaml:3:1: .*holds a password") as caught:
+    with pytest.raises(InputInvalid, match=r"^base\.yaml:3:1: .*contains a password") as caught:
         profile("extends: base.yaml\nruncomfy: {in_flight: 4}\n")
     assert "SECRET" not in str(caught.value)
