@@ -10,11 +10,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from comfyline.config.environment import variable
 from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.job import PENDING, Item, Job, MediaKind
+from comfyline.models.catalogue import Catalogue
 from comfyline.models.entry import ModelEntry, kind_made
 from comfyline.models.price import expected_outputs
 from comfyline.pipeline.document import Pipeline
@@ -25,10 +25,6 @@ from comfyline.pipeline.sources import Reader, nothing_to_do, read_items
 from comfyline.plan.schedule import Schedule
 from comfyline.report.format import count
 from comfyline.storage.places import Places
-
-if TYPE_CHECKING:
-    # `check` needs neither the ledger nor the client, and does not load them.
-    from comfyline.models.catalogue import Catalogue
 
 FindModel = Callable[[str], Awaitable[ModelEntry]]
 
@@ -173,7 +169,7 @@ async def plan_pipeline(
     limit: int | None,
     run_id: str,
     when: datetime,
-    catalogue: "Catalogue",
+    catalogue: Catalogue,
     reader: Reader | None = None,
 ) -> Planned:
     """Read a pipeline's items and make its jobs.
