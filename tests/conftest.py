@@ -286,10 +286,10 @@ def start_sandbox(
     """Starts further sandboxes that a test may mistreat."""
     started = []
 
-    def start(*, slots: int = 4, speed: float = 20) -> Sandbox:
+    def start(*, slots: int = 4, speed: float = 20, pixels: int = 256) -> Sandbox:
         state = tmp_path_factory.mktemp("sandbox") / "state"
         models = [ROOT / "configs/models", video_models]
-        started.append(Sandbox(state, models, slots=slots, speed=speed).start())
+        started.append(Sandbox(state, models, slots=slots, speed=speed, pixels=pixels).start())
         return started[-1]
 
     yield start

@@ -123,7 +123,11 @@ def test_sync_mode_hands_the_media_over_once_and_keeps_nothing(sandbox: Sandbox,
     sandbox.until(lambda: not list(sandbox.state.rglob(f"{request_id}*")))
 
 
-def test_a_sync_result_that_did_not_arrive_whole_is_still_there(sandbox: Sandbox, files: str):
+def test_a_sync_result_that_did_not_arrive_whole_is_still_there(
+    start_sandbox: Callable[..., Sandbox], files: str
+):
+    # Larger than what the sockets' buffers take.
+    sandbox = start_sandbox(pixels=1024)
     request_id = sandbox.submit("an office", f"{files}/cat.jpg", sync_mode=True, resolution="4K")
     sandbox.until(lambda: sandbox.status(request_id)["status"] == "completed", 20)
     with sandbox.api.stream("GET", f"/v1/requests/{request_id}/result") as answer:

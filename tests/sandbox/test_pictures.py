@@ -49,11 +49,11 @@ def test_the_edit_is_visible_and_the_subject_stays(sandbox: Sandbox, files: str)
 @pytest.mark.parametrize(
     ("settings", "size"),
     [
-        ({"aspect_ratio": "auto"}, (1024, 512)),
-        ({"aspect_ratio": "1:1"}, (1024, 1024)),
-        ({"aspect_ratio": "16:9"}, (1024, 576)),
-        ({"aspect_ratio": "9:16", "resolution": "2K"}, (1152, 2048)),
-        ({"aspect_ratio": "21:9", "resolution": "4K"}, (4096, 1755)),
+        ({"aspect_ratio": "auto"}, (256, 128)),
+        ({"aspect_ratio": "1:1"}, (256, 256)),
+        ({"aspect_ratio": "16:9"}, (256, 144)),
+        ({"aspect_ratio": "9:16", "resolution": "2K"}, (288, 512)),
+        ({"aspect_ratio": "21:9", "resolution": "4K"}, (1024, 439)),
     ],
 )
 def test_aspect_ratio_and_resolution_are_honoured(
@@ -64,8 +64,8 @@ def test_aspect_ratio_and_resolution_are_honoured(
 
 def test_auto_takes_the_ratio_after_the_exif_orientation(sandbox: Sandbox, files: str):
     assert opened(sandbox.picture(OFFICE, f"{files}/turned.jpg", aspect_ratio="auto")).size == (
-        512,
-        1024,
+        128,
+        256,
     )
 
 
