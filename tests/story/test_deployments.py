@@ -69,10 +69,10 @@ class Prefect:
         return str(self.ask("POST", path, json={"parameters": parameters})["id"])
 
     def begun(self, deployment: str) -> list[dict[str, Any]]:
-        """The runs of a deployment that are more than planned."""
+        """The runs of a deployment that are under way, or have come to a good end."""
         body = {"deployments": {"name": {"any_": [deployment]}}}
         found = self.ask("POST", "flow_runs/filter", json=body)
-        return [run for run in found if run["state_type"] not in {"SCHEDULED", "PENDING"}]
+        return [run for run in found if run["state_type"] in {"RUNNING", "COMPLETED"}]
 
     def set_state(self, run_id: str, state: dict[str, Any]) -> None:
         body = {"state": state, "force": True}
@@ -145,6 +145,8 @@ def test_a_worker_runs_on_schedule_and_by_parameter_and_again_from_the_page(
     nightly = f"deployments/{prefect.deployment('pipeline/nightly')}"
     soon = [{"schedule": {"interval": 15}, "active": True}]
     [schedule] = prefect.ask("POST", f"{nightly}/schedules", json=soon)
+    [by_night] = project.until(lambda: prefect.begun("nightly"))
+    prefect.ask("DELETE", f"{nightly}/schedules/{schedule['id']}")
     shelf = project.directory / "shelf"
     shelf.write_text("a file where a folder should be")
     overrides = [f"steps.edit.input.prompt={prompt}", "output.to=shelf/office"]
@@ -157,8 +159,6 @@ def test_a_worker_runs_on_schedule_and_by_parameter_and_again_from_the_page(
     assert len(project.charges(prompt)) == 2
     shelf.unlink()
     prefect.retry(run_id)
-    [by_night] = project.until(lambda: prefect.begun("nightly"))
-    prefect.ask("DELETE", f"{nightly}/schedules/{schedule['id']}")
 
     assert prefect.ended(run_id, "COMPLETED") == "2 jobs: 2 persisted"
     assert len(list(shelf.glob("office/*.png"))) == 2
