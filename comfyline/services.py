@@ -154,7 +154,6 @@ async def open_services(
         await stack.enter_async_context(services.downloads)
         for bucket in {services.bucket, services.signer}:
             await stack.enter_async_context(bucket)
-        stack.push_async_callback(services.places.close)
         if not reading:
             # From before requests had accounts, as long as its own memory tells which were its.
             sandbox = Account(LOCAL_SANDBOX, profile="sandbox")
@@ -192,11 +191,7 @@ async def open_catalogue(settings: Settings) -> AsyncIterator[Catalogue]:
 async def open_places(storage: StorageSettings) -> AsyncIterator[Places]:
     """Open the storage alone: no token, no RunComfy, no ledger."""
     async with open_bucket(storage) as bucket:
-        places = Places(bucket)
-        try:
-            yield places
-        finally:
-            await places.close()
+        yield Places(bucket)
 
 
 def open_bucket(storage: StorageSettings) -> Bucket:

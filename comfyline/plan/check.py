@@ -36,7 +36,7 @@ from comfyline.models.media_rules import RuleCheck, bounds, check_rules, nearest
 from comfyline.redact import bare_origin
 from comfyline.storage.facts import Facts, Trouble
 from comfyline.storage.origins import Origins
-from comfyline.storage.place import folder_mistake
+from comfyline.storage.places import folder_mistake
 
 if TYPE_CHECKING:
     # `check` needs neither the ledger nor the client, and does not load them.

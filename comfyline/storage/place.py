@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
-from comfyline.storage.directories import link_mistake
-from comfyline.storage.drivers import address_mistake
-
 T = TypeVar("T")
 
 
@@ -121,21 +118,3 @@ def path_text(uri: str) -> str:
 def folder_path(folder: str) -> Path:
     """The local folder that a plain path or a `file://` address names."""
     return local_path(folder) if folder.startswith("file:") else Path(folder).absolute()
-
-
-def folder_mistake(folder: str, root: str = "") -> str:
-    """What is wrong with a folder for outputs, found before anything is paid for; or nothing.
-
-    An address needs a driver that is installed, and holds no password. A local folder below `root`
-    must not lead out of it by a symbolic link.
-    """
-    scheme, separator, rest = folder.partition("://")
-    if not separator:
-        return link_mistake(folder_path(root), folder_path(folder)) if root else ""
-    if scheme == "s3":
-        return "" if rest.split("/", 1)[0] else f"{folder} names no bucket"
-    if scheme == "file":
-        if not rest.startswith("/"):
-            return f"{folder} names no folder of this machine"
-        return link_mistake(folder_path(root), folder_path(folder)) if root else ""
-    return address_mistake(folder)

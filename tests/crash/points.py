@@ -63,7 +63,7 @@ _LEDGER = "comfyline.ledger.ledger:Ledger"
 _JOURNAL = "comfyline.ledger.journal:Journal"
 _CLIENT = "comfyline.runcomfy.client:RuncomfyClient"
 _BUCKET = "comfyline.storage.s3:Bucket"
-_FOLDER = "comfyline.storage.folder:Folder"
+_FOLDER = "comfyline.storage.local:Folder"
 _MOVE = "comfyline.ledger.writes:move"
 
 _BEFORE_THE_COST = [
@@ -118,11 +118,11 @@ _STORING = [
     Point("download: before its rename", Break("rename", "*~*-0")),
     Point("fetch: half remembered", Break("half", "prefect.filesystems", nth=2)),
     Point("thumbnail: before its rename", Break("rename", "thumbnails/*.jpg")),
-    Point("persist: half of the file", Break("half", "comfyline.storage.folder")),
-    _before("persist: before the rename", "comfyline.storage.folder:_appear", then="reconcile"),
-    _after("persist: has both names", "comfyline.storage.folder:_appear"),
+    Point("persist: half of the file", Break("half", "comfyline.storage.local")),
+    _before("persist: before the rename", "comfyline.storage.local:_appear", then="reconcile"),
+    _after("persist: has both names", "comfyline.storage.local:_appear"),
     _after("persist: renamed, no sidecar", f"{_FOLDER}.put"),
-    Point("sidecar: half", Break("half", "comfyline.storage.folder", nth=2)),
+    Point("sidecar: half", Break("half", "comfyline.storage.local", nth=2)),
     _after("sidecar: done", f"{_FOLDER}.put_text", then="reconcile"),
     *_transaction("persisted", "comfyline.ledger.ledger:record_outputs"),
     _after("work folder: half cleared", "pathlib:Path.unlink", given="result.json"),
@@ -140,7 +140,7 @@ _STORING_IN_S3 = [
 ]
 
 _MOVING_ASIDE = [
-    Point("aside: half of the copy", Break("half", "comfyline.storage.folder"), edited=True),
+    Point("aside: half of the copy", Break("half", "comfyline.storage.local"), edited=True),
     _after("aside: copied, no sidecar", f"{_FOLDER}.put", edited=True, then="reconcile"),
     _after("aside: with its sidecar", f"{_FOLDER}.put_text", edited=True),
     *_transaction("aside", "comfyline.ledger.ledger:move_output", edited=True),

@@ -14,7 +14,7 @@ from comfyline.errors import DiskFull
 from comfyline.files import require_space
 from comfyline.runcomfy.download import Downloads
 from comfyline.runcomfy.results import draft_path, write_answer
-from comfyline.storage.folder import Folder
+from comfyline.storage.local import Folder
 from tests.conftest import Sandbox
 from tests.runcomfy.test_results import Connect
 from tests.small_disk import small_disk

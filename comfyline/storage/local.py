@@ -7,15 +7,13 @@ import os
 import shutil
 import stat
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from comfyline.errors import Altered, Unreachable
+from comfyline.errors import Altered, LeadsOutside, Unreachable
 from comfyline.files import disk_full_told, part_path, sweep_parts, why_not
-from comfyline.storage.directories import opened_inside, sync_directory
 from comfyline.storage.place import Listed, folder_path, local_path, path_text
 
 _STATS_AT_A_TIME = 500
@@ -24,6 +22,8 @@ _READ_BYTES = 1024 * 1024
 _NOT_HERE = {errno.ENOENT, errno.ENOTDIR}
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 """How exFAT, some network file systems and containers say that they have no second names."""
+_NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES}
+"""How file systems of other machines say that they cannot sync a directory."""
 
 
 class Folder:
@@ -129,20 +129,56 @@ class Folder:
 
     def _write(self, target: Path, fill: Callable[[BinaryIO], object], *, new: bool) -> None:
         directory = target.parent
-        with opened_inside(self._root or directory, directory) as inside:
-            part = part_path(target).name
-            # Not `mkstemp`, whose files nobody else may read: what is made here follows the umask.
-            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=inside)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    fill(file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                _appear(part, target.name, inside, new=new)
-            finally:
-                with suppress(FileNotFoundError):
-                    os.unlink(part, dir_fd=inside)
-            sync_directory(inside)
+        if mistake := link_mistake(self._root or directory, directory):
+            raise LeadsOutside(
+                mistake,
+                hint="Take the link away, or name the folder that it leads to under output.to.",
+            )
+        _make(directory)
+        part = part_path(target)
+        try:
+            with part.open("xb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            _appear(part, target, new=new)
+        finally:
+            part.unlink(missing_ok=True)
+        _sync(directory)
+
+
+def link_mistake(root: Path, directory: Path) -> str:
+    """Say how a directory below `root` leads out of it as things are; empty when it does not."""
+    try:
+        real = directory.resolve()
+        if real.is_relative_to(root.resolve()):
+            return ""
+    except (OSError, RuntimeError):
+        return ""  # The write says what is wrong.
+    return f"{directory} leads out of {root} to {real} by a symbolic link"
+
+
+def _make(directory: Path) -> None:
+    """Make a directory so that power loss does not take it away with what lies in it."""
+    missing = [one for one in (directory, *directory.parents) if not one.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for one in reversed(missing):
+        _sync(one.parent)
+
+
+def _sync(directory: Path) -> None:
+    """Make a rename in a directory survive power loss, if the file system promises that."""
+    try:
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return  # A folder that may be written but not listed.
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY_SYNC:
+            raise
+    finally:
+        os.close(handle)
 
 
 class _Hashed:
@@ -157,21 +193,20 @@ class _Hashed:
         return self._file.write(chunk)
 
 
-def _appear(part: str, name: str, inside: int, *, new: bool) -> None:
-    """Gives a file its final name; a link of that name is replaced or in the way, not followed."""
+def _appear(part: Path, target: Path, *, new: bool) -> None:
+    """Give a file its final name; a link of that name is replaced or in the way, not followed."""
     if not new:
-        os.replace(part, name, src_dir_fd=inside, dst_dir_fd=inside)
+        part.replace(target)
         return
     try:
         # A second name is refused where one is taken, a rename never is.
-        os.link(part, name, src_dir_fd=inside, dst_dir_fd=inside, follow_symlinks=False)
+        os.link(part, target, follow_symlinks=False)
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        with suppress(FileNotFoundError):
-            os.stat(name, dir_fd=inside, follow_symlinks=False)
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
-        os.replace(part, name, src_dir_fd=inside, dst_dir_fd=inside)
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        part.replace(target)
 
 
 def _names(folder: str, beginning: str) -> dict[str, int]:

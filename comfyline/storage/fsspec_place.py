@@ -1,0 +1,229 @@
+"""Google Cloud Storage and Azure, by plain fsspec: stores that show nothing but whole objects.
+
+A driver reads its credentials as it documents, or from `FSSPEC_<SCHEME>_<OPTION>` variables; none
+is ever written in an address.
+"""
+
+import asyncio
+import hashlib
+import inspect
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from comfyline.errors import Altered, ComfylineError, Unreachable
+from comfyline.redact import without_secrets
+from comfyline.storage.connection_errors import what_broke
+from comfyline.storage.place import Listed, all_of
+from comfyline.storage.reading import hash_file
+
+T = TypeVar("T")
+
+_PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+"""The schemes, and what each driver is installed as."""
+_READ_BYTES = 1024 * 1024
+_LONGEST_REASON = 200
+_TIMES = ("mtime", "updated", "last_modified", "created")
+"""What the drivers call the time at which an object was last written."""
+
+
+def address_mistake(address: str) -> str:
+    """Say what is wrong with an address for outputs that is neither a folder nor S3, if any."""
+    scheme, _, rest = address.partition("://")
+    parts = urlsplit(address)
+    host = parts.netloc.rpartition("@")[2]
+    if scheme not in _PACKAGES:
+        shown = f"{scheme}://{host}{parts.path}"
+        return f"{shown} is no place for outputs: name a folder, s3://…, gs://… or az://…"
+    if ":" in parts.netloc.rpartition("@")[0]:
+        return f"{scheme}://…@{host} holds a password; leave it out, it belongs in the environment"
+    if "?" in rest:
+        shown = address.partition("?")[0]
+        return f"{shown}?… holds a query; credentials belong in the environment"
+    if not host:
+        return f"{address} names no bucket"
+    from fsspec.registry import get_filesystem_class
+
+    try:
+        get_filesystem_class(scheme)
+    except ImportError:
+        package = _PACKAGES[scheme]
+        return f"{scheme}:// needs the package {package}: pip install {package}"
+    return ""
+
+
+class FsspecPlace:
+    """Objects under `gs://` and `az://` URIs."""
+
+    async def size(self, uri: str) -> int | None:
+        """Return the object's size in bytes, None when there is none."""
+
+        def look(fs: Any, path: str) -> int | None:
+            try:
+                found = fs.info(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            return int(found["size"]) if found["type"] == "file" else None
+
+        return await _do(look, uri, "looked at")
+
+    async def sizes(self, uris: Sequence[str]) -> list[int | None]:
+        """Return the size of each of many objects, in their order."""
+        return await all_of(map(self.size, uris))
+
+    async def sha256(self, uri: str) -> str | None:
+        """Return the hash of the object's bytes, None when there is none."""
+
+        def read(fs: Any, path: str) -> str | None:
+            with suppress(FileNotFoundError):
+                return _hash(fs, path)
+            return None
+
+        return await _do(read, uri, "read")
+
+    async def put(
+        self,
+        source: Path,
+        uri: str,
+        media_type: str,
+        *,
+        sha256: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        new: bool = False,
+    ) -> None:
+        """Store a file whole or not at all. With `new` it raises `FileExistsError`.
+
+        With `sha256` what was sent is read back: a driver's word for it is not known to be worth
+        anything. Raises `Altered` when the file itself holds other bytes.
+        """
+        # A source that cannot be read is no fault of the server's.
+        if sha256 is None:
+            await asyncio.to_thread(lambda: source.open("rb").close())
+        elif await asyncio.to_thread(hash_file, source) != sha256:
+            raise Altered(source)
+        wishes: dict[str, Any] = {
+            "content_type": media_type or "application/octet-stream",
+            "mode": "create" if new else "overwrite",
+            "overwrite": not new,
+            **({"metadata": dict(metadata)} if metadata else {}),
+        }
+
+        def send(fs: Any, path: str) -> None:
+            known = inspect.signature(fs.put_file).parameters
+            if new and not known.keys() & {"mode", "overwrite"} and fs.exists(path):
+                raise FileExistsError(path)
+            # Each driver takes what it knows of these, and some fail at what they do not.
+            options = {name: value for name, value in wishes.items() if name in known}
+            fs.put_file(str(source), path, **options)
+            if sha256 is not None and _hash(fs, path) != sha256:
+                with suppress(Exception):
+                    fs.rm_file(path)
+                raise OSError("other bytes arrived than were sent")
+
+        await _do(send, uri, "written")
+
+    async def put_text(self, text: str, uri: str, media_type: str, *, new: bool = False) -> None:
+        """Store a small text in the same way."""
+        with tempfile.TemporaryDirectory() as directory:
+            source = Path(directory) / "text"
+            await asyncio.to_thread(source.write_text, text, encoding="utf-8", newline="")
+            await self.put(source, uri, media_type, new=new)
+
+    async def sweep(self, folder: str) -> int:  # noqa: ARG002
+        """Remove nothing: what is half-written is not shown, and the store forgets it."""
+        return 0
+
+    async def get(self, uri: str, target: Path) -> None:
+        """Copy an object to local disk. Raises `FileNotFoundError`."""
+        await _do(lambda fs, path: fs.get_file(path, str(target)), uri, "read")
+
+    async def read(self, uri: str) -> AsyncGenerator[bytes, None]:
+        """Read an object, a piece at a time. Raises `FileNotFoundError`."""
+        file = await _do(lambda fs, path: fs.open(path, "rb"), uri, "read")
+        try:
+            while chunk := await _do(lambda *_: file.read(_READ_BYTES), uri, "read"):
+                yield chunk
+        finally:
+            await asyncio.to_thread(file.close)
+
+    async def names_in(self, folder: str, beginning: str = "") -> dict[str, int]:
+        """Return the objects in a folder itself whose names begin so: name and size."""
+
+        def look(fs: Any, path: str) -> dict[str, int]:
+            try:
+                listed = fs.ls(path, detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return {}
+            files = {one["name"].rpartition("/")[2]: one for one in listed if one["type"] == "file"}
+            return {
+                name: int(one["size"] or 0)
+                for name, one in files.items()
+                if name.startswith(beginning)
+            }
+
+        return await _do(look, folder, "listed")
+
+    async def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
+        """List all objects in a folder and below it; an object is the only one in itself."""
+
+        def look(fs: Any, top: str) -> list[Listed]:
+            found = {top: fs.info(top)} if fs.isfile(top) else fs.find(top, detail=True)
+            return [
+                Listed(f"{folder.rstrip('/')}{name.removeprefix(top)}", one["size"], _written(one))
+                for name, one in found.items()
+            ]
+
+        for one in await _do(look, folder, "listed"):
+            yield one
+
+
+async def _do(work: Callable[[Any, str], T], uri: str, what: str) -> T:
+    """Do something blocking with a driver and the path of an address, in a thread.
+
+    Raises `Unreachable`, and only of missing and existing files what Python has for them.
+    """
+    try:
+        return await asyncio.to_thread(lambda: work(*_opened(uri)))
+    except (ComfylineError, FileNotFoundError, FileExistsError):
+        raise
+    except Exception as error:  # noqa: BLE001  # drivers raise what they like
+        # Without a chain: the driver's text may hold what must not be seen.
+        told = str(getattr(error, "strerror", None) or error) or what_broke(error)
+        reason = without_secrets(told.splitlines()[0])[:_LONGEST_REASON].rstrip(".")
+        variables = f"FSSPEC_{uri.partition('://')[0].upper()}_…"
+        raise Unreachable(
+            f"{uri} cannot be {what}: {reason}",
+            hint=f"Check the address, the network and the credentials ({variables} variables, or "
+            "those that the driver reads).",
+        ) from None
+
+
+def _opened(uri: str) -> tuple[Any, str]:
+    """Return the driver for an address, which fsspec keeps, and the path that it knows."""
+    from fsspec.core import url_to_fs
+
+    # What another process stored a moment ago has to be seen.
+    fs, path = url_to_fs(uri, use_listings_cache=False)
+    return fs, str(path)
+
+
+def _hash(fs: Any, path: str) -> str:
+    digest = hashlib.sha256()
+    with fs.open(path, "rb") as file:
+        while chunk := file.read(_READ_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _written(found: Mapping[str, Any]) -> datetime:
+    """Return when an object was last written; now, where the driver does not say."""
+    when = next((found[name] for name in _TIMES if found.get(name)), None)
+    if isinstance(when, str):
+        when = datetime.fromisoformat(when)
+    if not isinstance(when, datetime):
+        return datetime.now(UTC)
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
