@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from comfyline.errors import InputInvalid, UsageError
+from comfyline.errors import InputInvalid
 from comfyline.pipeline.document import load_pipeline
-from comfyline.yaml.file import LocatedYaml, apply_overrides, load_yaml
+from comfyline.yaml.file import LocatedYaml, load_yaml
 
 Files = Callable[..., LocatedYaml]
 
@@ -118,11 +118,6 @@ def test_the_mistakes_of_all_files_are_told_at_once(files: Files) -> None:
     assert [line.split(": ")[0] for line in found] == ["a.yaml:2:4", "b.yaml:2:4", "c.yaml:2:1"]
 
 
-def test_the_command_line_extends_nothing(files: Files) -> None:
-    with pytest.raises(UsageError, match="extended in YAML only"):
-        apply_overrides(files(a="x: 1\n"), ["extends=b.yaml"])
-
-
 def test_the_command_line_wins_over_the_file_and_the_file_over_its_base(
     files: Files, pipeline_text: str
 ) -> None:
@@ -135,14 +130,3 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_its_base(
 
     assert (limits.in_flight, limits.timeout, limits.max_cost_usd) == (3, 2.0, 1)
     assert limits.max_cost_usd_per_day is None
-
-
-def test_a_mistake_in_a_base_is_told_where_it_was_written(files: Files, pipeline_text: str) -> None:
-    files(a="extends: b.yaml\nname: mine\n", b=pipeline_text + "limits: {in_flight: 0}\n")
-
-    with pytest.raises(InputInvalid) as caught:
-        load_pipeline(Path("a.yaml"))
-
-    [problem] = caught.value.problems
-    assert problem.where.startswith("b.yaml:")
-    assert "`in_flight` should be at least 1" in problem.message

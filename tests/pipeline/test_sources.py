@@ -199,6 +199,8 @@ def test_a_table_gives_an_item_a_row(write: Write) -> None:
     assert [item.name for item in items] == ["A1", "B2"]
     assert items[0].fields == {"sku": "A1", "photo": "a.jpg", "count": 2}
     assert items_of(write, "{table: briefs.csv}", 1) == items[:1]
+    Path("briefs.csv").write_text("sku,photo\n\n,\n")
+    assert items_of(write, "{table: briefs.csv}") == []
 
 
 def test_a_table_may_lie_in_object_storage(write: Write) -> None:
@@ -229,11 +231,3 @@ def test_a_table_has_to_be_there(write: Write) -> None:
         items_of(write, "{table: s3://b/in/brief.csv}", objects=bucket)
     with pytest.raises(InputInvalid, match=r"no such file: \*\.csv"):
         items_of(write, "{table: '*.csv'}")
-
-
-@pytest.mark.parametrize("content", ["sku,photo\n", "sku,photo\n\n,\n"])
-def test_a_table_without_rows_is_nothing_to_do(write: Write, content: str) -> None:
-    write()
-    Path("briefs.csv").write_text(content)
-
-    assert items_of(write, "{table: briefs.csv}") == []

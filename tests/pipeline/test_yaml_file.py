@@ -95,7 +95,6 @@ d:
     ("text", "expected"),
     [
         ("", "1:1: the file is empty"),
-        ("# only\n", "1:1: the file is empty"),
         ("- 1\n", "1:1: the file should be a mapping (key: value), not a list"),
         ("a: 1\nb: {c: 1, c: 2}\n", "2:11: duplicate key `c`; the first one is on line 2"),
         ("a: 1\na: 2\n", "2:1: duplicate key `a`; the first one is on line 1"),
@@ -115,7 +114,6 @@ d:
         ("a: &x [*x]\n", "1:4: the value contains itself through an anchor"),
         ("a: !!python/object:os.system x\n", "1:4: the YAML tag tag:yaml.org,2002:python"),
         ("a: .nan\n", "1:4: .nan is not a number that JSON can carry"),
-        ("a: 1e999\n", "1:4: 1e999 is not a number that JSON can carry"),
         ("a: {{ item.x }}\n", "1:5: a key should be text, not a list or a mapping; put quotes"),
         ("a: {{ x }} y\n", "1:12: not valid YAML: expected <block end>"),
         ('a: "\\ud800"\n', "1:4: the text contains half a character"),
@@ -190,10 +188,7 @@ def test_deep_nesting_ends_in_a_mistake(tmp_path: Path) -> None:
         ("", None),
         ("'4'", "4"),
         ("Studio: soft light", "Studio: soft light"),
-        ("red #2", "red #2"),
-        ("- a", "- a"),
         ("{{ item.name }}", "{{ item.name }}"),
-        ("a=b", "a=b"),
         ("*.jpg", "*.jpg"),
         ("@photo.jpg", "@photo.jpg"),
     ],
@@ -216,7 +211,11 @@ def test_what_an_override_sets_is_located_at_the_override(tmp_path: Path) -> Non
     assert place(located, "a", "b") == "1:5"
 
 
-@pytest.mark.parametrize("override", ["a", "=1", "a..b=1", "a.b=1", "l.7=1", "l.x=1", "x=[1"])
+@pytest.mark.parametrize(
+    "override", ["a", "=1", "extends=b.yaml", "a..b=1", "a.b=1", "l.7=1", "l.x=1", "x=[1"]
+)
+    "override", ["a", "=1", "extends=b.yaml", "a..b=1", "a.b=1", "l.7=1", "l.x=1", "x=[1"]
+)
 def test_an_override_that_cannot_be_applied_is_a_usage_error(tmp_path: Path, override: str) -> None:
     with pytest.raises(UsageError):
         apply_overrides(read(tmp_path, "a: 1\nl: [1]\n"), [override])
