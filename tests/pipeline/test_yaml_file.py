@@ -214,8 +214,6 @@ def test_what_an_override_sets_is_located_at_the_override(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "override", ["a", "=1", "extends=b.yaml", "a..b=1", "a.b=1", "l.7=1", "l.x=1", "x=[1"]
 )
-    "override", ["a", "=1", "extends=b.yaml", "a..b=1", "a.b=1", "l.7=1", "l.x=1", "x=[1"]
-)
 def test_an_override_that_cannot_be_applied_is_a_usage_error(tmp_path: Path, override: str) -> None:
     with pytest.raises(UsageError):
         apply_overrides(read(tmp_path, "a: 1\nl: [1]\n"), [override])
