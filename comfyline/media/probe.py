@@ -213,7 +213,7 @@ def _decoded(file: BinaryIO, media_type: str) -> MediaInfo:
         # At an eighth of its size every byte of a JPEG is read, in a fraction of time and memory.
         picture.draft(picture.mode, (1, 1))
         with alone_if_large(picture):
-            _load_all(picture, file)
+            _load_all(picture)
         if media_type == "image/tiff":
             # Pillow turns these itself while it decodes them.
             return MediaInfo(media_type, *picture.size)
@@ -221,21 +221,15 @@ def _decoded(file: BinaryIO, media_type: str) -> MediaInfo:
     return MediaInfo(media_type, *as_seen((width, height), orientation), orientation=orientation)
 
 
-def _load_all(picture: ImageFile.ImageFile, file: BinaryIO) -> None:
-    """Decode every frame. Raises what Pillow raises, and `EOFError` for a GIF without its end."""
+def _load_all(picture: ImageFile.ImageFile) -> None:
+    """Decode every frame. Raises what Pillow raises."""
     picture.load()
-    is_gif = picture.format == "GIF"
-    has_more = is_gif or getattr(picture, "is_animated", False)
-    pixels = 0
+    has_more, pixels = getattr(picture, "is_animated", False), 0
     while has_more and pixels < _MOST_FRAMES_PIXELS:
         pixels += picture.width * picture.height
         try:
             picture.seek(picture.tell() + 1)
         except EOFError:
-            # Between two frames Pillow takes the end of a file for the end of the picture.
-            file.seek(-1, os.SEEK_CUR)
-            if is_gif and file.read(1) != b";":
-                raise EOFError("its end is missing") from None
             return
         picture.load()
 
