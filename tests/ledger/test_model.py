@@ -1,6 +1,8 @@
 """The model check of the ledger, and that it bites: what would pay twice is found by it."""
 
+import asyncio
 import itertools
+import shutil
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -16,23 +18,35 @@ from comfyline.job import CheckedJob, JobState
 from comfyline.ledger import writes
 from comfyline.ledger.claims import AtCapacity, Claim, Claimed, Limits
 from comfyline.ledger.decision import Decision, decide
+from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.tables import attempts
-from tests.conftest import new_database
 from tests.ledger.model import LedgerModel
 from tests.ledger.worker import Answer, Sending, Worker
 
 NewUrl = Callable[[], str]
 
 
+@pytest.fixture(scope="module")
+def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger's file in which nothing is yet: migrating takes longer than many steps."""
+    file = tmp_path_factory.mktemp("model") / "empty.sqlite3"
+    ledger = Ledger(f"sqlite:///{file}", "template")
+    asyncio.run(ledger.find([]))
+    ledger.close()
+    return file
+
+
 @pytest.fixture
-def new_urls(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> NewUrl:
+def new_url(empty_ledger: Path, tmp_path: Path) -> NewUrl:
     """Makes an empty ledger's URL each time it is asked."""
-    if database == "postgresql":
-        server = request.getfixturevalue("postgresql_url")
-        template = request.getfixturevalue("ledger_template")
-        return lambda: new_database(server, template)
     numbers = itertools.count()
-    return lambda: f"sqlite:///{tmp_path / str(next(numbers))}"
+
+    def copied() -> str:
+        file = tmp_path / str(next(numbers))
+        shutil.copyfile(empty_ledger, file)
+        return f"sqlite:///{file}"
+
+    return copied
 
 
 def check(model: type[LedgerModel], new_url: NewUrl, examples: int) -> None:
@@ -53,10 +67,8 @@ def check(model: type[LedgerModel], new_url: NewUrl, examples: int) -> None:
     )
 
 
-def test_any_order_of_events_pays_once_drops_nothing_and_comes_to_an_end(
-    database: str, new_urls: NewUrl
-):
-    check(LedgerModel, new_urls, {"sqlite": 12, "postgresql": 8}[database])
+def test_any_order_of_events_pays_once_drops_nothing_and_comes_to_an_end(new_url: NewUrl):
+    check(LedgerModel, new_url, 12)
 
 
 class PostsBeforeItsIntent(Worker):
@@ -111,17 +123,15 @@ def takes_silence_for_never_sent(connection: Connection, now: datetime, is_dead:
 
 
 @pytest.mark.parametrize("mutant", [PostsBeforeItsIntent, PostsAgainAfterATimeout])
-def test_a_worker_that_pays_twice_is_found(mutant: type[Worker], tmp_path: Path):
+def test_a_worker_that_pays_twice_is_found(mutant: type[Worker], new_url: NewUrl):
     model = type(mutant.__name__, (LedgerModel,), {"worker_class": mutant})
-    numbers = itertools.count()
     with pytest.raises(AssertionError, match=r"charged twice|posted again"):
-        check(model, lambda: f"sqlite:///{tmp_path / str(next(numbers))}", 25)
+        check(model, new_url, 25)
 
 
-def test_a_sweep_that_takes_silence_for_never_sent_is_found(tmp_path: Path):
-    numbers = itertools.count()
+def test_a_sweep_that_takes_silence_for_never_sent_is_found(new_url: NewUrl):
     with (
         patch.object(writes, "end_dead_leases", takes_silence_for_never_sent),
         pytest.raises(AssertionError, match=r"twice|posted again|under way"),
     ):
-        check(LedgerModel, lambda: f"sqlite:///{tmp_path / str(next(numbers))}", 25)
+        check(LedgerModel, new_url, 25)
