@@ -1,4 +1,4 @@
-"""Who walks a job right now, so that no two do the same work; the lease alone guards the money."""
+"""Who works on a job right now, so that no two do the same work; leases alone guard the money."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
 from comfyline.config.account import Account
-from comfyline.ledger.tables import holds
+from comfyline.ledger.tables import holds, in_batches
 from comfyline.ledger.writes import IsDead
 
 LOCK_SECONDS = 45
@@ -15,8 +15,6 @@ LOCK_SECONDS = 45
 
 RENEW_SECONDS = 15
 """How often its holder renews it."""
-
-_PER_QUERY = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +60,7 @@ def unlocked(
 ) -> set[str]:
     """Return which of these jobs nobody else has locked."""
     found: set[str] = set(keys)
-    for start in range(0, len(keys), _PER_QUERY):
-        some = keys[start : start + _PER_QUERY]
+    for some in in_batches(keys):
         query = select(holds).where(holds.c.key.in_(some), holder.among_its_own())
         for row in connection.execute(query):
             if not _is_free(row.held_by, row.held_until, holder.worker_id, now, is_dead):

@@ -20,6 +20,7 @@ from comfyline.ledger.claims import AtCapacity, Claim, Claimed, Limits
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.tables import attempts
+from tests.conftest import new_database
 from tests.ledger.model import LedgerModel
 from tests.ledger.worker import Answer, Sending, Worker
 
@@ -69,6 +70,11 @@ def check(model: type[LedgerModel], new_url: NewUrl, examples: int) -> None:
 
 def test_any_order_of_events_pays_once_drops_nothing_and_comes_to_an_end(new_url: NewUrl):
     check(LedgerModel, new_url, 12)
+
+
+@pytest.mark.thorough
+def test_any_order_of_events_does_so_on_postgresql(postgresql_url: str, ledger_template: str):
+    check(LedgerModel, lambda: new_database(postgresql_url, ledger_template), 8)
 
 
 class PostsBeforeItsIntent(Worker):
