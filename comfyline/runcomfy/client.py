@@ -306,9 +306,10 @@ class RuncomfyClient:
         async def once() -> T:
             try:
                 return read(await self._once(method, path, request_id, query, draft))
-            except ComfylineError as error:
-                error.request_id = request_id
-                self._log(error)
+            except BrokenAnswer as broken:
+                if broken.passing and request_id and request_id not in self._told_broken:
+                    self._told_broken.add(request_id)
+                    log.warning("request %s is asked about again: %s", request_id, broken.message)
                 raise
 
         try:
@@ -318,18 +319,6 @@ class RuncomfyClient:
         except ComfylineError as error:
             error.request_id = request_id
             raise
-
-    def _log(self, error: ComfylineError) -> None:
-        """Log once of each request that its answers are broken."""
-        request_id = error.request_id
-        if (
-            isinstance(error, BrokenAnswer)
-            and error.passing
-            and request_id
-            and request_id not in self._told_broken
-        ):
-            self._told_broken.add(request_id)
-            log.warning("request %s is asked about again: %s", request_id, error.message)
 
     async def _once(
         self,

@@ -36,6 +36,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _LONGEST_TEXT = 1000
 # Signatures are cut out of what is longer, because they are long themselves.
 _LONGEST_READ = 2 * _LONGEST_TEXT
+_LONGEST_NAME = 300
 _MOST_PARTS = 20
 _DEEPEST = 6
 _WORDS_OF_AN_ERROR = ("error_message", "message", "error", "detail")
@@ -116,21 +117,10 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
 
-class _ErrorBody(_Answer):
-    """An error in any of its spellings; also seen with HTTP 200."""
-
-    error_code: Any = None
-    error_message: Any = None
-    message: Any = None
-    error: Any = None
-    detail: Any = None
-
-
 class _SubmissionAnswer(_Answer):
     """`POST /v1/models/{model_id}`: the request id is all that is needed of it."""
 
     request_id: _RequestId
-    error_code: Any = None
 
 
 class _AboutRequest(_Answer):
@@ -163,24 +153,11 @@ class _ResultAnswer(_StatusAnswer):
     model: _OrNone[StrictStr] = None
 
 
-class _CancelAnswer(_Answer):
-    """`POST /v1/requests/{id}/cancel`."""
-
-    status: _OrNone[StrictStr] = None
-    outcome: _OrNone[StrictStr] = None
-
-
 class _CataloguePage(_Answer):
     """`GET /v1/models`: one page. `total` is how many models there are on all pages, if said."""
 
     models: list[Any]
     total: _OrNone[Annotated[StrictInt, Field(ge=0)]] = None
-
-
-class _CatalogueListing(_Answer):
-    """The name of one entry of a page; all else of it belongs to whoever asked."""
-
-    model_id: Annotated[str, StringConstraints(strict=True, min_length=1, max_length=300)]
 
 
 class _BalanceAnswer(_Answer):
@@ -198,9 +175,6 @@ class _Short(Repr):
 
     def repr_str(self, x: str, level: int) -> str:  # noqa: ARG002  # as it is called
         return repr(x[: _LONGEST_READ // 2])
-
-
-_SHORT = _Short()
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +271,7 @@ def read_cancel(answer: Any) -> str:
 
     A repeated call finds cancelled what the first has done, so the status has the first word.
     """
-    read = _as(_CancelAnswer, answer, "it is no JSON object")
+    read = _as(_AboutRequest, answer, "it is no JSON object")
     if read.status and _state(read.status) is JobState.CANCELLED:
         return "cancelled"
     return _fit(read.outcome or read.status or "") or "unknown"
@@ -308,10 +282,9 @@ def read_page(answer: Any) -> Page:
     page = _as(_CataloguePage, answer, "it lists no models")
     entries: dict[str, Mapping[str, Any]] = {}
     for entry in page.models:
-        try:
-            entries.setdefault(_CatalogueListing.model_validate(entry).model_id, entry)
-        except ValidationError:
-            continue
+        name = entry.get("model_id") if isinstance(entry, Mapping) else None
+        if isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME:
+            entries.setdefault(name, entry)
     return Page(entries, len(page.models), page.total)
 
 
@@ -328,15 +301,15 @@ def read_error(answer: Any) -> ApiError | None:
     """
     if not isinstance(answer, Mapping):
         return None
-    body = _ErrorBody.model_validate(answer)
-    named = next((said for k in _WORDS_OF_AN_ERROR if (said := getattr(body, k))), None)
-    if body.error_code is None and named is None:
+    code = answer.get("error_code")
+    named = next((said for k in _WORDS_OF_AN_ERROR if (said := answer.get(k))), None)
+    if code is None and named is None:
         return None
-    number = _number(body.error_code)
-    detail, message = _sentence(body.detail), _sentence(named)
+    number = _number(code)
+    detail, message = _sentence(answer.get("detail")), _sentence(named)
     text = message if detail in message else f"{message}: {detail}"
     said = text or f"error {number or 'without a number'}"
-    return ApiError(code=number, message=said, has_code=body.error_code is not None)
+    return ApiError(code=number, message=said, has_code=code is not None)
 
 
 def _as(model: type[M], answer: Any, otherwise: str) -> M:
@@ -404,7 +377,7 @@ def _text(value: Any, depth: int = 0) -> str:
             steps = where[:_MOST_PARTS] if isinstance(where, list) else [where]
             place = ".".join(_text(step, _DEEPEST) for step in steps)
             said = next((value[k] for k in _WORDS_OF_A_PART if value.get(k)), None)
-            text = _text(said, depth + 1) or _SHORT.repr(dict(value))
+            text = _text(said, depth + 1) or _Short().repr(dict(value))
             return f"{place}: {text}" if place else text
         case _:
-            return _SHORT.repr(value)
+            return _Short().repr(value)
