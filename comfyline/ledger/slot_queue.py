@@ -64,7 +64,7 @@ class Slots:
         the run may take.
         """
         stopping = asyncio.ensure_future(run.cancel_token.cancelled())
-        looking = asyncio.ensure_future(self._look_in_turn(run))
+        looking = asyncio.ensure_future(self.look(run))
         try:
             await asyncio.wait({looking, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if looking.done():
@@ -74,7 +74,11 @@ class Slots:
             looking.cancel()
             stopping.cancel()
 
-    async def _look_in_turn(self, run: Run) -> None:
+    async def look(self, run: Run) -> None:
+        """Ask about abandoned requests and say who holds the slots; raise as `wait` does.
+
+        One look at a time, and seldom, however many jobs wait.
+        """
         async with self._turn:
             now = self._clock()
             if now - self._looked_at < _LOOK_AGAIN:

@@ -118,14 +118,6 @@ async def test_a_submission_is_accepted_under_its_id(ask: Asking, answer: Any):
 
 
 @STEADY
-@given(answer=some("Submission"), data=st.data())
-async def test_what_names_no_request_is_not_accepted(ask: Asking, answer: Any, data: Any):
-    wrong = st.none() | st.integers() | st.just("") | st.just("a b") | st.just("a" * 129)
-    request_id = data.draw(wrong)
-    assert isinstance(await ask("submit", {**answer, "request_id": request_id}), Unknown)
-
-
-@STEADY
 @given(answer=some("Submission"), code=st.integers(1, 999999))
 async def test_an_id_beside_an_error_code_is_for_a_person_to_look_at(
     ask: Asking, answer: Any, code: int
@@ -208,22 +200,6 @@ async def test_an_end_that_contradicts_itself_is_none(ask: Asking, answer: Any, 
     state = STATES[answer["status"]]
     contradicts = state in ends and state is not STATES[outcome]
     assert (type(said) is BrokenAnswer) == contradicts
-
-
-@STEADY
-@given(answer=some("Entry"), schema=st.just({"type": "object"}))
-async def test_an_entry_of_the_catalogue_is_taken_as_it_is(ask: Asking, answer: Any, schema: Any):
-    entry = {**answer, "input_schema": schema}
-    assert await ask("catalogueEntry", entry) == entry
-
-
-@STEADY
-@given(answer=some("Page"))
-async def test_a_page_of_the_catalogue_has_each_entry_once(ask: Asking, answer: Any):
-    entries: dict[str, Any] = {}
-    for entry in answer["models"]:
-        entries.setdefault(entry["model_id"], entry)
-    assert await ask("catalogue", answer) == list(entries.values())
 
 
 @STEADY
@@ -314,13 +290,6 @@ async def test_an_error_carries_the_sentence_of_runcomfys(
     answer = {field: value}
     assert not written().mistakes({"$ref": "#/components/schemas/Refusal"}, answer)
     assert sentence in error_of(await ask(name, answer, 422)).message
-
-
-@pytest.mark.parametrize(
-    ("said", "seconds"), [("7", 7), ("0", 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0)]
-)
-async def test_a_time_to_wait_is_heard(ask: Asking, said: str, seconds: float):
-    assert await ask("submit", {"message": "slow"}, 429, Retry_After=said) == SlowDown(seconds)
 
 
 ANYTHING = st.recursive(

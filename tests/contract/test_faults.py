@@ -5,7 +5,6 @@ from typing import Any
 import httpx
 import pytest
 
-from comfyline.sandbox.faults import _KINDS
 from tests.conftest import Sandbox
 from tests.contract.description import Operation, written
 
@@ -52,26 +51,6 @@ DOCUMENTED: dict[str, list[dict[str, Any]]] = {
         {"kind": "blank"},
     ],
 }
-HOSTILE: dict[str, list[dict[str, Any]]] = {
-    "submit": [
-        {"kind": "drop-before"},
-        {"kind": "drop-after"},
-        {"kind": "html"},
-        {"kind": "truncate"},
-        {"kind": "status", "code": 302, "headers": {"Location": "https://example.com/"}},
-        {"kind": "status", "code": 429, "headers": {"Retry-After": "soon"}},
-        {"kind": "status", "code": 499},
-        {"kind": "error-code-200", "error_code": -1},
-    ],
-    "status": [
-        {"kind": "drop"},
-        {"kind": "html"},
-        {"kind": "status", "code": 500, "headers": {"Content-Type": "text/plain"}},
-        {"kind": "word", "word": "weird_status"},
-    ],
-    "result": [{"kind": "drop"}, {"kind": "html"}, {"kind": "word", "word": ""}],
-    "cancel": [{"kind": "drop"}, {"kind": "html"}, {"kind": "status", "code": 409}],
-}
 
 
 def play(sandbox: Sandbox, point: str, fault: dict[str, Any]) -> tuple[Operation, httpx.Response]:
@@ -109,33 +88,7 @@ def test_a_documented_bad_day_keeps_to_the_written_api(
     )
 
 
-@pytest.mark.parametrize(("point", "fault"), each(HOSTILE))
-def test_a_hostile_bad_day_is_outside_the_written_api(
-    sandbox: Sandbox, point: str, fault: dict[str, Any]
-):
-    try:
-        operation, answer = play(sandbox, point, fault)
-    except httpx.TransportError:
-        # No answer at all, which no description allows.
-        return
-    assert written().mistakes_of_answer(
-        operation, answer.status_code, answer.headers, answer.content
-    )
-
-
 def test_a_failed_request_says_why(sandbox: Sandbox):
     _, answer = play(sandbox, "generation", {"kind": "fail", "message": "too dark"})
     body = answer.json()
     assert (body["status"], body["error"]["message"]) == ("failed", "too dark")
-
-
-def test_every_fault_is_held_against_the_written_api():
-    held = {
-        (point, fault["kind"])
-        for faults in (DOCUMENTED, HOSTILE)
-        for point, orders in faults.items()
-        for fault in orders
-    }
-    # The outputs' host is not part of the API.
-    assert written().find("GET", "/cdn/some-request/0.png") is None
-    assert held == {(at, kind) for at, kinds in _KINDS.items() if at != "cdn" for kind in kinds}

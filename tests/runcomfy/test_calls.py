@@ -12,7 +12,6 @@ from comfyline.errors import (
     InputInvalid,
     NotKnownNow,
     Refused,
-    TokenRejected,
     TryLater,
     Unreachable,
 )
@@ -97,22 +96,6 @@ async def test_a_503_is_waited_for_as_long_as_it_says(
     assert 20 <= time.now < 21
 
 
-async def test_a_wait_beyond_the_patience_is_not_begun(
-    client: RuncomfyClient, script: Script, time: FakeTime
-):
-    script.say(b"", 429, Retry_After="3600")
-    with pytest.raises(TryLater):
-        await client.status("r")
-    assert time.slept == []
-
-
-async def test_retry_after_nought_is_no_tight_loop(client: RuncomfyClient, script: Script):
-    script.say(b"", 429, Retry_After="0")
-    with pytest.raises(TryLater):
-        await client.status("r")
-    assert len(script.calls) < 60 / 0.1
-
-
 async def test_a_refusal_ends_an_outage(client: RuncomfyClient, script: Script, time: FakeTime):
     script.say(b"", 500).say({"detail": "no"}, 422)
     with pytest.raises(Refused):
@@ -161,21 +144,6 @@ async def test_somebody_elses_404_does_not_lose_a_request(client: RuncomfyClient
         await client.status("r")
 
 
-async def test_a_wrong_token_is_said_at_once(client: RuncomfyClient, script: Script):
-    script.say({"error_code": 400004, "error_message": "no"}, 401)
-    with pytest.raises(TokenRejected):
-        await client.status("r")
-    assert len(script.calls) == 1
-
-
-async def test_a_failed_request_with_an_error_code_is_a_status_and_no_refusal(
-    client: RuncomfyClient, script: Script
-):
-    script.say({"status": "failed", "error_code": 500001, "error_message": "too dark"})
-    status = await client.status("r")
-    assert (status.state, status.error) == (JobState.FAILED, "too dark")
-
-
 @pytest.mark.parametrize("name", ["", "../models?x", "..", "a/b", "a b", "x" * 129, "ä", "a\n"])
 async def test_a_request_id_that_none_can_have_is_not_asked_about(
     client: RuncomfyClient, script: Script, name: str, tmp_path: Path
@@ -194,21 +162,3 @@ async def test_a_model_id_cannot_lead_to_another_call(
         await client.catalogue_entry(name)
     assert isinstance(await client.submit(name, {}), No)
     assert script.calls == []
-
-
-@pytest.mark.parametrize(
-    ("answer", "outcome"),
-    [
-        ({"status": "cancelled", "outcome": "cancelled"}, "cancelled"),
-        ({"status": "in_progress", "outcome": "not_cancellable"}, "not_cancellable"),
-        ({"status": "canceled", "outcome": "not_cancellable"}, "cancelled"),
-        ({"outcome": "cancelled"}, "cancelled"),
-        ({"outcome": None}, "unknown"),
-    ],
-)
-async def test_cancel_says_honestly_what_became_of_it(
-    client: RuncomfyClient, script: Script, answer: dict[str, Any], outcome: str
-):
-    script.say(b"", 500).say(answer)
-    assert await client.cancel("r") == outcome
-    assert [call.method for call in script.calls] == ["POST", "POST"]

@@ -25,7 +25,7 @@ SIGNED = f"https://files.test/cat.jpg?X-Amz-Signature={SECRET}"
 ESCAPED = '"' + "".join(f"\\u{ord(character):04x}" for character in TOKEN) + '"'
 VERDICTS = Accepted | NotSent | SlowDown | No | Unknown
 fuzzed = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 WORDS = ["completed", "failed", "cancelled", "in_queue", "r-1"]

@@ -81,14 +81,6 @@ async def test_a_wait_returns_the_end_and_hears_every_answer(time: FakeTime):
     assert heard == ["in_queue", "in_queue", "in_progress", "completed"]
 
 
-@pytest.mark.parametrize("word", ["completed", "succeeded", "failed", "cancelled", "canceled"])
-async def test_each_end_ends_the_wait(time: FakeTime, word: str):
-    runcomfy = Runcomfy(time, a=[word])
-    async with polling(runcomfy, time) as poller:
-        assert (await poller.wait("a", age=0, time_left=60, hear=deaf)).word == word
-    assert runcomfy.asked == ["a"]
-
-
 async def test_an_unknown_word_goes_on(time: FakeTime):
     runcomfy = Runcomfy(time, a=["paused", "error", "completed"])
     async with polling(runcomfy, time) as poller:
@@ -115,30 +107,6 @@ async def test_an_error_belongs_to_the_one_who_waits(time: FakeTime):
         )
     assert isinstance(broken, Unreachable)
     assert isinstance(fine, RequestStatus)
-
-
-async def test_whoever_fails_to_hear_gets_his_own_error(time: FakeTime):
-    runcomfy = Runcomfy(time, a=["completed"])
-
-    async def hear(_status: RequestStatus) -> None:
-        raise OSError("the disk is full")
-
-    async with polling(runcomfy, time) as poller:
-        with pytest.raises(OSError, match="disk"):
-            await poller.wait("a", age=0, time_left=60, hear=hear)
-
-
-async def test_a_policy_that_fails_leaves_nobody_waiting(time: FakeTime):
-    runcomfy = Runcomfy(time, a=["in_queue"])
-
-    def policy(seen: Observation) -> float:
-        if seen.state:
-            raise ZeroDivisionError
-        return 0
-
-    async with polling(runcomfy, time, policy) as poller:
-        with pytest.raises(ZeroDivisionError):
-            await poller.wait("a", age=0, time_left=60, hear=deaf)
 
 
 async def test_the_policy_learns_age_state_and_place(time: FakeTime):

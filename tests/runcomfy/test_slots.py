@@ -56,7 +56,7 @@ async def waited(slots: Slots, run: Run, time: FakeTime, *, times: int = 1) -> l
     with observed_by(hear):
         for _ in range(times):
             time.now += 10
-            await slots._look_in_turn(run)
+            await slots.look(run)
     return told
 
 
