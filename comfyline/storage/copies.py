@@ -61,7 +61,7 @@ class Copies:
 
     @asynccontextmanager
     async def local(self, origin: str) -> AsyncIterator[Path]:
-        """A media input as a file on this machine, for as long as the block takes.
+        """Give a media input as a file on this machine, for as long as the block takes.
 
         Raises `OSError` or `Unreachable`.
         """
@@ -79,7 +79,7 @@ class Copies:
 
     @asynccontextmanager
     async def _copy(self, media: Media) -> AsyncIterator[Media]:
-        """The copy of a medium, as the medium that is uploaded."""
+        """Give the copy of a medium, as the medium that is uploaded."""
         shown = bare_origin(media.origin)
         try:
             async with self.local(media.origin) as original, self._temporary() as path:
@@ -92,7 +92,7 @@ class Copies:
 
     @asynccontextmanager
     async def _temporary(self) -> AsyncIterator[Path]:
-        """A name for a file that is gone after the block."""
+        """Give a name for a file that is gone after the block."""
         await asyncio.to_thread(self._folder.mkdir, parents=True, exist_ok=True)
         path = part_path(self._folder / "copy")
         try:
@@ -102,7 +102,7 @@ class Copies:
 
 
 def _converted(media: Media, original: Path, target: Path) -> Media:
-    """Converts one file. Raises `InputInvalid`, `Unconvertible` or `OSError`."""
+    """Convert one file. Raises `InputInvalid`, `Unconvertible` or `OSError`."""
     shown = bare_origin(media.origin)
     conversion = Conversion.parse(media.conversion)
     with original.open("rb") as source:

@@ -47,11 +47,11 @@ class Stamp:
 
     @classmethod
     def of(cls, found: os.stat_result) -> "Stamp":
-        """The stamp of a file as the system describes it."""
+        """Return the stamp of a file as the system describes it."""
         return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
     def is_settled(self, read_at: float) -> bool:
-        """Whether nothing can have changed unseen since; `read_at` is when reading began (Unix)."""
+        """Tell whether nothing can have changed unseen since reading began (Unix time)."""
         return max(self.modified, self.changed) < (read_at - _SETTLED) * 1e9
 
     def __str__(self) -> str:
@@ -65,11 +65,11 @@ class KnownFiles:
         self._file = file
 
     def recall(self, paths: Sequence[str]) -> dict[str, Facts]:
-        """The facts of those local files that are known and have not changed since."""
+        """Return the facts of those local files that are known and have not changed since."""
         return self._recall({name: path for path in paths if (name := _name(path))}, _stamp_now)
 
     def recall_objects(self, stamps: Mapping[str, RemoteStamp]) -> dict[str, Facts]:
-        """The facts of those objects that are known and were the same then as they are now."""
+        """Return the facts of those objects that are known and are the same as then."""
         by_name = {name: uri for uri in stamps if (name := _name(uri))}
         return self._recall(by_name, lambda name: str(stamps[by_name[name]]))
 
@@ -89,7 +89,7 @@ class KnownFiles:
         return found
 
     def remember(self, found: Mapping[str, tuple[Stamp | RemoteStamp, Facts]]) -> None:
-        """Keeps the facts of files and objects for the next process.
+        """Keep the facts of files and objects for the next process.
 
         A home that is not there yet is not made for it: a plan writes nothing.
         """
@@ -116,7 +116,7 @@ def _forgive(error: Exception, file: Path) -> None:
 
 
 def _name(path: str) -> bytes:
-    """A path as the database knows it: absolute, and in bytes, as not every name is text."""
+    """Return a path as the database knows it: absolute, in bytes, as not every name is text."""
     try:
         if path.startswith("s3://"):
             return os.fsencode(path)

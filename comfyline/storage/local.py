@@ -36,11 +36,11 @@ class Folder:
         self._root = root
 
     async def size(self, uri: str) -> int | None:
-        """The file's size in bytes, None when there is no such file."""
+        """Return the file's size in bytes, None when there is no such file."""
         return (await self.sizes([uri]))[0]
 
     async def sizes(self, uris: Sequence[str]) -> list[int | None]:
-        """The same for many files, in their order."""
+        """Return the size of each of many files, in their order."""
         found: list[int | None] = []
         for start in range(0, len(uris), _STATS_AT_A_TIME):
             some = uris[start : start + _STATS_AT_A_TIME]
@@ -48,7 +48,7 @@ class Folder:
         return found
 
     async def sha256(self, uri: str) -> str | None:
-        """The hash of the file's bytes, None when there is no such file."""
+        """Return the hash of the file's bytes, None when there is no such file."""
         return await asyncio.to_thread(_sha256, uri)
 
     async def put(
@@ -61,7 +61,7 @@ class Folder:
         metadata: Mapping[str, str] | None = None,  # noqa: ARG002
         new: bool = False,
     ) -> None:
-        """Copies a file to its final name. Raises `OSError` and leaves no trace of the attempt.
+        """Copy a file to its final name. Raises `OSError` and leaves no trace of the attempt.
 
         With `sha256` the bytes are hashed on their way: it raises `Altered` for any others. With
         `new` it raises `FileExistsError` for whatever has the name, a dead link too. Raises
@@ -85,7 +85,7 @@ class Folder:
         *,
         new: bool = False,
     ) -> None:
-        """Writes a small text to its final name, in the same way."""
+        """Write a small text to its final name, in the same way."""
 
         def write(file: BinaryIO) -> None:
             file.write(text.encode())
@@ -93,16 +93,16 @@ class Folder:
         await asyncio.to_thread(self._write, local_path(uri), write, new=new)
 
     async def sweep(self, folder: str) -> int:
-        """Removes what dead processes left half-written in a folder; how many files those were."""
+        """Remove what dead processes left half-written in a folder; return how many files."""
         path = local_path(folder) if folder.startswith("file:") else Path(folder)
         return await asyncio.to_thread(sweep_parts, path)
 
     async def get(self, uri: str, target: Path) -> None:
-        """Copies a stored file."""
+        """Copy a stored file."""
         await asyncio.to_thread(_get, uri, target)
 
     async def read(self, uri: str) -> AsyncGenerator[bytes, None]:
-        """The file's bytes, a piece at a time."""
+        """Read the file, a piece at a time."""
         try:
             file = await asyncio.to_thread(local_path(uri).open, "rb")
             with file:
@@ -121,7 +121,7 @@ class Folder:
                 yield one
 
     async def names_in(self, folder: str, beginning: str = "") -> dict[str, int]:
-        """The files in a folder itself whose names begin so; a folder that is not there has none.
+        """Return the files in a folder itself whose names begin so: none where it is missing.
 
         Raises `Unreachable` for one that cannot be listed.
         """

@@ -53,11 +53,11 @@ class Origins:
         raise found
 
     def know(self, origin: str, facts: Facts) -> None:
-        """Takes the facts of a medium from whoever has just made it, so that nobody reads it."""
+        """Take the facts of a medium from whoever has just made it, so that nobody reads it."""
         self._known[address_of(origin)] = facts
 
     async def look(self, origins: Iterable[str]) -> dict[str, Facts | Trouble]:
-        """The facts of many media inputs, or for each what is in the way. Raises nothing."""
+        """Read many media inputs: the facts of each, or what is in the way. Raises nothing."""
         addresses = {one: address_of(one) for one in origins}
         asked = list(dict.fromkeys(addresses.values()))
         unknown = [one for one in asked if one not in self._known and one not in self._reading]
@@ -76,7 +76,7 @@ class Origins:
         }
 
     async def pour(self, origin: str, take: Callable[[bytes], None]) -> None:
-        """Gives the bytes of what lies elsewhere to `take`, a piece at a time and in a thread.
+        """Give the bytes of what lies elsewhere to `take`, a piece at a time and in a thread.
 
         Raises `FileNotFoundError`, or `Unreachable` for everything else that is in the way.
         """
@@ -88,7 +88,7 @@ class Origins:
                 await asyncio.to_thread(take, chunk)
 
     def _dealt_out(self, origins: Sequence[str]) -> Iterator[tuple[Sequence[str], _Read]]:
-        """What is to be read, dealt out to a few readers."""
+        """Deal out what is to be read to a few readers."""
         objects = [one for one in origins if one.startswith("s3://")]
         if objects:
             yield objects, self._read_objects
@@ -149,7 +149,7 @@ class Origins:
             self._keep(url, await self._far(url), troubles)
 
     async def _is_still(self, uri: str, stamp: RemoteStamp) -> bool:
-        """Whether an object that was read is the one that was looked up before."""
+        """Tell whether an object that was read is the one that was looked up before."""
         try:
             now = await self._bucket.stamp(uri)
         except Unreachable:
@@ -175,7 +175,7 @@ class Origins:
             troubles[origin] = found
 
     async def _far(self, origin: str, size: int = 0) -> Facts | Trouble:
-        """The facts of what lies elsewhere; of what is said to be too large, by its beginning."""
+        """Read what lies elsewhere; of what is said to be too large, only the beginning."""
         try:
             if size > LARGEST:
                 async with aclosing(self._bucket.read(origin)) as chunks:
@@ -198,22 +198,22 @@ async def _passing() -> AsyncIterator[Passing]:
 
 
 def is_remote(origin: str) -> bool:
-    """Whether a media input lies elsewhere than on this machine's disk."""
+    """Tell whether a media input lies elsewhere than on this machine's disk."""
     return origin.startswith(("s3://", "https://", "http://"))
 
 
 def is_presigned(origin: str) -> bool:
-    """Whether RunComfy gets a media input by a presigned URL: from a file or out of a bucket."""
+    """Tell whether RunComfy gets a media input by a presigned URL: of a file or an object."""
     return not is_remote(origin) or origin.startswith("s3://")
 
 
 def origin_path(origin: str) -> Path:
-    """The file behind a local media input, a path or a `file://` URI."""
+    """Return the file behind a local media input, a path or a `file://` URI."""
     return Path(address_of(origin))
 
 
 def address_of(origin: str) -> str:
-    """An origin as it is read and remembered: a `file://` URI is the path that it names."""
+    """Return an origin as it is remembered: a `file://` URI is the path that it names."""
     if not origin.startswith("file://"):
         return origin
     try:

@@ -33,13 +33,13 @@ class Place(Protocol):
     """
 
     async def size(self, uri: str) -> int | None:
-        """The file's size in bytes, None only when there is truly no such file."""
+        """Return the file's size in bytes, None only when there is truly no such file."""
 
     async def sizes(self, uris: Sequence[str]) -> list[int | None]:
-        """The same for many files, in their order."""
+        """Return the size of each of many files, in their order."""
 
     async def sha256(self, uri: str) -> str | None:
-        """The hash of the file's bytes, all of which are read; None when there is no such file."""
+        """Return the hash of the file, which is read whole; None when there is no such file."""
 
     async def put(
         self,
@@ -51,7 +51,7 @@ class Place(Protocol):
         metadata: Mapping[str, str] | None = None,
         new: bool = False,
     ) -> None:
-        """Stores a file under its final name, replacing what was there.
+        """Store a file under its final name, replacing what was there.
 
         With `sha256` nothing but these bytes gets the name: it raises `Altered` when the file holds
         others, and `Unreachable` when others arrive. `metadata` is kept beside the file where the
@@ -61,19 +61,19 @@ class Place(Protocol):
         """
 
     async def put_text(self, text: str, uri: str, media_type: str, *, new: bool = False) -> None:
-        """Stores a small text under its final name, in the same way."""
+        """Store a small text under its final name, in the same way."""
 
     async def sweep(self, folder: str) -> int:
-        """Removes what dead processes left half-written in a folder; how many those were."""
+        """Remove what dead processes left half-written in a folder; return how many files."""
 
     async def get(self, uri: str, target: Path) -> None:
-        """Copies a stored file to local disk. Raises `FileNotFoundError`."""
+        """Copy a stored file to local disk. Raises `FileNotFoundError`."""
 
     def read(self, uri: str) -> AsyncGenerator[bytes, None]:
-        """The file's bytes, a piece at a time. Raises `FileNotFoundError`."""
+        """Read the file, a piece at a time. Raises `FileNotFoundError`."""
 
     async def names_in(self, folder: str, beginning: str = "") -> dict[str, int]:
-        """The files in a folder itself, not below it, whose names begin so: name and size."""
+        """Return the files in a folder itself, not below it, that begin so: name and size."""
 
     def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
         """All files in a folder, or under a prefix of a bucket, however deep; none is no error."""
@@ -89,7 +89,7 @@ async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def join(folder: str, name: str) -> str:
-    """The URI of a file in a folder, which is a local path, a `file://` or another address."""
+    """Return the URI of a file in a folder: a local path, a `file://` or another address."""
     if "://" in folder and not folder.startswith("file://"):
         return f"{folder.rstrip('/')}/{name}"
     if "/" in name or name in {"", "."}:
@@ -104,17 +104,17 @@ def _folder_uri(folder: str, _here: str) -> str:
 
 
 def local_path(uri: str) -> Path:
-    """The path behind a `file://` URI, also where its name is no valid UTF-8."""
+    """Return the path behind a `file://` URI, also where its name is no valid UTF-8."""
     return Path(path_text(uri))
 
 
 def path_text(uri: str) -> str:
-    """The same as a text, which is quicker made where there are many."""
+    """Return that path as a text, which is quicker made where there are many."""
     is_plain = uri.startswith("file:///") and "?" not in uri and "#" not in uri
     path = uri.removeprefix("file://") if is_plain else urlsplit(uri).path
     return os.fsdecode(unquote_to_bytes(path))
 
 
 def folder_path(folder: str) -> Path:
-    """The local folder that a plain path or a `file://` address names."""
+    """Return the local folder that a plain path or a `file://` address names."""
     return local_path(folder) if folder.startswith("file:") else Path(folder).absolute()

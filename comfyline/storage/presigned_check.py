@@ -26,7 +26,7 @@ CLOCKS_APART = timedelta(minutes=5)
 
 
 async def try_out(url: str, uri: str, *, trust_env: bool = True) -> None:
-    """Fetches the first bytes of an object by its presigned URL. `uri` is shown in messages.
+    """Fetch the first bytes of an object by its presigned URL. `uri` is shown in messages.
 
     Without `trust_env` no proxy of the environment is asked. Raises `Unfetchable` where waiting
     mends nothing, else `Unreachable`.
@@ -51,7 +51,7 @@ async def try_out(url: str, uri: str, *, trust_env: bool = True) -> None:
 
 
 async def _beginning(answer: httpx.Response) -> bytes:
-    """A little of the answer: a storage that knows no ranges sends the whole object."""
+    """Read a little of the answer: a storage that knows no ranges sends the whole object."""
     read = b""
     async for chunk in answer.aiter_raw(_ANSWER_BYTES):
         read += chunk

@@ -31,7 +31,7 @@ class Hasher:
         self.bytes = 0
 
     def take(self, chunk: bytes) -> None:
-        """The next piece."""
+        """Take the next piece."""
         if len(self._head) < HEAD_BYTES:
             self._head += chunk[: HEAD_BYTES - len(self._head)]
         self._digest.update(chunk)
@@ -59,7 +59,7 @@ class Passing:
         self._copy = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
 
     def take(self, chunk: bytes) -> None:
-        """The next piece. Raises `Unreachable` when the disk is full."""
+        """Take the next piece. Raises `Unreachable` when the disk is full."""
         self._seen.take(chunk)
         try:
             if self._seen.bytes <= LARGEST:
@@ -69,23 +69,23 @@ class Passing:
             raise Unreachable(message, hint="Set TMPDIR to a folder with room.") from error
 
     def facts(self) -> Facts:
-        """What the whole file is."""
+        """Return what the whole file is."""
         self._copy.flush()
         return _facts(self._copy, self._seen)
 
     def close(self) -> None:
-        """Gives the copy up."""
+        """Give the copy up."""
         self._copy.close()
 
 
 def hash_file(path: Path) -> str:
-    """The SHA-256 of a local file, read as a stream. Raises `OSError`."""
+    """Return the SHA-256 of a local file, read as a stream. Raises `OSError`."""
     with _open(path) as file:
         return _hashed(file).sha256
 
 
 def look_at_file(path: str) -> tuple[Facts | Trouble, Stamp | None]:
-    """The facts of a local file, or what is in the way; raises nothing.
+    """Read a local file: its facts, or what is in the way; raises nothing.
 
     With a stamp when nothing has touched the file for a while: then the facts are good for as long
     as the stamp is the same.
@@ -106,7 +106,7 @@ def look_at_file(path: str) -> tuple[Facts | Trouble, Stamp | None]:
 
 
 def too_large(head: bytes, size: int) -> Facts:
-    """What is known of a file that is too large to be read: its beginning tells its type."""
+    """Return what the beginning tells of a file that is too large to be read."""
     return Facts("", size, MediaInfo(media_type_of(head[:HEAD_BYTES])))
 
 
@@ -119,7 +119,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Opens a named pipe as well, instead of waiting for somebody who writes into it."""
+    """Open a named pipe as well, instead of waiting for somebody who writes into it."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 

@@ -29,7 +29,7 @@ class RemoteStamp:
 
 
 def stamp_of(found: Listed) -> RemoteStamp | None:
-    """The stamp of an object; None where the storage gives no ETag, which alone is certain.
+    """Return an object's stamp; None where the storage gives no ETag, which alone is certain.
 
     In whole seconds: a listing tells fractions of them, a HEAD does not.
     """
@@ -39,7 +39,7 @@ def stamp_of(found: Listed) -> RemoteStamp | None:
 
 
 async def look_up(bucket: Bucket, uris: Sequence[str]) -> dict[str, Listed]:
-    """What is known of those objects that are there.
+    """Return what is known of those objects that are there.
 
     What cannot be told is left out as well: whoever reads the object is told why.
     """
@@ -64,7 +64,7 @@ async def look_up(bucket: Bucket, uris: Sequence[str]) -> dict[str, Listed]:
 async def list_folder(
     bucket: Bucket, folder: str, wanted: Sequence[str] | None, asked: Callable[[], int]
 ) -> tuple[dict[str, Listed], bool]:
-    """Lists a folder for what is wanted of it (None: all), and says whether that was all of it.
+    """List a folder for what is wanted of it (None: all), and tell whether that was all of it.
 
     Gives up where it would take more requests than asking for each of the `asked` one by one, and
     where it may not: some keys may read but not list.

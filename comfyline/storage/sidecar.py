@@ -24,7 +24,7 @@ def sidecar_text(
     outputs: int = 1,
     rejected: str = "",
 ) -> str:
-    """The sidecar of one output, which will lie beside it under the file name `name`.
+    """Write the sidecar of one output, which will lie beside it, named `name`.
 
     `account` is whose request made it. `timestamps` holds when the job entered each state; times
     without a zone are taken as UTC. `cost_usd` is what the whole job cost, None when RunComfy did

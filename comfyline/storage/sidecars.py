@@ -49,7 +49,7 @@ class Sidecar(_Read):
 
 
 async def read_sidecar(place: Place, uri: str) -> Sidecar | None:
-    """The sidecar at `uri`; None when there is none. Raises ValueError for one that is broken."""
+    """Read the sidecar at `uri`; None when there is none. Raises ValueError for a broken one."""
     text = await read_text(place, uri)
     return None if text is None else parsed(text)
 
@@ -76,7 +76,7 @@ def named(text: bytes, name: str) -> str:
 
 
 def parsed(text: bytes) -> Sidecar:
-    """A sidecar from its text. Raises ValueError for what is none."""
+    """Parse a sidecar. Raises ValueError for what is none."""
     try:
         return Sidecar.model_validate(json.loads(text))
     except (ValidationError, RecursionError, ValueError):

@@ -22,7 +22,7 @@ class Presence:
         self._is_whole = False
 
     async def size(self, uri: str) -> int | None:
-        """The size of an upload in bytes; None when it is not there. Raises `Unreachable`."""
+        """Return the size of an upload; None when it is not there. Raises `Unreachable`."""
         if uri in self._sizes:
             return self._sizes[uri]
         self._asked.add(uri)
@@ -40,7 +40,7 @@ class Presence:
         return size
 
     def put(self, uri: str, size: int) -> None:
-        """Takes notice of an upload that has just been made."""
+        """Take notice of an upload that has just been made."""
         self._sizes[uri] = size
 
     async def _list(self) -> None:

@@ -66,7 +66,7 @@ class Uploads:
         return uri
 
     async def presign(self, uri: str, seconds: float = 0) -> str:
-        """A URL that RunComfy can read without login: made right before use and kept nowhere.
+        """Make a URL that RunComfy can read without login, right before use; it is kept nowhere.
 
         `seconds` is how long the job may take; 0: no job waits. Raises `Unfetchable`
         when the credentials, and with them the URL, would end before that.
@@ -85,7 +85,7 @@ class Uploads:
         return await self._signer.presign(uri, life.total_seconds())
 
     async def try_out(self, uris: Iterable[str]) -> None:
-        """Fetches the beginning of an upload as RunComfy will, once for each bucket in a process.
+        """Fetch the beginning of an upload as RunComfy will, once for each bucket in a process.
 
         Raises `Unfetchable` or `Unreachable`, before money is spent on what cannot be read.
         """

@@ -27,7 +27,7 @@ _REFUSED = {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
 
 
 async def read_url(url: str, take: Callable[[bytes], None], *, private_hosts: bool = False) -> None:
-    """Gives the bytes behind an address to `take`, a piece at a time and in a thread.
+    """Give the bytes behind an address to `take`, a piece at a time and in a thread.
 
     With `private_hosts` the address itself may be one of this machine or its network. Raises
     `FileNotFoundError`, or `Unreachable` for everything else that is in the way.
@@ -60,7 +60,7 @@ async def read_url(url: str, take: Callable[[bytes], None], *, private_hosts: bo
 
 
 def bare_url(url: str) -> str:
-    """An address without user, password, query and fragment, each of which may be a secret."""
+    """Return an address without user, password, query and fragment: each may be a secret."""
     address = url.split("?", 1)[0].split("#", 1)[0]
     scheme, _, rest = address.partition("://")
     host, slash, path = rest.partition("/")
@@ -79,7 +79,7 @@ def _client(guard: UrlGuard) -> httpx.AsyncClient:
 
 @lru_cache(maxsize=1)
 def certificates() -> SSLContext:
-    """The authorities that everybody trusts; loading them takes longer than many a download."""
+    """Load the authorities that everybody trusts, once: it takes longer than many a download."""
     return httpx.create_ssl_context()
 
 
