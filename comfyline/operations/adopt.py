@@ -38,7 +38,7 @@ from comfyline.sandbox.store import request_ids
 from comfyline.services import Services, now
 from comfyline.stack.home import Layout
 from comfyline.storage.place import Place, join
-from comfyline.storage.sidecars import SUFFIX, Sidecar, read_sidecar
+from comfyline.storage.sidecar import SUFFIX, Sidecar, read_sidecar
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from comfyline.report.format import count, usd
 from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.storage.place import all_of
 from comfyline.storage.places import Places
-from comfyline.storage.sidecars import SUFFIX, Sidecar, read_sidecar
+from comfyline.storage.sidecar import SUFFIX, Sidecar, read_sidecar
 
 _SAME_USD = 1e-6
 _FOR_NOTHING = frozenset({JobState.FAILED, JobState.CANCELLED})

@@ -29,8 +29,7 @@ from comfyline.progress import Note, tell
 from comfyline.run import FetchedOutputs, Submission
 from comfyline.services import Services
 from comfyline.storage.place import Place
-from comfyline.storage.sidecar import sidecar_text
-from comfyline.storage.sidecars import SUFFIX, Sidecar, named, read_sidecar, read_text
+from comfyline.storage.sidecar import SUFFIX, Sidecar, named, read_sidecar, read_text, sidecar_text
 
 
 class Whose(Enum):

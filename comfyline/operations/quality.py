@@ -23,7 +23,7 @@ from comfyline.redact import bare_origin
 from comfyline.run import FetchedOutputs, Run, Submission
 from comfyline.services import Services
 from comfyline.storage.place import Place
-from comfyline.storage.sidecars import SUFFIX, read_sidecar
+from comfyline.storage.sidecar import SUFFIX, read_sidecar
 
 FOLDER = "rejected"
 """Where rejected outputs lie, in the folder of the accepted ones."""

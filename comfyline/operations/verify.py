@@ -14,7 +14,7 @@ from comfyline.errors import Unreachable
 from comfyline.ledger.attempts import Attempt
 from comfyline.storage.place import Place
 from comfyline.storage.places import Places
-from comfyline.storage.sidecars import SUFFIX, read_sidecar
+from comfyline.storage.sidecar import SUFFIX, read_sidecar
 
 _AT_ONCE = 8
 

@@ -18,7 +18,7 @@ from comfyline.redact import without_secrets
 from comfyline.report.gallery import prompt_of
 from comfyline.run import Outcome, Provenance
 from comfyline.storage.place import local_path
-from comfyline.storage.sidecars import SUFFIX, parsed
+from comfyline.storage.sidecar import SUFFIX, parsed
 
 ITEM_COLUMN, MATRIX_COLUMN = "item_", "matrix_"
 """What the columns of an item's fields and of matrix values begin with."""

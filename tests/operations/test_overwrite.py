@@ -20,7 +20,7 @@ from comfyline.plan.reuse import claimed
 from comfyline.progress import Event, Note, observed_by
 from comfyline.services import Services
 from comfyline.storage.place import folder_path, join
-from comfyline.storage.sidecars import Sidecar, SidecarOutput
+from comfyline.storage.sidecar import Sidecar, SidecarOutput
 from tests.operations.conftest import Paid, in_each, pay
 
 OFFICE = "https://model-api.example"
