@@ -24,7 +24,7 @@ from comfyline.progress import Note, StageEntered, tell
 from comfyline.report.thumbnails import make_thumbnails
 from comfyline.run import FetchedOutputs, Outcome, Run, Submission
 from comfyline.services import Services
-from comfyline.storage.facts import Facts
+from comfyline.storage.file_info import FileInfo
 from comfyline.storage.origins import is_remote, origin_path
 from tasks.failure import job_state_after, unwrap
 from tasks.fetch import fetch
@@ -183,7 +183,7 @@ class _Way:
             files = {file.index: file for file in fetched.files}
             for output in stored:
                 file = files[output.index]
-                services.origins.know(output.uri, Facts(file.sha256, file.bytes, file.info))
+                services.origins.know(output.uri, FileInfo(file.sha256, file.bytes, file.info))
         return stored
 
     async def _fetched(

@@ -22,7 +22,7 @@ from comfyline.pipeline.output_names import output_uris
 from comfyline.plan.check import validate_jobs
 from comfyline.plan.preview import plan_pipeline
 from comfyline.services import now, open_services
-from comfyline.storage.facts import Facts
+from comfyline.storage.file_info import FileInfo
 
 _PICTURE = Path("picture.png")
 _STATES = ("planned", "submitting", "submitted", "in_progress", "completed", "persisted")
@@ -54,7 +54,7 @@ def _write_photos(photos: int) -> None:
     Image.new("RGB", (8, 8), (1, 2, 3)).save(_PICTURE)
 
 
-def _write_output(checked: CheckedJob, facts: Facts) -> str:
+def _write_output(checked: CheckedJob, facts: FileInfo) -> str:
     placement = checked.job.placement
     [uri] = output_uris(placement, [_output("", facts)])
     folder = Path(placement.folder)
@@ -64,7 +64,7 @@ def _write_output(checked: CheckedJob, facts: Facts) -> str:
 
 
 def _write_ledger(
-    connection: Connection, checked: Sequence[CheckedJob], uris: Sequence[str], facts: Facts
+    connection: Connection, checked: Sequence[CheckedJob], uris: Sequence[str], facts: FileInfo
 ) -> None:
     """Write what the ledger holds of jobs that went through all their states, as whole tables."""
     at = now()
@@ -108,7 +108,7 @@ def _attempt(number: int, checked: CheckedJob, at: datetime) -> dict[str, Any]:
     }
 
 
-def _output(uri: str, facts: Facts) -> StoredOutput:
+def _output(uri: str, facts: FileInfo) -> StoredOutput:
     return StoredOutput(0, uri, facts.sha256, facts.bytes, facts.media_type)
 
 

@@ -34,7 +34,7 @@ from comfyline.models.dialect import (
 from comfyline.models.entry import ModelEntry, UncheckedModel
 from comfyline.models.media_rules import RuleCheck, bounds, check_rules, nearest
 from comfyline.redact import bare_origin
-from comfyline.storage.facts import Facts, Trouble
+from comfyline.storage.file_info import FileInfo, ReadError
 from comfyline.storage.origins import Origins
 from comfyline.storage.places import folder_mistake
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     # `check` needs neither the ledger nor the client, and does not load them.
     from comfyline.services import Services
 
-Found = Mapping[str, Facts | Trouble]
+Found = Mapping[str, FileInfo | ReadError]
 LookUp = Callable[[Iterable[str]], Awaitable[Found]]
 """Tells what media inputs are, or for each what is in the way: `Origins.look`, or less than it."""
 
@@ -241,10 +241,10 @@ class _CheckedMedium:
 
 
 def _check_medium(
-    one: MediaField, facts: Facts | Trouble, preparation: Preparation
+    one: MediaField, facts: FileInfo | ReadError, preparation: Preparation
 ) -> _CheckedMedium:
     where, shown = field_path(one.pointer), bare_origin(one.value)
-    if not isinstance(facts, Facts):
+    if not isinstance(facts, FileInfo):
         return _CheckedMedium(problems=[Problem(where, *_unreadable(shown, facts))])
     fitting = [reading for reading in one.readings if reading.kind == kind_of(facts.media_type)]
     medium = _Medium(shown, facts, fitting, preparation)
@@ -270,7 +270,7 @@ def _check_medium(
     return _CheckedMedium(accepted, remarks=remarks)
 
 
-def _unreadable(shown: str, trouble: Trouble) -> tuple[str, str]:
+def _unreadable(shown: str, trouble: ReadError) -> tuple[str, str]:
     match trouble:
         case Unreachable():
             return trouble.message, trouble.hint
@@ -292,7 +292,7 @@ class _Medium:
     """
 
     shown: str
-    facts: Facts
+    facts: FileInfo
     fitting: Sequence[Reading]
     preparation: Preparation
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from comfyline.job import MediaInfo
 from comfyline.media.probe import probed_by
-from comfyline.storage.facts import Facts
+from comfyline.storage.file_info import FileInfo
 from comfyline.storage.remote_stamps import RemoteStamp
 
 KNOWN_FILES = "known-files.sqlite3"
@@ -64,19 +64,19 @@ class KnownFiles:
     def __init__(self, file: Path | None) -> None:
         self._file = file
 
-    def recall(self, paths: Sequence[str]) -> dict[str, Facts]:
+    def recall(self, paths: Sequence[str]) -> dict[str, FileInfo]:
         """Return the facts of those local files that are known and have not changed since."""
         return self._recall({name: path for path in paths if (name := _name(path))}, _stamp_now)
 
-    def recall_objects(self, stamps: Mapping[str, RemoteStamp]) -> dict[str, Facts]:
+    def recall_objects(self, stamps: Mapping[str, RemoteStamp]) -> dict[str, FileInfo]:
         """Return the facts of those objects that are known and are the same as then."""
         by_name = {name: uri for uri in stamps if (name := _name(uri))}
         return self._recall(by_name, lambda name: str(stamps[by_name[name]]))
 
     def _recall(
         self, by_name: Mapping[bytes, str], now: Callable[[bytes], str]
-    ) -> dict[str, Facts]:
-        found: dict[str, Facts] = {}
+    ) -> dict[str, FileInfo]:
+        found: dict[str, FileInfo] = {}
         if self._file is None or not self._file.is_file():
             return found
         try:
@@ -88,7 +88,7 @@ class KnownFiles:
             _forgive(error, self._file)
         return found
 
-    def remember(self, found: Mapping[str, tuple[Stamp | RemoteStamp, Facts]]) -> None:
+    def remember(self, found: Mapping[str, tuple[Stamp | RemoteStamp, FileInfo]]) -> None:
         """Keep the facts of files and objects for the next process.
 
         A home that is not there yet is not made for it: a plan writes nothing.
@@ -142,9 +142,9 @@ def _stamp_now(name: bytes) -> str:
         return ""
 
 
-def _read(facts: str) -> Facts | None:
+def _read(facts: str) -> FileInfo | None:
     try:
         known = json.loads(facts)
-        return Facts(**{**known, "look": MediaInfo(**known["look"])})
+        return FileInfo(**{**known, "look": MediaInfo(**known["look"])})
     except (ValueError, TypeError, KeyError):
         return None

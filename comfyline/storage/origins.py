@@ -6,7 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 from comfyline.errors import Unreachable
-from comfyline.storage.facts import Facts, Trouble
+from comfyline.storage.file_info import FileInfo, ReadError
 from comfyline.storage.known_files import KnownFiles, Stamp
 from comfyline.storage.place import Listed, all_of, local_path
 from comfyline.storage.reading import LARGEST, Passing, look_at_file, too_large
@@ -20,7 +20,7 @@ _EXAMINED_AT_ONCE = 4
 """Files opened at a time, wherever they come from: each may take a picture's worth of memory."""
 _REMEMBERED_AT_A_TIME = 64
 
-_Troubles = dict[str, Trouble]
+_Troubles = dict[str, ReadError]
 _Read = Callable[[Sequence[str], _Troubles], Awaitable[None]]
 
 
@@ -38,25 +38,25 @@ class Origins:
         self._bucket = bucket
         self._remembered = KnownFiles(known_files)
         self._private_hosts = private_hosts
-        self._known: dict[str, Facts] = {}
+        self._known: dict[str, FileInfo] = {}
         self._reading: dict[str, asyncio.Task[_Troubles]] = {}
         self._examining = asyncio.Semaphore(_EXAMINED_AT_ONCE)
 
-    async def facts(self, origin: str) -> Facts:
+    async def facts(self, origin: str) -> FileInfo:
         """Hash, size, type and look of a media input.
 
         Raises `FileNotFoundError`, `OSError` for what cannot be read, or `Unreachable`.
         """
         found = self._known.get(address_of(origin)) or (await self.look([origin]))[origin]
-        if isinstance(found, Facts):
+        if isinstance(found, FileInfo):
             return found
         raise found
 
-    def know(self, origin: str, facts: Facts) -> None:
+    def know(self, origin: str, facts: FileInfo) -> None:
         """Take the facts of a medium from whoever has just made it, so that nobody reads it."""
         self._known[address_of(origin)] = facts
 
-    async def look(self, origins: Iterable[str]) -> dict[str, Facts | Trouble]:
+    async def look(self, origins: Iterable[str]) -> dict[str, FileInfo | ReadError]:
         """Read many media inputs: the facts of each, or what is in the way. Raises nothing."""
         addresses = {one: address_of(one) for one in origins}
         asked = list(dict.fromkeys(addresses.values()))
@@ -110,14 +110,14 @@ class Origins:
 
     async def _read_local(self, share: Sequence[str], troubles: _Troubles) -> None:
         self._known |= await asyncio.to_thread(self._remembered.recall, share)
-        new: dict[str, tuple[Stamp | RemoteStamp, Facts]] = {}
+        new: dict[str, tuple[Stamp | RemoteStamp, FileInfo]] = {}
         for origin in share:
             if origin in self._known:
                 continue
             async with self._examining:
                 found, stamp = await asyncio.to_thread(look_at_file, origin)
             self._keep(origin, found, troubles)
-            if stamp and isinstance(found, Facts):
+            if stamp and isinstance(found, FileInfo):
                 await self._remember(new, origin, stamp, found)
         await asyncio.to_thread(self._remembered.remember, new)
 
@@ -134,13 +134,13 @@ class Origins:
     async def _read_some_objects(
         self, share: Sequence[str], listed: dict[str, Listed], troubles: _Troubles
     ) -> None:
-        new: dict[str, tuple[Stamp | RemoteStamp, Facts]] = {}
+        new: dict[str, tuple[Stamp | RemoteStamp, FileInfo]] = {}
         for uri in share:
             before = listed.get(uri)
             found = await self._far(uri, before.bytes if before else 0)
             self._keep(uri, found, troubles)
             stamp = stamp_of(before) if before else None
-            if stamp and isinstance(found, Facts) and await self._is_still(uri, stamp):
+            if stamp and isinstance(found, FileInfo) and await self._is_still(uri, stamp):
                 await self._remember(new, uri, stamp, found)
         await asyncio.to_thread(self._remembered.remember, new)
 
@@ -158,23 +158,23 @@ class Origins:
 
     async def _remember(
         self,
-        new: dict[str, tuple[Stamp | RemoteStamp, Facts]],
+        new: dict[str, tuple[Stamp | RemoteStamp, FileInfo]],
         origin: str,
         stamp: Stamp | RemoteStamp,
-        facts: Facts,
+        facts: FileInfo,
     ) -> None:
         new[origin] = stamp, facts
         if len(new) == _REMEMBERED_AT_A_TIME:
             await asyncio.to_thread(self._remembered.remember, dict(new))
             new.clear()
 
-    def _keep(self, origin: str, found: Facts | Trouble, troubles: _Troubles) -> None:
-        if isinstance(found, Facts):
+    def _keep(self, origin: str, found: FileInfo | ReadError, troubles: _Troubles) -> None:
+        if isinstance(found, FileInfo):
             self._known[origin] = found
         else:
             troubles[origin] = found
 
-    async def _far(self, origin: str, size: int = 0) -> Facts | Trouble:
+    async def _far(self, origin: str, size: int = 0) -> FileInfo | ReadError:
         """Read what lies elsewhere; of what is said to be too large, only the beginning."""
         try:
             if size > LARGEST:

@@ -13,7 +13,7 @@ from comfyline.errors import Unreachable
 from comfyline.job import MediaInfo
 from comfyline.media.probe import probe
 from comfyline.media.types import HEAD_BYTES, MOST_BYTES, kind_of, media_type_of
-from comfyline.storage.facts import Facts, Trouble
+from comfyline.storage.file_info import FileInfo, ReadError
 from comfyline.storage.known_files import Stamp
 
 _CHUNK = 1024 * 1024
@@ -68,7 +68,7 @@ class Passing:
             message = f"a copy cannot be kept in {tempfile.gettempdir()}: {error.strerror}"
             raise Unreachable(message, hint="Set TMPDIR to a folder with room.") from error
 
-    def facts(self) -> Facts:
+    def facts(self) -> FileInfo:
         """Return what the whole file is."""
         self._copy.flush()
         return _facts(self._copy, self._seen)
@@ -84,7 +84,7 @@ def hash_file(path: Path) -> str:
         return _hashed(file).sha256
 
 
-def look_at_file(path: str) -> tuple[Facts | Trouble, Stamp | None]:
+def look_at_file(path: str) -> tuple[FileInfo | ReadError, Stamp | None]:
     """Read a local file: its facts, or what is in the way; raises nothing.
 
     With a stamp when nothing has touched the file for a while: then the facts are good for as long
@@ -105,9 +105,9 @@ def look_at_file(path: str) -> tuple[Facts | Trouble, Stamp | None]:
     return facts, before if is_same and before.is_settled(began) else None
 
 
-def too_large(head: bytes, size: int) -> Facts:
+def too_large(head: bytes, size: int) -> FileInfo:
     """Return what the beginning tells of a file that is too large to be read."""
-    return Facts("", size, MediaInfo(media_type_of(head[:HEAD_BYTES])))
+    return FileInfo("", size, MediaInfo(media_type_of(head[:HEAD_BYTES])))
 
 
 def _open(path: Path) -> BinaryIO:
@@ -130,8 +130,8 @@ def _hashed(file: BinaryIO) -> Hasher:
     return seen
 
 
-def _facts(file: BinaryIO, seen: Hasher) -> Facts:
+def _facts(file: BinaryIO, seen: Hasher) -> FileInfo:
     kind = kind_of(seen.media_type)
     is_opened = seen.bytes <= (LARGEST if kind == "image" else MOST_BYTES[kind]) if kind else False
     look = probe(file, seen.media_type) if is_opened else MediaInfo(seen.media_type)
-    return Facts(seen.sha256, seen.bytes, look)
+    return FileInfo(seen.sha256, seen.bytes, look)

@@ -16,7 +16,7 @@ from comfyline.keys import job_key
 from comfyline.models.catalogue import Catalogue, ModelCache
 from comfyline.models.entry import ModelEntry
 from comfyline.plan.lint import LintResult, lint_file, named_models, static_mistakes
-from comfyline.storage.facts import Facts, Trouble
+from comfyline.storage.file_info import FileInfo, ReadError
 from comfyline.yaml.file import LocatedYaml, load_yaml
 from tests.pipeline.previews import preview
 
@@ -68,7 +68,7 @@ SPOILT = st.sampled_from(
 class NothingThere:
     """Looks at no medium."""
 
-    async def look(self, _: Any, /) -> dict[str, Facts | Trouble]:
+    async def look(self, _: Any, /) -> dict[str, FileInfo | ReadError]:
         return {}
 
 

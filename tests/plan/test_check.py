@@ -14,7 +14,7 @@ from comfyline.errors import InputInvalid, Unreachable
 from comfyline.job import CheckedJob, Job, MediaInfo, Placement, Preparation
 from comfyline.models.entry import ModelEntry, UncheckedModel
 from comfyline.plan.check import validate_job, validate_pairs
-from comfyline.storage.facts import Facts, Trouble
+from comfyline.storage.file_info import FileInfo, ReadError
 from comfyline.storage.origins import Origins
 from comfyline.storage.s3 import Bucket
 from tests.media.clips import bomb, clip, heic, picture
@@ -334,8 +334,8 @@ LOOKS = st.builds(
     st.sampled_from(["", "is broken"]),
 )
 PREPARATIONS = st.builds(Preparation, st.sampled_from([None, "jpeg", "png", "webp"]), st.booleans())
-FOUND: st.SearchStrategy[Facts | Trouble] = st.one_of(
-    st.builds(Facts, st.just("ab" * 32), st.integers(0, 2**40), LOOKS),
+FOUND: st.SearchStrategy[FileInfo | ReadError] = st.one_of(
+    st.builds(FileInfo, st.just("ab" * 32), st.integers(0, 2**40), LOOKS),
     st.sampled_from([FileNotFoundError(), PermissionError(13, "no"), Unreachable("away")]),
     st.sampled_from([OSError(), IsADirectoryError(), OSError(5, "no")]),
 )
@@ -355,7 +355,7 @@ def test_whatever_is_asked_of_whatever_model_is_a_job_or_a_list_of_mistakes(
     one = Job("p", "i", "s", "acme/odd", inputs, Placement("out", "n", {}), variant)
     one = replace(one, preparation=data.draw(PREPARATIONS))
 
-    async def look_up(origins: Iterable[str]) -> dict[str, Facts | Trouble]:
+    async def look_up(origins: Iterable[str]) -> dict[str, FileInfo | ReadError]:
         return {origin: data.draw(FOUND) for origin in origins}
 
     found = asyncio.run(validate_pairs([(one, entry)], look_up))

@@ -16,7 +16,7 @@ from comfyline.plan.reuse import Preflight, estimate, find_existing, folder_of
 from comfyline.progress import Event, Note, observed_by
 from comfyline.run import Run
 from comfyline.services import Services
-from comfyline.storage.facts import Facts, Trouble
+from comfyline.storage.file_info import FileInfo, ReadError
 from comfyline.storage.known_files import Stamp
 from comfyline.storage.place import join, local_path
 from comfyline.storage.reading import look_at_file
@@ -226,7 +226,7 @@ async def test_each_file_is_read_once_and_each_model_asked_for_once_for_many_job
         asked.append(model_id)
         return await entry(model_id)
 
-    def counted_look(path: str) -> tuple[Facts | Trouble, Stamp | None]:
+    def counted_look(path: str) -> tuple[FileInfo | ReadError, Stamp | None]:
         asked.append(path)
         return look_at_file(path)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from comfyline.job import MediaInfo
 from comfyline.storage import known_files as known_files_module
 from comfyline.storage import origins as origins_module
-from comfyline.storage.facts import Facts
+from comfyline.storage.file_info import FileInfo
 from comfyline.storage.known_files import KnownFiles, Stamp
 from comfyline.storage.origins import Origins
 from comfyline.storage.reading import look_at_file
@@ -165,7 +165,7 @@ async def test_a_broken_memory_is_no_error_and_heals_where_it_can(
 
     for _ in range(2):
         found = await start().look(photos)
-        assert all(isinstance(one, Facts) for one in found.values())
+        assert all(isinstance(one, FileInfo) for one in found.values())
 
     assert len(reads) == (10 if damage in {"folder", "other table"} else 5)
 
@@ -200,7 +200,7 @@ async def test_a_locked_memory_is_gone_without(
 
     found = await start().look(photos)
 
-    assert all(isinstance(one, Facts) for one in found.values())
+    assert all(isinstance(one, FileInfo) for one in found.values())
     connection.rollback()
     connection.close()
 
@@ -209,7 +209,9 @@ async def test_a_home_that_is_not_there_is_not_made(photos: list[str], tmp_path:
     home = tmp_path / "home"
     stamp = Stamp(1, 1, 1, 1)
 
-    KnownFiles(home / "known.sqlite3").remember({photos[0]: (stamp, Facts("a", 1, MediaInfo("")))})
+    KnownFiles(home / "known.sqlite3").remember(
+        {photos[0]: (stamp, FileInfo("a", 1, MediaInfo("")))}
+    )
 
     assert not home.exists()
 
@@ -224,7 +226,7 @@ async def test_many_processes_remember_at_once(memory: Path, tmp_path: Path) -> 
 
     def remember(path: str) -> None:
         stamp = Stamp.of(Path(path).stat())
-        KnownFiles(memory).remember({path: (stamp, Facts(path, 1, MediaInfo("image/png")))})
+        KnownFiles(memory).remember({path: (stamp, FileInfo(path, 1, MediaInfo("image/png")))})
 
     await asyncio.gather(*(asyncio.to_thread(remember, path) for path in files))
 
@@ -250,7 +252,7 @@ async def test_many_processes_remember_at_once(memory: Path, tmp_path: Path) -> 
     size=st.integers(0, 2**62),
 )
 def test_facts_come_back_as_they_were(tmp_path: Path, look: MediaInfo, size: int) -> None:
-    path, facts = tmp_path / "a", Facts("ab" * 32, size, look)
+    path, facts = tmp_path / "a", FileInfo("ab" * 32, size, look)
     path.write_bytes(b"x")
     memory = KnownFiles(tmp_path / "known.sqlite3")
 

@@ -8,7 +8,7 @@ import pytest
 
 from comfyline.errors import Unreachable
 from comfyline.job import MediaInfo
-from comfyline.storage.facts import Facts
+from comfyline.storage.file_info import FileInfo
 from comfyline.storage.origins import Origins
 from comfyline.storage.place import Listed
 from comfyline.storage.reading import LARGEST
@@ -68,7 +68,7 @@ async def test_what_has_changed_is_read_again_and_nothing_else(
 
     assert wire.asked().count("GET") == 1
     changed = found[photos[3]]
-    assert isinstance(changed, Facts)
+    assert isinstance(changed, FileInfo)
     assert changed.look == MediaInfo("image/jpeg", 90, 40)
 
 
@@ -114,7 +114,7 @@ async def test_a_bucket_that_may_not_be_listed_or_gives_no_etag_is_read_as_ever(
     first, second = await start().look(photos), await start().look(photos)
 
     assert first == second
-    assert all(isinstance(one, Facts) for one in first.values())
+    assert all(isinstance(one, FileInfo) for one in first.values())
     assert wire.asked().count("GET") == 12
 
 
@@ -133,6 +133,6 @@ async def test_of_an_object_beyond_every_limit_only_the_beginning_is_read(
 
     monkeypatch.setattr(bucket, "stamp", huge)
 
-    assert await Origins(bucket).facts(f"{folder}/film.mp4") == Facts(
+    assert await Origins(bucket).facts(f"{folder}/film.mp4") == FileInfo(
         "", size, MediaInfo("video/mp4")
     )

@@ -11,7 +11,7 @@ from comfyline.errors import Unreachable
 from comfyline.job import MediaInfo
 from comfyline.storage import origins as origins_module
 from comfyline.storage import web
-from comfyline.storage.facts import Facts, Trouble
+from comfyline.storage.file_info import FileInfo, ReadError
 from comfyline.storage.known_files import Stamp
 from comfyline.storage.origins import Origins
 from comfyline.storage.reading import look_at_file
@@ -21,8 +21,8 @@ from tests.media.clips import clip, picture
 ROOT = Path(__file__).parents[2]
 CAT = ROOT / "configs/samples/cat.jpg"
 CAT_LOOK = MediaInfo("image/jpeg", 451, 300)
-CAT_FACTS = Facts(hashlib.sha256(CAT.read_bytes()).hexdigest(), len(CAT.read_bytes()), CAT_LOOK)
-Found = tuple[Facts | Trouble, Stamp | None]
+CAT_FACTS = FileInfo(hashlib.sha256(CAT.read_bytes()).hexdigest(), len(CAT.read_bytes()), CAT_LOOK)
+Found = tuple[FileInfo | ReadError, Stamp | None]
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ async def test_many_files_are_read_as_well_as_one(origins: Origins, tmp_path: Pa
     assert isinstance(found[str(paths[0])], FileNotFoundError)
     for path in paths[1:]:
         fact = found[str(path)]
-        assert isinstance(fact, Facts)
+        assert isinstance(fact, FileInfo)
         assert fact.sha256 == hashlib.sha256(path.name.encode()).hexdigest()
 
 
@@ -232,7 +232,7 @@ async def test_what_lies_far_away_is_opened_as_well(
         await bucket.put(tmp_path / name, f"{folder}/{name}", "binary/octet-stream")
 
     found = await Origins(bucket).look(f"{folder}/{name}" for name in contents)
-    photo, film, broken = [one.look for one in found.values() if isinstance(one, Facts)]
+    photo, film, broken = [one.look for one in found.values() if isinstance(one, FileInfo)]
 
     assert photo == MediaInfo("image/jpeg", 48, 64, orientation=6)
     assert (film.width, film.height, film.flaw) == (64, 48, "")
@@ -273,4 +273,4 @@ async def test_a_local_file_beyond_every_limit_is_not_read(
         file.write(clip())
         file.truncate(20 << 30)
 
-    assert await origins.facts(str(path)) == Facts("", 20 << 30, MediaInfo("video/mp4"))
+    assert await origins.facts(str(path)) == FileInfo("", 20 << 30, MediaInfo("video/mp4"))

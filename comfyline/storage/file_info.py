@@ -7,7 +7,7 @@ from comfyline.job import MediaInfo
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class FileInfo:
     """What the bytes of a media input are, and what they show when they are opened.
 
     `sha256` is empty for a local file that is larger than anything RunComfy takes: it is not read.
@@ -23,5 +23,5 @@ class Facts:
         return self.look.media_type
 
 
-Trouble = OSError | Unreachable
+ReadError = OSError | Unreachable
 """Why a media input cannot be read; `FileNotFoundError` when it is not there."""
