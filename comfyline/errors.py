@@ -259,7 +259,7 @@ class Cancelled(JobError):
 
 
 class InDoubt(JobError):
-    """The POST may have been accepted, and its answer never arrived. It is never repeated."""
+    """The POST may have been accepted, but its answer never arrived. It is never repeated."""
 
     kind = "in-doubt"
     _leaves_doubt = True

@@ -82,7 +82,7 @@ def appearing_whole(target: Path) -> Iterator[Path]:
 def sweep_parts(directory: Path) -> int:
     """Remove the temporary files of dead processes in one directory; return how many those were.
 
-    What cannot be looked at or removed stays: it is in nobody's way.
+    What cannot be inspected or removed stays: it is in nobody's way.
     """
     removed = 0
     with suppress(OSError):
@@ -136,7 +136,7 @@ def disk_full(directory: Path | str, needed: int = 0) -> DiskFull:
     told += [f"{_megabytes(free)} free"] if free is not None else []
     return DiskFull(
         f"The disk of {directory} is full" + (f": {', '.join(told)}" if told else ""),
-        hint="Make room, then run again: what was paid for is kept until then.",
+        hint="Free some space, then run again. What was paid for is kept until then.",
     )
 
 

@@ -64,10 +64,10 @@ def _not_json(value: Any, pointer: Pointer) -> Iterator[Problem]:
             return
         case float():
             if not math.isfinite(value):
-                yield Problem(where, f"{value} is not a number that can be sent")
+                yield Problem(where, f"{value} is not a number that JSON can represent")
         case str():
             if not _is_text(value):
-                yield Problem(where, "the text holds bytes that are not UTF-8")
+                yield Problem(where, "the text contains bytes that are not UTF-8")
         case dict():
             for key, inner in value.items():
                 if not isinstance(key, str) or not _is_text(key):
@@ -78,7 +78,9 @@ def _not_json(value: Any, pointer: Pointer) -> Iterator[Problem]:
                 yield from _not_json(inner, (*pointer, index))
         case _:
             kind = type(value).__name__
-            yield Problem(where, f"a {kind} cannot be sent", "write it as text, in quotes")
+            yield Problem(
+                where, f"values of type {kind} cannot be sent", "write it as text, in quotes"
+            )
 
 
 def _is_text(value: str) -> bool:

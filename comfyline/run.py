@@ -48,7 +48,7 @@ class CancelToken:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the run was told to stop."""
+        """Whether the run was stopped."""
         return self._cancelled.is_set()
 
     def cancel(self, reason: str) -> None:

@@ -62,7 +62,7 @@ async def finish(
             part.write_text(summary.to_json(), encoding="utf-8")
 
     await asyncio.to_thread(write)
-    with _optional("Nothing is known of what RunComfy will soon delete"):
+    with _optional("Cannot tell what RunComfy will soon delete"):
         left = await services.ledger.unfinished()
         mine = [attempt for attempt in left if attempt.checked.job.pipeline == run.pipeline]
         for _, sentence in warnings(mine, services.now()):

@@ -77,7 +77,7 @@ class _Way:
                 if self._decision(await self._known(checked)) is not Decision.SUBMIT:
                     raise
                 self.stage = None
-                tell(Note(f"{self._job.label}: asked for again"))
+                tell(Note(f"{self._job.label}: submitted again"))
 
     async def _attempt(self, checked: CheckedJob | None, outcome: Outcome) -> Outcome:
         job, run = self._job, self._run
@@ -138,7 +138,7 @@ class _Way:
             await self._services.ledger.persisted(attempt.id, there.outputs)
         if not there and (gone := claimed(self._job, attempt)):
             where = ", ".join(output.uri for output in gone)
-            tell(Note(f"{self._job.label}: {where} is gone and is fetched again"))
+            tell(Note(f"{self._job.label}: {where} is missing and is fetched again"))
         return there
 
     async def _make(self, found: CheckedJob | None) -> tuple[CheckedJob, Submission]:

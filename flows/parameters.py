@@ -48,8 +48,8 @@ def as_given(name: str, stored: V) -> V:
         return value
     if missing := next(_incomplete(stored), None):
         address = missing.replace(_LEFT_OUT, "").strip()
-        message = f"{address} was given with a signature or a password, which Prefect does not keep"
-        raise InputInvalid([Problem(name, message, "give the whole address again")])
+        message = f"{address} had a signature or a password, which is not stored in Prefect"
+        raise InputInvalid([Problem(name, message, "give the complete address again")])
     return stored
 
 

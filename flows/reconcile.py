@@ -93,7 +93,7 @@ async def reconcile(profile: str) -> State[RunSummary] | State[ComfylineError]:
 
 def _what_is_left(left: Sequence[Attempt], now: datetime) -> str:
     if not left:
-        return "Nothing is left: everything that was paid for is stored"
+        return "Nothing is left to do: everything that was paid for is stored"
     pipelines = Counter(attempt.checked.job.pipeline for attempt in left)
     named = ", ".join(f"{name} {number:,}" for name, number in pipelines.most_common())
     oldest = left[0].submitted_at or left[0].created_at

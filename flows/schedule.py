@@ -123,7 +123,7 @@ async def run_jobs(
             await cancel_run(run, services)
         raise
     if queue.elsewhere and not waits_for_others:
-        tell(Note(f"{count(len(queue.elsewhere), 'job')} left to the process that works on it"))
+        tell(Note(f"{count(len(queue.elsewhere), 'job')} left to the process working on it"))
     else:
         spent = services.client.retry_budget.spent
         await queue.leave(left or spent or not_started(run.cancel_token.reason))

@@ -148,13 +148,13 @@ async def read_secret_block(name: str) -> str:
     except ValueError:
         raise UsageError(
             f"There is no Prefect Secret block `{name}` at this Prefect server",
-            hint="Make it on the page Blocks, of the type Secret, or in Python by "
+            hint="Create it on the page Blocks, with the type Secret, or in Python with "
             f'Secret(value="…").save("{name}").',
         ) from None
     held = block.value.get_secret_value()
     if not isinstance(held, str):
         raise UsageError(
-            f"The Prefect Secret block `{name}` holds no text",
+            f"The Prefect Secret block `{name}` contains no text",
             hint="Store the secret itself in it, not JSON.",
         )
     return held
@@ -171,8 +171,8 @@ async def _refuse_open_server(name: str) -> None:
         return  # Prefect's own client says so better.
     if answer.is_success:
         raise UsageError(
-            f"The Prefect server at {api_url} asks nobody for a password: whoever reaches it could "
-            f"read the Secret block `{name}`, so no secret is taken from there",
+            f"The Prefect server at {api_url} asks for no password: whoever reaches it could "
+            f"read the Secret block `{name}`, so it is not read",
             hint="Start it with PREFECT_SERVER_API_AUTH_STRING=user:password, set "
             "PREFECT_API_AUTH_STRING to the same here and for its workers, and change the secret; "
             "or name a variable in the profile instead of a block.",

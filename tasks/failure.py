@@ -118,7 +118,7 @@ async def not_known(
         return unknown
     return Expired(
         f"RunComfy no longer knows request {submission.request_id}, which was paid for",
-        hint="Its 7 days are over, and it was not known hours ago either: its result is lost. "
+        hint="Its 7 days are over, and it was unknown hours ago already: its result is lost. "
         "`--refresh` makes it again, and pays again.",
         request_id=submission.request_id,
     )

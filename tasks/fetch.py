@@ -63,7 +63,7 @@ async def fetch(checked: CheckedJob, submission: Submission, services: Services)
         raise _gone(await not_known(unknown, submission, services), submission) from None
     if result.status.state is not JobState.COMPLETED:
         raise BrokenOutput(
-            f"RunComfy calls the request completed and its result {result.status.word!r}",
+            f"RunComfy calls the request completed, but its result {result.status.word!r}",
             request_id=submission.request_id,
         )
     await services.ledger.completed(submission.attempt_id, result.cost_usd)
@@ -86,9 +86,9 @@ def _gone(error: ComfylineError, submission: Submission) -> ComfylineError:
     """Add to what RunComfy says where a stored output was, which is not there any more."""
     if submission.copies:
         where = ", ".join(copy.uri for copy in submission.copies)
-        error.message += f"; it was stored as {where}, and is gone from there"
+        error.message += f"; it was stored as {where}, where it is missing"
         error.hint = (
-            "Put it back, or mount what it lies on, and run again: it counts as there then. "
+            "Restore it, or mount its disk, and run again to reuse it. "
             "`--refresh` makes it again, and pays again."
         )
     return error
@@ -125,8 +125,8 @@ async def _download_all(
     outputs = list({one.url: one for one in named_outputs(result.output)}.values())
     if not outputs:
         raise BrokenOutput(
-            "The result names no output",
-            hint=f"If it stays so, {command(f'resolve {short(key)} --give-up')} ends the job.",
+            "The result contains no output",
+            hint=f"If this persists, {command(f'resolve {short(key)} --give-up')} ends the job.",
         )
     # All of them, also after an error: whoever tries again must find nobody still writing.
     ended = await asyncio.gather(
@@ -156,7 +156,7 @@ async def _download_all(
     kinds = {"image" if media_type == SVG else kind_of(media_type) for media_type in types}
     if wanted.kind and wanted.kind not in kinds:
         came = ", ".join(sorted(types))
-        raise BrokenOutput(f"None of the outputs is of the kind {wanted.kind}: they are {came}")
+        raise BrokenOutput(f"None of the outputs is of kind {wanted.kind}: they are {came}")
     return files
 
 

@@ -28,7 +28,7 @@ def cancel(
         Parameter(name="--run", help="A whole run, on any machine: it submits nothing more."),
     ] = None,
     pipeline: Annotated[
-        str | None, Parameter(name="--pipeline", help="All runs of this pipeline, likewise.")
+        str | None, Parameter(name="--pipeline", help="All runs of this pipeline, on any machine.")
     ] = None,
     profile: Profile = "sandbox",
 ) -> int:

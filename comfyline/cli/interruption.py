@@ -65,7 +65,7 @@ async def interruptible(work: Coroutine[Any, Any, T], token: CancelToken) -> T:
     except asyncio.CancelledError:
         raise Interrupted(
             "Interrupted",
-            hint="What was submitted goes on at RunComfy and is in the ledger. Run again, or "
+            hint="What was submitted continues at RunComfy and is in the ledger. Run again, or "
             f"{command('reconcile')}: nothing is paid for twice.",
         ) from None
     finally:

@@ -42,15 +42,14 @@ class _Lost:
 def remove(
     *,
     yes: Annotated[
-        bool, Parameter(name="--yes", negative="", help="Remove it without a further question.")
+        bool, Parameter(name="--yes", negative="", help="Remove it without asking.")
     ] = False,
     profile: Profile = "sandbox",
 ) -> int:
-    """Remove a ledger for good, after naming what would be lost; without a yes nothing happens.
+    """Remove a ledger for good, after naming what would be lost and asking for a yes.
 
-    With it go the journal of what was accepted, with the request ids that it could not take yet,
-    and what is fetched and not stored. Stored outputs stay; that they were paid for is known by
-    their sidecars alone.
+    The journal of accepted requests goes with it, and so do request ids that the ledger could not
+    take yet and fetched files that are not stored. Stored outputs stay, with their sidecars.
 
     Example: comfyline ledger remove
     """
@@ -58,7 +57,7 @@ def remove(
     for line in _in_words(lost):
         print_line(line)
     if not (yes or _agreed()):
-        raise UsageError("Nothing was removed", hint="Say --yes, or answer yes on a terminal.")
+        raise UsageError("Nothing was removed", hint="Use --yes, or answer yes on a terminal.")
     file = lost.file
     for path in (file, *(file.with_name(f"{file.name}{more}") for more in ("-wal", "-shm"))):
         path.unlink(missing_ok=True)
@@ -74,8 +73,8 @@ def _file(profile: str) -> Path:
     url = make_url(profile_ledger_url(profile))
     if url.get_backend_name() != "sqlite" or not url.database:
         raise UsageError(
-            "The ledger of this profile is no file but a database server's, and others may use it",
-            hint="It is removed there, by whoever keeps that database.",
+            "The ledger of this profile is in a database server, which others may use",
+            hint="Its administrator can remove it there.",
         )
     return Path(url.database)
 
@@ -83,7 +82,7 @@ def _file(profile: str) -> Path:
 async def _look(profile: str, file: Path) -> _Lost:
     with reading_ledger(profile, of_all=True) as ledger:
         if await ledger.is_anybody_at_work():
-            raise TryLater("A run is at work with this ledger", hint="Ask when it has ended.")
+            raise TryLater("A run is using this ledger", hint="Try again when it has ended.")
         return _Lost(
             file,
             await ledger.list(),
@@ -97,14 +96,12 @@ def _in_words(lost: _Lost) -> list[str]:
     accepted: dict[str, list[Attempt]] = {}
     for one in lost.attempts:
         if one.request_id:
-            accepted.setdefault(str(one.account or "a place that is not written down"), []).append(
-                one
-            )
+            accepted.setdefault(str(one.account or "an unknown account"), []).append(one)
     doubts = sum(one.state in _UNSURE for one in lost.attempts)
     size = sum(path.stat().st_size for path in lost.fetched) / 1e6
     journal, fetched = open_journal(home(), "sqlite://").path, work_folder(home())
     return [
-        f"{lost.file}, of all profiles that use it: with it would be lost",
+        f"{lost.file}, of all profiles that use it. This would be lost with it:",
         *(
             f"  {count(len(some), 'request')} accepted at {where}, {_cost(some)}: asking for the "
             "same pays again"
@@ -112,7 +109,7 @@ def _in_words(lost: _Lost) -> list[str]:
         ),
         f"  {count(len(lost.unfinished), 'job')} paid for and not stored: nothing collects them",
         f"  {count(doubts, 'job')} in doubt",
-        f"  {count(len(lost.unrecorded), 'request id')} not written down yet ({journal})",
+        f"  {count(len(lost.unrecorded), 'request id')} not recorded yet ({journal})",
         f"  {count(len(lost.fetched), 'fetched file')} not stored, {size:,.1f} MB ({fetched})",
     ]
 

@@ -94,9 +94,9 @@ def list_(
     elif listed:
         results.print(_models_table(listed))
     else:
-        print_line("No model fits.")
+        print_line("No model matches.")
     if away:
-        print_line(f"RunComfy's catalogue is not in the list. {_why(away)}")
+        print_line(f"RunComfy's catalogue is not included. {_why(away)}")
     return away.exit_code if away and not listed else 0
 
 
@@ -138,7 +138,7 @@ def show(model_id: str, /, *, profile: Profile = "production") -> int:
 
 @app.command
 def pull(*model_id: str, profile: Profile = "production") -> int:
-    """Take models' schemas from RunComfy's catalogue into configs/models/, as it publishes them.
+    """Copy models' schemas from RunComfy's catalogue into configs/models/, as it publishes them.
 
     Example: comfyline models pull google/nano-banana/pro/edit
 
@@ -148,9 +148,7 @@ def pull(*model_id: str, profile: Profile = "production") -> int:
         The models, as the catalogue names them.
     """
     if not model_id:
-        raise UsageError(
-            "Say which model", hint="comfyline models pull google/nano-banana/pro/edit"
-        )
+        raise UsageError("Name a model", hint="comfyline models pull google/nano-banana/pro/edit")
     for one in model_id:
         check_model_id(one)
 
@@ -185,13 +183,13 @@ def _store(model_id: str, published: dict[str, object]) -> None:
     if before is None:
         print_line(f"{target}: written.")
     elif different := entry_changes(before, published):
-        print_line(f"{target}: written anew, {count(len(different), 'change')}:")
+        print_line(f"{target}: updated, {count(len(different), 'change')}:")
         for line in different[:_CHANGES]:
             print_line(f"    {line}")
         if len(different) > _CHANGES:
             print_line(f"    and {len(different) - _CHANGES} more")
     else:
-        print_line(f"{target}: is what RunComfy publishes today.")
+        print_line(f"{target}: is up to date.")
 
 
 def _here(model_id: str, away: ComfylineError) -> ModelEntry:
@@ -204,7 +202,7 @@ def _here(model_id: str, away: ComfylineError) -> ModelEntry:
         if near := did_you_mean(model_id, [one.entry.model_id for one in known]):
             print_line(f"{model_id} is not on this machine; {near}")
         raise away
-    print_line(f"RunComfy could not be asked for the price. {_why(away)}")
+    print_line(f"The price is unknown, because RunComfy cannot be asked. {_why(away)}")
     return found[0]
 
 
@@ -217,7 +215,7 @@ def price_in_words(entry: ModelEntry) -> str:
     """Write a model's price with its unit; `unknown` where that is not known, which is not free."""
     if entry.base_price_usd is None:
         return "unknown"
-    unit = f" per {entry.price_unit}" if entry.price_unit else ", per what is unknown"
+    unit = f" per {entry.price_unit}" if entry.price_unit else ", unit unknown"
     note = f" ({entry.pricing_note})" if entry.pricing_note else ""
     return f"{usd(entry.base_price_usd)}{unit}{note}"
 

@@ -80,7 +80,7 @@ async def run_flow(flow: Flow) -> RunSummary:
         if isinstance(error, RuntimeError) and _PREFECT_IS_AWAY not in str(error):
             raise
         raise PrefectIsGone(
-            f"The Prefect server does not answer any more: {what_broke(error)}",
+            f"The Prefect server stopped answering: {what_broke(error)}",
             hint="What was paid for is in the ledger: start the server with `comfyline up`, then "
             f"run again or {command('reconcile')}.",
         ) from error
@@ -151,8 +151,8 @@ async def _must_let_us_in() -> None:
         if error.response.status_code not in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
             return
         raise Unreachable(
-            f"The Prefect server at {os.environ['PREFECT_API_URL']} does not let us in "
-            f"({error.response.status_code})",
+            f"The Prefect server at {os.environ['PREFECT_API_URL']} rejects the "
+            f"credentials ({error.response.status_code})",
             hint="Set PREFECT_API_AUTH_STRING to the user:password that it asks for, or "
             'PREFECT_API_KEY. For the local server: eval "$(comfyline env)".',
         ) from error

@@ -49,7 +49,7 @@ def reading_ledger(profile: str, *, of_all: bool = False) -> Iterator[Ledger]:
 
 
 async def print_elsewhere(ledger: Ledger) -> None:
-    """Print what a command left alone because it is other accounts', and how to reach it."""
+    """Print what a command left untouched because it is other accounts', and how to reach it."""
     for line in elsewhere_in_words(await ledger.unfinished_elsewhere()):
         print_line(line)
 

@@ -25,7 +25,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 _WHAT_DOES = {
     Integrity.CHANGED: "`comfyline run --verify` fetches it again while RunComfy keeps it: 7 days.",
     Integrity.MISSING: "`comfyline run` fetches it again while RunComfy keeps it: 7 days.",
-    Integrity.UNREADABLE: "Mend the storage or its permissions, then verify again.",
+    Integrity.UNREADABLE: "Fix the storage or its permissions, then verify again.",
     Integrity.NO_SIDECAR: "Nothing says what it should be: `comfyline audit` names its job.",
 }
 
@@ -71,7 +71,7 @@ def verify(
         needed. Without any, every output that the ledger knows.
     """
     if target and (run or pipeline):
-        raise UsageError("Say either what to verify by its place, or by --run and --pipeline")
+        raise UsageError("Name either what to verify, or --run or --pipeline")
     progress = _Progress()
 
     async def work() -> None:

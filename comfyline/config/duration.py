@@ -19,7 +19,7 @@ def parse_duration(value: Any) -> float:
     written = value.strip() if isinstance(value, str) else ""
     match = _DURATION.fullmatch(written)
     if not written or match is None:
-        raise ValueError("should be a length of time such as 90s, 30m, 6h or 1h30m")
+        raise ValueError("should be a duration such as 90s, 30m, 6h or 1h30m")
     # Decimal keeps what was written exact until the very end.
     parts = zip(match.groups(), _UNITS, strict=True)
     return float(sum(Decimal(count) * length for count, (_, length) in parts if count))

@@ -121,7 +121,7 @@ class LoadedProfile:
                 return url
         home = home_directory(self.environ, self.working_directory)
         if "?" in str(home):
-            message = f"a folder with a question mark in its name cannot hold the ledger: {home}"
+            message = f"the path of the ledger cannot contain a question mark: {home}"
             raise InputInvalid([Problem("COMFYLINE_HOME", message, "choose another folder")])
         return f"sqlite:///{home / 'ledger.sqlite3'}"
 
@@ -135,7 +135,7 @@ class LoadedProfile:
             # Without an address the driver would ask AWS itself.
             if local.storage_endpoint is None:
                 raise Unreachable(
-                    "The local storage does not run", hint="`comfyline up` starts it."
+                    "The local storage is not running", hint="`comfyline up` starts it."
                 )
             given["endpoint_url"] = local.storage_endpoint
             if keys := local.storage_credentials:
@@ -157,7 +157,9 @@ class LoadedProfile:
         # Each token goes with its own origin: the sandbox's nowhere else, the user's never to it.
         if base_url == LOCAL_SANDBOX:
             if local.sandbox_url is None or local.sandbox_token is None:
-                raise Unreachable("The sandbox does not run", hint="Start it with `comfyline up`.")
+                raise Unreachable(
+                    "The sandbox is not running", hint="Start it with `comfyline up`."
+                )
             base_url, token = local.sandbox_url, Secret(local.sandbox_token)
             is_its_own = balance_url == LOCAL_SANDBOX
             balance_url = f"{base_url}{_SANDBOX_BALANCE}" if is_its_own else None
@@ -215,7 +217,7 @@ def _in_block(name: str, what: str, blocks: Blocks) -> Secret:
         raise BlockOutOfReach(
             f"{what} is in the Prefect Secret block `{name}`, which needs a Prefect server: only "
             "`run`, `generate` and `reconcile` read it",
-            hint="For this command name a profile that takes it from an environment variable.",
+            hint="Use a profile that takes it from an environment variable for this command.",
         )
     return blocks[name]
 
@@ -229,7 +231,7 @@ def _database_url(url: str, where: str) -> str:
         make_url(url)
     except (ArgumentError, ValueError):
         hint = "write sqlite:////folder/file.sqlite3 or postgresql://user:password@host/database"
-        raise InputInvalid([Problem(where, "this is not an SQLAlchemy URL", hint)]) from None
+        raise InputInvalid([Problem(where, "this is not a database URL", hint)]) from None
     return url
 
 

@@ -118,32 +118,35 @@ class RuncomfySection(_Section):
     )
     download_hosts: tuple[str, ...] = Field(
         ("*.runcomfy.net", "*.runcomfy.com"),
-        description="Hosts that outputs may come from; * stands for any subdomain. One without "
-        "* is meant even if it lies in a private network.",
+        description="Hosts that outputs may come from; * stands for any subdomain. A host without "
+        "* is allowed even in a private network.",
     )
     account: str = Field(
         "default",
-        description="A name that tells several accounts at one origin apart: what one has paid "
-        "for is never taken for another's.",
+        description="A name that distinguishes several accounts at one origin: what one has paid "
+        "for is never reused for another.",
         examples=["team-a"],
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
     )
     in_flight: int = Field(
-        32, ge=1, strict=True, description="Requests at RunComfy at a time, over all processes."
+        32,
+        ge=1,
+        strict=True,
+        description="Most requests at RunComfy at a time, of all processes.",
     )
     submits_per_second: float = Field(
         5,
         gt=0,
         strict=True,
         allow_inf_nan=False,
-        description="Submissions a second of one process.",
+        description="Most submissions per second of one process.",
     )
     patience: Seconds = Field(
         120.0, description="How long RunComfy may be away before a run stops waiting."
     )
     balance_url: Annotated[str, AfterValidator(balance_address)] | None = Field(
         None,
-        description="Where RunComfy tells the account's balance: the only other address that "
+        description="Where RunComfy reports the account's balance: the only other address that "
         "gets the token, and only when it is named here.",
     )
 
@@ -151,7 +154,7 @@ class RuncomfySection(_Section):
     def _one_token(self) -> "RuncomfySection":
         if self.token_block and "token_env" in self.model_fields_set:
             raise ValueError(
-                "should name one place for the token, `token_env` or `token_block`; a profile that "
+                "should name one source of the token, `token_env` or `token_block`; a profile that "
                 "extends another takes its `token_env` away with null"
             )
         return self
@@ -182,7 +185,7 @@ class StorageSection(_Section):
     )
     ca_bundle: Annotated[str, Field(min_length=1), AfterValidator(_expanded)] | None = Field(
         None,
-        description="PEM file with the authority that the endpoint's certificate is from.",
+        description="PEM file with the certificate authority of the endpoint.",
         examples=["/etc/ssl/certs/company.pem"],
     )
     aws_profile: Annotated[str, Field(min_length=1)] | None = Field(

@@ -80,7 +80,7 @@ def _without_password(url: str) -> str:
         parts = make_url(url)
     except (ArgumentError, ValueError):
         raise ValueError(
-            "should be an SQLAlchemy URL: sqlite:////folder/file.sqlite3 or "
+            "should be a database URL: sqlite:////folder/file.sqlite3 or "
             "postgresql://user@host/database"
         ) from None
     options = {name.lower() for name in parts.query}

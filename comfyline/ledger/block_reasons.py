@@ -29,16 +29,16 @@ def short(key: str) -> str:
 def elsewhere_in_words(unfinished: Mapping[Account, int]) -> Iterator[str]:
     """Say what other accounts have left unfinished, and with which profile it is reached."""
     for account, number in unfinished.items():
-        left = f"{number:,} unfinished job{'s' * (number != 1)} of {account} left alone"
+        left = f"{number:,} unfinished job{'s' * (number != 1)} of {account} left untouched"
         yield f"{left}: {account.command('reconcile')} collects what is paid for there"
 
 
 def in_doubt(key: str, reason: str) -> InDoubt:
     """Report a POST whose outcome nobody knows."""
     return InDoubt(
-        f"The POST may have been accepted, and its answer never arrived ({reason})",
-        hint="It is not sent again by itself. Look for it at RunComfy, then "
-        f"{command(f'resolve {short(key)} --request-id ID')}, or `--lost` when it is not there.",
+        f"The POST may have been accepted, but its answer never arrived ({reason})",
+        hint="It is never sent again automatically. Look for it at RunComfy, then "
+        f"{command(f'resolve {short(key)} --request-id ID')}, or `--lost` if it is not there.",
     )
 
 
@@ -52,13 +52,13 @@ def blocked(attempt: Attempt) -> JobError:  # noqa: PLR0911  # a table
             return InDoubt(
                 said,
                 hint=f"{attempt.command(f'{resolve} --adopt')} takes it as this profile's and pays "
-                f"nothing; {attempt.command(f'{resolve} --lost')} lets it be made, and paid for.",
+                f"nothing; {attempt.command(f'{resolve} --lost')} makes it again, and pays for it.",
             )
         case JobState.IN_DOUBT | JobState.SUBMITTING:
             return in_doubt(key, f"since {attempt.updated_at:%Y-%m-%d %H:%M} UTC")
         case JobState.EXPIRED:
             return Expired(
-                f"It was paid for, and its outputs are gone: {said}",
+                f"It was paid for, but its outputs are missing: {said}",
                 hint="`--refresh` makes it again, and pays again.",
                 request_id=request_id,
             )
@@ -73,14 +73,14 @@ def blocked(attempt: Attempt) -> JobError:  # noqa: PLR0911  # a table
         case _ if attempt.error_kind == Rejected.kind:
             cost = f"; it cost ${attempt.cost_usd:g}" if attempt.cost_usd else ""
             return Rejected(
-                f"It was rejected before{cost}: {said}",
-                hint="`--refresh` or another variant asks for a new one, and pays again.",
+                f"An earlier attempt was rejected{cost}: {said}",
+                hint="`--refresh` or another variant makes a new one, and pays again.",
                 request_id=request_id,
             )
         case _:
             charged = f" and was charged ${attempt.cost_usd:g}" if attempt.cost_usd else ""
             return GenerationFailed(
-                f"It failed before{charged}: {said}",
+                f"An earlier attempt failed{charged}: {said}",
                 hint="`--refresh` asks again, and may pay again." if charged else "Run again.",
                 request_id=request_id,
             )
@@ -99,7 +99,7 @@ def over_budget(checked: CheckedJob, exceeded: BudgetExceeded) -> OverBudget:
     limit = f"${exceeded.limit_usd:g}"
     if exceeded.limit == "price":
         return OverBudget(
-            f"{checked.job.model_id} has no known price, and there is a limit of {limit}",
+            f"{checked.job.model_id} has no known price, but there is a limit of {limit}",
             hint="--allow-unknown-cost runs it anyway, `limits.cost_ceilings` says what to "
             "reserve for it.",
         )
@@ -111,7 +111,7 @@ def over_budget(checked: CheckedJob, exceeded: BudgetExceeded) -> OverBudget:
         "" if checked.estimate_usd is None else f"It would cost about ${checked.estimate_usd:.2f}; "
     )
     return OverBudget(
-        f"{cost}${exceeded.reserved_usd:.2f} of the limit of {limit} for {where} are spent or "
+        f"{cost}${exceeded.reserved_usd:.2f} of the limit of {limit} for {where} is spent or "
         "reserved",
         hint=f"Raise {raised}, then run again.",
     )

@@ -91,10 +91,10 @@ _WRONG_STATES = {"42501", "3F000"}
 """This user may not make or use the tables."""
 _PRIMARY_CODE = 0xFF
 _AWAY_FILE = {
-    sqlite3.SQLITE_BUSY: "another program keeps it locked",
-    sqlite3.SQLITE_LOCKED: "another program keeps it locked",
-    sqlite3.SQLITE_FULL: "the disk that it lies on is full",
-    sqlite3.SQLITE_IOERR: "the disk that it lies on fails",
+    sqlite3.SQLITE_BUSY: "another program has it locked",
+    sqlite3.SQLITE_LOCKED: "another program has it locked",
+    sqlite3.SQLITE_FULL: "its disk is full",
+    sqlite3.SQLITE_IOERR: "its disk is failing",
     sqlite3.SQLITE_CANTOPEN: "its file cannot be opened",
 }
 """What may be over in a moment, in words."""
@@ -284,7 +284,7 @@ class Database:
         hint = "Nothing is submitted without it. It is set by COMFYLINE_LEDGER_URL, `ledger` in "
         hint += "the profile, or COMFYLINE_HOME."
         if kind is _Away and self._ready:
-            hint = "Nothing that was paid for is lost: run again once it is back."
+            hint = "Nothing that was paid for is lost. Run again once it is back."
         elif "unsupported startup parameter" in str(reason):
             hint = "PgBouncer takes no `options` in the URL: set for the database's user what they "
             hint += "ask for (ALTER ROLE … SET search_path = …), and leave them out."
@@ -319,7 +319,7 @@ def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise _wrong("it is not an SQLAlchemy URL") from None
+        raise _wrong("it is not a database URL") from None
     # Without a driver named, the one that comes with comfyline.
     plain = parsed.drivername in {"postgres", "postgresql"}
     return parsed.set(drivername="postgresql+psycopg") if plain else parsed
@@ -442,7 +442,7 @@ def _refuse_network_disk(file: Path) -> None:
     with suppress(OSError):
         mounts = [(one.mountpoint, one.fstype) for one in psutil.disk_partitions(all=True)]
     if (kind := network_file_system(str(folder), mounts)) is not None:
-        message = f"it lies on a network file system ({kind}), where the locks of SQLite do not "
+        message = f"it is on a network file system ({kind}), where the locks of SQLite do not "
         message += "hold between machines, and a job could be paid for twice"
         hint = "set COMFYLINE_LEDGER_URL to a PostgreSQL database, which several machines may "
         hint += "share, or COMFYLINE_HOME to a folder on a disk of this machine"

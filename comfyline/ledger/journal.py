@@ -102,9 +102,9 @@ class Journal:
                 return _append(file, _line_of(entry))
         except OSError as error:
             raise TryLater(
-                f"The place for its request id could not be kept in {self.path} "
+                f"No room for its request id could be reserved in {self.path} "
                 f"({error.strerror or error}), so it was not submitted",
-                hint="Make room on that disk, then run again.",
+                hint="Free some space on that disk, then run again.",
             ) from error
 
     def accepted(self, at: int, request_id: str) -> None:

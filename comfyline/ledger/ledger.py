@@ -300,7 +300,7 @@ class Ledger(Reader):
         Raises `StateConflict` for what was never accepted, is in doubt, or is stored.
         """
         error = GivenUp(
-            "It was given up by a person: what was paid for it is lost",
+            "It was given up with `comfyline resolve --give-up`; what was paid for it is lost",
             hint="`--refresh` makes it again, and pays again.",
         )
         await self.ended(attempt_id, JobState.FAILED, error)
@@ -356,9 +356,7 @@ class Ledger(Reader):
         Raises `StateConflict` when another process has moved it in between.
         """
         if not move_output(connection, attempt_id, uri, to):
-            raise StateConflict(
-                f"{uri} was moved aside by another run at this moment", hint="Run again."
-            )
+            raise StateConflict(f"{uri} was just moved aside by another run", hint="Run again.")
 
     @writing
     def ended(

@@ -9,7 +9,7 @@ from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.runcomfy.results import output_urls
 from comfyline.runcomfy.wire import RequestStatus
 
-_AGAIN = "Run again to ask anew."
+_AGAIN = "Run again to submit a new request."
 
 
 async def settle(

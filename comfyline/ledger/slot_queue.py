@@ -95,8 +95,8 @@ class Slots:
             words = self._words(holders, run)
             if self._looked_at - self._full_since >= run.timeout:
                 raise TryLater(
-                    f"No slot became free in {format_duration(run.timeout)}: {words}",
-                    hint=f"{command('jobs')} names what is at RunComfy; run again later, or raise "
+                    f"No slot became free within {format_duration(run.timeout)}: {words}",
+                    hint=f"{command('jobs')} lists what is at RunComfy. Run again later, or raise "
                     "runcomfy.in_flight in the profile.",
                 )
             is_others = any(holder.run_id != run.id for holder in holders)

@@ -372,7 +372,7 @@ def ask_whose(
     """Put a job in doubt whose output at `uri` does not say whose it is, unless it is known."""
     if writes.latest(connection, checked.key, account) is not None:
         return
-    said = f"{uri} was made for this job by an older version, which did not write down at whose "
+    said = f"{uri} was made for this job by an older version, which did not record at which "
     said += "expense"
     steps = dict.fromkeys((JobState.PLANNED, JobState.SUBMITTING, JobState.IN_DOUBT), now)
     doubt: dict[str, Any] = {"error_kind": UNKNOWN_ORIGIN, "error_message": said}

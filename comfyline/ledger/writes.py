@@ -27,7 +27,7 @@ class StateConflict(ComfylineError):
 
 
 def _look() -> str:
-    return f"Something else has moved it on meanwhile: {command('jobs')} shows where it stands."
+    return f"Another process has changed it meanwhile: {command('jobs')} shows its state."
 
 
 def open_attempt(
@@ -213,7 +213,7 @@ def accept(connection: Connection, attempt_id: int, request_id: str, now: dateti
         taken = taken.where((attempts.c.origin == row.origin) | attempts.c.origin.is_(None))
     if (other := connection.execute(taken.limit(1)).scalar_one_or_none()) is not None:
         raise StateConflict(
-            f"Request {request_id} is that of attempt {other} already", hint=_look()
+            f"Request {request_id} already belongs to attempt {other}", hint=_look()
         )
     if row.request_id is not None and row.submitted_at is not None:
         known: datetime = row.submitted_at

@@ -86,7 +86,7 @@ class Conversion:
         """Parse what `str` wrote. Raises `ValueError`."""
         match = _WRITTEN.fullmatch(written)
         if match is None:
-            raise ValueError(f"{written!r} is no conversion")
+            raise ValueError(f"{written!r} is not a conversion")
         form, longest, size, unit = match.groups()
         kilobytes = int(size) * (1024 if unit == "M" else 1) if size else None
         return cls(form, int(longest) if longest else None, kilobytes)  # type: ignore[arg-type]  # by the pattern

@@ -141,8 +141,8 @@ def _known(head: bytes, *, svg: bool) -> str:
     if media_type == SVG and not svg:
         raise BrokenOutput(
             "An output is an SVG drawing, not an image: SVG may run scripts",
-            hint="Write `accept: [svg]` under the pipeline's `output` and run again: it is fetched "
-            "then, and not paid for again.",
+            hint="Add `accept: [svg]` under `output` in the pipeline and run again: it is fetched, "
+            "and not paid for again.",
         )
     if not media_type:
         shown = head[:40].decode("utf-8", "replace").strip()
@@ -153,7 +153,7 @@ def _known(head: bytes, *, svg: bool) -> str:
 def _refuse_other(media_type: str, expected: MediaKind | None) -> None:
     kind = "image" if media_type == SVG else kind_of(media_type)
     if expected and kind != expected:
-        raise BrokenOutput(f"An output is {media_type}, and the model makes {expected}")
+        raise BrokenOutput(f"An output is {media_type}, but the model makes {expected}")
 
 
 def _is_cut_short(file: BinaryIO, head: bytes) -> bool:
@@ -194,7 +194,7 @@ def _probe_picture(file: BinaryIO, media_type: str) -> MediaInfo:
         known = media_type in _decodable() | _HEIF
         return MediaInfo(media_type, flaw="is broken: it cannot be decoded" if known else "")
     except Image.DecompressionBombError:
-        return MediaInfo(media_type, flaw="promises more pixels than can be safely decoded")
+        return MediaInfo(media_type, flaw="declares more pixels than can be decoded safely")
     except Exception as error:  # noqa: BLE001  # the decoders raise whatever broken bytes lead to
         return MediaInfo(media_type, flaw=f"is broken: {_words(error)}")
 
@@ -276,7 +276,7 @@ def _probed(container: "InputContainer", media_type: str) -> MediaInfo:
         one for one in container.streams.video if not one.disposition & one.disposition.attached_pic
     ]
     if not videos and not container.streams.audio:
-        return MediaInfo(media_type, flaw="holds neither pictures nor sound")
+        return MediaInfo(media_type, flaw="contains neither images nor audio")
     kind = "video" if videos else "audio"
     media_type = f"{kind}/{media_type.partition('/')[2]}"
     promised = container.duration / 1_000_000 if container.duration else None
@@ -288,7 +288,7 @@ def _probed(container: "InputContainer", media_type: str) -> MediaInfo:
     if promised is None or media_type in _TELL_LENGTH:
         end = _end(container)
         if promised and end < promised * _SHORTER:
-            flaw = f"is cut short: of {promised:.1f} seconds only {end:.1f} are there"
+            flaw = f"is truncated: of {promised:.1f} seconds only {end:.1f} are there"
             return MediaInfo(media_type, duration=end, flaw=flaw)
         duration = promised or end or None
     if not videos:
@@ -342,7 +342,7 @@ def _end(container: "InputContainer") -> float:
 
 
 def _no_other_file(url: str, flags: int, options: Any) -> Any:  # noqa: ARG001
-    raise PermissionError("a medium that leads to another file is not followed")
+    raise PermissionError("references to other files are not followed")
 
 
 def _words(error: Exception) -> str:

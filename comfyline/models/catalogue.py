@@ -267,7 +267,7 @@ class Catalogue:
             reason = f"RunComfy gives none: {error.message}"
             raise _unknown(model_id, reason, await self._similar(model_id)) from error
         except ValidationError as error:
-            raise BrokenAnswer(f"RunComfy's entry of {model_id} cannot be read") from error
+            raise BrokenAnswer(f"RunComfy's entry for {model_id} cannot be read") from error
         if entry.model_id != model_id:
             reason = f"RunComfy answers with {entry.model_id}"
             raise _unknown(model_id, reason, did_you_mean(model_id, [entry.model_id]))
@@ -280,8 +280,8 @@ class Catalogue:
         if isinstance(away, Redirected):
             # Waiting does not help, and what does help is in it.
             return away
-        message = f"There is no schema of {model_id} in configs/models/, none was kept, and "
-        message += f"RunComfy cannot be asked for it: {away.message}"
+        message = f"There is no schema of {model_id} in configs/models/, none is cached, and "
+        message += f"RunComfy cannot be reached for it: {away.message}"
         hint = await self._similar(model_id, here=True)
         again = f"Try again later, or `comfyline models pull {model_id}` where RunComfy answers."
         return type(away)(message, hint=f"{hint[:1].upper()}{hint[1:]} {again}".strip())

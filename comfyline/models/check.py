@@ -32,19 +32,19 @@ _TYPES = {
     "null": "null",
 }
 _SENTENCES = {
-    "minimum": "{value} is too small; the least is {rule}",
-    "maximum": "{value} is too large; the most is {rule}",
-    "exclusiveMinimum": "{value} is too small; it has to be more than {rule}",
-    "exclusiveMaximum": "{value} is too large; it has to be less than {rule}",
+    "minimum": "{value} is too small; the minimum is {rule}",
+    "maximum": "{value} is too large; the maximum is {rule}",
+    "exclusiveMinimum": "{value} is too small; it must be more than {rule}",
+    "exclusiveMaximum": "{value} is too large; it must be less than {rule}",
     "multipleOf": "{value} is not a multiple of {rule}",
-    "minItems": "holds {count}, which is too few; the least is {rule}",
-    "maxItems": "holds {count}, which is too many; the most is {rule}",
-    "minLength": "is too short; the least is {rule} characters",
-    "maxLength": "is too long with {count} characters; the most is {rule}",
-    "uniqueItems": "holds the same value twice",
-    "pattern": "{value} does not fit the pattern {rule}",
+    "minItems": "has {count} entries, which is too few; the minimum is {rule}",
+    "maxItems": "has {count} entries, which is too many; the maximum is {rule}",
+    "minLength": "is too short; the minimum is {rule} characters",
+    "maxLength": "is too long with {count} characters; the maximum is {rule}",
+    "uniqueItems": "contains the same value twice",
+    "pattern": "{value} does not match the pattern {rule}",
     "const": "{value} is not {rule}, the only value that is accepted",
-    "oneOf": "{value} fits several alternatives at once",
+    "oneOf": "{value} matches several alternatives at once",
 }
 _OF_THE_WHOLE = {"required", "additionalProperties", "minItems", "maxItems", "type"}
 """Rules that a list or a mapping breaks whatever the values in it turn out to be."""
@@ -84,7 +84,7 @@ def find_mistakes(
     try:
         errors = list(entry.validator.iter_errors(dict(inputs)))
     except ValueError:
-        said = "holds what cannot be sent as JSON"
+        said = "contains something that JSON cannot represent"
         return [Mistake((name,), said) for name, value in inputs.items() if not _is_json(value)]
     broken = [_broken(error, entry.plain_schema, inputs) for error in errors]
     if is_open:

@@ -125,7 +125,7 @@ def check_model_id(model_id: str) -> str:
     is_path_trick = any(set(part) <= {"."} for part in model_id.split("/"))
     if not _MODEL_ID.fullmatch(model_id) or is_path_trick:
         message = f"{model_id!r} is not a model id"
-        hint = "an id looks like google/nano-banana/pro/edit"
+        hint = "a model id looks like google/nano-banana/pro/edit"
         raise InputInvalid([Problem("model", message, hint)])
     return model_id
 

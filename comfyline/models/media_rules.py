@@ -88,7 +88,7 @@ def check_rules(validations: Any, size: int, info: MediaInfo) -> RuleCheck:
             continue
         said = validation.get("validation_error")
         sentence = said.strip().rstrip(".")[:_LONGEST] if isinstance(said, str) else ""
-        sentence = sentence or f"{rule.quantity} has to be {words} {rule.limit:g}"
+        sentence = sentence or f"{rule.quantity} must be {words} {rule.limit:g}"
         broken[f"{sentence} (it has {_shown(rule.quantity, value, info)})"] = None
     return RuleCheck(tuple(broken), tuple(unknown))
 

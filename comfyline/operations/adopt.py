@@ -128,10 +128,10 @@ async def recognise(
     if adopted:
         files = sum(len(one.outputs) for one in mine)
         said = f"{count(adopted, 'job')} adopted from the sidecars of {count(files, 'output')}"
-        said += ": the ledger did not know what is paid for and stored"
+        said += ": the ledger did not know what was paid for and stored"
         if services.began_empty:
-            said += f". It is a new one, {services.journal.place}: if you mean another, "
-            said += "COMFYLINE_LEDGER_URL or `ledger` in the profile names it"
+            said += f". It is a new ledger, {services.journal.place}; if you meant another, "
+            said += "COMFYLINE_LEDGER_URL or `ledger` in the profile sets it"
         tell(Note(said))
     return {**await services.ledger.summaries([o.checked.key for o in (*mine, *found.nobodys)])}
 
@@ -208,7 +208,7 @@ async def first_use(services: Services) -> str:
     more = f" and {len(signs) - _NAMED:,} more" if len(signs) > _NAMED else ""
     return (
         f"The ledger {used} has nothing of {account} yet, and this place was used before: "
-        f"{'; '.join(signs[:_NAMED])}{more}. If you mean that ledger, stop now and name "
+        f"{'; '.join(signs[:_NAMED])}{more}. If you meant that ledger, stop now and set "
         "it: COMFYLINE_LEDGER_URL, `ledger` in the profile, or COMFYLINE_HOME. What neither the "
         "journal nor a sidecar beside its output tells of would be paid for again"
     )

@@ -150,7 +150,7 @@ def repeats(attempts: Iterable[Attempt]) -> tuple[list[Difference], list[Differe
             if reason := _reason(before, again):
                 explained.append(Difference(again, "repeat", message + reason))
             else:
-                message += "nobody asked for a second one"
+                message += "nobody asked for a second attempt"
                 alarming.append(Difference(again, "charged-twice", message))
     return explained, alarming
 
@@ -179,7 +179,7 @@ def in_words(sums: Totals) -> list[tuple[str, str]]:
     """Return the sums as names and values, for people."""
     more = f", unknown for {sums.cost_unknown:,}" if sums.cost_unknown else ""
     estimate = "unknown" if sums.estimate_usd is None else usd(sums.estimate_usd)
-    said = f"{usd(sums.runcomfy_usd)} for the {count(sums.asked, 'request')} that it still knows"
+    said = f"{usd(sums.runcomfy_usd)} for the {count(sums.asked, 'request')} that it still has"
     rows = [
         ("jobs", f"{sums.jobs:,} with {count(sums.requests, 'request')}"),
         ("ledger", f"{usd(sums.ledger_usd)}{more}, estimated {estimate}"),
@@ -214,12 +214,12 @@ def _money(seen: Seen) -> Iterator[tuple[str, str, None]]:
         price = attempt.checked.estimate_usd
         much = "an unknown price" if price is None else f"about {usd(price)}"
         hint = f"{attempt.command(f'resolve {short(attempt.checked.key)}')} shows what is known"
-        yield "in-doubt", f"it may have been charged, {much}; {hint}", None
+        yield "in-doubt", f"it may have been charged {much}; {hint}", None
         return
     if attempt.request_id is None:
         return
     if said is not None and known is None and not (nothing and said == 0):
-        yield "charge-differs", f"RunComfy says {usd(said)}, the ledger holds no cost", None
+        yield "charge-differs", f"RunComfy says {usd(said)}, the ledger has no cost", None
     elif said is not None and known is not None and abs(said - known) > _SAME_USD:
         yield "charge-differs", f"RunComfy says {usd(said)}, the ledger {usd(known)}", None
     elif said is None and known is None and attempt.state in _ENDED - {JobState.CANCELLED}:
@@ -232,11 +232,11 @@ def _results(attempt: Attempt) -> Iterator[tuple[str, str, None]]:
     if attempt.request_id is None or attempt.state in _FOR_NOTHING:
         return
     if attempt.state is JobState.EXPIRED:
-        message = "it was paid for, and RunComfy deleted it before it was stored"
+        message = "it was paid for, but RunComfy deleted it before it was stored"
     elif attempt.state is JobState.PERSISTED and not attempt.outputs:
         message = "its files were replaced by another job's; the next run stores them again"
     elif end := kept_until(attempt):
-        message = f"it is {attempt.state} and not stored; RunComfy keeps it until "
+        message = f"it is {attempt.state} but not stored; RunComfy keeps it until "
         message += f"{end:%Y-%m-%d %H:%M} UTC: {attempt.command('reconcile')} collects it"
     else:
         return
@@ -251,14 +251,18 @@ def _files(seen: Seen) -> Iterator[tuple[str, str, str]]:
             yield "file-unreadable", file.trouble, output.uri
             continue
         if file.size is None:
-            yield "file-missing", "it is paid for and gone; the next run fetches it", output.uri
+            yield (
+                "file-missing",
+                "it is paid for but missing; the next run fetches it",
+                output.uri,
+            )
         elif file.size != output.bytes:
-            message = f"it has {file.size:,} bytes, and {output.bytes:,} were stored"
+            message = f"it has {file.size:,} bytes, but {output.bytes:,} were stored"
             yield "file-changed", message, output.uri
         if sidecar is None:
-            yield "sidecar-missing", "there is no sidecar beside it", output.uri
+            yield "sidecar-missing", "it has no sidecar", output.uri
         elif sidecar.job != attempt.checked.key:
-            message = f"its sidecar is that of job {short(sidecar.job)}"
+            message = f"its sidecar belongs to job {short(sidecar.job)}"
             yield "sidecar-differs", message, output.uri
         elif sidecar.request_id != attempt.request_id:
             message = f"its sidecar names request {sidecar.request_id}, the ledger another"
@@ -287,12 +291,12 @@ def _reason(before: Attempt, again: Attempt) -> str:
     if not ends or (again.claimed_at is not None and min(ends) > again.claimed_at):
         return ""
     if JobState.FAILED in before.reached and before.state is not JobState.FAILED:
-        return "somebody took the first for lost, and its answer came later: both are paid for"
+        return "the first was declared lost, but its answer came later: both are paid for"
     if before.error_kind == Rejected.kind:
-        return "the first was rejected by the step's checks, and the job asked for another"
+        return "the first was rejected by the step's checks, and the job was submitted again"
     if before.error_kind == GivenUp.kind:
-        return "the first was given up, and it was asked for again"
+        return "the first was given up, and it was submitted again"
     if before.state in _FOR_NOTHING:
-        return f"the first is {before.state} and was charged, and it was asked for again"
+        return f"the first is {before.state} and was charged, and it was submitted again"
     lost = before.state is JobState.EXPIRED
     return f"a refresh: the first was {'lost' if lost else 'stored'}"

@@ -43,7 +43,7 @@ async def cancel_submission(
     """
     request_id = submission.request_id
     if run.collects_only:
-        return _goes_on(request_id, "it was not waited for any longer")
+        return _goes_on(request_id, "the run stopped waiting for it")
     try:
         async with asyncio.timeout(_SECONDS):
             answer = await services.client.cancel(request_id)
@@ -81,9 +81,9 @@ async def cancel_all(
                 if answer == "cancelled":
                     await _cancelled(attempt.id, request_id, reason, services)
         except ComfylineError as error:
-            return Cancellation(attempt, False, f"goes on, perhaps: {error.message}")  # noqa: FBT003
+            return Cancellation(attempt, False, f"may continue: {error.message}")  # noqa: FBT003
         except asyncio.CancelledError:
-            late = "goes on, perhaps: RunComfy did not answer in time"
+            late = "may continue: RunComfy did not answer in time"
             return Cancellation(attempt, False, late)  # noqa: FBT003
         return Cancellation(attempt, answer == "cancelled", f"is {_words(answer)}")
 
@@ -99,8 +99,8 @@ async def _cancelled(
     attempt_id: int, request_id: str, reason: str, services: Services
 ) -> Cancelled:
     error = Cancelled(
-        f"It was cancelled at RunComfy: {reason or 'the run was told to stop'}",
-        hint="Run again to ask anew.",
+        f"Cancelled at RunComfy: {reason or 'the run was stopped'}",
+        hint="Run again to submit a new request.",
         request_id=request_id,
     )
     await services.ledger.ended(attempt_id, JobState.CANCELLED, error)
@@ -109,7 +109,7 @@ async def _cancelled(
 
 def _goes_on(request_id: str, why: str) -> Interrupted:
     return Interrupted(
-        f"The run was stopped, and request {request_id} goes on at RunComfy: {why}",
+        f"The run was stopped, but request {request_id} continues at RunComfy: {why}",
         hint=f"It is paid for and not lost: {command('reconcile')} or the next run collects it.",
         request_id=request_id,
     )

@@ -172,7 +172,7 @@ def not_written(error: OSError, said: str, folder: str, size: int) -> Unreachabl
     """Say why an output cannot be stored in a folder."""
     if is_full(error):
         return disk_full(folder, size)
-    hint = "It is safe in the work directory and at RunComfy: mend the folder, then run again."
+    hint = "It is safe in the work directory and at RunComfy. Fix the folder, then run again."
     return Unreachable(f"{said}: {error}", hint=hint)
 
 
@@ -256,7 +256,7 @@ class _Target:
         async for name in self._names():
             if name.former:
                 aside = await self._move_aside(name.former, draft)
-                note = f"{name.uri} is another output that was paid for: it lies as {aside} now"
+                note = f"{name.uri} was another output that was paid for: it is {aside} now"
                 tell(Note(note))
             try:
                 await self._put(file, name)
@@ -264,7 +264,7 @@ class _Target:
                 continue  # Somebody was faster, or has something there that is no file.
             break
         if name.uri != self.wanted:
-            said = f"{self.wanted} is a file of somebody else's: the output is stored as {name.uri}"
+            said = f"{self.wanted} was not written by comfyline: the output is stored as {name.uri}"
             tell(Note(said))
         return name
 
@@ -296,8 +296,8 @@ class _Target:
             if self.on_conflict == "keep":
                 break
         raise NameTaken(
-            f"{self.wanted} is a file of somebody else's, and output.on_conflict says to keep it",
-            hint="Move it away, or say `version` or `replace`: the next run stores the result, "
+            f'{self.wanted} was not written by comfyline, and output.on_conflict is "keep"',
+            hint="Move it, or set `version` or `replace`. The next run stores the result, "
             "which is paid for and kept until then.",
         )
 
@@ -347,14 +347,14 @@ class _Target:
             # Nobody is to take it for the result again: it is fetched anew.
             await asyncio.to_thread(path.unlink, missing_ok=True)
             raise Spoilt(
-                f"What was fetched for {name.uri} has changed on this machine's disk",
-                hint="It is fetched anew: check the disk.",
+                f"What was fetched for {name.uri} has changed on the disk of this machine",
+                hint="It is fetched again. Check the disk.",
             ) from None
         await self._require_whole(name.uri, file.bytes)
 
     async def _require_whole(self, uri: str, size: int) -> None:
         if await self.place.size(uri) != size:
-            raise Unreachable(f"{uri} was written and is not there in full")
+            raise Unreachable(f"{uri} was written, but is incomplete")
 
     async def _move_aside(self, former: _Former, draft: Path) -> str:
         """Give `former` the first free version of the wanted name, and return it.
@@ -373,8 +373,8 @@ class _Target:
                     await self.ledger.moved(former.attempt_id, old, uri)
                 return uri
         raise NameTaken(
-            f"{old} was paid for and has no free name to move to",
-            hint="Clear up its folder, then run again: the new result is kept until then.",
+            f"{old} was paid for, but there is no free name to move it to",
+            hint="Clean up its folder, then run again. The new result is kept until then.",
         )
 
     async def _is_copied(self, former: _Former, uri: str, draft: Path) -> bool:

@@ -57,7 +57,7 @@ async def reject(
     folder = await _store_aside(checked, submission, fetched, flaws, services)
     error = Rejected(
         "; ".join(flaws.values()),
-        hint=f"It lies in {folder}; `--refresh` or another variant asks for a new one, and pays "
+        hint=f"It is in {folder}; `--refresh` or another variant asks for a new one, and pays "
         "again.",
         request_id=submission.request_id,
     )
@@ -134,7 +134,7 @@ async def _store_aside(
             )
             await place.put_text(text, f"{stored}{SUFFIX}", "application/json")
         except OSError as error:
-            said = f"{uri} is rejected and cannot be stored aside"
+            said = f"{uri} was rejected and cannot be quarantined"
             raise not_written(error, said, placement.folder, file.bytes) from error
         told = flaws.get(position, "Rejected with another")
         tell(Note(f"{checked.job.label}: {told}: {stored}"))
@@ -154,7 +154,7 @@ async def _put(file: FetchedFile, wanted: str, place: Place, request_id: str) ->
             return uri
         if is_new:
             break
-    raise Unreachable(f"{uri} was written and is not there in full")
+    raise Unreachable(f"{uri} was written, but is incomplete")
 
 
 async def _is_of(request_id: str, uri: str, place: Place) -> bool:
@@ -211,13 +211,13 @@ def _of_itself(
         return
     size = f"{look.width} × {look.height}"
     if look.width < checks.min_width or look.height < checks.min_height:
-        yield f"is {size} pixels, and at least {_least(checks)} is asked for"
+        yield f"is {size} pixels, but at least {_least(checks)} is required"
     ratio = asked_ratio(inputs) if checks.aspect_ratio else None
     if ratio and abs(look.width / look.height / ratio - 1) > _OFF:
         shown = inputs.get("aspect_ratio") or f"a ratio of {ratio:.3g}"
-        yield f"is {size} pixels, and {shown} is asked for"
+        yield f"is {size} pixels, but {shown} is required"
     if checks.not_blank and look.is_blank:
-        yield "is blank: one colour all over"
+        yield "is blank: a single colour"
 
 
 def _least(checks: ContentChecks) -> str:

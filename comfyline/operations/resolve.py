@@ -78,8 +78,8 @@ async def check_request(attempt: Attempt, request_id: str, services: Services) -
     for other in await services.ledger.list(Selection(request_ids=(request_id,))):
         if other.id != attempt.id:
             raise UsageError(
-                f"Request {request_id} is that of job {short(other.checked.key)}, attempt "
-                f"{other.number} ({other.checked.job.label}): it was paid for that one",
+                f"Request {request_id} belongs to job {short(other.checked.key)}, attempt "
+                f"{other.number} ({other.checked.job.label}): it was paid for as that",
                 hint="Look for another request at RunComfy, or answer --lost.",
             )
     directory = services.work_directory(request_id)
@@ -89,9 +89,9 @@ async def check_request(attempt: Attempt, request_id: str, services: Services) -
         result = await services.client.result(request_id, directory / "result.json")
     except NotKnownNow:
         raise UsageError(
-            f"RunComfy does not know request {request_id} now",
-            hint="Nothing was changed. Check the id, and that this profile is the one that it was "
-            "submitted with; it may be known again later, unless its 7 days are over.",
+            f"RunComfy does not know request {request_id}",
+            hint="Nothing was changed. Check the id, and that this is the profile with which it "
+            "was submitted; RunComfy may know it again later, unless its 7 days are over.",
         ) from None
     found = Found(status.word, *_compare(attempt, result))
     if found.objections:
@@ -106,17 +106,17 @@ def _compare(attempt: Attempt, result: RequestResult) -> tuple[tuple[str, ...], 
     first, last = left - _CLOCKS, left + timedelta(seconds=LEASE_SECONDS) + _CLOCKS
     made = result.created_at
     if made is None:
-        unknown.append("RunComfy does not say when it was made")
+        unknown.append("RunComfy does not say when it was created")
     elif not first <= made <= last:
         objections.append(
-            f"it was made at {_utc(made)}, and the POST left at {_utc(left)}: a request of it can "
-            f"have been made between {_utc(first)} and {_utc(last)}, clocks that differ included"
+            f"it was created at {_utc(made)}, but the POST was sent at {_utc(left)}: its request "
+            f"would be from {_utc(first)} to {_utc(last)}, allowing for clock differences"
         )
     wanted = attempt.checked.job.model_id
     if result.model_id is None:
-        unknown.append("RunComfy does not say of which model it is")
+        unknown.append("RunComfy does not say which model it used")
     elif result.model_id != wanted:
-        objections.append(f"it is of the model {result.model_id}, and the job of {wanted}")
+        objections.append(f"its model is {result.model_id}, that of the job is {wanted}")
     return tuple(objections), tuple(unknown)
 
 
@@ -188,7 +188,8 @@ async def mark_lost(attempt: Attempt, services: Services) -> Resolution:
     price = "what it costs" if estimate is None else f"about {usd(estimate)}"
     if attempt.error_kind == UNKNOWN_ORIGIN:
         message = (
-            f"The stored output counts as somebody else's. The next run makes it and pays {price}"
+            "The stored output counts as that of another account. The next run makes it and "
+            f"pays {price}"
         )
     else:
         message = (

@@ -111,7 +111,7 @@ async def _verified(expected: Expected, places: Places) -> Verified:
     if found is None:
         return Verified(uri, Integrity.MISSING, job=job)
     if found != expected.sha256:
-        detail = f"SHA-256 {found}, stored was {expected.sha256}"
+        detail = f"SHA-256 {found}, expected {expected.sha256}"
         return Verified(uri, Integrity.CHANGED, detail, expected.bytes, job)
     return Verified(uri, Integrity.RIGHT, bytes=expected.bytes, job=job)
 

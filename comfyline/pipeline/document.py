@@ -52,7 +52,7 @@ def _filled(text: str) -> str:
 
 def _scalar(value: Any) -> Any:
     if not isinstance(value, str | int | float):
-        raise ValueError("should hold texts, numbers, true or false")  # noqa: TRY004 — for pydantic
+        raise ValueError("should contain text, numbers, true or false")  # noqa: TRY004 — for pydantic
     return value
 
 
@@ -111,8 +111,8 @@ class Source(Section):
     )
     new_only: bool = Field(
         default=False,
-        description="Leave out items of which everything was made by an earlier run and lies "
-        "elsewhere, as in yesterday's folder.",
+        description="Skip items for which an earlier run made everything and stored it elsewhere, "
+        "as in yesterday's folder.",
     )
 
     @model_validator(mode="after")
@@ -149,18 +149,18 @@ class Matrix(Section):
 class Checks(Section):
     """What an output has to show before it counts; one that does not is rejected."""
 
-    min_width: int = Field(0, ge=0, description="At least so many pixels wide.")
-    min_height: int = Field(0, ge=0, description="At least so many pixels high.")
+    min_width: int = Field(0, ge=0, description="Minimum width in pixels.")
+    min_height: int = Field(0, ge=0, description="Minimum height in pixels.")
     aspect_ratio: bool = Field(
         default=False, description="The aspect ratio that the input asks for, within 2 %."
     )
-    not_blank: bool = Field(default=False, description="More than one colour all over.")
-    not_input: bool = Field(default=False, description="Not the same picture as an input.")
+    not_blank: bool = Field(default=False, description="More than a single colour.")
+    not_input: bool = Field(default=False, description="Differs from every input image.")
     not_duplicate: bool = Field(
-        default=False, description="Not nearly the same picture as another output of the run."
+        default=False, description="Differs clearly from the other output images of the run."
     )
     on_failure: Literal["reject"] = Field(
-        "reject", description="reject: stored aside in `rejected/`, and reported as failed."
+        "reject", description="reject: moved to `rejected/`, and reported as failed."
     )
     again: int = Field(
         0, ge=0, le=5, description="How many more attempts a rejected output may cost."
@@ -218,7 +218,7 @@ class Step(Section):
         default=False,
         description="Pictures that are too large are submitted as a smaller copy.",
     )
-    checks: Checks | None = Field(None, description="What an output has to show before it counts.")
+    checks: Checks | None = Field(None, description="Checks that an output must pass.")
     output: StepOutput = Field(
         StepOutput(), description="Where this step's outputs are stored, if elsewhere."
     )
@@ -245,12 +245,12 @@ class Output(Section):
     )
     on_conflict: OnConflict = Field(
         "version",
-        description="A file of somebody else's under an output's name: keep it (and fail), "
-        "replace it, or store the output as another version (name-2.png).",
+        description="A file under an output's name that comfyline did not write: keep it (and "
+        "fail), replace it, or store the output as another version (name-2.png).",
     )
     accept: list[Literal["svg"]] = Field(
         [],
-        description="What may be stored beside pictures, videos and sounds: `svg`, a drawing "
+        description="What may be stored besides images, videos and audio: `svg`, a drawing "
         "that may run scripts in whatever shows it.",
     )
     contact_sheet: PictureName | None = Field(
@@ -268,7 +268,7 @@ class Limits(Section):
         1800.0, description="For one job, from submit to completed: 90s, 30m, 1h30m."
     )
     max_cost_usd: Dollars | None = Field(
-        None, description="What a run may cost at most, in US dollars."
+        None, description="The most a run may cost, in US dollars."
     )
     max_cost_usd_per_day: Dollars | None = Field(
         None,
@@ -294,7 +294,7 @@ class PipelineDocument(Section):
         min_length=1, description="The model calls by name; one may use what others made."
     )
     output: Output = Field(description="Where outputs are stored.")
-    limits: Limits = Field(Limits(), description="What a run may take up.")
+    limits: Limits = Field(Limits(), description="What a run may use.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,7 +176,7 @@ def _collision(one: Job, other: Job, name: str) -> Problem:
     if missing:
         added = " and ".join(f"{{{{ {part} }}}}" for part in missing)
         return Problem(other.source, message, f"add {added} to {_written(other)}")
-    hint = "they differ only in case or in signs that file names cannot hold"
+    hint = "they differ only in case or in characters that file names cannot contain"
     return Problem(other.source, message, hint)
 
 

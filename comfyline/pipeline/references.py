@@ -28,10 +28,10 @@ _USES_STEPS = ("model", "input", "variant", "when", "for_each")
 """Where a step may name another one."""
 _ELSEWHERE = {
     "item": "a step that collects has no item; `items` are all of them",
-    "each": "it is there in a step with `for_each`",
-    "each_index": "it is there in a step with `for_each`",
-    "steps": "the outputs of steps are there in a step's model, input, variant, when and for_each",
-    "items": "it is there in a step with `collect`",
+    "each": "it exists only in a step with `for_each`",
+    "each_index": "it exists only in a step with `for_each`",
+    "steps": "the outputs of steps exist only in a step's model, input, variant, when and for_each",
+    "items": "it exists only in a step with `collect`",
     "matrix": "a step with `collect: true` takes all combinations; `collect: items` has each",
 }
 
@@ -166,7 +166,7 @@ def _template_mistakes(
         yield explain(error)
         return
     except Exception as error:  # noqa: BLE001 — compiling raises whatever Python does, as by depth
-        yield f"the template is broken: {error}", ""
+        yield f"invalid template: {error}", ""
         return
     for root in sorted(roots - set(names)):
         hint = _ELSEWHERE.get(root) or suggest(root, names)
@@ -214,7 +214,7 @@ def _output_mistakes(
             if not is_own and isinstance(text, str) and _uses_item(text):
                 yield Problem(
                     located.where(("steps", name)),
-                    f"`{name}` collects all items, and output.{key} uses `item`",
+                    f"`{name}` collects all items, but output.{key} uses `item`",
                     f"give the step an `output: {{{key}: …}}` of its own",
                 )
 

@@ -262,7 +262,7 @@ def _folder(template: str, scope: Mapping[str, Any]) -> tuple[str, list[Mistake]
         return "", [Mistake((), f"the folder contains a control character: {folder!r}")]
     # A folder above may be written, but must not come out of an item's values.
     if ".." in folder and ".." in PurePath(folder).parts and ".." not in PurePath(template).parts:
-        return "", [Mistake((), f"an item's value leads out of the folder: {folder!r}")]
+        return "", [Mistake((), f"an item's value leads outside of the folder: {folder!r}")]
     return folder, []
 
 

@@ -45,7 +45,7 @@ def nothing_to_do(pipeline: Pipeline) -> str:
     source = pipeline.document.source
     what = "file" if source.files else "row" if source.table else "item"
     where = source.files or source.table or "source.items"
-    return f"Nothing to do: no {what} is taken from {where}."
+    return f"Nothing to do: no {what} found in {where}."
 
 
 async def read_items(

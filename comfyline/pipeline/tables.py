@@ -20,7 +20,7 @@ _CONTENTS: Sequence[tuple[bytes, str, str]] = (
     (b"PAR1", "Parquet", "call it .parquet"),
     (b"PK\x03\x04", "an Excel or another zipped file", _SAVE_AS_CSV),
     (b"\xd0\xcf\x11\xe0", "an old Excel file", _SAVE_AS_CSV),
-    (b"\x1f\x8b", "packed with gzip", "unpack it"),
+    (b"\x1f\x8b", "compressed with gzip", "unpack it"),
     (b"\xff\xfe", "text in UTF-16", _SAVE_AS_CSV),
     (b"\xfe\xff", "text in UTF-16", _SAVE_AS_CSV),
     (b"%PDF", "a PDF", "save the table as CSV UTF-8"),
@@ -75,7 +75,7 @@ def _wrong_format(begin: bytes, called: str, where: str) -> Problem | None:
         held, hint = "a JSON list", "write one object a line, without [ and ]"
     if held in ("", expected):
         return None
-    return Problem(where, f"{called} is not {expected} but {held}", hint)
+    return Problem(where, f"{called} is not {expected}, but {held}", hint)
 
 
 def cell(text: str) -> Any:
@@ -132,8 +132,8 @@ def _cells(file: TextIO, called: str) -> Iterator[Row | Problem]:
             yield dict(zip(names, map(cell, cells), strict=True))
         else:
             counted = f"{len(cells)} cell" + ("s" if len(cells) > 1 else "")
-            message = f"the row has {counted}, and the first line names {len(names)} columns"
-            hint = "put what holds the delimiter or a line break in double quotes"
+            message = f"the row has {counted}, but the first line names {len(names)} columns"
+            hint = "put text that contains the delimiter or a line break in double quotes"
             yield Problem(where, message, hint)
     if not names:
         hint = "name the columns there: sku,photo,prompt"
@@ -153,7 +153,7 @@ def _header_problem(names: Sequence[str]) -> tuple[str, str] | None:
     if empty := [str(number) for number, name in enumerate(names, 1) if not name]:
         return f"the first line names no column in cell {', '.join(empty)}", "name or remove it"
     if doubles := _doubles(names):
-        return f"the first line names {doubles} more than once", "give each column its own name"
+        return f"the first line repeats {doubles}", "give each column its own name"
     return None
 
 
@@ -189,7 +189,7 @@ def _json_row(line: bytes, where: str, *, first: bool) -> Row | Problem | None:
         return Problem(where, "the line is not UTF-8 text", "save the file in UTF-8")
     except json.JSONDecodeError as error:
         message = f"the line is not JSON: {error.msg} (at its character {error.colno})"
-        return Problem(where, message, "each line is one whole object: {…}")
+        return Problem(where, message, "each line must be one complete object: {…}")
     except (ValueError, RecursionError) as error:
         return Problem(where, f"the line cannot be used: {error}")
     if not isinstance(value, dict):
@@ -204,7 +204,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> Row:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a number that JSON has")
+    raise ValueError(f"{constant} is not a number that JSON can represent")
 
 
 def _parquet_rows(path: Path, called: str) -> Iterator[Row | Problem]:
@@ -220,7 +220,7 @@ def _parquet_rows(path: Path, called: str) -> Iterator[Row | Problem]:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
             if doubles := _doubles(schema.names):
-                yield Problem(called, f"the table has {doubles} more than once")
+                yield Problem(called, f"the table repeats the column {doubles}")
                 return
             kept = [field.name for field in schema if not _holds_bytes(field.type)]
             for batch in file.iter_batches(_PARQUET_ROWS_AT_ONCE, columns=kept):

@@ -259,7 +259,7 @@ def _pay_before(name: str, of: Any, args: tuple[Any, ...], kwargs: Mapping[str, 
     """Pay before a filter or method makes much of little; refuse what nobody needs."""
     given = (*args, *kwargs.values())
     if name in _FILLING and any(_width(one) > _WIDEST for one in given):
-        raise SecurityError(f"`{name}` takes {_WIDEST} at most")
+        raise SecurityError(f"`{name}` takes at most {_WIDEST}")
     if name == "replace":
         old, new = (str(one) for one in (*given, "", "")[:2])
         spend(len(str(of)) + str(of).count(old) * len(new))

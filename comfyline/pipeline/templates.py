@@ -73,7 +73,7 @@ def explain(error: TemplateError) -> tuple[str, str]:
         known = environment.filters if match[1] == "filter" else environment.tests
         return f"there is no {match[1]} `{match[2]}` in templates", did_you_mean(match[2], [*known])
     line = getattr(error, "lineno", 1) or 1
-    return f"the template is broken: {said}" + (f" (its line {line})" if line > 1 else ""), ""
+    return f"invalid template: {said}" + (f" (its line {line})" if line > 1 else ""), ""
 
 
 @lru_cache(maxsize=1)
@@ -139,7 +139,7 @@ def _plain(value: Any) -> Any:
             # An undefined value raises here, and `Markup` becomes ordinary text.
             return str.__str__(value) if isinstance(value, str) else str(value)
         case float() if not math.isfinite(value):
-            raise _WrongKind(f"the template gives {value}, which is not a number")
+            raise _WrongKind(f"the template returns {value}, which is not a number")
         case None | bool() | int() | float():
             return value
         case Mapping():
@@ -167,17 +167,17 @@ def _to_text(value: Any) -> Any:
             return str(value)
         case None:
             hint = "give it a value, or write {{ … | default('', true) }}"
-            raise _WrongKind("the value is nothing (null), in the middle of a text", hint)
+            raise _WrongKind("a null value in the middle of a text", hint)
         case list() | tuple() | Iterator():
             hint = "| join(', ') joins it"
-            raise _WrongKind("the value is a list, in the middle of a text", hint)
+            raise _WrongKind("a list in the middle of a text", hint)
         case Mapping():
             hint = "name a field of it"
-            raise _WrongKind("the value is a mapping, in the middle of a text", hint)
+            raise _WrongKind("a mapping in the middle of a text", hint)
         case _:
             raise _a_function()
 
 
 def _a_function() -> _WrongKind:
-    message = "the template gives a function, not a value"
-    return _WrongKind(message, "add brackets to call it: ()")
+    message = "the template returns a function, not a value"
+    return _WrongKind(message, "add parentheses to call it: ()")

@@ -47,7 +47,7 @@ LookUp = Callable[[Iterable[str]], Awaitable[Found]]
 """Tells what media inputs are, or for each what is in the way: `Origins.look`, or less than it."""
 
 _KINDS: tuple[MediaKind, ...] = ("image", "video", "audio")
-_NOT_CHECKED = "a rule that cannot be checked here; RunComfy judges by it"
+_NOT_CHECKED = "a rule that cannot be checked here; RunComfy applies it"
 _DOWNSCALE = "write `downscale: true` under the step to submit a smaller copy"
 _TYPE_NAMES = {"image/jpeg": "jpe?g", "image/tiff": "tiff?", "image/heic": "hei[cf]"}
 """What people call a type where that is not its plain name."""
@@ -79,7 +79,7 @@ async def validate_job(job: Job, entry: ModelEntry, origins: Origins) -> Checked
     if checked is None:
         raise InputInvalid(validation.mistakes)
     if not checked.key:
-        raise InputInvalid([Problem(job.source, "what another step makes is not there yet")])
+        raise InputInvalid([Problem(job.source, "the output of another step does not exist yet")])
     return checked
 
 
@@ -146,7 +146,7 @@ def _validate(
 ) -> CheckedJob:
     problems = check_inputs(entry, job.inputs)
     if isinstance(entry, UncheckedModel):
-        message = "the model has no schema that says this is media"
+        message = "the model has no schema that declares this as media"
         unmarked = map(field_path, unmarked_media(job.inputs))
         problems += [Problem(at, message, "write @ before it") for at in unmarked]
     said = {problem.where for problem in problems}
@@ -194,7 +194,7 @@ def _check_pending(one: MediaField) -> list[Problem]:
     wanted = dict.fromkeys(reading.kind for reading in one.readings)
     if kind == "any" or kind in wanted:
         return []
-    said = f"the other step makes {kind}, and this takes {' or '.join(wanted)}"
+    said = f"the other step makes {kind}, but this takes {' or '.join(wanted)}"
     return [Problem(field_path(one.pointer), said)]
 
 
@@ -332,12 +332,12 @@ class _Medium:
             said = f"{shown} has {size:.1f} MB; RunComfy takes at most {limit // 2**20} MB"
             return said, _DOWNSCALE if can_be_smaller else ""
         if not self.fitting:
-            what, hint = facts.media_type, "by its content, whatever its name says"
+            what, hint = facts.media_type, "by its content, regardless of its name"
             if what == SVG:
                 what, hint = "an SVG drawing", "export it as PNG or JPEG"
             return f"{shown} is {what or 'of unknown type'}, not {' or '.join(wanted)}", hint
         if facts.look.flaw:
-            return f"{shown} {facts.look.flaw}", "replace the file by a whole one"
+            return f"{shown} {facts.look.flaw}", "replace the file with a complete one"
         if self.copy:
             flaw = too_many_pixels(facts.look, self.copy)
             return (
@@ -351,23 +351,23 @@ class _Medium:
         media_type = self.facts.media_type
         if self.fitting[0].kind != "image" or any(_takes(one, media_type) for one in self.fitting):
             return None
-        said = f"{self.shown} is {media_type}, and models take JPEG, PNG, WebP and GIF"
+        said = f"{self.shown} is {media_type}, but models take JPEG, PNG, WebP and GIF"
         if media_type in CONVERTIBLE:
             return said, "write `convert: jpeg` under the step to submit a copy"
-        return said, "it cannot be converted here: export it as PNG or JPEG"
+        return said, "it cannot be converted here; export it as PNG or JPEG"
 
     def remarks(self) -> Iterator[tuple[str, str]]:
         """Say what is no mistake and worth knowing."""
         media_type, look = self.facts.media_type, self.facts.look
         if media_type_of_name(self.shown) not in {"", media_type}:
-            yield f"{media_type} by its content, whatever its name says", self.shown
+            yield f"{media_type} by its content, regardless of its name", self.shown
         if self.copy:
             longest = max(look.width or 0, look.height or 0)
             smaller = ", made smaller" if (self.copy.longest or longest) < longest else ""
             form = self.copy.form.upper()
             yield f"submitted as a {form} copy{smaller}; the original stays as it is", self.shown
         elif kind_of(media_type) == "image" and look.orientation != 1:
-            yield "turned by its EXIF data; RunComfy may or may not honour that", self.shown
+            yield "rotated by its EXIF data, which RunComfy may ignore", self.shown
 
 
 def _takes(reading: Reading, media_type: str) -> bool:

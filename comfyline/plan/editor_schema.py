@@ -27,7 +27,7 @@ _TEMPLATE: Schema = {
     "pattern": r"\{\{|\{%",
 }
 _EXTENDS: Schema = {
-    "description": "Another file that this one goes on from, relative to the working directory: "
+    "description": "Another file that this one extends, relative to the working directory: "
     "mappings are merged, this file wins, lists are replaced, null takes a key away.",
     "type": "string",
     "minLength": 1,

@@ -34,9 +34,9 @@ _AT_A_TIME = 500
 _NAMED = 5
 _CALLED: Mapping[MediaKind, str] = {"image": "photo", "video": "video", "audio": "sound"}
 _BLOCKED = {
-    Rejected.kind: "rejected, to be decided by you",
+    Rejected.kind: "rejected, yours to decide",
     GivenUp.kind: "given up",
-    UNKNOWN_ORIGIN: "blocked: its sidecar does not say whose it is",
+    UNKNOWN_ORIGIN: "blocked: its sidecar does not name an account",
 }
 
 Needs = Mapping[str, Sequence[str]]
@@ -123,7 +123,7 @@ async def reasons(preflight: Preflight, needs: Needs, run: Run, services: Servic
             after = [f"`{one}`" for one in needs.get(job.step, ()) if one in missing]
             told.append("after " + (" and ".join(after) or "what it needs"))
         elif folder_of(job) in preflight.away:
-            told.append("its folder is out of reach")
+            told.append("its folder cannot be reached")
         elif attempt := preflight.known.get(checked.key):
             told.append(_known(job, attempt, run, at))
         else:
@@ -234,9 +234,7 @@ async def moving_aside(preflight: Preflight, run: Run, services: Services) -> tu
     named = ", ".join([*found.values()][:_NAMED])
     more = f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else ""
     files = count(len(found), "stored file")
-    return (
-        f"{files} would move aside to a version name, as newer outputs take theirs: {named}{more}",
-    )
+    return (f"{files} would be renamed, because newer outputs take their names: {named}{more}",)
 
 
 def _to_store(
@@ -269,8 +267,8 @@ async def namesakes(jobs: Sequence[Job], services: Services) -> tuple[str, ...]:
     name, mine = jobs[0].pipeline, Path(jobs[0].source.rsplit(":", 2)[0])
     sources = await services.ledger.sources(name)
     return tuple(
-        f"{other} calls itself {name} as well: `jobs`, `cancel` and the limit of a day take them "
-        "for one, and either may take the other's names for outputs; give one another `name`"
+        f"{other} is also named {name}: `jobs`, `cancel` and the daily limit treat them "
+        "as one pipeline, and either may take the other's output names; give one another `name`"
         for other in sorted({source.rsplit(":", 2)[0] for source in sources})
         if _is_another(Path(other), mine)
     )

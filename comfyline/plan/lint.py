@@ -141,7 +141,7 @@ async def _entry(models: Catalogue, model_id: str) -> ModelEntry | InputInvalid:
 
 def _not_looked_at(path: Path, addresses: list[str]) -> str:
     more = f" and {len(addresses) - 1} more" if addresses[1:] else ""
-    return f"{path}: not looked at without --profile: {addresses[0]}{more}"
+    return f"{path}: not checked without --profile: {addresses[0]}{more}"
 
 
 def _of_sound_values(problems: Iterable[Problem], read: ReadYaml) -> list[Problem]:

@@ -238,9 +238,9 @@ def _away(is_there: Mapping[str, bool]) -> dict[str, Unreachable]:
         folders[uri.rpartition("/")[0]].append(there)
     return {
         folder: Unreachable(
-            f"{folder} cannot be what it was: of {len(found)} files that were paid for and stored "
-            f"there {found.count(False)} are gone",
-            hint="Mount it, or put them back, and run again. If they were removed on purpose, "
+            f"{folder} is incomplete: of {len(found)} files paid for and stored there, "
+            f"{found.count(False)} are missing",
+            hint="Mount it, or restore them, and run again. If they were removed on purpose, "
             "`--verify` fetches again what RunComfy still has.",
         )
         for folder, found in folders.items()

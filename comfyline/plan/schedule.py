@@ -23,7 +23,7 @@ _ENDS = {
     JobState.FAILED: "failed",
     JobState.CANCELLED: "was cancelled",
     JobState.IN_DOUBT: "is in doubt",
-    JobState.EXPIRED: "is not kept by RunComfy any more",
+    JobState.EXPIRED: "is no longer kept by RunComfy",
 }
 
 

@@ -61,7 +61,7 @@ async def store_contact_sheet(
     taken = {output.uri for one in shown for output in one.outputs}
     if taken & set(uris):
         raise ComfylineError(
-            f"The contact sheet cannot be called {name}: that is an output's name.",
+            f"The contact sheet cannot be named {name}: that is the name of an output",
             hint="Give output.contact_sheet another name.",
         )
     place = places.of_folder(folder)

@@ -62,16 +62,16 @@ class AllowedHosts:
         origin = f"{scheme}://{url.netloc.decode('ascii')}"[:_LONGEST_SHOWN]
         if not self._is_allowed(scheme, host, port):
             raise RefusedOutput(
-                f"An output lies on {origin}, which the profile does not allow",
+                f"An output is on {origin}, which the profile does not allow",
                 hint="If that host is RunComfy's, add it to runcomfy.download_hosts.",
             )
         if url.userinfo:
             # It would become an Authorization header, and no output needs one.
-            raise RefusedOutput(f"An output on {origin} has a name or password in its URL")
+            raise RefusedOutput(f"The URL of an output on {origin} contains a name or password")
         is_own = host == self._api[1] and bool(is_loopback(host) or _literal(host))
         is_named = is_own or self._is_listed(host, port, named=True)
         if _literal(host) and not (is_named or is_public(host)):
-            raise RefusedOutput(f"An output lies on {origin}, an address of a private network")
+            raise RefusedOutput(f"An output is on {origin}, an address in a private network")
         path = url.raw_path.partition(b"?")[0].decode("ascii")
         return OutputUrl(url, f"{origin}{path}"[:_LONGEST_SHOWN], is_named)
 
@@ -80,7 +80,7 @@ class AllowedHosts:
         try:
             target = self.check(urljoin(str(output.url), _fit(location)))
         except ValueError:
-            raise RefusedOutput(f"{output.shown} redirects to what is no URL") from None
+            raise RefusedOutput(f"{output.shown} redirects to an invalid URL") from None
         except RefusedOutput as refused:
             said = f"{output.shown} redirects. {refused.message}"
             raise RefusedOutput(said, hint=refused.hint) from None
@@ -120,7 +120,7 @@ def _parsed(text: str) -> httpx.URL:
     try:
         return httpx.URL(_fit(text))
     except (httpx.InvalidURL, ValueError):
-        raise RefusedOutput("An output's URL is none that can be read") from None
+        raise RefusedOutput("An output has an invalid URL") from None
 
 
 def _fit(url: str) -> str:

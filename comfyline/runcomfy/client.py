@@ -107,8 +107,7 @@ class RuncomfyClient:
         if not _TOKEN.fullmatch(token):
             # Said here, because the HTTP library would quote the token in its own error.
             raise TokenRejected(
-                "The RunComfy token is empty, or holds a space or another character that no token "
-                "has",
+                "The RunComfy token is empty, or contains a space or another invalid character",
                 hint="Copy it again from your RunComfy profile.",
             )
         self.retry_budget = retry_budget
@@ -199,7 +198,7 @@ class RuncomfyClient:
             return await asyncio.to_thread(keep_result, response, draft, cache)
         except TooLarge as broken:
             await asyncio.to_thread(rename_durably, draft, unread_path(cache))
-            hint = f"It is kept as {unread_path(cache)}, because it may be there only once."
+            hint = f"It is kept as {unread_path(cache)}, because RunComfy may send it only once."
             raise BrokenAnswer(broken.message, hint=hint, request_id=request_id) from None
         except BrokenAnswer as broken:
             broken.request_id = request_id
@@ -269,7 +268,7 @@ class RuncomfyClient:
             if not new or _is_last(page, longest):
                 return list(found.values())
             longest = max(longest, page.length)
-        raise BrokenAnswer(f"RunComfy's catalogue has no end: {_MOST_PAGES} pages were not enough")
+        raise BrokenAnswer(f"RunComfy's catalogue has more than {_MOST_PAGES} pages")
 
     async def balance(self) -> float | None:
         """Ask what the account holds, in USD; None when no address was named or nothing is said.
@@ -361,8 +360,8 @@ async def _held(answer: httpx.Response) -> bytes:
         left -= len(piece)
         if left < 0:
             raise BrokenAnswer(
-                f"An answer of RunComfy's is larger than {MOST_BYTES >> 20} MB, which none is",
-                hint=f"What was submitted is safe: run again or {command('reconcile')} later.",
+                f"An answer from RunComfy is larger than {MOST_BYTES >> 20} MB",
+                hint=f"What was submitted is safe. Run again, or {command('reconcile')} later.",
             )
         pieces.append(piece)
     return b"".join(pieces)

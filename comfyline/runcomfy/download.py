@@ -210,7 +210,7 @@ class Downloads:
                 await asyncio.to_thread(file.begin, answer.status_code, answer.headers)
                 await self._read(answer, url.shown, file, check, began)
         except httpx.DecodingError:
-            raise _Spoilt(f"{url.shown} is packed and cannot be unpacked") from None
+            raise _Spoilt(f"{url.shown} is compressed and cannot be decompressed") from None
         except (httpx.HTTPError, TimeoutError, ConnectionError) as error:
             so_far = f" after {file.progress}" if file.has_begun else ""
             raise OutputUnreachable(
@@ -232,7 +232,7 @@ class Downloads:
             finally:
                 await answer.aclose()
             url = self._hosts.check_redirect(url, location)
-        raise RefusedOutput(f"{url.shown} is one of more than {_MOST_HOPS} redirects")
+        raise RefusedOutput(f"{url.shown} is redirected more than {_MOST_HOPS} times")
 
     async def _read(
         self,
@@ -263,7 +263,7 @@ class Downloads:
                 seconds = self._clock() - began
                 if seconds > _GRACE + received / _SLOWEST:
                     raise _TooSlow(
-                        f"{shown} comes too slowly: {received} bytes in {seconds:.0f} s",
+                        f"{shown} is too slow: {received} bytes in {seconds:.0f} s",
                         hint=_later(),
                     )
         finally:
@@ -315,9 +315,8 @@ class Downloads:
 def _refuse_private(url: OutputUrl, address: str) -> None:
     if not is_public(address):
         raise RefusedOutput(
-            f"{url.shown} leads to an address of a private network, where no output is fetched",
-            hint="If it is meant to be there, name the host in runcomfy.download_hosts, "
-            "without `*`.",
+            f"{url.shown} leads to a private network, from which no output is fetched",
+            hint="If that is intended, name the host in runcomfy.download_hosts, without `*`.",
         )
 
 
@@ -389,7 +388,7 @@ class _PartFile:
         if packed in ENCODINGS:
             return
         if packed not in {"identity", ""}:
-            raise _Spoilt(f"{self._shown} comes packed as {packed[:20]!r}")
+            raise _Spoilt(f"{self._shown} is compressed with {packed[:20]!r}")
         length = headers.get("Content-Length", "")
         if length.isdecimal():
             self._promised = int(length)
@@ -442,7 +441,7 @@ class _PartFile:
         mark = "ETag" if self._validator.startswith('"') else "Last-Modified"
         same = headers.get(mark, self._validator) == self._validator
         if not (self._asked_for_rest and fits and same) or "Content-Encoding" in headers:
-            raise _Spoilt(f"{self._shown} sent a part that was not asked for")
+            raise _Spoilt(f"{self._shown} sent a part that was not requested")
         self._promised = total
 
     def _too_large(self) -> RefusedOutput:
@@ -462,7 +461,7 @@ def _check_status(shown: str, status: int) -> None:
     if status in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
         return
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        raise _Spoilt(f"{shown} has become another file")
+        raise _Spoilt(f"{shown} was replaced by another file")
     passes = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING_STATUS
     raise (BrokenOutput if passes else RefusedOutput)(f"{shown} answers HTTP {status}")
 

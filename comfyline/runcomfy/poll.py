@@ -110,7 +110,7 @@ class Poller:
 def _too_late(request_id: str) -> DeadlinePassed:
     return DeadlinePassed(
         f"Request {request_id} did not end within the job's timeout",
-        hint=f"It goes on at RunComfy and is not lost: {command('reconcile')} or the next run "
+        hint=f"It continues at RunComfy and is not lost: {command('reconcile')} or the next run "
         "collects it.",
         request_id=request_id,
     )

@@ -96,7 +96,7 @@ async def write_answer(pieces: AsyncIterator[bytes], draft: Path, token: str) ->
         async for piece in pieces:
             size += len(piece)
             if size > MOST_BYTES:
-                raise BrokenAnswer(f"An answer of RunComfy's is larger than {MOST_BYTES} bytes")
+                raise BrokenAnswer(f"An answer from RunComfy is larger than {MOST_BYTES} bytes")
             # The token may stand across two pieces.
             text = (tail + piece).replace(secret, b"***")
             cut = max(0, len(text) - len(secret) + 1)
@@ -148,7 +148,7 @@ def extract_data_uris(file: Path) -> tuple[bytes, Places]:
                 kept += [text[done:start], placeholder.encode()]
                 done = end
         if sum(map(len, kept)) + len(text) - done > MOST_TEXT:
-            raise TooLarge(f"An answer of RunComfy's holds more than {MOST_TEXT >> 20} MB of text")
+            raise TooLarge(f"An answer from RunComfy has more than {MOST_TEXT >> 20} MB of text")
         kept.append(text[done:])
     return b"".join(kept), places
 

@@ -68,7 +68,7 @@ class ApiTransport(httpx.AsyncBaseTransport):
         paid = request.method == "POST" and _PAID in request.url.path
         way = (self._paid if paid else self._shared).get(_key(request.url))
         if way is None:
-            raise httpx.UnsupportedProtocol("The token goes to RunComfy's API and nowhere else")
+            raise httpx.UnsupportedProtocol("The token is sent only to RunComfy's API")
         headers = [*request.headers.raw, (b"Authorization", self._token)]
         # A copy: the request that errors refer to, and that others may log, never holds the token.
         signed = httpx.Request(
@@ -83,7 +83,7 @@ class ApiTransport(httpx.AsyncBaseTransport):
         if packed not in {"", "identity", *ENCODINGS}:
             await answer.aclose()
             # How is not repeated: a header is outside text, and may hold anything.
-            raise httpx.DecodingError("An answer is packed as nobody asked for")
+            raise httpx.DecodingError("An answer is compressed in a way that was not requested")
         answer.extensions[_MOVED_TO] = answer.headers.pop("Location", "")
         answer.headers.pop("Set-Cookie", None)
         return answer

@@ -249,7 +249,7 @@ def require_answer(response: Response, request_id: str | None) -> Response:
             return response
         case Meaning.YES:
             raise BrokenAnswer(
-                "What answers for RunComfy does not speak JSON", hint=_safe(), request_id=request_id
+                "RunComfy's address does not answer with JSON", hint=_safe(), request_id=request_id
             )
         case Meaning.LATER:
             raise slow_down(response.status, request_id, response.retry_after)
@@ -258,7 +258,7 @@ def require_answer(response: Response, request_id: str | None) -> Response:
         case Meaning.AWAY:
             raise away(f"HTTP {response.status}", request_id, response.retry_after)
         case Meaning.NOT_HERE:
-            raise away(f"HTTP {response.status}, and not in its words", request_id)
+            raise away(f"HTTP {response.status}, but not in RunComfy's format", request_id)
         case _:
             raise refusal(meaning, response.status, said, request_id)
 
@@ -283,9 +283,9 @@ def refusal(
             )
         case Meaning.NOT_FOUND if request_id:
             return NotKnownNow(
-                f"RunComfy does not know request {request_id} now ({text})",
-                hint=f"It was accepted, and is not lost: {command('reconcile')} asks again. If it "
-                "stays so, check that this profile is the one that it was submitted with.",
+                f"RunComfy does not know request {request_id} ({text})",
+                hint=f"It was accepted and is not lost: {command('reconcile')} asks again. If this "
+                "persists, check that this is the profile with which it was submitted.",
                 request_id=request_id,
             )
         case _:
@@ -300,8 +300,8 @@ def refusal(
 def slow_down(http_status: int, request_id: str | None, retry_after: float | None) -> TryLater:
     """Make the error for a refusal that passes."""
     return TryLater(
-        f"RunComfy asks to slow down (HTTP {http_status})",
-        hint="Run again later: nothing is lost.",
+        f"RunComfy asks us to slow down (HTTP {http_status})",
+        hint="Run again later. Nothing is lost.",
         request_id=request_id,
         retry_after=retry_after,
     )
@@ -320,12 +320,12 @@ def away(reason: str, request_id: str | None, retry_after: float | None = None) 
 def _redirected(http_status: int, moved_to: str, request_id: str | None) -> Redirected:
     to = f" to {moved_to}" if moved_to else ""
     return Redirected(
-        f"The address of RunComfy's API redirects{to} (HTTP {http_status}), where no token is sent",
+        f"RunComfy's API redirects{to} (HTTP {http_status}), where the token is not sent",
         hint="Check `runcomfy.base_url` in the profile and RUNCOMFY_BASE_URL: it must be the "
-        "origin that answers itself.",
+        "final address.",
         request_id=request_id,
     )
 
 
 def _safe() -> str:
-    return f"What was submitted is safe: run again or {command('reconcile')} when it is back."
+    return f"What was submitted is safe. Run again, or {command('reconcile')} when it is back."

@@ -68,7 +68,7 @@ M = TypeVar("M", bound=BaseModel)
 def request_path(request_id: str) -> str:
     """Return the path of all calls about one request."""
     if not _REQUEST_ID.fullmatch(request_id):
-        raise InputInvalid([Problem("request id", f"{request_id!r} is none that RunComfy gives")])
+        raise InputInvalid([Problem("request id", f"{request_id!r} is not a RunComfy request id")])
     return f"/v1/requests/{request_id}"
 
 
@@ -76,7 +76,7 @@ def model_path(model_id: str) -> str:
     """Return the path of a model: of its catalogue entry, and of the POST that runs it."""
     # A dot as a part would lead to another call, and an empty part to none that is known.
     if {"", ".", ".."} & set(model_id.split("/")):
-        raise InputInvalid([Problem(repr(model_id), "no model can have this id")])
+        raise InputInvalid([Problem(repr(model_id), "this is not a valid model id")])
     return f"/v1/models/{quote(model_id, errors='replace')}"
 
 
@@ -242,7 +242,7 @@ def check_answer(answer: Any, request_id: str) -> None:
     said = _AboutRequest.model_validate(answer) if isinstance(answer, Mapping) else _AboutRequest()
     if said.request_id and said.request_id.casefold() != request_id.casefold():
         other = _fit(said.request_id)
-        raise _broken(f"asked about request {request_id}, it names {other}", request_id)
+        raise _broken(f"asked about request {request_id}, it answers about {other}", request_id)
     state, outcome = _state(said.status or ""), _state(said.outcome or "")
     if state in ENDS and outcome in ENDS and state is not outcome:
         words = f"{said.status} and {said.outcome}"
@@ -271,7 +271,7 @@ def read_cancel(answer: Any) -> str:
 
     A repeated call finds cancelled what the first has done, so the status has the first word.
     """
-    read = _as(_AboutRequest, answer, "it is no JSON object")
+    read = _as(_AboutRequest, answer, "it is not a JSON object")
     if read.status and _state(read.status) is JobState.CANCELLED:
         return "cancelled"
     return _fit(read.outcome or read.status or "") or "unknown"
@@ -290,7 +290,7 @@ def read_page(answer: Any) -> Page:
 
 def read_balance(answer: Any) -> float | None:
     """Read what the account holds, in USD; None when the answer does not say."""
-    return _as(_BalanceAnswer, answer, "it is no JSON object").balance_usd
+    return _as(_BalanceAnswer, answer, "it is not a JSON object").balance_usd
 
 
 def read_error(answer: Any) -> ApiError | None:
@@ -322,8 +322,8 @@ def _as(model: type[M], answer: Any, otherwise: str) -> M:
 
 def _broken(why: str, request_id: str | None = None) -> BrokenAnswer:
     return BrokenAnswer(
-        f"What answers for RunComfy does not speak as RunComfy does: {why}",
-        hint=f"What was submitted is safe: run again or {command('reconcile')} later.",
+        f"RunComfy's address does not answer as RunComfy does: {why}",
+        hint=f"What was submitted is safe. Run again, or {command('reconcile')} later.",
         request_id=request_id,
     )
 

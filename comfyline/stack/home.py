@@ -117,7 +117,7 @@ def read_credentials(path: Path) -> StorageCredentials | None:
     except (ValueError, KeyError, TypeError):
         # The parser's own message would quote the file, so it is left out of the chain.
         raise Unreachable(
-            f"{path} does not hold a key pair",
+            f"{path} does not contain a key pair",
             hint="remove the file; the next start makes a new pair",
         ) from None
 
@@ -143,7 +143,7 @@ def read_auth_string(path: Path) -> str | None:
     user, _, password = text.partition(":")
     if not (user and password):
         raise Unreachable(
-            f"{path} does not hold user:password",
+            f"{path} does not contain user:password",
             hint="remove the file; `comfyline up` makes a new password",
         )
     return text

@@ -51,8 +51,8 @@ def check_free(service: str, port: int, option: str) -> None:
     """Raise `Unreachable` when a port that was asked for by `option` is taken, and say by whom."""
     if not is_free(port):
         raise Unreachable(
-            f"port {port}, asked for {service}, is taken by {_holder(port)}",
-            hint=f"choose another with {option}, or end that process",
+            f"port {port}, requested for {service}, is used by {_holder(port)}",
+            hint=f"choose another with {option}, or stop that process",
         )
 
 
@@ -63,7 +63,7 @@ def _holder(port: int) -> str:
             listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,)
             if listens and connection.pid is not None:
                 return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
-    return "a process that cannot be named"
+    return "an unknown process"
 
 
 def read_ports(path: Path) -> dict[str, int]:

@@ -131,7 +131,7 @@ async def stop(home: Path, *, tell: Tell = _silent) -> list[ServiceName]:
                 layout.record(name).unlink(missing_ok=True)
     survivors = [name for name, record in running.items() if record.is_alive()]
     if survivors:
-        raise Unreachable(f"{', '.join(survivors)} did not end, not even when killed")
+        raise Unreachable(f"{', '.join(survivors)} did not stop, even when killed")
     return list(running)
 
 
@@ -223,14 +223,14 @@ class Starter:
             auth_string = read_auth_string(self.layout.prefect_auth_string)
             health = await probe(self.client, running, auth_string)
             if health is Health.UNWELL:
-                self.tell(f"{name}: was started before and does not answer yet, waiting for it")
+                self.tell(f"{name}: was started earlier and does not answer yet; waiting for it")
             if health is not Health.OPEN:
                 # Where its part of the log begins was known to whoever started it.
                 waited = await self._wait(name, running, begin=0)
                 if waited is None:
                     _tell_if_elsewhere(running, self.asked.get(name), self.tell)
                 return waited
-            self.tell(f"{name}: runs without this home's password, and is started anew with it")
+            self.tell(f"{name}: runs without the password of this home; restarting it")
             await asyncio.to_thread(end, [running])
         while True:
             port = self._port(name)
@@ -239,7 +239,7 @@ class Starter:
             if not lost_port or name in self.asked or is_free(port):
                 return failure
             # Somebody took the port between our look at it and the server's.
-            self.tell(f"{name}: port {port} was taken meanwhile, starting at another")
+            self.tell(f"{name}: port {port} was taken in the meantime; starting at another")
 
     async def _start(self, name: ServiceName, port: int) -> str | None:
         self.tell(f"{name}: starting at {origin(port)}")
@@ -263,14 +263,14 @@ class Starter:
         hidden += [auth_string.partition(":")[2]] if auth_string else []
         match health:
             case Health.ENDED:
-                what = "ended while it was starting"
+                what = "stopped while it was starting"
             case Health.OPEN:
-                what = f"lives (pid {record.pid}) and does not ask for this home's password"
+                what = f"is running (pid {record.pid}) without the password of this home"
             case _:
-                what = f"lives (pid {record.pid}) and does not answer at {origin(record.port)}"
+                what = f"is running (pid {record.pid}) but does not answer at {origin(record.port)}"
                 what += f" within {SPECS[name].start_limit:.0f} s"
         tail = log_tail(log, begin, hidden)
-        return f"{name} {what}; its log is {log}" + (f":\n{tail}" if tail else ", and says nothing")
+        return f"{name} {what}; its log is {log}" + (f":\n{tail}" if tail else ", and is empty")
 
     def _port(self, name: ServiceName) -> int:
         """Choose the port of a service and remember it: no other service of the home gets it."""
@@ -310,8 +310,8 @@ async def _all_well(
 def _tell_if_elsewhere(record: Record, asked: int | None, tell: Tell) -> None:
     if asked is not None and asked != record.port:
         tell(
-            f"{record.service}: already runs at {origin(record.port)}, not at the port {asked} "
-            "that was asked for; to move it, stop the stack first"
+            f"{record.service}: already runs at {origin(record.port)}, not at the requested port "
+            f"{asked}; to change it, stop the stack first"
         )
 
 
@@ -327,7 +327,7 @@ def _close_to_others(home: Path, *, is_needed: bool) -> None:
         if not is_needed:
             return
         raise UsageError(
-            f"{home}, where the local servers keep what is yours, cannot be closed to others: "
+            f"{home}, where the local servers keep your data, cannot be made private: "
             f"{error.strerror}",
             hint="set COMFYLINE_HOME to a folder that belongs to you",
         ) from error

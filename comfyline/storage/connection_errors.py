@@ -9,8 +9,8 @@ import httpx
 
 _BROKE = "the connection broke"
 _NO_WAY = {
-    errno.ENETUNREACH: "there is no way to its network",
-    errno.EHOSTUNREACH: "there is no way to its host",
+    errno.ENETUNREACH: "its network is unreachable",
+    errno.EHOSTUNREACH: "its host is unreachable",
     errno.ENETDOWN: "the network of this machine is down",
     errno.EMFILE: "this process has too many files and connections open",
     errno.ENFILE: "this machine has too many files and connections open",
@@ -56,9 +56,9 @@ def _said(error: BaseException) -> str:  # noqa: PLR0911  # a table
         case httpx.ProxyError():
             return "the proxy does not let it through"
         case httpx.UnsupportedProtocol() | httpx.InvalidURL():
-            return "it is no address that can be asked"
+            return "it is not a valid address"
         case httpx.DecodingError():
-            return "what came is packed and cannot be unpacked"
+            return "the answer is compressed and cannot be decompressed"
         case httpx.RemoteProtocolError():
-            return "the connection was closed before the answer was whole"
+            return "the connection was closed before the answer was complete"
     return ""

@@ -87,7 +87,7 @@ class Copies:
         except Unconvertible as error:
             raise InputInvalid([Problem(shown, str(error))]) from error
         except OSError as error:
-            message = f"no copy of it can be made: {why_not(error)}"
+            message = f"it cannot be converted: {why_not(error)}"
             raise InputInvalid([Problem(shown, message, "run again")]) from error
 
     @asynccontextmanager

@@ -38,7 +38,7 @@ def address_mistake(address: str) -> str:
     host = parts.netloc.rpartition("@")[2]
     if scheme not in _PACKAGES:
         shown = f"{scheme}://{host}{parts.path}"
-        return f"{shown} is no place for outputs: name a folder, s3://…, gs://… or az://…"
+        return f"{shown} is not a valid place for outputs: name a folder, s3://…, gs://… or az://…"
     if ":" in parts.netloc.rpartition("@")[0]:
         return f"{scheme}://…@{host} holds a password; leave it out, it belongs in the environment"
     if "?" in rest:
@@ -122,7 +122,7 @@ class FsspecPlace:
             if sha256 is not None and _hash(fs, path) != sha256:
                 with suppress(Exception):
                     fs.rm_file(path)
-                raise OSError("other bytes arrived than were sent")
+                raise OSError("the bytes that arrived differ from those sent")
 
         await _do(send, uri, "written")
 

@@ -132,7 +132,7 @@ class Folder:
         if mistake := link_mistake(self._root or directory, directory):
             raise LeadsOutside(
                 mistake,
-                hint="Take the link away, or name the folder that it leads to under output.to.",
+                hint="Remove the link, or name the folder that it leads to under output.to.",
             )
         _make(directory)
         part = part_path(target)
@@ -155,7 +155,7 @@ def link_mistake(root: Path, directory: Path) -> str:
             return ""
     except (OSError, RuntimeError):
         return ""  # The write says what is wrong.
-    return f"{directory} leads out of {root} to {real} by a symbolic link"
+    return f"{directory} leads outside of {root} to {real} through a symbolic link"
 
 
 def _make(directory: Path) -> None:

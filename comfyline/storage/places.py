@@ -61,5 +61,5 @@ def folder_mistake(folder: str, root: str = "") -> str:
     if separator and scheme != "file":
         return address_mistake(folder)
     if separator and not rest.startswith("/"):
-        return f"{folder} names no folder of this machine"
+        return f"{folder} is not a folder of this machine"
     return link_mistake(folder_path(root), folder_path(folder)) if root else ""

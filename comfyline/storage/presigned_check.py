@@ -75,7 +75,7 @@ def _check_clock(date: str) -> None:
     raise Unfetchable(
         f"This machine's clock is {minutes} minutes {way} the storage's: presigned URLs would not"
         " be valid when RunComfy uses them",
-        hint="Set the clock, or let NTP do it.",
+        hint="Set the clock, for example with NTP.",
     )
 
 
@@ -84,12 +84,12 @@ def _no_answer(uri: str, error: Exception) -> Unreachable:
     while cause:
         if isinstance(cause, ssl.SSLError):
             return Unfetchable(
-                f"{uri} cannot be fetched: not everybody trusts the certificate of its storage",
-                hint="RunComfy knows public certificate authorities only.",
+                f"{uri} cannot be fetched: the certificate of its storage is not publicly trusted",
+                hint="RunComfy trusts public certificate authorities only.",
             )
         cause = cause.__cause__ or cause.__context__
     return Unreachable(
-        f"{uri} cannot be fetched by its presigned URL: {what_broke(error)}",
+        f"{uri} cannot be fetched through its presigned URL: {what_broke(error)}",
         hint="RunComfy has to reach the storage's endpoint from the internet.",
     )
 
@@ -99,17 +99,17 @@ def _refused(uri: str, status: int, beginning: bytes) -> Unreachable:
     code = found[1].decode() if found else ""
     said = f"HTTP {status}" + (f", {code}" if code else "")
     if status >= httpx.codes.INTERNAL_SERVER_ERROR or status == httpx.codes.TOO_MANY_REQUESTS:
-        message = f"{uri} cannot be fetched by its presigned URL now ({said})"
+        message = f"{uri} cannot be fetched through its presigned URL now ({said})"
         return Unreachable(message, hint="Run again later.")
     if httpx.codes.is_redirect(status):
         hint = "Set AWS_REGION to the region of the bucket."
     elif status == httpx.codes.NOT_FOUND:
-        hint = "Check the endpoint: the storage does not find there what was just put there."
+        hint = "Check the endpoint: the storage does not find what was just uploaded."
     elif code in {"ExpiredToken", "InvalidToken", "RequestTimeTooSkewed"}:
         hint = "Renew the credentials, and check the clock of this machine."
     else:
         hint = (
-            "RunComfy has nothing but the URL: these keys must be allowed to read there, and no"
+            "RunComfy has only the URL: these keys must be allowed to read there, and no"
             " policy of the bucket may ask for a network, a VPC or a login."
         )
-    return Unfetchable(f"{uri} is not given for its presigned URL ({said})", hint=hint)
+    return Unfetchable(f"{uri} is refused for its presigned URL ({said})", hint=hint)

@@ -66,7 +66,7 @@ class Passing:
                 self._copy.write(chunk)
         except OSError as error:
             message = f"a copy cannot be kept in {tempfile.gettempdir()}: {error.strerror}"
-            raise Unreachable(message, hint="Set TMPDIR to a folder with room.") from error
+            raise Unreachable(message, hint="Set TMPDIR to a folder with free space.") from error
 
     def facts(self) -> FileInfo:
         """Return what the whole file is."""
@@ -101,7 +101,7 @@ def look_at_file(path: str) -> tuple[FileInfo | ReadError, Stamp | None]:
     except OSError as error:
         return error, None
     except ValueError:  # a path with a zero byte in it
-        return OSError(errno.EINVAL, "it is no path", path), None
+        return OSError(errno.EINVAL, "it is not a path", path), None
     return facts, before if is_same and before.is_settled(began) else None
 
 
@@ -114,7 +114,7 @@ def _open(path: Path) -> BinaryIO:
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115  # closed by who asked
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return file
 
 

@@ -32,7 +32,7 @@ _SENTENCES = (
     ),
     (
         "301 307 AuthorizationHeaderMalformed PermanentRedirect TemporaryRedirect",
-        "has in another region",
+        "has, in another region,",
         "Set AWS_REGION to the region of the bucket.",
     ),
     (
@@ -40,10 +40,10 @@ _SENTENCES = (
         "does not accept",
         "Check the address and the AWS_* variables.",
     ),
-    ("RequestTimeTooSkewed", "does not believe this machine's clock for", "Set the clock."),
+    ("RequestTimeTooSkewed", "rejects this machine's clock for", "Set the clock."),
     (
         "InvalidEncryptionAlgorithmError InvalidStorageClass KMS.NotFoundException",
-        "does not keep files in this way:",
+        "does not accept the storage options for",
         "Check encryption, kms_key and storage_class under `storage:` in the profile.",
     ),
     (
@@ -53,14 +53,14 @@ _SENTENCES = (
     ),
     (
         "BadDigest InvalidDigest",
-        "received other bytes than were sent to",
-        "Run again; if it stays so, check proxies and the network in between.",
+        "received bytes that differ from those sent to",
+        "Run again. If this persists, check proxies and the network in between.",
     ),
-    ("InvalidPart NoSuchUpload", "lost what was uploaded so far of", "Run again."),
+    ("InvalidPart NoSuchUpload", "lost the upload of", "Run again."),
     # From here on there was no answer: what s3fs raises as it is, by the name of its class.
     (
         "ProfileNotFound",
-        "has no such AWS profile as it was told to take, for",
+        "has no AWS profile of the given name for",
         "Check storage.aws_profile in the profile and AWS_PROFILE against ~/.aws/config.",
     ),
     (
@@ -120,7 +120,7 @@ def error_in_words(endpoint: str, uri: str, error: Exception) -> Exception:  # n
     if code in _REPLACED:
         return replaced(uri)
     if code in _UNSUPPORTED:
-        return Unsupported(f"{at} does not know how to do this: {uri} ({code})")
+        return Unsupported(f"{at} does not support this operation: {uri} ({code})")
     for told, what, hint in _SENTENCES:
         if ({code} if code else names) & set(told.split()):
             return Unreachable(f"{at} {what} {uri}" + (f" ({code})" if code else ""), hint=hint)
@@ -129,7 +129,7 @@ def error_in_words(endpoint: str, uri: str, error: Exception) -> Exception:  # n
     if "RuntimeError" in names and "expired" in str(error):
         # botocore has no error of its own for temporary credentials that nobody renewed.
         return Unreachable(
-            f"The credentials for object storage ({endpoint}) have ended, at {uri}",
+            f"The credentials for object storage ({endpoint}) have expired, at {uri}",
             hint="Renew them: log in again, or export new AWS_* variables.",
         )
     if names & {"BotoCoreError", "ClientError", "OSError"}:
@@ -144,7 +144,7 @@ def no_bucket(endpoint: str, uri: str) -> Unreachable:
     """Return the error for a bucket that is not there."""
     return Unreachable(
         f"There is no bucket {uri.split('/')[2]} at {endpoint}",
-        hint="Make it, or name another one in the profile or under output.to.",
+        hint="Create it, or name another one in the profile or under output.to.",
     )
 
 

@@ -172,4 +172,4 @@ def parsed(text: bytes) -> Sidecar:
     try:
         return Sidecar.model_validate(json.loads(text))
     except (ValidationError, RecursionError, ValueError):
-        raise ValueError("it is not a sidecar of comfyline's") from None
+        raise ValueError("it is not a comfyline sidecar") from None

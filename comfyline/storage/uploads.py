@@ -107,7 +107,7 @@ class Uploads:
         """
         if seconds > LONGEST.total_seconds():
             hint = "set limits.timeout to at most 7d"
-            return Problem("limits.timeout", "no presigned URL lives longer than 7 days", hint)
+            return Problem("limits.timeout", "presigned URLs last at most 7 days", hint)
         ends = await self._credentials_end(seconds)
         if ends is None or ends >= datetime.now(UTC) + timedelta(seconds=seconds):
             return None
@@ -153,9 +153,9 @@ def _short_lived(ends: datetime, seconds: float) -> Problem:
     until = datetime.now(UTC) + timedelta(seconds=seconds)
     return Problem(
         "storage",
-        f"the credentials end at {ends.astimezone():%Y-%m-%d %H:%M %Z}, and the presigned URLs of"
-        f" the inputs with them; a job may take until {until.astimezone():%Y-%m-%d %H:%M %Z}",
-        "renew them (log in again, or take keys that last), or set a shorter limits.timeout",
+        f"the credentials expire at {ends.astimezone():%Y-%m-%d %H:%M %Z}, and the presigned URLs "
+        f"of the inputs with them; a job may take until {until.astimezone():%Y-%m-%d %H:%M %Z}",
+        "renew them (log in again, or use permanent keys), or set a shorter limits.timeout",
     )
 
 

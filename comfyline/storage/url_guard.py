@@ -117,7 +117,7 @@ class UrlGuard:
             return
         if not self._private_hosts or _gives_credentials(address):
             raise Unfetchable(
-                f"{self._shown} leads into a private network ({address})",
+                f"{self._shown} leads to a private network ({address})",
                 hint="RunComfy cannot fetch it there; use an address on the internet, or a file.",
             )
 

@@ -45,14 +45,14 @@ async def read_url(url: str, take: Callable[[bytes], None], *, private_hosts: bo
             async for chunk in answer.aiter_bytes(_CHUNK):
                 size += len(chunk)
                 if size > _MOST_BYTES:
-                    raise Unreachable(f"{shown} has more than {_MOST_BYTES >> 20} MB")
+                    raise Unreachable(f"{shown} is larger than {_MOST_BYTES >> 20} MB")
                 await asyncio.to_thread(take, chunk)
     except httpx.TooManyRedirects:
         raise Unreachable(f"{shown} is redirected more than {_REDIRECTS} times") from None
     except (httpx.TimeoutException, TimeoutError):
         raise Unreachable(f"{shown} does not answer in time") from None
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError):
-        raise Unreachable(f"{shown} is no address that can be asked") from None
+        raise Unreachable(f"{shown} is not a valid address") from None
     except (httpx.HTTPError, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
@@ -89,13 +89,13 @@ def _check(answer: httpx.Response, shown: str) -> None:
         raise FileNotFoundError(f"{shown} answers HTTP {code}")
     if code in _REFUSED:
         raise Unreachable(
-            f"{shown} is not given to everyone (HTTP {code})",
-            hint="RunComfy has no login there: use a presigned address or a local file.",
+            f"{shown} is not public (HTTP {code})",
+            hint="RunComfy cannot log in there. Use a presigned address or a local file.",
         )
     if code != httpx.codes.OK:
         raise Unreachable(f"{shown} answers HTTP {code}")
     if answer.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xht")):
         raise Unreachable(
             f"{shown} answers with a web page, not with a file",
-            hint="It may ask for a login; use the address of the file itself.",
+            hint="It may require a login. Use the address of the file itself.",
         )

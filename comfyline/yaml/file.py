@@ -147,7 +147,9 @@ def _extended(located: LocatedYaml, opened: Sequence[Path]) -> Path | None:
         message = f"`{EXTENDS}` should be the path of one file, not {in_words(named)}"
         raise InputInvalid([Problem(where, message, hint)])
     if "{{" in named:
-        raise InputInvalid([Problem(where, f"`{EXTENDS}` takes a plain path, no template", hint)])
+        raise InputInvalid(
+            [Problem(where, f"`{EXTENDS}` takes a plain path, not a template", hint)]
+        )
     following = Path(named)
     same = [path for path in opened if _same_file(path, following)]
     if same:
@@ -213,7 +215,7 @@ def apply_overrides(located: LocatedYaml, overrides: Sequence[str]) -> LocatedYa
             raise UsageError(f"`{label}` is not understood", hint="write --set key.path=value")
         if keys == [EXTENDS]:
             hint = "Write a file that extends the other one, and run that."
-            raise UsageError(f"`{label}`: a file is extended in YAML only", hint=hint)
+            raise UsageError(f"`{label}`: works in YAML files only", hint=hint)
         pointer = _put(document, keys, _override_value(written.strip(), label), label)
         positions = {at: p for at, p in positions.items() if at[: len(pointer)] != pointer}
         for length in range(1, len(pointer) + 1):
@@ -224,7 +226,9 @@ def apply_overrides(located: LocatedYaml, overrides: Sequence[str]) -> LocatedYa
 def _override_value(written: str, label: str) -> Any:
     """Read the right side of `--set`; text that only looks like YAML stays what was typed."""
     if written.split(maxsplit=1)[:1] == ["!file"]:
-        raise UsageError(f"`{label}`: `!file` is for YAML files", hint="Write the text itself.")
+        raise UsageError(
+            f"`{label}`: `!file` works in YAML files only", hint="Write the text itself."
+        )
     if written.startswith(_NOT_MEANT):
         return written
     reader = NodeReader(label, takes_files=False)

@@ -32,7 +32,9 @@ _LARGEST_FILE = 2**20
 # Line breaks to PyYAML, as in YAML 1.1, and none to an editor: every later line would be off.
 _UNSEEN_BREAK = re.compile("[\x85\u2028\u2029]")
 _ANCHOR_TWICE = re.compile(r"found duplicate anchor '(.+)'; first occurrence")
-QUOTE_IT = 'put quotes around a text that holds {{ … }}, ": ", # or begins with a special character'
+QUOTE_IT = (
+    'put quotes around text that contains {{ … }}, ": ", # or begins with a special character'
+)
 
 
 def place_in(name: str, text: str, offset: int) -> str:
@@ -71,7 +73,7 @@ class NodeReader:
         if unseen := _UNSEEN_BREAK.search(text):
             code = f"{ord(unseen[0]):04x}"
             place = place_in(self.name, text, unseen.start())
-            hint = f'take it out, or write "\\u{code}" in quotes'
+            hint = f'remove it, or write "\\u{code}" in quotes'
             raise InputInvalid([Problem(place, f"an invisible line break (U+{code})", hint)])
         try:
             return yaml.compose(text, Loader=_Loader)
@@ -181,7 +183,7 @@ class NodeReader:
             parents = value.value if isinstance(value, SequenceNode) else [value]
             for parent in parents:
                 if not isinstance(parent, MappingNode) or id(parent) in self._open:
-                    self.report(key, "`<<` takes over a mapping, or a list of mappings")
+                    self.report(key, "`<<` takes a mapping, or a list of mappings")
                     continue
                 self._open.add(id(parent))
                 for entry in self._entries(parent):
@@ -217,7 +219,7 @@ class NodeReader:
     def _text_of(self, file: str) -> str:
         """Return what `!file` stands for; behind an anchor it is read from the disk once."""
         if not self._takes_files:
-            raise OddScalar("`!file` is for YAML files; here write the text itself")
+            raise OddScalar("`!file` works in YAML files only; write the text itself here")
         if file not in self._texts:
             self._texts[file] = _read_text(file)
         return self._texts[file]
@@ -227,7 +229,7 @@ def _syntax_hint(said: str, line: list[str]) -> str:
     if r"'\t'" in said:
         return "indent with spaces, not with tabs"
     if "'?'" in said:
-        return "put quotes around a text that holds ? between brackets"
+        return "put quotes around text that contains ? between brackets"
     special = ("mapping values are not allowed", "cannot start any token", "undefined alias")
     return QUOTE_IT if any(word in said for word in special) or "{{" in "".join(line) else ""
 
@@ -264,7 +266,7 @@ def _in_working_directory(written: str) -> Path:
     """Return the file that is meant, with all links followed."""
     hint = "name a file in the working directory, such as prompts/office.md"
     if not written.strip():
-        raise OddScalar("`!file` names no file", hint)
+        raise OddScalar("`!file` does not name a file", hint)
     if "{{" in written or "{%" in written:
         raise OddScalar("`!file` takes a plain path; templates are for the text in the file", hint)
     named = PurePath(written)
@@ -275,7 +277,7 @@ def _in_working_directory(written: str) -> Path:
     except (OSError, ValueError, RuntimeError):  # a zero byte, a link to itself
         raise OddScalar(f"{written!r} is not the name of a file", hint) from None
     if not path.is_relative_to(root):
-        raise OddScalar(f"{written} is a link that leads out of the working directory", hint)
+        raise OddScalar(f"{written} is a link that leads outside of the working directory", hint)
     return path
 
 

@@ -47,7 +47,7 @@ def core_value(text: str) -> Any:
             f"{text:.20} is a number with a leading zero, which YAML reads in several ways",
             f'write "{text:.20}" in quotes for a text, or {zero[1]}{zero[2]:.20} for a number',
         )
-    too_much = OddScalar(f"{text:.20} is not a number that JSON can carry")
+    too_much = OddScalar(f"{text:.20} is not a number that JSON can represent")
     if is_integer:
         try:
             number = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))

@@ -117,7 +117,7 @@ def _in_words(details: Sequence[ErrorDetails]) -> str:
         words, limit = ("at least", "min") if kind == "too_short" else ("at most", "max")
         count = context[f"{limit}_length"]
         noun = "entry" if count == 1 else "entries"
-        return f"should have {words} {count} {noun}, and it has {len(value)}"
+        return f"should have {words} {count} {noun}, but has {len(value)}"
     if kind == "string_pattern_mismatch":
         return f"does not accept {in_words(value)}"
     if expected := [_expected(one) for one in details if _expected(one)]:

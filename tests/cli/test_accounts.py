@@ -53,7 +53,7 @@ def test_what_others_left_unfinished_is_counted_and_left_alone(
 
     said = office.comfyline(*command)
 
-    assert "1 unfinished job of https://model-api.example left alone" in said.stderr
+    assert "1 unfinished job of https://model-api.example left untouched" in said.stderr
     assert "`comfyline reconcile --profile production`" in said.stderr
     assert elsewhere[:12] not in said.stdout
 

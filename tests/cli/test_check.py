@@ -66,7 +66,7 @@ b.yaml:12:7: steps.edit.input.upscale: should be true or false, not the text 'ye
 b.yaml:13:15: steps.edit.input.style.name: should be text, not the number 31; write it in quotes
 b.yaml:13:27: steps.edit.input.style.nmae: the model has no such field; did you mean `name`?
 b.yaml:14:5: `collect` should be true or false or `items`, not the text 'maybe'; collect: {STEP["collect"].description}
-b.yaml:15:10: the template is broken: unexpected end of template, expected 'end of print statement'
+b.yaml:15:10: invalid template: unexpected end of template, expected 'end of print statement'
 b.yaml:16:21: 07 is a number with a leading zero, which YAML reads in several ways; write "07" in quotes for a text, or 7 for a number
 13 mistakes in 2 of 2 files.
 """  # noqa: E501  # as they stand on a screen
@@ -233,8 +233,8 @@ def test_without_a_profile_nothing_is_asked_of_object_storage(check: Check) -> N
 
     assert ended.code == 0
     assert lines(ended) == [
-        "a.yaml: not looked at without --profile: s3://inbox/*.jpg",
-        "b.yaml: not looked at without --profile: s3://inbox/cat.jpg",
+        "a.yaml: not checked without --profile: s3://inbox/*.jpg",
+        "b.yaml: not checked without --profile: s3://inbox/cat.jpg",
         "2 files checked: no mistakes.",
     ]
 
@@ -275,4 +275,4 @@ def test_storage_that_cannot_be_reached_is_told_as_such_beside_the_mistakes(
     ended = check("--profile", str(tmp_path / "p.yaml"), a=RIGHT)
 
     assert ended.code == 69
-    assert "The local storage does not run" in ended.stderr
+    assert "The local storage is not running" in ended.stderr

@@ -132,7 +132,7 @@ def test_the_list_is_searched_by_text_and_by_category(models: Models) -> None:
     assert found.out.splitlines()[1].split()[1:] == [
         "text-to-video", "$0.04", "per", "output", "catalogue",
     ]  # fmt: skip
-    assert models("list", "--search", "no such model").err == "No model fits.\n"
+    assert models("list", "--search", "no such model").err == "No model matches.\n"
 
 
 @pytest.mark.usefixtures("online")

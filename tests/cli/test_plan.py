@@ -372,7 +372,7 @@ def test_a_plan_names_the_stored_files_that_newer_ones_take_the_names_of(project
     assert project.planned()["notes"] == []
     for more in (["--set", "steps.edit.input.prompt=a garden"], ["--refresh"]):
         [note] = project.planned(*more)["notes"]
-        assert note.startswith("2 stored files would move aside to a version name")
+        assert note.startswith("2 stored files would be renamed")
         for path in paths:
             assert f"{path.absolute().as_uri()} (pipeline scenes)" in note
 

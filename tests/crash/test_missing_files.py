@@ -58,7 +58,7 @@ def test_a_share_that_is_not_mounted_for_a_night_costs_nothing(
     assert night.code == 69, night.log
     assert counts(night) == {}
     assert {error["kind"] for error in night.json["errors"]} == {"unreachable"}
-    assert f"of {MANY} files that were paid for and stored there {MANY} are gone" in night.log
+    assert f"of {MANY} files paid for and stored there, {MANY} are missing" in night.log
     assert here.state() == "persisted"
     assert lying(here) == {}
 
@@ -97,7 +97,7 @@ def test_a_stored_job_whose_file_is_gone_is_told_as_such_and_counts_when_it_is_b
     within = here.run()
 
     assert counts(within) == {"persisted": 1, "reused": 1}, within.log
-    assert f"{path.as_uri()} is gone and is fetched again" in within.log
+    assert f"{path.as_uri()} is missing and is fetched again" in within.log
 
     seven_days_pass(here)
     path.unlink()

@@ -116,7 +116,7 @@ def test_a_sidecar_of_before_origins_blocks_until_somebody_says_whose_it_is(
     blocked = here.run()
 
     assert "2 jobs blocked by a run" in planned.log
-    assert "blocked: its sidecar does not say whose it is" in planned.stdout
+    assert "blocked: its sidecar does not name an account" in planned.stdout
     assert (blocked.code, counts(blocked)) == (1, {"jobs": 2, "in_doubt": 2}), blocked.log
     mine, other = here.attempts()
     asked = here.command("resolve", mine.checked.key)
@@ -207,7 +207,7 @@ def test_a_full_disk_lets_no_post_leave(scene: MakeScene) -> None:
 
     assert stopped.code == 75, stopped.log
     assert counts(stopped) == {"jobs": 1}, "neither made nor failed"
-    assert "Make room on that disk" in stopped.log
+    assert "Free some space on that disk" in stopped.log
     assert here.requests() == []
     assert [one.state for one in here.attempts()] == [JobState.PLANNED]
     assert counts(here.run()) == {"jobs": 1, "persisted": 1, "submitted": 1}

@@ -32,7 +32,7 @@ def test_prefect_gets_addresses_without_their_secrets_and_the_flow_gets_them_who
 
 @pytest.mark.parametrize("stored", [{"image_urls": [LEFT_OUT]}, [f"a.b={LEFT_OUT}"], LEFT_OUT])
 def test_a_run_that_is_started_again_from_the_page_says_what_is_gone(stored: object) -> None:
-    with pytest.raises(InputInvalid, match="which Prefect does not keep; give the whole address"):
+    with pytest.raises(InputInvalid, match="stored in Prefect; give the complete address"):
         as_given("inputs", stored)
 
 

@@ -144,7 +144,7 @@ async def _fill(_: Desk, path: Path) -> tuple[str, bool]:
 def test_a_full_disk_stops_a_post_and_loses_no_id(journal: Journal):
     [(said, is_as_before)] = at_once(1, _fill, "sqlite://", journal.path)
     assert "so it was not submitted" in said
-    assert "Make room" in said
+    assert "Free some space" in said
     assert is_as_before
     assert [line.request_id for line in journal.lines()] == ["request-1"]
 

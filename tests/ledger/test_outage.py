@@ -309,5 +309,5 @@ async def test_a_full_disk_is_waited_for_and_said_as_one(tmp_path: Path):
         await database.run(lambda c: c.execute(text("PRAGMA max_page_count = 100000")).all())
         await writing
     database.close()
-    assert "the disk that it lies on is full" in full
+    assert "its disk is full" in full
     assert "waiting for it" in full

@@ -129,7 +129,7 @@ def test_a_conversion_is_read_back_as_it_was_written(conversion: Conversion) -> 
 
 @pytest.mark.parametrize("written", ["", "gif", "jpeg<=px", "jpeg<=50GB", "png<=1MB<=4px"])
 def test_nothing_else_is_a_conversion(written: str) -> None:
-    with pytest.raises(ValueError, match="is no conversion"):
+    with pytest.raises(ValueError, match="is not a conversion"):
         Conversion.parse(written)
 
 

@@ -122,7 +122,7 @@ def test_a_video_without_its_index_or_with_noise_for_frames_is_found() -> None:
 
 @pytest.mark.parametrize("form", ["PNG", "GIF"])
 def test_a_bomb_is_not_decoded(form: str) -> None:
-    assert probed(bomb(form)).flaw == "promises more pixels than can be safely decoded"
+    assert probed(bomb(form)).flaw == "declares more pixels than can be decoded safely"
 
 
 def test_a_photo_of_more_pixels_than_pillow_likes_is_no_bomb() -> None:

@@ -1,22 +1,17 @@
 """Every sentence that a person can meet, collected from the source: `make messages` prints them."""
 
 import ast
-import inspect
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from comfyline import errors
-
 ROOT = Path(__file__).parents[2]
-_ERRORS = {
-    name
-    for name, found in vars(errors).items()
-    if inspect.isclass(found) and issubclass(found, errors.ComfylineError)
-}
-_SPEAKERS = _ERRORS | {"Problem", "Note", "say", "tell", "warn"}
-_HINTS = {"hint", "help", "message"}
+_WORD = re.compile(r"(?<!\S)[^\W\d_]+(?!\w)")
+_LEFT_OUT = ("comfyline/sandbox", "comfyline/ledger/migrations")
+_NO_SENTENCE = re.compile(r"(?s)^(\s|<|SELECT|CREATE|PRAGMA|\(\?|%\()|https?://\S+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,69 +26,60 @@ class Message:
         return f"{self.path}:{self.line}: {self.text}"
 
 
-def messages() -> list[Message]:
-    """Collect them from the command line, the flows, the tasks and the rooms, by file and line."""
-    sources = [
+@cache
+def messages() -> tuple[Message, ...]:
+    """Collect every text of at least three words, and the help of the commands."""
+    sources = (
         path for room in ("comfyline", "flows", "tasks") for path in (ROOT / room).rglob("*.py")
-    ]
-    found = (message for path in sorted(sources) for message in _of_file(path))
-    return [message for message in found if " " in message.text.strip()]
+    )
+    return tuple(
+        message
+        for path in sorted(sources)
+        if not path.relative_to(ROOT).as_posix().startswith(_LEFT_OUT)
+        for message in _of_file(path)
+    )
 
 
 def _of_file(path: Path) -> Iterator[Message]:
     where = path.relative_to(ROOT)
-    if where.parts[:2] == ("comfyline", "sandbox"):
-        return
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            spoken = node.args if _name(node.func) in _SPEAKERS else []
-            spoken = [*spoken, *(k.value for k in node.keywords if k.arg in _HINTS)]
-            for part in spoken:
-                for text in _texts(part):
-                    yield Message(where, part.lineno, text)
     if where.parts[:2] == ("comfyline", "cli"):
-        yield from _helps(tree, where)
+        yield from _help(tree, where)
+    silent = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            silent.update(id(part) for part in node.values)
+        if id(node) in silent:
+            continue
+        text = _text(node)
+        words = _WORD.findall(text)
+        if len(words) > 2 and any(map(str.islower, words)) and not _NO_SENTENCE.match(text):
+            yield Message(where, node.lineno, text)  # type: ignore[attr-defined]
 
 
-def _helps(tree: ast.Module, where: Path) -> Iterator[Message]:
+def _help(tree: ast.Module, where: Path) -> Iterator[Message]:
     """Yield the docstrings of commands, which are their help; each has an example."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            told = (ast.get_docstring(node) or "").partition("Parameters\n---")[0]
-            for paragraph in told.strip().split("\n\n") if "Example:" in told else ():
+        if isinstance(node, ast.FunctionDef):
+            text = (ast.get_docstring(node) or "").partition("\n\nParameters\n")[0]
+            for paragraph in text.split("\n\n") if "Example:" in text else ():
                 yield Message(where, node.lineno, " ".join(paragraph.split()))
 
 
-def _name(called: ast.expr) -> str:
-    match called:
-        case ast.Name(id=name) | ast.Attribute(attr=name):
-            return name
+def _text(node: ast.AST) -> str:
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=values):
+            return "".join(_part(value) for value in values)
         case _:
             return ""
 
 
-def _texts(node: ast.expr) -> Iterator[str]:
-    """Yield the sentences of an expression: both sides of a choice, the parts of a sum as one."""
-    match node:
-        case ast.Constant(value=str(text)):
-            yield text
-        case ast.JoinedStr(values=values):
-            yield "".join(_part(value) for value in values)
-        case ast.BinOp(op=ast.Add(), left=left, right=right):
-            for one in _texts(left):
-                yield from (one + other for other in _texts(right))
-        case ast.IfExp(body=body, orelse=otherwise):
-            yield from _texts(body)
-            yield from _texts(otherwise)
-        case _:
-            return
-
-
 def _part(value: ast.expr) -> str:
-    if isinstance(value, ast.Constant):
-        return str(value.value)
-    return "{" + ast.unparse(value.value) + "}" if isinstance(value, ast.FormattedValue) else "{…}"
+    if isinstance(value, ast.FormattedValue):
+        return "{" + ast.unparse(value.value) + "}"
+    return str(value.value) if isinstance(value, ast.Constant) else ""
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ def said(**inputs: Any) -> list[str]:
             "aspect_ratio: '16x9' is not one of auto, 21:9, 16:9, 1:1; did you mean `16:9`?",
         ),
         ({"promt": "x"}, "promt: the model has no such field; did you mean `prompt`?"),
-        ({"num_images": 9}, "num_images: 9 is too large; the most is 4"),
-        ({"num_images": 0}, "num_images: 0 is too small; the least is 1"),
+        ({"num_images": 9}, "num_images: 9 is too large; the maximum is 4"),
+        ({"num_images": 0}, "num_images: 0 is too small; the minimum is 1"),
         (
             {"num_images": "2"},
             "num_images: should be a whole number, not the text '2'; write it without quotes: `2`",
@@ -60,9 +60,12 @@ def said(**inputs: Any) -> list[str]:
             {"num_images": None},
             "num_images: should be a whole number, not null; leave the field out",
         ),
-        ({"strength": 0}, "strength: 0 is too small; it has to be more than 0"),
-        ({"image_urls": []}, "image_urls: holds 0, which is too few; the least is 1"),
-        ({"image_urls": ["a"] * 3}, "image_urls: holds 3, which is too many; the most is 2"),
+        ({"strength": 0}, "strength: 0 is too small; it must be more than 0"),
+        ({"image_urls": []}, "image_urls: has 0 entries, which is too few; the minimum is 1"),
+        (
+            {"image_urls": ["a"] * 3},
+            "image_urls: has 3 entries, which is too many; the maximum is 2",
+        ),
         (
             {"image_urls": "a.jpg"},
             "image_urls: should be a list, not the text 'a.jpg'; write it as a list: `[a.jpg]`",
@@ -183,7 +186,7 @@ def test_no_pattern_can_hang_a_run() -> None:
     [told] = check_inputs(entry({"properties": {"x": field}}), {"x": "a" * 5000 + "!"})
 
     assert time.process_time() - began < 2
-    assert told.message.endswith(r"… does not fit the pattern '^(\\w+\\s?)+$'")
+    assert told.message.endswith(r"… does not match the pattern '^(\\w+\\s?)+$'")
 
 
 @pytest.mark.parametrize(
@@ -200,7 +203,9 @@ def test_what_is_no_json_is_a_mistake_where_it_stands() -> None:
 
     found = check_inputs(entry({"properties": fields}), {"a": float("nan"), "b": "\ud800"})
 
-    assert [str(problem) for problem in found] == ["b: holds what cannot be sent as JSON"]
+    assert [str(problem) for problem in found] == [
+        "b: contains something that JSON cannot represent"
+    ]
 
 
 def test_what_is_said_twice_in_a_schema_is_said_once() -> None:

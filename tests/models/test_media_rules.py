@@ -116,8 +116,8 @@ def test_a_rule_without_words_gets_some() -> None:
     found = checked(rule("fps<=", 24), rule("duration>", 3, ""), fps=25.0, duration=2.5)
 
     assert found.broken == (
-        "fps has to be at most 24 (it has 25 frames a second)",
-        "duration has to be more than 3 (it has 2.5 seconds)",
+        "fps must be at most 24 (it has 25 frames a second)",
+        "duration must be more than 3 (it has 2.5 seconds)",
     )
 
 

@@ -34,8 +34,8 @@ def attempt(
     [
         (attempt(1, "persisted"), "refresh"),
         (attempt(1, "expired"), "lost"),
-        (attempt(1, "failed"), "asked for again"),
-        (attempt(1, "cancelled"), "asked for again"),
+        (attempt(1, "failed"), "submitted again"),
+        (attempt(1, "cancelled"), "submitted again"),
         (attempt(1, "failed", kind="rejected"), "rejected by the step's checks"),
         (attempt(1, "failed", kind="rejected", cost=None), "rejected by the step's checks"),
         (attempt(1, "failed", kind="given-up"), "was given up"),

@@ -126,7 +126,7 @@ async def test_a_file_of_somebody_elses_stays_and_ours_becomes_a_version_which_i
     assert there["cat-3.png"] == b"picture"
     assert json.loads(there["cat-3.png.json"])["output"]["name"] == "cat-3.png"
     [note] = notes(told)
-    assert "cat.png is a file of somebody else's: the output is stored as" in note
+    assert "cat.png was not written by comfyline: the output is stored as" in note
     assert await found(job) == await store(job) == ["cat-3.png"]
     refreshed = await paid(services, out, contents=(b"another picture",))
     assert await store(refreshed) == await found(refreshed) == ["cat-3.png"]
@@ -154,7 +154,7 @@ async def test_a_file_that_is_to_be_kept_is_an_error_and_the_result_waits_for_it
     await leave(services, out, "cat.png")
     job = await paid(services, out, on_conflict="keep")
 
-    with pytest.raises(NameTaken, match=r"cat\.png is a file of somebody else's"):
+    with pytest.raises(NameTaken, match=r"cat\.png was not written by comfyline"):
         await store(job)
 
     assert await lying(services, out) == {"cat.png": b"theirs"}
@@ -204,7 +204,7 @@ async def test_a_changed_prompt_takes_the_name_and_what_was_paid_before_moves_be
     before["output"]["name"] = "cat-2.png"
     assert json.loads(there["cat-2.png.json"]) == before
     [note] = notes(told)
-    assert "cat.png is another output that was paid for: it lies as" in note
+    assert "cat.png was another output that was paid for: it is" in note
     # Both count as there, each for its own pipeline, so that the next night nothing moves.
     assert (await found(hat), await found(scarf)) == (["cat-2.png"], ["cat.png"])
 
@@ -328,7 +328,7 @@ async def test_bytes_that_changed_after_they_were_fetched_are_not_stored(
     path = Path(job.fetched.files[0].path)
     await asyncio.to_thread(path.write_bytes, bytes(7))
 
-    with pytest.raises(Spoilt, match="has changed on this machine's disk"):
+    with pytest.raises(Spoilt, match="has changed on the disk of this machine"):
         await store(job)
 
     assert await lying(services, out) == {}

@@ -22,7 +22,7 @@ EVERYTHING = ContentChecks(
     64, 48, aspect_ratio=True, not_blank=True, not_input=True, not_duplicate=True
 )
 NOT_SMALL = ContentChecks(min_width=1024)
-TOO_SMALL = "The output is 64 × 48 pixels, and at least 1024 wide is asked for"
+TOO_SMALL = "The output is 64 × 48 pixels, but at least 1024 wide is required"
 
 LOOK = Appearance(1024, 576, is_blank=False, lines=0b1010, colours=bytes(768))
 OUTPUT = NamedAppearance("cat · edit", "a" * 64, "image/png", LOOK)
@@ -91,7 +91,7 @@ async def test_of_several_outputs_one_takes_all_along_and_each_says_why(
         await pay(services, asked(out, ContentChecks(min_height=47)), SMALL, OTHER)
     )
 
-    said = "Output 2 is 64 × 46 pixels, and at least 47 high is asked for"
+    said = "Output 2 is 64 × 46 pixels, but at least 47 high is required"
     assert error is not None
     assert error.message == said
     files = aside(out)
@@ -117,7 +117,7 @@ async def test_where_it_cannot_be_stored_aside_the_attempt_goes_on(
     in_the_way.write_text("a file where the folder should be")
     paid = await pay(services, asked(out, NOT_SMALL), SMALL)
 
-    with pytest.raises(Unreachable, match="cannot be stored aside"):
+    with pytest.raises(Unreachable, match="cannot be quarantined"):
         await rejected(paid)
 
     assert (await paid.attempt()).state is JobState.COMPLETED
@@ -190,7 +190,7 @@ async def test_a_film_is_measured_as_well(services: Services, out: str) -> None:
     error = await rejected(await pay(services, checked, clip(), media_type="video/mp4"))
 
     assert error is not None
-    assert error.message == "The output is 64 × 48 pixels, and at least 100 wide is asked for"
+    assert error.message == "The output is 64 × 48 pixels, but at least 100 wide is required"
     assert "a cat-0.mp4" in aside(out)
 
 
@@ -203,9 +203,9 @@ LIKE = replace(UNLIKE, appearance=LOOK)
 @pytest.mark.parametrize(
     ("checks", "output", "more", "said"),
     [
-        (ContentChecks(min_width=2048), OUTPUT, {}, "is 1024 × 576 pixels, and at least 2048 wide"),
-        (ContentChecks(min_height=577), OUTPUT, {}, "is 1024 × 576 pixels, and at least 577 high"),
-        (ContentChecks(1024, 1024), OUTPUT, {}, "at least 1024 × 1024 is asked for"),
+        (ContentChecks(min_width=2048), OUTPUT, {}, "is 1024 × 576 pixels, but at least 2048 wide"),
+        (ContentChecks(min_height=577), OUTPUT, {}, "is 1024 × 576 pixels, but at least 577 high"),
+        (ContentChecks(1024, 1024), OUTPUT, {}, "at least 1024 × 1024 is required"),
         (ContentChecks(1024, 576), OUTPUT, {}, None),
         (ContentChecks(aspect_ratio=True), OUTPUT, {"inputs": WIDE}, None),
         (ContentChecks(aspect_ratio=True), with_look(width=1040), {"inputs": WIDE}, None),
@@ -213,15 +213,15 @@ LIKE = replace(UNLIKE, appearance=LOOK)
             ContentChecks(aspect_ratio=True),
             with_look(width=1050),
             {"inputs": WIDE},
-            "is 1050 × 576 pixels, and 16:9 is asked for",
+            "is 1050 × 576 pixels, but 16:9 is required",
         ),
-        (ContentChecks(not_blank=True), with_look(is_blank=True), {}, "is blank: one colour"),
+        (ContentChecks(not_blank=True), with_look(is_blank=True), {}, "is blank: a single colour"),
         (ContentChecks(min_width=1), with_look(is_blank=True), {}, None),
         (
             ContentChecks(min_width=2000, not_blank=True),
             with_look(is_blank=True),
             {},
-            "2000 wide is asked for; it is blank: one colour all over",
+            "2000 wide is required; it is blank: a single colour",
         ),
         (ContentChecks(not_input=True), OUTPUT, {"given": [SAME]}, "same as the input cat.jpg"),
         (ContentChecks(not_input=True), OUTPUT, {"given": [UNSEEN]}, "same as the input cat.jpg"),

@@ -28,7 +28,7 @@ def test_a_duration_is_read_as_seconds(written: object, seconds: float) -> None:
     "written", ["", " ", "m", "30 m", "1m1h", "-5s", "1e3", True, None, [1], "٣s"]
 )
 def test_anything_else_is_refused(written: object) -> None:
-    with pytest.raises(ValueError, match="should be a length of time such as"):
+    with pytest.raises(ValueError, match="should be a duration such as"):
         parse_duration(written)
 
 

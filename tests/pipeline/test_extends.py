@@ -92,7 +92,10 @@ def test_a_base_may_extend_another_one(files: Files) -> None:
         ),
         ({"a": "extends: [b.yaml]\n"}, "a.yaml:1:1: `extends` should be the path of one file, not"),
         ({"a": "extends: ''\n"}, "a.yaml:1:1: `extends` should be the path of one file, not"),
-        ({"a": "extends: '{{ x }}.yaml'\n"}, "a.yaml:1:1: `extends` takes a plain path, no temp"),
+        (
+            {"a": "extends: '{{ x }}.yaml'\n"},
+            "a.yaml:1:1: `extends` takes a plain path",
+        ),
         ({"a": 'extends: "a\\0"\n'}, "a.yaml:1:1: a\0: the file cannot be read: "),
         ({"a": "extends: .\n"}, "a.yaml:1:1: .: the file cannot be read: Is a directory"),
         ({"a": "extends: b.yaml\n", "b": ""}, "b.yaml:1:1: the file is empty"),

@@ -175,5 +175,5 @@ def test_a_step_that_collects_needs_a_name_without_an_item(write: Write) -> None
     text = pipeline(steps).replace("{to: out}", "{to: out, name: '{{ item.name }}-{{ step }}.png'}")
     named = text.replace("collect: true,", "collect: true, output: {name: sum.png},")
 
-    assert "collects all items, and output.name uses `item`" in mistakes(write, text)[0]
+    assert "collects all items, but output.name uses `item`" in mistakes(write, text)[0]
     assert mistakes(write, named) == []

@@ -69,7 +69,7 @@ def test_model_and_variant_may_be_templates(write: Write) -> None:
 def test_an_items_value_cannot_lead_out_of_the_folder(write: Write, value: str) -> None:
     plan = preview(write(**{"sku: A1": f"sku: {value}", "{{ run.date }}": "{{ item.sku }}"}))
 
-    assert "leads out of the folder" in plan.problems[0].message
+    assert "leads outside of the folder" in plan.problems[0].message
     assert {job.item for job in plan.all_jobs} == {"B2"}
 
 

@@ -214,7 +214,7 @@ def test_a_table_may_lie_in_object_storage(write: Write) -> None:
 def test_a_row_that_cannot_be_read_is_told_by_the_address_of_the_table(write: Write) -> None:
     bucket = Objects(briefs="id,x\n7\n")
 
-    with pytest.raises(InputInvalid, match=r"^s3://b/in/briefs\.csv:2: the row has 1 cell, and"):
+    with pytest.raises(InputInvalid, match=r"^s3://b/in/briefs\.csv:2: the row has 1 cell, but"):
         items_of(write, "{table: s3://b/in/briefs.csv}", objects=bucket)
 
 

@@ -74,8 +74,8 @@ def test_all_rows_of_csv_that_do_not_fit_are_told_at_their_lines(tmp_path: Path)
     told = mistakes(tmp_path, 'a,b\n1,"2\n3"\n4\n\n5,6,7\n')
 
     assert [one.partition(";")[0] for one in told] == [
-        "briefs.csv:4: the row has 1 cell, and the first line names 2 columns",
-        "briefs.csv:6: the row has 3 cells, and the first line names 2 columns",
+        "briefs.csv:4: the row has 1 cell, but the first line names 2 columns",
+        "briefs.csv:6: the row has 3 cells, but the first line names 2 columns",
     ]
 
 
@@ -91,7 +91,7 @@ def test_very_many_mistakes_are_counted(tmp_path: Path) -> None:
     [
         ("", "briefs.csv:1: the table has no first line with the columns' names"),
         ("a,,b,\n", "briefs.csv:1: the first line names no column in cell 2, 4"),
-        ("\na,b,a\n", "briefs.csv:2: the first line names `a` more than once"),
+        ("\na,b,a\n", "briefs.csv:2: the first line repeats `a`"),
         ('a,b\n1,"2\n', "briefs.csv:2: cannot be read as CSV: unexpected end of data; a double"),
         ('a,b\n1,"2"3\n', "briefs.csv:2: cannot be read as CSV: ',' expected after '\"'; a double"),
         (b"a,b\n1,\xe9\n", "briefs.csv:2: the file is not UTF-8 text; save it as CSV UTF-8"),
@@ -104,21 +104,25 @@ def test_csv_that_cannot_be_read_says_why(tmp_path: Path, content: str | bytes, 
 @pytest.mark.parametrize(
     ("called", "content", "told"),
     [
-        ("b.csv", b"PK\x03\x04....", "b.csv is not CSV but an Excel or another zipped file; save"),
+        ("b.csv", b"PK\x03\x04....", "b.csv is not CSV, but an Excel or another zipped file; save"),
         (
             "b.csv",
             gzip.compress(b"a,b\n", mtime=0),
-            "b.csv is not CSV but packed with gzip; unpack it",
+            "b.csv is not CSV, but compressed with gzip; unpack it",
         ),
-        ("b.csv", "a,b\n1,2\n".encode("utf-16"), "b.csv is not CSV but text in UTF-16; save it"),
-        ("b.csv", b"PAR1....", "b.csv is not CSV but Parquet; call it .parquet"),
+        ("b.csv", "a,b\n1,2\n".encode("utf-16"), "b.csv is not CSV, but text in UTF-16; save it"),
+        ("b.csv", b"PAR1....", "b.csv is not CSV, but Parquet; call it .parquet"),
         (
             "b.csv",
             b'{"sku": 1}\n',
-            "b.csv is not CSV but JSON; write one object a line and call it",
+            "b.csv is not CSV, but JSON; write one object a line and call it",
         ),
-        ("b.jsonl", b'[{"sku": 1}]', "b.jsonl is not JSON lines but a JSON list; write one object"),
-        ("b.parquet", b"a,b\n", "b.parquet is not Parquet but something else"),
+        (
+            "b.jsonl",
+            b'[{"sku": 1}]',
+            "b.jsonl is not JSON lines, but a JSON list; write one",
+        ),
+        ("b.parquet", b"a,b\n", "b.parquet is not Parquet, but something else"),
         (
             "b.json",
             b"{}",
@@ -150,7 +154,7 @@ def test_all_lines_of_json_that_cannot_be_read_are_told(tmp_path: Path) -> None:
         "b.jsonl:2: the line is not an object",
         "b.jsonl:3: the line is not JSON: Expecting ':' delimiter (at its character 6)",
         "b.jsonl:4: the line cannot be used: it names `a` twice",
-        "b.jsonl:5: the line cannot be used: NaN is not a number that JSON has",
+        "b.jsonl:5: the line cannot be used: NaN is not a number that JSON can represent",
     ]
     assert [one.split(": ")[0] for one in told[5:]] == ["b.jsonl:7", "b.jsonl:8"]
 

@@ -64,10 +64,13 @@ def test_a_name_may_be_quoted_and_stand_in_a_list_or_behind_an_anchor() -> None:
         ("!file prompts/offic.md", "there is no file prompts/offic.md; did you mean `prompts/off"),
         ("!file promts/office.md", "there is no file promts/office.md; there is no folder promts"),
         ("!file prompts", "prompts is a folder; name a file in it"),
-        ("!file", "`!file` names no file"),
+        ("!file", "`!file` does not name a file"),
         ("!file ../secret.txt", "../secret.txt lies outside of the working directory"),
         ("!file /etc/hostname", "/etc/hostname lies outside of the working directory"),
-        ("!file prompts/link", "prompts/link is a link that leads out of the working directory"),
+        (
+            "!file prompts/link",
+            "prompts/link is a link that leads outside",
+        ),
         ("!file prompts/loop", "prompts/loop"),
         ("!file prompts/fifo", "prompts/fifo is not a regular file"),
         ("!file prompts/latin", "prompts/latin is not UTF-8 text (its line 2); save the file in"),
@@ -112,5 +115,5 @@ def test_a_link_within_the_project_and_a_text_of_the_largest_size_are_read(here:
 def test_the_command_line_cannot_read_files(here: Path, value: str) -> None:
     (here / "prompts" / "office.md").write_text("x")
 
-    with pytest.raises(UsageError, match="`!file` is for YAML files"):
+    with pytest.raises(UsageError, match="`!file` works in YAML files"):
         apply_overrides(read("y"), [f"prompt={value}"])

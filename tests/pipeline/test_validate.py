@@ -55,7 +55,7 @@ def mistakes(tmp_path: Path, text: str) -> list[str]:
         ("choice: item", "not the text 'item'; did you mean `items`?"),
         ("either: 3", "should be text or a list, not a number (3)"),
         ("format: pgn", "should be `png` or `jpeg`, not the text 'pgn'; did you mean `png`?"),
-        ("many: [1, 2, 3]", "should have at most 2 entries, and it has 3; many: Up to two numbers"),
+        ("many: [1, 2, 3]", "should have at most 2 entries, but has 3; many: Up to two numbers"),
     ],
 )
 def test_a_value_of_another_kind_is_told_with_what_to_write(

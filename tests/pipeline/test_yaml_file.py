@@ -56,7 +56,7 @@ def test_a_leading_zero_is_a_question_and_no_guess(tmp_path: Path, word: str) ->
 def test_a_number_of_more_digits_than_python_writes_is_a_mistake(tmp_path: Path) -> None:
     for digits in ("9" * 5000, "0x" + "f" * 5000):
         [found] = mistakes(tmp_path, f"a: {digits}\n")
-        assert "is not a number that JSON can carry" in found
+        assert "is not a number that JSON can represent" in found
         assert len(found) < 100
 
 
@@ -106,14 +106,14 @@ d:
             "2:4: the anchor `x` is defined twice; the first one is on line 1; give one of them",
         ),
         ('a: "\\U00110000"\n', "1:1: not valid YAML: "),
-        ("a: 1\nb: x\u2028y\n", "2:5: an invisible line break (U+2028); take it out, or write"),
+        ("a: 1\nb: x\u2028y\n", "2:5: an invisible line break (U+2028); remove it, or write"),
         (
             "a: [https://x.io/1.png?v=2]\n",
-            "1:23: not valid YAML: expected ',' or ']', but got '?'; put quotes around a text",
+            "1:23: not valid YAML: expected ',' or ']', but got '?'; put quotes around text",
         ),
         ("a: &x [*x]\n", "1:4: the value contains itself through an anchor"),
         ("a: !!python/object:os.system x\n", "1:4: the YAML tag tag:yaml.org,2002:python"),
-        ("a: .nan\n", "1:4: .nan is not a number that JSON can carry"),
+        ("a: .nan\n", "1:4: .nan is not a number that JSON can represent"),
         ("a: {{ item.x }}\n", "1:5: a key should be text, not a list or a mapping; put quotes"),
         ("a: {{ x }} y\n", "1:12: not valid YAML: expected <block end>"),
         ('a: "\\ud800"\n', "1:4: the text contains half a character"),

@@ -51,7 +51,7 @@ ENTRY = ModelEntry(
         },
     },
 )
-BY_CONTENT = "by its content, whatever its name says"
+BY_CONTENT = "by its content, regardless of its name"
 DOWNSCALE = "write `downscale: true` under the step to submit a smaller copy"
 
 
@@ -118,13 +118,13 @@ async def test_all_mistakes_of_a_job_are_told_at_once_each_with_its_place(
     assert await told(job("nowhere://b/o", "p.yaml:7:3", images=images, **inputs), origins) == [
         "p.yaml:7:3: image: is empty",
         "p.yaml:7:3: promt: the model has no such field; did you mean `prompt`?",
-        "p.yaml:7:3: strength: 2 is too large; the most is 1",
+        "p.yaml:7:3: strength: 2 is too large; the maximum is 1",
         "p.yaml:7:3: images[0]: there is no file none.png; check the path and the source",
         (f"p.yaml:7:3: images[1]: {note} is of unknown type, not image; {BY_CONTENT}"),
         f"p.yaml:7:3: images[2]: {empty} is empty",
         f"p.yaml:7:3: film: {CAT} is image/jpeg, not video; {BY_CONTENT}",
         (
-            "p.yaml:7:3: output.to: nowhere://b/o is no place for outputs: "
+            "p.yaml:7:3: output.to: nowhere://b/o is not a valid place for outputs: "
             "name a folder, s3://…, gs://… or az://…"
         ),
     ]
@@ -134,7 +134,7 @@ async def test_all_mistakes_of_a_job_are_told_at_once_each_with_its_place(
     ("field", "content", "said"),
     [
         ("image", lambda: picture("JPEG")[:-90], "is broken: image file is truncated"),
-        ("image", bomb, "promises more pixels than can be safely decoded"),
+        ("image", bomb, "declares more pixels than can be decoded safely"),
         ("image", lambda: picture("WEBP")[:-9], "is cut short"),
         ("film", lambda: clip()[:-9], "is cut short"),
         ("sound", lambda: clip("wav", None, "pcm_s16le")[:-9], "is cut short"),
@@ -144,17 +144,17 @@ async def test_all_mistakes_of_a_job_are_told_at_once_each_with_its_place(
             f"is audio/mp4, not image or video; {BY_CONTENT}",
         ),
         ("image", lambda: b"<svg/>", "is an SVG drawing, not image; export it as PNG or JPEG"),
-        ("clip", clip, ": duration has to be less than 2 (it has 2 seconds)"),
+        ("clip", clip, ": duration must be less than 2 (it has 2 seconds)"),
         ("ruled", lambda: picture("PNG"), ": Too wide (it has 64 × 48 pixels, a ratio of 1.333)"),
         (
             "image",
             lambda: picture("AVIF"),
             (
-                "is image/avif, and models take JPEG, PNG, WebP and GIF; "
+                "is image/avif, but models take JPEG, PNG, WebP and GIF; "
                 "write `convert: jpeg` under the step to submit a copy"
             ),
         ),
-        ("scan", heic, "is image/heic, and models take JPEG, PNG, WebP and GIF"),
+        ("scan", heic, "is image/heic, but models take JPEG, PNG, WebP and GIF"),
         ("small", lambda: picture("PNG"), f"it has 64 × 48 pixels); {DOWNSCALE}"),
     ],
 )
@@ -188,7 +188,10 @@ async def test_a_file_that_runcomfy_would_not_take_is_told_with_the_limit(
 
 @pytest.mark.parametrize(
     ("path", "said"),
-    [(".", ". is a folder; name a file in it"), ("/dev/null", "cannot be read: it is no ordinary")],
+    [
+        (".", ". is a folder; name a file in it"),
+        ("/dev/null", "it is not a regular file"),
+    ],
 )
 async def test_what_is_no_file_is_told_in_words(origins: Origins, path: str, said: str) -> None:
     [problem] = await told(job(image=path), origins)
@@ -212,10 +215,10 @@ async def test_what_the_web_gives_is_judged_by_its_content_as_well(
     [
         (math.nan, "nan is not a number"),
         ([math.inf], "inf is not a number"),
-        (date(2026, 1, 31), "a date cannot be sent"),
+        (date(2026, 1, 31), "values of type date cannot be sent"),
         ({1: "a"}, "the key 1 is not text"),
         ("\ud800", "not UTF-8"),
-        ({"a": {1, 2}}, "a set cannot be sent"),
+        ({"a": {1, 2}}, "values of type set cannot be sent"),
     ],
 )
 async def test_what_json_cannot_say_is_told_before_it_is_submitted(
@@ -254,10 +257,10 @@ async def test_what_is_no_mistake_and_worth_knowing_is_said_once_for_all_jobs(
 
     found = await validate_pairs([(job, ENTRY) for job in jobs], origins.look)
 
-    exif = "turned by its EXIF data; RunComfy may or may not honour that"
+    exif = "rotated by its EXIF data, which RunComfy may ignore"
     assert list(found.notes) == [
         f"{', '.join(turned[:3])} and 2 more: {exif}",
-        "`frames<` of `ruled`: a rule that cannot be checked here; RunComfy judges by it",
+        "`frames<` of `ruled`: a rule that cannot be checked here; RunComfy applies it",
         f"{png}: image/png {BY_CONTENT}",
         f"{photo}: image/heic {BY_CONTENT}",
         f"{photo}: submitted as a JPEG copy; the original stays as it is",

@@ -121,7 +121,7 @@ async def test_a_folder_of_which_most_is_gone_is_out_of_reach(
     assert counted(existing) == (known - gone, gone)
     assert list(existing.away) == ([folder_of(jobs[0])] if is_away else [])
     assert (await find_existing(jobs, run(verify=True), services)).away == {}
-    reason = "its folder is out of reach" if is_away else "output missing"
+    reason = "its folder cannot be reached" if is_away else "output missing"
     assert await why(existing, services) == [reason] * gone
 
 
@@ -264,6 +264,6 @@ async def test_every_mistake_of_every_job_is_known_at_once(
     assert said[2].startswith("p.yaml:5:3: image_urls[0]: there is no file none.jpg")
     assert "acme/unknown" in said[3]
     assert len(said) == 4
-    note = f"{turned}: turned by its EXIF data; RunComfy may or may not honour that"
+    note = f"{turned}: rotated by its EXIF data, which RunComfy may ignore"
     assert existing.notes == (note,)
     assert told == [Note(note)]

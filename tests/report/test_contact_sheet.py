@@ -183,7 +183,7 @@ async def test_a_run_without_outputs_has_no_sheet(tmp_path: Path) -> None:
 
 
 async def test_a_sheet_never_takes_the_place_of_an_output(tmp_path: Path) -> None:
-    with pytest.raises(ComfylineError, match=r"cannot be called cat-0\.png"):
+    with pytest.raises(ComfylineError, match=r"cannot be named cat-0\.png"):
         await store(tmp_path, [outcome(tmp_path, "cat")], "cat-0.png")
     assert not (tmp_path / "cat-0.png").exists()
 

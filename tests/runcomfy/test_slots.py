@@ -76,7 +76,7 @@ async def test_the_same_requests_are_not_waited_for_for_ever(
     script.say({"status": "in_progress"})
     await desk.submitted(asked("theirs"), "r0")
     await waited(slots, run, time, times=6)
-    with pytest.raises(TryLater, match="No slot became free in 1m: 1 of 1 in flight"):
+    with pytest.raises(TryLater, match="No slot became free within 1m: 1 of 1 in flight"):
         await waited(slots, run, time)
 
 

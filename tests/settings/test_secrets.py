@@ -85,7 +85,7 @@ def test_the_sandbox_token_goes_to_no_other_origin(resolved: Resolve) -> None:
 def test_a_local_service_that_does_not_run_is_never_replaced_by_another(
     stack: StackAddresses, resolved: Resolve
 ) -> None:
-    with pytest.raises(Unreachable, match="does not run"):
+    with pytest.raises(Unreachable, match="is not running"):
         resolved(LOCAL, TOKEN, stack)
 
 
@@ -112,7 +112,7 @@ def test_a_secret_is_a_value() -> None:
         ("token_block", "SECRET/x", "never the secret itself"),
         ("token_block", "Rc-Token", "never the secret itself"),
         ("token_block", "", "never the secret itself"),
-        ("token_env: A, token_block", "b", "one place for the token.*away with null"),
+        ("token_env: A, token_block", "b", "one source of the token.*away with null"),
     ],
 )
 def test_a_place_of_a_token_is_a_name_and_one(
@@ -172,7 +172,7 @@ def test_the_ledgers_url_may_be_kept_in_a_variable(profile: Write) -> None:
     assert kept == "postgresql://u:p@h/d"
     with pytest.raises(InputInvalid, match="variable MY_LEDGER, which is not set; export MY_LEDG"):
         profile(text, {"MY_LEDGER": " "}).ledger_url()
-    with pytest.raises(InputInvalid, match="MY_LEDGER: this is not an SQLAlchemy URL") as caught:
+    with pytest.raises(InputInvalid, match="MY_LEDGER: this is not a database URL") as caught:
         profile(text, {"MY_LEDGER": "SECRET"}).ledger_url()
     assert "SECRET" not in str(caught.value)
 

@@ -305,7 +305,7 @@ async def test_a_server_that_lives_and_does_not_answer_is_named_with_the_end_of_
     monkeypatch.setitem(cast("dict[str, Service]", SPECS), "storage", impatient)
     with pytest.raises(Unreachable) as error:
         await storage(home)
-    assert f"lives (pid {pid}) and does not answer" in str(error.value)
+    assert f"is running (pid {pid}) but does not answer" in str(error.value)
     assert "Starting s3 server" in str(error.value)
     assert [s.state for s in await inspect(home) if s.name == "storage"] == ["unhealthy"]
 

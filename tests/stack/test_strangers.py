@@ -160,7 +160,7 @@ def test_no_secret_is_taken_from_a_prefect_server_that_asks_nobody(older: Older)
 def test_a_server_without_a_password_is_started_anew_with_one_and_loses_nothing(
     older: Older, stack: StackAddresses, told: list[str]
 ) -> None:
-    assert "prefect: runs without this home's password, and is started anew with it" in told
+    assert "prefect: runs without the password of this home; restarting it" in told
     assert not older.server.is_alive()
     assert stack.prefect_api_url == f"http://127.0.0.1:{older.server.port}/api"
     kept = httpx.get(
@@ -266,7 +266,7 @@ def test_a_run_without_the_password_is_told_what_to_set(
     refused = _run_with_block(reachable / "project", str(stack.prefect_api_url))
     [error] = refused.json["errors"]
     assert refused.code == 69, refused.stderr
-    assert "does not let us in (401)" in error["message"]
+    assert "rejects our credentials (401)" in error["message"]
     assert "PREFECT_API_AUTH_STRING" in error["hint"]
 
 

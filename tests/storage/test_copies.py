@@ -104,7 +104,7 @@ async def test_a_photo_in_a_bucket_or_on_the_web_is_copied_all_the_same(
     ("content", "said"),
     [
         (b"other", "the file is no longer the one that was checked; run again"),
-        (None, "no copy of it can be made: No such file or directory; run again"),
+        (None, "it cannot be converted: No such file or directory; run again"),
     ],
 )
 async def test_a_photo_that_has_changed_since_it_was_checked_is_not_submitted(

@@ -157,7 +157,7 @@ async def test_other_bytes_than_promised_get_no_name(
     with pytest.raises(Altered, match="has changed since it was checked"):
         await place.put(source, uri, "image/png", sha256="0" * 64)
     use(Forgetful)
-    with pytest.raises(Unreachable, match="other bytes arrived than were sent"):
+    with pytest.raises(Unreachable, match="the bytes that arrived differ from those sent"):
         await place.put(source, uri, "image/png", sha256=sha256)
 
     assert await place.size(uri) is None
@@ -168,7 +168,7 @@ async def test_a_store_that_is_away_is_told_in_words_without_secrets(
 ) -> None:
     use(Away)
 
-    with pytest.raises(Unreachable, match=r"gs://bucket/.* cannot be looked at") as caught:
+    with pytest.raises(Unreachable, match=r"gs://bucket/.* cannot be inspected") as caught:
         await places.of(out).size(f"{out}/a.png")
 
     assert "swordfish" not in repr(caught.value) + str(caught.value)

@@ -38,7 +38,7 @@ async def start(memory: Path) -> AsyncIterator[Start]:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the local files that were read; each counts as left alone for a while."""
+    """The names of the local files that were read; each counts as left untouched for a while."""
     made: list[str] = []
 
     def recorded(path: str) -> object:

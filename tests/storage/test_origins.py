@@ -115,7 +115,7 @@ async def test_what_is_no_ordinary_file_is_an_error_and_never_hangs(
     assert [type(one) for one in found.values() if not isinstance(one, OSError)] == []
     assert isinstance(found[str(tmp_path / "link")], FileNotFoundError)
     assert isinstance(found[str(tmp_path)], IsADirectoryError)
-    assert "no ordinary file" in str(found["/dev/zero"])
+    assert "not a regular file" in str(found["/dev/zero"])
 
 
 async def test_a_file_that_may_not_be_read_is_an_error(
@@ -172,7 +172,7 @@ async def test_redirects_are_followed(origins: Origins, files: str) -> None:
     ("page", "said"),
     [
         ("page.jpg", "answers with a web page, not with a file"),
-        ("secret.jpg", "is not given to everyone (HTTP 403)"),
+        ("secret.jpg", "is not public (HTTP 403)"),
         ("circle.jpg", "is redirected more than 3 times"),
     ],
 )

@@ -111,7 +111,7 @@ def test_sftp_is_refused_with_what_is_supported_and_without_its_password() -> No
     said = folder_mistake("sftp://me:swordfish@nas/out?x=1")
 
     assert said == (
-        "sftp://nas/out is no place for outputs: name a folder, s3://…, gs://… or az://…"
+        "sftp://nas/out is not a valid place for outputs: name a folder, s3://…, gs://… or az://…"
     )
 
 
@@ -129,6 +129,6 @@ def test_a_link_that_leads_out_of_the_folder_is_found_before_anything_is_paid_fo
     root, cats = (tmp_path / "out", tmp_path / "out/cats/new")
     texts = [path.as_uri() if written == "file" else str(path) for path in (root, cats)]
 
-    assert "leads out of" in folder_mistake(texts[1], texts[0])
+    assert "leads outside of" in folder_mistake(texts[1], texts[0])
     assert folder_mistake(texts[1]) == ""
     assert folder_mistake(f"{texts[0]}/dogs", texts[0]) == ""

@@ -115,7 +115,7 @@ async def test_a_certificate_that_only_this_machine_trusts_is_named(tmp_path: Pa
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate(tmp_path))
     async with answering("206 Partial Content", tls=tls) as url:
-        with pytest.raises(Unfetchable, match="not everybody trusts the certificate"):
+        with pytest.raises(Unfetchable, match="is not publicly trusted"):
             await try_out(url, URI, trust_env=False)
 
 

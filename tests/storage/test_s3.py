@@ -85,7 +85,7 @@ async def test_a_profile_of_the_aws_files_signs(
     assert query["X-Amz-Credential"].startswith("AKIDSTUDIO/")
     assert query["X-Amz-Security-Token"] == "a-token"
     said = await failing(signed(None, BucketOptions(aws_profile="none"), None))
-    assert "no such AWS profile" in said
+    assert "no AWS profile of the given name" in said
 
 
 async def test_a_presigned_url_asks_nobody_and_is_good_for_nothing_else(

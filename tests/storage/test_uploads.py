@@ -188,7 +188,7 @@ async def test_keys_that_the_storage_does_not_accept_are_found_before_anything_i
     async with Bucket(storage.storage_endpoint, "somebody", "else") as other:
         uploads = Uploads(other, folder, 60)
         for _ in range(2):
-            with pytest.raises(Unfetchable, match=r"is not given for its presigned URL \(HTTP 403"):
+            with pytest.raises(Unfetchable, match=r"is refused for its presigned URL \(HTTP 403"):
                 await uploads.try_out([uri])
 
 
@@ -215,10 +215,10 @@ async def test_credentials_that_end_before_a_job_may_are_a_mistake_and_sign_noth
         problem = await uploads.lifetime_problem(1800)
 
         assert problem
-        assert "the credentials end at 20" in problem.message
+        assert "the credentials expire at 20" in problem.message
         assert "a job may take until 20" in problem.message
         assert "renew them" in problem.hint
-        with pytest.raises(Unfetchable, match="The credentials end at"):
+        with pytest.raises(Unfetchable, match="The credentials expire at"):
             await uploads.presign("s3://b/uploads/a", 1800)
 
 
@@ -256,11 +256,11 @@ async def test_credentials_that_have_ended_are_said_and_no_defect(
     async with Bucket("http://127.0.0.1:9", None, None) as bucket:
         problem = await Uploads(bucket, "s3://b/uploads", 60).lifetime_problem(600)
         for asking in (bucket.size("s3://b/a"), bucket.presign("s3://b/a", 60)):
-            with pytest.raises(Unreachable, match=r"credentials for .* have ended.* Renew them"):
+            with pytest.raises(Unreachable, match=r"credentials for .* have expired.* Renew them"):
                 await asking
 
     assert problem
-    assert "the credentials end at" in problem.message
+    assert "the credentials expire at" in problem.message
 
 
 async def test_keys_that_last_are_no_problem_and_more_than_seven_days_are_one(

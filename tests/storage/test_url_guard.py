@@ -56,7 +56,7 @@ async def read(url: str, *, private_hosts: bool = True) -> int:
 async def test_the_credentials_of_a_cloud_machine_are_read_by_nobody(
     url: str, *, private_hosts: bool
 ) -> None:
-    with pytest.raises(Unfetchable, match="leads into a private network"):
+    with pytest.raises(Unfetchable, match="leads to a private network"):
         await read(url, private_hosts=private_hosts)
 
 
@@ -90,7 +90,7 @@ async def test_a_redirect_from_the_internet_into_this_network_is_not_followed(
                 peer.sendall(f"{answer}Content-Length: 0\r\nConnection: close\r\n\r\n".encode())
 
         served = asyncio.create_task(asyncio.to_thread(redirecting))
-        with pytest.raises(Unfetchable, match=r"public\.test.* leads into a private network"):
+        with pytest.raises(Unfetchable, match=r"public\.test.* leads to a private network"):
             await read(address, private_hosts=private_hosts)
         await served
 
@@ -100,7 +100,7 @@ async def test_a_name_that_leads_elsewhere_when_it_is_connected_to_is_not_asked(
 ) -> None:
     resolve({"rebinding.test": ["93.184.216.34", "127.0.0.1"]})
 
-    with pytest.raises(Unfetchable, match="leads into a private network"):
+    with pytest.raises(Unfetchable, match="leads to a private network"):
         await read(f"http://rebinding.test:{files.rpartition(':')[2]}/cat.jpg")
 
 

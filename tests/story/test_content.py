@@ -40,7 +40,7 @@ def test_a_blank_picture_is_stored_aside_and_paid_for_again_as_often_as_is_allow
         assert (ended.code, ended.json["failed"], ended.json["submitted"]) == (1, 1, submitted)
         [error] = ended.json["errors"]
         assert error["kind"] == "rejected"
-        assert "is blank: one colour all over" in error["message"]
+        assert "is blank: a single colour" in error["message"]
     assert len(project.charges("an office that stays blank")) == 1
     # The same grey twice, of two requests that were paid for.
     assert len(list((outputs / "rejected").glob("*.png"))) == 2

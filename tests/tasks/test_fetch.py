@@ -142,14 +142,14 @@ async def test_a_page_is_never_fetched(fetched: tuple[Fetch, CheckedJob]):
     ("output", "words"),
     [
         ({"image": "URL/video/1.png"}, "the model makes image"),
-        ({"result": "URL/sound/1"}, "None of the outputs is of the kind image: they are audio/wav"),
+        ({"result": "URL/sound/1"}, "None of the outputs is of kind image: they are audio/wav"),
         ({"image": "URL/page/1.png"}, "doctype html"),
         ({"image": "URL/png_bomb/1.png"}, "more pixels"),
         ({"images": ["URL/good/1.png", "URL/truncated_without_length/1.png"]}, "broken"),
         ({"image": data_uri(b"<html>" * 2000)}, "begins with '<html>"),
         ({"image": "http://169.254.169.254/latest"}, "does not allow"),
         ({"image": "URL/away/http://127.0.0.1:1/"}, "does not allow"),
-        ({}, "names no output"),
+        ({}, "contains no output"),
     ],
 )
 async def test_what_is_no_output_is_refused_and_stays_collectable(
