@@ -168,7 +168,7 @@ async def test_a_store_that_is_away_is_told_in_words_without_secrets(
 ) -> None:
     use(Away)
 
-    with pytest.raises(Unreachable, match=r"gs://bucket/.* cannot be inspected") as caught:
+    with pytest.raises(Unreachable, match=r"gs://bucket/.* cannot be looked at") as caught:
         await places.of(out).size(f"{out}/a.png")
 
     assert "swordfish" not in repr(caught.value) + str(caught.value)
