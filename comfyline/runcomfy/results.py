@@ -90,9 +90,8 @@ async def write_answer(pieces: AsyncIterator[bytes], draft: Path, token: str) ->
 
     Raises `BrokenAnswer` for one without end.
     """
-    await asyncio.to_thread(draft.parent.mkdir, parents=True, exist_ok=True)
     secret, tail, size = token.encode(), b"", 0
-    with await asyncio.to_thread(draft.open, "wb") as file:
+    with await asyncio.to_thread(_begin, draft) as file:
         async for piece in pieces:
             size += len(piece)
             if size > MOST_BYTES:
@@ -103,6 +102,11 @@ async def write_answer(pieces: AsyncIterator[bytes], draft: Path, token: str) ->
             tail = text[cut:]
             await asyncio.to_thread(file.write, text[:cut])
         await asyncio.to_thread(_finish, file, tail)
+
+
+def _begin(draft: Path) -> IO[bytes]:
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    return draft.open("wb")
 
 
 def _finish(file: IO[bytes], tail: bytes) -> None:

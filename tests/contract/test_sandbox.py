@@ -62,8 +62,10 @@ def with_known_models() -> Description:
 
 @pytest.fixture(scope="module")
 def busy(start_sandbox: Any) -> Iterator[Sandbox]:
-    """A sandbox of its own: what is submitted here would keep others waiting."""
+    """A sandbox of its own whose only slot is taken, so that whatever is submitted has to wait."""
     sandbox = start_sandbox(slots=1)
+    sandbox.order(on="generation", kind="delay", seconds=600)
+    sandbox.submit("a vase", model="acme/brush")
     yield sandbox
     assert "Traceback" not in sandbox.log.read_text()
 
