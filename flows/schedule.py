@@ -243,12 +243,19 @@ class _JobQueue:
         self.outcomes.append(outcome)
         _tell_end(outcome)
         if jobs := self._unlock(outcome):
-            validation = await validate_jobs(jobs, self._services)
-            # What another ledger had stored is not paid for again.
-            keys = [one.key for one in validation.checked if one]
-            known = await self._services.ledger.summaries(keys)
-            await recognise(validation.checked, known, self._services)
-            self.add(zip(jobs, validation.checked, strict=True))
+            try:
+                self.add(await self._validated(jobs))
+            except ComfylineError as error:
+                for job in jobs:
+                    await self._end(Outcome(job, "", JobState.PLANNED, error=error))
+
+    async def _validated(self, jobs: Sequence[Job]) -> Iterable[Validated]:
+        validation = await validate_jobs(jobs, self._services)
+        # What another ledger had stored is not paid for again.
+        keys = [one.key for one in validation.checked if one]
+        known = await self._services.ledger.summaries(keys)
+        await recognise(validation.checked, known, self._services)
+        return zip(jobs, validation.checked, strict=True)
 
 
 def _tell_end(outcome: Outcome) -> None:
