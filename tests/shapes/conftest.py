@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from comfyline.stack.stack import StackAddresses
-from tests.conftest import ROOT, Sandbox, jpeg
+from tests.conftest import ROOT, Sandbox, jpeg, prefect_variables
 from tests.forking import clean_environment
 from tests.recordings import mp4, wav
 
@@ -80,6 +80,7 @@ def run_orders(folder: Path, stack: StackAddresses, stack_home: Path):
     """Runs orders through the real flow, in one process with one import of Prefect."""
     assert stack.prefect_api_url
     environment = clean_environment() | {
+        **prefect_variables(stack),
         "COMFYLINE_HOME": str(stack_home),
         # The stack's own ledger knows only what was asked of the stack's own sandbox.
         "COMFYLINE_LEDGER_URL": f"sqlite:///{folder / 'ledger.sqlite3'}",

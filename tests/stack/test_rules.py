@@ -23,10 +23,6 @@ from comfyline.stack.services import (
 LAYOUT = Layout(Path("/home-of-a-test"))
 
 
-def taken_port() -> socket.socket:
-    return socket.create_server(("127.0.0.1", 0))
-
-
 def test_the_port_used_last_comes_before_the_default_and_the_spare_ones() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as one,

@@ -59,8 +59,8 @@ async def storage(home: Path, **options: object) -> StackAddresses:
     return await ensure(home, ("storage",), **options)  # type: ignore[arg-type]
 
 
-def pid_of(home: Path, service: str = "storage") -> int:
-    record = read_record(Layout(home).record(service))
+def pid_of(home: Path) -> int:
+    record = read_record(Layout(home).record("storage"))
     assert record is not None
     return record.pid
 
@@ -278,20 +278,6 @@ async def test_a_presigned_url_works_and_a_broken_signature_is_refused(home: Pat
         assert (await client.get(broken)).status_code == 403
         assert (await client.get(url.partition("?")[0])).status_code in {400, 403}
     assert (Layout(home).storage / "comfyline" / "a" / "b.png").read_bytes() == b"picture"
-
-
-async def test_prefect_starts_with_its_page_and_ends(home: Path) -> None:
-    found = await ensure(home, ("prefect",))
-    async with httpx.AsyncClient() as client:
-        page = await client.get(f"{found.prefect_ui_url}/", follow_redirects=True)
-        settings = await client.get(f"{found.prefect_ui_url}/ui-settings")
-    assert "text/html" in page.headers["content-type"]
-    assert settings.json()["api_url"] == found.prefect_api_url
-    process = psutil.Process(pid_of(home, "prefect"))
-    listening = [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-    assert {connection.laddr[0] for connection in listening} == {"127.0.0.1"}
-    assert await stop(home) == ["prefect"]
-    assert birth_of(process.pid) is None
 
 
 async def test_a_server_that_lives_and_does_not_answer_is_named_with_the_end_of_its_log(

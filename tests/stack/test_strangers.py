@@ -23,7 +23,7 @@ from websockets.typing import Subprotocol
 from comfyline.errors import UsageError
 from comfyline.stack.home import Layout, private_folder
 from comfyline.stack.ports import remember_port
-from comfyline.stack.process import Launch, Record, start
+from comfyline.stack.process import Launch, Record, read_record, start
 from comfyline.stack.services import basic_auth, prefect_launch
 from comfyline.stack.stack import StackAddresses, ensure, inspect, stop
 from tests.conftest import ROOT, free_port, prefect_variables
@@ -105,7 +105,9 @@ def older(reachable: Path) -> Iterator[Older]:
         layout.prefect.joinpath("prefect.db").chmod(0o644)
         yield Older(layout.home, server, _run_with_block(reachable / "project", api))
     finally:
-        asyncio.run(stop(layout.home))
+        running = read_record(layout.record("prefect"))
+        assert "prefect" in asyncio.run(stop(layout.home))
+        assert running is None or not running.is_alive()
 
 
 async def _until_it_answers(server: Record) -> None:
@@ -171,6 +173,22 @@ def test_a_server_without_a_password_is_started_anew_with_one_and_loses_nothing(
     assert kept.json()["value"] == "since before"
     states = {one.name: one.state for one in asyncio.run(inspect(older.home))}
     assert states["prefect"] == "running"
+
+
+def test_the_page_is_there_and_listens_to_this_machine_alone(
+    older: Older, stack: StackAddresses
+) -> None:
+    auth = basic_auth(str(stack.prefect_auth_string))
+    with httpx.Client(trust_env=False, auth=auth, follow_redirects=True) as client:
+        page = client.get(f"{stack.prefect_ui_url}/")
+        settings = client.get(f"{stack.prefect_ui_url}/ui-settings")
+    assert "text/html" in page.headers["content-type"]
+    assert settings.json()["api_url"] == stack.prefect_api_url
+    record = read_record(Layout(older.home).record("prefect"))
+    assert record is not None
+    open_at = psutil.Process(record.pid).net_connections("inet")
+    listening = {one.laddr[0] for one in open_at if one.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
 
 
 def test_nothing_in_a_home_is_anybody_elses(
