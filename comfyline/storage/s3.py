@@ -513,7 +513,11 @@ class Bucket:
                 # Checksums that only AWS knows break MinIO, Ceph, B2 and others of some age.
                 "request_checksum_calculation": "when_required",
                 "response_checksum_validation": "when_required",
-                "s3": {"addressing_style": options.style(self._endpoint_url)},
+                "s3": {
+                    "addressing_style": options.style(self._endpoint_url),
+                    # Its MD5 proves a body; a second hash would be made in the event loop.
+                    "payload_signing_enabled": False,
+                },
             },
         )
 
