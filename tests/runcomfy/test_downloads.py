@@ -154,7 +154,7 @@ async def test_an_output_that_comes_packed_all_the_same_is_unpacked(
         await downloads.save(f"{script.url}/b", tmp_path / "b")
     script.answers.clear()
     script.say(b"any", Content_Encoding="br")
-    with pytest.raises(BrokenOutput, match="packed as 'br'"):
+    with pytest.raises(BrokenOutput, match="compressed with 'br'"):
         await downloads.save(f"{script.url}/c", tmp_path / "c")
 
 

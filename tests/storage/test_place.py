@@ -116,7 +116,7 @@ def test_sftp_is_refused_with_what_is_supported_and_without_its_password() -> No
 
 
 def test_an_unknown_scheme_has_no_place() -> None:
-    with pytest.raises(InputInvalid, match="is no place for outputs"):
+    with pytest.raises(InputInvalid, match="is not a valid place for outputs"):
         Places(Bucket(None, None, None)).of("nowhere://bucket/a.png")
 
 

@@ -60,12 +60,12 @@ async def test_what_is_given_is_asked_for_once_from_its_first_byte_and_without_l
 @pytest.mark.parametrize(
     ("status", "code", "said", "hint"),
     [
-        ("403 Forbidden", "AccessDenied", "HTTP 403, AccessDenied", "has nothing but the URL"),
+        ("403 Forbidden", "AccessDenied", "HTTP 403, AccessDenied", "has only the URL"),
         ("403 Forbidden", "RequestTimeTooSkewed", "RequestTimeTooSkewed", "clock"),
         ("400 Bad Request", "ExpiredToken", "HTTP 400, ExpiredToken", "Renew the credentials"),
         ("307 Temporary Redirect", "TemporaryRedirect", "HTTP 307", "Set AWS_REGION"),
         ("404 Not Found", "NoSuchKey", "HTTP 404, NoSuchKey", "Check the endpoint"),
-        ("401 Unauthorized", "<b>secret</b>", "(HTTP 401)", "has nothing but the URL"),
+        ("401 Unauthorized", "<b>secret</b>", "(HTTP 401)", "has only the URL"),
     ],
 )
 async def test_what_waiting_does_not_mend_says_what_to_do_and_no_secret(

@@ -164,4 +164,4 @@ def test_an_empty_inbox_is_nothing_to_do(empty_inbox: Ended) -> None:
     assert empty_inbox.code == 0, empty_inbox.stderr
     summary = empty_inbox.json
     assert (summary["jobs"], summary["outputs"], summary["errors"]) == (0, [], [])
-    assert "Nothing to do: no file is taken from s3://comfyline/inbox/" in empty_inbox.stderr
+    assert "Nothing to do: no file found in s3://comfyline/inbox/" in empty_inbox.stderr
