@@ -36,7 +36,7 @@ def sandbox(
         speed=speed,
     )
     print_line(
-        f"RUNCOMFY_BASE_URL=http://{options.host}:{port} RUNCOMFY_API_TOKEN={options.token}\n"
+        f"RUNCOMFY_BASE_URL=http://127.0.0.1:{port} RUNCOMFY_API_TOKEN={options.token}\n"
         "are what a client needs. Ctrl-C ends it."
     )
     return serve(options)

@@ -19,28 +19,21 @@ def _options(arguments: list[str]) -> SandboxOptions:
         description="Plays the RunComfy Model API on this machine.",
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--state", type=Path, required=True, help="directory of the state")
-    parser.add_argument(
-        "--models",
-        type=Path,
-        nargs="+",
-        action="extend",
-        required=True,
-        help="directories of catalogue entries; may be repeated",
-    )
-    parser.add_argument("--host", help="address to listen on; default 127.0.0.1")
-    parser.add_argument("--port", type=int, help="port to listen on; default 4272")
-    parser.add_argument("--token", help="the token it accepts; default sandbox-token")
-    parser.add_argument("--slots", type=int, help="requests at a time; default 4")
-    parser.add_argument("--speed", type=float, help="2 is twice as fast; default 1")
-    parser.add_argument("--pixels", type=int, help="longer edge of a 1K picture; default 1024")
-    parser.add_argument("--balance-usd", type=float, help="what may be spent; default 1000")
+    add = parser.add_argument
+    add("--state", type=Path, required=True, help="directory of the state")
+    add("--models", type=Path, nargs="+", action="extend", required=True, help="catalogue entries")
+    add("--port", type=int)
+    add("--token")
+    add("--slots", type=int, help="requests at a time")
+    add("--speed", type=float, help="2 is twice as fast")
+    add("--pixels", type=int, help="longer edge of a 1K picture")
+    add("--balance-usd", type=float)
     switches = {name: os.environ.get(f"SANDBOX_{name.upper()}") for name in ("speed", "pixels")}
     parser.set_defaults(**{name: value for name, value in switches.items() if value})
     given = vars(parser.parse_args(arguments))
     options = SandboxOptions(**{**given, "models": tuple(given["models"])})
-    if not 0 <= options.port < 2**16:
-        parser.error(f"--port must be at most 65535, and is {options.port}")
+    if not 0 < options.port < 2**16:
+        parser.error(f"--port must be 1 to 65535, and is {options.port}")
     if options.slots < 1 or options.speed <= 0 or options.pixels < 1:
         parser.error("--slots and --pixels must be at least 1, and --speed greater than 0")
     return options

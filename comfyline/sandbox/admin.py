@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from comfyline.sandbox.faults import Fault, Faults
-from comfyline.sandbox.handlers import UNKNOWN_REQUEST, Handlers, Refusal, moment
+from comfyline.sandbox.handlers import UNKNOWN_REQUEST, Handlers, moment, refusal
 from comfyline.sandbox.store import without_queries
 
 
@@ -18,23 +18,23 @@ def admin_routes(handlers: Handlers, faults: Faults) -> APIRouter:
         return {"status": "ok"}
 
     @routes.post("/sandbox/faults")
-    def order_fault(fault: Fault) -> list[dict[str, Any]]:
-        faults.order(fault)
-        return show_faults()
+    async def order_fault(fault: Fault) -> list[Fault]:
+        faults.append(fault)
+        return faults
 
     @routes.get("/sandbox/faults")
-    def show_faults() -> list[dict[str, Any]]:
-        return [fault.model_dump() for fault in faults.waiting()]
+    async def show_faults() -> list[Fault]:
+        return faults
 
     @routes.delete("/sandbox/faults")
-    def clear_faults() -> list[dict[str, Any]]:
+    async def clear_faults() -> list[Fault]:
         faults.clear()
-        return show_faults()
+        return faults
 
     @routes.post("/sandbox/expire/{request_id}")
     def expire(request_id: str) -> dict[str, str]:
         if not handlers.store.expire(request_id):
-            raise Refusal(404, UNKNOWN_REQUEST, "request unknown")
+            raise refusal(404, UNKNOWN_REQUEST, "request unknown")
         handlers.blobs.drop(request_id)
         return {"request_id": request_id, "status": "expired"}
 

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends, Query
 from fastapi import Request as HttpRequest
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from comfyline.sandbox.blob_store import media_type
-from comfyline.sandbox.faults import Receive, Scope, Send
 from comfyline.sandbox.handlers import Handlers, data_uri, result_body, urls
 from comfyline.sandbox.output_shape import fill_output
 
@@ -83,18 +83,18 @@ def api_routes(handlers: Handlers) -> APIRouter:
             return JSONResponse(
                 {**body, "output": fill_output(entry, request.input, places, request.files)}
             )
-        paths = [handlers.blobs.path(request_id, name, once=True) for name in request.files]
+        paths = [handlers.blobs.path(request_id, name) for name in request.files]
         try:
             media = [data_uri(path) for path in paths]
         except FileNotFoundError:
             # Another call is handing them over at this moment.
             media = []
+        handed = fill_output(entry, request.input, media, request.files)
 
         async def delivered() -> None:
             await run_in_threadpool(handlers.store.forget_files, request_id)
             await run_in_threadpool(handlers.blobs.drop, request_id)
 
-        handed = fill_output(entry, request.input, media, request.files)
         return _OnceAnswer({**body, "output": handed}, http, delivered)
 
     @routes.post("/v1/requests/{request_id}/cancel")
@@ -124,14 +124,9 @@ def cdn_routes(handlers: Handlers) -> APIRouter:
                 {"message": "an output URL must not be sent an Authorization header"}, 400
             )
         request = handlers.store.find(request_id)
-        if (
-            request is None
-            or request.status != "completed"
-            or request.once
-            or name not in request.files
-        ):
+        if request is None or request.once or name not in request.files:
             return JSONResponse({"message": "there is no such file"}, 404)
-        path = handlers.blobs.path(request_id, name, once=False)
+        path = handlers.blobs.path(request_id, name)
         return FileResponse(path, media_type=media_type(name))
 
     return routes

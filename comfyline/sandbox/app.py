@@ -5,45 +5,36 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from comfyline.sandbox.admin import admin_routes
 from comfyline.sandbox.api import api_routes, cdn_routes
 from comfyline.sandbox.blob_store import BlobStore
 from comfyline.sandbox.catalogue import Catalogue
-from comfyline.sandbox.faults import App, FaultGate, Faults, Message, Receive, Scope, Send, drop
-from comfyline.sandbox.handlers import Handlers, InputRefused, Refusal
-from comfyline.sandbox.store import Clock, Store
+from comfyline.sandbox.faults import FaultGate, Faults, drop
+from comfyline.sandbox.handlers import Handlers, Refusal
+from comfyline.sandbox.server import SandboxOptions
+from comfyline.sandbox.store import Store
 from comfyline.sandbox.worker import Worker
-
-if TYPE_CHECKING:
-    from comfyline.sandbox.server import SandboxOptions
 
 log = logging.getLogger(__name__)
 
 _LOOPBACK = ["127.0.0.1", "localhost"]
 
 
-def create_app(options: "SandboxOptions", clock: Clock = time.time) -> App:
-    """Build the whole sandbox as one ASGI app; `clock` decides what is older than 7 days."""
-    store = Store(options.state, clock)
+def create_app(options: SandboxOptions) -> ASGIApp:
+    """Build the whole sandbox as one ASGI app."""
+    store = Store(options.state)
     blobs = BlobStore(options.state)
     catalogue = Catalogue(options.models)
     faults = Faults()
-    worker = Worker(
-        store=store,
-        blobs=blobs,
-        catalogue=catalogue,
-        faults=faults,
-        slots=options.slots,
-        speed=options.speed,
-        pixels=options.pixels,
-    )
+    worker = Worker(options, store, blobs, catalogue, faults)
 
     @contextlib.asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
@@ -55,14 +46,7 @@ def create_app(options: "SandboxOptions", clock: Clock = time.time) -> App:
         store.close()
 
     app = FastAPI(lifespan=life, openapi_url=None)
-    handlers = Handlers(
-        token=options.token,
-        balance_usd=options.balance_usd,
-        store=store,
-        blobs=blobs,
-        catalogue=catalogue,
-        worker=worker,
-    )
+    handlers = Handlers(options, store, blobs, catalogue, worker)
     app.include_router(api_routes(handlers))
     app.include_router(cdn_routes(handlers))
     app.include_router(admin_routes(handlers, faults))
@@ -71,14 +55,9 @@ def create_app(options: "SandboxOptions", clock: Clock = time.time) -> App:
     async def refused(_http: HttpRequest, refusal: Refusal) -> JSONResponse:
         return JSONResponse(refusal.body, refusal.status)
 
-    @app.exception_handler(InputRefused)
-    async def input_refused(_http: HttpRequest, refusal: InputRefused) -> JSONResponse:
-        return JSONResponse(refusal.body, 422)
-
-    if options.host in _LOOPBACK:
-        # A web page whose name is made to lead here reads nothing: its calls carry that name.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK, www_redirect=False)
-    return RequestLog(FaultGate(cast("App", app), faults))
+    # A web page whose name is made to lead here reads nothing: its calls carry that name.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK, www_redirect=False)
+    return RequestLog(FaultGate(cast("ASGIApp", app), faults))
 
 
 class RequestLog:
@@ -87,7 +66,7 @@ class RequestLog:
     It logs method, path, status and time. Never the query, where signatures stand, nor a header.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,42 +1,39 @@
-"""The files of the sandbox: outputs on the CDN, sync-mode media that are handed over once.
+"""The files of the sandbox: outputs, those on the CDN and those that are handed over once.
 
 A file is written on a workbench and then moved, so that a name is never a promise of bytes that
 are not there.
 """
 
-import mimetypes
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Without the machine's own tables: the same file has the same type everywhere.
-_TYPES = mimetypes.MimeTypes(())
-for _type, _extension in {
-    "audio/flac": ".flac",
-    "audio/mpeg": ".mp3",
-    "audio/wav": ".wav",
-    "image/webp": ".webp",
-    "video/mp4": ".mp4",
-}.items():
-    _TYPES.add_type(_type, _extension)
+_TYPES = {
+    ".flac": "audio/flac",
+    ".jpg": "image/jpeg",
+    ".mp3": "audio/mpeg",
+    ".mp4": "video/mp4",
+    ".png": "image/png",
+    ".wav": "audio/wav",
+    ".webp": "image/webp",
+}
 
 
 def media_type(name: str) -> str:
     """Return the media type of a file by its name."""
-    return _TYPES.guess_type(name)[0] or "application/octet-stream"
+    return _TYPES.get(Path(name).suffix, "application/octet-stream")
 
 
 class BlobStore:
-    """The directories `outputs`, `once` and `tmp` under the state directory."""
+    """The directories `outputs` and `tmp` under the state directory."""
 
     def __init__(self, directory: Path) -> None:
-        self._outputs, self._once = directory / "outputs", directory / "once"
-        self._tmp = directory / "tmp"
+        self._outputs, self._tmp = directory / "outputs", directory / "tmp"
         # What an earlier process left half-written is of use to nobody.
         shutil.rmtree(self._tmp, ignore_errors=True)
-        for path in (self._outputs, self._once, self._tmp):
+        for path in (self._outputs, self._tmp):
             path.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
@@ -46,20 +43,16 @@ class BlobStore:
         with tempfile.TemporaryDirectory(dir=self._tmp, ignore_cleanup_errors=True) as name:
             yield Path(name)
 
-    def put(self, request_id: str, name: str, made: Path, *, once: bool) -> None:
+    def put(self, request_id: str, name: str, made: Path) -> None:
         """Take one finished output of a request from the workbench."""
-        place = self._place(request_id, once=once)
-        place.mkdir(exist_ok=True)
-        made.replace(place / name)
+        target = self.path(request_id, name)
+        target.parent.mkdir(exist_ok=True)
+        made.replace(target)
 
-    def path(self, request_id: str, name: str, *, once: bool) -> Path:
+    def path(self, request_id: str, name: str) -> Path:
         """Return where an output lies, if it is there. Ask only for names from the store."""
-        return self._place(request_id, once=once) / name
+        return self._outputs / request_id / name
 
     def drop(self, request_id: str) -> None:
         """Remove all outputs of a request."""
-        for once in (True, False):
-            shutil.rmtree(self._place(request_id, once=once), ignore_errors=True)
-
-    def _place(self, request_id: str, *, once: bool) -> Path:
-        return (self._once if once else self._outputs) / request_id
+        shutil.rmtree(self._outputs / request_id, ignore_errors=True)

@@ -1,13 +1,9 @@
-"""The models that the sandbox offers, read from catalogue entries on disk.
-
-An entry that says nothing of its price gets one of the sandbox's own, from `prices.json`.
-"""
+"""The models that the sandbox offers, read from catalogue entries on disk."""
 
 import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +13,13 @@ from comfyline.sandbox.params import how_many, seconds
 
 log = logging.getLogger(__name__)
 
+# An entry that says nothing of its price gets one of these: its own, or that of its unit.
+_PRICES = {
+    "google/nano-banana/pro/edit": 0.14,
+    "google/nano-banana-2-lite/text-to-image": 0.03,
+    "acestep-ai/ace-step-1.5/text-to-audio": 0.002,
+}
+_UNIT_PRICES = {"output": 0.04, "second": 0.08}
 _SOUNDS = {"audio", "music", "speech", "song", "sound", "voice"}
 
 
@@ -72,9 +75,6 @@ class Catalogue:
 
     def __init__(self, directories: Iterable[Path]) -> None:
         self._directories = tuple(directories)
-        self._prices = json.loads(
-            files("comfyline.sandbox").joinpath("prices.json").read_text("utf-8")
-        )
         self._entries: dict[str, Entry] = {}
         self._read()
 
@@ -83,32 +83,10 @@ class Catalogue:
         for directory in self._directories:
             for path in sorted(directory.rglob("*.json")):
                 try:
-                    entries = self._entries_in(directory, path)
-                except (OSError, ValueError, TypeError) as error:
+                    found |= {entry.model_id: entry for entry in _entries_in(directory, path)}
+                except (OSError, ValueError, TypeError, KeyError) as error:
                     log.warning("%s is no catalogue entry: %s", path, type(error).__name__)
-                    continue
-                found |= {entry.model_id: entry for entry in entries}
         self._entries = dict(sorted(found.items()))
-
-    def _entries_in(self, directory: Path, path: Path) -> list[Entry]:
-        """Return the entry of a file, or all of an answer's: `{"models": [entry, …]}`."""
-        stored = json.loads(path.read_text("utf-8"))
-        if not isinstance(stored, dict):
-            raise TypeError("a catalogue entry is an object")
-        if isinstance(listed := stored.get("models"), list):
-            return [self._entry(one) for one in listed]
-        own_id = path.relative_to(directory).with_suffix("").as_posix()
-        return [self._entry({"model_id": own_id, **stored})]
-
-    def _entry(self, stored: dict[str, Any]) -> Entry:
-        unit = stored.get("price_unit", "output")
-        usual = self._prices["models"].get(stored["model_id"])
-        usual = usual or self._prices["default"].get(unit, 0.0)
-        price = stored.get("base_price_usd", usual)
-        known = isinstance(price, int | float) and math.isfinite(price) and price >= 0
-        return Entry.model_validate(
-            {**stored, "base_price_usd": price, "rate_usd": price if known else usual}
-        )
 
     def find(self, model_id: str) -> Entry | None:
         """Find the entry of a model. A model that is unknown is looked for on disk once more."""
@@ -128,3 +106,24 @@ class Catalogue:
             and (category is None or category in entry.categories)
             and (kind is None or kind == entry.kind)
         ]
+
+
+def _entries_in(directory: Path, path: Path) -> list[Entry]:
+    """Return the entry of a file, or all of an answer's: `{"models": [entry, …]}`."""
+    stored = json.loads(path.read_text("utf-8"))
+    if not isinstance(stored, dict):
+        raise TypeError("a catalogue entry is an object")
+    if isinstance(listed := stored.get("models"), list):
+        return [_entry(one) for one in listed]
+    own_id = path.relative_to(directory).with_suffix("").as_posix()
+    return [_entry({"model_id": own_id, **stored})]
+
+
+def _entry(stored: dict[str, Any]) -> Entry:
+    unit = _UNIT_PRICES.get(stored.get("price_unit", "output"), 0.0)
+    usual = _PRICES.get(stored["model_id"], unit)
+    price = stored.get("base_price_usd", usual)
+    known = isinstance(price, int | float) and math.isfinite(price) and price >= 0
+    return Entry.model_validate(
+        {**stored, "base_price_usd": price, "rate_usd": price if known else usual}
+    )

@@ -38,7 +38,7 @@ Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Mistake:
     """One reason why an input is refused; `path` leads to the field."""
 
     path: Path
@@ -151,27 +151,27 @@ def _resolve(schema: Any, root: Any) -> Any:
     return found
 
 
-def check(schema: Mapping[str, Any], value: Any) -> list[Fault]:
+def check(schema: Mapping[str, Any], value: Any) -> list[Mistake]:
     """Say everything that is wrong with an input; an empty list means that it is accepted."""
     try:
         validator = jsonschema_rs.Draft202012Validator(translate(schema), pattern_options=_PATTERNS)
         errors = list(validator.iter_errors(value))
     except ValueError as error:
-        return [Fault((), f"this cannot be checked: {error}", "json_schema")]
-    faults = []
+        return [Mistake((), f"this cannot be checked: {error}", "json_schema")]
+    mistakes = []
     for found in errors:
         kind, path = found.kind, tuple(found.instance_path)
         if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
             # The engine reports the object; the field that is missing is what a caller needs.
             path = (*path, kind.property)
-        faults.append(Fault(path, found.message, kind.name))
-    at_fault = {fault.path for fault in faults}
-    faults.extend(
-        Fault(media.path, reason, "media_url")
+        mistakes.append(Mistake(path, found.message, kind.name))
+    known = {mistake.path for mistake in mistakes}
+    mistakes.extend(
+        Mistake(media.path, reason, "media_url")
         for media in media_values(schema, value)
-        if media.path not in at_fault and (reason := refuse_url(media.value))
+        if media.path not in known and (reason := refuse_url(media.value))
     )
-    return sorted(faults, key=lambda fault: [str(part) for part in fault.path])
+    return sorted(mistakes, key=lambda mistake: [str(part) for part in mistake.path])
 
 
 def refuse_url(value: Any) -> str | None:

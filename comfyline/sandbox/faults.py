@@ -7,17 +7,11 @@ the queue know of it. Only faults of the generation are asked for by the executi
 import asyncio
 import json
 import re
-import threading
-from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 Point = Literal["submit", "status", "result", "cancel", "cdn", "generation"]
 
@@ -28,15 +22,16 @@ _PLACES: tuple[tuple[Point, str, re.Pattern[str]], ...] = (
     ("cancel", "POST", re.compile(r"/v1/requests/[^/]+/cancel")),
     ("cdn", "GET", re.compile(r"/cdn/.+")),
 )
-_KINDS: dict[Point, frozenset[str]] = {
-    "submit": frozenset(
-        {"drop-before", "drop-after", "truncate", "status", "html", "error-code-200", "delay"}
+_POLLING = ("delay", "drop", "error-code-200", "fields", "html", "status", "word")
+_KINDS: dict[Point, tuple[str, ...]] = {
+    "submit": (
+        *("delay", "drop-after", "drop-before", "error-code-200", "html", "status", "truncate"),
     ),
-    "status": frozenset({"status", "html", "drop", "fields", "word", "error-code-200", "delay"}),
-    "result": frozenset({"status", "html", "drop", "fields", "word", "error-code-200", "delay"}),
-    "cancel": frozenset({"status", "html", "drop", "fields", "delay"}),
-    "cdn": frozenset({"status", "html", "drop", "truncate", "empty", "delay"}),
-    "generation": frozenset({"fail", "delay", "blank"}),
+    "status": _POLLING,
+    "result": _POLLING,
+    "cancel": ("delay", "drop", "fields", "html", "status"),
+    "cdn": ("delay", "drop", "empty", "html", "status", "truncate"),
+    "generation": ("blank", "delay", "fail"),
 }
 _HTML = b"<!doctype html><title>One moment</title><h1>Checking your browser</h1>"
 
@@ -66,52 +61,28 @@ class Fault(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.kind not in _KINDS[self.on]:
-            known = ", ".join(sorted(_KINDS[self.on]))
-            raise ValueError(f"on {self.on} there are: {known}")
+            raise ValueError(f"on {self.on} there are: {', '.join(_KINDS[self.on])}")
         return self
 
 
-class Faults:
-    """The faults that are still to be played; the oldest order comes first."""
-
-    def __init__(self) -> None:
-        self._orders: list[Fault] = []
-        self._lock = threading.Lock()
-
-    def order(self, fault: Fault) -> None:
-        """Add an order."""
-        with self._lock:
-            self._orders.append(fault)
-
-    def clear(self) -> None:
-        """Drop all orders."""
-        with self._lock:
-            self._orders.clear()
-
-    def waiting(self) -> list[Fault]:
-        """Return the orders that are left, with the `times` that are left."""
-        with self._lock:
-            return list(self._orders)
+class Faults(list[Fault]):
+    """The faults that are still to be played, the oldest first. Used on the event loop alone."""
 
     def take(self, point: Point) -> Fault | None:
         """Use up one turn of the oldest fault for this point."""
-        with self._lock:
-            for place, fault in enumerate(self._orders):
-                if fault.on == point:
-                    if fault.times == 1:
-                        del self._orders[place]
-                    else:
-                        self._orders[place] = fault.model_copy(update={"times": fault.times - 1})
-                    return fault
-        return None
+        fault = next((fault for fault in self if fault.on == point), None)
+        if fault is not None:
+            fault.times -= 1
+            if not fault.times:
+                self.remove(fault)
+        return fault
 
 
 class FaultGate:
     """An ASGI application that plays the ordered faults around another one."""
 
-    def __init__(self, app: App, faults: Faults) -> None:
-        self._app = app
-        self._faults = faults
+    def __init__(self, app: ASGIApp, faults: Faults) -> None:
+        self._app, self._faults = app, faults
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a call through, or play the fault that was ordered for it."""
@@ -136,8 +107,7 @@ class FaultGate:
                 await drop(scope, receive)
             case "status":
                 await (self._unheard(scope, receive) if fault.accept else _drain(receive))
-                body = {"error_code": fault.code, "error_message": "ordered by a test"}
-                body = body if fault.body is None else fault.body
+                body = _refusal(fault.code) if fault.body is None else fault.body
                 await _answer(send, fault.code, json.dumps(body).encode(), **fault.headers)
             case "html":
                 # A page in between (a proxy, a challenge) hides an answer that was given.
@@ -145,8 +115,7 @@ class FaultGate:
                 await _answer(send, 200, _HTML, **{"content-type": "text/html", **fault.headers})
             case "error-code-200":
                 await _drain(receive)
-                body = {"error_code": fault.error_code, "error_message": "ordered by a test"}
-                await _answer(send, 200, json.dumps(body).encode())
+                await _answer(send, 200, json.dumps(_refusal(fault.error_code)).encode())
             case "empty":
                 await _answer(send, 200, b"", **{"content-type": "image/png"})
             case "word" | "fields":
@@ -182,19 +151,23 @@ class FaultGate:
         await drop(scope, receive)
 
 
+@dataclass(slots=True)
 class _Heard:
     """An answer of the application that did not go out."""
 
-    def __init__(self) -> None:
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.body = b""
+    status: int = 0
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytes = b""
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status, self.headers = message["status"], list(message["headers"])
         elif message["type"] == "http.response.body":
             self.body += message.get("body", b"")
+
+
+def _refusal(code: int) -> dict[str, Any]:
+    return {"error_code": code, "error_message": "ordered by a test"}
 
 
 async def _drain(receive: Receive) -> None:

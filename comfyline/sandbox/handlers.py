@@ -4,7 +4,6 @@ import base64
 import hmac
 import json
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any, NoReturn
 
 from comfyline.sandbox.blob_store import BlobStore, media_type
 from comfyline.sandbox.catalogue import Catalogue, Entry
-from comfyline.sandbox.dialect import Fault, check, with_defaults
+from comfyline.sandbox.dialect import Mistake, check, with_defaults
+from comfyline.sandbox.server import SandboxOptions
 from comfyline.sandbox.store import Request, Store
 from comfyline.sandbox.worker import Worker
 
@@ -23,25 +23,22 @@ UNKNOWN_REQUEST = 404001
 
 
 class Refusal(Exception):
-    """A call is refused, with RunComfy's number and a sentence."""
+    """A call is refused, with this answer."""
 
-    def __init__(self, status: int, code: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = {"error_code": code, "error_message": message}
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(status)
+        self.status, self.body = status, body
 
 
-class InputRefused(Exception):
-    """The input does not fit the model's schema; says everything that is wrong."""
+def refusal(status: int, code: int, message: str) -> Refusal:
+    """Refuse a call with RunComfy's number and a sentence."""
+    return Refusal(status, {"error_code": code, "error_message": message})
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        super().__init__("the input does not fit the model's schema")
-        self.body = {
-            "detail": [
-                {"loc": ["body", *fault.path], "msg": fault.message, "type": fault.kind}
-                for fault in faults
-            ]
-        }
+
+def _input_refused(*mistakes: Mistake) -> Refusal:
+    """Refuse an input that does not fit the model's schema, with everything that is wrong."""
+    told = [{"loc": ["body", *one.path], "msg": one.message, "type": one.kind} for one in mistakes]
+    return Refusal(422, {"detail": told})
 
 
 def moment(seconds: float) -> str:
@@ -78,10 +75,9 @@ def data_uri(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Handlers:
-    """Answer what the calls have in common; a refusal is raised with RunComfy's number."""
+    """What the calls work with. A call that is refused raises `Refusal`."""
 
-    token: str
-    balance_usd: float
+    options: SandboxOptions
     store: Store
     blobs: BlobStore
     catalogue: Catalogue
@@ -90,36 +86,36 @@ class Handlers:
     def require_token(self, authorization: str) -> None:
         """Refuse a call without the right bearer token."""
         scheme, _, given = authorization.partition(" ")
-        right = hmac.compare_digest(given.strip().encode(), self.token.encode())
+        right = hmac.compare_digest(given.strip().encode(), self.options.token.encode())
         if scheme.lower() != "bearer" or not right:
-            raise Refusal(401, INVALID_TOKEN, "account or token invalid")
+            raise refusal(401, INVALID_TOKEN, "account or token invalid")
 
     def model(self, model_id: str) -> Entry:
         """Return the catalogue entry of a model."""
         if (entry := self.catalogue.find(model_id)) is None:
-            raise Refusal(400, INVALID_MODEL, "invalid model or resource id")
+            raise refusal(400, INVALID_MODEL, "invalid model or resource id")
         return entry
 
     def known(self, request_id: str) -> Request:
         """Find a request that is not yet forgotten."""
         if (request := self.store.find(request_id)) is None:
-            raise Refusal(404, UNKNOWN_REQUEST, "request unknown or expired")
+            raise refusal(404, UNKNOWN_REQUEST, "request unknown or expired")
         return request
 
     def balance(self) -> float:
         """Return what is left of the balance, in USD."""
-        return round(self.balance_usd - self.store.charged(), 6)
+        return round(self.options.balance_usd - self.store.charged(), 6)
 
     def accept(self, model_id: str, body: bytes) -> str:
         """Check a submission, take it into the queue and return its id."""
         entry = self.model(model_id)
         given = _parse_body(body)
-        if faults := check(entry.input_schema, given):
-            raise InputRefused(faults)
+        if mistakes := check(entry.input_schema, given):
+            raise _input_refused(*mistakes)
         inputs = with_defaults(entry.input_schema, given)
         price = entry.charge(inputs)
         if self.balance() < price:
-            raise Refusal(402, NO_BALANCE, "no balance left")
+            raise refusal(402, NO_BALANCE, "no balance left")
         request_id = str(uuid.uuid4())
         self.store.add(
             request_id,
@@ -132,13 +128,12 @@ class Handlers:
 
 
 def _parse_body(body: bytes) -> dict[str, Any]:
-    """Read a submission's body: one JSON object, or a refusal that says why not."""
     try:
         value = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise InputRefused([Fault((), "the body is no valid JSON", "json_invalid")]) from error
+        raise _input_refused(Mistake((), "the body is no valid JSON", "json_invalid")) from error
     if not isinstance(value, dict):
-        raise InputRefused([Fault((), "the body must be a JSON object", "type")])
+        raise _input_refused(Mistake((), "the body must be a JSON object", "type"))
     return value
 
 

@@ -13,30 +13,15 @@ from typing import Any
 from comfyline.sandbox.blob_store import media_type
 from comfyline.sandbox.catalogue import Entry
 from comfyline.sandbox.dialect import media_kind
-from comfyline.sandbox.params import asked, flat, how_many, is_number_of_outputs
+from comfyline.sandbox.params import flat, how_many, is_number_of_outputs
 
 _NAMES = re.compile(r"(image|video|audio)(s?)")
 _ADDRESSES = {"url", "uri"}
 
 
-@dataclass(frozen=True, slots=True)
-class Medium:
-    """The place of one file."""
-
-    kind: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Fact:
-    """The place of a plain value beside the media."""
-
-    name: str
-    schema: Mapping[str, Any]
-
-
 def media_to_make(entry: Entry, inputs: Mapping[str, Any]) -> list[str]:
     """List the kind of every file that a request asks for, in the order of the output."""
-    return [place.kind for place in flat(_plan(entry, inputs)) if isinstance(place, Medium)]
+    return list(flat(_plan(entry, inputs)))
 
 
 def fill_output(
@@ -49,15 +34,16 @@ def fill_output(
     if not media:
         return {}
     plan = _plan(entry, inputs) if entry else {}
-    if sum(isinstance(place, Medium) for place in flat(plan)) != len(media):
+    if len(list(flat(plan))) != len(media):
         # The entry has changed since, or is no longer there.
         kind = media_type(names[0]).partition("/")[0]
         return {f"{kind}s": list(media)}
-    filled: dict[str, Any] = _fill(plan, iter(zip(media, names, strict=True)), inputs, None)
+    filled: dict[str, Any] = _fill(plan, iter(media))
     return filled
 
 
 def _plan(entry: Entry, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the output with the kind of each file in its place."""
     several = any(is_number_of_outputs(name) for name in entry.input_schema.get("properties") or {})
     number = how_many(inputs)
     schema: Any = entry.output_schema or {}
@@ -65,10 +51,10 @@ def _plan(entry: Entry, inputs: Mapping[str, Any]) -> dict[str, Any]:
         # As the model page shows it: the schema of the answer's `output`.
         schema = schema["output"]
     plan = _places(schema, "", None, _Wanted(entry.makes, several, number))
-    if isinstance(plan, dict) and any(isinstance(place, Medium) for place in flat(plan)):
+    if isinstance(plan, dict) and any(flat(plan)):
         return plan
-    one = Medium(entry.makes)
-    return {f"{entry.makes}s": [one] * number} if several else {entry.makes: one}
+    made = entry.makes
+    return {f"{made}s": [made] * number} if several else {made: made}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +65,7 @@ class _Wanted:
 
 
 def _places(schema: Any, name: str, above: str | None, wanted: _Wanted) -> Any:
-    """Return the value a schema describes, with places for media and facts; None for nothing."""
+    """Return the value a schema describes, its media by their kinds; None for whatever else."""
     if not isinstance(schema, Mapping):
         return None
     known = _NAMES.fullmatch(name)
@@ -94,9 +80,7 @@ def _places(schema: Any, name: str, above: str | None, wanted: _Wanted) -> Any:
             return None
         item = _places(schema.get("items") or {"format": f"{kind}_uri"}, "url", kind, wanted)
         return None if item is None else [item] * wanted.number
-    if kind and (media_kind(schema) or known or name in _ADDRESSES):
-        return Medium(kind)
-    return _Fact(name, schema)
+    return kind if media_kind(schema) or known or name in _ADDRESSES else None
 
 
 def _is_chosen(name: str, schema: Mapping[str, Any], wanted: _Wanted) -> bool:
@@ -112,36 +96,7 @@ def _is_chosen(name: str, schema: Mapping[str, Any], wanted: _Wanted) -> bool:
     return known[1] == kind and (not both or bool(known[2]) is wanted.several)
 
 
-def _fill(
-    plan: Any, files: Iterator[tuple[str, str]], inputs: Mapping[str, Any], near: str | None
-) -> Any:
-    match plan:
-        case Medium():
-            return next(files)[0]
-        case list():
-            return [_fill(part, files, inputs, near) for part in plan]
-        case dict():
-            filled: dict[str, Any] = {}
-            # Media first: the facts beside them speak of them.
-            for key, part in plan.items():
-                if isinstance(part, Medium):
-                    filled[key], near = next(files)
-                elif not isinstance(part, _Fact):
-                    filled[key] = _fill(part, files, inputs, near)
-            facts = {k: _fact(p, inputs, near) for k, p in plan.items() if isinstance(p, _Fact)}
-            return filled | {key: value for key, value in facts.items() if value is not None}
-        case _:
-            return None
-
-
-def _fact(fact: _Fact, inputs: Mapping[str, Any], near: str | None) -> Any:
-    """Return a plain value as far as it is known: from the file beside it, or from the input."""
-    match fact.name:
-        case "content_type" | "mime_type" | "media_type":
-            return near and media_type(near)
-        case "file_name" | "filename":
-            return near
-    if "const" in fact.schema:
-        return fact.schema["const"]
-    given = asked(inputs, fact.name)
-    return fact.schema.get("default") if given is None else given
+def _fill(plan: Any, media: Iterator[str]) -> Any:
+    if isinstance(plan, dict):
+        return {key: _fill(part, media) for key, part in plan.items()}
+    return [_fill(part, media) for part in plan] if isinstance(plan, list) else next(media)

@@ -4,11 +4,10 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+LOOPBACK = "127.0.0.1"
 PORT_TAKEN = 69
 
 
@@ -18,7 +17,6 @@ class SandboxOptions:
 
     state: Path
     models: tuple[Path, ...]
-    host: str = "127.0.0.1"
     port: int = 4272
     token: str = "sandbox-token"  # noqa: S105 - opens nothing but this sandbox
     slots: int = 4
@@ -30,10 +28,10 @@ class SandboxOptions:
 def serve(options: SandboxOptions) -> int:
     """Serve until SIGTERM or SIGINT and return the exit code: 0, or 69 for a taken port."""
     try:
-        listener = _listen(options.host, options.port)
+        listener = _listen(options.port)
     except OSError as error:
         sys.stderr.write(
-            f"sandbox: cannot listen on {options.host}:{options.port}: {error.strerror}\n"
+            f"sandbox: cannot listen on {LOOPBACK}:{options.port}: {error.strerror}\n"
             "    --port chooses another port\n"
         )
         return PORT_TAKEN
@@ -43,8 +41,7 @@ def serve(options: SandboxOptions) -> int:
     from comfyline.sandbox.app import create_app
 
     _set_up_log()
-    host, port = listener.getsockname()[:2]
-    logging.getLogger("comfyline.sandbox").info("listening on http://%s:%s", host, port)
+    logging.getLogger("comfyline.sandbox").info("listening on http://%s:%s", LOOPBACK, options.port)
     config = uvicorn.Config(
         create_app(options),
         # The sandbox writes its own line per request: uvicorn's would show query strings.
@@ -56,39 +53,26 @@ def serve(options: SandboxOptions) -> int:
         http="h11",
         timeout_graceful_shutdown=3,
     )
-    with _signals_end_in_peace():
-        uvicorn.Server(config).run(sockets=[listener])
+    # uvicorn raises the signal once more after its graceful shutdown.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+    uvicorn.Server(config).run(sockets=[listener])
     return 0
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def _listen(port: int) -> socket.socket:
     # The protocol is named because asyncio switches Nagle's delay of 40 ms off only then.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         # Lets a restart take the port at once although old connections linger.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        listener.bind((LOOPBACK, port))
         # Two sandboxes that start together can both bind; only one of them can listen.
         listener.listen(2048)
     except OSError:
         listener.close()
         raise
     return listener
-
-
-@contextmanager
-def _signals_end_in_peace() -> Iterator[None]:
-    """Swallow the signal that uvicorn raises once more after its graceful shutdown."""
-    before = {
-        number: signal.signal(number, lambda _number, _frame: None)
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _set_up_log() -> None:

@@ -140,10 +140,9 @@ class Store:
                 found.setdefault(fetch.number, {})[fetch.url] = fetch.fetched_at
         return found
 
-    def complete(self, request: Request, files: list[str], charge_usd: float | None = None) -> None:
-        """End a request well, and charge it in the same transaction: its price, or another."""
-        charge = request.price_usd if charge_usd is None else charge_usd
-        self._finish(request, status="completed", files=files, charge_usd=charge)
+    def complete(self, request: Request, files: list[str], charge_usd: float) -> None:
+        """End a request well, and charge it in the same transaction."""
+        self._finish(request, status="completed", files=files, charge_usd=charge_usd)
 
     def fail(self, request: Request, error: str) -> None:
         """End a request badly; it costs nothing."""

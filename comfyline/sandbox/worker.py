@@ -16,9 +16,10 @@ import httpx
 
 from comfyline.sandbox import output_shape, params
 from comfyline.sandbox.blob_store import BlobStore
-from comfyline.sandbox.catalogue import Catalogue, Entry
+from comfyline.sandbox.catalogue import Catalogue
 from comfyline.sandbox.dialect import media_values
-from comfyline.sandbox.faults import Fault, Faults
+from comfyline.sandbox.faults import Faults
+from comfyline.sandbox.server import SandboxOptions
 from comfyline.sandbox.store import GenerationFailed, Request, Store
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,7 @@ def seconds_for(request_id: str, makes: str, given: Mapping[str, Any]) -> float:
     return median * chance.lognormvariate(0, _SPREAD)
 
 
-def input_client() -> httpx.AsyncClient:
-    """Open the HTTP client for inputs; one serves the whole process."""
+def _input_client() -> httpx.AsyncClient:
     direct = {f"all://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")}
     return httpx.AsyncClient(
         timeout=httpx.Timeout(20.0, connect=10.0),
@@ -53,18 +53,14 @@ class Worker:
 
     def __init__(
         self,
-        *,
+        options: SandboxOptions,
         store: Store,
         blobs: BlobStore,
         catalogue: Catalogue,
         faults: Faults,
-        slots: int,
-        speed: float,
-        pixels: int,
     ) -> None:
+        self._options, self._faults = options, faults
         self._store, self._blobs, self._catalogue = store, blobs, catalogue
-        self._faults = faults
-        self._slots, self._speed, self._pixels = slots, speed, pixels
         self._waiting = asyncio.Semaphore(0)
 
     def announce(self) -> None:
@@ -75,12 +71,12 @@ class Worker:
         """Work until it is cancelled. What is in progress then starts again with the process."""
         for _ in range(await asyncio.to_thread(self._store.recover)):
             self.announce()
-        threads = ThreadPoolExecutor(min(self._slots, os.cpu_count() or 1), "generator")
+        threads = ThreadPoolExecutor(min(self._options.slots, os.cpu_count() or 1), "generator")
         try:
             # Pillow and FFmpeg take their time to import, and the port should be open before.
             await asyncio.to_thread(importlib.import_module, "comfyline.sandbox.generate")
-            async with input_client() as http, asyncio.TaskGroup() as slots:
-                for _ in range(self._slots):
+            async with _input_client() as http, asyncio.TaskGroup() as slots:
+                for _ in range(self._options.slots):
                     slots.create_task(self._slot(http, threads))
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
@@ -93,16 +89,8 @@ class Worker:
                 await self._work(request, http, threads)
 
     async def _work(self, request: Request, http: httpx.AsyncClient, threads: Executor) -> None:
-        clock = asyncio.get_running_loop().time
-        began = clock()
         try:
-            entry = self._entry(request)
-            due = began + seconds_for(request.request_id, entry.makes, request.input) / self._speed
-            fault = self._faults.take("generation")
-            due += self._delay(fault)
-            is_blank = fault is not None and fault.kind == "blank"
-            files, seconds = await self._make(request, entry, http, threads, is_blank=is_blank)
-            await asyncio.sleep(max(0.0, due - clock()))
+            files, charge = await self._fulfil(request, http, threads)
         except GenerationFailed as error:
             await asyncio.to_thread(self._store.fail, request, str(error))
         except Exception:
@@ -110,48 +98,41 @@ class Worker:
             log.exception("request %s broke the sandbox", request.request_id)
             await asyncio.to_thread(self._store.fail, request, "internal error")
         else:
-            charge = entry.charge(request.input, seconds)
             await asyncio.to_thread(self._store.complete, request, files, charge)
 
-    def _entry(self, request: Request) -> Entry:
-        if (entry := self._catalogue.find(request.model_id)) is None:
-            raise GenerationFailed("the model is no longer in the catalogue")
-        return entry
-
-    def _delay(self, fault: Fault | None) -> float:
-        if fault is not None and fault.kind == "fail":
-            raise GenerationFailed(fault.message)
-        return fault.seconds if fault is not None and fault.kind == "delay" else 0.0
-
-    async def _make(
-        self,
-        request: Request,
-        entry: Entry,
-        http: httpx.AsyncClient,
-        threads: Executor,
-        *,
-        is_blank: bool,
-    ) -> tuple[list[str], float | None]:
-        """Make and store all files of a request; return their names, and how long they last."""
+    async def _fulfil(
+        self, request: Request, http: httpx.AsyncClient, threads: Executor
+    ) -> tuple[list[str], float]:
+        """Make and store all files of a request; return their names, and what they cost."""
         from comfyline.sandbox.generate import Order, generate
         from comfyline.sandbox.inputs import fetch, inspect
 
         loop = asyncio.get_running_loop()
+        began = loop.time()
+        if (entry := self._catalogue.find(request.model_id)) is None:
+            raise GenerationFailed("the model is no longer in the catalogue")
+        usual = seconds_for(request.request_id, entry.makes, request.input)
+        due = began + usual / self._options.speed
+        fault = self._faults.take("generation")
+        if fault and fault.kind == "fail":
+            raise GenerationFailed(fault.message)
+        if fault and fault.kind == "delay":
+            due += fault.seconds
+        is_blank = fault is not None and fault.kind == "blank"
         with self._blobs.workbench() as bench:
-            files = []
+            inputs = []
             for number, media in enumerate(media_values(entry.input_schema, request.input)):
                 target = bench / str(number)
                 await fetch(http, media, target)
                 await asyncio.to_thread(self._store.fetched, request, str(media.value))
-                files.append(await loop.run_in_executor(threads, inspect, target, media))
-            order = Order(entry, request.input, tuple(files), is_blank, self._pixels)
+                inputs.append(await loop.run_in_executor(threads, inspect, target, media))
+            order = Order(entry, request.input, tuple(inputs), is_blank, self._options.pixels)
             kinds = output_shape.media_to_make(entry, request.input)
             names = [f"{number}.{order.extension(kind)}" for number, kind in enumerate(kinds)]
             for number, (kind, name) in enumerate(zip(kinds, names, strict=True)):
                 target = bench / f"made-{name}"
                 await loop.run_in_executor(threads, generate, kind, order, number, target)
-                await asyncio.to_thread(
-                    self._blobs.put, request.request_id, name, target, once=request.once
-                )
+                await asyncio.to_thread(self._blobs.put, request.request_id, name, target)
+        await asyncio.sleep(max(0.0, due - loop.time()))
         lasting = any(kind != "image" for kind in kinds)
-        return names, order.seconds() if lasting else None
+        return names, entry.charge(request.input, order.seconds() if lasting else None)

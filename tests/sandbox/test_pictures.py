@@ -4,7 +4,7 @@ import io
 from typing import Any
 
 import pytest
-from PIL import Image, ImageChops, ImageStat
+from PIL import Image
 
 from tests.conftest import Sandbox
 
@@ -17,12 +17,6 @@ def opened(content: bytes):
     return picture
 
 
-def distance(one: Image.Image, other: Image.Image):
-    size = (128, 128)
-    pair = [picture.convert("RGB").resize(size) for picture in (one, other)]
-    return sum(ImageStat.Stat(ImageChops.difference(*pair)).mean) / 3
-
-
 def test_the_same_order_gives_the_same_bytes_and_another_prompt_or_input_another_picture(
     sandbox: Sandbox, files: str
 ):
@@ -32,41 +26,20 @@ def test_the_same_order_gives_the_same_bytes_and_another_prompt_or_input_another
     assert sandbox.picture(OFFICE, f"{files}/wide.jpg") != first
 
 
-def test_the_edit_is_visible_and_the_subject_stays(sandbox: Sandbox, files: str):
-    before = opened(sandbox.open.get(f"{files}/cat.jpg").content)
-    after = opened(sandbox.picture(OFFICE, f"{files}/cat.jpg"))
-    night = opened(sandbox.picture("the city at night", f"{files}/cat.jpg"))
-    assert distance(before, after) > 20
-    assert distance(after, night) > 30
-
-    def middle(picture: Image.Image) -> Image.Image:
-        width, height = picture.size
-        return picture.crop((width * 2 // 5, height // 2, width * 3 // 5, height * 3 // 4))
-
-    assert distance(middle(before), middle(after)) < 45
-
-
 @pytest.mark.parametrize(
-    ("settings", "size"),
+    ("name", "settings", "size"),
     [
-        ({"aspect_ratio": "auto"}, (256, 128)),
-        ({"aspect_ratio": "1:1"}, (256, 256)),
-        ({"aspect_ratio": "16:9"}, (256, 144)),
-        ({"aspect_ratio": "9:16", "resolution": "2K"}, (288, 512)),
-        ({"aspect_ratio": "21:9", "resolution": "4K"}, (1024, 439)),
+        ("wide", {"aspect_ratio": "auto"}, (256, 128)),
+        # By its EXIF orientation.
+        ("turned", {"aspect_ratio": "auto"}, (128, 256)),
+        ("wide", {"aspect_ratio": "9:16", "resolution": "2K"}, (288, 512)),
+        ("wide", {"aspect_ratio": "21:9", "resolution": "4K"}, (1024, 439)),
     ],
 )
 def test_aspect_ratio_and_resolution_are_honoured(
-    sandbox: Sandbox, files: str, settings: dict[str, Any], size: tuple[int, int]
+    sandbox: Sandbox, files: str, name: str, settings: dict[str, Any], size: tuple[int, int]
 ):
-    assert opened(sandbox.picture(OFFICE, f"{files}/wide.jpg", **settings)).size == size
-
-
-def test_auto_takes_the_ratio_after_the_exif_orientation(sandbox: Sandbox, files: str):
-    assert opened(sandbox.picture(OFFICE, f"{files}/turned.jpg", aspect_ratio="auto")).size == (
-        128,
-        256,
-    )
+    assert opened(sandbox.picture(OFFICE, f"{files}/{name}.jpg", **settings)).size == size
 
 
 @pytest.mark.parametrize(
@@ -84,12 +57,7 @@ def test_output_format_is_honoured(
     assert opened(answer.content).format == media_type
 
 
-def test_num_images_gives_that_many_variations(sandbox: Sandbox, files: str):
-    done = sandbox.finish(sandbox.submit(OFFICE, f"{files}/cat.jpg", num_images=4))
-    assert len(set(sandbox.download(done))) == 4
-
-
-def test_further_inputs_and_a_redirected_one_are_used(sandbox: Sandbox, files: str):
-    alone = sandbox.picture(OFFICE, f"{files}/cat.jpg")
-    both = sandbox.picture(OFFICE, f"{files}/cat.jpg", f"{files}/moved.jpg")
-    assert alone != both
+def test_each_of_several_outputs_and_each_further_input_is_seen(sandbox: Sandbox, files: str):
+    done = sandbox.finish(sandbox.submit(OFFICE, f"{files}/cat.jpg", num_images=2))
+    moved = sandbox.picture(OFFICE, f"{files}/cat.jpg", f"{files}/moved.jpg")
+    assert len({*sandbox.download(done), moved}) == 3
