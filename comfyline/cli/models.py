@@ -189,7 +189,7 @@ def _store(model_id: str, published: dict[str, object]) -> None:
         if len(different) > _CHANGES:
             print_line(f"    and {len(different) - _CHANGES} more")
     else:
-        print_line(f"{target}: is up to date.")
+        print_line(f"{target} is up to date.")
 
 
 def _here(model_id: str, away: ComfylineError) -> ModelEntry:

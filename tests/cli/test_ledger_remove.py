@@ -78,7 +78,7 @@ def test_without_a_yes_a_ledger_is_not_removed_and_its_losses_are_named(rich: Of
     assert ", $0.14 and 1 cost not known: asking for the same pays again" in ended.stderr
     assert "1 job paid for and not stored" in ended.stderr
     assert "1 job in doubt" in ended.stderr
-    assert "1 request id not written down yet" in ended.stderr
+    assert "1 request id not recorded yet" in ended.stderr
     assert "1 fetched file not stored" in ended.stderr
     assert len(rich.attempts()) == 3
     assert (rich.folder / "home/strays/request-3.json").is_file()
@@ -108,7 +108,7 @@ def test_a_ledger_that_a_run_works_with_is_not_removed(rich: Office) -> None:
     refused = rich.comfyline("ledger", "remove", "--yes")
 
     assert refused.code == 75
-    assert "A run is at work" in refused.stderr
+    assert "A run is using" in refused.stderr
     assert len(rich.attempts()) == 3
 
 

@@ -153,7 +153,7 @@ def test_without_a_token_the_list_says_what_is_missing_from_it(
 
     assert listed.code == 0
     assert EDIT in listed.out
-    assert "RunComfy's catalogue is not in the list" in listed.err
+    assert "RunComfy's catalogue is not included" in listed.err
     assert "RUNCOMFY_API_TOKEN" in listed.err
     assert models("list", "--search", "nothing").code == 77
     assert not (project / "home").exists()
@@ -205,7 +205,7 @@ def test_without_a_token_what_is_local_is_shown_without_its_price(models: Models
 
     assert shown.code == 0
     assert "price   unknown" in shown.out
-    assert "RunComfy could not be asked for the price" in shown.err
+    assert "because RunComfy cannot be asked" in shown.err
 
 
 def test_an_unknown_model_is_a_sentence_with_the_nearest_name(online: Path, models: Models) -> None:
@@ -258,7 +258,7 @@ def test_pull_stores_what_runcomfy_publishes(
 
 def test_pull_says_what_changed(online: Path, models: Models) -> None:
     models("pull", WAN)
-    assert "is what RunComfy publishes today" in models("pull", WAN).err
+    assert "is up to date" in models("pull", WAN).err
     path = pulled(online, WAN)
     older = json.loads(path.read_text())
     del older["input_schema"]["properties"]["seed"]
