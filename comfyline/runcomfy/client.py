@@ -72,7 +72,7 @@ from comfyline.runcomfy.wire import (
 from comfyline.storage.connection_errors import what_broke
 
 _TIMEOUT = httpx.Timeout(30, connect=10, pool=60)
-_SUBMIT_TIMEOUT = httpx.Timeout(30, connect=10, pool=10)
+SUBMIT_TIMEOUT = httpx.Timeout(30, connect=10, pool=10)
 # In all, however slowly an answer trickles in: shorter than the lease under which it is sent.
 SUBMIT_SECONDS = 45
 # The same for all else; a result in sync mode carries its pictures in it.
@@ -156,7 +156,7 @@ class RuncomfyClient:
                     path,
                     content=tracked,
                     headers={"Content-Type": "application/json", "Content-Length": str(len(body))},
-                    timeout=_SUBMIT_TIMEOUT,
+                    timeout=SUBMIT_TIMEOUT,
                     extensions={"trace": tracked.trace},
                 ) as answer,
             ):

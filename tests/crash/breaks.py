@@ -215,12 +215,11 @@ def _half_of_what_it_writes(target: str, due: _Countdown) -> None:
 
 def _callers() -> set[str]:
     """The modules that are at work in this thread, as far up as matters."""
-    frame = sys._getframe(2)
-    names = set()
-    for _ in range(12):
-        names.add(str(frame.f_globals.get("__name__")))
-        if frame.f_back is None:
+    frame, names = inspect.currentframe(), set()
+    for _ in range(14):
+        if frame is None:
             break
+        names.add(str(frame.f_globals.get("__name__")))
         frame = frame.f_back
     return names
 
@@ -266,7 +265,8 @@ def _on_the_wire(place: str, due: _Countdown) -> None:
 
 def _half_a_put(path: str, due: _Countdown) -> None:
     armed = False
-    transport: Any = asyncio.selector_events._SelectorSocketTransport
+    # Python has no public name for what writes to a socket.
+    transport: Any = asyncio.selector_events._SelectorSocketTransport  # noqa: SLF001
     write = transport.write
 
     def cut(self: Any, data: Any) -> None:

@@ -23,7 +23,7 @@ def install(name: str) -> None:
 
 def _answers_are_awaited_briefly() -> None:
     """No mistake by itself: a lost answer is given up after a moment instead of half a minute."""
-    client._SUBMIT_TIMEOUT = httpx.Timeout(30, read=1.5)
+    client.SUBMIT_TIMEOUT = httpx.Timeout(30, read=1.5)
 
 
 def _the_intent_is_committed_after_the_post() -> None:
