@@ -84,7 +84,7 @@ def test_a_request_made_at_another_time_needs_force(office: Office, files: str):
     refused = office.comfyline("resolve", job.key, "--request-id", request_id)
 
     assert refused.code == 64
-    assert "was made at" in refused.stderr
+    assert "was created at" in refused.stderr
     assert "--force" in refused.stderr
     assert office.attempts()[0].state is JobState.IN_DOUBT
     assert list((office.folder / "home").glob("work/*")) == []
