@@ -81,17 +81,13 @@ class ServiceStatus:
     since: datetime | None = None
 
 
-def _silent(_: str) -> None:
-    """Tell nobody."""
-
-
 async def ensure(
     home: Path,
     services: Sequence[ServiceName] = SERVICES,
     *,
     ports: Mapping[ServiceName, int] | None = None,
     model_dirs: Sequence[Path] = (),
-    tell: Tell = _silent,
+    tell: Tell = lambda _: None,
 ) -> StackAddresses:
     """Start what of these services does not run, all at once, and return when all are well.
 
@@ -102,20 +98,19 @@ async def ensure(
     asked = dict(ports or {})
     _check_request([*services, *asked], asked)
     wanted = list(dict.fromkeys(services))
-    layout = Layout(home)
     _close_to_others(home, is_needed=bool(wanted))
     async with http_client() as client:
+        starting = _Start(Layout(home), client, asked, model_dirs, tell)
         # Without the lock: a `run` beside a long start of something else need not wait for it.
-        if not await _all_well(client, layout, wanted, asked, tell):
-            async with _locked(layout, tell):
-                starter = Starter(layout, client, asked, tuple(model_dirs), tell)
-                failures = await starter.start_all(wanted)
+        if not await starting.is_needless(wanted):
+            async with _locked(starting.layout, tell):
+                failures = await starting.all(wanted)
             if failures:
                 raise Unreachable("\n".join(failures))
     return addresses(home)
 
 
-async def stop(home: Path, *, tell: Tell = _silent) -> list[ServiceName]:
+async def stop(home: Path, *, tell: Tell = lambda _: None) -> list[ServiceName]:
     """End exactly what was started in this home, and return the names of what ran."""
     layout = Layout(home)
     if not layout.stack.is_dir():
@@ -199,8 +194,8 @@ async def _locked(layout: Layout, tell: Tell) -> AsyncIterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Starter:
-    """One start of one home. The caller holds the home's lock."""
+class _Start:
+    """One start of one home."""
 
     layout: Layout
     client: httpx.AsyncClient
@@ -208,15 +203,35 @@ class Starter:
     model_dirs: Sequence[Path]
     tell: Tell
 
-    async def start_all(self, wanted: Sequence[ServiceName]) -> list[str]:
-        """Start what does not live, wait for all, and return what failed, each in words."""
+    async def is_needless(self, wanted: Sequence[ServiceName]) -> bool:
+        """Tell whether all of these run and are well."""
+        alive = _alive(self.layout)
+        if not alive.keys() >= set(wanted):
+            return False
+        auth_string = read_auth_string(self.layout.prefect_auth_string)
+        probes = (probe(self.client, alive[name], auth_string) for name in wanted)
+        if any(health is not Health.WELL for health in await asyncio.gather(*probes)):
+            return False
+        for name in wanted:
+            self._tell_if_elsewhere(alive[name], self.asked.get(name))
+        return True
+
+    def _tell_if_elsewhere(self, record: Record, asked: int | None) -> None:
+        if asked is not None and asked != record.port:
+            self.tell(
+                f"{record.service}: already runs at {origin(record.port)}, not at the port "
+                f"{asked} that was asked for; to move it, stop the stack first"
+            )
+
+    async def all(self, wanted: Sequence[ServiceName]) -> list[str]:
+        """Start what does not live, wait for all, and return what failed. Needs the home's lock."""
         running = _alive(self.layout)
         # Before the first start: an explicit port that is taken starts nothing.
         for name in wanted:
             if name in self.asked and name not in running:
                 check_free(name, self.asked[name], port_variable(name))
         found = await asyncio.gather(*(self._bring_up(name, running.get(name)) for name in wanted))
-        return [failure for failure in found if failure is not None]
+        return [failure for failure in found if failure]
 
     async def _bring_up(self, name: ServiceName, running: Record | None) -> str | None:
         if running is not None:
@@ -228,7 +243,7 @@ class Starter:
                 # Where its part of the log begins was known to whoever started it.
                 waited = await self._wait(name, running, begin=0)
                 if waited is None:
-                    _tell_if_elsewhere(running, self.asked.get(name), self.tell)
+                    self._tell_if_elsewhere(running, self.asked.get(name))
                 return waited
             self.tell(f"{name}: runs without the password of this home; restarting it")
             await asyncio.to_thread(end, [running])
@@ -286,33 +301,6 @@ class Starter:
             )
         remember_port(self.layout.ports, name, port)
         return port
-
-
-async def _all_well(
-    client: httpx.AsyncClient,
-    layout: Layout,
-    wanted: Sequence[ServiceName],
-    asked: Mapping[ServiceName, int],
-    tell: Tell,
-) -> bool:
-    alive = _alive(layout)
-    if not all(name in alive for name in wanted):
-        return False
-    auth_string = read_auth_string(layout.prefect_auth_string)
-    found = await asyncio.gather(*(probe(client, alive[name], auth_string) for name in wanted))
-    if any(health is not Health.WELL for health in found):
-        return False
-    for name in wanted:
-        _tell_if_elsewhere(alive[name], asked.get(name), tell)
-    return True
-
-
-def _tell_if_elsewhere(record: Record, asked: int | None, tell: Tell) -> None:
-    if asked is not None and asked != record.port:
-        tell(
-            f"{record.service}: already runs at {origin(record.port)}, not at the requested port "
-            f"{asked}; to change it, stop the stack first"
-        )
 
 
 def _alive(layout: Layout) -> dict[ServiceName, Record]:

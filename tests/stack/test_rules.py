@@ -16,7 +16,6 @@ from comfyline.stack.services import (
     inherited,
     prefect_launch,
     rclone_path,
-    sandbox_launch,
     storage_launch,
 )
 
@@ -76,14 +75,6 @@ def test_the_storage_key_is_in_the_environment_and_in_no_command_line_or_repr() 
     assert launch.environment["RCLONE_AUTH_KEY"] == expected
     assert "a-secret-key-of-a-test" not in " ".join(launch.command) + repr(launch) + repr(pair)
     assert rclone_path().is_file()
-
-
-def test_the_sandbox_is_told_its_port_state_token_and_models() -> None:
-    launch = sandbox_launch(LAYOUT, 4282, {"PYTHONPATH": "/kept"}, [Path("/one"), Path("/two")])
-    words = " ".join(launch.command)
-    assert "--port 4282 --state /home-of-a-test/sandbox --token sandbox-token" in words
-    assert "--models /one /two" in words
-    assert launch.environment["PYTHONPATH"].endswith(":/kept")
 
 
 def test_a_process_is_recognised_by_more_than_its_number() -> None:

@@ -197,7 +197,7 @@ async def test_a_port_that_is_lost_between_look_and_start_is_tried_once_elsewher
     found = await storage(home, tell=told.append)
     with taken[0]:
         assert port_of(found) != taken[0].getsockname()[1]
-    assert any("taken meanwhile" in line for line in told)
+    assert any("in the meantime" in line for line in told)
 
 
 async def test_two_homes_run_at_once_and_stop_apart(make_home: MakeHome) -> None:

@@ -294,12 +294,7 @@ async def test_no_server_is_started_in_a_home_that_cannot_be_closed(tmp_path: Pa
         await ensure(tmp_path / "file/home", ("storage",))
 
 
-def test_a_home_that_is_made_is_closed_before_anything_lies_in_it(tmp_path: Path) -> None:
-    private_folder(tmp_path / "above/home")
-    assert (tmp_path / "above/home").stat().st_mode & 0o777 == 0o700
-
-
-def test_a_home_that_was_open_is_closed_with_all_in_it_and_nothing_else(tmp_path: Path) -> None:
+def test_a_home_is_closed_with_all_that_is_in_it_and_nothing_else(tmp_path: Path) -> None:
     home, beside = tmp_path / "home", tmp_path / "beside"
     (home / "logs").mkdir(parents=True)
     (home / "logs/a.log").write_text("")
@@ -311,7 +306,8 @@ def test_a_home_that_was_open_is_closed_with_all_in_it_and_nothing_else(tmp_path
         path.chmod(0o664)
 
     private_folder(home)
+    private_folder(tmp_path / "above/made")
 
-    assert open_modes(home) == {}
+    assert open_modes(home) == open_modes(tmp_path / "above/made") == {}
     assert (home / "logs/a.log").stat().st_mode & 0o777 == 0o600
     assert beside.stat().st_mode & 0o777 == 0o664
