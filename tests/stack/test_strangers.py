@@ -154,7 +154,7 @@ def stack(older: Older, told: list[str]) -> StackAddresses:
 def test_no_secret_is_taken_from_a_prefect_server_that_asks_nobody(older: Older) -> None:
     [error] = older.refused.json["errors"]
     assert older.refused.code == 64, older.refused.stderr
-    assert "asks nobody for a password" in error["message"]
+    assert "asks for no password" in error["message"]
     assert "`rc-token`" in error["message"]
     assert "PREFECT_SERVER_API_AUTH_STRING" in error["hint"]
 
@@ -284,13 +284,13 @@ def test_a_run_without_the_password_is_told_what_to_set(
     refused = _run_with_block(reachable / "project", str(stack.prefect_api_url))
     [error] = refused.json["errors"]
     assert refused.code == 69, refused.stderr
-    assert "rejects our credentials (401)" in error["message"]
+    assert "rejects the credentials (401)" in error["message"]
     assert "PREFECT_API_AUTH_STRING" in error["hint"]
 
 
 async def test_no_server_is_started_in_a_home_that_cannot_be_closed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot be closed to others"):
+    with pytest.raises(UsageError, match="cannot be made private"):
         await ensure(tmp_path / "file/home", ("storage",))
 
 
