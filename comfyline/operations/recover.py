@@ -62,14 +62,14 @@ def forget_results(home: Path, now: datetime) -> None:
 
 def clear(directory: Path) -> None:
     """Remove what this process fetched and what dead ones left; a living one may use its own."""
-    if not directory.is_dir():
-        return
-    sweep_parts(directory)
-    for path in directory.iterdir():
-        if not is_in_use(path):
-            path.unlink(missing_ok=True)
-    if not any(directory.iterdir()):
-        directory.rmdir()
+    # Another process may be at the same.
+    with suppress(FileNotFoundError):
+        sweep_parts(directory)
+        for path in directory.iterdir():
+            if not is_in_use(path):
+                path.unlink(missing_ok=True)
+        if not any(directory.iterdir()):
+            directory.rmdir()
 
 
 async def _sweep_work(services: Services) -> None:

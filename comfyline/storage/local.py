@@ -161,7 +161,12 @@ def link_mistake(root: Path, directory: Path) -> str:
 def _make(directory: Path) -> None:
     """Make a directory so that power loss does not take it away with what lies in it."""
     missing = [one for one in (directory, *directory.parents) if not one.exists()]
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        # Not the file that is to be written is in the way.
+        why = os.strerror(errno.ENOTDIR)
+        raise NotADirectoryError(errno.ENOTDIR, why, str(directory)) from None
     for one in reversed(missing):
         _sync(one.parent)
 

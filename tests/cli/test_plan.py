@@ -384,6 +384,6 @@ def test_a_plan_says_that_another_file_goes_by_the_same_name(project: Project) -
 
     [note] = project.plan("--json", path="more.yaml").json["notes"]
 
-    assert note.startswith("scenes.yaml calls itself scenes as well")
+    assert note.startswith("scenes.yaml is also named scenes")
     Path("scenes.yaml").unlink()
     assert project.plan("--json", path="more.yaml").json["notes"] == []

@@ -87,14 +87,14 @@ def test_a_taken_port_is_named_with_who_has_it_and_the_option(
     port = sandbox.url.rpartition(":")[2]
     assert run(["sandbox", "--port", port]) == 69
     said = capsys.readouterr().err
-    assert f"port {port}, asked for sandbox, is taken by" in said
+    assert f"port {port}, requested for sandbox, is used by" in said
     assert f"(pid {sandbox.process.pid})" in said
     assert "--port" in said
 
     monkeypatch.setenv("COMFYLINE_PREFECT_PORT", port)
     assert run(["env"]) == 69
     said = capsys.readouterr().err
-    assert f"port {port}, asked for prefect, is taken by" in said
+    assert f"port {port}, requested for prefect, is used by" in said
     assert "COMFYLINE_PREFECT_PORT" in said
     assert running(home) == set()
 

@@ -106,7 +106,7 @@ def test_a_stored_job_whose_file_is_gone_is_told_as_such_and_counts_when_it_is_b
     assert after.code == 1
     [error] = after.json["errors"]
     assert error["kind"] == "expired"
-    assert f"stored as {path.as_uri()}, and is gone from there" in error["message"]
+    assert f"stored as {path.as_uri()}, where it is missing" in error["message"]
     assert "Put it back" in error["hint"]
     assert here.state() == "persisted"
 

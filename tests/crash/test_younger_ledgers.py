@@ -153,7 +153,7 @@ def test_an_answer_that_comes_after_lost_is_paid_for_and_collected(scene: MakeSc
     assert {one.request_id for one in here.attempts()} == {
         row["request_id"] for row in here.requests()
     }
-    assert "took the first for lost" in audited.stdout + audited.log
+    assert "the first was declared lost" in audited.stdout + audited.log
     assert "submitted" not in counts(here.run())
     assert len(here.requests()) == 2
 

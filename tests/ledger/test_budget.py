@@ -153,7 +153,7 @@ async def test_a_limit_that_is_no_number_lets_nothing_through(limits: Limits, de
         (
             None,
             BudgetExceeded("price", 2.0, 0.0),
-            ("no known price, and there is a limit of $2", "--allow-unknown-cost", "cost_ceilings"),
+            ("no known price, but there is a limit of $2", "--allow-unknown-cost", "cost_ceilings"),
         ),
         (
             0.5,

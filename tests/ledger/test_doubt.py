@@ -103,7 +103,7 @@ async def test_a_request_id_belongs_to_one_attempt_of_one_job(
     doubt: int, desk: Desk, ledger: Ledger
 ):
     await desk.submitted(asked("one"), request_id="r-1")
-    with pytest.raises(StateConflict, match=r"Request r-1 is that of attempt \d+ already") as error:
+    with pytest.raises(StateConflict, match=r"Request r-1 already belongs to attempt \d+") as error:
         await ledger.accepted(doubt, "r-1")
     assert error.value.request_id == "r-1"
     assert await desk.state(JOB) is JobState.IN_DOUBT
