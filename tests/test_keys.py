@@ -127,7 +127,7 @@ def test_two_requests_share_a_key_exactly_if_the_same_json_goes_out(
         (math.nan, "nan is not a number"),
         (-math.inf, "-inf is not a number"),
         (date(2026, 1, 2), "values of type date cannot be sent"),
-        (b"x", "a bytes cannot be sent"),
+        (b"x", "values of type bytes cannot be sent"),
         ({1: "x"}, "key 1 is not text"),
         ("caf\udce9", "not UTF-8"),
     ],
