@@ -125,7 +125,7 @@ def _page(tiles: Sequence[Tile]) -> Image.Image:
             page.paste(picture, (middle - picture.width // 2, bottom - picture.height))
             for line, text in enumerate(_lines(tiles[number].caption)):
                 at = (middle, bottom + line * _LINE + _LINE // 2)
-                draw.text(at, text, _INK, _font(), anchor="mm")
+                draw.text(at, text, _INK, font(), anchor="mm")
         bottom += _LINES * _LINE
     return page
 
@@ -148,7 +148,7 @@ def _in_its_place(tile: Tile) -> Image.Image:
     blank = Image.new("RGB", (_SIDE, _SIDE * 9 // 16), NEUTRAL)
     name = _shortened(_written(tile.name), _SIDE - 2 * _GAP)
     middle = (blank.width // 2, blank.height // 2)
-    ImageDraw.Draw(blank).text(middle, name, _INK, _font(), anchor="mm")
+    ImageDraw.Draw(blank).text(middle, name, _INK, font(), anchor="mm")
     return blank
 
 
@@ -167,17 +167,17 @@ def _lines(caption: str) -> Iterator[str]:
 
 
 def _fits(text: str) -> bool:
-    return _font().getlength(text) <= _SIDE
+    return font().getlength(text) <= _SIDE
 
 
 def _shortened(text: str, width: int) -> str:
     """Cut the text so that it fits, by its length in pixels."""
-    if _font().getlength(text) <= width:
+    if font().getlength(text) <= width:
         return text
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2
-        if _font().getlength(text[:middle].rstrip() + "…") <= width:
+        if font().getlength(text[:middle].rstrip() + "…") <= width:
             low = middle
         else:
             high = middle - 1
@@ -187,14 +187,15 @@ def _shortened(text: str, width: int) -> str:
 def _written(text: str) -> str:
     """Put the text on one line and in signs that the font has, as far as it can be told."""
     text = " ".join(text.encode("utf-8", "replace").decode().split())
-    if _system_font() is not None:
+    if system_font() is not None:
         return text
     # Pillow's own font has plain letters only, and draws a box for every other sign.
     return "".join(sign for sign in normalize("NFKD", text) if not combining(sign))
 
 
 @cache
-def _system_font() -> ImageFont.FreeTypeFont | None:
+def system_font() -> ImageFont.FreeTypeFont | None:
+    """Return a font of this machine, None when none of the usual ones is there."""
     for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf"):
         with suppress(OSError):
             return ImageFont.truetype(name, _TEXT)
@@ -202,5 +203,6 @@ def _system_font() -> ImageFont.FreeTypeFont | None:
 
 
 @cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return _system_font() or ImageFont.load_default(_TEXT)
+def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the font of captions: this machine's, else Pillow's own."""
+    return system_font() or ImageFont.load_default(_TEXT)

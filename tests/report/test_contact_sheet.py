@@ -1,6 +1,5 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -95,12 +94,12 @@ def test_any_caption_and_any_name_are_drawn(
     tmp_path: Path, caption: str, monkeypatch: pytest.MonkeyPatch, *, has_font: bool
 ) -> None:
     if not has_font:
-        monkeypatch.setattr(contact_sheet, "_system_font", lambda: None)
-        contact_sheet._font.cache_clear()
+        monkeypatch.setattr(contact_sheet, "system_font", lambda: None)
+        contact_sheet.font.cache_clear()
     try:
         assert len(list(write_pages([Tile(caption, None, caption)], "sheet.jpg", tmp_path))) == 1
     finally:
-        contact_sheet._font.cache_clear()
+        contact_sheet.font.cache_clear()
 
 
 def outcome(folder: Path, name: str, *, outputs: int = 1, is_old: bool = False) -> Outcome:
@@ -126,13 +125,12 @@ def outcome(folder: Path, name: str, *, outputs: int = 1, is_old: bool = False) 
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool, str]]:
     """What stands on the pages: caption, whether there is a picture, name."""
     tiles: list[tuple[str, bool, str]] = []
-    draw = contact_sheet._page
 
-    def keep(some: Sequence[Any]) -> Image.Image:
+    def keep(some: Sequence[Tile], name: str, folder: Path) -> Iterator[Path]:
         tiles.extend((one.caption, one.thumbnail is not None, one.name) for one in some)
-        return draw(some)
+        return write_pages(some, name, folder)
 
-    monkeypatch.setattr(contact_sheet, "_page", keep)
+    monkeypatch.setattr(contact_sheet, "write_pages", keep)
     return tiles
 
 

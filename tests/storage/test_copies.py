@@ -4,12 +4,14 @@ import asyncio
 import hashlib
 import io
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from PIL import Image
 
 from comfyline.errors import InputInvalid
 from comfyline.job import Media
+from comfyline.media.convert import Conversion, convert
 from comfyline.media.types import media_type_of
 from comfyline.storage import copies as copies_module
 from comfyline.storage.copies import Copies
@@ -69,13 +71,12 @@ async def test_many_jobs_with_one_photo_convert_it_once(
     copies: Copies, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
-    convert = copies_module._converted
 
-    def counted(media: Media, original: Path, target: Path) -> Media:
-        made.append(media.conversion)
-        return convert(media, original, target)
+    def counted(source: BinaryIO, media_type: str, conversion: Conversion, file: BinaryIO) -> None:
+        made.append(conversion.form)
+        convert(source, media_type, conversion, file)
 
-    monkeypatch.setattr(copies_module, "_converted", counted)
+    monkeypatch.setattr(copies_module, "convert", counted)
     uris = await asyncio.gather(
         *(copies.put(media_of(photo, heic(), form)) for form in ["jpeg", "png<=16px"] * 8)
     )
