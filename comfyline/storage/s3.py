@@ -51,6 +51,8 @@ _BODIES_AT_ONCE = 8
 """Bodies in memory, of all files together."""
 _CONNECTIONS = 32
 _READ_BYTES = 2**20
+_CHUNK_BYTES = 4 * 2**20
+"""What is read before it is written or hashed: each change of threads costs milliseconds."""
 _SECONDS_BETWEEN_RENEWALS = 60.0
 """Each is a call to whoever gives the credentials."""
 _READING = frozenset({"get_object", "head_object", "list_objects_v2"})
@@ -254,7 +256,7 @@ class Bucket:
                 raise Unreachable(message) from error
 
     async def read(self, uri: str) -> AsyncGenerator[bytes, None]:
-        """Read an object, about a megabyte at a time; after a break from where it was.
+        """Read an object, a few megabytes at a time; after a break from where it was.
 
         Raises `FileNotFoundError`, and `Unreachable`, also when it is replaced meanwhile.
         """
@@ -416,12 +418,12 @@ class Bucket:
         self._there.add(bucket)
 
     async def _chunk(self, body: Any) -> bytes:
-        """Read about a megabyte of an answer; nothing at its end."""
+        """Read a few megabytes of an answer; nothing at its end."""
         pieces: list[bytes] = []
         size = 0
-        while size < _READ_BYTES:
+        while size < _CHUNK_BYTES:
             async with asyncio.timeout(self._patience.idle):
-                piece = await body.read(_READ_BYTES - size)
+                piece = await body.read(_CHUNK_BYTES - size)
             if not piece:
                 break
             pieces.append(piece)

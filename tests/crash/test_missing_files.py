@@ -107,7 +107,7 @@ def test_a_stored_job_whose_file_is_gone_is_told_as_such_and_counts_when_it_is_b
     [error] = after.json["errors"]
     assert error["kind"] == "expired"
     assert f"stored as {path.as_uri()}, where it is missing" in error["message"]
-    assert "Put it back" in error["hint"]
+    assert "Restore it" in error["hint"]
     assert here.state() == "persisted"
 
     # What an older version did to every job whose file it did not find.
