@@ -240,13 +240,13 @@ class Bucket:
 
         Raises `FileNotFoundError`.
         """
-        async with aclosing(self.read(uri)) as chunks:
-            chunk = await anext(chunks, b"")
+        async with aclosing(self._read(uri)) as chunks:
+            chunk: list[bytes] = await anext(chunks, [])
             try:
                 with disk_full_told(target), await asyncio.to_thread(target.open, "wb") as file:
                     while chunk:
-                        await asyncio.to_thread(file.write, chunk)
-                        chunk = await anext(chunks, b"")
+                        await asyncio.to_thread(file.writelines, chunk)
+                        chunk = await anext(chunks, [])
             except BaseException as error:
                 with suppress(OSError):
                     await asyncio.to_thread(target.unlink, missing_ok=True)
@@ -260,6 +260,12 @@ class Bucket:
 
         Raises `FileNotFoundError`, and `Unreachable`, also when it is replaced meanwhile.
         """
+        async with aclosing(self._read(uri)) as chunks:
+            async for chunk in chunks:
+                yield b"".join(chunk)
+
+    async def _read(self, uri: str) -> AsyncGenerator[list[bytes], None]:
+        """Read an object in chunks, each in the pieces in which it came."""
         done, etag, in_vain = 0, "", 0
         while True:
             rest = {"Range": f"bytes={done}-", "IfMatch": etag} if done else {}
@@ -271,7 +277,7 @@ class Bucket:
             try:
                 async with answer["Body"] as body:
                     while chunk := await self._chunk(body):
-                        done, in_vain = done + len(chunk), 0
+                        done, in_vain = done + sum(map(len, chunk)), 0
                         yield chunk
                     return
             except Exception as error:  # noqa: BLE001  # the stream raises what broke it
@@ -417,7 +423,7 @@ class Bucket:
                 raise no_bucket(self._endpoint, uri) from None
         self._there.add(bucket)
 
-    async def _chunk(self, body: Any) -> bytes:
+    async def _chunk(self, body: Any) -> list[bytes]:
         """Read a few megabytes of an answer; nothing at its end."""
         pieces: list[bytes] = []
         size = 0
@@ -428,7 +434,7 @@ class Bucket:
                 break
             pieces.append(piece)
             size += len(piece)
-        return b"".join(pieces)
+        return pieces
 
     async def _call(self, method: str, uri: str, **parameters: Any) -> Any:
         """Make one of S3's calls, repeated while what is in its way may pass.
