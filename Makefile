@@ -28,7 +28,7 @@ fix: $(VENV)/.installed-dev  ## Mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(VENV)/.installed-dev  ## Run the tests against real servers: twelve minutes on two processors
+test: $(VENV)/.installed-dev  ## Run the tests against real servers: nine minutes on two processors
 	$(PYTEST) --numprocesses 3
 
 test-quick: $(VENV)/.installed-dev  ## Run the tests that need no stack: two and a half minutes
