@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends, Query
 from fastapi import Request as HttpRequest
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse, Response
-from starlette.types import Receive, Scope, Send
 
 from comfyline.sandbox.blob_store import media_type
+from comfyline.sandbox.faults import Receive, Scope, Send
 from comfyline.sandbox.handlers import Handlers, data_uri, result_body, urls
 from comfyline.sandbox.output_shape import fill_output
 

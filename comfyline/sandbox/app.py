@@ -11,13 +11,12 @@ from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from comfyline.sandbox.admin import admin_routes
 from comfyline.sandbox.api import api_routes, cdn_routes
 from comfyline.sandbox.blob_store import BlobStore
 from comfyline.sandbox.catalogue import Catalogue
-from comfyline.sandbox.faults import FaultGate, Faults, drop
+from comfyline.sandbox.faults import ASGIApp, FaultGate, Faults, Message, Receive, Scope, Send, drop
 from comfyline.sandbox.handlers import Handlers, Refusal
 from comfyline.sandbox.server import SandboxOptions
 from comfyline.sandbox.store import Store

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from comfyline.errors import InputInvalid, Problem, did_you_mean
 from comfyline.job import Pointer
@@ -12,6 +11,9 @@ from comfyline.yaml.file import LocatedYaml
 from comfyline.yaml.scalars import as_number, as_truth, in_words
 
 Document = TypeVar("Document", bound=BaseModel)
+
+_Detail = Mapping[str, Any]
+"""One error as pydantic lists it."""
 
 _EXPECTED = {
     "string": "text",
@@ -46,11 +48,11 @@ def validate_document(located: LocatedYaml, document_class: type[Document]) -> D
 
 
 def _by_place(
-    data: Mapping[str, Any], details: Sequence[ErrorDetails]
-) -> list[tuple[Pointer, list[ErrorDetails]]]:
+    data: Mapping[str, Any], details: Sequence[_Detail]
+) -> list[tuple[Pointer, list[_Detail]]]:
     """Return errors with where they are; those of one value's alternatives stand together."""
-    placed: list[tuple[Pointer, list[ErrorDetails]]] = []
-    alternatives: dict[Pointer, list[ErrorDetails]] = {}
+    placed: list[tuple[Pointer, list[_Detail]]] = []
+    alternatives: dict[Pointer, list[_Detail]] = {}
     for detail in details:
         pointer = _in_document(data, detail)
         if _expected(detail) and pointer in alternatives:
@@ -62,7 +64,7 @@ def _by_place(
     return placed
 
 
-def _in_document(data: Any, detail: ErrorDetails) -> Pointer:
+def _in_document(data: Any, detail: _Detail) -> Pointer:
     """Locate an error, without what pydantic adds for keys and for alternatives of a type."""
     pointer: list[str | int] = []
     value = data
@@ -83,7 +85,7 @@ def _holds(value: Any, key: str | int) -> bool:
 
 
 def _problem(
-    located: LocatedYaml, root: type[BaseModel], pointer: Pointer, details: list[ErrorDetails]
+    located: LocatedYaml, root: type[BaseModel], pointer: Pointer, details: list[_Detail]
 ) -> Problem:
     """Put one mistake into words, with the place where the YAML is to be mended."""
     name = str(pointer[-1]) if pointer else "the document"
@@ -104,7 +106,7 @@ def _problem(
     return Problem(located.where(pointer), message, hint)
 
 
-def _in_words(details: Sequence[ErrorDetails]) -> str:
+def _in_words(details: Sequence[_Detail]) -> str:
     """Say what is wrong with one value: the end of a sentence that begins with its name."""
     detail = details[0]
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
@@ -122,10 +124,10 @@ def _in_words(details: Sequence[ErrorDetails]) -> str:
         return f"does not accept {in_words(value)}"
     if expected := [_expected(one) for one in details if _expected(one)]:
         return f"should be {' or '.join(dict.fromkeys(expected))}, not {in_words(value)}"
-    return detail["msg"].removeprefix("Input ")
+    return str(detail["msg"]).removeprefix("Input ")
 
 
-def _expected(detail: ErrorDetails) -> str:
+def _expected(detail: _Detail) -> str:
     """Say what kind of value was due; empty when it is not the kind that is wrong."""
     kind = detail["type"]
     if kind in ("literal_error", "enum"):
@@ -133,7 +135,7 @@ def _expected(detail: ErrorDetails) -> str:
     return _EXPECTED.get(kind.split("_", maxsplit=1)[0], "") if kind.endswith(_OF_KIND) else ""
 
 
-def _instead(details: Sequence[ErrorDetails]) -> str:
+def _instead(details: Sequence[_Detail]) -> str:
     """Say how a value of the wrong kind is to be written, where that is plain."""
     value, kinds = details[0]["input"], {_expected(detail) for detail in details}
     if not isinstance(value, str):
