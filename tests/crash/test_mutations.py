@@ -39,6 +39,7 @@ def test_a_post_that_is_repeated_after_a_read_timeout_is_noticed(scene: MakeScen
     assert "2 charges for 1 jobs" in broken_rules(here)
 
 
+@pytest.mark.thorough
 def test_a_request_id_that_is_not_written_before_polling_is_noticed(scene: MakeScene) -> None:
     here = scene()
 

@@ -55,6 +55,7 @@ def test_a_restored_ledger_pays_for_nothing_again(scene: MakeScene) -> None:
     assert broken_rules(here) == []
 
 
+@pytest.mark.thorough
 def test_what_a_restored_ledger_has_no_file_of_is_collected(scene: MakeScene) -> None:
     here = scene(items=2)
     assert here.run().code == 0
@@ -101,6 +102,7 @@ def test_a_changed_file_is_not_taken_for_what_was_paid_for(scene: MakeScene) -> 
     assert "1 job that the ledger does not know adopted" in planned.log
 
 
+@pytest.mark.thorough
 def test_a_sidecar_of_before_origins_blocks_until_somebody_says_whose_it_is(
     scene: MakeScene,
 ) -> None:

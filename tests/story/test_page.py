@@ -5,6 +5,8 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+
 from tests.conftest import EDIT
 from tests.ended import Ended
 from tests.story.conftest import PIPELINE, Project
@@ -147,6 +149,7 @@ def test_what_ends_at_runcomfy_is_told_stage_by_stage(project: Project) -> None:
     assert kinds == {"refused", "in-doubt", "generation-failed", "cancelled", "interrupted"}
 
 
+@pytest.mark.thorough
 def test_a_job_that_goes_on_is_told_and_no_failure_is_remembered(project: Project) -> None:
     prompt = "an office that takes its time"
     only = ("--limit", "1", "--set", "matrix.aspect_ratio=[1:1]")
