@@ -196,7 +196,7 @@ class FullDisk(Circumstance):
         self.name, self._where = f"no room in {name}", where
 
     def around(self, scene: Scene) -> AbstractContextManager[Any]:
-        return small_disk(scene.directory / self._where, "16k")
+        return small_disk(scene.directory / self._where, "4k")
 
     def settle(self, scene: Scene, again: Ended) -> Ended:
         assert again.code == 69, again.log
