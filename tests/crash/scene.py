@@ -206,7 +206,8 @@ class Scene:
             request_id = truth.get(str(attempt.checked.job.inputs["prompt"]))
             answer = ("--request-id", request_id) if request_id else ("--lost",)
             ended = self.command("resolve", attempt.checked.key, *answer)
-            assert ended.code == 0, ended.log
+            # A request id that only the journal has is written down by the command itself.
+            assert ended.code == 0 or "not in doubt" in ended.log, ended.log
             done.append(answer[0])
         return done
 
