@@ -28,10 +28,10 @@ fix: $(VENV)/.installed-dev  ## Mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(VENV)/.installed-dev  ## Run the tests against real servers: nine minutes on two processors
+test: $(VENV)/.installed-dev  ## Run the tests against real servers: seven minutes on two processors
 	$(PYTEST) --numprocesses 3
 
-test-quick: $(VENV)/.installed-dev  ## Run the tests that need no stack: two and a half minutes
+test-quick: $(VENV)/.installed-dev  ## Run the tests that need no stack: a minute and a half
 	$(PYTEST) --numprocesses 2 -m 'not server and not thorough'
 
 test-thorough: $(VENV)/.installed-dev  ## Run all that there is: every crash point, 1000 examples each
