@@ -246,8 +246,7 @@ class _JobQueue:
             try:
                 self.add(await self._validated(jobs))
             except ComfylineError as error:
-                for job in jobs:
-                    await self._end(Outcome(job, "", JobState.PLANNED, error=error))
+                await self._end_all(Batch("", [(job, None) for job in jobs]), error)
 
     async def _validated(self, jobs: Sequence[Job]) -> Iterable[Validated]:
         validation = await validate_jobs(jobs, self._services)

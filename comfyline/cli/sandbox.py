@@ -9,7 +9,7 @@ from comfyline.cli.console import print_line
 from comfyline.config.environment import home
 from comfyline.config.profile import model_directories
 from comfyline.errors import UsageError
-from comfyline.stack.ports import check_free
+from comfyline.stack.ports import check_free, is_port
 
 
 def sandbox(
@@ -24,7 +24,7 @@ def sandbox(
     """
     from comfyline.sandbox.server import SandboxOptions, serve
 
-    if not 0 < port < 2**16:
+    if not is_port(port):
         raise UsageError(f"Invalid port for the sandbox: {port}", hint="Use 1 to 65535.")
     # Asked beforehand, to report who holds it.
     check_free("sandbox", port, "--port")

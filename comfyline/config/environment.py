@@ -16,6 +16,7 @@ from comfyline.config.profile import model_directories
 from comfyline.config.settings import NO_BLOCKS, Secret, Settings, StorageSettings
 from comfyline.errors import UsageError
 from comfyline.stack.home import StorageCredentials, private_folder
+from comfyline.stack.ports import is_port
 from comfyline.stack.services import SERVICES, ServiceName, port_variable
 from comfyline.stack.stack import StackAddresses, addresses, ensure
 
@@ -23,7 +24,6 @@ _NOWHERE = "http://127.0.0.1:9"
 """An address at which nothing answers."""
 _NOBODY = StorageCredentials("nobody", "nobody")
 _PORT = re.compile(r"[0-9]{1,5}")
-_HIGHEST_PORT = 65535
 
 ONLY_RUNCOMFY: tuple[ServiceName, ...] = ("sandbox",)
 """What a command needs of the local stack that asks RunComfy and touches no stored file."""
@@ -56,10 +56,10 @@ def asked_ports() -> dict[ServiceName, int]:
         if not written:
             continue
         # A port that is asked for is binding, so a misspelt one must not become any free one.
-        if not _PORT.fullmatch(written) or not 0 < int(written) <= _HIGHEST_PORT:
+        if not _PORT.fullmatch(written) or not is_port(int(written)):
             raise UsageError(
                 f"{name} is {written!r}, which is not a port",
-                hint=f"Set it to a number from 1 to {_HIGHEST_PORT}, or unset it.",
+                hint="Set it to a number from 1 to 65535, or unset it.",
             )
         asked[service] = int(written)
     return asked

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from os.path import commonprefix
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -162,14 +163,12 @@ async def adopt(found: Sequence[Found], services: Services) -> int:
     """Write down as stored what sidecars say is this account's; return how many jobs were new."""
     account, at = services.settings.runcomfy.account, services.now()
 
-    def work(connection: Connection, some: Sequence[Found]) -> int:
+    def work(some: Sequence[Found], connection: Connection) -> int:
         return sum(adopt_stored(connection, one.as_stored(), account, at) for one in some)
 
-    written = [
-        await services.ledger.database.run(lambda c, some=some: work(c, some))  # type: ignore[misc]
-        for some in in_batches(found)
-    ]
-    return sum(written)
+    return sum(
+        [await services.ledger.database.run(partial(work, some)) for some in in_batches(found)]
+    )
 
 
 async def _ask(found: Sequence[Found], services: Services) -> None:

@@ -81,10 +81,12 @@ async def cancel_all(
                 if answer == "cancelled":
                     await _cancelled(attempt.id, request_id, reason, services)
         except ComfylineError as error:
-            return Cancellation(attempt, False, f"may continue: {error.message}")  # noqa: FBT003
+            return Cancellation(
+                attempt, is_cancelled=False, answer=f"may continue: {error.message}"
+            )
         except asyncio.CancelledError:
             late = "may continue: RunComfy did not answer in time"
-            return Cancellation(attempt, False, late)  # noqa: FBT003
+            return Cancellation(attempt, is_cancelled=False, answer=late)
         return Cancellation(attempt, answer == "cancelled", f"is {_words(answer)}")
 
     tasks = [asyncio.create_task(cancel(attempt)) for attempt in attempts]

@@ -94,8 +94,7 @@ class Folder:
 
     async def sweep(self, folder: str) -> int:
         """Remove what dead processes left half-written in a folder; return how many files."""
-        path = local_path(folder) if folder.startswith("file:") else Path(folder)
-        return await asyncio.to_thread(sweep_parts, path)
+        return await asyncio.to_thread(sweep_parts, folder_path(folder))
 
     async def get(self, uri: str, target: Path) -> None:
         """Copy a stored file."""
@@ -115,7 +114,7 @@ class Folder:
 
     async def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
         """All files in a folder and below it; a file is the only one in itself."""
-        found = _list(local_path(folder) if folder.startswith("file:") else Path(folder))
+        found = _list(folder_path(folder))
         while some := await asyncio.to_thread(lambda: list(islice(found, _STATS_AT_A_TIME))):
             for one in some:
                 yield one
@@ -238,7 +237,7 @@ def _list(folder: Path) -> Iterator[Listed]:
             continue  # It went away, or leads nowhere.
         if stat.S_ISREG(found.st_mode):
             modified = datetime.fromtimestamp(found.st_mtime, UTC)
-            yield Listed(path.absolute().as_uri(), found.st_size, modified)
+            yield Listed(path.as_uri(), found.st_size, modified)
 
 
 def _sizes(uris: Sequence[str]) -> list[int | None]:
