@@ -25,7 +25,14 @@ from comfyline.job import CheckedJob, JobState, Stage
 from comfyline.keys import replace_values
 from comfyline.ledger.attempts import Attempt, Evidence, pack
 from comfyline.ledger.block_reasons import blocked, in_doubt, not_started, over_budget, short
-from comfyline.ledger.claims import AtCapacity, BudgetExceeded, Claimed, Limits, NotOurs, RunStopped
+from comfyline.ledger.claims import (
+    AtCapacity,
+    BudgetExceeded,
+    Claimed,
+    Limits,
+    NotOurs,
+    RunStopped,
+)
 from comfyline.ledger.decision import LEASE_SECONDS, Decision
 from comfyline.ledger.journal import AskedElsewhere, Entry
 from comfyline.ledger.unrecorded import recover_asked

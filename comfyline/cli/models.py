@@ -25,7 +25,7 @@ from comfyline.errors import (
 from comfyline.models.catalogue import CACHED_MODELS, ModelCache
 from comfyline.models.describe import (
     InputField,
-    Listed,
+    ListedModel,
     entry_changes,
     example_step,
     input_fields,
@@ -220,7 +220,7 @@ def price_in_words(entry: ModelEntry) -> str:
     return f"{usd(entry.base_price_usd)}{unit}{note}"
 
 
-def _models_table(listed: list[Listed]) -> Table:
+def _models_table(listed: list[ListedModel]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model", no_wrap=True)
     for column in ("makes", "price", "where"):
@@ -250,7 +250,7 @@ def _inputs_table(fields: list[InputField]) -> Table:
     return table
 
 
-def _as_json(one: Listed) -> dict[str, object]:
+def _as_json(one: ListedModel) -> dict[str, object]:
     entry = one.entry
     return {
         "model": entry.model_id,

@@ -17,7 +17,7 @@ from comfyline.ledger import claims, locks, writes
 from comfyline.ledger.attempts import Evidence
 from comfyline.ledger.claims import Claim, Claimed, ClaimRequest, Intent, Limits, SlotHolder
 from comfyline.ledger.database import PATIENCE, Database, reading, writing
-from comfyline.ledger.queries import Reader, belongs_to
+from comfyline.ledger.queries import LedgerQueries, belongs_to
 from comfyline.ledger.retention import is_lost
 from comfyline.ledger.tables import attempts, runs
 from comfyline.ledger.writes import StateConflict, move_output, record_outputs, whose
@@ -29,7 +29,7 @@ _SETTLED = frozenset(JobState) - {JobState.SUBMITTED, JobState.IN_QUEUE, JobStat
 _NOTHING = Evidence()
 
 
-class Ledger(Reader):
+class Ledger(LedgerQueries):
     """The record of jobs, attempts, costs and outputs in one database.
 
     `worker_id` names this process.

@@ -114,7 +114,7 @@ class Recorded:
     pipeline: str
 
 
-class Reader:
+class LedgerQueries:
     """The questions that a ledger answers: each is one transaction, and waits for nobody.
 
     Only the attempts of `account` are seen, those of all for None. `now` is the clock, None for the

@@ -331,7 +331,7 @@ Where = Literal["local", "cached", "catalogue"]
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedModel:
     """A model and where its schema is taken from; the price is today's, or unknown."""
 
     entry: ModelEntry
@@ -344,13 +344,13 @@ def listing(
     live: Iterable[ModelEntry],
     search: str | None = None,
     category: str | None = None,
-) -> list[Listed]:
+) -> list[ListedModel]:
     """List every model once, ordered by id; what is local wins over what is kept.
 
     `search` is a text in the id, in whatever case; the catalogue has been searched already.
     """
     today = {entry.model_id: entry for entry in live}
-    found: dict[str, Listed] = {}
+    found: dict[str, ListedModel] = {}
     here: tuple[tuple[Where, Iterable[ModelEntry]], ...] = (("local", local), ("cached", kept))
     for where, entries in here:
         for entry in entries:
@@ -359,9 +359,9 @@ def listing(
             priced = today.get(entry.model_id)
             # A file's price is that of the day on which it was written.
             shown = entry.priced_like(priced) if priced else entry.without_price()
-            found.setdefault(entry.model_id, Listed(shown, where))
+            found.setdefault(entry.model_id, ListedModel(shown, where))
     for entry in today.values():
-        found.setdefault(entry.model_id, Listed(entry, "catalogue"))
+        found.setdefault(entry.model_id, ListedModel(entry, "catalogue"))
     return [found[model_id] for model_id in sorted(found)]
 
 

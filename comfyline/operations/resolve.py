@@ -43,7 +43,7 @@ class Doubt:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RequestCheck:
     """What RunComfy says of a request id that a person gave.
 
     `objections` are what does not fit the submission in doubt; `unknown` what could not be
@@ -69,7 +69,7 @@ async def gather_facts(attempt: Attempt, services: Services) -> Doubt:
     )
 
 
-async def check_request(attempt: Attempt, request_id: str, services: Services) -> Found:
+async def check_request(attempt: Attempt, request_id: str, services: Services) -> RequestCheck:
     """Compare a request id with a submission in doubt, without changing anything.
 
     Raises `UsageError` for an id that can never be the right one: it is another attempt's, or
@@ -93,7 +93,7 @@ async def check_request(attempt: Attempt, request_id: str, services: Services) -
             hint="Nothing was changed. Check the id, and that this is the profile with which it "
             "was submitted; RunComfy may know it again later, unless its 7 days are over.",
         ) from None
-    found = Found(status.word, *_compare(attempt, result))
+    found = RequestCheck(status.word, *_compare(attempt, result))
     if found.objections:
         await asyncio.to_thread(_drop, services, request_id, result)
     return found

@@ -25,7 +25,7 @@ _NO_SUCH = re.compile(r"No (filter|test) named '(.*?)'")
 
 
 @dataclass(frozen=True, slots=True)
-class Mistake:
+class TemplateMistake:
     """One value that could not be rendered: where in the value, why, and what to write."""
 
     pointer: Pointer
@@ -45,13 +45,13 @@ class _WrongKind(Exception):
         self.hint = hint
 
 
-def render(value: Any, scope: Mapping[str, Any]) -> tuple[Any, list[Mistake]]:
+def render(value: Any, scope: Mapping[str, Any]) -> tuple[Any, list[TemplateMistake]]:
     """Render every text in a value; return all mistakes, and None for what has one."""
-    mistakes: list[Mistake] = []
+    mistakes: list[TemplateMistake] = []
     return _rendered(value, scope, (), mistakes), mistakes
 
 
-def render_text(text: str, scope: Mapping[str, Any]) -> tuple[str, list[Mistake]]:
+def render_text(text: str, scope: Mapping[str, Any]) -> tuple[str, list[TemplateMistake]]:
     """Render a text that has to stay text, such as a folder or a file name."""
     value, mistakes = render(text, scope)
     if mistakes:
@@ -59,7 +59,7 @@ def render_text(text: str, scope: Mapping[str, Any]) -> tuple[str, list[Mistake]
     try:
         return str(_to_text(value)), []
     except _WrongKind as error:
-        return "", [Mistake((), str(error), error.hint)]
+        return "", [TemplateMistake((), str(error), error.hint)]
 
 
 def explain(error: TemplateError) -> tuple[str, str]:
@@ -103,17 +103,17 @@ def compile_text(text: str) -> Template | TemplateExpression | None:
 
 
 def _rendered(
-    value: Any, scope: Mapping[str, Any], pointer: Pointer, mistakes: list[Mistake]
+    value: Any, scope: Mapping[str, Any], pointer: Pointer, mistakes: list[TemplateMistake]
 ) -> Any:
     if isinstance(value, str):
         try:
             return _rendered_text(value, scope)
         except _WrongKind as error:
-            mistakes.append(Mistake(pointer, str(error), error.hint))
+            mistakes.append(TemplateMistake(pointer, str(error), error.hint))
         except TemplateError as error:
-            mistakes.append(Mistake(pointer, *explain(error)))
+            mistakes.append(TemplateMistake(pointer, *explain(error)))
         except Exception as error:  # noqa: BLE001 — an expression may raise whatever Python does
-            mistakes.append(Mistake(pointer, f"the template fails: {error}"))
+            mistakes.append(TemplateMistake(pointer, f"the template fails: {error}"))
         return None
     if isinstance(value, dict):
         return {k: _rendered(v, scope, (*pointer, k), mistakes) for k, v in value.items()}

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from comfyline.sandbox.admin import admin_routes
 from comfyline.sandbox.api import api_routes, cdn_routes
 from comfyline.sandbox.blob_store import BlobStore
-from comfyline.sandbox.catalogue import Catalogue
+from comfyline.sandbox.catalogue import ModelCatalogue
 from comfyline.sandbox.faults import ASGIApp, FaultGate, Faults, Message, Receive, Scope, Send, drop
 from comfyline.sandbox.handlers import Handlers, Refusal
 from comfyline.sandbox.server import SandboxOptions
@@ -31,7 +31,7 @@ def create_app(options: SandboxOptions) -> ASGIApp:
     """Build the whole sandbox as one ASGI app."""
     store = Store(options.state)
     blobs = BlobStore(options.state)
-    catalogue = Catalogue(options.models)
+    catalogue = ModelCatalogue(options.models)
     faults = Faults()
     worker = Worker(options, store, blobs, catalogue, faults)
 

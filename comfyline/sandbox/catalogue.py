@@ -19,7 +19,7 @@ _PRICES = json.loads(files("comfyline.sandbox").joinpath("prices.json").read_tex
 _SOUNDS = {"audio", "music", "speech", "song", "sound", "voice"}
 
 
-class Entry(BaseModel):
+class CatalogueEntry(BaseModel):
     """One model as the catalogue shows it.
 
     `base_price_usd` is what it says of its price; None and a negative number say that it is not
@@ -66,16 +66,16 @@ class Entry(BaseModel):
         return {**told, "base_price_usd": self.base_price_usd}
 
 
-class Catalogue:
+class ModelCatalogue:
     """All entries under the given directories, by model id."""
 
     def __init__(self, directories: Iterable[Path]) -> None:
         self._directories = tuple(directories)
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, CatalogueEntry] = {}
         self._read()
 
     def _read(self) -> None:
-        found: dict[str, Entry] = {}
+        found: dict[str, CatalogueEntry] = {}
         for directory in self._directories:
             for path in sorted(directory.rglob("*.json")):
                 try:
@@ -84,7 +84,7 @@ class Catalogue:
                     log.warning("%s is no catalogue entry: %s", path, type(error).__name__)
         self._entries = dict(sorted(found.items()))
 
-    def find(self, model_id: str) -> Entry | None:
+    def find(self, model_id: str) -> CatalogueEntry | None:
         """Find the entry of a model. A model that is unknown is looked for on disk once more."""
         if model_id not in self._entries:
             self._read()
@@ -92,7 +92,7 @@ class Catalogue:
 
     def search(
         self, *, text: str | None = None, category: str | None = None, kind: str | None = None
-    ) -> list[Entry]:
+    ) -> list[CatalogueEntry]:
         """Find every entry that fits, in the order of the model ids."""
         wanted = (text or "").lower()
         return [
@@ -104,7 +104,7 @@ class Catalogue:
         ]
 
 
-def _entries_in(directory: Path, path: Path) -> list[Entry]:
+def _entries_in(directory: Path, path: Path) -> list[CatalogueEntry]:
     """Return the entry of a file, or all of an answer's: `{"models": [entry, …]}`."""
     stored = json.loads(path.read_text("utf-8"))
     if not isinstance(stored, dict):
@@ -115,11 +115,11 @@ def _entries_in(directory: Path, path: Path) -> list[Entry]:
     return [_entry({"model_id": own_id, **stored})]
 
 
-def _entry(stored: dict[str, Any]) -> Entry:
+def _entry(stored: dict[str, Any]) -> CatalogueEntry:
     unit = _PRICES["default"].get(stored.get("price_unit", "output"), 0.0)
     usual = _PRICES["models"].get(stored["model_id"], unit)
     price = stored.get("base_price_usd", usual)
     known = isinstance(price, int | float) and math.isfinite(price) and price >= 0
-    return Entry.model_validate(
+    return CatalogueEntry.model_validate(
         {**stored, "base_price_usd": price, "rate_usd": price if known else usual}
     )

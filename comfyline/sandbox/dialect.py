@@ -38,7 +38,7 @@ Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Mistake:
+class Violation:
     """One reason why an input is refused; `path` leads to the field."""
 
     path: Path
@@ -151,23 +151,23 @@ def _resolve(schema: Any, root: Any) -> Any:
     return found
 
 
-def check(schema: Mapping[str, Any], value: Any) -> list[Mistake]:
+def check(schema: Mapping[str, Any], value: Any) -> list[Violation]:
     """Say everything that is wrong with an input; an empty list means that it is accepted."""
     try:
         validator = jsonschema_rs.Draft202012Validator(translate(schema), pattern_options=_PATTERNS)
         errors = list(validator.iter_errors(value))
     except ValueError as error:
-        return [Mistake((), f"this cannot be checked: {error}", "json_schema")]
+        return [Violation((), f"this cannot be checked: {error}", "json_schema")]
     mistakes = []
     for found in errors:
         kind, path = found.kind, tuple(found.instance_path)
         if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
             # The engine reports the object; the field that is missing is what a caller needs.
             path = (*path, kind.property)
-        mistakes.append(Mistake(path, found.message, kind.name))
+        mistakes.append(Violation(path, found.message, kind.name))
     known = {mistake.path for mistake in mistakes}
     mistakes.extend(
-        Mistake(media.path, reason, "media_url")
+        Violation(media.path, reason, "media_url")
         for media in media_values(schema, value)
         if media.path not in known and (reason := refuse_url(media.value))
     )

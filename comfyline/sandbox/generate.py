@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from comfyline.sandbox import params
-from comfyline.sandbox.catalogue import Entry
+from comfyline.sandbox.catalogue import CatalogueEntry
 from comfyline.sandbox.image_generator import EXTENSIONS, ImageOrder, generate_image
 from comfyline.sandbox.inputs import InputFile
 from comfyline.sandbox.sound import chord, sound_format, write_sound
@@ -28,7 +28,7 @@ class Order:
     `pixels` is the longer edge of a picture of 1K; films are smaller or larger with it.
     """
 
-    entry: Entry
+    entry: CatalogueEntry
     input: Mapping[str, Any]
     files: tuple[InputFile, ...]
     is_blank: bool

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from comfyline.sandbox.blob_store import BlobStore, media_type
-from comfyline.sandbox.catalogue import Catalogue, Entry
-from comfyline.sandbox.dialect import Mistake, check, with_defaults
+from comfyline.sandbox.catalogue import CatalogueEntry, ModelCatalogue
+from comfyline.sandbox.dialect import Violation, check, with_defaults
 from comfyline.sandbox.server import SandboxOptions
 from comfyline.sandbox.store import Request, Store
 from comfyline.sandbox.worker import Worker
@@ -35,7 +35,7 @@ def refusal(status: int, code: int, message: str) -> Refusal:
     return Refusal(status, {"error_code": code, "error_message": message})
 
 
-def _input_refused(*mistakes: Mistake) -> Refusal:
+def _input_refused(*mistakes: Violation) -> Refusal:
     """Refuse an input that does not fit the model's schema, with everything that is wrong."""
     told = [{"loc": ["body", *one.path], "msg": one.message, "type": one.kind} for one in mistakes]
     return Refusal(422, {"detail": told})
@@ -80,7 +80,7 @@ class Handlers:
     options: SandboxOptions
     store: Store
     blobs: BlobStore
-    catalogue: Catalogue
+    catalogue: ModelCatalogue
     worker: Worker
 
     def require_token(self, authorization: str) -> None:
@@ -90,7 +90,7 @@ class Handlers:
         if scheme.lower() != "bearer" or not right:
             raise refusal(401, INVALID_TOKEN, "account or token invalid")
 
-    def model(self, model_id: str) -> Entry:
+    def model(self, model_id: str) -> CatalogueEntry:
         """Return the catalogue entry of a model."""
         if (entry := self.catalogue.find(model_id)) is None:
             raise refusal(400, INVALID_MODEL, "invalid model or resource id")
@@ -131,9 +131,9 @@ def _parse_body(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise _input_refused(Mistake((), "the body is no valid JSON", "json_invalid")) from error
+        raise _input_refused(Violation((), "the body is no valid JSON", "json_invalid")) from error
     if not isinstance(value, dict):
-        raise _input_refused(Mistake((), "the body must be a JSON object", "type"))
+        raise _input_refused(Violation((), "the body must be a JSON object", "type"))
     return value
 
 

@@ -13,7 +13,7 @@ from random import Random
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from comfyline.sandbox.backdrops import backdrop, mentions, names_a_place
-from comfyline.sandbox.store import GenerationFailed
+from comfyline.sandbox.store import Unfulfillable
 
 EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 """The output formats, each with the extension of its files."""
@@ -59,7 +59,7 @@ def frame_size(
 
 
 def generate_image(order: ImageOrder, target: Path) -> None:
-    """Make the picture of an order. Raises `GenerationFailed` for an input that is none."""
+    """Make the picture of an order. Raises `Unfulfillable` for an input that is none."""
     photos = [read_picture(path) for path in order.pictures]
     natural = photos[0].size if photos else None
     size = frame_size(order.aspect_ratio, order.resolution, natural, order.pixels)
@@ -102,13 +102,13 @@ def _keeps_subject(prompt: str) -> bool:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """Open a submitted picture as it is meant to be seen. Raises GenerationFailed."""
+    """Open a submitted picture as it is meant to be seen. Raises Unfulfillable."""
     try:
         with Image.open(path) as photo:
             return ImageOps.exif_transpose(photo).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # Pillow reports broken PNG chunks as a SyntaxError.
-        raise GenerationFailed("an input is no picture that can be read") from error
+        raise Unfulfillable("an input is no picture that can be read") from error
 
 
 def _compose(

@@ -15,7 +15,7 @@ from av.container import InputContainer
 from PIL import Image
 
 from comfyline.sandbox.dialect import Measures, MediaValue, broken_rule, refuse_url
-from comfyline.sandbox.store import GenerationFailed
+from comfyline.sandbox.store import Unfulfillable
 
 _MEGABYTE = 1024 * 1024
 _LIMITS = {"image": 50 * _MEGABYTE, "video": 100 * _MEGABYTE, "audio": 100 * _MEGABYTE}
@@ -35,13 +35,13 @@ _LEAST_SHARE = 0.9
 
 
 async def fetch(http: httpx.AsyncClient, media: MediaValue, target: Path) -> None:
-    """Stream one media input to `target`. Raises GenerationFailed with the reason."""
+    """Stream one media input to `target`. Raises Unfulfillable with the reason."""
     url = str(media.value)
     field = ".".join(str(part) for part in media.path)
     try:
         for _ in range(_REDIRECTS + 1):
             if refuse_url(url):
-                raise GenerationFailed(f"{field}: redirected to a URL that is not https")
+                raise Unfulfillable(f"{field}: redirected to a URL that is not https")
             async with http.stream("GET", url) as answer:
                 if answer.has_redirect_location:
                     url = urljoin(url, answer.headers["location"])
@@ -50,25 +50,25 @@ async def fetch(http: httpx.AsyncClient, media: MediaValue, target: Path) -> Non
                 return
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         host = urlsplit(url).hostname
-        raise GenerationFailed(
+        raise Unfulfillable(
             f"{field}: {host} cannot be reached ({type(error).__name__})"
         ) from error
-    raise GenerationFailed(f"{field}: more than {_REDIRECTS} redirects")
+    raise Unfulfillable(f"{field}: more than {_REDIRECTS} redirects")
 
 
 async def _receive(answer: httpx.Response, field: str, limit: int, target: Path) -> None:
     if answer.status_code != httpx.codes.OK:
-        raise GenerationFailed(f"{field}: the file's server answered with {answer.status_code}")
+        raise Unfulfillable(f"{field}: the file's server answered with {answer.status_code}")
     size = 0
     file = await asyncio.to_thread(target.open, "wb")
     with file:
         async for chunk in answer.aiter_bytes(_MEGABYTE):
             size += len(chunk)
             if size > limit:
-                raise GenerationFailed(f"{field}: larger than {limit // _MEGABYTE} MB")
+                raise Unfulfillable(f"{field}: larger than {limit // _MEGABYTE} MB")
             await asyncio.to_thread(file.write, chunk)
     if size == 0:
-        raise GenerationFailed(f"{field}: the file is empty")
+        raise Unfulfillable(f"{field}: the file is empty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +88,11 @@ class InputFile:
 
 
 def inspect(path: Path, media: MediaValue) -> InputFile:
-    """Open a fetched file. Raises `GenerationFailed` when it is broken or breaks a rule."""
+    """Open a fetched file. Raises `Unfulfillable` when it is broken or breaks a rule."""
     field = ".".join(str(part) for part in media.path)
     found = _picture(path, field) if media.kind == "image" else _recording(path, media, field)
     if sentence := broken_rule(media.rules, found.measures):
-        raise GenerationFailed(f"{field}: {sentence}")
+        raise Unfulfillable(f"{field}: {sentence}")
     return found
 
 
@@ -104,7 +104,7 @@ def _picture(path: Path, field: str) -> InputFile:
                 width, height = height, width
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # Pillow reports broken PNG chunks as a SyntaxError.
-        raise GenerationFailed(f"{field}: the file is no picture that can be read") from error
+        raise Unfulfillable(f"{field}: the file is no picture that can be read") from error
     return InputFile(path, "image", Measures(path.stat().st_size, width, height))
 
 
@@ -114,13 +114,13 @@ def _recording(path: Path, media: MediaValue, field: str) -> InputFile:
             return _measured(path, container, media.kind, field)
     except (av.error.FFmpegError, ValueError) as error:
         article = "a video" if media.kind == "video" else "a sound"
-        raise GenerationFailed(f"{field}: the file is not {article} that can be read") from error
+        raise Unfulfillable(f"{field}: the file is not {article} that can be read") from error
 
 
 def _measured(path: Path, container: InputContainer, kind: str, field: str) -> InputFile:
     videos, sounds = container.streams.video, container.streams.audio
     if not (videos if kind == "video" else sounds):
-        raise GenerationFailed(f"{field}: the file holds no {kind}")
+        raise Unfulfillable(f"{field}: the file holds no {kind}")
     stream = (videos if kind == "video" else sounds)[0]
     promised = float((stream.duration or 0) * (stream.time_base or 0))
     first, reached = None, 0.0
@@ -130,9 +130,9 @@ def _measured(path: Path, container: InputContainer, kind: str, field: str) -> I
         if packet.pts is not None and packet.time_base is not None:
             reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
     if first is None:
-        raise GenerationFailed(f"{field}: the file holds no {kind} that can be decoded")
+        raise Unfulfillable(f"{field}: the file holds no {kind} that can be decoded")
     if reached < _LEAST_SHARE * promised:
-        raise GenerationFailed(
+        raise Unfulfillable(
             f"{field}: the file is cut short: {reached:.1f} of {promised:.1f} seconds"
         )
     width, height = (videos[0].width, videos[0].height) if kind == "video" else (None, None)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfyline.sandbox.blob_store import media_type
-from comfyline.sandbox.catalogue import Entry
+from comfyline.sandbox.catalogue import CatalogueEntry
 from comfyline.sandbox.dialect import media_kind
 from comfyline.sandbox.params import flat, how_many, is_number_of_outputs
 
@@ -19,13 +19,16 @@ _NAMES = re.compile(r"(image|video|audio)(s?)")
 _ADDRESSES = {"url", "uri"}
 
 
-def media_to_make(entry: Entry, inputs: Mapping[str, Any]) -> list[str]:
+def media_to_make(entry: CatalogueEntry, inputs: Mapping[str, Any]) -> list[str]:
     """List the kind of every file that a request asks for, in the order of the output."""
     return list(flat(_plan(entry, inputs)))
 
 
 def fill_output(
-    entry: Entry | None, inputs: Mapping[str, Any], media: Sequence[str], names: Sequence[str]
+    entry: CatalogueEntry | None,
+    inputs: Mapping[str, Any],
+    media: Sequence[str],
+    names: Sequence[str],
 ) -> dict[str, Any]:
     """Return the output with the addresses of the files in their places; empty when they are gone.
 
@@ -42,7 +45,7 @@ def fill_output(
     return filled
 
 
-def _plan(entry: Entry, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def _plan(entry: CatalogueEntry, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the output with the kind of each file in its place."""
     several = any(is_number_of_outputs(name) for name in entry.input_schema.get("properties") or {})
     number = how_many(inputs)
@@ -50,7 +53,7 @@ def _plan(entry: Entry, inputs: Mapping[str, Any]) -> dict[str, Any]:
     if "properties" not in schema and isinstance(schema.get("output"), Mapping):
         # As the model page shows it: the schema of the answer's `output`.
         schema = schema["output"]
-    plan = _places(schema, "", None, _Wanted(entry.makes, several, number))
+    plan = _places(schema, "", None, _Shape(entry.makes, several, number))
     if isinstance(plan, dict) and any(flat(plan)):
         return plan
     made = entry.makes
@@ -58,13 +61,13 @@ def _plan(entry: Entry, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Shape:
     kind: str
     several: bool
     number: int
 
 
-def _places(schema: Any, name: str, above: str | None, wanted: _Wanted) -> Any:
+def _places(schema: Any, name: str, above: str | None, wanted: _Shape) -> Any:
     """Return the value a schema describes, its media by their kinds; None for whatever else."""
     if not isinstance(schema, Mapping):
         return None
@@ -83,7 +86,7 @@ def _places(schema: Any, name: str, above: str | None, wanted: _Wanted) -> Any:
     return kind if media_kind(schema) or known or name in _ADDRESSES else None
 
 
-def _is_chosen(name: str, schema: Mapping[str, Any], wanted: _Wanted) -> bool:
+def _is_chosen(name: str, schema: Mapping[str, Any], wanted: _Shape) -> bool:
     """Tell whether the model fills in this one of `image`, `images`, `video`, … in an object."""
     known = _NAMES.fullmatch(name)
     required = schema.get("required")

@@ -56,7 +56,7 @@ class _Fetch(_Base):
     fetched_at: Mapped[float]
 
 
-class GenerationFailed(Exception):
+class Unfulfillable(Exception):
     """The request was accepted and cannot be fulfilled; the message is for the caller."""
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from comfyline.sandbox import image_generator
 from comfyline.sandbox.inputs import READABLE, InputFile
 from comfyline.sandbox.sound import AAC, RATE, SoundTrack, chord
-from comfyline.sandbox.store import GenerationFailed
+from comfyline.sandbox.store import Unfulfillable
 
 _CODECS = ("libx264", "libvpx-vp9")
 _OPTIONS = {
@@ -51,7 +51,7 @@ def frames_per_second(size: tuple[int, int], seconds: float) -> int:
 
 
 def generate_video(order: VideoOrder, target: Path) -> None:
-    """Write the video of an order. Raises `GenerationFailed` for a broken input."""
+    """Write the video of an order. Raises `Unfulfillable` for a broken input."""
     rate = frames_per_second(order.size, order.seconds)
     options = {"movflags": "+faststart", "fflags": "+bitexact"}
     with av.open(str(target), "w", format="mp4", options=options) as file:
@@ -116,5 +116,5 @@ def _read_still(given: InputFile) -> Image.Image:
                 picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
                 return picture
     except (av.error.FFmpegError, ValueError) as error:
-        raise GenerationFailed("an input video cannot be decoded") from error
-    raise GenerationFailed("an input video holds no picture")
+        raise Unfulfillable("an input video cannot be decoded") from error
+    raise Unfulfillable("an input video holds no picture")

@@ -16,11 +16,11 @@ import httpx
 
 from comfyline.sandbox import output_shape, params
 from comfyline.sandbox.blob_store import BlobStore
-from comfyline.sandbox.catalogue import Catalogue
+from comfyline.sandbox.catalogue import ModelCatalogue
 from comfyline.sandbox.dialect import media_values
 from comfyline.sandbox.faults import Faults
 from comfyline.sandbox.server import SandboxOptions
-from comfyline.sandbox.store import GenerationFailed, Request, Store
+from comfyline.sandbox.store import Request, Store, Unfulfillable
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Worker:
         options: SandboxOptions,
         store: Store,
         blobs: BlobStore,
-        catalogue: Catalogue,
+        catalogue: ModelCatalogue,
         faults: Faults,
     ) -> None:
         self._options, self._faults = options, faults
@@ -91,7 +91,7 @@ class Worker:
     async def _work(self, request: Request, http: httpx.AsyncClient, threads: Executor) -> None:
         try:
             files, charge = await self._fulfil(request, http, threads)
-        except GenerationFailed as error:
+        except Unfulfillable as error:
             await asyncio.to_thread(self._store.fail, request, str(error))
         except Exception:
             # A bug must cost one request, not a slot.
@@ -110,12 +110,12 @@ class Worker:
         loop = asyncio.get_running_loop()
         began = loop.time()
         if (entry := self._catalogue.find(request.model_id)) is None:
-            raise GenerationFailed("the model is no longer in the catalogue")
+            raise Unfulfillable("the model is no longer in the catalogue")
         usual = seconds_for(request.request_id, entry.makes, request.input)
         due = began + usual / self._options.speed
         fault = self._faults.take("generation")
         if fault and fault.kind == "fail":
-            raise GenerationFailed(fault.message)
+            raise Unfulfillable(fault.message)
         if fault and fault.kind == "delay":
             due += fault.seconds
         is_blank = fault is not None and fault.kind == "blank"

@@ -30,7 +30,7 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ServerRecord:
     """The content of a pid file: the process that was started, and where it listens."""
 
     service: str
@@ -65,11 +65,11 @@ def birth_of(pid: int) -> str | None:
         return None
 
 
-def read_record(path: Path) -> Record | None:
+def read_record(path: Path) -> ServerRecord | None:
     """Read what a pid file says; None when there is none or it makes no sense."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        record = Record(**found)
+        record = ServerRecord(**found)
         datetime.fromisoformat(record.started_at)
     except (FileNotFoundError, ValueError, TypeError):
         return None
@@ -77,7 +77,7 @@ def read_record(path: Path) -> Record | None:
     return record if plausible else None
 
 
-def start(layout: Layout, service: str, port: int, launch: Launch) -> tuple[Record, int]:
+def start(layout: Layout, service: str, port: int, launch: Launch) -> tuple[ServerRecord, int]:
     """Start a server, write its pid file at once, and say where its part of the log begins.
 
     The server has its own session, so that neither Ctrl-C nor the end of our terminal reaches it.
@@ -101,7 +101,7 @@ def start(layout: Layout, service: str, port: int, launch: Launch) -> tuple[Reco
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    record = Record(
+    record = ServerRecord(
         service=service,
         pid=child.pid,
         birth=birth_of(child.pid) or "",
@@ -116,7 +116,7 @@ def start(layout: Layout, service: str, port: int, launch: Launch) -> tuple[Reco
     return record, begin
 
 
-def end(records: Iterable[Record]) -> None:
+def end(records: Iterable[ServerRecord]) -> None:
     """End these processes with their children: politely, and after `STOP_LIMIT` by force.
 
     A record whose process has ended is passed over. Blocks; psutil checks before every signal
@@ -139,7 +139,7 @@ def end(records: Iterable[Record]) -> None:
     _wait(alive)
 
 
-def listens(record: Record) -> bool:
+def listens(record: ServerRecord) -> bool:
     """Tell whether it is this very process that listens on the recorded port."""
     try:
         connections = psutil.Process(record.pid).net_connections(kind="tcp")

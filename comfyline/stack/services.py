@@ -24,7 +24,7 @@ from comfyline.stack.home import (
     private_folder,
 )
 from comfyline.stack.ports import LOOPBACK
-from comfyline.stack.process import Launch, Record, listens
+from comfyline.stack.process import Launch, ServerRecord, listens
 
 ServiceName = Literal["prefect", "storage", "sandbox"]
 SERVICES: tuple[ServiceName, ...] = get_args(ServiceName)
@@ -100,7 +100,7 @@ def basic_auth(auth_string: str) -> httpx.BasicAuth:
     return httpx.BasicAuth(user, password)
 
 
-async def probe(client: httpx.AsyncClient, record: Record, auth_string: str | None) -> Health:
+async def probe(client: httpx.AsyncClient, record: ServerRecord, auth_string: str | None) -> Health:
     """Ask a server once how it is. `auth_string` is the home's `user:password`, if it has one."""
     service = SPECS[record.service]
     if not record.is_alive():
@@ -121,7 +121,7 @@ async def probe(client: httpx.AsyncClient, record: Record, auth_string: str | No
 
 
 async def wait_until_well(
-    client: httpx.AsyncClient, record: Record, auth_string: str | None
+    client: httpx.AsyncClient, record: ServerRecord, auth_string: str | None
 ) -> Health:
     """Ask until the server is well or has ended, for as long as a start may take."""
     limit = time.monotonic() + SPECS[record.service].start_limit

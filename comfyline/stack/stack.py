@@ -31,7 +31,7 @@ from comfyline.stack.ports import (
     read_ports,
     remember_port,
 )
-from comfyline.stack.process import Record, end, log_tail, read_record, start
+from comfyline.stack.process import ServerRecord, end, log_tail, read_record, start
 from comfyline.stack.services import (
     SANDBOX_TOKEN,
     SERVICES,
@@ -216,7 +216,7 @@ class _Start:
             self._tell_if_elsewhere(alive[name], self.asked.get(name))
         return True
 
-    def _tell_if_elsewhere(self, record: Record, asked: int | None) -> None:
+    def _tell_if_elsewhere(self, record: ServerRecord, asked: int | None) -> None:
         if asked is not None and asked != record.port:
             self.tell(
                 f"{record.service}: already runs at {origin(record.port)}, not at the port "
@@ -233,7 +233,7 @@ class _Start:
         found = await asyncio.gather(*(self._bring_up(name, running.get(name)) for name in wanted))
         return [failure for failure in found if failure]
 
-    async def _bring_up(self, name: ServiceName, running: Record | None) -> str | None:
+    async def _bring_up(self, name: ServiceName, running: ServerRecord | None) -> str | None:
         if running is not None:
             auth_string = read_auth_string(self.layout.prefect_auth_string)
             health = await probe(self.client, running, auth_string)
@@ -267,7 +267,7 @@ class _Start:
             self.tell(f"{name}: ready after {monotonic() - began:.1f} s")
         return failure
 
-    async def _wait(self, name: ServiceName, record: Record, begin: int) -> str | None:
+    async def _wait(self, name: ServiceName, record: ServerRecord, begin: int) -> str | None:
         auth_string = read_auth_string(self.layout.prefect_auth_string)
         health = await wait_until_well(self.client, record, auth_string)
         if health is Health.WELL:
@@ -303,7 +303,7 @@ class _Start:
         return port
 
 
-def _alive(layout: Layout) -> dict[ServiceName, Record]:
+def _alive(layout: Layout) -> dict[ServiceName, ServerRecord]:
     records = {name: read_record(layout.record(name)) for name in SERVICES}
     return {name: record for name, record in records.items() if record and record.is_alive()}
 

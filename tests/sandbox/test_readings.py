@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from comfyline.sandbox.catalogue import Catalogue
+from comfyline.sandbox.catalogue import ModelCatalogue
 from comfyline.sandbox.dialect import check, media_values, with_defaults
 from comfyline.sandbox.store import RETENTION, Store
 
@@ -77,7 +77,7 @@ def test_http_is_accepted_from_this_machine_only(url: str):
 
 
 def test_a_model_that_is_added_later_is_found(tmp_path: Path):
-    catalogue = Catalogue([tmp_path])
+    catalogue = ModelCatalogue([tmp_path])
     assert catalogue.find("new/model") is None
     (tmp_path / "new").mkdir()
     (tmp_path / "new/model.json").write_text("{}")

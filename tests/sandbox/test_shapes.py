@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from comfyline.sandbox.catalogue import Catalogue, Entry
+from comfyline.sandbox.catalogue import CatalogueEntry, ModelCatalogue
 from comfyline.sandbox.dialect import Measures, broken_rule, read_rules
 from comfyline.sandbox.output_shape import fill_output, media_to_make
 
@@ -21,14 +21,14 @@ PAGE = {
 }
 
 
-def entry(category: str, output_schema: Any = None, *fields: str) -> Entry:
+def entry(category: str, output_schema: Any = None, *fields: str) -> CatalogueEntry:
     schema = {"type": "object", "properties": {name: {} for name in fields}}
-    return Entry(
+    return CatalogueEntry(
         model_id="m", categories=(category,), input_schema=schema, output_schema=output_schema
     )
 
 
-def made(model: Entry, inputs: dict[str, Any]):
+def made(model: CatalogueEntry, inputs: dict[str, Any]):
     names = [f"{n}.{kind}" for n, kind in enumerate(media_to_make(model, inputs))]
     files = [name.replace("image", "png").replace("video", "mp4") for name in names]
     files = [name.replace("audio", "mp3") for name in files]
@@ -118,7 +118,7 @@ def test_a_request_is_charged_by_its_unit_also_when_the_price_is_not_told(
 ):
     stored = {"models": [{"model_id": "a/b", "price_unit": unit, "base_price_usd": told}]}
     (tmp_path / "answer.json").write_text(json.dumps(stored))
-    found = Catalogue([tmp_path]).find("a/b")
+    found = ModelCatalogue([tmp_path]).find("a/b")
     assert found is not None
     assert found.charge(inputs, made_seconds=7) == pytest.approx(charge)
     assert found.shown(with_schema=False)["base_price_usd"] == told

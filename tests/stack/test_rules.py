@@ -11,7 +11,7 @@ import pytest
 from comfyline.errors import Unreachable
 from comfyline.stack.home import Layout, StorageCredentials, read_credentials
 from comfyline.stack.ports import SPARE_PORTS, first_free, read_ports
-from comfyline.stack.process import Record, birth_of, log_tail, read_record
+from comfyline.stack.process import ServerRecord, birth_of, log_tail, read_record
 from comfyline.stack.services import (
     inherited,
     prefect_launch,
@@ -81,8 +81,8 @@ def test_a_process_is_recognised_by_more_than_its_number() -> None:
     me = birth_of(os.getpid())
     assert me is not None
     assert me == birth_of(os.getpid())
-    assert Record("storage", os.getpid(), me, 1, "2026-01-01T00:00:00+00:00", "x").is_alive()
-    assert not Record("storage", os.getpid(), "other", 1, "", "x").is_alive()
+    assert ServerRecord("storage", os.getpid(), me, 1, "2026-01-01T00:00:00+00:00", "x").is_alive()
+    assert not ServerRecord("storage", os.getpid(), "other", 1, "", "x").is_alive()
     assert birth_of(2**22 + 1) is None
 
 

@@ -23,7 +23,7 @@ from websockets.typing import Subprotocol
 from comfyline.errors import UsageError
 from comfyline.stack.home import Layout, private_folder
 from comfyline.stack.ports import remember_port
-from comfyline.stack.process import Launch, Record, read_record, start
+from comfyline.stack.process import Launch, ServerRecord, read_record, start
 from comfyline.stack.services import basic_auth, prefect_launch
 from comfyline.stack.stack import StackAddresses, ensure, inspect, stop
 from tests.conftest import ROOT, free_port, prefect_variables
@@ -50,7 +50,7 @@ class Older:
     """A home as an older version left it: open to all, its Prefect server without a password."""
 
     home: Path
-    server: Record
+    server: ServerRecord
     refused: Ended
 
 
@@ -110,7 +110,7 @@ def older(reachable: Path) -> Iterator[Older]:
         assert running is None or not running.is_alive()
 
 
-async def _until_it_answers(server: Record) -> None:
+async def _until_it_answers(server: ServerRecord) -> None:
     async with asyncio.timeout(120), httpx.AsyncClient(trust_env=False) as client:
         while True:
             try:
