@@ -14,6 +14,7 @@ from comfyline.job import Pointer
 from comfyline.keys import replace_values
 from comfyline.models.dialect import compile_schema, media_fields
 from comfyline.models.entry import ModelEntry
+from comfyline.yaml.file import Mistake
 from comfyline.yaml.scalars import as_number, as_truth
 
 _DEEPEST = 64
@@ -48,15 +49,6 @@ _SENTENCES = {
 }
 _OF_THE_WHOLE = {"required", "additionalProperties", "minItems", "maxItems", "type"}
 """Rules that a list or a mapping breaks whatever the values in it turn out to be."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """One value that the model would not accept: where in the inputs, why, what to write."""
-
-    pointer: Pointer
-    message: str
-    hint: str = ""
 
 
 def check_inputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> list[Problem]:

@@ -13,8 +13,7 @@ from jinja2.meta import find_undeclared_variables
 
 from comfyline.errors import Problem
 from comfyline.job import Pointer
-from comfyline.pipeline.template_sandbox import suggest
-from comfyline.pipeline.templates import compile_text, explain, template_environment
+from comfyline.pipeline.templates import compile_text, explain, suggest, template_environment
 from comfyline.yaml.file import LocatedYaml
 
 FILE_FIELDS = ("path", "name", "stem", "ext", "dir")

@@ -10,9 +10,9 @@ from comfyline.errors import InputInvalid, Problem
 from comfyline.job import Item, Job, MediaKind, Placement, Pointer, Written
 from comfyline.pipeline.document import Pipeline, Step
 from comfyline.pipeline.output_names import output_name
-from comfyline.pipeline.templates import TemplateMistake, render, render_text
+from comfyline.pipeline.templates import render, render_text
 from comfyline.redact import for_people
-from comfyline.yaml.file import LocatedYaml
+from comfyline.yaml.file import LocatedYaml, Mistake
 
 ALL_ITEMS = "all"
 """How the jobs of a collecting step are called in the place of an item."""
@@ -147,9 +147,7 @@ class JobWriter:
             return self._one(name, step, item, settings, {**scope, "each_index": 0}, None)
         entries, mistakes = render(step.for_each, scope)
         if not mistakes and not isinstance(entries, list):
-            mistakes = [
-                TemplateMistake((), "`for_each` should give a list", "{{ steps.NAME.images }}")
-            ]
+            mistakes = [Mistake((), "`for_each` should give a list", "{{ steps.NAME.images }}")]
         if mistakes:
             return Rendered((), self._located(mistakes, ("steps", name, "for_each")))
         parts = [
@@ -221,7 +219,7 @@ class JobWriter:
         )
         return Rendered((job,))
 
-    def _located(self, mistakes: Sequence[TemplateMistake], parent: Pointer) -> tuple[Problem, ...]:
+    def _located(self, mistakes: Sequence[Mistake], parent: Pointer) -> tuple[Problem, ...]:
         return tuple(mistake.at(self._pipeline.yaml, parent) for mistake in mistakes)
 
 
@@ -235,14 +233,14 @@ def _as_seen(made: Sequence[Made]) -> dict[str, Any]:
     return seen
 
 
-def _applies(when: Any, scope: Mapping[str, Any]) -> tuple[bool, list[TemplateMistake]]:
+def _applies(when: Any, scope: Mapping[str, Any]) -> tuple[bool, list[Mistake]]:
     value, mistakes = render(when, scope)
     if mistakes:
         return False, mistakes
     if isinstance(value, str):
         word = value.strip().lower()
         if word not in _YES | _NO:
-            return False, [TemplateMistake((), f"`when` should give true or false, not {value!r}")]
+            return False, [Mistake((), f"`when` should give true or false, not {value!r}")]
         return word in _YES, []
     return bool(value), []
 
@@ -254,17 +252,17 @@ def _default_name(settings: Mapping[str, Any], part: int | None) -> str:
     return "-".join(f"{{{{ {part} }}}}" for part in parts) + ".{{ ext }}"
 
 
-def _folder(template: str, scope: Mapping[str, Any]) -> tuple[str, list[TemplateMistake]]:
+def _folder(template: str, scope: Mapping[str, Any]) -> tuple[str, list[Mistake]]:
     folder, mistakes = render_text(template, scope)
     if mistakes:
         return "", mistakes
     if not folder.strip():
-        return "", [TemplateMistake((), "the folder is empty once rendered")]
+        return "", [Mistake((), "the folder is empty once rendered")]
     if _CONTROL.search(folder):
-        return "", [TemplateMistake((), f"the folder contains a control character: {folder!r}")]
+        return "", [Mistake((), f"the folder contains a control character: {folder!r}")]
     # A folder above may be written, but must not come out of an item's values.
     if ".." in folder and ".." in PurePath(folder).parts and ".." not in PurePath(template).parts:
-        return "", [TemplateMistake((), f"an item's value leads outside of the folder: {folder!r}")]
+        return "", [Mistake((), f"an item's value leads outside of the folder: {folder!r}")]
     return folder, []
 
 
@@ -275,9 +273,9 @@ def _root(template: str, folder: str) -> str:
     return written.rpartition("/")[0] if is_local and written != template else ""
 
 
-def _name_mistakes(placement: Placement) -> list[TemplateMistake]:
+def _name_mistakes(placement: Placement) -> list[Mistake]:
     try:
         output_name(placement, 0, "png")
     except InputInvalid as error:
-        return [TemplateMistake((), problem.message, problem.hint) for problem in error.problems]
+        return [Mistake((), problem.message, problem.hint) for problem in error.problems]
     return []

@@ -1,72 +1,75 @@
 """Templates in a pipeline's values: sandboxed Jinja2 that keeps types and names its mistakes.
 
 A value that is one `{{ … }}` and nothing else keeps the type of what stands inside; other text
-becomes text. Nothing random, nothing of Python and no file can be reached from a template, see
-`template_sandbox`: a prompt that differs each time would be paid for each time.
+becomes text. Jinja2's own sandbox keeps Python and files out. Here nothing is random as well, for a
+prompt that differs each time would be paid for each time, and a rendering has a budget: a few signs
+make neither gigabytes nor a loop of hours.
 """
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextvars import ContextVar
+from functools import lru_cache, wraps
+from types import BuiltinMethodType, MethodType
 from typing import Any
 
-from jinja2 import Template, TemplateError, Undefined, UndefinedError, nodes
+from jinja2 import StrictUndefined, Template, TemplateError, Undefined, UndefinedError, nodes
 from jinja2.environment import TemplateExpression
 from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
-from comfyline.errors import Problem, did_you_mean
+from comfyline.errors import did_you_mean
 from comfyline.job import Pointer
-from comfyline.pipeline.template_sandbox import HINT, TemplateSandbox, bounded, spend
-from comfyline.yaml.file import LocatedYaml
+from comfyline.yaml.file import Mistake
 
+_HINT = "\n"
+"""Between a message and its hint, on their way through one of Jinja2's exceptions."""
 _NO_SUCH = re.compile(r"No (filter|test) named '(.*?)'")
+_BUDGET = 1_000_000
+_WIDEST = 100
+"""How far a text may be filled up or indented, and into how many parts a list may be cut."""
+_LARGEST = 10**300
+_LEFT_OUT = {"attr", "pprint", "random", "striptags", "translate", "urlize", "wordwrap", "xmlattr"}
+"""Filters and methods that are random, or of more work than their length tells."""
+_FILLING = {"batch", "center", "indent", "round", "slice", "tojson"}
+"""Filters, and methods of texts, that make much of a number."""
+_FILLING |= {"expandtabs", "ljust", "rjust", "to_bytes", "zfill"}
+_TOO_WIDE = re.compile(r"%(\(\w*\))?[^a-zA-Z%]*(\*|\d{3})|\{[^{}]*:[^{}]*(\{|\d{3})")
+"""A format that fills up, by `%` or in braces, to a width of three digits or one that is given."""
+_LOADING = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
+_CALLING_ITSELF = (nodes.Macro, nodes.CallBlock, nodes.Block)
+_PASSES = "passes of a loop"
+"""The filter around what a loop goes through; no template can write its name."""
+
+_left: ContextVar[int] = ContextVar("comfyline_template_budget", default=_BUDGET)
+"""What is left of the budget of the rendering that is under way."""
 
 
-@dataclass(frozen=True, slots=True)
-class TemplateMistake:
-    """One value that could not be rendered: where in the value, why, and what to write."""
-
-    pointer: Pointer
-    message: str
-    hint: str = ""
-
-    def at(self, located: LocatedYaml, parent: Pointer) -> Problem:
-        """Return the mistake as a problem of the document that has the value at `parent`."""
-        return Problem(located.where((*parent, *self.pointer)), self.message, self.hint)
-
-
-class _WrongKind(Exception):
-    """A value that has no place in a text, or in JSON."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
-
-
-def render(value: Any, scope: Mapping[str, Any]) -> tuple[Any, list[TemplateMistake]]:
+def render(value: Any, scope: Mapping[str, Any]) -> tuple[Any, list[Mistake]]:
     """Render every text in a value; return all mistakes, and None for what has one."""
-    mistakes: list[TemplateMistake] = []
+    mistakes: list[Mistake] = []
     return _rendered(value, scope, (), mistakes), mistakes
 
 
-def render_text(text: str, scope: Mapping[str, Any]) -> tuple[str, list[TemplateMistake]]:
+def render_text(text: str, scope: Mapping[str, Any]) -> tuple[str, list[Mistake]]:
     """Render a text that has to stay text, such as a folder or a file name."""
     value, mistakes = render(text, scope)
     if mistakes:
         return "", mistakes
     try:
         return str(_to_text(value)), []
-    except _WrongKind as error:
-        return "", [TemplateMistake((), str(error), error.hint)]
+    except SecurityError as error:
+        return "", [Mistake((), *explain(error))]
 
 
 def explain(error: TemplateError) -> tuple[str, str]:
     """Return what Jinja2 says about a template, as a message and a hint."""
     said = (error.message or "").rstrip(".")
     if isinstance(error, UndefinedError | SecurityError):
-        message, _, hint = said.partition(HINT)
+        message, _, hint = said.partition(_HINT)
         return message, hint
     if match := _NO_SUCH.search(said):
         environment = template_environment()
@@ -76,10 +79,16 @@ def explain(error: TemplateError) -> tuple[str, str]:
     return f"invalid template: {said}" + (f" (its line {line})" if line > 1 else ""), ""
 
 
+def suggest(word: str, choices: Iterable[str]) -> str:
+    """Return the hint for a name that does not exist: the nearest one, or all there are."""
+    known = list(choices)
+    return did_you_mean(word, known) or ("there are: " + ", ".join(known) if known else "")
+
+
 @lru_cache(maxsize=1)
-def template_environment() -> TemplateSandbox:
+def template_environment() -> "TemplateSandbox":
     """Return the one environment that all templates are compiled in."""
-    return TemplateSandbox(_to_text)
+    return TemplateSandbox()
 
 
 def is_template(text: str) -> bool:
@@ -103,17 +112,15 @@ def compile_text(text: str) -> Template | TemplateExpression | None:
 
 
 def _rendered(
-    value: Any, scope: Mapping[str, Any], pointer: Pointer, mistakes: list[TemplateMistake]
+    value: Any, scope: Mapping[str, Any], pointer: Pointer, mistakes: list[Mistake]
 ) -> Any:
     if isinstance(value, str):
         try:
             return _rendered_text(value, scope)
-        except _WrongKind as error:
-            mistakes.append(TemplateMistake(pointer, str(error), error.hint))
         except TemplateError as error:
-            mistakes.append(TemplateMistake(pointer, *explain(error)))
+            mistakes.append(Mistake(pointer, *explain(error)))
         except Exception as error:  # noqa: BLE001 — an expression may raise whatever Python does
-            mistakes.append(TemplateMistake(pointer, f"the template fails: {error}"))
+            mistakes.append(Mistake(pointer, f"the template fails: {error}"))
         return None
     if isinstance(value, dict):
         return {k: _rendered(v, scope, (*pointer, k), mistakes) for k, v in value.items()}
@@ -126,10 +133,8 @@ def _rendered_text(text: str, scope: Mapping[str, Any]) -> Any:
     compiled = compile_text(text)
     if compiled is None:
         return text
-    with bounded():
-        if isinstance(compiled, Template):
-            return compiled.render(scope)
-        return _plain(compiled(scope))
+    _left.set(_BUDGET)
+    return compiled.render(scope) if isinstance(compiled, Template) else _plain(compiled(scope))
 
 
 def _plain(value: Any) -> Any:
@@ -139,19 +144,13 @@ def _plain(value: Any) -> Any:
             # An undefined value raises here, and `Markup` becomes ordinary text.
             return str.__str__(value) if isinstance(value, str) else str(value)
         case float() if not math.isfinite(value):
-            raise _WrongKind(f"the template returns {value}, which is not a number")
+            raise SecurityError(f"the template returns {value}, which is not a number")
         case None | bool() | int() | float():
             return value
         case Mapping():
             return {str(key): _plain(entry) for key, entry in value.items()}
-        case list() | tuple():
-            return [_plain(entry) for entry in value]
-        case range() | Iterator():
-            entries = []
-            for entry in value:
-                spend(1)
-                entries.append(_plain(entry))
-            return entries
+        case list() | tuple() | range() | Iterator():
+            return [_plain(entry) for entry in _passes(value, 1)]
         case _:
             raise _a_function()
 
@@ -160,24 +159,169 @@ def _to_text(value: Any) -> Any:
     """Return what an expression gives as it stands in the middle of a text."""
     match value:
         case Undefined() | str():
-            return value
+            return _paid(value)
         case bool():
             return "true" if value else "false"
         case int() | float():
-            return str(value)
+            return _paid(str(value))
         case None:
             hint = "give it a value, or write {{ … | default('', true) }}"
-            raise _WrongKind("a null value in the middle of a text", hint)
+            raise SecurityError(f"a null value in the middle of a text{_HINT}{hint}")
         case list() | tuple() | Iterator():
-            hint = "| join(', ') joins it"
-            raise _WrongKind("a list in the middle of a text", hint)
+            raise SecurityError(f"a list in the middle of a text{_HINT}| join(', ') joins it")
         case Mapping():
-            hint = "name a field of it"
-            raise _WrongKind("a mapping in the middle of a text", hint)
+            raise SecurityError(f"a mapping in the middle of a text{_HINT}name a field of it")
         case _:
             raise _a_function()
 
 
-def _a_function() -> _WrongKind:
+def _a_function() -> SecurityError:
     message = "the template returns a function, not a value"
-    return _WrongKind(message, "add parentheses to call it: ()")
+    return SecurityError(f"{message}{_HINT}add parentheses to call it: ()")
+
+
+class NamedUndefined(StrictUndefined):
+    """An undefined name that says which names there are."""
+
+    __slots__ = ()
+
+    @property
+    def _undefined_message(self) -> str:
+        name, of = str(self._undefined_name), self._undefined_obj
+        if self._undefined_hint:
+            return str(self._undefined_hint)
+        if isinstance(of, Mapping):
+            return f"there is no field `{name}`{_HINT}{suggest(name, [str(key) for key in of])}"
+        if isinstance(of, list | tuple):
+            has = f"it has {len(of)}, counted from 0" if of else "it is empty"
+            return f"the list has no entry {name}{_HINT}{has}"
+        return f"`{name}` is not defined"
+
+
+class TemplateSandbox(ImmutableSandboxedEnvironment):
+    """The sandbox, in which the fields of a mapping are all that a dot can reach."""
+
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self) -> None:
+        super().__init__(undefined=NamedUndefined, finalize=_to_text, keep_trailing_newline=True)
+        self.globals = {"range": self.globals["range"]}
+        kept = {name: each for name, each in self.filters.items() if name not in _LEFT_OUT}
+        self.filters = {name: _paying(name, each) for name, each in kept.items()}
+        self.filters[_PASSES] = _passes
+
+    def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
+        if any(source.find_all(_LOADING)):
+            raise SecurityError("a template cannot load another file")
+        if any(source.find_all(_CALLING_ITSELF)):
+            raise SecurityError("a template has no macros and no blocks")
+        if any(loop.recursive for loop in source.find_all(nodes.For)):
+            raise SecurityError("a loop in a template cannot be recursive")
+        _PayingNodes(self).visit(source)
+        return super()._generate(source, *args, **kwargs)
+
+    def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
+        """Return one dict: the chain that Jinja2 makes takes longer to copy than most to render."""
+        return {**self.globals, **(d or {})}
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Return a field even when its name is that of a dict's method, such as `items`."""
+        if isinstance(obj, Mapping):
+            return self.getitem(obj, attribute)
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Return a field, and nothing else of a mapping."""
+        if isinstance(obj, Mapping):
+            return obj[argument] if argument in obj else self.undefined(obj=obj, name=argument)
+        return super().getitem(obj, argument)
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  # as Jinja2 has it
+        """Call `range` or a method of a value."""
+        # Jinja2 wraps a text's `format` in a function of its own.
+        method = getattr(__obj, "__wrapped__", __obj)
+        if isinstance(method, BuiltinMethodType | MethodType):
+            if method.__name__ in _LEFT_OUT:
+                raise SecurityError(f"`{method.__name__}` is not there in templates")
+            _check_width(method.__name__, method.__self__, (*args, *kwargs.values()))
+        return _paid(super().call(__context, __obj, *args, **kwargs))
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Multiply numbers, and only those; put texts and lists together, and fill in."""
+        are_numbers = isinstance(left, int | float) and isinstance(right, int | float)
+        if operator == "**" or (operator == "*" and not are_numbers):
+            raise SecurityError(f"`{operator}` is for multiplying numbers only")
+        if operator == "%" and isinstance(left, str):
+            _check_width("format", left, ())
+        result = _paid(super().call_binop(context, operator, left, right))
+        if are_numbers and abs(result) > _LARGEST:
+            raise SecurityError("the number becomes too large")
+        return result
+
+
+class _PayingNodes(NodeTransformer):
+    """Put the filters that pay around what loops go through and what `~` joins."""
+
+    def __init__(self, environment: TemplateSandbox) -> None:
+        self._environment = environment
+
+    def visit_For(self, loop: nodes.For) -> nodes.Node:  # noqa: N802  # as Jinja2 has it
+        """Pay for each pass, and for the text that stands in it."""
+        text = sum(len(data.data) for data in loop.find_all(nodes.TemplateData))
+        loop = self.generic_visit(loop)
+        loop.iter = self._filter(_PASSES, loop.iter, nodes.Const(1 + text))
+        return loop
+
+    def visit_Concat(self, concat: nodes.Concat) -> nodes.Node:  # noqa: N802  # as Jinja2 has it
+        """Pay for the text that is made."""
+        return self._filter("join", nodes.List(self.generic_visit(concat).nodes))
+
+    def _filter(self, name: str, value: Any, *args: nodes.Expr) -> nodes.Filter:
+        paid = nodes.Filter(value, name, list(args), [], None, None)
+        paid.set_environment(self._environment).set_lineno(value.lineno or 1)
+        return paid
+
+
+def _spend(units: int) -> None:
+    """Pay for work. Raises `SecurityError` when there is too much of it."""
+    left = _left.get() - units
+    if left < 0:
+        raise SecurityError(
+            f"the template produces too much: more than {_BUDGET:,} characters, entries or passes"
+            f" of loops{_HINT}make the text smaller, or its parts elsewhere"
+        )
+    _left.set(left)
+
+
+def _paid(value: Any) -> Any:
+    is_long = isinstance(value, str | list | tuple | dict | range)
+    _spend(1 + len(value) if is_long else 1)
+    return value
+
+
+def _passes(values: Iterable[Any], weight: int) -> Iterator[Any]:
+    for value in values:
+        _spend(weight)
+        yield value
+
+
+def _paying(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a filter of Jinja2's so that it pays for what it makes."""
+    # Jinja2 gives some filters an argument before the value.
+    first = 1 if hasattr(function, "jinja_pass_arg") else 0
+
+    @wraps(function)
+    def paying(*args: Any, **kwargs: Any) -> Any:
+        _check_width(name, args[first], (*args[first + 1 :], *kwargs.values()))
+        return _paid(function(*args, **kwargs))
+
+    return paying
+
+
+def _check_width(name: str, of: Any, given: Iterable[Any]) -> None:
+    """Refuse a filter or method that fills a text up to a width that nobody needs."""
+    numbers = [one for one in given if isinstance(one, int | float)]
+    if name in _FILLING and any(abs(one) > _WIDEST for one in numbers):
+        raise SecurityError(f"`{name}` takes at most {_WIDEST}")
+    if name in {"format", "format_map"} and _TOO_WIDE.search(str(of)):
+        raise SecurityError(f"a format fills up to {_WIDEST} characters at most")

@@ -43,6 +43,19 @@ class LocatedYaml:
 
 
 @dataclass(frozen=True, slots=True)
+class Mistake:
+    """One value that is wrong: where it stands in a larger one, why, and what to write."""
+
+    pointer: Pointer
+    message: str
+    hint: str = ""
+
+    def at(self, located: LocatedYaml, parent: Pointer) -> Problem:
+        """Return the mistake as a problem of the document that has the larger value at `parent`."""
+        return Problem(located.where((*parent, *self.pointer)), self.message, self.hint)
+
+
+@dataclass(frozen=True, slots=True)
 class ReadYaml:
     """A file as far as it could be read, and its mistakes.
 
