@@ -268,13 +268,14 @@ class _PayingNodes(NodeTransformer):
     def visit_For(self, loop: nodes.For) -> nodes.Node:  # noqa: N802  # as Jinja2 has it
         """Pay for each pass, and for the text that stands in it."""
         text = sum(len(data.data) for data in loop.find_all(nodes.TemplateData))
-        loop = self.generic_visit(loop)
+        self.generic_visit(loop)
         loop.iter = self._filter(_PASSES, loop.iter, nodes.Const(1 + text))
         return loop
 
     def visit_Concat(self, concat: nodes.Concat) -> nodes.Node:  # noqa: N802  # as Jinja2 has it
         """Pay for the text that is made."""
-        return self._filter("join", nodes.List(self.generic_visit(concat).nodes))
+        self.generic_visit(concat)
+        return self._filter("join", nodes.List(concat.nodes))
 
     def _filter(self, name: str, value: Any, *args: nodes.Expr) -> nodes.Filter:
         paid = nodes.Filter(value, name, list(args), [], None, None)
