@@ -10,10 +10,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiolimiter import AsyncLimiter
+from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from comfyline.config.account import LOCAL_SANDBOX, Account, acting_for
-from comfyline.config.settings import Secret, Settings, StorageSettings
+from comfyline.config.settings import Settings, StorageSettings
 from comfyline.errors import ComfylineError
 from comfyline.files import this_process
 from comfyline.ledger.journal import JOURNAL, Journal, place_of
@@ -76,8 +77,10 @@ class Services:
         )
         self.copies = Copies(self.origins, self.uploads, home / COPIES)
         self.thumbnails = home / "thumbnails"
-        self.journal = open_journal(home, settings.ledger_url.value)
-        self.ledger = open_ledger(settings.ledger_url.value, runcomfy.account, reading=reading)
+        self.journal = open_journal(home, settings.ledger_url.get_secret_value())
+        self.ledger = open_ledger(
+            settings.ledger_url.get_secret_value(), runcomfy.account, reading=reading
+        )
         self.slots = Slots(self.ledger, self.client, self.work, runcomfy.in_flight)
         self.now: Callable[[], datetime] = now
         self.ledger_id = ""
@@ -102,7 +105,7 @@ def _client(settings: Settings) -> RuncomfyClient:
         where=f"{bare_origin(runcomfy.base_url)}, profile {settings.profile}",
         say=lambda text: tell(Note(text)),
     )
-    token, balance_url = runcomfy.token.value, runcomfy.balance_url
+    token, balance_url = runcomfy.token.get_secret_value(), runcomfy.balance_url
     return RuncomfyClient(runcomfy.base_url, token, budget, balance_url=balance_url)
 
 
@@ -228,5 +231,5 @@ def work_folder(home: Path) -> Path:
     return home / "work"
 
 
-def _value(secret: Secret | None) -> str | None:
-    return secret.value if secret else None
+def _value(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None

@@ -22,7 +22,7 @@ from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed
 
-from comfyline.config.environment import prepare
+from comfyline.config.load import prepare
 from comfyline.errors import ComfylineError, UsageError
 from comfyline.progress import Event, Note, Observer, observed_by, tell
 from comfyline.redact import without_secrets

@@ -12,7 +12,7 @@ from PIL import Image
 from sqlalchemy import Connection, insert
 
 from benchmarks.contenders.side import start
-from comfyline.config.environment import look
+from comfyline.config.load import look
 from comfyline.job import CheckedJob, JobState, StoredOutput
 from comfyline.ledger.attempts import pack
 from comfyline.ledger.database import Database
@@ -40,7 +40,7 @@ async def main(photos: int) -> None:
         checked = [one for one in (await validate_jobs(planned.jobs, services)).checked if one]
         facts = await services.origins.facts(str(_PICTURE))
         uris = [await asyncio.to_thread(_write_output, one, facts) for one in checked]
-    database = Database(settings.ledger_url.value)
+    database = Database(settings.ledger_url.get_secret_value())
     # Not job by job: ten thousand of them take minutes, and it is their end that counts.
     await database.run(lambda connection: _write_ledger(connection, checked, uris, facts))
     database.close()

@@ -19,7 +19,7 @@ from comfyline.cli.selection import (
     reading_ledger,
     selection,
 )
-from comfyline.config.environment import ONLY_RUNCOMFY, prepare, prepare_storage
+from comfyline.config.load import ONLY_RUNCOMFY, prepare, prepare_storage
 from comfyline.config.settings import NO_STORAGE
 from comfyline.ledger.block_reasons import short
 from comfyline.operations.audit import (

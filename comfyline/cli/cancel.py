@@ -10,7 +10,7 @@ from comfyline.cli.console import print_line
 from comfyline.cli.options import JobKey, Profile
 from comfyline.cli.selection import find_jobs, print_elsewhere
 from comfyline.config.account import command
-from comfyline.config.environment import ONLY_RUNCOMFY, prepare
+from comfyline.config.load import ONLY_RUNCOMFY, prepare
 from comfyline.errors import UsageError
 from comfyline.job import JobState
 from comfyline.ledger.attempts import Attempt

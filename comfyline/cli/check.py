@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from comfyline.cli.console import errors, print_error, print_line
-from comfyline.config.environment import home, look_at_storage
+from comfyline.config.load import home, read_profile
 from comfyline.config.profile import model_directories
 from comfyline.config.settings import StorageSettings
 from comfyline.errors import InputInvalid, Problem, UsageError
@@ -19,6 +19,7 @@ from comfyline.models.catalogue import CACHED_MODELS, Catalogue, ModelCache
 from comfyline.plan.lint import LintResult, lint_file
 from comfyline.plan.preview import StoredSources
 from comfyline.report.format import count
+from comfyline.stack.stack import addresses
 from comfyline.storage.known_files import KNOWN_FILES
 from comfyline.storage.origins import Origins
 from comfyline.storage.s3 import Bucket
@@ -48,7 +49,7 @@ def check(*pipelines: Path, profile: StorageProfile = None) -> int:
     if not pipelines:
         hint = "Name the pipeline files: comfyline check configs/pipelines/*.yaml"
         raise UsageError("There is nothing to check", hint=hint)
-    storage = look_at_storage(profile) if profile else None
+    storage = read_profile(profile).storage(addresses(home())) if profile else None
     found = asyncio.run(_inspect_all(tuple(dict.fromkeys(pipelines)), storage))
     away = {str(one.away): one.away for one in found.values() if one.away}
     for note in (note for one in found.values() for note in one.notes):
@@ -72,9 +73,7 @@ def check(*pipelines: Path, profile: StorageProfile = None) -> int:
 async def _inspect_all(
     paths: tuple[Path, ...], storage: StorageSettings | None
 ) -> dict[Path, LintResult]:
-    models = Catalogue(
-        model_directories(Path.cwd()), None, ModelCache(home() / CACHED_MODELS), reading=True
-    )
+    models = Catalogue(model_directories(), None, ModelCache(home() / CACHED_MODELS), reading=True)
     async with AsyncExitStack() as stack:
         reader = uploads = None
         if storage:

@@ -3,7 +3,7 @@
 import asyncio
 
 from comfyline.cli.console import print_line
-from comfyline.config.environment import home
+from comfyline.config.load import home
 from comfyline.stack.stack import stop
 
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from comfyline.cli.console import print_line, print_result
-from comfyline.config.environment import home, start_services
+from comfyline.config.load import home, start_services
 
 
 def env() -> int:

@@ -20,7 +20,7 @@ from comfyline.cli.prefect import (
     run_flow,
 )
 from comfyline.config.account import acting_for
-from comfyline.config.environment import check_token, needed_services, profile_account
+from comfyline.config.load import read_profile
 from comfyline.errors import ComfylineError, InputInvalid, Interrupted
 from comfyline.job import JobState
 from comfyline.progress import Event, RunReported, observed_by
@@ -46,7 +46,7 @@ def run_and_report(
 
     async def work() -> None:
         nonlocal server_is_gone
-        await connect(needed_services(profile))
+        await connect(loaded.local_services)
         with LiveDisplay(errors) as display, cancelled_by(token):
             watched.display = display
             with observed_by(watched):
@@ -62,9 +62,10 @@ def run_and_report(
                     ended.append(RunSummary.model_validate_json(watched.summary.read_bytes()))
 
     try:
-        with acting_for(profile_account(profile)):
+        loaded = read_profile(profile)
+        with acting_for(loaded.account):
             check()
-            check_token(profile)
+            loaded.check_token()
             asyncio.run(interruptible(work(), token))
     except ComfylineError as error:
         print_error(error)

@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 from comfyline.cli.console import print_line
 from comfyline.cli.options import Profile
 from comfyline.cli.selection import reading_ledger
-from comfyline.config.environment import home, profile_ledger_url
+from comfyline.config.load import home, read_profile
 from comfyline.errors import TryLater, UsageError
 from comfyline.job import JobState
 from comfyline.ledger.attempts import Attempt
@@ -70,7 +70,7 @@ def remove(
 
 
 def _file(profile: str) -> Path:
-    url = make_url(profile_ledger_url(profile))
+    url = make_url(read_profile(profile).ledger_url())
     if url.get_backend_name() != "sqlite" or not url.database:
         raise UsageError(
             "The ledger of this profile is in a database server, which others may use",

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from comfyline.cli.console import print_line, print_result, results
 from comfyline.cli.options import Json, Profile
-from comfyline.config.environment import home, look
+from comfyline.config.load import home, look
 from comfyline.config.profile import model_directories
 from comfyline.errors import (
     ComfylineError,
@@ -86,7 +86,7 @@ def list_(
             raise
         except ComfylineError as error:
             away = error
-    here = list_models(model_directories(Path.cwd()))
+    here = list_models(model_directories())
     kept = ModelCache(home() / CACHED_MODELS).list()
     listed = listing(here, kept, live, search, category)
     if json_output:
@@ -194,9 +194,7 @@ def _store(model_id: str, published: dict[str, object]) -> None:
 
 def _here(model_id: str, away: ComfylineError) -> ModelEntry:
     """Find the model on this machine, without a price, when RunComfy cannot be asked."""
-    known = listing(
-        list_models(model_directories(Path.cwd())), ModelCache(home() / CACHED_MODELS).list(), []
-    )
+    known = listing(list_models(model_directories()), ModelCache(home() / CACHED_MODELS).list(), [])
     found = [one.entry for one in known if one.entry.model_id == model_id]
     if not found:
         if near := did_you_mean(model_id, [one.entry.model_id for one in known]):

@@ -18,7 +18,7 @@ from comfyline.cli.options import (
     Refresh,
     Unchecked,
 )
-from comfyline.config.environment import look
+from comfyline.config.load import look
 from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.pipeline.document import Limits, load_pipeline
 from comfyline.plan.explain import explain_jobs, moving_aside, namesakes, planned_steps

@@ -18,7 +18,7 @@ import httpx
 
 from comfyline.cli.console import print_line
 from comfyline.config.account import command
-from comfyline.config.environment import home, start_services
+from comfyline.config.load import home, start_services
 from comfyline.errors import ComfylineError, Defect, Unreachable
 from comfyline.report.summary import RunSummary
 from comfyline.stack.home import private_folder

@@ -13,7 +13,7 @@ from comfyline.cli.evidence import Fact, facts
 from comfyline.cli.options import JobKey, Json, Profile
 from comfyline.cli.selection import attempt_record, find_jobs
 from comfyline.config.account import command, command_line
-from comfyline.config.environment import ONLY_RUNCOMFY, prepare
+from comfyline.config.load import ONLY_RUNCOMFY, prepare
 from comfyline.errors import UsageError
 from comfyline.ledger.attempts import UNKNOWN_ORIGIN, Attempt
 from comfyline.ledger.block_reasons import short

@@ -1,12 +1,11 @@
 """sandbox: the stand-in for RunComfy, in the foreground."""
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from comfyline.cli.console import print_line
-from comfyline.config.environment import home
+from comfyline.config.load import home
 from comfyline.config.profile import model_directories
 from comfyline.errors import UsageError
 from comfyline.stack.ports import check_free, is_port
@@ -30,7 +29,7 @@ def sandbox(
     check_free("sandbox", port, "--port")
     options = SandboxOptions(
         state=home() / "sandbox-foreground",
-        models=model_directories(Path.cwd())[::-1],
+        models=model_directories()[::-1],
         port=port,
         slots=slots,
         speed=speed,

@@ -25,7 +25,7 @@ def schemas(*, check: OnlyCheck = False) -> int:
 
     Example: comfyline schemas
     """
-    files = schema_files(list_models(model_directories(Path.cwd())))
+    files = schema_files(list_models(model_directories()))
     old = [name for name, text in files.items() if _kept(_FOLDER / name) != text]
     if check and old:
         hint = "`comfyline schemas` writes it anew"

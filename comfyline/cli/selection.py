@@ -10,7 +10,7 @@ from rich.text import Text
 from comfyline.cli.console import errors, print_line
 from comfyline.config.account import acting_for, command
 from comfyline.config.duration import parse_duration
-from comfyline.config.environment import home, profile_account, profile_ledger_url
+from comfyline.config.load import home, read_profile
 from comfyline.errors import UsageError
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.block_reasons import elsewhere_in_words, short
@@ -38,11 +38,11 @@ def reading_ledger(profile: str, *, of_all: bool = False) -> Iterator[Ledger]:
 
     It shows what the profile's account has, with `of_all` what every account has.
     """
-    account = profile_account(profile)
-    shown = None if of_all else account
-    ledger = open_ledger(profile_ledger_url(profile), shown, reading=True)
+    loaded = read_profile(profile)
+    shown = None if of_all else loaded.account
+    ledger = open_ledger(loaded.ledger_url(), shown, reading=True)
     try:
-        with acting_for(account):
+        with acting_for(loaded.account):
             yield ledger
     finally:
         ledger.close()
@@ -56,7 +56,7 @@ async def print_elsewhere(ledger: Ledger) -> None:
 
 async def print_unrecorded(profile: str, ledger: Ledger) -> None:
     """Print what was accepted from this machine and the ledger does not have."""
-    journal = open_journal(home(), profile_ledger_url(profile))
+    journal = open_journal(home(), read_profile(profile).ledger_url())
     for line in unrecorded_in_words(await unrecorded(journal, ledger)):
         print_line(line)
 

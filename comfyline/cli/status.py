@@ -19,7 +19,7 @@ from comfyline.cli.selection import (
     print_warnings,
     reading_ledger,
 )
-from comfyline.config.environment import home
+from comfyline.config.load import home
 from comfyline.errors import ComfylineError
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.retention import AtRisk, at_risk

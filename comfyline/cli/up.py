@@ -4,7 +4,7 @@ import asyncio
 
 from comfyline.cli.console import print_line
 from comfyline.cli.status import status
-from comfyline.config.environment import start_services
+from comfyline.config.load import start_services
 from comfyline.stack.services import SERVICES
 
 

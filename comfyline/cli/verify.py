@@ -10,7 +10,7 @@ from typing import Any
 from comfyline.cli.console import print_line, print_result, results, table
 from comfyline.cli.options import Json, PipelineName, Profile, RunId
 from comfyline.cli.selection import any_in_bucket, reading_ledger, selection
-from comfyline.config.environment import prepare_storage
+from comfyline.config.load import prepare_storage
 from comfyline.config.settings import NO_STORAGE, StorageSettings
 from comfyline.errors import UsageError
 from comfyline.ledger.attempts import Attempt

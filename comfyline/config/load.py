@@ -1,53 +1,61 @@
 """Profile + environment + local stack → one frozen `Settings`.
 
-Precedence, strongest first: RUNCOMFY_BASE_URL and COMFYLINE_LEDGER_URL, the profile, what it
-extends, the AWS variables where the profile leaves `endpoint_url` open, the defaults.
+No other place reads the process environment or the working directory. Precedence, strongest first:
+RUNCOMFY_BASE_URL and COMFYLINE_LEDGER_URL, the profile, what it extends, the AWS variables where
+the profile leaves `endpoint_url` open, the defaults.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from pydantic import SecretStr
 
 from comfyline.config.account import LOCAL_SANDBOX, Account, origin_of
 from comfyline.config.profile import (
     LOCAL_STORAGE,
     ProfileDocument,
+    SecretReference,
     api_origin,
-    config_directories,
     load_profile,
     model_directories,
     storage_endpoint,
 )
-from comfyline.config.secrets import SecretReference
-from comfyline.config.settings import (
-    NO_BLOCKS,
-    BlockOutOfReach,
-    Blocks,
-    RuncomfySettings,
-    Secret,
-    Settings,
-    StorageSettings,
-)
-from comfyline.errors import InputInvalid, Problem, TokenRejected, Unreachable
-from comfyline.stack.services import ServiceName
-from comfyline.stack.stack import StackAddresses
+from comfyline.config.settings import RuncomfySettings, Settings, StorageSettings
+from comfyline.errors import InputInvalid, Problem, TokenRejected, Unreachable, UsageError
+from comfyline.stack.home import StorageCredentials, private_folder
+from comfyline.stack.ports import is_port
+from comfyline.stack.services import SERVICES, ServiceName, port_variable
+from comfyline.stack.stack import StackAddresses, addresses, ensure
 
 _SANDBOX_BALANCE = "/prod/v2/balance"
+_NOWHERE = "http://127.0.0.1:9"
+"""An address at which nothing answers."""
+_PORT = re.compile(r"[0-9]{1,5}")
+
+ONLY_RUNCOMFY: tuple[ServiceName, ...] = ("sandbox",)
+"""What a command needs of the local stack that asks RunComfy and touches no stored file."""
+
+ReadBlock = Callable[[str], Awaitable[str]]
+"""Gives what the Prefect Secret block of that name holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedProfile:
-    """A profile with the environment and the working directory that it is read in."""
+    """A profile, to be completed from the environment."""
 
     name: str
     document: ProfileDocument
-    environ: Mapping[str, str]
-    working_directory: Path
+    held: Mapping[str, SecretStr] = field(default_factory=dict)
+    """What the Prefect Secret blocks hold that it names, where they have been read."""
 
     @property
     def base_url(self) -> str:
         """The origin of the API, or `local:sandbox`."""
-        if named := _variable(self.environ, "RUNCOMFY_BASE_URL"):
+        if named := _variable("RUNCOMFY_BASE_URL"):
             return _checked(api_origin, named, "RUNCOMFY_BASE_URL")
         return self.document.runcomfy.base_url
 
@@ -74,25 +82,33 @@ class LoadedProfile:
         in_block = ledger.block if isinstance(ledger, SecretReference) else None
         named = (
             None if self.base_url == LOCAL_SANDBOX else token,
-            None if _variable(self.environ, "COMFYLINE_LEDGER_URL") else in_block,
+            None if _variable("COMFYLINE_LEDGER_URL") else in_block,
         )
         return tuple(name for name in named if name)
 
-    def token(self, blocks: Blocks = NO_BLOCKS) -> Secret | None:
+    def check_token(self) -> None:
+        """Raise `TokenRejected` where the token is missing, before anything is started for it.
+
+        A token in a Prefect block can be looked for only once the server is there.
+        """
+        if self.document.runcomfy.token_block is None:
+            self.token()
+
+    def token(self) -> SecretStr | None:
         """Find the token in the environment or a block; None when the sandbox brings its own.
 
-        Raises `TokenRejected` when there is none, and `BlockOutOfReach`.
+        Raises `TokenRejected` when there is none, and `UsageError` for a block that was not read.
         """
         if self.base_url == LOCAL_SANDBOX:
             return None
         if block := self.document.runcomfy.token_block:
-            held = _in_block(block, "The RunComfy token", blocks)
-            return _whole_token(held.value.strip(), f"the Prefect block `{block}`")
+            held = self._in_block(block, "The RunComfy token")
+            return _whole_token(held, f"the Prefect block `{block}`")
         names = [self.document.runcomfy.token_env]
         if names == ["RUNCOMFY_API_TOKEN"]:
             names.append("RUNCOMFY_TOKEN")
         for name in names:
-            if token := _variable(self.environ, name):
+            if token := _variable(name):
                 return _whole_token(token, name)
         raise TokenRejected(
             f"There is no RunComfy token: {' and '.join(names)} "
@@ -100,30 +116,29 @@ class LoadedProfile:
             hint=f"Create a token in your RunComfy profile and `export {names[0]}=…`.",
         )
 
-    def ledger_url(self, blocks: Blocks = NO_BLOCKS) -> str:
+    def ledger_url(self) -> str:
         """Return the ledger's URL: COMFYLINE_LEDGER_URL, the profile's, else SQLite at home.
 
         Raises `InputInvalid` for what is no such URL, without repeating it: it may hold a password.
-        Raises `BlockOutOfReach` for one in a block that was not read.
+        Raises `UsageError` for one in a block that was not read.
         """
-        if named := _variable(self.environ, "COMFYLINE_LEDGER_URL"):
+        if named := _variable("COMFYLINE_LEDGER_URL"):
             return _database_url(named, "COMFYLINE_LEDGER_URL")
         match self.document.ledger:
             case SecretReference(env=str(name)):
-                if kept := _variable(self.environ, name):
+                if kept := _variable(name):
                     return _database_url(kept, name)
                 message = f"the ledger's URL is in the variable {name}, which is not set"
                 raise InputInvalid([Problem("ledger", message, f"export {name}=postgresql://…")])
             case SecretReference(block=str(name)):
-                held = _in_block(name, "The ledger's URL", blocks)
-                return _database_url(held.value.strip(), f"the Prefect block `{name}`")
+                held = self._in_block(name, "The ledger's URL")
+                return _database_url(held, f"the Prefect block `{name}`")
             case str(url):
                 return url
-        home = home_directory(self.environ, self.working_directory)
-        if "?" in str(home):
-            message = f"the path of the ledger cannot contain a question mark: {home}"
+        if "?" in str(home()):
+            message = f"the path of the ledger cannot contain a question mark: {home()}"
             raise InputInvalid([Problem("COMFYLINE_HOME", message, "choose another folder")])
-        return f"sqlite:///{home / 'ledger.sqlite3'}"
+        return f"sqlite:///{home() / 'ledger.sqlite3'}"
 
     def storage(self, local: StackAddresses) -> StorageSettings:
         """Return the settings of the storage alone, for which no token is needed.
@@ -132,47 +147,45 @@ class LoadedProfile:
         """
         given = self.document.storage.model_dump()
         if given["endpoint_url"] == LOCAL_STORAGE:
-            # Without an address the driver would ask AWS itself.
-            if local.storage_endpoint is None:
+            keys = local.storage_credentials
+            # Without an address the driver would ask AWS itself, with the machine's keys.
+            if local.storage_endpoint is None or keys is None:
                 raise Unreachable(
                     "The local storage is not running", hint="`comfyline up` starts it."
                 )
             given["endpoint_url"] = local.storage_endpoint
-            if keys := local.storage_credentials:
-                given["key"] = Secret(keys.access_key_id)
-                given["secret"] = Secret(keys.secret_access_key)
+            given["key"] = SecretStr(keys.access_key_id)
+            given["secret"] = SecretStr(keys.secret_access_key)
         elif given["endpoint_url"] is None:
-            given["endpoint_url"] = self._aws_endpoint()
+            given["endpoint_url"] = _aws_endpoint()
         return StorageSettings(**given)
 
-    def settings(self, local: StackAddresses, blocks: Blocks = NO_BLOCKS) -> Settings:
-        """Merge everything.
+    def settings(self, local: StackAddresses) -> Settings:
+        """Merge everything; a local service that does not run has an address that never answers.
 
         Raises `TokenRejected` without a token, `InputInvalid` for an origin that must not get one,
-        `BlockOutOfReach` for a secret in a block that was not read, and `Unreachable` where the
-        profile needs a local service that does not run.
+        and `UsageError` for a secret in a block that was not read.
         """
-        base_url, token = self.base_url, self.token(blocks)
-        balance_url = self.document.runcomfy.balance_url
+        runcomfy, token = self.document.runcomfy, self.token()
+        base_url, balance_url = self.base_url, runcomfy.balance_url
         # Each token goes with its own origin: the sandbox's nowhere else, the user's never to it.
-        if base_url == LOCAL_SANDBOX:
-            if local.sandbox_url is None or local.sandbox_token is None:
-                raise Unreachable(
-                    "The sandbox is not running", hint="Start it with `comfyline up`."
-                )
-            base_url, token = local.sandbox_url, Secret(local.sandbox_token)
+        if token is None:
+            base_url = local.sandbox_url or _NOWHERE
+            token = SecretStr(local.sandbox_token or "nobody")
             is_its_own = balance_url == LOCAL_SANDBOX
             balance_url = f"{base_url}{_SANDBOX_BALANCE}" if is_its_own else None
         elif balance_url == LOCAL_SANDBOX:
             balance_url = None
-        runcomfy = self.document.runcomfy
+        if local.storage_endpoint is None:
+            nobody = StorageCredentials("nobody", "nobody")
+            local = replace(local, storage_endpoint=_NOWHERE, storage_credentials=nobody)
         return Settings(
             profile=self.name,
-            home=home_directory(self.environ, self.working_directory),
-            model_directories=model_directories(self.working_directory),
+            home=home(),
+            model_directories=model_directories(),
             runcomfy=RuncomfySettings(
                 base_url=base_url,
-                token=token or Secret(""),
+                token=token,
                 account=self.account,
                 download_hosts=runcomfy.download_hosts,
                 in_flight=runcomfy.in_flight,
@@ -181,45 +194,135 @@ class LoadedProfile:
                 balance_url=balance_url,
             ),
             storage=self.storage(local),
-            ledger_url=Secret(self.ledger_url(blocks)),
+            ledger_url=SecretStr(self.ledger_url()),
         )
 
-    def _aws_endpoint(self) -> str | None:
-        for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
-            if url := _variable(self.environ, name):
-                return _checked(storage_endpoint, url, name)
-        return None
+    def _in_block(self, name: str, what: str) -> str:
+        if name not in self.held:
+            raise UsageError(
+                f"{what} is in the Prefect Secret block `{name}`, which needs a Prefect server: "
+                "only `run`, `generate` and `reconcile` read it",
+                hint="Use a profile that takes it from an environment variable for this command.",
+            )
+        return self.held[name].get_secret_value().strip()
 
 
-def read_profile(name: str, environ: Mapping[str, str], working_directory: Path) -> LoadedProfile:
+def read_profile(name: str) -> LoadedProfile:
     """Read the profile of that name or file. Raises `UsageError` or `InputInvalid`."""
-    document = load_profile(name, config_directories(working_directory))
-    return LoadedProfile(name, document, environ, working_directory)
+    return LoadedProfile(name, load_profile(name))
 
 
-def home_directory(environ: Mapping[str, str], working_directory: Path) -> Path:
-    """Return where local state lives: COMFYLINE_HOME, else `.comfyline/` in the working folder."""
-    return (working_directory / (_variable(environ, "COMFYLINE_HOME") or ".comfyline")).resolve()
+async def prepare(
+    profile_name: str,
+    tell: Callable[[str], None],
+    read_block: ReadBlock | None = None,
+    *,
+    only: tuple[ServiceName, ...] = SERVICES,
+) -> Settings:
+    """Load the settings of a profile, after starting those local services it needs among `only`.
+
+    `read_block` gives what a Prefect Secret block holds; without it a profile that names one is a
+    `UsageError`. Raises `UsageError`, `InputInvalid`, `TokenRejected` or `Unreachable`, each with
+    what to do.
+    """
+    profile = read_profile(profile_name)
+    if read_block:
+        held = {name: SecretStr(await read_block(name)) for name in profile.blocks}
+        profile = replace(profile, held=held)
+    profile.token()
+    needed = tuple(name for name in profile.local_services if name in only)
+    found = await start_services(needed, tell) if needed else addresses(home())
+    return profile.settings(found)
 
 
-def _whole_token(token: str, keeper: str) -> Secret:
+def look(profile_name: str, patience: float = 0) -> Settings:
+    """Load the settings of a profile with the local services as they are; nothing is started.
+
+    RunComfy may be away for `patience` seconds, or for the profile's when that is less.
+    """
+    settings = read_profile(profile_name).settings(addresses(home()))
+    waits = min(patience, settings.runcomfy.patience)
+    return replace(settings, runcomfy=replace(settings.runcomfy, patience=waits))
+
+
+async def prepare_storage(profile_name: str, tell: Callable[[str], None]) -> StorageSettings:
+    """Load the storage of a profile alone, started where it is the local one; needs no token.
+
+    Raises `UsageError`, `InputInvalid` or `Unreachable`.
+    """
+    profile = read_profile(profile_name)
+    is_local = "storage" in profile.local_services
+    return profile.storage(
+        await start_services(("storage",), tell) if is_local else StackAddresses()
+    )
+
+
+async def start_services(
+    services: tuple[ServiceName, ...], tell: Callable[[str], None]
+) -> StackAddresses:
+    """Start what of these services does not run yet."""
+    return await ensure(
+        home(),
+        services,
+        ports={name: port for name, port in asked_ports().items() if name in services},
+        # The sandbox lets a later folder win.
+        model_dirs=model_directories()[::-1],
+        tell=tell,
+    )
+
+
+def asked_ports() -> dict[ServiceName, int]:
+    """Read the ports that the environment gives services. Raises `UsageError` for a bad one."""
+    written = {service: _variable(port_variable(service)) for service in SERVICES}
+    asked = {service: port for service, port in written.items() if port}
+    for service, port in asked.items():
+        # A port that is asked for is binding, so a misspelt one must not become any free one.
+        if not _PORT.fullmatch(port) or not is_port(int(port)):
+            raise UsageError(
+                f"{port_variable(service)} is {port!r}, which is not a port",
+                hint="Set it to a number from 1 to 65535, or unset it.",
+            )
+    return {service: int(port) for service, port in asked.items()}
+
+
+def home() -> Path:
+    """Return where local state lives, an absolute path; one that is there is closed to others.
+
+    It is COMFYLINE_HOME, else `.comfyline/` in the working directory.
+    """
+    path = Path(_variable("COMFYLINE_HOME") or ".comfyline").resolve()
+    if path.is_dir():
+        # Another's is not ours to close: no local server is started in it.
+        with suppress(OSError):
+            private_folder(path)
+    return path
+
+
+def variable(name: str) -> str | None:
+    """Return a variable of the process's environment as it is, None when it is not set."""
+    return os.environ.get(name)
+
+
+def _variable(name: str) -> str:
+    """Return a variable of the environment; what is set to nothing, or to blanks, is not set."""
+    return os.environ.get(name, "").strip()
+
+
+def _aws_endpoint() -> str | None:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if url := _variable(name):
+            return _checked(storage_endpoint, url, name)
+    return None
+
+
+def _whole_token(token: str, keeper: str) -> SecretStr:
     if not token or not (token.isascii() and token.isprintable() and " " not in token):
         flaw = "it contains a space or an unusual character" if token else "it is empty"
         raise TokenRejected(
             f"What {keeper} holds is not a token: {flaw}",
             hint="Set it to the token alone, without `Bearer` and without a line break.",
         )
-    return Secret(token)
-
-
-def _in_block(name: str, what: str, blocks: Blocks) -> Secret:
-    if name not in blocks:
-        raise BlockOutOfReach(
-            f"{what} is in the Prefect Secret block `{name}`, which needs a Prefect server: only "
-            "`run`, `generate` and `reconcile` read it",
-            hint="Use a profile that takes it from an environment variable for this command.",
-        )
-    return blocks[name]
+    return SecretStr(token)
 
 
 def _database_url(url: str, where: str) -> str:
@@ -240,8 +343,3 @@ def _checked(check: Callable[[str], str], value: str, name: str) -> str:
         return check(value)
     except ValueError as error:
         raise InputInvalid([Problem(name, f"it {error}")]) from None
-
-
-def _variable(environ: Mapping[str, str], name: str) -> str:
-    """Return a variable of the environment; what is set to nothing, or to blanks, is not set."""
-    return environ.get(name, "").strip()

@@ -8,14 +8,21 @@ serves. So `comfyline generate` also works in an empty directory.
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from comfyline.config.account import LOCAL_SANDBOX
 from comfyline.config.duration import Seconds
-from comfyline.config.secrets import BlockName, LedgerAddress, VariableName
 from comfyline.errors import UsageError, did_you_mean
 from comfyline.yaml.file import load_yaml
 from comfyline.yaml.validate import validate_document
@@ -23,6 +30,10 @@ from comfyline.yaml.validate import validate_document
 LOCAL_STORAGE = "local:storage"
 
 _PACKAGE = Path(__file__).parents[1]
+_VARIABLE = "[A-Z_][A-Z0-9_]*"
+_BLOCK = "[a-z0-9][a-z0-9-]{0,99}"
+_SECRET_OPTIONS = {"password", "passwd", "pwd", "sslpassword", "token", "secret"}
+"""Options of a database URL that hold a secret, whichever driver reads them."""
 
 
 def api_origin(base_url: str) -> str:
@@ -85,6 +96,38 @@ def _refuse_unencrypted(parts: SplitResult) -> None:
         )
 
 
+def _name(pattern: str, should: str) -> AfterValidator:
+    """Check a name; what was written instead is not repeated: it may be the secret."""
+
+    def check(name: str) -> str:
+        if not re.fullmatch(pattern, name, re.ASCII):
+            raise ValueError(f"should be {should}")
+        return name
+
+    return AfterValidator(check)
+
+
+def _without_password(url: str) -> str:
+    # Loading it takes a quarter of a second, and `check` reads no database.
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parts = make_url(url)
+    except (ArgumentError, ValueError):
+        raise ValueError(
+            "should be a database URL: sqlite:////folder/file.sqlite3 or "
+            "postgresql://user@host/database"
+        ) from None
+    options = {name.lower() for name in parts.query}
+    if parts.password is not None or options & _SECRET_OPTIONS:
+        raise ValueError(
+            "contains a password, which does not belong in YAML: write {env: NAME} or "
+            "{block: NAME}, or leave the password to ~/.pgpass"
+        )
+    return url
+
+
 def _without_slash(uploads: str) -> str:
     return uploads.rstrip("/")
 
@@ -94,10 +137,54 @@ def _expanded(path: str) -> str:
 
 
 Endpoint = Annotated[str, AfterValidator(storage_endpoint)]
+# The patterns are given to editors: what pydantic says of a pattern would repeat the secret.
+VariableName = Annotated[
+    str,
+    _name(_VARIABLE, "the name of an environment variable, never the token itself"),
+    Field(json_schema_extra={"pattern": f"^{_VARIABLE}$"}),
+]
+BlockName = Annotated[
+    str,
+    _name(
+        _BLOCK,
+        "the name of a Prefect Secret block (small letters, digits and dashes), never the secret "
+        "itself",
+    ),
+    Field(json_schema_extra={"pattern": f"^{_BLOCK}$"}),
+]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SecretReference(_Section):
+    """Where a secret is kept: exactly one of an environment variable and a Prefect block."""
+
+    env: VariableName | None = Field(
+        None, description="Name of the environment variable.", examples=["LEDGER_URL"]
+    )
+    block: BlockName | None = Field(
+        None, description="Name of the Prefect Secret block.", examples=["ledger-url"]
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "SecretReference":
+        if (self.env is None) == (self.block is None):
+            raise ValueError("should have exactly one of `env` and `block`")
+        return self
+
+
+def _kind(value: Any) -> str:
+    return "[reference]" if isinstance(value, dict | SecretReference) else "[url]"
+
+
+# With a union of its own kind a mistake is told once, and not for each alternative.
+Ledger = Annotated[
+    Annotated[str, AfterValidator(_without_password), Tag("[url]")]
+    | Annotated[SecretReference, Tag("[reference]")],
+    Discriminator(_kind),
+]
 
 
 class RuncomfySection(_Section):
@@ -222,7 +309,7 @@ class ProfileDocument(_Section):
     storage: StorageSection = Field(
         description="Where inputs are put so that RunComfy can fetch them."
     )
-    ledger: LedgerAddress | None = Field(
+    ledger: Ledger | None = Field(
         None,
         description="SQLAlchemy URL without a password, or {env: NAME} or {block: NAME} where "
         "the URL is kept; null = SQLite under COMFYLINE_HOME.",
@@ -230,28 +317,29 @@ class ProfileDocument(_Section):
     )
 
 
-def config_directories(working_directory: Path, package: Path = _PACKAGE) -> tuple[Path, ...]:
+def config_directories(package: Path = _PACKAGE) -> tuple[Path, ...]:
     """List the folders that may hold `models/` and `profiles/`, in the order in which they win."""
     installed = package / "defaults"
     # Beside an installed package lie other people's packages, and one may be called `configs`.
     built_in = installed if installed.is_dir() else package.parent / "configs"
-    candidates = (working_directory / "configs", built_in)
-    found = (candidate.resolve() for candidate in candidates if candidate.is_dir())
+    found = (folder.resolve() for folder in (Path("configs"), built_in) if folder.is_dir())
     return tuple(dict.fromkeys(found))
 
 
-def model_directories(working_directory: Path) -> tuple[Path, ...]:
+def model_directories() -> tuple[Path, ...]:
     """List the folders with model schemas, in the order in which they win."""
-    return tuple(directory / "models" for directory in config_directories(working_directory))
+    return tuple(directory / "models" for directory in config_directories())
 
 
-def load_profile(name_or_file: str, directories: tuple[Path, ...]) -> ProfileDocument:
+def load_profile(name_or_file: str, package: Path = _PACKAGE) -> ProfileDocument:
     """Read a profile by name (`configs/profiles/NAME.yaml`) or by file.
 
     Raises `UsageError` when there is none of that name, never falling back to another, and
     `InputInvalid` when the file is wrong.
     """
-    return validate_document(load_yaml(_find(name_or_file, directories)), ProfileDocument)
+    return validate_document(
+        load_yaml(_find(name_or_file, config_directories(package))), ProfileDocument
+    )
 
 
 def _find(name_or_file: str, directories: tuple[Path, ...]) -> Path:

@@ -3,52 +3,13 @@
 `load` makes them; nothing below it looks at the environment.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import SecretStr
+
 from comfyline.config.account import Account
-from comfyline.errors import UsageError
-
-
-class Secret:
-    """A text that no repr, log or error shows. No dataclass: `asdict` would lay it open."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    @property
-    def value(self) -> str:
-        """The text itself, for the one place that needs it."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret('***')"
-
-    def __str__(self) -> str:
-        return "***"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other.value == self._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-
-Blocks = Mapping[str, Secret]
-"""What the Prefect Secret blocks hold that a profile names; empty where no Prefect server is."""
-
-
-NO_BLOCKS: Blocks = {}
-
-
-class BlockOutOfReach(UsageError):
-    """A profile keeps a secret in a Prefect block, and this command works without a server."""
-
-    kind = "block-out-of-reach"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +17,7 @@ class RuncomfySettings:
     """How RunComfy is reached, and for whom; times are in seconds."""
 
     base_url: str
-    token: Secret
+    token: SecretStr
     download_hosts: tuple[str, ...]
     in_flight: int
     submits_per_second: float
@@ -71,8 +32,8 @@ class StorageSettings:
 
     uploads: str
     endpoint_url: str | None = None
-    key: Secret | None = None
-    secret: Secret | None = None
+    key: SecretStr | None = None
+    secret: SecretStr | None = None
     url_expires: float = 0
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
     ca_bundle: str | None = None
@@ -96,4 +57,4 @@ class Settings:
     model_directories: tuple[Path, ...]
     runcomfy: RuncomfySettings
     storage: StorageSettings
-    ledger_url: Secret
+    ledger_url: SecretStr

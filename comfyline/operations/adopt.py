@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from comfyline.config.account import LOCAL_SANDBOX, Account, command
-from comfyline.config.environment import home
+from comfyline.config.load import home
 from comfyline.errors import InputInvalid, Unreachable
 from comfyline.job import ALLOWED, CheckedJob, JobState, StoredOutput
 from comfyline.ledger.attempts import UNKNOWN_ORIGIN, AnyAttempt, AttemptSummary, pack

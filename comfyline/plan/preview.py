@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from comfyline.config.environment import variable
+from comfyline.config.load import variable
 from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.job import PENDING, Item, Job, MediaKind
 from comfyline.models.catalogue import Catalogue

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from pydantic import SecretStr
 
 from comfyline.cli.main import run
 from comfyline.config.account import Account
-from comfyline.config.settings import Secret, StorageSettings
+from comfyline.config.settings import StorageSettings
 from comfyline.errors import InDoubt
 from comfyline.job import CheckedJob, Job, JobState, Media, Placement, StoredOutput
 from comfyline.keys import job_key
@@ -243,8 +244,8 @@ def office(
     settings = StorageSettings(
         "s3://comfyline/uploads",
         storage.storage_endpoint,
-        Secret(keys.access_key_id),
-        Secret(keys.secret_access_key),
+        SecretStr(keys.access_key_id),
+        SecretStr(keys.secret_access_key),
         60,
     )
     return Office(tmp_path, sandbox, settings, capsys)

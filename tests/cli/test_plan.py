@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from comfyline.cli.main import run as run_command
-from comfyline.config.environment import look
+from comfyline.config.load import look
 from comfyline.errors import GenerationFailed
 from comfyline.job import CheckedJob, JobState, StoredOutput
 from comfyline.ledger.claims import Claimed

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from comfyline.config.account import Account
-from comfyline.config.settings import RuncomfySettings, Secret, Settings, StorageSettings
+from comfyline.config.settings import RuncomfySettings, Settings, StorageSettings
 from comfyline.ledger.ledger import Ledger
 from comfyline.services import open_services
 from tests.ledger.conftest import Desk, asked
@@ -38,9 +39,9 @@ async def test_the_clock_of_services_is_that_of_the_ledger(an_hour_behind: str, 
         profile="test",
         home=tmp_path,
         model_directories=(),
-        runcomfy=RuncomfySettings("http://127.0.0.1:9", Secret("token"), (), 32, 5, 0, account),
+        runcomfy=RuncomfySettings("http://127.0.0.1:9", SecretStr("token"), (), 32, 5, 0, account),
         storage=StorageSettings("s3://bucket", "http://127.0.0.1:9", None, None, 60),
-        ledger_url=Secret(an_hour_behind),
+        ledger_url=SecretStr(an_hour_behind),
     )
     async with open_services(settings) as services:
         desk = Desk(services.ledger)

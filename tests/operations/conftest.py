@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from comfyline.config.account import Account
-from comfyline.config.settings import RuncomfySettings, Secret, Settings, StorageSettings
+from comfyline.config.settings import RuncomfySettings, Settings, StorageSettings
 from comfyline.job import CheckedJob, FetchedFile, JobState
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.claims import Claimed, Limits
@@ -29,9 +30,9 @@ def settings(
         profile="test",
         home=directory / "home",
         model_directories=(models,) if models else (),
-        runcomfy=RuncomfySettings(origin, Secret(token), (), 32, 100, 5, Account(origin)),
+        runcomfy=RuncomfySettings(origin, SecretStr(token), (), 32, 100, 5, Account(origin)),
         storage=storage,
-        ledger_url=Secret(f"sqlite:///{directory}/ledger.sqlite3"),
+        ledger_url=SecretStr(f"sqlite:///{directory}/ledger.sqlite3"),
     )
 
 
@@ -42,8 +43,8 @@ def bucket(storage: StackAddresses) -> StorageSettings:
     return StorageSettings(
         "s3://comfyline/uploads",
         storage.storage_endpoint,
-        Secret(keys.access_key_id),
-        Secret(keys.secret_access_key),
+        SecretStr(keys.access_key_id),
+        SecretStr(keys.secret_access_key),
         60,
     )
 

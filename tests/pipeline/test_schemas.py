@@ -29,7 +29,7 @@ FIRST_LINE = "# yaml-language-server: $schema=../schemas/"
 @pytest.fixture(scope="module")
 def schemas() -> dict[str, Any]:
     """The schemas as they are made now."""
-    files = schema_files(list_models(model_directories(ROOT)))
+    files = schema_files(list_models(model_directories()))
     return {name: json.loads(text) for name, text in files.items()}
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from comfyline.config.account import Account
-from comfyline.config.settings import RuncomfySettings, Secret, Settings, StorageSettings
+from comfyline.config.settings import RuncomfySettings, Settings, StorageSettings
 from comfyline.job import CheckedJob, Job, Placement
 from comfyline.ledger.claims import Limits
 from comfyline.plan.check import validate_job
@@ -26,16 +27,16 @@ LIMITS = Limits(in_flight=10_000)
 def settings(tmp_path: Path, storage: StackAddresses) -> Settings:
     keys = storage.storage_credentials
     assert keys is not None
-    key, secret = Secret(keys.access_key_id), Secret(keys.secret_access_key)
+    key, secret = SecretStr(keys.access_key_id), SecretStr(keys.secret_access_key)
     return Settings(
         profile="test",
         home=tmp_path / "home",
         model_directories=(Path(__file__).parents[2] / "configs/models",),
-        runcomfy=RuncomfySettings("http://127.0.0.1:9", Secret("token"), (), 32, 5, 0, PAID),
+        runcomfy=RuncomfySettings("http://127.0.0.1:9", SecretStr("token"), (), 32, 5, 0, PAID),
         storage=StorageSettings(
             "s3://comfyline/uploads", storage.storage_endpoint, key, secret, 60
         ),
-        ledger_url=Secret(f"sqlite:///{tmp_path / 'ledger.sqlite3'}"),
+        ledger_url=SecretStr(f"sqlite:///{tmp_path / 'ledger.sqlite3'}"),
     )
 
 

@@ -129,7 +129,9 @@ async def test_what_expired_after_it_was_stored_counts_as_there_when_it_is(
     services: Services, folder: str
 ) -> None:
     [stored] = await persisted(services, job(folder))
-    with sqlite3.connect(services.settings.ledger_url.value.removeprefix("sqlite:///")) as ledger:
+    with sqlite3.connect(
+        services.settings.ledger_url.get_secret_value().removeprefix("sqlite:///")
+    ) as ledger:
         ledger.execute("UPDATE attempts SET state = 'expired'")
     assert counted(await find_existing([job(folder)], run(), services)) == (1, 0)
 

@@ -1,5 +1,6 @@
 """Profiles as files in a working directory, and settings made from them."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -27,15 +28,32 @@ Write = Callable[..., LoadedProfile]
 Resolve = Callable[..., Settings]
 
 
+@pytest.fixture(autouse=True)
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A process that has none of our variables, in an empty working directory."""
+    for name in list(os.environ):
+        if name.startswith(("COMFYLINE_", "RUNCOMFY_", "AWS_")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture
-def profile(tmp_path: Path) -> Write:
-    """Writes a profile and reads it, in an environment."""
+def profile(bare: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes a profile and reads it, in an environment of these variables alone."""
+    given: set[str] = set()
 
     def write(text: str, environ: Mapping[str, str] = {}) -> LoadedProfile:
-        file = tmp_path / "configs" / "profiles" / "mine.yaml"
+        for name in given - environ.keys():
+            monkeypatch.delenv(name)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        given.clear()
+        given.update(environ)
+        file = bare / "configs" / "profiles" / "mine.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-        return read_profile("mine", environ, tmp_path)
+        return read_profile("mine")
 
     return write
 
@@ -50,23 +68,3 @@ def resolved(profile: Write) -> Resolve:
         return profile(text, environ).settings(stack)
 
     return make
-
-
-@pytest.fixture
-def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A process that has none of our variables, in an empty working directory."""
-    for variable in (
-        "COMFYLINE_PREFECT_PORT",
-        "COMFYLINE_STORAGE_PORT",
-        "COMFYLINE_SANDBOX_PORT",
-        "COMFYLINE_HOME",
-        "COMFYLINE_LEDGER_URL",
-        "RUNCOMFY_API_TOKEN",
-        "RUNCOMFY_TOKEN",
-        "RUNCOMFY_BASE_URL",
-        "AWS_ENDPOINT_URL",
-        "AWS_ENDPOINT_URL_S3",
-    ):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
