@@ -12,7 +12,8 @@ from urllib.parse import urljoin, urlsplit
 import av
 import httpx
 from av.container import InputContainer
-from PIL import Image
+from av.video.frame import VideoFrame
+from PIL import Image, ImageOps
 
 from comfyline.sandbox.dialect import Measures, MediaValue, broken_rule, refuse_url
 from comfyline.sandbox.store import Unfulfillable
@@ -22,16 +23,13 @@ _LIMITS = {"image": 50 * _MEGABYTE, "video": 100 * _MEGABYTE, "audio": 100 * _ME
 _REDIRECTS = 3
 
 # A playlist would have FFmpeg open whatever it names; none of these formats can name a file.
-READABLE = {
+_READABLE = {
     "protocol_whitelist": "file",
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
     ",mp3,wav,flac,ogg,aac,aiff,amr,caf",
 }
-"""The options with which FFmpeg opens a file of a stranger's."""
-
-_TURNED = {5, 6, 7, 8}
-_ORIENTATION = 0x0112
 _LEAST_SHARE = 0.9
+_LONGEST_EDGE = 2048
 
 
 async def fetch(http: httpx.AsyncClient, media: MediaValue, target: Path) -> None:
@@ -60,24 +58,24 @@ async def _receive(answer: httpx.Response, field: str, limit: int, target: Path)
     if answer.status_code != httpx.codes.OK:
         raise Unfulfillable(f"{field}: the file's server answered with {answer.status_code}")
     size = 0
-    file = await asyncio.to_thread(target.open, "wb")
-    with file:
+    with await asyncio.to_thread(target.open, "wb") as file:
         async for chunk in answer.aiter_bytes(_MEGABYTE):
             size += len(chunk)
             if size > limit:
                 raise Unfulfillable(f"{field}: larger than {limit // _MEGABYTE} MB")
-            await asyncio.to_thread(file.write, chunk)
+            file.write(chunk)
     if size == 0:
         raise Unfulfillable(f"{field}: the file is empty")
 
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """One input that was fetched and is fit for use."""
+    """One input that was fetched and is fit for use; `picture` is its first one, as it is shown."""
 
     path: Path
     kind: str
     measures: Measures
+    picture: Image.Image | None = None
     has_sound: bool = False
 
     @property
@@ -98,19 +96,19 @@ def inspect(path: Path, media: MediaValue) -> InputFile:
 
 def _picture(path: Path, field: str) -> InputFile:
     try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            if picture.getexif().get(_ORIENTATION) in _TURNED:
-                width, height = height, width
+        with Image.open(path) as photo:
+            picture = ImageOps.exif_transpose(photo).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # Pillow reports broken PNG chunks as a SyntaxError.
         raise Unfulfillable(f"{field}: the file is no picture that can be read") from error
-    return InputFile(path, "image", Measures(path.stat().st_size, width, height))
+    measures = Measures(path.stat().st_size, *picture.size)
+    picture.thumbnail((_LONGEST_EDGE, _LONGEST_EDGE))
+    return InputFile(path, "image", measures, picture)
 
 
 def _recording(path: Path, media: MediaValue, field: str) -> InputFile:
     try:
-        with av.open(str(path), options=READABLE) as container:
+        with av.open(str(path), options=_READABLE) as container:
             return _measured(path, container, media.kind, field)
     except (av.error.FFmpegError, ValueError) as error:
         article = "a video" if media.kind == "video" else "a sound"
@@ -135,6 +133,9 @@ def _measured(path: Path, container: InputContainer, kind: str, field: str) -> I
         raise Unfulfillable(
             f"{field}: the file is cut short: {reached:.1f} of {promised:.1f} seconds"
         )
-    width, height = (videos[0].width, videos[0].height) if kind == "video" else (None, None)
-    measures = Measures(path.stat().st_size, width, height, promised or reached)
-    return InputFile(path, kind, measures, has_sound=bool(sounds))
+    length = promised or reached
+    if not isinstance(first, VideoFrame):
+        return InputFile(path, kind, Measures(path.stat().st_size, seconds=length), has_sound=True)
+    picture: Image.Image = first.to_image()  # type: ignore[no-untyped-call]
+    measures = Measures(path.stat().st_size, *picture.size, length)
+    return InputFile(path, kind, measures, picture, has_sound=bool(sounds))

@@ -22,7 +22,6 @@ _THOUSANDS = re.compile(r"(\d(?:\.\d)?)k", re.IGNORECASE)
 
 _MOST_OUTPUTS = 16
 _WIDEST = 8.0
-_LINES_OF_1K = 576
 
 
 def asked(inputs: Mapping[str, Any], name: str) -> Any:
@@ -74,37 +73,36 @@ def sound_switch(inputs: Mapping[str, Any]) -> bool | None:
     return any(switches) if switches else None
 
 
-def video_size(
-    inputs: Mapping[str, Any], model_id: str, natural: tuple[int, int] | None
-) -> tuple[int, int]:
-    """Return width and height of a video: even numbers, as H.264 has them.
+def frame_size(
+    inputs: Mapping[str, Any], model_id: str, kind: str, natural: tuple[int, int] | None
+) -> tuple[float, float]:
+    """Return width and height of an image or a video, in pixels.
 
-    The ratio is the one asked for, else that of the first input (`natural`), else 16:9. Where the
-    input says no resolution, one that stands in the model's name counts, as in `…/1080p`.
+    The ratio is the one asked for, else that of the first input (`natural`), else 1:1 of an image
+    and 16:9 of a video. Where the input says no resolution, one in the model's name counts, as in
+    `…/1080p`: `p` counts the shorter edge, and `K` the longer one by 1024.
     """
     written = [str(asked(inputs, name) or "") for name in ("size", "resolution", "aspect_ratio")]
     if exact := next((found for text in written if (found := _PIXELS.fullmatch(text))), None):
-        return _even(int(exact[1])), _even(int(exact[2]))
-    width, height = natural or (16, 9)
-    if ratio := _RATIO.fullmatch(written[2]):
-        width, height = float(ratio[1]), float(ratio[2])  # type: ignore[assignment]
-    shape = min(_WIDEST, max(1 / _WIDEST, width / height if width and height else 1.0))
-    short = _lines(written[1]) or _lines(model_id.rpartition("/")[2]) or 720
-    return (
-        (_even(short * shape), _even(short)) if shape >= 1 else (_even(short), _even(short / shape))
-    )
+        return _bounded(int(exact[1])), _bounded(int(exact[2]))
+    width, height = natural or ((1, 1) if kind == "image" else (16, 9))
+    shape = width / height
+    if (ratio := _RATIO.fullmatch(written[2])) and float(ratio[1]) and float(ratio[2]):
+        shape = float(ratio[1]) / float(ratio[2])
+    shape = min(_WIDEST, max(1 / _WIDEST, shape))
+    stretch = max(shape, 1 / shape)
+    long = 1024.0 if kind == "image" else 720 * stretch
+    for text in (model_id.rpartition("/")[2], written[1]):
+        if lines := _LINES.fullmatch(text):
+            long = int(lines[1]) * stretch
+        elif thousands := _THOUSANDS.fullmatch(text):
+            long = float(thousands[1]) * 1024
+    long = _bounded(long)
+    return (long, long / stretch) if shape >= 1 else (long / stretch, long)
 
 
-def _lines(resolution: str) -> int | None:
-    if found := _LINES.fullmatch(resolution):
-        return int(found[1])
-    if found := _THOUSANDS.fullmatch(resolution):
-        return round(float(found[1]) * _LINES_OF_1K)
-    return None
-
-
-def _even(pixels: float) -> int:
-    return max(64, min(4096, 2 * round(pixels / 2)))
+def _bounded(pixels: float) -> float:
+    return max(64, min(4096, pixels))
 
 
 def flat(value: Any) -> Iterator[Any]:

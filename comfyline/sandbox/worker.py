@@ -4,7 +4,6 @@ Whatever takes the processor's time is done in threads, so that the calls are an
 """
 
 import asyncio
-import importlib
 import logging
 import os
 from collections.abc import Mapping
@@ -19,11 +18,16 @@ from comfyline.sandbox.blob_store import BlobStore
 from comfyline.sandbox.catalogue import ModelCatalogue
 from comfyline.sandbox.dialect import media_values
 from comfyline.sandbox.faults import Faults
+from comfyline.sandbox.image_generator import generate_image
+from comfyline.sandbox.inputs import fetch, inspect
+from comfyline.sandbox.order import Order
+from comfyline.sandbox.recordings import generate_sound, generate_video
 from comfyline.sandbox.server import SandboxOptions
 from comfyline.sandbox.store import Request, Store, Unfulfillable
 
 log = logging.getLogger(__name__)
 
+_GENERATORS = {"image": generate_image, "video": generate_video, "audio": generate_sound}
 _MEDIAN_SECONDS = {"image": 1.2, "video": 8.0, "audio": 5.0}
 _FACTORS = {"2K": 1.8, "4K": 3.2}
 _SPREAD = 0.35
@@ -73,8 +77,6 @@ class Worker:
             self.announce()
         threads = ThreadPoolExecutor(min(self._options.slots, os.cpu_count() or 1), "generator")
         try:
-            # Pillow and FFmpeg take their time to import, and the port should be open before.
-            await asyncio.to_thread(importlib.import_module, "comfyline.sandbox.generate")
             async with _input_client() as http, asyncio.TaskGroup() as slots:
                 for _ in range(self._options.slots):
                     slots.create_task(self._slot(http, threads))
@@ -104,9 +106,6 @@ class Worker:
         self, request: Request, http: httpx.AsyncClient, threads: Executor
     ) -> tuple[list[str], float]:
         """Make and store all files of a request; return their names, and what they cost."""
-        from comfyline.sandbox.generate import Order, generate
-        from comfyline.sandbox.inputs import fetch, inspect
-
         loop = asyncio.get_running_loop()
         began = loop.time()
         if (entry := self._catalogue.find(request.model_id)) is None:
@@ -131,7 +130,7 @@ class Worker:
             names = [f"{number}.{order.extension(kind)}" for number, kind in enumerate(kinds)]
             for number, (kind, name) in enumerate(zip(kinds, names, strict=True)):
                 target = bench / f"made-{name}"
-                await loop.run_in_executor(threads, generate, kind, order, number, target)
+                await loop.run_in_executor(threads, _GENERATORS[kind], order, number, target)
                 await asyncio.to_thread(self._blobs.put, request.request_id, name, target)
         await asyncio.sleep(max(0.0, due - loop.time()))
         lasting = any(kind != "image" for kind in kinds)
