@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TextIO
@@ -19,11 +19,8 @@ _SAVE_AS_CSV = "save it as CSV UTF-8"
 _CONTENTS: Sequence[tuple[bytes, str, str]] = (
     (b"PAR1", "Parquet", "call it .parquet"),
     (b"PK\x03\x04", "an Excel or another zipped file", _SAVE_AS_CSV),
-    (b"\xd0\xcf\x11\xe0", "an old Excel file", _SAVE_AS_CSV),
     (b"\x1f\x8b", "compressed with gzip", "unpack it"),
     (b"\xff\xfe", "text in UTF-16", _SAVE_AS_CSV),
-    (b"\xfe\xff", "text in UTF-16", _SAVE_AS_CSV),
-    (b"%PDF", "a PDF", "save the table as CSV UTF-8"),
 )
 _UTF8_MARK = b"\xef\xbb\xbf"
 _MOST_TOLD = 20
@@ -58,20 +55,19 @@ def read_table(path: Path, called: str, where: str) -> list[Row]:
 
 
 def _wrong_format(begin: bytes, called: str, where: str) -> Problem | None:
-    ending = PurePosixPath(called).suffix.lower()
-    if ending not in _FORMATS:
-        hint = "write one object a line and call it .jsonl" if ending == ".json" else ""
-        supported = ", ".join(_FORMATS)
-        message = f"unsupported table format: {called} (supported: {supported})"
+    expected, _ = _FORMATS.get(PurePosixPath(called).suffix.lower(), ("", None))
+    one_a_line = "write one object a line and call it .jsonl"
+    if not expected:
+        hint = one_a_line if called.endswith(".json") else ""
+        message = f"unsupported table format: {called} (supported: {', '.join(_FORMATS)})"
         return Problem(where, message, hint)
-    expected = _FORMATS[ending][0]
     held, hint = next((told for mark, *told in _CONTENTS if begin.startswith(mark)), ("", ""))
     text = begin.removeprefix(_UTF8_MARK).lstrip()
     if expected == "Parquet":
         held, hint = held or "something else", ""
-    elif not held and expected == "CSV" and text.startswith((b'{"', b"{ ", b"[{")):
-        held, hint = "JSON", "write one object a line and call it .jsonl"
-    elif not held and expected == "JSON lines" and text.startswith(b"["):
+    elif expected == "CSV" and text.startswith((b'{"', b"{ ", b"[{")):
+        held, hint = "JSON", one_a_line
+    elif expected == "JSON lines" and text.startswith(b"["):
         held, hint = "a JSON list", "write one object a line, without [ and ]"
     if held in ("", expected):
         return None
@@ -218,29 +214,24 @@ def _parquet_rows(path: Path, called: str) -> Iterator[Row | Problem]:
 
     try:
         with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            if doubles := _doubles(schema.names):
+            names = file.schema_arrow.names
+            if doubles := _doubles(names):
                 yield Problem(called, f"the table repeats the column {doubles}")
                 return
-            kept = [field.name for field in schema if not _holds_bytes(field.type)]
+            stored = [file.schema.column(number) for number in range(len(file.schema))]
+            of_bytes = {one.path.split(".")[0] for one in stored if _holds_bytes(one)}
+            kept = [name for name in names if name not in of_bytes]
             for batch in file.iter_batches(_PARQUET_ROWS_AT_ONCE, columns=kept):
-                for row in batch.to_pylist():
+                for row in batch.to_pylist(maps_as_pydicts="lossy"):
                     yield {name: _plain(value) for name, value in row.items()}
     except pa.ArrowException as error:
         reason = str(error).splitlines()[0].rstrip(".")
         yield Problem(called, f"the table cannot be read as Parquet: {reason}")
 
 
-def _holds_bytes(kind: Any) -> bool:
-    import pyarrow.types as kinds
-
-    if kinds.is_dictionary(kind):
-        return _holds_bytes(kind.value_type)
-    if kinds.is_nested(kind):
-        return any(_holds_bytes(kind.field(number).type) for number in range(kind.num_fields))
-    return bool(
-        kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_fixed_size_binary(kind)
-    )
+def _holds_bytes(stored: Any) -> bool:
+    """Tell whether a stored column is neither text nor a number that is kept in bytes."""
+    return "BYTE_ARRAY" in stored.physical_type and stored.logical_type.type == "NONE"
 
 
 def _plain(value: Any) -> Any:
@@ -248,29 +239,18 @@ def _plain(value: Any) -> Any:
     match value:
         case dict():
             return {str(key): _plain(inner) for key, inner in value.items()}
-        case [tuple(), *_]:
-            # How a map comes: pairs of a key and a value.
-            return {str(key): _plain(inner) for key, inner in value}
         case list():
             return [_plain(inner) for inner in value]
-        case _:
-            return _plain_scalar(value)
-
-
-def _plain_scalar(value: Any) -> str | int | float | None:
-    match value:
-        case Decimal() | float() if not math.isfinite(value):
-            return None  # As pandas writes it where a number is missing.
         case Decimal():
             return int(value) if value == value.to_integral_value() else float(value)
         case None | bool() | int() | float() | str():
-            return value
-        case datetime() | date() | time():
-            return value.isoformat()
+            # As pandas writes it where a number is missing.
+            is_missing = isinstance(value, float) and not math.isfinite(value)
+            return None if is_missing else value
         case timedelta():
             return value.total_seconds()
         case _:
-            return str(value)
+            return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
 _FORMATS: Mapping[str, tuple[str, Any]] = {
