@@ -71,7 +71,11 @@ limits: {in_flight: true, timeout: soon, max_cost_usd: -1}
     ("old", "new", "expected"),
     [
         ("  items:", "  table: x.csv\n  items:", "exactly one of `files`, `table` and `items`"),
-        ("{{ item.photo }}", "{{ steps.edit.image }}", "`edit` cannot use its own outputs"),
+        (
+            "{{ item.photo }}",
+            "{{ steps.edit.image }}",
+            "p.yaml:10:3: the steps depend on each other in a circle: `edit` → `edit`",
+        ),
         ("{{ item.photo }}", "{{ steps }}", "p.yaml:14:20: a step has to be named after a dot"),
         ("{{ item.photo }}", "{{ env.HOME }}", "p.yaml:14:20: `env` has no `HOME`"),
         ("{{ item.photo }}", "{{ each }}", "it exists only in a step with `for_each`"),

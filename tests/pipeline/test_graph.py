@@ -175,5 +175,8 @@ def test_a_step_that_collects_needs_a_name_without_an_item(write: Write) -> None
     text = pipeline(steps).replace("{to: out}", "{to: out, name: '{{ item.name }}-{{ step }}.png'}")
     named = text.replace("collect: true,", "collect: true, output: {name: sum.png},")
 
-    assert "collects all items, but output.name uses `item`" in mistakes(write, text)[0]
+    assert (
+        "p.yaml:6:19: unknown name `item`; a step that collects has no item"
+        in mistakes(write, text)[0]
+    )
     assert mistakes(write, named) == []
