@@ -7,24 +7,20 @@ a step may fan out over outputs, or not apply. Nothing here is checked against a
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from comfyline.job import Item, Job
 from comfyline.pipeline.document import Matrix, Pipeline
 from comfyline.pipeline.references import step_needs, step_order
-from comfyline.pipeline.render import ALL_ITEMS, JobWriter, Made, Rendered, RunScope
+from comfyline.pipeline.render import JobWriter, Made, Rendered, RunScope
+
+ALL_ITEMS = "all"
+"""How the jobs of a collecting step are called in the place of an item."""
 
 Combination = dict[str, Any]
 
 NodeId = tuple[str, int]
 """A step's name, and which of its nodes."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    item: Item
-    settings: Mapping[str, Any]
 
 
 class Dag:
@@ -39,8 +35,9 @@ class Dag:
         self._needs = {
             name: step_needs(pipeline.yaml.data["steps"][name]) for name in document.steps
         }
-        self._rows = [_Row(item, settings) for item in items for settings in self._combinations]
-        self._writer = JobWriter(pipeline, self.items, run)
+        self._rows = [(item, settings) for item in items for settings in self._combinations]
+        self._writer = JobWriter(pipeline)
+        self._everywhere = {"run": {"id": run.id, "date": run.date}, "env": run.env}
         self._new_only = document.source.new_only
 
     def nodes(self) -> Iterator[NodeId]:
@@ -54,7 +51,7 @@ class Dag:
     def item_name(self, node: NodeId) -> str:
         """Return the item that a node is for, as it is called in messages."""
         step, number = node
-        return ALL_ITEMS if self._steps[step].collect else self._rows[number].item.name
+        return ALL_ITEMS if self._steps[step].collect else self._rows[number][0].name
 
     def needs(self, node: NodeId) -> tuple[NodeId, ...]:
         """List the nodes that have to be made first."""
@@ -114,18 +111,26 @@ class Dag:
             outputs[needed] = found
         if any(not found for found in outputs.values()):
             return Rendered((), ())
-        if collects is True:
-            return self._writer.collected(step, {}, outputs)
+        scope: dict[str, Any] = {"item_name": self.item_name(node), "step": step}
         if collects:
-            return self._writer.collected(step, self._combinations[number], outputs)
-        row = self._rows[number]
-        return self._writer.for_item(step, row.item, row.settings, outputs)
+            scope["items"] = [item.fields for item in self.items]
+        else:
+            scope["item"] = self._rows[number][0].fields
+        return self._writer.jobs(step, self._settings(node), scope | self._everywhere, outputs)
 
     def blank(self, node: NodeId) -> Job:
         """Return a stand-in for the jobs of a node whose templates cannot be filled in."""
+        return self._writer.blank(node[0], self.item_name(node), self._settings(node))
+
+    def _settings(self, node: NodeId) -> Combination:
         step, number = node
-        row = None if self._steps[step].collect else self._rows[number]
-        return self._writer.blank(step, self.item_name(node), row.settings if row else {})
+        match self._steps[step].collect:
+            case True:
+                return {}
+            case "items":
+                return self._combinations[number]
+            case _:
+                return self._rows[number][1]
 
     def _taken(self, step: str, made: Sequence[Made]) -> Sequence[Made]:
         """Return what a step sees of one node: with `new_only`, what this run made of it."""

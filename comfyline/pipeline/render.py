@@ -7,15 +7,12 @@ from pathlib import PurePath
 from typing import Any
 
 from comfyline.errors import InputInvalid, Problem
-from comfyline.job import Item, Job, MediaKind, Placement, Pointer, Written
-from comfyline.pipeline.document import Pipeline, Step
+from comfyline.job import Job, MediaKind, Placement, Pointer, Written
+from comfyline.pipeline.document import Pipeline
 from comfyline.pipeline.output_names import output_name
 from comfyline.pipeline.templates import render, render_text
 from comfyline.redact import for_people
 from comfyline.yaml.file import LocatedYaml, Mistake
-
-ALL_ITEMS = "all"
-"""How the jobs of a collecting step are called in the place of an item."""
 
 _TEMPLATE = re.compile(r"\{[{%#]")
 _FIELD_PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)", re.ASCII)
@@ -93,32 +90,11 @@ def _document_path(pointer: Pointer) -> str:
 class JobWriter:
     """Render the steps of one pipeline in one run."""
 
-    def __init__(self, pipeline: Pipeline, items: Sequence[Item], run: RunScope) -> None:
+    def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._items = items
-        self._run = {"run": {"id": run.id, "date": run.date}, "env": run.env}
         self._written: dict[str, Written] = {
             name: WrittenStep(pipeline.yaml, name) for name in pipeline.document.steps
         }
-
-    def for_item(
-        self,
-        step: str,
-        item: Item,
-        settings: Mapping[str, Any],
-        outputs: Mapping[str, Sequence[Made]],
-    ) -> Rendered:
-        """Render a step for one item and one combination of matrix values."""
-        named = {"item": item.fields, "item_name": item.name, "matrix": settings, "step": step}
-        return self._rendered(step, item.name, settings, {**named, **self._run}, outputs)
-
-    def collected(
-        self, step: str, settings: Mapping[str, Any], outputs: Mapping[str, Sequence[Made]]
-    ) -> Rendered:
-        """Render a step that takes all items together."""
-        named = {"item_name": ALL_ITEMS, "matrix": settings, "step": step}
-        scope = {**named, **self._run, "items": [item.fields for item in self._items]}
-        return self._rendered(step, ALL_ITEMS, settings, scope, outputs)
 
     def blank(self, step: str, item: str, settings: Mapping[str, Any]) -> Job:
         """Return a job of which nothing but its name is known."""
@@ -133,25 +109,29 @@ class JobWriter:
             source=self._pipeline.yaml.where(("steps", step)),
         )
 
-    def _rendered(
+    def jobs(
         self,
         name: str,
-        item: str,
         settings: Mapping[str, Any],
         known: Mapping[str, Any],
         outputs: Mapping[str, Sequence[Made]],
     ) -> Rendered:
+        """Render a step for one item and combination, or for all that it collects.
+
+        `known` is what its templates may use besides `matrix` and `steps`.
+        """
         step = self._pipeline.document.steps[name]
-        scope = {**known, "steps": {used: _as_seen(made) for used, made in outputs.items()}}
+        seen = {used: _as_seen(made) for used, made in outputs.items()}
+        scope = {**known, "matrix": settings, "steps": seen}
         if step.for_each is None:
-            return self._one(name, step, item, settings, {**scope, "each_index": 0}, None)
+            return self._one(name, {**scope, "each_index": 0}, None)
         entries, mistakes = render(step.for_each, scope)
         if not mistakes and not isinstance(entries, list):
             mistakes = [Mistake((), "`for_each` should give a list", "{{ steps.NAME.images }}")]
         if mistakes:
             return Rendered((), self._located(mistakes, ("steps", name, "for_each")))
         parts = [
-            self._one(name, step, item, settings, {**scope, "each": each, "each_index": part}, part)
+            self._one(name, {**scope, "each": each, "each_index": part}, part)
             for part, each in enumerate(entries)
         ]
         return Rendered(
@@ -159,16 +139,9 @@ class JobWriter:
             tuple(problem for part in parts for problem in part.problems),
         )
 
-    def _one(
-        self,
-        name: str,
-        step: Step,
-        item: str,
-        settings: Mapping[str, Any],
-        scope: Mapping[str, Any],
-        part: int | None,
-    ) -> Rendered:
+    def _one(self, name: str, scope: Mapping[str, Any], part: int | None) -> Rendered:
         at: Pointer = ("steps", name)
+        step, settings = self._pipeline.document.steps[name], scope["matrix"]
         applies, mistakes = _applies(step.when, scope)
         if mistakes:
             return Rendered((), self._located(mistakes, (*at, "when")))
@@ -181,7 +154,7 @@ class JobWriter:
         folder, folder_mistakes = _folder(step.output.to or output.to, scope)
         placement = Placement(
             folder,
-            step.output.name or output.name or _default_name(scope.get("matrix") or {}, part),
+            step.output.name or output.name or _default_name(settings, part),
             for_people({key: scope[key] for key in scope if key not in {"steps", "items"}}),
             output.on_conflict,
             _root(step.output.to or output.to, folder),
@@ -204,13 +177,13 @@ class JobWriter:
             return Rendered((), problems)
         job = Job(
             pipeline=self._pipeline.name,
-            item=item,
+            item=scope["item_name"],
             step=name,
             model_id=model_id,
             inputs=inputs,
             placement=placement,
             variant=variant,
-            settings=for_people(dict(settings)),
+            settings=for_people(settings),
             source=self._pipeline.yaml.where(at),
             part=part,
             preparation=step.preparation,
