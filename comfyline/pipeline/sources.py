@@ -2,21 +2,25 @@
 
 import asyncio
 import glob
+import re
 import tempfile
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from fnmatch import fnmatchcase
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from comfyline.errors import InputInvalid, Problem, did_you_mean
 from comfyline.job import Item
 from comfyline.pipeline.document import Pipeline
-from comfyline.pipeline.globs import alternatives, fits, is_plain, natural, prefixes
 from comfyline.pipeline.references import FILE_FIELDS
 from comfyline.pipeline.tables import read_table
 from comfyline.redact import without_secrets
 
+_BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_RECURSIVE = "**"
 _NAME_FIELDS = ("name", "id", "sku")
 _S3 = "s3://"
 _BESIDE = 1000
@@ -63,7 +67,11 @@ async def read_items(
         return []
     if source.files is not None:
         where = pipeline.yaml.where(("source", "files"))
-        items = file_items(await _matching(source.files, where, reader))
+        if reader and source.files.startswith(_S3):
+            paths = await _stored_files(source.files, where, reader)
+        else:
+            paths = await asyncio.to_thread(_local_files, source.files, where)
+        items = file_items(paths)
     elif source.table is not None:
         where = pipeline.yaml.where(("source", "table"))
         items = row_items(await _rows(source.table, where, reader))
@@ -72,10 +80,45 @@ async def read_items(
     return items[:limit]
 
 
-async def _matching(pattern: str, where: str, reader: Reader | None) -> list[str]:
-    if reader is None or not pattern.startswith(_S3):
-        return await asyncio.to_thread(_local_files, pattern, where)
-    return await _stored_files(pattern, where, reader)
+def _local_files(pattern: str, where: str) -> list[str]:
+    """List the files of this machine that a pattern matches, in their natural order.
+
+    What names one file outright has to be there; else `InputInvalid` says so at `where`.
+    """
+    if Path(pattern).is_file():
+        return [Path(pattern).as_posix()]
+    if _is_plain(pattern):
+        raise InputInvalid([_no_such_file(pattern, where)])
+    matches = (
+        Path(match)
+        for each in alternatives(pattern)
+        for match in glob.glob(each, recursive=True)  # noqa: PTH207 — Path.glob takes no absolute pattern and drops a leading ./
+    )
+    return sorted({one.as_posix() for one in matches if one.is_file()}, key=natural)
+
+
+async def _stored_files(pattern: str, where: str, reader: Reader) -> list[str]:
+    """List the objects that an `s3://` pattern matches; folders' own markers are none."""
+    bucket, _, key = pattern.removeprefix(_S3).partition("/")
+    if not bucket or not _is_plain(bucket):
+        hint = "write s3://bucket/folder/*.jpg"
+        raise InputInvalid([Problem(where, f"{pattern} should name one bucket", hint)])
+    if not key:
+        raise InputInvalid([_is_folder(pattern, where)])
+    patterns = alternatives(pattern)
+    # What all names begin with that fit.
+    prefixes = {"".join(takewhile(lambda sign: not glob.has_magic(sign), one)) for one in patterns}
+    found: set[str] = set()
+    for prefix in sorted(prefixes):
+        async with aclosing(reader.files_in(prefix)) as uris:
+            async for uri in uris:
+                if uri == pattern:
+                    return [uri]
+                if not uri.endswith("/") and any(fits(each, uri) for each in patterns):
+                    found.add(uri)
+    if _is_plain(pattern):
+        raise InputInvalid([await _no_such_object(pattern, where, reader)])
+    return await asyncio.to_thread(sorted, found, key=natural)
 
 
 async def _rows(table: str, where: str, reader: Reader | None) -> list[dict[str, Any]]:
@@ -92,43 +135,47 @@ async def _rows(table: str, where: str, reader: Reader | None) -> list[dict[str,
         return await asyncio.to_thread(read_table, copy, table, where)
 
 
-def _local_files(pattern: str, where: str) -> list[str]:
-    """List the files of this machine that a pattern matches, in their natural order.
+def alternatives(pattern: str) -> list[str]:
+    """Spell `*.{jpg,png}` out as `*.jpg` and `*.png`, which Python's glob does not know."""
+    match = _BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    head, tail = pattern[: match.start()], pattern[match.end() :]
+    choices = match[1].split(",")
+    return [spelt for choice in choices for spelt in alternatives(head + choice + tail)]
 
-    What names one file outright has to be there; else `InputInvalid` says so at `where`.
+
+def _is_plain(pattern: str) -> bool:
+    """Tell whether a pattern names one file outright."""
+    return not _BRACES.search(pattern) and not glob.has_magic(pattern)
+
+
+def fits(pattern: str, name: str) -> bool:
+    """Tell whether an object's name fits a pattern without braces, as a file's would.
+
+    `*` stays within a folder, `**` goes through all below; neither finds what begins with a dot.
     """
-    if Path(pattern).is_file():
-        return [Path(pattern).as_posix()]
-    if is_plain(pattern):
-        raise InputInvalid([_no_such_file(pattern, where)])
-    matches = (
-        match
-        for each in alternatives(pattern)
-        for match in glob.glob(each, recursive=True)  # noqa: PTH207 — Path.glob takes no absolute pattern and drops a leading ./
-    )
-    return sorted({Path(one).as_posix() for one in matches if Path(one).is_file()}, key=natural)
+    return _fits(pattern.split("/"), name.split("/"))
 
 
-async def _stored_files(pattern: str, where: str, reader: Reader) -> list[str]:
-    """List the objects that an `s3://` pattern matches; folders' own markers are none."""
-    bucket, _, key = pattern.removeprefix(_S3).partition("/")
-    if not bucket or not is_plain(bucket):
-        hint = "write s3://bucket/folder/*.jpg"
-        raise InputInvalid([Problem(where, f"{pattern} should name one bucket", hint)])
-    if not key:
-        raise InputInvalid([_is_folder(pattern, where)])
-    patterns = alternatives(pattern)
-    found: set[str] = set()
-    for prefix in prefixes(patterns):
-        async with aclosing(reader.files_in(prefix)) as uris:
-            async for uri in uris:
-                if uri == pattern:
-                    return [uri]
-                if not uri.endswith("/") and any(fits(each, uri) for each in patterns):
-                    found.add(uri)
-    if is_plain(pattern):
-        raise InputInvalid([await _no_such_object(pattern, where, reader)])
-    return await asyncio.to_thread(sorted, found, key=natural)
+def _fits(pattern: Sequence[str], name: Sequence[str]) -> bool:
+    if not pattern:
+        return not name
+    first, rest = pattern[0], pattern[1:]
+    if first == _RECURSIVE:
+        shown = len(list(takewhile(lambda part: not part.startswith("."), name)))
+        if not rest:
+            return 0 < len(name) == shown
+        return any(_fits(rest, name[skipped:]) for skipped in range(shown + 1))
+    if not name or (name[0].startswith(".") and not first.startswith(".")):
+        return False
+    return fnmatchcase(name[0], first) and _fits(rest, name[1:])
+
+
+def natural(name: str) -> tuple[list[Any], str]:
+    """Order `photo-2` before `photo-10`; the name itself settles every tie."""
+    parts = re.split(r"([0-9]+)", name.casefold())
+    return [int(part) if at % 2 else part for at, part in enumerate(parts)], name
 
 
 def _no_such_file(pattern: str, where: str) -> Problem:
