@@ -1,7 +1,7 @@
 """Hold outputs against their step's `checks`; what fails is stored aside and ends as rejected.
 
-What was paid for is never thrown away: the files lie in `rejected/`, read back and compared, before
-the ledger says that the attempt failed. What cannot be looked at, a sound or a codec that nobody
+What was paid for is never thrown away: the files lie in `rejected/`, whole, before the ledger says
+that the attempt failed. What cannot be looked at, a sound or a codec that nobody
 knows, is not rejected: an output costs money, and a doubt is no flaw.
 """
 
@@ -15,18 +15,13 @@ from typing import Any
 from comfyline.errors import Rejected, Unreachable
 from comfyline.job import CheckedJob, ContentChecks, FetchedFile, JobState
 from comfyline.media.similar import Appearance, NamedAppearance, appearance
-from comfyline.operations.overwrite import not_written, sidecar_for
+from comfyline.operations.overwrite import store_outputs
 from comfyline.operations.recover import clear
-from comfyline.pipeline.output_names import output_uris, versions
 from comfyline.progress import Note, tell
 from comfyline.redact import bare_origin
 from comfyline.run import FetchedOutputs, Run, Submission
 from comfyline.services import Services
-from comfyline.storage.place import Place
-from comfyline.storage.sidecar import SUFFIX, read_sidecar
 
-FOLDER = "rejected"
-"""Where rejected outputs lie, in the folder of the accepted ones."""
 _OFF = 0.02
 """How far an aspect ratio may be off: models make sizes of whole blocks of pixels."""
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*[:/x×]\s*(\d+(?:\.\d+)?)")
@@ -54,9 +49,15 @@ async def reject(
     flaws = _judged(checks, checked, outputs, given, run)
     if not flaws:
         return None
-    folder = await _store_aside(checked, submission, fetched, flaws, services)
+    said = "; ".join(flaws.values())
+    reasons = [flaws.get(position, said) for position in range(len(outputs))]
+    stored = await store_outputs(checked, submission, fetched, services, reasons)
+    for position, output in enumerate(stored):
+        told = flaws.get(position, "Rejected with another")
+        tell(Note(f"{checked.job.label}: {told}: {output.uri}"))
+    folder = stored[0].uri.rpartition("/")[0]
     error = Rejected(
-        "; ".join(flaws.values()),
+        said,
         hint=f"It is in {folder}; `--refresh` or another variant asks for a new one, and pays "
         "again.",
         request_id=submission.request_id,
@@ -102,68 +103,6 @@ async def _inputs(checked: CheckedJob, services: Services) -> list[NamedAppearan
         name = bare_origin(media.origin).rpartition("/")[2]
         seen.append(NamedAppearance(name, media.sha256, media.media_type, look))
     return seen
-
-
-async def _store_aside(
-    checked: CheckedJob,
-    submission: Submission,
-    fetched: FetchedOutputs,
-    flaws: Mapping[int, str],
-    services: Services,
-) -> str:
-    """Store all outputs in the folder for what is rejected, and return that folder."""
-    placement = checked.job.placement
-    place = services.places.of_folder(placement.folder, placement.root)
-    attempt = (await services.ledger.find([checked.key]))[checked.key]
-    wanted = output_uris(placement, fetched.files)
-    for position, (file, uri) in enumerate(zip(fetched.files, wanted, strict=True)):
-        parent, _, name = uri.rpartition("/")
-        folder = f"{parent}/{FOLDER}"
-        reason = flaws.get(position, "; ".join(flaws.values()))
-        try:
-            stored = await _put(file, f"{folder}/{name}", place, submission.request_id)
-            text = sidecar_for(
-                file,
-                stored,
-                checked,
-                submission,
-                attempt,
-                JobState.FAILED,
-                services,
-                rejected=reason,
-            )
-            await place.put_text(text, f"{stored}{SUFFIX}", "application/json")
-        except OSError as error:
-            said = f"{uri} was rejected and cannot be quarantined"
-            raise not_written(error, said, placement.folder, file.bytes) from error
-        told = flaws.get(position, "Rejected with another")
-        tell(Note(f"{checked.job.label}: {told}: {stored}"))
-    return folder
-
-
-async def _put(file: FetchedFile, wanted: str, place: Place, request_id: str) -> str:
-    """Store a file under the first name that is free, or its own already; return that name."""
-    for uri in versions(wanted):
-        is_new = True
-        try:
-            await place.put(Path(file.path), uri, file.media_type, sha256=file.sha256, new=True)
-        except FileExistsError:
-            is_new = False
-        is_whole = await place.sha256(uri) == file.sha256
-        if is_whole and (is_new or await _is_of(request_id, uri, place)):
-            return uri
-        if is_new:
-            break
-    raise Unreachable(f"{uri} was written, but is incomplete")
-
-
-async def _is_of(request_id: str, uri: str, place: Place) -> bool:
-    """Tell whether a file is of a request; one without a sidecar may be: its writer has died."""
-    try:
-        sidecar = await read_sidecar(place, f"{uri}{SUFFIX}")
-    except ValueError:
-        return False
-    return sidecar is None or sidecar.request_id == request_id
 
 
 def content_flaws(

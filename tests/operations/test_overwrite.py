@@ -15,7 +15,7 @@ from comfyline.config.account import LOCAL_SANDBOX
 from comfyline.errors import LeadsOutside, NameTaken, Spoilt, Unreachable
 from comfyline.job import CheckedJob, Job, OnConflict, Placement
 from comfyline.ledger.queries import Selection
-from comfyline.operations.overwrite import Arriving, Lying, Whose, store_outputs, whose
+from comfyline.operations.overwrite import Lying, Made, Whose, store_outputs, whose
 from comfyline.plan.reuse import claimed
 from comfyline.progress import Event, Note, observed_by
 from comfyline.services import Services
@@ -314,10 +314,10 @@ def test_what_the_sandbox_made_gives_way_to_what_was_paid_for(
 ) -> None:
     output = SidecarOutput(sha256="a" * 64, bytes=7)
     sidecar = Sidecar(job="key", request_id="before", origin=there, output=output)
-    arriving = Arriving("b" * 64, 7, "key", 1, "now", comes)
-    seen = Lying(exists=True, sha256="a" * 64, sidecar=sidecar)
+    arriving = Made("b" * 64, 7, "image/png", "key", "now", comes)
+    seen = Lying("file:///cat.png", exists=True, sha256="a" * 64, sidecar=sidecar)
 
-    assert whose(seen, "file:///cat.png", "file:///cat.png", arriving, None) is is_whose
+    assert whose(seen, seen.uri, arriving) is is_whose
 
 
 @in_each("folder", "bucket")

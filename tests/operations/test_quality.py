@@ -104,7 +104,7 @@ async def test_nothing_that_lies_aside_already_is_overwritten(services: Services
         assert await rejected(await pay(services, asked(out, NOT_SMALL), content))
 
     files = aside(out)
-    names = ("a cat-0.png", "a cat-0-2.png", "a cat-0-3.png")
+    names = ("a cat-0-2.png", "a cat-0-3.png", "a cat-0.png")
     assert [files[name] for name in names] == [SMALL, OTHER, OTHER]
     assert len({json.loads(files[f"{name}.json"])["request_id"] for name in names}) == 3
 
