@@ -18,6 +18,7 @@ from comfyline.pipeline.document import Pipeline
 from comfyline.pipeline.references import FILE_FIELDS
 from comfyline.pipeline.tables import read_table
 from comfyline.redact import without_secrets
+from comfyline.yaml.nodes import nearest_file
 
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _RECURSIVE = "**"
@@ -179,13 +180,9 @@ def natural(name: str) -> tuple[list[Any], str]:
 
 
 def _no_such_file(pattern: str, where: str) -> Problem:
-    path = Path(pattern)
-    if path.is_dir():
+    if Path(pattern).is_dir():
         return _is_folder(pattern, where)
-    hint = f"there is no folder {path.parent}"
-    if path.parent.is_dir():
-        hint = did_you_mean(path.name, sorted(one.name for one in path.parent.iterdir()))
-    return Problem(where, f"no such file: {pattern}", hint)
+    return Problem(where, f"no such file: {pattern}", nearest_file(Path(pattern)))
 
 
 async def _no_such_object(address: str, where: str, reader: Reader) -> Problem:

@@ -11,9 +11,9 @@ from typing import Any
 
 from yaml import CollectionNode, ScalarNode
 
-from comfyline.errors import InputInvalid, Problem, UsageError, did_you_mean
+from comfyline.errors import InputInvalid, Problem, UsageError
 from comfyline.job import Pointer
-from comfyline.yaml.nodes import QUOTE_IT, NodeReader, place_in
+from comfyline.yaml.nodes import QUOTE_IT, NodeReader, nearest_file, place_in
 from comfyline.yaml.scalars import in_words
 
 EXTENDS = "extends"
@@ -128,7 +128,7 @@ def _text(path: Path, named_at: str) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        problem = Problem(where, f"{subject}there is no such file", _nearest_file(path))
+        problem = Problem(where, f"{subject}there is no such file", nearest_file(path))
     except UnicodeDecodeError as error:
         place = place_in(str(path), error.object.decode("latin-1"), error.start)
         problem = Problem(place, "the file is not UTF-8 text", "save the file in UTF-8")
@@ -136,14 +136,6 @@ def _text(path: Path, named_at: str) -> str:
         reason = getattr(error, "strerror", None) or str(error)
         problem = Problem(where, f"{subject}the file cannot be read: {reason}")
     raise InputInvalid([problem])
-
-
-def _nearest_file(path: Path) -> str:
-    try:
-        names = sorted(entry.name for entry in path.parent.iterdir())
-    except (OSError, ValueError):
-        return ""
-    return did_you_mean(path.name, names)
 
 
 def _extended(located: LocatedYaml, opened: Sequence[Path]) -> Path | None:
@@ -156,13 +148,9 @@ def _extended(located: LocatedYaml, opened: Sequence[Path]) -> Path | None:
         return None
     where = located.where((EXTENDS,))
     hint = "write extends: configs/pipelines/base.yaml, relative to the working directory"
-    if not isinstance(named, str) or not named.strip():
-        message = f"`{EXTENDS}` should be the path of one file, not {in_words(named)}"
+    if not isinstance(named, str) or not named.strip() or "{{" in named:
+        message = f"`{EXTENDS}` should be the plain path of one file, not {in_words(named)}"
         raise InputInvalid([Problem(where, message, hint)])
-    if "{{" in named:
-        raise InputInvalid(
-            [Problem(where, f"`{EXTENDS}` takes a plain path, not a template", hint)]
-        )
     following = Path(named)
     same = [path for path in opened if _same_file(path, following)]
     if same:

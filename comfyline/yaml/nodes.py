@@ -7,7 +7,7 @@ flow style, behind an anchor and through a merge. The one tag that means somethi
 
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -31,7 +31,6 @@ _FILE = "!file"
 _LARGEST_FILE = 2**20
 # Line breaks to PyYAML, as in YAML 1.1, and none to an editor: every later line would be off.
 _UNSEEN_BREAK = re.compile("[\x85\u2028\u2029]")
-_ANCHOR_TWICE = re.compile(r"found duplicate anchor '(.+)'; first occurrence")
 QUOTE_IT = (
     'put quotes around text that contains {{ … }}, ": ", # or begins with a special character'
 )
@@ -71,10 +70,9 @@ class NodeReader:
     def compose(self, text: str) -> Node | None:
         """Parse the text into nodes; None when it holds nothing."""
         if unseen := _UNSEEN_BREAK.search(text):
-            code = f"{ord(unseen[0]):04x}"
+            message = f"an invisible line break (U+{ord(unseen[0]):04x})"
             place = place_in(self.name, text, unseen.start())
-            hint = f'remove it, or write "\\u{code}" in quotes'
-            raise InputInvalid([Problem(place, f"an invisible line break (U+{code})", hint)])
+            raise InputInvalid([Problem(place, message, "remove it")])
         try:
             return yaml.compose(text, Loader=_Loader)
         except MarkedYAMLError as error:
@@ -92,14 +90,9 @@ class NodeReader:
     def _syntax_problem(self, error: MarkedYAMLError, text: str) -> Problem:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line, mark.column) if mark else (0, 0)
-        where = f"{self.name}:{line + 1}:{column + 1}"
-        said = " ".join(str(error.problem or error.context).split())
-        if error.context_mark and (anchor := _ANCHOR_TWICE.match(error.context or "")):
-            first = f"line {error.context_mark.line + 1}"
-            message = f"the anchor `{anchor[1]}` is defined twice; the first one is on {first}"
-            return Problem(where, message, "give one of them another name")
+        said = ": ".join(part for part in (error.context, error.problem) if part)
         hint = _syntax_hint(said, text.splitlines()[line : line + 1])
-        return Problem(where, f"not valid YAML: {said}", hint)
+        return Problem(f"{self.name}:{line + 1}:{column + 1}", f"not valid YAML: {said}", hint)
 
     def place(self, node: Node) -> str:
         """Return where a node begins."""
@@ -241,14 +234,22 @@ def _read_text(written: str) -> str:
     another job of the same prompt. Raises `OddScalar` for what is no UTF-8 text of up to 1 MB, and
     for a file that lies, or that a link puts, outside of the working directory.
     """
-    path = _in_working_directory(written)
+    hint = "name a file in the working directory, such as prompts/office.md"
+    if not written.strip() or "{{" in written or "{%" in written:
+        raise OddScalar(f"`!file` takes the plain path of a text file, not {written!r}", hint)
     try:
+        path = Path(written).resolve()
+        if not path.is_relative_to(Path.cwd().resolve()):
+            raise OddScalar(f"{written} lies outside of the working directory", hint)
+        if not path.exists():
+            raise OddScalar(f"there is no file {written}", nearest_file(Path(written)))
         if not path.is_file():
-            raise _no_file(written, path)
+            raise OddScalar(f"{written} is not a file", hint)
         with path.open("rb") as file:
             content = file.read(_LARGEST_FILE + 1)
-    except OSError as error:
-        raise OddScalar(f"{written} cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError, RuntimeError) as error:  # a zero byte, a link to itself
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OddScalar(f"{written!r} cannot be read: {reason}", hint) from None
     if len(content) > _LARGEST_FILE:
         raise OddScalar(f"{written} is larger than 1 MB", "`!file` is for texts, such as prompts")
     try:
@@ -257,37 +258,14 @@ def _read_text(written: str) -> str:
         line = content[: error.start].count(b"\n") + 1
         hint = "save the file in UTF-8"
         raise OddScalar(f"{written} is not UTF-8 text (its line {line})", hint) from None
-    if any(character < " " and character not in "\t\r\n" for character in text):
-        raise OddScalar(f"{written} contains control characters: it is not a text file")
     return text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
 
 
-def _in_working_directory(written: str) -> Path:
-    """Return the file that is meant, with all links followed."""
-    hint = "name a file in the working directory, such as prompts/office.md"
-    if not written.strip():
-        raise OddScalar("`!file` does not name a file", hint)
-    if "{{" in written or "{%" in written:
-        raise OddScalar("`!file` takes a plain path; templates are for the text in the file", hint)
-    named = PurePath(written)
-    if named.is_absolute() or written.startswith("~") or ".." in named.parts:
-        raise OddScalar(f"{written} lies outside of the working directory", hint)
+def nearest_file(path: Path) -> str:
+    """Return the hint for a file that is not there: the nearest one beside it, if any."""
     try:
-        root, path = Path.cwd().resolve(), Path(written).resolve()
-    except (OSError, ValueError, RuntimeError):  # a zero byte, a link to itself
-        raise OddScalar(f"{written!r} is not the name of a file", hint) from None
-    if not path.is_relative_to(root):
-        raise OddScalar(f"{written} is a link that leads outside of the working directory", hint)
-    return path
-
-
-def _no_file(written: str, path: Path) -> OddScalar:
-    if path.is_dir():
-        return OddScalar(f"{written} is a folder", "name a file in it")
-    if path.exists():
-        return OddScalar(f"{written} is not a regular file")
-    hint = f"there is no folder {PurePath(written).parent}"
-    if path.parent.is_dir():
-        beside = [str(PurePath(written).with_name(one.name)) for one in path.parent.iterdir()]
-        hint = did_you_mean(written, sorted(beside))
-    return OddScalar(f"there is no file {written}", hint)
+        return did_you_mean(path.name, sorted(one.name for one in path.parent.iterdir()))
+    except FileNotFoundError:
+        return f"there is no folder {path.parent}"
+    except (OSError, ValueError):
+        return ""

@@ -26,7 +26,7 @@ _LONGEST = 40
 """The longest text that is repeated in a message."""
 
 
-class OddScalar(ValueError):
+class OddScalar(Exception):
     """A bare word that is no value that JSON can carry, or no clear one; `hint` says what to do."""
 
     def __init__(self, message: str, hint: str = "") -> None:
