@@ -119,12 +119,12 @@ class AttemptSummary:
     run_id: str
     pipeline: str
     updated_at: datetime
-    lease_until: datetime | None
-    submitted_at: datetime | None
-    request_id: str | None
-    cost_usd: float | None
-    error_kind: str | None
     packed: str
+    lease_until: datetime | None = None
+    submitted_at: datetime | None = None
+    request_id: str | None = None
+    cost_usd: float | None = None
+    error_kind: str | None = None
     outputs: tuple[StoredOutput, ...] = ()
     rejections: int = 0
 

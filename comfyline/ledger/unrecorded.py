@@ -318,9 +318,13 @@ async def _recover_strays(journal: Journal, ledger: Ledger) -> int:
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """A job whose outputs lie whole under their names, as their sidecars tell of it."""
+    """A job whose outputs lie under their names, as their sidecars tell of it.
+
+    `account` is None where they do not say whose it is.
+    """
 
     checked: CheckedJob
+    account: Account | None
     request_id: str
     number: int
     cost_usd: float | None

@@ -10,14 +10,14 @@ import asyncio
 import json
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from os.path import commonprefix
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -38,10 +38,8 @@ from comfyline.report.format import count
 from comfyline.sandbox.store import request_ids
 from comfyline.services import Services, now
 from comfyline.stack.home import Layout
-from comfyline.storage.place import Place, join
+from comfyline.storage.place import Place, all_of, join
 from comfyline.storage.sidecar import SUFFIX, Sidecar, read_sidecar
-
-T = TypeVar("T")
 
 _AT_ONCE = 16
 _FEW = 50
@@ -55,48 +53,6 @@ _PAID_FOR = f"""
 """  # noqa: S608  # a constant of our own
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The outputs of one job, whole, with what their sidecars say: places, each with its own."""
-
-    checked: CheckedJob
-    outputs: tuple[tuple[str, Sidecar], ...]
-
-    @property
-    def sidecar(self) -> Sidecar:
-        """That of the first output; what it says of the job, all say."""
-        return self.outputs[0][1]
-
-    @property
-    def uri(self) -> str:
-        """Where the first output lies."""
-        return self.outputs[0][0]
-
-    def as_stored(self) -> StoredJob:
-        """Return the job as the ledger takes it."""
-        told = self.sidecar
-        files = [(uri, sidecar.output) for uri, sidecar in self.outputs]
-        return StoredJob(
-            checked=self.checked,
-            request_id=told.request_id or "",
-            number=told.attempt,
-            cost_usd=told.cost_usd,
-            reached={one: told.timestamps[one] for one in JobState if one in told.timestamps},
-            outputs=tuple(
-                StoredOutput(one.index, uri, one.sha256, one.bytes, one.media_type)
-                for uri, one in files
-            ),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Recognised:
-    """Jobs that sidecars tell of: those that are the account's own, and those of nobody known."""
-
-    mine: tuple[Found, ...] = ()
-    nobodys: tuple[Found, ...] = ()
-
-
 async def recognise(
     jobs: Iterable[CheckedJob | None], known: Mapping[str, AnyAttempt], services: Services
 ) -> dict[str, AnyAttempt]:
@@ -108,24 +64,25 @@ async def recognise(
     if not asked:
         return {}
     try:
-        found = await look_for(tuple(asked.values()), services)
+        found = await look_for(asked.values(), services)
     except Unreachable:
         # Who only looks need not have its storage at hand; who pays has.
         if services.is_reading:
             return {}
         raise
-    mine = [one for one in found.mine if _fits(one, known)]
+    mine = [one for one in found if one.account and _fits(one, known)]
+    nobodys = [one for one in found if not one.account]
     if services.is_reading:
         return {
             **await _recorded_by_a_run(asked, services),
-            **{one.checked.key: _stored(one, services.now()) for one in mine},
-            **{one.checked.key: _doubt(one, services.now()) for one in found.nobodys},
+            **{one.checked.key: _foreseen(one, services.now()) for one in (*mine, *nobodys)},
         }
     adopted = await adopt(mine, services)
     for one in mine:
         # Whoever died after the last sidecar had fetched it.
-        await asyncio.to_thread(clear, services.work_directory(one.sidecar.request_id or ""))
-    await _ask(found.nobodys, services)
+        await asyncio.to_thread(clear, services.work_directory(one.request_id))
+    if nobodys:
+        await services.ledger.database.run(lambda c: _ask(c, nobodys, services))
     if adopted:
         files = sum(len(one.outputs) for one in mine)
         said = f"{count(adopted, 'job')} adopted from the sidecars of {count(files, 'output')}"
@@ -134,52 +91,47 @@ async def recognise(
             said += f". It is a new ledger, {services.journal.place}; if you meant another, "
             said += "COMFYLINE_LEDGER_URL or `ledger` in the profile sets it"
         tell(Note(said))
-    return {**await services.ledger.summaries([o.checked.key for o in (*mine, *found.nobodys)])}
+    return {**await services.ledger.summaries([one.checked.key for one in (*mine, *nobodys)])}
 
 
-async def look_for(jobs: Sequence[CheckedJob], services: Services) -> Recognised:
-    """Find what is stored of jobs by its sidecars. Writes nothing."""
+async def look_for(jobs: Iterable[CheckedJob], services: Services) -> list[StoredJob]:
+    """Find what is stored of jobs by its sidecars: this account's and nobody's. Writes nothing."""
     folders: dict[tuple[str, str], list[CheckedJob]] = defaultdict(list)
     for job in jobs:
         folders[job.job.placement.folder, job.job.placement.root].append(job)
-    described: list[Found] = []
+    described: list[StoredJob] = []
     for (folder, root), some in folders.items():
         described += await _described(some, folder, services.places.of_folder(folder, root))
     account = services.settings.runcomfy.account
-    whose = await _whose([one for one in described if one.sidecar.origin is None], services)
-    mine: list[Found] = []
-    nobodys: list[Found] = []
-    for one in described:
-        told = one.sidecar
-        named = Account(told.origin, told.account or "") if told.origin else whose.get(one.uri)
-        if named == account:
-            mine.append(one)
-        elif named is None and account.is_paid:
-            nobodys.append(one)
-    return Recognised(await _whole(mine, services), await _whole(nobodys, services))
+    wanted = {account, None} if account.is_paid else {account}
+    found = [one for one in await _with_accounts(described, services) if one.account in wanted]
+
+    async def is_whole(one: StoredJob) -> bool:
+        for output in one.outputs:
+            if await services.places.of(output.uri).sha256(output.uri) != output.sha256:
+                return False
+        return True
+
+    whole = await all_of(map(is_whole, found), _AT_ONCE)
+    return [one for one, is_right in zip(found, whole, strict=True) if is_right]
 
 
-async def adopt(found: Sequence[Found], services: Services) -> int:
+async def adopt(found: Sequence[StoredJob], services: Services) -> int:
     """Write down as stored what sidecars say is this account's; return how many jobs were new."""
+    account, at, new = services.settings.runcomfy.account, services.now(), 0
+
+    def work(some: Sequence[StoredJob], connection: Connection) -> int:
+        return sum(adopt_stored(connection, one, account, at) for one in some)
+
+    for some in in_batches(found):
+        new += await services.ledger.database.run(partial(work, some))
+    return new
+
+
+def _ask(connection: Connection, found: Sequence[StoredJob], services: Services) -> None:
     account, at = services.settings.runcomfy.account, services.now()
-
-    def work(some: Sequence[Found], connection: Connection) -> int:
-        return sum(adopt_stored(connection, one.as_stored(), account, at) for one in some)
-
-    return sum(
-        [await services.ledger.database.run(partial(work, some)) for some in in_batches(found)]
-    )
-
-
-async def _ask(found: Sequence[Found], services: Services) -> None:
-    account, at = services.settings.runcomfy.account, services.now()
-
-    def work(connection: Connection) -> None:
-        for one in found:
-            ask_whose(connection, one.checked, one.uri, account, at)
-
-    if found:
-        await services.ledger.database.run(work)
+    for one in found:
+        ask_whose(connection, one.checked, one.outputs[0].uri, account, at)
 
 
 def foreseen_in_words(recognised: Iterable[AnyAttempt]) -> Iterator[str]:
@@ -243,48 +195,59 @@ def _may_be_stored(known: Mapping[str, AnyAttempt], checked: CheckedJob) -> bool
     return decision is Decision.SUBMIT
 
 
-def _fits(found: Found, known: Mapping[str, AnyAttempt]) -> bool:
+def _fits(found: StoredJob, known: Mapping[str, AnyAttempt]) -> bool:
     """Return whether what lies there is what the job is still to be collected for, if it is."""
     attempt = known.get(found.checked.key)
     if attempt is None or attempt.state not in _TO_COLLECT:
         return True
-    return found.sidecar.request_id == attempt.request_id
+    return found.request_id == attempt.request_id
 
 
-async def _described(jobs: Sequence[CheckedJob], folder: str, place: Place) -> list[Found]:
+async def _described(jobs: Sequence[CheckedJob], folder: str, place: Place) -> list[StoredJob]:
     """Find each job's outputs that are all there, with sidecars of one request."""
     beginning = await asyncio.to_thread(_beginning, jobs)
     sizes = await place.names_in(folder, beginning)
     lying = {name: size for name, size in sizes.items() if f"{name}{SUFFIX}" in sizes}
-    if not lying:
-        return []
 
-    async def look(checked: CheckedJob, names: Iterable[str]) -> Found | None:
+    async def look(checked: CheckedJob, names: Iterable[str]) -> StoredJob | None:
         requests: dict[str, dict[int, tuple[str, Sidecar]]] = defaultdict(dict)
         for name in names:
-            uri = join(folder, name)
-            told = await _read(place, uri)
+            uri, told = join(folder, name), None
+            with suppress(ValueError):
+                told = await read_sidecar(place, f"{uri}{SUFFIX}")
             if told is None or told.job != checked.key or told.rejected:
                 continue
             if told.request_id and lying[name] == told.output.bytes:
                 requests[told.request_id].setdefault(told.output.index, (uri, told))
         whole = [
-            Found(checked, tuple(outputs[index] for index in range(len(outputs))))
+            _stored_job(checked, [outputs[index] for index in range(len(outputs))])
             for outputs in requests.values()
             if set(outputs) == set(range(len(outputs)))
             and outputs[0][1].outputs in {None, len(outputs)}
         ]
-        return max(whole, key=lambda one: one.sidecar.attempt, default=None)
+        return max(whole, key=lambda one: one.number, default=None)
 
-    candidates = await asyncio.to_thread(_candidates, jobs, lying)
-    return [one for one in await _some_at_once(look, candidates) if one is not None]
+    candidates = await asyncio.to_thread(_candidates, jobs, lying) if lying else ()
+    found = await all_of((look(*one) for one in candidates), _AT_ONCE)
+    return [one for one in found if one is not None]
 
 
-async def _read(place: Place, uri: str) -> Sidecar | None:
-    try:
-        return await read_sidecar(place, f"{uri}{SUFFIX}")
-    except ValueError:
-        return None
+def _stored_job(checked: CheckedJob, outputs: Sequence[tuple[str, Sidecar]]) -> StoredJob:
+    """Return a job as the sidecars of its outputs tell of it; the first says what all say."""
+    told = outputs[0][1]
+    files = [(uri, sidecar.output) for uri, sidecar in outputs]
+    return StoredJob(
+        checked=checked,
+        account=Account(told.origin, told.account or "") if told.origin else None,
+        request_id=told.request_id or "",
+        number=told.attempt,
+        cost_usd=told.cost_usd,
+        reached={one: told.timestamps[one] for one in JobState if one in told.timestamps},
+        outputs=tuple(
+            StoredOutput(one.index, uri, one.sha256, one.bytes, one.media_type)
+            for uri, one in files
+        ),
+    )
 
 
 def _beginning(jobs: Sequence[CheckedJob]) -> str:
@@ -329,46 +292,19 @@ def _candidates(
     return found
 
 
-async def _whose(found: Sequence[Found], services: Services) -> dict[str, Account]:
-    """Tell whose those are that do not say so, as this ledger or the local sandbox knows."""
-    if not found:
-        return {}
-    sandbox = Layout(services.settings.home).sandbox
-    its_own = await asyncio.to_thread(request_ids, sandbox)
-    of_request = dict.fromkeys(its_own, Account(LOCAL_SANDBOX))
-    for some in in_batches([one.sidecar.request_id or "" for one in found]):
+async def _with_accounts(found: Sequence[StoredJob], services: Services) -> list[StoredJob]:
+    """Add whose those are that do not say so, as this ledger or the local sandbox knows."""
+    silent = [one.request_id for one in found if one.account is None]
+    if not silent:
+        return [*found]
+    its_own = await asyncio.to_thread(request_ids, Layout(services.settings.home).sandbox)
+    whose: dict[str, Account] = dict.fromkeys(its_own, Account(LOCAL_SANDBOX))
+    for some in in_batches(silent):
         these = Selection(request_ids=tuple(some))
         for attempt in await services.ledger.list(these, of_all=True):
             if attempt.account and attempt.request_id:
-                of_request[attempt.request_id] = attempt.account
-    told = {one.uri: of_request.get(one.sidecar.request_id or "") for one in found}
-    return {uri: account for uri, account in told.items() if account is not None}
-
-
-async def _whole(found: Sequence[Found], services: Services) -> tuple[Found, ...]:
-    """Return those whose every byte is what was stored."""
-
-    async def is_whole(one: Found) -> bool:
-        for uri, sidecar in one.outputs:
-            if await services.places.of(uri).sha256(uri) != sidecar.output.sha256:
-                return False
-        return True
-
-    right = await _some_at_once(is_whole, [(one,) for one in found])
-    return tuple(one for one, is_right in zip(found, right, strict=True) if is_right)
-
-
-async def _some_at_once(
-    work: Callable[..., Awaitable[T]], arguments: Iterable[tuple[Any, ...]]
-) -> list[T]:
-    """Return the results in order; a few are worked on at a time."""
-    gate = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(some: tuple[Any, ...]) -> T:
-        async with gate:
-            return await work(*some)
-
-    return await asyncio.gather(*map(one, arguments))
+                whose[attempt.request_id] = attempt.account
+    return [replace(one, account=one.account or whose.get(one.request_id)) for one in found]
 
 
 async def _recorded_by_a_run(
@@ -380,40 +316,32 @@ async def _recorded_by_a_run(
         if one.line and one.key in asked:
             state = JobState.SUBMITTED if one.request_id else JobState.IN_DOUBT
             sent = one.line.entry.at if one.request_id else None
-            found[one.key] = _summary(
-                asked[one.key], state, "journal", at, request_id=one.request_id, submitted_at=sent
-            )
+            told = {"request_id": one.request_id, "submitted_at": sent}
+            found[one.key] = _summary(asked[one.key], state, "journal", at, **told)
     return found
 
 
-def _stored(found: Found, at: datetime) -> AnyAttempt:
-    stored = found.as_stored()
+def _foreseen(found: StoredJob, at: datetime) -> AnyAttempt:
+    """Return what a run would make of it."""
+    if found.account is None:
+        unknown = {"error_kind": UNKNOWN_ORIGIN}
+        return _summary(found.checked, JobState.IN_DOUBT, "sidecar", at, **unknown)
     return _summary(
         found.checked,
         JobState.PERSISTED,
         "sidecar",
         at,
-        request_id=stored.request_id,
-        cost_usd=stored.cost_usd,
-        submitted_at=stored.reached.get(JobState.SUBMITTED),
-        outputs=stored.outputs,
+        request_id=found.request_id,
+        cost_usd=found.cost_usd,
+        submitted_at=found.reached.get(JobState.SUBMITTED),
+        outputs=found.outputs,
     )
-
-
-def _doubt(found: Found, at: datetime) -> AnyAttempt:
-    return _summary(found.checked, JobState.IN_DOUBT, "sidecar", at, error_kind=UNKNOWN_ORIGIN)
 
 
 def _summary(
     checked: CheckedJob, state: JobState, run_id: str, at: datetime, **told: Any
 ) -> AnyAttempt:
     """Return an attempt that is not in the ledger as it would stand there."""
-    nothing = dict.fromkeys(("lease_until", "submitted_at", "request_id", "cost_usd", "error_kind"))
     return AttemptSummary(
-        state=state,
-        run_id=run_id,
-        pipeline=checked.job.pipeline,
-        updated_at=at,
-        packed=json.dumps(pack(checked)),
-        **{**nothing, **told},
+        state, run_id, checked.job.pipeline, at, json.dumps(pack(checked)), **told
     )

@@ -28,7 +28,6 @@ _FOR_NOTHING = frozenset({JobState.FAILED, JobState.CANCELLED})
 _OVER = _FOR_NOTHING | {JobState.PERSISTED}
 _ENDED = _OVER | {JobState.EXPIRED}
 _NOT_SUBMITTED = frozenset({JobState.PLANNED, JobState.SUBMITTING})
-_AT_ONCE = 16
 _GRACE = timedelta(days=1)
 """RunComfy may keep a result a little longer than it says."""
 
@@ -111,10 +110,7 @@ async def gather(
                 pass  # It is deleted there, which is no difference.
         return Seen(attempt, tuple(files), asked, charge)
 
-    found: list[Seen] = []
-    for start in range(0, len(attempts), _AT_ONCE):
-        found += await all_of(map(look, attempts[start : start + _AT_ONCE]))
-    return found
+    return await all_of(map(look, attempts))
 
 
 async def with_history(attempts: Sequence[Attempt], ledger: Ledger) -> list[Attempt]:

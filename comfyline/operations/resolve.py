@@ -230,8 +230,7 @@ async def adopt_stored_output(attempt: Attempt, services: Services) -> Resolutio
             f"Job {short(key)} has no stored output of unknown origin",
             hint=f"{_UNCHANGED} Answer --lost or --request-id.",
         )
-    found = await look_for((attempt.checked,), services)
-    if not await adopt((*found.nobodys, *found.mine), services):
+    if not await adopt(await look_for((attempt.checked,), services), services):
         raise UsageError(
             f"The output of job {short(key)} is gone, or differs from its sidecar",
             hint=f"{_UNCHANGED} Restore it, or answer --lost.",

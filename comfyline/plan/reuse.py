@@ -23,7 +23,7 @@ from comfyline.progress import Note, tell
 from comfyline.run import Outcome, Run
 from comfyline.services import Services
 from comfyline.storage.origins import is_presigned
-from comfyline.storage.place import join
+from comfyline.storage.place import all_of, join
 
 Validated = tuple[Job, CheckedJob | None]
 """A job with its checked form; None where its check fails, and `validate` says why."""
@@ -255,14 +255,12 @@ async def _lying(
     found = {output for output in outputs if sizes[output.uri] == output.bytes}
     if not run.verify:
         return found
-    gate = asyncio.Semaphore(_READ_AT_ONCE)
 
     async def is_whole(output: StoredOutput) -> bool:
-        async with gate:
-            return await services.places.of(output.uri).sha256(output.uri) == output.sha256
+        return await services.places.of(output.uri).sha256(output.uri) == output.sha256
 
     ordered = list(found)
-    whole = await asyncio.gather(*map(is_whole, ordered))
+    whole = await all_of(map(is_whole, ordered), _READ_AT_ONCE)
     return {output for output, right in zip(ordered, whole, strict=True) if right}
 
 

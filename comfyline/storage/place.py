@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequen
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
@@ -79,13 +80,15 @@ class Place(Protocol):
         """All files in a folder, or under a prefix of a bucket, however deep; none is no error."""
 
 
-async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def all_of(work: Iterable[Coroutine[Any, Any, T]], at_once: int = 32) -> list[T]:
     """Return the results in order; raise the first error, when none of the work goes on."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if not isinstance(result, BaseException)]
+    left, found = iter(work), list[T]()
+    while results := await asyncio.gather(*islice(left, at_once), return_exceptions=True):
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            found.append(result)
+    return found
 
 
 def join(folder: str, name: str) -> str:

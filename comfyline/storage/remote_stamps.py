@@ -53,11 +53,8 @@ async def look_up(bucket: Bucket, uris: Sequence[str]) -> dict[str, Listed]:
             listed, is_whole = await list_folder(bucket, folder, some, some.__len__)
             found |= listed
             left = [] if is_whole else [uri for uri in some if uri not in listed]
-        for first in range(0, len(left), _HEADS_AT_ONCE):
-            heads = await all_of(
-                _stamp(bucket, uri) for uri in left[first : first + _HEADS_AT_ONCE]
-            )
-            found |= {one.uri: one for one in heads if one}
+        heads = await all_of((_stamp(bucket, uri) for uri in left), _HEADS_AT_ONCE)
+        found |= {one.uri: one for one in heads if one}
     return found
 
 

@@ -169,10 +169,7 @@ class Bucket:
 
     async def sizes(self, uris: Sequence[str]) -> list[int | None]:
         """Return the size of each of many objects, in their order."""
-        found: list[int | None] = []
-        for start in range(0, len(uris), _CONNECTIONS):
-            found += await all_of(map(self.size, uris[start : start + _CONNECTIONS]))
-        return found
+        return await all_of(map(self.size, uris), _CONNECTIONS)
 
     async def stamp(self, uri: str) -> Listed | None:
         """Return what a listing tells of one object: size, ETag and time; None for none."""
