@@ -235,6 +235,13 @@ def jpeg(size: tuple[int, int], exif_orientation: int = 1) -> bytes:
     return buffer.getvalue()
 
 
+def noise(size: tuple[int, int]) -> bytes:
+    """A picture of which every byte counts."""
+    buffer = io.BytesIO()
+    Image.merge("RGB", [Image.effect_noise(size, 100) for _ in "RGB"]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 @pytest.fixture(scope="session")
 def files() -> Iterator[str]:
     """The origin of a file server on loopback."""
@@ -243,6 +250,7 @@ def files() -> Iterator[str]:
         "/cat.jpg": (200, page, (ROOT / "configs/samples/cat.jpg").read_bytes()),
         "/wide.jpg": (200, page, jpeg((600, 300))),
         "/turned.jpg": (200, page, jpeg((600, 300), exif_orientation=6)),
+        "/noise.png": (200, {}, noise((1024, 1024))),
         "/page.jpg": (200, {"Content-Type": "text/html"}, b"<h1>Log in</h1>"),
         "/secret.jpg": (403, {}, b"no"),
         "/moved.jpg": (302, {"Location": "/wide.jpg"}, b""),

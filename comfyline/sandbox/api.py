@@ -1,37 +1,112 @@
-"""RunComfy's calls, and the outputs' own address."""
+"""RunComfy's calls, the outputs' own address, and what only a test may ask of the sandbox."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+import base64
+import hmac
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 from fastapi import APIRouter, Depends, Query
 from fastapi import Request as HttpRequest
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse, Response
 
-from comfyline.sandbox.blob_store import media_type
-from comfyline.sandbox.faults import Receive, Scope, Send
-from comfyline.sandbox.handlers import Handlers, data_uri, result_body, urls
+from comfyline.sandbox.blob_store import BlobStore, media_type
+from comfyline.sandbox.catalogue import CatalogueEntry, ModelCatalogue
+from comfyline.sandbox.dialect import Violation, check, with_defaults
+from comfyline.sandbox.faults import Fault, Faults, Receive, Scope, Send
 from comfyline.sandbox.output_shape import fill_output
+from comfyline.sandbox.server import SandboxOptions
+from comfyline.sandbox.store import Request, Store, without_queries
+from comfyline.sandbox.worker import Worker
+
+INVALID_MODEL = 400001
+NO_BALANCE = 400002
+INVALID_TOKEN = 400004
+UNKNOWN_REQUEST = 404001
 
 _LONGEST_PAGE = 500
 _CHUNK = 64 * 1024
 
 
-def _origin(http: HttpRequest) -> str:
-    return str(http.base_url).rstrip("/")
+class Refusal(Exception):
+    """A call is refused, with this answer."""
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(status)
+        self.status, self.body = status, body
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """What the calls work with. A call that is refused raises `Refusal`."""
+
+    options: SandboxOptions
+    store: Store
+    blobs: BlobStore
+    catalogue: ModelCatalogue
+    worker: Worker
+
+    async def require_token(self, http: HttpRequest) -> None:
+        """Refuse a call without the right bearer token."""
+        scheme, _, given = http.headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(given.strip().encode(), self.options.token.encode())
+        if scheme.lower() != "bearer" or not right:
+            raise _refusal(401, INVALID_TOKEN, "account or token invalid")
+
+    def model(self, model_id: str) -> CatalogueEntry:
+        """Return the catalogue entry of a model."""
+        if (entry := self.catalogue.find(model_id)) is None:
+            raise _refusal(400, INVALID_MODEL, "invalid model or resource id")
+        return entry
+
+    def known(self, request_id: str) -> Request:
+        """Find a request that is not yet forgotten."""
+        if (request := self.store.find(request_id)) is None:
+            raise _refusal(404, UNKNOWN_REQUEST, "request unknown or expired")
+        return request
+
+    def balance(self) -> float:
+        """Return what is left of the balance, in USD."""
+        return round(self.options.balance_usd - self.store.charged(), 6)
+
+    def accept(self, model_id: str, body: bytes) -> str:
+        """Check a submission, take it into the queue and return its id."""
+        entry = self.model(model_id)
+        given = _parse_body(body)
+        if mistakes := check(entry.input_schema, given):
+            raise _input_refused(*mistakes)
+        inputs = with_defaults(entry.input_schema, given)
+        price = entry.charge(inputs)
+        if self.balance() < price:
+            raise _refusal(402, NO_BALANCE, "no balance left")
+        request_id = str(uuid.uuid4())
+        self.store.add(
+            request_id,
+            model_id=model_id,
+            inputs=inputs,
+            price_usd=price,
+            once=inputs.get("sync_mode") is True,
+        )
+        self.worker.announce()
+        return request_id
+
+    def hand_over(self, request_id: str) -> None:
+        """Forget the outputs of a request, which the caller has now, or which are too old."""
+        self.store.forget_files(request_id)
+        self.blobs.drop(request_id)
 
 
 def api_routes(handlers: Handlers) -> APIRouter:
     """Define the calls of the Model API, all behind the token."""
-
-    def require_token(http: HttpRequest) -> None:
-        handlers.require_token(http.headers.get("authorization", ""))
-
-    routes = APIRouter(dependencies=[Depends(require_token)])
+    routes = APIRouter(dependencies=[Depends(handlers.require_token)])
 
     @routes.get("/v1/models")
-    def list_models(
+    async def list_models(
         search: str | None = None,
         category: str | None = None,
         kind: str | None = None,
@@ -39,85 +114,73 @@ def api_routes(handlers: Handlers) -> APIRouter:
         include_schema: bool = False,
         limit: Annotated[int, Query(ge=1)] = 50,
         offset: Annotated[int, Query(ge=0)] = 0,
-    ) -> dict[str, Any]:
+    ) -> JSONResponse:
         found = handlers.catalogue.search(text=search, category=category, kind=kind)
         # No largest number is documented: more than this is answered with less than was asked for.
         page = found[offset : offset + min(limit, _LONGEST_PAGE)]
-        return {
-            "models": [entry.shown(with_schema=include_schema) for entry in page],
-            "total": len(found),
-        }
+        models = [entry.shown(with_schema=include_schema) for entry in page]
+        return JSONResponse({"models": models, "total": len(found)})
 
     @routes.get("/v1/models/{model_id:path}")
-    def show_model(model_id: str) -> dict[str, Any]:
-        return handlers.model(model_id).shown(with_schema=True)
+    async def show_model(model_id: str) -> JSONResponse:
+        return JSONResponse(handlers.model(model_id).shown(with_schema=True))
 
     @routes.post("/v1/models/{model_id:path}")
-    async def submit(model_id: str, http: HttpRequest) -> dict[str, Any]:
-        request_id = await run_in_threadpool(handlers.accept, model_id, await http.body())
-        handlers.worker.announce()
-        return {
-            "request_id": request_id,
-            **urls(_origin(http), request_id),
-            "cancel_url": f"{_origin(http)}/v1/requests/{request_id}/cancel",
-        }
+    async def submit(model_id: str, http: HttpRequest) -> JSONResponse:
+        request_id = handlers.accept(model_id, await http.body())
+        cancel_url = f"{_origin(http)}/v1/requests/{request_id}/cancel"
+        return JSONResponse(
+            {"request_id": request_id, **_urls(http, request_id), "cancel_url": cancel_url}
+        )
 
     @routes.get("/v1/requests/{request_id}/status")
-    def status(request_id: str, http: HttpRequest) -> dict[str, Any]:
+    async def status(request_id: str, http: HttpRequest) -> JSONResponse:
         request = handlers.known(request_id)
         body: dict[str, Any] = {"request_id": request_id, "status": request.status}
         if request.status == "in_queue":
             # Counted from 0: how many start before this one.
             body["queue_position"] = handlers.store.position(request)
-        return {**body, **urls(_origin(http), request_id)}
+        return JSONResponse({**body, **_urls(http, request_id)})
 
     @routes.get("/v1/requests/{request_id}/result")
-    def result(request_id: str, http: HttpRequest, *, include_cost: bool = False) -> Response:
+    async def result(
+        request_id: str, http: HttpRequest, *, include_cost: bool = False
+    ) -> JSONResponse:
         request = handlers.known(request_id)
-        body = result_body(request, include_cost=include_cost)
+        body = _result_body(request, include_cost=include_cost)
         if request.status != "completed":
             return JSONResponse(body)
+        if request.once:
+            media = [_data_uri(handlers.blobs.path(request_id, name)) for name in request.files]
+        else:
+            media = [f"{_origin(http)}/cdn/{request_id}/{name}" for name in request.files]
         entry = handlers.catalogue.find(request.model_id)
+        body["output"] = fill_output(entry, request.input, media, request.files)
         if not request.once:
-            places = [f"{_origin(http)}/cdn/{request_id}/{name}" for name in request.files]
-            return JSONResponse(
-                {**body, "output": fill_output(entry, request.input, places, request.files)}
-            )
-        paths = [handlers.blobs.path(request_id, name) for name in request.files]
-        try:
-            media = [data_uri(path) for path in paths]
-        except FileNotFoundError:
-            # Another call is handing them over at this moment.
-            media = []
-        handed = fill_output(entry, request.input, media, request.files)
-
-        async def delivered() -> None:
-            await run_in_threadpool(handlers.store.forget_files, request_id)
-            await run_in_threadpool(handlers.blobs.drop, request_id)
-
-        return _OnceAnswer({**body, "output": handed}, http, delivered)
+            return JSONResponse(body)
+        return _OnceAnswer(body, http, lambda: handlers.hand_over(request_id))
 
     @routes.post("/v1/requests/{request_id}/cancel")
-    def cancel(request_id: str) -> dict[str, Any]:
+    async def cancel(request_id: str) -> JSONResponse:
         handlers.known(request_id)
         handlers.store.cancel(request_id)
-        request = handlers.known(request_id)
-        outcome = "cancelled" if request.status == "cancelled" else "not_cancellable"
-        return {"request_id": request_id, "status": request.status, "outcome": outcome}
+        now = handlers.known(request_id).status
+        outcome = "cancelled" if now == "cancelled" else "not_cancellable"
+        return JSONResponse({"request_id": request_id, "status": now, "outcome": outcome})
 
     @routes.get("/prod/v2/balance")
-    def balance() -> dict[str, Any]:
-        return {"balance_usd": handlers.balance(), "currency": "USD"}
+    async def balance() -> JSONResponse:
+        return JSONResponse({"balance_usd": handlers.balance(), "currency": "USD"})
 
     return routes
 
 
-def cdn_routes(handlers: Handlers) -> APIRouter:
-    """Serve finished outputs, with ranges: no token is needed there, and none may come."""
+def open_routes(handlers: Handlers, faults: Faults) -> APIRouter:
+    """Define what needs no token: finished outputs, and the calls that RunComfy does not have."""
     routes = APIRouter()
 
     @routes.api_route("/cdn/{request_id}/{name}", methods=["GET", "HEAD"])
-    def serve_output(request_id: str, name: str, http: HttpRequest) -> Response:
+    async def serve_output(request_id: str, name: str, http: HttpRequest) -> Response:
         if "authorization" in http.headers:
             # The real host would simply swallow the token. Here a leak must be seen.
             return JSONResponse(
@@ -129,18 +192,62 @@ def cdn_routes(handlers: Handlers) -> APIRouter:
         path = handlers.blobs.path(request_id, name)
         return FileResponse(path, media_type=media_type(name))
 
+    @routes.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @routes.post("/sandbox/faults")
+    async def order_fault(fault: Fault) -> list[Fault]:
+        faults.append(fault)
+        return faults
+
+    @routes.get("/sandbox/faults")
+    async def show_faults() -> list[Fault]:
+        return faults
+
+    @routes.delete("/sandbox/faults")
+    async def clear_faults() -> list[Fault]:
+        faults.clear()
+        return faults
+
+    @routes.post("/sandbox/expire/{request_id}")
+    async def expire(request_id: str) -> dict[str, str]:
+        if not handlers.store.expire(request_id):
+            raise _refusal(404, UNKNOWN_REQUEST, "request unknown")
+        handlers.blobs.drop(request_id)
+        return {"request_id": request_id, "status": "expired"}
+
+    @routes.get("/sandbox/account")
+    async def account() -> JSONResponse:
+        store = handlers.store
+        requests = [
+            {
+                "request_id": request.request_id,
+                "model_id": request.model_id,
+                "status": request.status,
+                "charge_usd": request.charge_usd or 0.0,
+                "created_at": _moment(request.created_at),
+                "input": without_queries(request.input),
+                "inputs_fetched_at": {
+                    url: _moment(at) for url, at in store.fetches(request).items()
+                },
+            }
+            for request in store.all()
+        ]
+        balance = handlers.balance()
+        return JSONResponse(
+            {"requests": requests, "charged_usd": store.charged(), "balance_usd": balance}
+        )
+
     return routes
 
 
 class _OnceAnswer(JSONResponse):
     """An answer whose content ceases to exist when, and only when, it has gone out whole."""
 
-    def __init__(
-        self, content: Any, http: HttpRequest, delivered: Callable[[], Awaitable[None]]
-    ) -> None:
+    def __init__(self, content: Any, http: HttpRequest, delivered: Callable[[], None]) -> None:
         super().__init__(content)
-        self._http = http
-        self._delivered = delivered
+        self._http, self._delivered = http, delivered
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Send the body piece by piece, so that a caller who goes away is noticed."""
@@ -154,4 +261,66 @@ class _OnceAnswer(JSONResponse):
             await asyncio.sleep(0)
         if not await self._http.is_disconnected():
             await send({"type": "http.response.body", "body": b""})
-            await self._delivered()
+            self._delivered()
+
+
+def _origin(http: HttpRequest) -> str:
+    """Return the origin that the caller used."""
+    return str(http.base_url).rstrip("/")
+
+
+def _urls(http: HttpRequest, request_id: str) -> dict[str, str]:
+    """Return where a request is asked about."""
+    base = f"{_origin(http)}/v1/requests/{request_id}"
+    return {"status_url": f"{base}/status", "result_url": f"{base}/result"}
+
+
+def _result_body(request: Request, *, include_cost: bool) -> dict[str, Any]:
+    """Return the result of a request but for its output; before the end, where it stands."""
+    body: dict[str, Any] = {
+        "request_id": request.request_id,
+        "status": request.status,
+        "created_at": _moment(request.created_at),
+    }
+    if request.finished_at is not None:
+        body["finished_at"] = _moment(request.finished_at)
+        if include_cost:
+            body["cost"] = request.charge_usd or 0.0
+    if request.error is not None:
+        body["error"] = {"code": "generation_failed", "message": request.error}
+    return body
+
+
+def _moment(seconds: float) -> str:
+    """Write a time as RunComfy does: ISO 8601, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _data_uri(path: Path) -> str:
+    return f"data:{media_type(path.name)};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _refusal(status: int, code: int, message: str) -> Refusal:
+    """Refuse a call with RunComfy's number and a sentence."""
+    return Refusal(status, {"error_code": code, "error_message": message})
+
+
+def _input_refused(*mistakes: Violation) -> Refusal:
+    """Refuse an input that does not fit the model's schema, with everything that is wrong."""
+    told = [{"loc": ["body", *one.path], "msg": one.message, "type": one.kind} for one in mistakes]
+    return Refusal(422, {"detail": told})
+
+
+def _parse_body(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise _input_refused(Violation((), "the body is no valid JSON", "json_invalid")) from error
+    if not isinstance(value, dict):
+        raise _input_refused(Violation((), "the body must be a JSON object", "type"))
+    return value
+
+
+def _no_constant(word: str) -> NoReturn:
+    # Python reads NaN and Infinity, which JSON does not have.
+    raise ValueError(f"{word} is no JSON")

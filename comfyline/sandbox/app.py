@@ -12,12 +12,10 @@ from fastapi import Request as HttpRequest
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
 
-from comfyline.sandbox.admin import admin_routes
-from comfyline.sandbox.api import api_routes, cdn_routes
+from comfyline.sandbox.api import Handlers, Refusal, api_routes, open_routes
 from comfyline.sandbox.blob_store import BlobStore
 from comfyline.sandbox.catalogue import ModelCatalogue
 from comfyline.sandbox.faults import ASGIApp, FaultGate, Faults, Message, Receive, Scope, Send, drop
-from comfyline.sandbox.handlers import Handlers, Refusal
 from comfyline.sandbox.server import SandboxOptions
 from comfyline.sandbox.store import Store
 from comfyline.sandbox.worker import Worker
@@ -47,8 +45,7 @@ def create_app(options: SandboxOptions) -> ASGIApp:
     app = FastAPI(lifespan=life, openapi_url=None)
     handlers = Handlers(options, store, blobs, catalogue, worker)
     app.include_router(api_routes(handlers))
-    app.include_router(cdn_routes(handlers))
-    app.include_router(admin_routes(handlers, faults))
+    app.include_router(open_routes(handlers, faults))
 
     @app.exception_handler(Refusal)
     async def refused(_http: HttpRequest, refusal: Refusal) -> JSONResponse:

@@ -1,59 +1,72 @@
 """What the sandbox remembers: every request with its status, its times and its charge.
 
-SQLite in WAL mode: a transaction that was committed outlives the process, however it ends. Each
-method is one transaction. The methods block, so the event loop calls them in a thread.
+SQLite in WAL mode: what a call has written outlives the process, however it ends. Each call takes
+a fraction of a millisecond, so they are made on the event loop, and by it alone.
 """
 
-import threading
+import json
+import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
-
-from sqlalchemy import JSON, ColumnElement, create_engine, event, func, select, update
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 Clock = Callable[[], float]
 """Seconds since the epoch, UTC."""
 
 RETENTION = 7 * 24 * 3600.0
 
+_FILE = "sandbox.sqlite3"
+# NORMAL loses nothing when the process is killed, only when the machine is.
+_SCHEMA = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+CREATE TABLE IF NOT EXISTS requests (
+    number INTEGER PRIMARY KEY,
+    request_id TEXT NOT NULL UNIQUE,
+    model_id TEXT NOT NULL,
+    status TEXT NOT NULL,
+    input TEXT NOT NULL,
+    price_usd REAL NOT NULL,
+    charge_usd REAL,
+    once INTEGER NOT NULL,
+    expired INTEGER NOT NULL,
+    files TEXT NOT NULL,
+    error TEXT,
+    created_at REAL NOT NULL,
+    started_at REAL,
+    finished_at REAL
+);
+CREATE INDEX IF NOT EXISTS ix_requests_status ON requests (status);
+CREATE TABLE IF NOT EXISTS fetches (
+    number INTEGER NOT NULL,
+    url TEXT NOT NULL,
+    fetched_at REAL NOT NULL,
+    PRIMARY KEY (number, url)
+);
+"""
 
-class _Base(DeclarativeBase):
-    pass
 
-
-class Request(_Base):
+@dataclass(frozen=True, slots=True)
+class Request:
     """One request. `once` means sync mode: its `files` are handed over once and then forgotten."""
 
-    __tablename__ = "requests"
-
-    number: Mapped[int] = mapped_column(primary_key=True)
-    request_id: Mapped[str] = mapped_column(unique=True)
-    model_id: Mapped[str]
-    status: Mapped[str] = mapped_column(index=True)
-    input: Mapped[dict[str, Any]] = mapped_column(JSON)
-    price_usd: Mapped[float]
-    charge_usd: Mapped[float | None]
-    once: Mapped[bool]
-    expired: Mapped[bool]
-    files: Mapped[list[str]] = mapped_column(JSON)
-    error: Mapped[str | None]
-    created_at: Mapped[float]
-    started_at: Mapped[float | None]
-    finished_at: Mapped[float | None]
-
-
-class _Fetch(_Base):
-    """When an input of a request was fetched. A table of its own, so that older states are read."""
-
-    __tablename__ = "fetches"
-
-    number: Mapped[int] = mapped_column(primary_key=True)
-    url: Mapped[str] = mapped_column(primary_key=True)
-    fetched_at: Mapped[float]
+    number: int
+    request_id: str
+    model_id: str
+    status: str
+    input: dict[str, Any]
+    price_usd: float
+    charge_usd: float | None
+    once: bool
+    expired: bool
+    files: list[str]
+    error: str | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
 
 
 class Unfulfillable(Exception):
@@ -65,23 +78,14 @@ class Store:
 
     def __init__(self, directory: Path, clock: Clock = time.time) -> None:
         self._clock = clock
-        # SQLite knows one writer at a time; waiting here is cheaper than its busy loop.
-        self._lock = threading.Lock()
         directory.mkdir(parents=True, exist_ok=True)
-        self._engine = create_engine(
-            f"sqlite:///{directory / 'sandbox.sqlite3'}", connect_args={"timeout": 10}
-        )
-        event.listen(self._engine, "connect", _prepare)
-        _Base.metadata.create_all(self._engine)
+        self._database = sqlite3.connect(directory / _FILE, timeout=10, isolation_level=None)
+        self._database.row_factory = sqlite3.Row
+        self._database.executescript(_SCHEMA)
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._engine.dispose()
-
-    @contextmanager
-    def _writing(self) -> Iterator[Session]:
-        with self._lock, Session(self._engine, expire_on_commit=False) as session, session.begin():
-            yield session
+        """Close the file."""
+        self._database.close()
 
     def add(
         self,
@@ -93,20 +97,11 @@ class Store:
         once: bool,
     ) -> None:
         """Take a request into the queue."""
-        with self._writing() as session:
-            session.add(
-                Request(
-                    request_id=request_id,
-                    model_id=model_id,
-                    status="in_queue",
-                    input=dict(inputs),
-                    price_usd=price_usd,
-                    once=once,
-                    expired=False,
-                    files=[],
-                    created_at=self._clock(),
-                )
-            )
+        self._database.execute(
+            "INSERT INTO requests (request_id, model_id, status, input, price_usd, once, expired,"
+            " files, created_at) VALUES (?, ?, 'in_queue', ?, ?, ?, 0, '[]', ?)",
+            (request_id, model_id, json.dumps(inputs), price_usd, once, self._clock()),
+        )
 
     def recover(self) -> int:
         """Put what was in progress when the process died back to its place in the queue.
@@ -114,94 +109,96 @@ class Store:
         Returns how many requests wait. Nothing of theirs was charged yet: the charge is written
         together with the completion.
         """
-        self._update(Request.status == "in_progress", status="in_queue", started_at=None)
-        return self._count(Request.status == "in_queue")
+        self._update("status = 'in_progress'", (), status="in_queue", started_at=None)
+        return int(self._number("SELECT count(*) FROM requests WHERE status = 'in_queue'"))
 
     def claim(self) -> Request | None:
         """Take the request that has waited longest into progress."""
-        waiting = select(Request).where(Request.status == "in_queue").order_by(Request.number)
-        with self._writing() as session:
-            request = session.scalar(waiting.limit(1))
-            if request is not None:
-                request.status, request.started_at = "in_progress", self._clock()
-            return request
+        found = self._database.execute(
+            "UPDATE requests SET status = 'in_progress', started_at = ? WHERE number ="
+            " (SELECT min(number) FROM requests WHERE status = 'in_queue') RETURNING *",
+            (self._clock(),),
+        ).fetchall()
+        return _request(found[0]) if found else None
 
     def fetched(self, request: Request, url: str) -> None:
         """Note when an input was fetched, under its URL without the query."""
-        fetch = _Fetch(number=request.number, url=without_queries(url), fetched_at=self._clock())
-        with self._writing() as session:
-            session.merge(fetch)
+        self._database.execute(
+            "INSERT OR REPLACE INTO fetches VALUES (?, ?, ?)",
+            (request.number, without_queries(url), self._clock()),
+        )
 
-    def fetches(self) -> dict[int, dict[str, float]]:
-        """Return when each input of each request was fetched, by the request's number and URL."""
-        found: dict[int, dict[str, float]] = {}
-        with Session(self._engine) as session:
-            for fetch in session.scalars(select(_Fetch).order_by(_Fetch.fetched_at)):
-                found.setdefault(fetch.number, {})[fetch.url] = fetch.fetched_at
-        return found
+    def fetches(self, request: Request) -> dict[str, float]:
+        """Return when each input of a request was fetched, by its URL."""
+        which = "SELECT url, fetched_at FROM fetches WHERE number = ? ORDER BY fetched_at"
+        return dict(self._database.execute(which, (request.number,)).fetchall())
 
     def complete(self, request: Request, files: list[str], charge_usd: float) -> None:
-        """End a request well, and charge it in the same transaction."""
-        self._finish(request, status="completed", files=files, charge_usd=charge_usd)
+        """End a request well, and charge it in the same moment."""
+        self._finish(request, status="completed", files=json.dumps(files), charge_usd=charge_usd)
 
     def fail(self, request: Request, error: str) -> None:
         """End a request badly; it costs nothing."""
         self._finish(request, status="failed", error=error)
 
     def _finish(self, request: Request, **values: Any) -> None:
-        mine = (Request.number == request.number) & (Request.status == "in_progress")
-        kept = without_queries(request.input)
-        self._update(mine, finished_at=self._clock(), input=kept, **values)
+        kept = json.dumps(without_queries(request.input))
+        mine = "number = ? AND status = 'in_progress'"
+        self._update(mine, (request.number,), finished_at=self._clock(), input=kept, **values)
 
-    def cancel(self, request_id: str) -> bool:
-        """Cancel a request that still waits; say whether it did."""
-        waiting = (Request.request_id == request_id) & (Request.status == "in_queue")
-        return self._update(waiting, status="cancelled", finished_at=self._clock())
+    def cancel(self, request_id: str) -> None:
+        """Cancel a request if it still waits."""
+        waiting = "request_id = ? AND status = 'in_queue'"
+        self._update(waiting, (request_id,), status="cancelled", finished_at=self._clock())
 
     def forget_files(self, request_id: str) -> None:
         """Note that the outputs of a request are no longer kept."""
-        self._update(Request.request_id == request_id, files=[])
+        self._update("request_id = ?", (request_id,), files="[]")
 
     def expire(self, request_id: str) -> bool:
-        """Let a request be older than the retention, now."""
-        return self._update(Request.request_id == request_id, files=[], expired=True)
+        """Let a request be older than the retention, now; say whether it is known."""
+        return self._update("request_id = ?", (request_id,), files="[]", expired=True)
 
-    def _update(self, which: ColumnElement[bool], **values: Any) -> bool:
-        with self._writing() as session:
-            done = session.execute(update(Request).where(which).values(**values))
-            return bool(done.rowcount)  # type: ignore[attr-defined]
+    def _update(self, which: str, parameters: tuple[Any, ...], **values: Any) -> bool:
+        columns = ", ".join(f"{name} = ?" for name in values)
+        statement = f"UPDATE requests SET {columns} WHERE {which}"  # noqa: S608 - all of it ours
+        return self._database.execute(statement, (*values.values(), *parameters)).rowcount > 0
 
     def find(self, request_id: str) -> Request | None:
         """Find a request that is known and not yet past the retention."""
-        with Session(self._engine) as session:
-            request = session.scalar(select(Request).where(Request.request_id == request_id))
-        if request is None or request.expired:
-            return None
-        over = request.finished_at is not None and request.finished_at + RETENTION < self._clock()
-        return None if over else request
+        known = (
+            "SELECT * FROM requests WHERE request_id = ?1 AND NOT expired"
+            " AND coalesce(finished_at, ?2) + ?3 >= ?2"
+        )
+        row = self._database.execute(known, (request_id, self._clock(), RETENTION)).fetchone()
+        return _request(row) if row else None
 
     def position(self, request: Request) -> int:
         """Count the requests that start before this one: 0 is the next to start."""
-        return self._count((Request.status == "in_queue") & (Request.number < request.number))
+        waiting = "SELECT count(*) FROM requests WHERE status = 'in_queue' AND number < ?"
+        return int(self._number(waiting, request.number))
 
-    def _count(self, which: ColumnElement[bool]) -> int:
-        with Session(self._engine) as session:
-            return session.scalar(select(func.count()).select_from(Request).where(which)) or 0
+    def _number(self, query: str, *parameters: Any) -> Any:
+        return self._database.execute(query, parameters).fetchone()[0]
 
     def all(self) -> list[Request]:
         """Return every request ever accepted, in the order of arrival, also the expired ones."""
-        with Session(self._engine) as session:
-            return list(session.scalars(select(Request).order_by(Request.number)))
+        rows = self._database.execute("SELECT * FROM requests ORDER BY number")
+        return [_request(row) for row in rows]
 
     def charged(self) -> float:
         """Sum up all charges in USD."""
-        with Session(self._engine) as session:
-            return round(session.scalar(select(func.sum(Request.charge_usd))) or 0.0, 6)
+        return round(float(self._number("SELECT total(charge_usd) FROM requests")), 6)
+
+
+def _request(row: sqlite3.Row) -> Request:
+    decoded = {"input": json.loads(row["input"]), "files": json.loads(row["files"])}
+    return Request(**{**dict(row), **decoded, "once": bool(row["once"])})
 
 
 def request_ids(directory: Path) -> frozenset[str]:
     """Return the ids of all requests that a sandbox with this state ever accepted."""
-    if not (directory / "sandbox.sqlite3").is_file():
+    if not (directory / _FILE).is_file():
         return frozenset()
     store = Store(directory)
     try:
@@ -222,9 +219,3 @@ def without_queries(value: Any) -> Any:
         except ValueError:
             return value.partition("?")[0]
     return value
-
-
-def _prepare(connection: Any, _record: Any) -> None:
-    # NORMAL loses nothing when the process is killed, only when the machine is.
-    for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL"):
-        connection.execute(statement)

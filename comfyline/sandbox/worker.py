@@ -1,13 +1,13 @@
 """Take requests from the queue in order, make what they ask for, and end them.
 
-Whatever takes the processor's time is done in threads, so that the calls are answered meanwhile.
+What takes the processor's time is done in threads, so that the calls are answered meanwhile.
 """
 
 import asyncio
 import logging
 import os
 from collections.abc import Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 
@@ -31,7 +31,6 @@ _GENERATORS = {"image": generate_image, "video": generate_video, "audio": genera
 _MEDIAN_SECONDS = {"image": 1.2, "video": 8.0, "audio": 5.0}
 _FACTORS = {"2K": 1.8, "4K": 3.2}
 _SPREAD = 0.35
-_USER_AGENT = "RunComfy-Sandbox/1.0"
 
 
 def seconds_for(request_id: str, makes: str, given: Mapping[str, Any]) -> float:
@@ -40,16 +39,6 @@ def seconds_for(request_id: str, makes: str, given: Mapping[str, Any]) -> float:
     median = _MEDIAN_SECONDS[makes] * _FACTORS.get(str(given.get("resolution")), 1.0)
     median *= 1 + 0.25 * (params.how_many(given) - 1)
     return median * chance.lognormvariate(0, _SPREAD)
-
-
-def _input_client() -> httpx.AsyncClient:
-    direct = {f"all://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")}
-    return httpx.AsyncClient(
-        timeout=httpx.Timeout(20.0, connect=10.0),
-        headers={"User-Agent": _USER_AGENT},
-        # A proxy of the machine's leads outwards, never back to the machine.
-        mounts=direct,
-    )
 
 
 class Worker:
@@ -66,6 +55,14 @@ class Worker:
         self._options, self._faults = options, faults
         self._store, self._blobs, self._catalogue = store, blobs, catalogue
         self._waiting = asyncio.Semaphore(0)
+        self._threads = ThreadPoolExecutor(min(options.slots, os.cpu_count() or 1), "generator")
+        # A proxy of the machine's leads outwards, never back to the machine.
+        direct = {f"all://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")}
+        self._http = httpx.AsyncClient(
+            timeout=httpx.Timeout(20.0, connect=10.0),
+            headers={"User-Agent": "RunComfy-Sandbox/1.0"},
+            mounts=direct,
+        )
 
     def announce(self) -> None:
         """Say that one more request waits in the queue."""
@@ -73,38 +70,35 @@ class Worker:
 
     async def run(self) -> None:
         """Work until it is cancelled. What is in progress then starts again with the process."""
-        for _ in range(await asyncio.to_thread(self._store.recover)):
+        for _ in range(self._store.recover()):
             self.announce()
-        threads = ThreadPoolExecutor(min(self._options.slots, os.cpu_count() or 1), "generator")
         try:
-            async with _input_client() as http, asyncio.TaskGroup() as slots:
+            async with self._http, asyncio.TaskGroup() as slots:
                 for _ in range(self._options.slots):
-                    slots.create_task(self._slot(http, threads))
+                    slots.create_task(self._slot())
         finally:
-            threads.shutdown(wait=False, cancel_futures=True)
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _slot(self, http: httpx.AsyncClient, threads: Executor) -> None:
+    async def _slot(self) -> None:
         while True:
             await self._waiting.acquire()
             # None: the request that was announced has been cancelled.
-            if (request := await asyncio.to_thread(self._store.claim)) is not None:
-                await self._work(request, http, threads)
+            if request := self._store.claim():
+                await self._work(request)
 
-    async def _work(self, request: Request, http: httpx.AsyncClient, threads: Executor) -> None:
+    async def _work(self, request: Request) -> None:
         try:
-            files, charge = await self._fulfil(request, http, threads)
+            files, charge = await self._fulfil(request)
         except Unfulfillable as error:
-            await asyncio.to_thread(self._store.fail, request, str(error))
+            self._store.fail(request, str(error))
         except Exception:
             # A bug must cost one request, not a slot.
             log.exception("request %s broke the sandbox", request.request_id)
-            await asyncio.to_thread(self._store.fail, request, "internal error")
+            self._store.fail(request, "internal error")
         else:
-            await asyncio.to_thread(self._store.complete, request, files, charge)
+            self._store.complete(request, files, charge)
 
-    async def _fulfil(
-        self, request: Request, http: httpx.AsyncClient, threads: Executor
-    ) -> tuple[list[str], float]:
+    async def _fulfil(self, request: Request) -> tuple[list[str], float]:
         """Make and store all files of a request; return their names, and what they cost."""
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -122,16 +116,17 @@ class Worker:
             inputs = []
             for number, media in enumerate(media_values(entry.input_schema, request.input)):
                 target = bench / str(number)
-                await fetch(http, media, target)
-                await asyncio.to_thread(self._store.fetched, request, str(media.value))
-                inputs.append(await loop.run_in_executor(threads, inspect, target, media))
+                await fetch(self._http, media, target)
+                self._store.fetched(request, str(media.value))
+                inputs.append(await loop.run_in_executor(self._threads, inspect, target, media))
             order = Order(entry, request.input, tuple(inputs), is_blank, self._options.pixels)
             kinds = output_shape.media_to_make(entry, request.input)
             names = [f"{number}.{order.extension(kind)}" for number, kind in enumerate(kinds)]
             for number, (kind, name) in enumerate(zip(kinds, names, strict=True)):
                 target = bench / f"made-{name}"
-                await loop.run_in_executor(threads, _GENERATORS[kind], order, number, target)
-                await asyncio.to_thread(self._blobs.put, request.request_id, name, target)
+                generator = _GENERATORS[kind]
+                await loop.run_in_executor(self._threads, generator, order, number, target)
+                self._blobs.put(request.request_id, name, target)
         await asyncio.sleep(max(0.0, due - loop.time()))
         lasting = any(kind != "image" for kind in kinds)
         return names, entry.charge(request.input, order.seconds() if lasting else None)

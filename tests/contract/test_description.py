@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from comfyline.sandbox.handlers import INVALID_MODEL
+from comfyline.sandbox.api import INVALID_MODEL
 from tests.conftest import ROOT
 from tests.contract.description import PATH, dump, written
 

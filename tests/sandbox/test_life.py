@@ -127,8 +127,9 @@ def test_a_sync_result_that_did_not_arrive_whole_is_still_there(
     start_sandbox: Callable[..., Sandbox], files: str
 ):
     # Larger than what the sockets' buffers take.
-    sandbox = start_sandbox(pixels=3000)
-    request_id = sandbox.submit("an office", f"{files}/cat.jpg", sync_mode=True, resolution="4K")
+    sandbox = start_sandbox(pixels=1024)
+    noise, settings = f"{files}/noise.png", {"aspect_ratio": "1:1", "resolution": "2K"}
+    request_id = sandbox.submit("daylight", noise, num_images=2, sync_mode=True, **settings)
     sandbox.until(lambda: sandbox.status(request_id)["status"] == "completed", 60)
     with sandbox.api.stream("GET", f"/v1/requests/{request_id}/result") as answer:
         next(answer.iter_raw(1000))
