@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,29 +46,22 @@ ERRORS_LAST = 60.0
 """Seconds until what RunComfy did not say is asked again."""
 
 
-@dataclass(frozen=True, slots=True)
-class CachedModel:
-    """A cached model; `is_fresh` is whether it is young enough not to be asked for again."""
-
-    entry: ModelEntry
-    is_fresh: bool
-
-
 class ModelCache:
     """One folder with a file a model. Blocking: call it in a thread."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def find(self, model_id: str) -> CachedModel | None:
-        """Find a cached model; None if there is none. Raises `InputInvalid` for what is no id."""
+    def find(self, model_id: str, *, fresh: bool = False) -> ModelEntry | None:
+        """Find a cached model, with `fresh` only one that is young enough; None if there is none.
+
+        Raises `InputInvalid` for what is no id.
+        """
         path = model_path(self._directory, model_id)
-        with suppress(InputInvalid, OSError):
-            for entry in read_models(path) if path.is_file() else ():
-                # A clock that was set back makes a file from the future, which is of no known age.
-                age = time.time() - path.stat().st_mtime
-                if entry.model_id == model_id and entry.input_schema:
-                    return CachedModel(entry, is_fresh=0 <= age < FRESH_SECONDS)
+        with suppress(OSError):
+            # A clock that was set back makes a file from the future, which is of no known age.
+            if not fresh or 0 <= time.time() - path.stat().st_mtime < FRESH_SECONDS:
+                return next((one for one in self._read(path) if one.model_id == model_id), None)
         return None
 
     def keep(self, model_id: str, published: Mapping[str, Any]) -> None:
@@ -77,15 +70,14 @@ class ModelCache:
             store_model(self._directory, model_id, published)
 
     def list(self) -> list[ModelEntry]:
-        """List every cached model, ordered by id."""
-        paths = sorted(self._directory.rglob("*.json")) if self._directory.is_dir() else []
-        ids = (path.relative_to(self._directory).as_posix()[: -len(".json")] for path in paths)
-        found = []
-        for model_id in ids:
-            with suppress(InputInvalid):
-                kept = self.find(model_id)
-                found += [kept.entry] if kept else []
-        return found
+        """List every cached model."""
+        paths = sorted(self._directory.rglob("*.json"))
+        return [entry for path in paths for entry in self._read(path)]
+
+    def _read(self, path: Path) -> Sequence[ModelEntry]:
+        with suppress(InputInvalid):
+            return [entry for entry in read_models(path) if entry.input_schema]
+        return ()
 
 
 T = TypeVar("T")
@@ -167,7 +159,6 @@ class Catalogue:
         self._unchecked = unchecked
         self._live: SingleFlight[Published] = SingleFlight(self._fetch, ERRORS_LAST)
         self._entries: SingleFlight[ModelEntry] = SingleFlight(self._find, 0)
-        self._not_here: set[str] = set()
         self._priced: dict[str, ModelEntry] = {}
 
     async def entry(self, model_id: str) -> ModelEntry:
@@ -237,26 +228,26 @@ class Catalogue:
         local = await asyncio.to_thread(find_model, model_id, self._directories)
         if local:
             return local
-        self._not_here.add(model_id)
-        kept = await asyncio.to_thread(self._kept.find, model_id)
-        if kept and (kept.is_fresh or self._client is None):
-            return kept.entry
+        if kept := await asyncio.to_thread(self._kept.find, model_id, fresh=bool(self._client)):
+            return kept
         if self._client is None:
             raise await self._not_on_disk(model_id)
         try:
-            live = (await self._live.get(model_id)).entry
-            if not live.input_schema:
+            live = await self._live.get(model_id)
+            if not live.entry.input_schema:
                 raise _without_inputs(model_id)
         except (Unreachable, TryLater) as away:
-            if kept:
-                return kept.entry
+            if old := await asyncio.to_thread(self._kept.find, model_id):
+                return old
             if not self._unchecked:
                 raise await self._not_asked(model_id, away) from away
         except InputInvalid:
             if not self._unchecked:
                 raise
         else:
-            return live
+            if not self._reading:
+                await asyncio.to_thread(self._kept.keep, model_id, live.answer)
+            return live.entry
         return UncheckedModel(model_id=model_id)
 
     async def _fetch(self, model_id: str) -> Published:
@@ -271,8 +262,6 @@ class Catalogue:
         if entry.model_id != model_id:
             reason = f"RunComfy answers with {entry.model_id}"
             raise _unknown(model_id, reason, did_you_mean(model_id, [entry.model_id]))
-        if entry.input_schema and model_id in self._not_here and not self._reading:
-            await asyncio.to_thread(self._kept.keep, model_id, answer)
         return Published(answer, entry)
 
     async def _not_asked(self, model_id: str, away: ComfylineError) -> ComfylineError:
@@ -294,17 +283,14 @@ class Catalogue:
 
     async def _similar(self, model_id: str, *, here: bool = False) -> str:
         """Return the hint that names the model which is probably meant; empty when none is near."""
-        names = await asyncio.to_thread(self._names_here)
+        names = [entry.model_id for entry in await asyncio.to_thread(self._kept.list)]
+        with suppress(InputInvalid):
+            listed = await asyncio.to_thread(list_models, self._directories)
+            names += [entry.model_id for entry in listed]
         if not here:
             with suppress(ComfylineError):
                 names += [entry.model_id for entry in await self.search(None, None)]
         return did_you_mean(model_id, list(dict.fromkeys(names)))
-
-    def _names_here(self) -> list[str]:
-        entries = self._kept.list()
-        with suppress(InputInvalid):
-            entries += list_models(self._directories)
-        return [entry.model_id for entry in entries]
 
 
 def _unknown(model_id: str, reason: str, hint: str = "") -> InputInvalid:

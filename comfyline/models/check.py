@@ -218,10 +218,7 @@ def _listed(values: list[Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # a number of more digits than Python writes
-        return "a very large number"
+    text = repr(value)
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
@@ -241,12 +238,7 @@ def _kind(value: Any) -> str:
 
 def _written(value: Any) -> str:
     """Write a value as people read it: text bare, the rest as JSON has it."""
-    if isinstance(value, str):
-        return value
-    try:
-        return json.dumps(value, ensure_ascii=False)
-    except (ValueError, TypeError, RecursionError):  # a number without end, a date, a deep nest
-        return type(value).__name__
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def nearest_choice(value: Any, choices: Sequence[Any]) -> str:

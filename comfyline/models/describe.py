@@ -1,6 +1,7 @@
 """Describe a model to whoever writes a pipeline by hand: its inputs, an example, its changes."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -171,9 +172,9 @@ def example_step(entry: ModelEntry) -> str:
     required, all_inputs = example_inputs(entry), example_inputs(entry, optional=True)
     lines = ["steps:", f"  {_step_name(entry.model_id)}:", f"    model: {entry.model_id}"]
     lines.append("    input:" if required else "    input: {}")
-    lines += [f"      {_yaml(name)}: {_yaml(value)}" for name, value in required.items()]
+    lines += [f"      {_yaml(name, value)}" for name, value in required.items()]
     rest = {name: value for name, value in all_inputs.items() if name not in required}
-    lines += [f"      # {_yaml(name)}: {_yaml(value)}" for name, value in rest.items()]
+    lines += [f"      # {_yaml(name, value)}" for name, value in rest.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -242,16 +243,10 @@ def _of_type(kind: str, plain: Mapping[str, Any], name: str, depth: int) -> Iter
                 : plain.get("maxLength")
             ]
         case "integer" | "number":
-            least = plain.get("minimum", plain.get("exclusiveMinimum"))
-            most = plain.get("maximum", plain.get("exclusiveMaximum"))
+            most = plain.get("maximum", plain.get("exclusiveMaximum", math.inf))
+            least = plain.get("minimum", plain.get("exclusiveMinimum", min(0, most)))
             step = plain.get("multipleOf", 1)
-            yield from (number for number in (1, 0, least, most, step) if number is not None)
-            if least is not None:
-                yield from (least + 1, (least // step + 1) * step)
-            if most is not None:
-                yield most - 1
-            if least is not None and most is not None:
-                yield (least + most) / 2
+            yield from (1, least, least + 1, (least // step + 1) * step, most, (least + most) / 2)
         case "boolean":
             yield from (True, False)
         case "array" if depth < _DEEPEST_EXAMPLE:
@@ -285,16 +280,11 @@ def _step_name(model_id: str) -> str:
     return next((part for part in reversed(parts) if _IDENTIFIER.fullmatch(part)), "make")
 
 
-def _yaml(value: Any) -> str:
-    """Write a value on one line; JSON is YAML, and a plain word needs no quotes."""
-    if isinstance(value, str) and _IDENTIFIER.fullmatch(value) and value.lower() not in _WORDS:
-        return value
+def _yaml(name: str, value: Any) -> str:
+    """Write an input on one line; JSON is YAML, and a plain key needs no quotes."""
+    written = name if _IDENTIFIER.fullmatch(name) else json.dumps(name)
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if text.isprintable() else json.dumps(value, default=str)
-
-
-_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
-"""Words that YAML takes for something else."""
+    return f"{written}: {text if text.isprintable() else json.dumps(value, default=str)}"
 
 
 _LONGEST = 80

@@ -33,24 +33,23 @@ _COMBINED: Mapping[str, Callable[[float, float], float]] = {
     "/": operator.truediv,
     "+": operator.add,
 }
-_NAMES: Mapping[tuple[str, float], str] = {
-    ("bytes", 1): "file_size file_size_bytes file_size_b size_bytes bytes",
-    ("bytes", 2**10): "file_size_kb size_kb kb",
-    ("bytes", 2**20): "file_size_mb size_mb mb",
-    ("bytes", 2**30): "file_size_gb size_gb",
-    ("width", 1): "width width_pixels width_px image_width video_width",
-    ("height", 1): "height height_pixels height_px image_height video_height",
-    ("pixels", 1): "pixels total_pixels num_pixels area",
-    ("pixels", 1e6): "megapixels mp total_megapixels",
-    ("longest", 1): "max_side max_side_pixels long_side longest_side",
-    ("shortest", 1): "min_side min_side_pixels short_side shortest_side",
-    ("ratio", 1): "aspect_ratio ratio",
-    ("seconds", 1): "duration duration_seconds duration_s duration_sec seconds video_duration "
-    "audio_duration length_seconds",
-    ("seconds", 1e-3): "duration_ms duration_milliseconds",
-    ("fps", 1): "fps frame_rate framerate frames_per_second",
+_QUANTITIES: Mapping[str, tuple[str, float]] = {
+    "file_size_bytes": ("bytes", 1),
+    "file_size_kb": ("bytes", 2**10),
+    "file_size_mb": ("bytes", 2**20),
+    "width": ("width", 1),
+    "width_pixels": ("width", 1),
+    "height": ("height", 1),
+    "height_pixels": ("height", 1),
+    "pixels": ("pixels", 1),
+    "megapixels": ("pixels", 1e6),
+    "max_side": ("longest", 1),
+    "min_side": ("shortest", 1),
+    "aspect_ratio": ("ratio", 1),
+    "duration": ("seconds", 1),
+    "duration_seconds": ("seconds", 1),
+    "fps": ("fps", 1),
 }
-_QUANTITIES = {name: meant for meant, names in _NAMES.items() for name in names.split()}
 """What each name measures, and how many of the measure's units one is."""
 _BOUNDED = {"bytes", "width", "height", "longest", "pixels"}
 _PIXELS = {"width*height", "height*width", "width_pixels*height_pixels"}

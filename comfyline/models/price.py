@@ -2,23 +2,15 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfyline.models.dialect import as_mapping
 from comfyline.models.entry import ModelEntry
 
-_COUNTS = (
-    "num_images",
-    "num_videos",
-    "num_outputs",
-    "num_samples",
-    "number_of_images",
-    "number_of_videos",
-    "number_of_outputs",
-    "image_count",
-    "batch_size",
-    "n",
+_COUNTS: Sequence[str] = (
+    *("num_images", "num_videos", "num_outputs", "num_samples", "image_count", "batch_size", "n"),
+    *("number_of_images", "number_of_videos", "number_of_outputs"),
 )
 """The names under which models take how many outputs to make."""
 _MOST = 1_000_000
