@@ -221,11 +221,6 @@ def _make_home(home: Path) -> None:
         private_folder(home)
 
 
-def unrecorded_ids(home: Path) -> Path:
-    """Return the folder under `home` of request ids that the ledger could not take yet."""
-    return home / "strays"
-
-
 def work_folder(home: Path) -> Path:
     """Return the folder under `home` of what is fetched and not stored yet."""
     return home / "work"

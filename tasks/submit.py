@@ -11,7 +11,6 @@ under a claim of its own.
 """
 
 import asyncio
-import secrets
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -24,7 +23,7 @@ from comfyline.errors import TryLater
 from comfyline.job import CheckedJob, JobState, Stage
 from comfyline.keys import replace_values
 from comfyline.ledger.attempts import Attempt, Evidence, pack
-from comfyline.ledger.block_reasons import blocked, in_doubt, not_started, over_budget, short
+from comfyline.ledger.block_reasons import blocked, in_doubt, not_started, over_budget
 from comfyline.ledger.claims import (
     AtCapacity,
     BudgetExceeded,
@@ -78,7 +77,6 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
     while True:
         if spent := budget.spent:
             raise spent
-        mark = f"{short(checked.key)}-{secrets.token_hex(4)}"
         await services.submits.acquire()
         # After the wait, which may be long: the URLs in it live from now on.
         body = await _body(checked, uploaded, run.timeout, services)
@@ -93,7 +91,7 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
             began=run.began,
             refresh=run.refresh,
             limits=limits,
-            evidence=Evidence(mark=mark, balance_before_usd=balance),
+            balance_usd=balance,
         )
         match claim:
             case NotOurs(Decision.RESUME | Decision.REUSE, attempt):
@@ -113,9 +111,7 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
                 raise not_started(run.cancel_token.reason)
             case Claimed():
                 with run.cancel_token.sending():
-                    sent = await _uninterrupted(
-                        _send(checked, body, mark, claim, began, run, services)
-                    )
+                    sent = await _uninterrupted(_send(checked, body, claim, began, run, services))
         if isinstance(sent, Submission):
             return sent
         if sent is None:
@@ -158,7 +154,6 @@ async def _body(
 async def _send(
     checked: CheckedJob,
     body: Mapping[str, Any],
-    mark: str,
     claim: Claimed,
     began: float,
     run: Run,
@@ -170,13 +165,13 @@ async def _send(
     """
     attempt_id, journal = claim.attempt_id, services.journal
     try:
-        line = await _reserved(checked, mark, claim, run, services)
+        line = await _reserved(checked, claim, run, services)
     except AskedElsewhere:
-        await services.ledger.not_sent(attempt_id)
+        await services.ledger.not_sent(attempt_id, claim.mark)
         await recover_asked(journal, services.ledger, checked.key)
         return None
     except TryLater:
-        await services.ledger.not_sent(attempt_id)
+        await services.ledger.not_sent(attempt_id, claim.mark)
         raise
     verdict: Verdict = NotSent("the machine slept after the claim")
     if seconds_awake_or_asleep() - began < _POST_WITHIN:
@@ -207,18 +202,16 @@ async def _send(
             await services.ledger.ended(attempt_id, JobState.FAILED, error)
             raise error
         case NotSent() | SlowDown():
-            await services.ledger.not_sent(attempt_id)
+            await services.ledger.not_sent(attempt_id, claim.mark)
             return verdict
 
 
-async def _reserved(
-    checked: CheckedJob, mark: str, claim: Claimed, run: Run, services: Services
-) -> int:
+async def _reserved(checked: CheckedJob, claim: Claimed, run: Run, services: Services) -> int:
     """Make the place for the request id, so that a disk that is full later cannot lose it."""
     entry = Entry(
         key=checked.key,
         number=claim.number,
-        mark=mark,
+        mark=claim.mark,
         ledger=services.ledger_id,
         place=services.journal.place,
         account=services.settings.runcomfy.account,

@@ -18,9 +18,10 @@ from comfyline.config.load import home, read_profile
 from comfyline.errors import TryLater, UsageError
 from comfyline.job import JobState
 from comfyline.ledger.attempts import Attempt
-from comfyline.ledger.unrecorded import Unrecorded, unrecorded
+from comfyline.ledger.journal import Line
+from comfyline.ledger.unrecorded import unrecorded
 from comfyline.report.format import count, usd
-from comfyline.services import open_journal, unrecorded_ids, work_folder
+from comfyline.services import open_journal, work_folder
 
 app = App(name="ledger", help="The record of what was paid for.")
 
@@ -34,7 +35,7 @@ class _Lost:
     file: Path
     attempts: Sequence[Attempt]
     unfinished: Sequence[Attempt]
-    unrecorded: Sequence[Unrecorded]
+    unrecorded: Sequence[Line]
     fetched: Sequence[Path]
 
 
@@ -63,8 +64,7 @@ def remove(
         path.unlink(missing_ok=True)
     # Kept, the journal would bring all of it back into the next ledger.
     open_journal(home(), "sqlite://").path.unlink(missing_ok=True)
-    for folder in (unrecorded_ids(home()), work_folder(home())):
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(work_folder(home()), ignore_errors=True)
     print_line(f"{file}: removed.")
     return 0
 

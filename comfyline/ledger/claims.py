@@ -1,11 +1,11 @@
 """The one transaction in which a submission is decided and its intent committed."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
 
 from comfyline.config.account import Account
 from comfyline.job import CheckedJob, JobState
@@ -13,7 +13,7 @@ from comfyline.ledger import writes
 from comfyline.ledger.attempts import PAID_IN_VAIN, Attempt, Evidence
 from comfyline.ledger.decision import Decision, decide
 from comfyline.ledger.locks import LockHolder
-from comfyline.ledger.queries import UNFINISHED, belongs_to
+from comfyline.ledger.queries import UNFINISHED, belongs_to, latest_attempts, read_attempts
 from comfyline.ledger.tables import attempts, holds, runs
 from comfyline.ledger.writes import IsDead
 
@@ -50,10 +50,14 @@ class BudgetExceeded:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The intent is committed: the holder of this may POST once."""
+    """The intent is committed: the holder of this may POST once.
+
+    `mark` names this POST and no other one, in the ledger and in the journal.
+    """
 
     attempt_id: int
     number: int
+    mark: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +82,8 @@ Claim = Claimed | NotOurs | AtCapacity | BudgetExceeded | RunStopped
 
 
 @dataclass(frozen=True, slots=True)
-class Intent:
-    """One claim of an attempt, told from every other claim of it before and after."""
-
-    attempt_id: int
-    claimed_at: datetime | None
-    mark: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class ClaimRequest:
-    """Who asks for which job: `posting` are the claims that this worker still means to use.
-
-    `unheard` are those of whose commit it never heard: nothing left under them, or will. `began` is
-    when this try of the run began.
-    """
+    """Who asks for which job. `began` is when this try of the run began."""
 
     checked: CheckedJob
     account: Account | None
@@ -101,72 +92,47 @@ class ClaimRequest:
     refresh: bool
     limits: Limits
     worker_id: str
-    posting: Mapping[int, Intent]
     evidence: Evidence
-    unheard: Iterable[Intent] = ()
 
 
-def claim(connection: Connection, request: ClaimRequest, now: datetime, is_dead: IsDead) -> Claim:
-    """Decide about one job; when it is to be submitted, nobody else will."""
+def claim(
+    connection: Connection, request: ClaimRequest, mark: str, now: datetime, is_dead: IsDead
+) -> Claim:
+    """Decide about one job; when it is to be submitted, nobody else will. `mark` is a new one."""
     checked, limits = request.checked, request.limits
-    release_unheard(connection, request.unheard, request.worker_id, now)
     writes.end_dead_leases(connection, now, is_dead)
-    latest = _latest(connection, request, now)
+    latest = latest_attempts(connection, [checked.key], request.account).get(checked.key)
     seen = latest
-    if latest and has_submitted(connection, checked.key, request.run_id):
+    if latest and _has_submitted(connection, checked.key, request.run_id):
         # What another run did since then is no reason for this one to submit twice.
         seen = replace(latest, run_id=request.run_id)
     decision = _decision(request, seen, now, refresh=request.refresh)
     if decision is not Decision.SUBMIT:
         assert latest is not None  # noqa: S101  # SUBMIT is the answer to None
         return NotOurs(decision, latest)
-    if open_one := writes.undecided(connection, checked.key, request.account):
+    if open_one := latest and _undecided(connection, request):
         waits = open_one.state is JobState.SUBMITTING
         return NotOurs(Decision.WAIT if waits else Decision.BLOCKED, open_one)
     if is_stopped(connection, request.run_id):
         return RunStopped()
-    if in_flight(connection, now, request.account) >= limits.in_flight:
+    if _in_flight(connection, now, request.account) >= limits.in_flight:
         return AtCapacity()
-    amount = to_reserve(checked.estimate_usd, limits)
+    amount = _to_reserve(checked.estimate_usd, limits)
     if exceeded := _refused(connection, request, amount, now):
         return exceeded
     unasked = _decision(request, seen, now, refresh=False)
-    attempt_id, number = writes.open_attempt(
+    attempt_id, number = writes.intend(
         connection,
         checked,
         request.run_id,
+        request.worker_id,
         now,
         account=request.account,
         is_refresh=unasked is not Decision.SUBMIT,
-    )
-    writes.lease(
-        connection,
-        attempt_id,
-        request.worker_id,
-        now,
         reserved_usd=amount,
-        evidence=request.evidence,
+        evidence=replace(request.evidence, mark=mark),
     )
-    return Claimed(attempt_id, number)
-
-
-def release_unheard(
-    connection: Connection, unheard: Iterable[Intent], worker_id: str, now: datetime
-) -> None:
-    """Free what this process claimed without hearing of it, also where it is in doubt by now.
-
-    What was not committed after all, or is another's claim by now, stays as it is.
-    """
-    for one in unheard:
-        row = connection.execute(
-            select(attempts.c.state, attempts.c.claimed_at, attempts.c.evidence).where(
-                attempts.c.id == one.attempt_id
-            )
-        ).one_or_none()
-        if row is None or row.state not in {JobState.SUBMITTING, JobState.IN_DOUBT}:
-            continue
-        if one == Intent(one.attempt_id, row.claimed_at, (row.evidence or {}).get("mark")):
-            writes.release(connection, one.attempt_id, worker_id, now)
+    return Claimed(attempt_id, number, mark)
 
 
 def _decision(
@@ -182,19 +148,19 @@ def _decision(
     )
 
 
-def _latest(connection: Connection, request: ClaimRequest, now: datetime) -> Attempt | None:
-    latest = writes.latest(connection, request.checked.key, request.account)
-    if (
-        latest is None
-        or latest.state is not JobState.SUBMITTING
-        or latest.owner != request.worker_id
-    ):
-        return latest
-    if request.posting.get(latest.id) == Intent(latest.id, latest.claimed_at, latest.evidence.mark):
-        return latest
-    # A claim of our own whose commit we never heard of: its POST has not left.
-    writes.release(connection, latest.id, request.worker_id, now)
-    return writes.latest(connection, request.checked.key, request.account)
+def _undecided(connection: Connection, request: ClaimRequest) -> Attempt | None:
+    """Find the attempt of a job that is being submitted or in doubt, the latest or not.
+
+    What was found after a person had taken it for lost goes on beside a later one.
+    """
+    column = attempts.c
+    open_ones = select(attempts).where(
+        column.key == request.checked.key,
+        column.state.in_((JobState.SUBMITTING, JobState.IN_DOUBT)),
+        belongs_to(request.account),
+    )
+    found = read_attempts(connection, open_ones.order_by(column.number.desc()).limit(1))
+    return next(iter(found), None)
 
 
 def _refused(
@@ -214,7 +180,7 @@ def _refused(
     return refusal(amount, limits, of_run, of_day)
 
 
-def to_reserve(estimate_usd: float | None, limits: Limits) -> float | None:
+def _to_reserve(estimate_usd: float | None, limits: Limits) -> float | None:
     """Return what to set aside for a job; None if unknown and not allowed for."""
     known = estimate_usd is not None and math.isfinite(estimate_usd) and estimate_usd >= 0
     if known:
@@ -249,7 +215,7 @@ def is_stopped(connection: Connection, run_id: str) -> bool:
     return connection.execute(query).one_or_none() is not None
 
 
-def has_submitted(connection: Connection, key: str, run_id: str) -> bool:
+def _has_submitted(connection: Connection, key: str, run_id: str) -> bool:
     """Return whether a run has sent a job of this key already, whoever came after it."""
     query = select(func.count()).where(
         attempts.c.key == key,
@@ -294,7 +260,7 @@ class SlotHolder:
     is_watched: bool
 
 
-def in_flight(connection: Connection, now: datetime, account: Account | None) -> int:
+def _in_flight(connection: Connection, now: datetime, account: Account | None) -> int:
     """Count the requests of an account that are at RunComfy, or on their way."""
     query = select(func.count()).select_from(attempts).where(_holds_slot(now, account))
     return connection.execute(query).scalar_one()
@@ -322,11 +288,6 @@ def slot_holders(
         )
         for row in connection.execute(query)
     ]
-
-
-def free_slot(connection: Connection, attempt_id: int, now: datetime) -> None:
-    """Let a request hold its slot no longer, whatever state it is in."""
-    connection.execute(update(attempts).where(attempts.c.id == attempt_id).values(slot_until=now))
 
 
 def _holds_slot(now: datetime, account: Account | None) -> ColumnElement[bool]:

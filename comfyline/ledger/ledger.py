@@ -1,9 +1,9 @@
 """The ledger: each method is one transaction, and says which crash it is safe against."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence, Set
-from contextlib import nullcontext, suppress
-from dataclasses import replace
+import secrets
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -15,11 +15,12 @@ from comfyline.files import is_dead
 from comfyline.job import CheckedJob, JobState, StoredOutput
 from comfyline.ledger import claims, locks, writes
 from comfyline.ledger.attempts import Evidence
-from comfyline.ledger.claims import Claim, Claimed, ClaimRequest, Intent, Limits, SlotHolder
+from comfyline.ledger.block_reasons import short
+from comfyline.ledger.claims import Claim, ClaimRequest, Limits, SlotHolder
 from comfyline.ledger.database import PATIENCE, Database, reading, writing
 from comfyline.ledger.queries import LedgerQueries, belongs_to
 from comfyline.ledger.retention import is_lost
-from comfyline.ledger.tables import attempts, runs
+from comfyline.ledger.tables import attempts, in_batches, runs
 from comfyline.ledger.writes import StateConflict, move_output, record_outputs, whose
 from comfyline.redact import without_secrets
 
@@ -48,8 +49,8 @@ class Ledger(LedgerQueries):
         self.worker_id = worker_id
         self._lock_holder = locks.LockHolder(worker_id, account)
         self._locked: set[str] = set()
-        self._posting: dict[int, Intent] = {}
-        self._unheard: frozenset[Intent] = frozenset()
+        # The marks of claims that nobody here will POST under, committed or not.
+        self._unheard: frozenset[str] = frozenset()
 
     def close(self) -> None:
         """Close the database. Nothing is lost by not calling it."""
@@ -73,10 +74,12 @@ class Ledger(LedgerQueries):
             return 0
         its_own = await asyncio.to_thread(request_ids)
         mine = [row.id for row in rows if row.request_id in its_own]
+        told = {**writes.whose(account), "profile": account.profile}
 
         def work(connection: Connection) -> None:
-            for attempt_id in mine:
-                writes.adopt(connection, attempt_id, account)
+            for some in in_batches(mine):
+                which = attempts.c.id.in_(some) & attempts.c.origin.is_(None)
+                connection.execute(update(attempts).where(which).values(told))
 
         await self.database.run(work)
         return len(mine)
@@ -89,7 +92,7 @@ class Ledger(LedgerQueries):
     @writing
     def free_slot(self, connection: Connection, attempt_id: int) -> None:
         """Note that a request takes no room at RunComfy any more, whatever became of it."""
-        claims.free_slot(connection, attempt_id, self._now(connection))
+        writes.set_values(connection, attempt_id, slot_until=self._now(connection))
 
     async def end_dead_leases(self) -> int:
         """Put in doubt what dead processes were submitting; return how many those were.
@@ -100,7 +103,7 @@ class Ledger(LedgerQueries):
 
         def work(connection: Connection) -> int:
             now = self._now(connection)
-            claims.release_unheard(connection, unheard, self.worker_id, now)
+            writes.release_unheard(connection, unheard, now)
             locks.release_dead(connection, is_dead)
             return writes.end_dead_leases(connection, now, is_dead)
 
@@ -195,67 +198,44 @@ class Ledger(LedgerQueries):
         refresh: bool,
         limits: Limits,
         began: datetime | None = None,
-        evidence: Evidence = _NOTHING,
+        balance_usd: float | None = None,
     ) -> Claim:
         """Decide and commit the intent to submit, in one transaction before the POST.
 
         Of any number of processes that ask for the same key at once, one gets `Claimed`.
-        `began` is when this try of the run began, as `open_run` told it; `evidence` is what is
-        known before the POST, for a doubt.
+        `began` is when this try of the run began, as `open_run` told it; `balance_usd` is the
+        account's right before, for a doubt.
         """
+        before = Evidence(balance_before_usd=balance_usd)
         request = ClaimRequest(
-            checked,
-            self.account,
-            run_id,
-            began,
-            refresh,
-            limits,
-            self.worker_id,
-            self._posting,
-            evidence,
+            checked, self.account, run_id, began, refresh, limits, self.worker_id, before
         )
-        before, meant = self._unheard, set[Intent]()
+        unheard, meant = self._unheard, set[str]()
 
         def work(connection: Connection) -> Claim:
             now = self._now(connection)
             # Of what the tries before this one meant, nobody heard whether it was committed.
-            self._no_longer_means(meant)
-            unheard = replace(request, unheard=before | meant)
-            answer = claims.claim(connection, unheard, now, is_dead)
-            if isinstance(answer, Claimed):
-                # Before the commit, or another claim of ours could take it for abandoned.
-                intent = Intent(answer.attempt_id, now, evidence.mark)
-                meant.add(intent)
-                self._posting[intent.attempt_id] = intent
-            return answer
+            writes.release_unheard(connection, unheard | meant, now)
+            mark = f"{short(checked.key)}-{secrets.token_hex(4)}"
+            meant.add(mark)
+            return claims.claim(connection, request, mark, now, is_dead)
 
-        claiming_now = asyncio.ensure_future(self.database.run(work))
+        claiming = asyncio.ensure_future(self.database.run(work))
         try:
-            claim = await asyncio.shield(claiming_now)
+            claim = await asyncio.shield(claiming)
         except asyncio.CancelledError:
-            # Nobody hears of this claim, so its POST never leaves: that is not to be doubted.
+            # Its POST never leaves, so it is not to be doubted.
+            await asyncio.wait([claiming])
+            self._unheard |= meant
             with suppress(ComfylineError):
-                claim = await claiming_now
-                if isinstance(claim, Claimed):
-                    await self.not_sent(claim.attempt_id)
-            self._never_posts(meant)
+                await self.end_dead_leases()
             raise
         except Exception:
             # Whether it was committed or not: nobody will POST under it.
-            self._never_posts(meant)
+            self._unheard |= meant
             raise
-        self._unheard -= before
+        self._unheard -= unheard
         return claim
-
-    def _never_posts(self, intents: Set[Intent]) -> None:
-        self._no_longer_means(intents)
-        self._unheard |= intents
-
-    def _no_longer_means(self, intents: Iterable[Intent]) -> None:
-        for intent in intents:
-            # Another claim of ours may have taken the attempt over meanwhile, and mean it.
-            if self._posting.get(intent.attempt_id) == intent:
-                del self._posting[intent.attempt_id]
 
     async def accepted(self, attempt_id: int, request_id: str) -> datetime:
         """Write the request id down right after the POST: from here on nothing can be lost.
@@ -274,25 +254,16 @@ class Ledger(LedgerQueries):
             error.request_id = request_id
             raise
 
-    async def not_sent(self, attempt_id: int) -> None:
+    async def not_sent(self, attempt_id: int, mark: str) -> None:
         """Release a claim whose POST was certainly not accepted: it may be submitted again."""
-        is_repeated = False
-
-        def work(connection: Connection) -> None:
-            nonlocal is_repeated
-            # Somebody else may have claimed what the try before this one gave back unheard.
-            with suppress(StateConflict) if is_repeated else nullcontext():
-                is_repeated = True
-                writes.release(connection, attempt_id, self.worker_id, self._now(connection))
-
         try:
-            await self.database.run(work)
+            await self.database.run(
+                lambda c: writes.release(c, attempt_id, mark, self._now(c)),
+            )
         except ComfylineError:
             # It did not leave, whether this could be written down or not: our next claim may.
-            if intent := self._posting.get(attempt_id):
-                self._never_posts({intent})
+            self._unheard |= {mark}
             raise
-        self._posting.pop(attempt_id, None)
 
     async def given_up(self, attempt_id: int) -> None:
         """Give up what was accepted and cannot be finished: failed, counted as charged.
@@ -321,7 +292,8 @@ class Ledger(LedgerQueries):
     @writing
     def completed(self, connection: Connection, attempt_id: int, cost_usd: float | None) -> None:
         """Record that the result is there, and what it cost where RunComfy says."""
-        self._move(connection, attempt_id, JobState.COMPLETED, unless=_STORED, cost_usd=cost_usd)
+        cost = {} if cost_usd is None else {"cost_usd": cost_usd}
+        self._move(connection, attempt_id, JobState.COMPLETED, unless=_STORED, **cost)
 
     @writing
     def missing(
@@ -377,25 +349,13 @@ class Ledger(LedgerQueries):
         if evidence != _NOTHING:
             writes.record_evidence(connection, attempt_id, evidence)
         over: dict[str, Any] = {"owner": None, "lease_until": None, **_reason(error)}
-        self._move(connection, attempt_id, state, cost_usd=cost_usd, **over)
-
-    def _move(
-        self,
-        connection: Connection,
-        attempt_id: int,
-        to: JobState,
-        *,
-        unless: frozenset[JobState] = frozenset(),
-        cost_usd: float | None = None,
-        **values: object,
-    ) -> None:
-        if to is not JobState.EXPIRED:
-            # Whoever was answered about it, or has stored it, knows whose it is.
-            writes.heard_of(connection, attempt_id, self.account)
         if cost_usd is not None:
-            values["cost_usd"] = cost_usd
+            over["cost_usd"] = cost_usd
+        self._move(connection, attempt_id, state, **over)
+
+    def _move(self, connection: Connection, attempt_id: int, to: JobState, **values: Any) -> None:
         now = self._now(connection)
-        writes.move(connection, attempt_id, to, now, unless=unless, **values)
+        writes.move(connection, attempt_id, to, now, heard_by=self.account, **values)
 
 
 def _reason(error: ComfylineError) -> dict[str, Any]:

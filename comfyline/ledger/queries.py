@@ -69,6 +69,9 @@ _LATELY = 1000
 _AS_STORED = set(attempts.c.keys()) - {"state", "account", "evidence"}
 """The columns of an attempt that are handed out as they are."""
 
+STORED = ("index", "uri", "sha256", "bytes", "media_type")
+"""What is recorded of an output."""
+
 Spot = tuple[str, str, str, str, int | None]
 """Pipeline, item, step, settings as JSON, part."""
 

@@ -5,7 +5,6 @@ copy remembers less, and so compares again by itself.
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from comfyline.ledger.block_reasons import short
 from comfyline.ledger.decision import LEASE_SECONDS
 from comfyline.ledger.journal import Journal, Line
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.queries import Selection, belongs_to
+from comfyline.ledger.queries import belongs_to, latest_attempts
 from comfyline.ledger.tables import attempts, in_batches, journals
 
 _AT_A_TIME = 500
@@ -55,18 +54,6 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class Unrecorded:
-    """Something that RunComfy accepted, or may have, and the ledger does not have.
-
-    `key` is its job's, None for `request_id` where an answer never arrived.
-    """
-
-    key: str
-    request_id: str | None
-    line: Line | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Recovered:
     """How many attempts were written down: as accepted, and as in doubt."""
 
@@ -76,10 +63,10 @@ class Recovered:
 
 async def recover(journal: Journal, ledger: Ledger) -> Recovered:
     """Write into the ledger what was accepted and it does not have, as far as that is its own."""
-    accepted, in_doubt = await _recover_strays(journal, ledger), 0
+    accepted = in_doubt = 0
     identity = await asyncio.to_thread(journal.identity)
     if identity is None:
-        return Recovered(accepted)
+        return Recovered()
     is_ours, now = await _owned_by(ledger, journal), (await ledger.clock())()
     compared = await _compared(journal, identity, ledger)
     reopened = await asyncio.to_thread(_lines_at, journal, compared.open)
@@ -115,13 +102,11 @@ async def recover_asked(journal: Journal, ledger: Ledger, key: str) -> None:
             journal.settled(line.entry.mark)
 
 
-async def unrecorded(journal: Journal, ledger: Ledger) -> list[Unrecorded]:
+async def unrecorded(journal: Journal, ledger: Ledger) -> list[Line]:
     """Find what `recover` would write down, and what it could not, without writing anything."""
-    strays = await asyncio.to_thread(_read_strays, journal)
-    found = [Unrecorded(told.get("key", ""), path.stem) for path, told in strays]
     identity = await asyncio.to_thread(journal.identity)
     if identity is None:
-        return found
+        return []
     is_ours, now = await _owned_by(ledger, journal), (await ledger.clock())()
     compared = await _compared(journal, identity, ledger)
 
@@ -130,8 +115,7 @@ async def unrecorded(journal: Journal, ledger: Ledger) -> list[Unrecorded]:
         return [one for one in lines if is_ours(one)]
 
     lines = await asyncio.to_thread(read)
-    missing = await ledger.database.read(lambda c: [line for line, _ in _missing(c, lines, now)])
-    return found + [Unrecorded(one.entry.key, one.request_id, one) for one in missing]
+    return await ledger.database.read(lambda c: [line for line, _ in _missing(c, lines, now)])
 
 
 def recovered_in_words(recovered: Recovered) -> Iterator[str]:
@@ -146,16 +130,14 @@ def recovered_in_words(recovered: Recovered) -> Iterator[str]:
         yield f"{jobs} {verb} in doubt: {command('jobs --state in_doubt')} lists them"
 
 
-def unrecorded_in_words(found: Sequence[Unrecorded]) -> Iterator[str]:
+def unrecorded_in_words(found: Sequence[Line]) -> Iterator[str]:
     """Say what RunComfy accepted, or may have, and the ledger does not have."""
-    for one in found[:_NAMED]:
-        reconcile, label = command("reconcile"), ""
-        if one.line:
-            job = one.line.entry.request["job"]
-            reconcile = one.line.entry.account.command("reconcile")
-            label = f"{job['item']} · {job['step']} ({job['pipeline']})"
-        what = f"request {one.request_id}" if one.request_id else "a POST without an answer"
-        yield f"{what} of {short(one.key)} {label} is not in the ledger: {reconcile} adds it"
+    for line in found[:_NAMED]:
+        job, account = line.entry.request["job"], line.entry.account
+        what = f"request {line.request_id}" if line.request_id else "a POST without an answer"
+        label = f"{short(line.entry.key)} {job['item']} · {job['step']} ({job['pipeline']})"
+        reconcile = account.command("reconcile")
+        yield f"{what} of {label} is not in the ledger: {reconcile} adds it"
     if len(found) > _NAMED:
         yield f"and {len(found) - _NAMED:,} more"
 
@@ -288,34 +270,6 @@ def _insert(connection: Connection, line: Line, now: datetime) -> None:
     writes.insert_attempt(connection, asked, steps, now, **values)
 
 
-# Before there was a journal, an id that could not be written down had a file of its own.
-
-
-def _read_strays(journal: Journal) -> list[tuple[Path, dict[str, Any]]]:
-    found = []
-    for path in sorted(journal.path.with_name("strays").glob("*.json")):
-        told = {}
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            read = json.loads(path.read_text(encoding="utf-8"))
-            told = {name: read[name] for name in ("key", "number", "mark", "request_id")}
-        found.append((path, told))
-    return found
-
-
-async def _recover_strays(journal: Journal, ledger: Ledger) -> int:
-    recovered = 0
-    strays = await asyncio.to_thread(_read_strays, journal)
-    for path, told in [(path, told) for path, told in strays if told]:
-        for attempt in await ledger.list(Selection(key_prefix=str(told["key"])), of_all=True):
-            # By its mark, because another ledger may have the same key and number as well.
-            if (attempt.number, attempt.evidence.mark) == (told["number"], told["mark"]):
-                with suppress(writes.StateConflict):
-                    await ledger.accepted(attempt.id, str(told["request_id"]))
-                    await asyncio.to_thread(path.unlink)
-                    recovered += 1
-    return recovered
-
-
 @dataclass(frozen=True, slots=True)
 class StoredJob:
     """A job whose outputs lie under their names, as their sidecars tell of it.
@@ -374,7 +328,7 @@ def ask_whose(
     connection: Connection, checked: CheckedJob, uri: str, account: Account, now: datetime
 ) -> None:
     """Put a job in doubt whose output at `uri` does not say whose it is, unless it is known."""
-    if writes.latest(connection, checked.key, account) is not None:
+    if latest_attempts(connection, [checked.key], account):
         return
     said = f"{uri} was made for this job by an older version, which did not record at which "
     said += "expense"

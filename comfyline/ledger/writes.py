@@ -1,23 +1,42 @@
 """Every write to an attempt: compare-and-set on its state, checked against `ALLOWED`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from comfyline.config.account import Account, command
 from comfyline.errors import ComfylineError
 from comfyline.job import ALLOWED, CheckedJob, JobState, StoredOutput
-from comfyline.ledger.attempts import KEPT, NOT_SENT, REFRESH, Attempt, Evidence, pack
+from comfyline.ledger.attempts import (
+    KEPT,
+    NOT_SENT,
+    REFRESH,
+    Evidence,
+    pack,
+    read_evidence,
+)
 from comfyline.ledger.decision import LEASE_SECONDS
-from comfyline.ledger.queries import belongs_to, latest_attempts, read_attempts
+from comfyline.ledger.queries import STORED, belongs_to
 from comfyline.ledger.tables import attempts, jobs, outputs, transitions
 from comfyline.redact import without_secrets
 
 IsDead = Callable[[str | None], bool]
 """Whether the process of that name has certainly ended."""
+
+# Made once: to build a statement takes longer than to execute it.
+_STANDS = select(*(one for one in attempts.c if one is not attempts.c.request)).where(
+    attempts.c.id == bindparam("attempt_id")
+)
+"""An attempt, but for its request, which may be long."""
+_CHANGE = update(attempts).where(attempts.c.id == bindparam("attempt_id"))
+_NOTE = insert(transitions)
+_NUMBERS = select(attempts.c.number).where(attempts.c.key == bindparam("key"))
+_SENDING = select(attempts.c.id, attempts.c.owner, attempts.c.lease_until).where(
+    attempts.c.state == JobState.SUBMITTING
+)
 
 
 class StateConflict(ComfylineError):
@@ -30,27 +49,42 @@ def _look() -> str:
     return f"Another process has changed it meanwhile: {command('jobs')} shows its state."
 
 
-def open_attempt(
+def intend(
     connection: Connection,
     checked: CheckedJob,
     run_id: str,
+    worker_id: str,
     now: datetime,
     *,
     account: Account | None,
-    is_refresh: bool = False,
+    is_refresh: bool,
+    reserved_usd: float | None,
+    evidence: Evidence,
 ) -> tuple[int, int]:
-    """Return id and number of a row in `planned`: the one that never left, else a new one.
+    """Write down the intent to submit: from its commit on only this worker may POST.
 
-    With `is_refresh` only the refresh that was asked for is the reason for it.
+    Returns id and number of the attempt: the one that never left, else a new one. With `is_refresh`
+    only the refresh that was asked for is the reason for it.
     """
-    asked = asked_values(pack(checked) | {REFRESH: is_refresh}, account, run_id)
+    values = {
+        **asked_values(pack(checked) | {REFRESH: is_refresh}, account, run_id),
+        **_clear_owner(),
+        "owner": worker_id,
+        "claimed_at": now,
+        "reserved_usd": reserved_usd,
+        "evidence": asdict(evidence),
+        "lease_until": now + timedelta(seconds=LEASE_SECONDS),
+        # RunComfy keeps nothing for longer; before, whoever sees its end frees the slot.
+        "slot_until": now + KEPT,
+    }
     query = select(attempts.c.id, attempts.c.number, attempts.c.state)
     query = query.where(attempts.c.key == checked.key, belongs_to(account))
     newest = connection.execute(query.order_by(attempts.c.number.desc()).limit(1)).one_or_none()
-    if newest is not None and newest.state == JobState.PLANNED:
-        connection.execute(update(attempts).where(attempts.c.id == newest.id).values(**asked))
-        return newest.id, newest.number
-    return insert_attempt(connection, asked, {JobState.PLANNED: now}, now)
+    if newest is None or newest.state != JobState.PLANNED:
+        steps = {JobState.PLANNED: now, JobState.SUBMITTING: now}
+        return insert_attempt(connection, values, steps, now)
+    move(connection, newest.id, JobState.SUBMITTING, now, **values)
+    return newest.id, newest.number
 
 
 def insert_attempt(
@@ -68,28 +102,25 @@ def insert_attempt(
     """
     packed = asked["request"]
     key = packed["key"]
-    if connection.execute(select(jobs.c.key).where(jobs.c.key == key)).one_or_none() is None:
-        model_id = packed["job"]["model_id"]
-        connection.execute(insert(jobs).values(key=key, model_id=model_id, created_at=now))
-    numbers = select(attempts.c.number).where(attempts.c.key == key)
-    taken = {*connection.execute(numbers).scalars()}
+    taken = {*connection.execute(_NUMBERS, {"key": key}).scalars()}
+    if not taken:
+        job = {"key": key, "model_id": packed["job"]["model_id"], "created_at": now}
+        connection.execute(insert(jobs), job)
     if number is None or number in taken:
         number = max(taken, default=0) + 1
-    row = connection.execute(
-        insert(attempts).values(
-            key=key,
-            number=number,
-            state=list(steps)[-1],
-            created_at=min(steps.values()),
-            updated_at=now,
-            **asked,
-            **values,
-        )
-    )
-    attempt_id = int(row.inserted_primary_key[0]) if row.inserted_primary_key else 0
-    for state, at in steps.items():
-        _note(connection, attempt_id, state, at)
-    return attempt_id, number
+    row = {
+        "key": key,
+        "number": number,
+        "state": list(steps)[-1],
+        "created_at": min(steps.values()),
+        "updated_at": now,
+        **asked,
+        **values,
+    }
+    [attempt_id] = connection.execute(insert(attempts), row).inserted_primary_key or [0]
+    noted = [{"attempt_id": attempt_id, "state": one, "at": at} for one, at in steps.items()]
+    connection.execute(_NOTE, noted)
+    return int(attempt_id), number
 
 
 def asked_values(packed: Mapping[str, Any], account: Account | None, run_id: str) -> dict[str, Any]:
@@ -112,28 +143,17 @@ def whose(account: Account | None) -> dict[str, str]:
     return {"origin": account.origin, "account": account.name} if account else {}
 
 
-def adopt(connection: Connection, attempt_id: int, account: Account) -> None:
-    """Record whose an attempt is, where that was not known."""
-    unknown = (attempts.c.id == attempt_id) & attempts.c.origin.is_(None)
-    told = {**whose(account), "profile": account.profile}
-    connection.execute(update(attempts).where(unknown).values(**told))
+def set_values(connection: Connection, attempt_id: int, **values: Any) -> None:
+    """Write values of one attempt, whatever state it is in."""
+    connection.execute(_CHANGE, {"attempt_id": attempt_id, **values})
 
 
 def missing(connection: Connection, attempt_id: int, now: datetime) -> tuple[JobState, datetime]:
     """Write down that RunComfy does not know a request. Return its state, and since when."""
     row = _row(connection, attempt_id)
     if row.missing_since is None:
-        this = update(attempts).where(attempts.c.id == attempt_id)
-        connection.execute(this.values(missing_since=now))
+        set_values(connection, attempt_id, missing_since=now)
     return JobState(row.state), row.missing_since or now
-
-
-def heard_of(connection: Connection, attempt_id: int, account: Account | None) -> None:
-    """Write down that RunComfy knows a request, and so whose it is."""
-    if account is not None:
-        adopt(connection, attempt_id, account)
-    missed = (attempts.c.id == attempt_id) & attempts.c.missing_since.is_not(None)
-    connection.execute(update(attempts).where(missed).values(missing_since=None))
 
 
 def move(
@@ -143,53 +163,29 @@ def move(
     now: datetime,
     *,
     unless: frozenset[JobState] = frozenset(),
+    heard_by: Account | None = None,
     **values: Any,
 ) -> None:
     """Move one attempt to another state. The same state again only refreshes `values`.
 
-    An attempt that stands in one of `unless` keeps its state and takes the values. Raises
+    An attempt that stands in one of `unless` keeps its state and takes the values. Whoever is
+    answered about a request, `heard_by`, knows whose it is, and that RunComfy knows it. Raises
     `StateConflict` when the step is not allowed from where the attempt stands.
     """
-    current = JobState(_row(connection, attempt_id).state)
+    row = _row(connection, attempt_id)
+    if row.missing_since is not None and to is not JobState.EXPIRED:
+        values["missing_since"] = None
+    if heard_by and row.origin is None:
+        values |= whose(heard_by) | {"profile": heard_by.profile}
+    current = JobState(row.state)
     to = current if current in unless else to
-    if current is to and not values:
-        return
     if current is not to and to not in ALLOWED[current]:
         raise StateConflict(f"Attempt {attempt_id} cannot go from {current} to {to}", hint=_look())
-    connection.execute(
-        update(attempts)
-        .where(attempts.c.id == attempt_id)
-        .values(state=to, updated_at=now, **values)
-    )
     if current is not to:
-        _note(connection, attempt_id, to, now)
-
-
-def lease(
-    connection: Connection,
-    attempt_id: int,
-    worker_id: str,
-    now: datetime,
-    *,
-    reserved_usd: float | None,
-    evidence: Evidence,
-) -> None:
-    """Commit the intent to submit: from here on only this worker may POST."""
-    move(
-        connection,
-        attempt_id,
-        JobState.SUBMITTING,
-        now,
-        owner=worker_id,
-        claimed_at=now,
-        reserved_usd=reserved_usd,
-        evidence=asdict(evidence),
-        lease_until=now + timedelta(seconds=LEASE_SECONDS),
-        # RunComfy keeps nothing for longer; before, whoever sees its end frees the slot.
-        slot_until=now + KEPT,
-        error_kind=None,
-        error_message=None,
-    )
+        set_values(connection, attempt_id, state=to, updated_at=now, **values)
+        connection.execute(_NOTE, {"attempt_id": attempt_id, "state": to, "at": now})
+    elif values:
+        set_values(connection, attempt_id, updated_at=now, **values)
 
 
 def accept(connection: Connection, attempt_id: int, request_id: str, now: datetime) -> datetime:
@@ -225,21 +221,6 @@ def accept(connection: Connection, attempt_id: int, request_id: str, now: dateti
     return when
 
 
-def undecided(connection: Connection, key: str, account: Account | None) -> Attempt | None:
-    """Find the attempt of a job that is being submitted or in doubt, the latest or not.
-
-    What was found after a person had taken it for lost goes on beside a later one.
-    """
-    column = attempts.c
-    open_ones = select(attempts).where(
-        column.key == key,
-        column.state.in_((JobState.SUBMITTING, JobState.IN_DOUBT)),
-        belongs_to(account),
-    )
-    found = read_attempts(connection, open_ones.order_by(column.number.desc()).limit(1))
-    return next(iter(found), None)
-
-
 def record_evidence(connection: Connection, attempt_id: int, evidence: Evidence) -> None:
     """Add to what is known of an attempt's POST."""
     known = _row(connection, attempt_id).evidence or {}
@@ -248,24 +229,33 @@ def record_evidence(connection: Connection, attempt_id: int, evidence: Evidence)
         for name, value in asdict(evidence).items()
         if value is not None
     }
-    this = update(attempts).where(attempts.c.id == attempt_id)
-    connection.execute(this.values(evidence={**known, **said}))
+    set_values(connection, attempt_id, evidence={**known, **said})
 
 
-def release(connection: Connection, attempt_id: int, worker_id: str, now: datetime) -> None:
-    """End a claim without a request: `planned` again, for whoever comes next.
+def release(connection: Connection, attempt_id: int, mark: str | None, now: datetime) -> None:
+    """End the claim of that mark without a request: `planned` again, for whoever comes next.
 
     When the lease ran out first (a laptop that slept), the doubt ends here instead, in `failed`.
-    Raises `StateConflict` when it is somebody else's claim by now, whose POST may be under way.
+    What was released already, or is another's claim by now, stays as it is.
     """
     row = _row(connection, attempt_id)
-    if row.state == JobState.SUBMITTING and row.owner != worker_id:
-        raise StateConflict(f"Attempt {attempt_id} is being submitted by another", hint=_look())
+    if read_evidence(row.evidence).mark != mark:
+        return
     if row.state == JobState.IN_DOUBT:
         reason = {"error_kind": NOT_SENT, "error_message": "RunComfy never accepted it."}
         move(connection, attempt_id, JobState.FAILED, now, **{**_clear_owner(), **reason})
-    else:
+    elif row.state == JobState.SUBMITTING:
         move(connection, attempt_id, JobState.PLANNED, now, **_clear_owner())
+
+
+def release_unheard(connection: Connection, marks: Collection[str], now: datetime) -> None:
+    """Release the claims of these marks, as far as they were committed: nothing left under them."""
+    if marks:
+        in_hand = attempts.c.state.in_((JobState.SUBMITTING, JobState.IN_DOUBT))
+        open_ones = select(attempts.c.id, attempts.c.evidence).where(in_hand)
+        for row in connection.execute(open_ones).all():
+            if (mark := read_evidence(row.evidence).mark) in marks:
+                release(connection, row.id, mark, now)
 
 
 def mark_lost(
@@ -286,12 +276,9 @@ def mark_lost(
 
 def end_dead_leases(connection: Connection, now: datetime, is_dead: IsDead) -> int:
     """Put in doubt what a dead process was submitting. Return how many those are."""
-    column = attempts.c
-    sending = select(column.id, column.owner, column.lease_until)
-    rows = connection.execute(sending.where(column.state == JobState.SUBMITTING)).all()
     ids = [
         row.id
-        for row in rows
+        for row in connection.execute(_SENDING).all()
         if row.lease_until is None or row.lease_until <= now or is_dead(row.owner)
     ]
     reason = "The process that submitted it ended before RunComfy's answer was written down."
@@ -301,26 +288,13 @@ def end_dead_leases(connection: Connection, now: datetime, is_dead: IsDead) -> i
     return len(ids)
 
 
-def latest(connection: Connection, key: str, account: Account | None) -> Attempt | None:
-    """Return the latest attempt of one key that an account has."""
-    return latest_attempts(connection, [key], account).get(key)
-
-
 def _row(connection: Connection, attempt_id: int) -> Row[Any]:
-    """Return an attempt as it stands, but for its request, which may be long."""
-    columns = [one for one in attempts.c if one is not attempts.c.request]
-    query = select(*columns).where(attempts.c.id == attempt_id)
-    return connection.execute(query.with_for_update()).one()
+    return connection.execute(_STANDS, {"attempt_id": attempt_id}).one()
 
 
 def _clear_owner() -> dict[str, Any]:
     """Return the values of an attempt that nobody is submitting: no owner, no error."""
     return {"owner": None, "lease_until": None, "error_kind": None, "error_message": None}
-
-
-def _note(connection: Connection, attempt_id: int, state: JobState, now: datetime) -> None:
-    values = {"attempt_id": attempt_id, "state": state, "at": now}
-    connection.execute(insert(transitions).values(values))
 
 
 def record_outputs(connection: Connection, attempt_id: int, stored: Sequence[StoredOutput]) -> None:
@@ -338,10 +312,12 @@ def record_outputs(connection: Connection, attempt_id: int, stored: Sequence[Sto
     for other, indices in before.items():
         if _indices(connection, other) < indices:
             connection.execute(delete(outputs).where(outputs.c.attempt_id == other))
-    names = ("index", "uri", "sha256", "bytes", "media_type")
-    for output in stored:
-        values = {name: getattr(output, name) for name in names}
-        connection.execute(insert(outputs).values(attempt_id=attempt_id, **values))
+    rows = [
+        {name: getattr(output, name) for name in STORED} | {"attempt_id": attempt_id}
+        for output in stored
+    ]
+    if rows:
+        connection.execute(insert(outputs), rows)
 
 
 def move_output(connection: Connection, attempt_id: int, uri: str, to: str) -> bool:

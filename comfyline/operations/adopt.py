@@ -313,11 +313,11 @@ async def _recorded_by_a_run(
     """Return what a run would take from the journal, as it would find it in the ledger."""
     at, found = services.now(), dict[str, AnyAttempt]()
     for one in await unrecorded(services.journal, services.ledger):
-        if one.line and one.key in asked:
+        if one.entry.key in asked:
             state = JobState.SUBMITTED if one.request_id else JobState.IN_DOUBT
-            sent = one.line.entry.at if one.request_id else None
-            told = {"request_id": one.request_id, "submitted_at": sent}
-            found[one.key] = _summary(asked[one.key], state, "journal", at, **told)
+            sent = one.entry.at if one.request_id else None
+            told, key = {"request_id": one.request_id, "submitted_at": sent}, one.entry.key
+            found[key] = _summary(asked[key], state, "journal", at, **told)
     return found
 
 

@@ -106,7 +106,7 @@ class Office:
         *,
         run_id: str = "run-1",
         refresh: bool = False,
-        evidence: Evidence | None = None,
+        balance_usd: float | None = None,
         at: datetime | None = None,
     ) -> int:
         """The id of an attempt whose POST leaves now."""
@@ -117,7 +117,7 @@ class Office:
                 run_id=run_id,
                 refresh=refresh,
                 limits=ROOMY,
-                evidence=evidence or Evidence(mark=f"mark-{secrets.token_hex(4)}"),
+                balance_usd=balance_usd,
             )
             assert isinstance(claim, Claimed)
             return claim.attempt_id

@@ -1,21 +1,25 @@
 """`make clean` and `comfyline ledger remove`: what was paid for goes only after it was named."""
 
-import json
 import os
 import pty
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from comfyline.config.account import Account
+from comfyline.ledger.attempts import pack
+from comfyline.ledger.journal import Entry
+from comfyline.services import open_journal
 from tests.cli.conftest import Office, asked
 from tests.conftest import ROOT
 
-VALUED = ("ledger.sqlite3", "ledger.sqlite3-wal", "strays/a.json", "work/request/0.png")
+VALUED = ("ledger.sqlite3", "ledger.sqlite3-wal", "work/request/0.png")
 KEPT = (
     *VALUED,
     "storage/comfyline/outputs/cat.png",
@@ -42,9 +46,21 @@ def rich(office: Office) -> Office:
     office.stored(asked("stored"), "request-1", cost=0.14)
     office.submitted(asked("running", item="dog"), "request-2")
     office.doubted(asked("doubtful", item="bird"))
-    lay(office.folder / "home", ("strays/request-3.json", "work/request-4/0.png"))
-    told = {"key": "0" * 64, "number": 1, "mark": "mark", "request_id": "request-3"}
-    (office.folder / "home/strays/request-3.json").write_text(json.dumps(told))
+    lay(office.folder / "home", ("work/request-4/0.png",))
+    journal, accepted = open_journal(office.folder / "home", office.url), asked("accepted")
+    entry = Entry(
+        ledger="0" * 32,
+        key=accepted.key,
+        number=1,
+        mark="mark",
+        place=journal.place,
+        account=Account("https://model-api.example"),
+        at=datetime(2026, 3, 1, tzinfo=UTC),
+        run_id="run-1",
+        writer="here",
+        request=pack(accepted),
+    )
+    journal.accepted(journal.reserve(entry), "request-3")
     return office
 
 
@@ -65,7 +81,7 @@ def test_make_clean_keeps_what_was_paid_for_and_names_it(tmp_path: Path) -> None
     assert [name for name in MADE_AGAIN if (home / name).exists()] == []
     assert not (tmp_path / ".venv").exists()
     assert (tmp_path / "outputs/cat.png").is_file()
-    for name in ("outputs", ".comfyline/ledger.sqlite3", ".comfyline/strays", ".comfyline/work"):
+    for name in ("outputs", ".comfyline/ledger.sqlite3", ".comfyline/work"):
         assert f"kept: {name}\n" in ended.stdout
 
 
@@ -81,7 +97,7 @@ def test_without_a_yes_a_ledger_is_not_removed_and_its_losses_are_named(rich: Of
     assert "1 request id not recorded yet" in ended.stderr
     assert "1 fetched file not stored" in ended.stderr
     assert len(rich.attempts()) == 3
-    assert (rich.folder / "home/strays/request-3.json").is_file()
+    assert (rich.folder / "home/work/request-4/0.png").is_file()
 
 
 def test_with_a_yes_the_ledger_goes_and_what_it_alone_accounts_for(rich: Office) -> None:
@@ -94,7 +110,6 @@ def test_with_a_yes_the_ledger_goes_and_what_it_alone_accounts_for(rich: Office)
         "ledger.sqlite3",
         "ledger.sqlite3-wal",
         "ledger.sqlite3-shm",
-        "strays",
         "accepted.jsonl",
         "work",
     }
@@ -117,7 +132,7 @@ def test_the_ledger_of_a_database_server_is_left_to_it(
 ) -> None:
     monkeypatch.setenv("COMFYLINE_LEDGER_URL", "postgresql://user@127.0.0.1:9/none")
     assert rich.comfyline("ledger", "remove", "--yes").code == 64
-    assert (rich.folder / "home/strays/request-3.json").is_file()
+    assert (rich.folder / "home/work/request-4/0.png").is_file()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 import pytest
 
 from comfyline.job import JobState
-from comfyline.ledger.attempts import Evidence
 from tests.cli.conftest import Office, ago, asked
 
 
@@ -35,7 +34,7 @@ def test_the_balance_speaks_for_what_the_other_requests_do_not_explain(
 ):
     before = office.sandbox.account()["balance_usd"]
     job, other = asked("a doubt about money"), asked("another")
-    office.doubted(job, evidence=Evidence(mark="m", balance_before_usd=before))
+    office.doubted(job, balance_usd=before)
     office.stored(other, office.generated("another", f"{files}/cat.jpg"))
     if requests == 2:
         office.generated("a doubt about money", f"{files}/cat.jpg")

@@ -32,7 +32,7 @@ def _the_intent_is_committed_after_the_post() -> None:
 
     async def claim_nothing(self: Ledger, checked: Any, **more: Any) -> Claimed:  # noqa: ARG001
         asked.update(more, checked=checked)
-        return Claimed(attempt_id=-1, number=1)
+        return Claimed(attempt_id=-1, number=1, mark="unclaimed")
 
     async def claim_late(self: Ledger, attempt_id: int, request_id: str) -> datetime:  # noqa: ARG001
         claimed = await claim(self, **asked)

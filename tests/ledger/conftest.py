@@ -59,6 +59,7 @@ class Desk:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self._ids = itertools.count(1)
+        self._marks: dict[int, str] = {}
 
     async def claim(
         self, job: CheckedJob, run: str = "run-1", *, limits: Limits = ROOMY, **more: Any
@@ -81,7 +82,12 @@ class Desk:
         """The id of an attempt that may be submitted now."""
         claim = await self.claim(job, run, **more)
         assert isinstance(claim, Claimed)
+        self._marks[claim.attempt_id] = claim.mark
         return claim.attempt_id
+
+    async def not_sent(self, attempt_id: int) -> None:
+        """Gives back what was last claimed here of an attempt."""
+        await self.ledger.not_sent(attempt_id, self._marks[attempt_id])
 
     async def submitted(
         self, job: CheckedJob, run: str = "run-1", request_id: str | None = None, **more: Any

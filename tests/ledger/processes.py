@@ -4,11 +4,10 @@ import asyncio
 import multiprocessing
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from comfyline.files import this_process
-from comfyline.ledger import writes
+from comfyline.ledger import claims
 from comfyline.ledger.ledger import Ledger
 from tests.ledger.conftest import Desk, asked
 
@@ -69,10 +68,9 @@ async def claim_and_lock(desk: Desk, argument: Any) -> None:
 async def stop_in_a_claim(desk: Desk, argument: Any) -> None:
     prompt, told = argument
 
-    def lease(*_: Any, **__: Any) -> None:
+    def claimed(*_: Any) -> None:
         told.put(desk.ledger.worker_id)
         time.sleep(60)
 
-    writes.lease = lease
-    with suppress(TypeError):
-        await desk.claim(asked(prompt))
+    claims.Claimed = claimed
+    await desk.claim(asked(prompt))

@@ -43,7 +43,7 @@ async def test_what_is_stored_for_one_account_is_submitted_for_another(at: Opens
     await theirs.stored(JOB)
     assert await mine.ledger.find([JOB.key]) == await mine.ledger.summaries([JOB.key]) == {}
     # A claim that never left is taken up again beside the other's.
-    await mine.ledger.not_sent(await mine.claimed(JOB))
+    await mine.not_sent(await mine.claimed(JOB))
     assert await mine.state(JOB) is JobState.PLANNED
     await mine.submitted(JOB, "run-2", "mine")
     assert await mine.state(JOB) is JobState.SUBMITTED

@@ -23,11 +23,11 @@ while len(PATHS) < len(JobState):
 
 
 @pytest.mark.parametrize("start", JobState)
-async def test_exactly_the_allowed_steps_are_taken(start: JobState, ledger: Ledger, desk: Desk):
+async def test_exactly_the_allowed_steps_are_taken(start: JobState, desk: Desk):
     for number, to in enumerate(JobState):
         job = asked(f"{start} to {to} {number}")
         attempt_id = await desk.claimed(job)
-        await ledger.not_sent(attempt_id)
+        await desk.not_sent(attempt_id)
         for state in PATHS[start]:
             await desk.brought(attempt_id, state)
         if to is start or to in ALLOWED[start]:
@@ -157,7 +157,7 @@ async def test_a_summary_says_the_same_as_the_whole_attempt(desk: Desk, ledger: 
     await desk.submitted(running)
     for error, job in ((Rejected("blank"), rejected), (GenerationFailed("no"), failed)):
         await ledger.ended(await desk.submitted(job), JobState.FAILED, error, cost_usd=0.2)
-    await ledger.not_sent(await desk.claimed(planned))
+    await desk.not_sent(await desk.claimed(planned))
     keys = [one.key for one in (*jobs, asked("unknown"))]
 
     summaries, attempts = await ledger.summaries(keys), await ledger.find(keys)
@@ -175,7 +175,7 @@ async def test_what_was_last_submitted_in_a_place_is_found(desk: Desk, ledger: L
     secret = "https://files.test/cat.png?X-Amz-Signature=abc"
     await desk.stored(asked("first", **here), output("file:///out/0.png"))
     await desk.submitted(asked(secret, **here))
-    await ledger.not_sent(await desk.claimed(asked("never sent", **here)))
+    await desk.not_sent(await desk.claimed(asked("never sent", **here)))
     now = asked(f"{secret}d", **here)
     elsewhere = [
         replace(now, job=replace(now.job, **other))

@@ -70,7 +70,7 @@ async def test_what_is_reserved_for_an_attempt_once_it_has_ended(
             await ledger.completed(attempt_id, None)
             await desk.brought(attempt_id, JobState(end))
         case "planned":
-            await ledger.not_sent(await desk.claimed(ONE))
+            await desk.not_sent(await desk.claimed(ONE))
         case _:
             attempt_id = await desk.in_doubt(ONE)
             if end == "lost":
@@ -80,8 +80,8 @@ async def test_what_is_reserved_for_an_attempt_once_it_has_ended(
     assert await desk.asks(TWO, limits=of_run(0.5 + reserved)) == "CLAIMED"
 
 
-async def test_an_attempt_claimed_anew_reserves_its_new_price(desk: Desk, ledger: Ledger):
-    await ledger.not_sent(await desk.claimed(asked("one", price=None)))
+async def test_an_attempt_claimed_anew_reserves_its_new_price(desk: Desk):
+    await desk.not_sent(await desk.claimed(asked("one", price=None)))
     await desk.claimed(ONE)
     assert await desk.asks(TWO, limits=of_run(0.9)) == "run has 0.5"
 

@@ -1,5 +1,7 @@
 """The claim before the POST: who gets it, and why everybody else does not."""
 
+from unittest.mock import ANY
+
 import pytest
 
 from comfyline.errors import Cancelled, Expired, GenerationFailed
@@ -19,7 +21,7 @@ DAY = 24 * 3600
 async def test_the_intent_is_committed_before_the_claim_is_given(
     desk: Desk, there: Desk, clock: Clock
 ):
-    assert await desk.claim(JOB) == Claimed(attempt_id=1, number=1)
+    assert await desk.claim(JOB) == Claimed(1, 1, ANY)
     seen = await there.known(JOB)
     assert (seen.state, seen.owner) == (JobState.SUBMITTING, "here:1")
     assert seen.lease_until is not None
@@ -43,9 +45,9 @@ async def test_a_claim_is_waited_for_and_then_in_doubt_and_never_submitted_again
 
 async def test_what_never_left_is_claimed_again_as_the_same_attempt(desk: Desk, ledger: Ledger):
     first = await desk.claimed(asked(price=0.5))
-    await ledger.not_sent(first)
+    await desk.not_sent(first)
     later = asked(price=0.75, pipeline="other", item="dog")
-    assert await desk.claim(later, "run-2") == Claimed(first, 1)
+    assert await desk.claim(later, "run-2") == Claimed(first, 1, ANY)
     [known] = await ledger.list(Selection(pipeline="other"))
     assert (known.run_id, known.checked) == ("run-2", later)
 
@@ -69,24 +71,24 @@ async def test_what_is_stored_is_reused_and_refreshed_once_within_a_run(desk: De
     assert [one.number for one in await ledger.list()] == [2, 1]
 
 
-async def test_a_refresh_that_never_left_does_not_hide_what_is_stored(desk: Desk, ledger: Ledger):
+async def test_a_refresh_that_never_left_does_not_hide_what_is_stored(desk: Desk):
     first = await desk.stored(JOB)
     refresh = await desk.claimed(JOB, "run-2", refresh=True)
-    await ledger.not_sent(refresh)
+    await desk.not_sent(refresh)
     assert (await desk.known(JOB)).id == first
     assert await desk.asks(JOB, "run-3") == "REUSE"
     # The next refresh takes the attempt that is still open.
-    assert await desk.claim(JOB, "run-4", refresh=True) == Claimed(refresh, 2)
+    assert await desk.claim(JOB, "run-4", refresh=True) == Claimed(refresh, 2, ANY)
 
 
 @pytest.mark.parametrize("refresh", [False, True])
 async def test_a_run_submits_a_job_once_also_when_another_run_has_tried_it_since(
-    desk: Desk, ledger: Ledger, *, refresh: bool
+    desk: Desk, *, refresh: bool
 ):
     for run in ("run-1", "run-2"):
         await desk.failed(JOB, run)
     assert await desk.asks(JOB, "run-1", refresh=refresh) == "BLOCKED"
-    await ledger.not_sent(await desk.claimed(JOB, "run-3"))
+    await desk.not_sent(await desk.claimed(JOB, "run-3"))
     assert await desk.asks(JOB, "run-1", refresh=refresh) == "BLOCKED"
 
 

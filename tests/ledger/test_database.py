@@ -189,7 +189,7 @@ async def test_a_failure_in_the_middle_leaves_nothing_half_done(
         raise RuntimeError("in the middle")
 
     with monkeypatch.context() as patched:
-        patched.setattr("comfyline.ledger.writes.lease", fails)
+        patched.setattr("comfyline.ledger.claims.Claimed", fails)
         with pytest.raises(RuntimeError):
             await desk.claim(asked())
     assert not await ledger.list()

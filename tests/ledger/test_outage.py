@@ -20,7 +20,6 @@ from tests.ledger.conftest import Clock, Desk, asked, locked, output
 from tests.ledger.proxy import Cut, Proxy, proxy
 
 JOB = asked()
-MARKED = Evidence(mark="m-1")
 LOST = ComfylineError("A person found that it was never accepted")
 
 OTHERS_END = (
@@ -67,7 +66,7 @@ def cut(request: pytest.FixtureRequest) -> Cut:
 
 async def test_a_claim_whose_commit_is_not_heard_of_is_used(here: Desk, between: Proxy, cut: Cut):
     between.cut = cut
-    attempt_id = await here.claimed(JOB, evidence=MARKED)
+    attempt_id = await here.claimed(JOB)
     assert between.has_cut.is_set()
     assert await here.state(JOB) is JobState.SUBMITTING
     await here.ledger.accepted(attempt_id, "r-1")
@@ -80,7 +79,7 @@ async def test_a_claim_that_outlives_its_lease_unheard_is_no_doubt_afterwards(
     here: Desk, between: Proxy, there: Desk, clock: Clock
 ):
     between.cut, between.goes_away_then = "after", True
-    claiming = asyncio.create_task(here.claimed(JOB, evidence=MARKED))
+    claiming = asyncio.create_task(here.claimed(JOB))
     await asyncio.to_thread(between.has_cut.wait, 30)
     clock.forward(LEASE_SECONDS + 1)
     assert await there.ledger.end_dead_leases() == 1
@@ -98,7 +97,7 @@ async def test_a_claim_that_was_given_up_unheard_is_given_back_with_the_next_wor
     between.cut, between.goes_away_then = "after", True
     monkeypatch.setattr(here.ledger.database, "patience", 0.2)
     with pytest.raises(Unreachable):
-        await here.claimed(JOB, evidence=MARKED)
+        await here.claimed(JOB)
     assert await there.state(JOB) is JobState.SUBMITTING
     between.comes_back()
     await here.ledger.release_all()
@@ -109,12 +108,12 @@ async def test_a_claim_that_was_given_up_unheard_is_given_back_with_the_next_wor
 async def test_what_another_has_claimed_meanwhile_is_not_given_back(
     here: Desk, between: Proxy, there: Desk, monkeypatch: pytest.MonkeyPatch
 ):
-    attempt_id = await here.claimed(JOB, evidence=MARKED)
-    await here.ledger.not_sent(attempt_id)
+    attempt_id = await here.claimed(JOB)
+    await here.not_sent(attempt_id)
     between.cut, between.goes_away_then = "before", True
     monkeypatch.setattr(here.ledger.database, "patience", 0.2)
     with pytest.raises(Unreachable):
-        await here.claimed(JOB, evidence=MARKED)
+        await here.claimed(JOB)
     assert await there.claimed(JOB, "run-2") == attempt_id
     between.comes_back()
     await here.ledger.release_all()
@@ -149,7 +148,8 @@ async def _lost(ledger: Ledger, attempt_id: int) -> None:
 
 
 async def _not_sent(ledger: Ledger, attempt_id: int) -> None:
-    await ledger.not_sent(attempt_id)
+    [claimed] = await ledger.list()
+    await ledger.not_sent(attempt_id, str(claimed.evidence.mark))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ async def test_what_is_written_unheard_is_written_again_and_comes_to_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ):
     """Each of its transactions is cut off once."""
-    attempt_id = await here.claimed(JOB, evidence=MARKED)
+    attempt_id = await here.claimed(JOB)
     run, cuts = here.ledger.database.run, 0
 
     async def cut_off(work: object) -> object:
@@ -193,9 +193,9 @@ async def test_what_is_written_unheard_is_written_again_and_comes_to_the_same(
 async def test_a_claim_given_back_unheard_may_be_anothers_when_it_is_said_again(
     here: Desk, between: Proxy, there: Desk
 ):
-    attempt_id = await here.claimed(JOB, evidence=MARKED)
+    attempt_id = await here.claimed(JOB)
     between.cut, between.goes_away_then = "after", True
-    saying = asyncio.create_task(here.ledger.not_sent(attempt_id))
+    saying = asyncio.create_task(here.not_sent(attempt_id))
     await asyncio.to_thread(between.has_cut.wait, 30)
     assert await there.claimed(JOB, "run-2") == attempt_id
     between.comes_back()
@@ -208,7 +208,7 @@ async def test_everybody_waits_for_a_ledger_that_is_away_and_it_is_said_once(
     here: Desk, between: Proxy
 ):
     heard: list[Event] = []
-    attempt_id = await here.claimed(JOB, evidence=MARKED)
+    attempt_id = await here.claimed(JOB)
     between.goes_away()
     with observed_by(heard.append):
         asking = [
@@ -228,7 +228,7 @@ async def test_everybody_waits_for_a_ledger_that_is_away_and_it_is_said_once(
 async def test_nobody_waits_longer_than_the_first_and_what_was_accepted_is_carried_by_the_error(
     here: Desk, between: Proxy, monkeypatch: pytest.MonkeyPatch
 ):
-    attempt_id = await here.claimed(JOB, evidence=MARKED)
+    attempt_id = await here.claimed(JOB)
     monkeypatch.setattr(here.ledger.database, "patience", 0.5)
     between.goes_away()
     with pytest.raises(Unreachable, match="accepted request r-1") as error:
@@ -241,7 +241,7 @@ async def test_nobody_waits_longer_than_the_first_and_what_was_accepted_is_carri
 
 
 async def test_who_ends_a_connection_ends_nothing_that_is_owed(here: Desk, url: str):
-    attempt_id = await here.claimed(JOB, evidence=MARKED)
+    attempt_id = await here.claimed(JOB)
     with locked(url):
         writing = asyncio.create_task(here.ledger.accepted(attempt_id, "r-1"))
         await until(url, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'")
@@ -254,7 +254,7 @@ async def test_who_ends_a_connection_ends_nothing_that_is_owed(here: Desk, url: 
 
 
 async def test_a_standby_that_is_not_promoted_yet_is_waited_for(here: Desk, url: str):
-    attempt_id = await here.claimed(JOB, evidence=MARKED)
+    attempt_id = await here.claimed(JOB)
     name = make_url(url).database
     heard: asyncio.Queue[Event] = asyncio.Queue()
     await say(url, f"ALTER DATABASE {name} SET default_transaction_read_only = on", OTHERS_END)

@@ -63,7 +63,7 @@ async def test_a_refresh_while_some_are_left_gives_no_more_than_were_left(desk: 
 
 async def test_a_claim_that_never_left_costs_none_of_the_attempts(desk: Desk) -> None:
     await reject(desk, checked(1), "run-1")
-    await desk.ledger.not_sent(await desk.claimed(checked(1), "run-1"))
+    await desk.not_sent(await desk.claimed(checked(1), "run-1"))
     assert await desk.asks(checked(1), "run-2") == "CLAIMED"
 
 

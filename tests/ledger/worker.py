@@ -78,6 +78,7 @@ class Sending:
     run_id: str
     attempt_id: int
     number: int
+    mark: str
     answer: Answer | None = None
     request_id: str | None = None
 
@@ -122,7 +123,7 @@ class Worker:
             )
         )
         if isinstance(claim, Claimed):
-            self.hands.append(Sending(checked, run_id, claim.attempt_id, claim.number))
+            self.hands.append(Sending(checked, run_id, claim.attempt_id, claim.number, claim.mark))
         return claim
 
     def post(self, sending: Sending, answer: Answer) -> None:
@@ -148,7 +149,7 @@ class Worker:
                     )
                     self.do(ended)
                 case _:
-                    self.do(self.ledger.not_sent(sending.attempt_id))
+                    self.do(self.ledger.not_sent(sending.attempt_id, sending.mark))
         except StateConflict as late:
             self.talk.told |= {late.request_id} if late.request_id else set()
 
