@@ -14,11 +14,12 @@ from typing import Annotated, Any, NoReturn
 from fastapi import APIRouter, Depends, Query
 from fastapi import Request as HttpRequest
 from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from comfyline.sandbox.blob_store import BlobStore, media_type
 from comfyline.sandbox.catalogue import CatalogueEntry, ModelCatalogue
 from comfyline.sandbox.dialect import Violation, check, with_defaults
-from comfyline.sandbox.faults import Fault, Faults, Receive, Scope, Send
+from comfyline.sandbox.faults import Fault, Faults
 from comfyline.sandbox.output_shape import fill_output
 from comfyline.sandbox.server import SandboxOptions
 from comfyline.sandbox.store import Request, Store, without_queries

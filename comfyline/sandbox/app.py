@@ -5,17 +5,17 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
-from typing import cast
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from comfyline.sandbox.api import Handlers, Refusal, api_routes, open_routes
 from comfyline.sandbox.blob_store import BlobStore
 from comfyline.sandbox.catalogue import ModelCatalogue
-from comfyline.sandbox.faults import ASGIApp, FaultGate, Faults, Message, Receive, Scope, Send, drop
+from comfyline.sandbox.faults import FaultGate, Faults, drop
 from comfyline.sandbox.server import SandboxOptions
 from comfyline.sandbox.store import Store
 from comfyline.sandbox.worker import Worker
@@ -53,7 +53,7 @@ def create_app(options: SandboxOptions) -> ASGIApp:
 
     # A web page whose name is made to lead here reads nothing: its calls carry that name.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK, www_redirect=False)
-    return RequestLog(FaultGate(cast("ASGIApp", app), faults))
+    return RequestLog(FaultGate(app, faults))
 
 
 class RequestLog:

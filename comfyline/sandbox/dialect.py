@@ -27,7 +27,7 @@ _ALTERNATIVES = ("anyOf", "oneOf", "allOf")
 
 _MEGABYTE = 1024 * 1024
 _RULE = re.compile(r"([a-z_*/]+?)\s*(<=|>=|<|>)", re.IGNORECASE)
-_HOLDS: Mapping[str, Callable[[float, float], bool]] = {
+_HOLDS: Mapping[str, Callable[[float, Any], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
     "<=": operator.le,
@@ -47,28 +47,13 @@ class Violation:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """One entry of `validations` that is understood."""
-
-    fact: str
-    comparison: str
-    bound: float
-    sentence: str
-
-    def is_broken_by(self, facts: Mapping[str, float]) -> bool:
-        """Tell whether a file with these facts breaks the rule; a fact it lacks cannot."""
-        known = facts.get(self.fact)
-        return known is not None and not _HOLDS[self.comparison](known, self.bound)
-
-
-@dataclass(frozen=True, slots=True)
 class MediaValue:
-    """One media URL in an input: an image, a video or audio, and the rules for its file."""
+    """One media URL in an input: an image, a video or audio, and the `validations` of its field."""
 
     path: Path
     kind: str
     value: Any
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[Any, ...] = ()
 
 
 def translate(schema: Any) -> Any:
@@ -112,17 +97,19 @@ def media_values(schema: Any, value: Any) -> Iterator[MediaValue]:
 
 
 def _media(
-    schema: Any, value: Any, path: Path, above: tuple[Rule, ...], root: Any
+    schema: Any, value: Any, path: Path, above: tuple[Any, ...], root: Any
 ) -> Iterator[MediaValue]:
     """`above` are the rules of the array around: they are meant for each of its items."""
     schema = _resolve(schema, root)
     if value is None or not isinstance(schema, Mapping):
         return
-    rules = (*above, *read_rules(schema.get("validations")))
+    own = schema.get("validations")
+    rules = (*above, *(own if isinstance(own, list) else ()))
     if kind := media_kind(schema):
-        parts = [((*path, i), v) for i, v in enumerate(value)] if isinstance(value, list) else None
-        for where, one in parts if parts is not None else [(path, value)]:
-            yield MediaValue(where, kind, one, rules)
+        if not isinstance(value, list):
+            yield MediaValue(path, kind, value, rules)
+            return
+        yield from (MediaValue((*path, at), kind, one, rules) for at, one in enumerate(value))
         return
     for branch in (part for key in _ALTERNATIVES for part in schema.get(key) or ()):
         yield from _media(branch, value, path, rules, root)
@@ -215,51 +202,30 @@ def with_defaults(schema: Mapping[str, Any], value: Mapping[str, Any]) -> dict[s
     return filled
 
 
-@dataclass(frozen=True, slots=True)
-class Measures:
-    """What a media file measures; None is what its kind does not have."""
-
-    size_bytes: int
-    width: int | None = None
-    height: int | None = None
-    seconds: float | None = None
-
-    def facts(self) -> dict[str, float]:
-        """Return the facts under every name that a rule can call them by."""
-        found = {
-            "file_size_mb": self.size_bytes / _MEGABYTE,
-            "file_size_kb": self.size_bytes / 1024,
-        }
-        if self.width and self.height:
-            found |= {"width_pixels": self.width, "height_pixels": self.height}
-            found |= {"width": self.width, "height": self.height}
-            found |= {"width/height": self.width / self.height}
-            found |= {"height/width": self.height / self.width}
-            found |= {"width*height": self.width * self.height}
-        if self.seconds is not None:
-            names = ("duration", "duration_s", "duration_seconds", "seconds")
-            found |= dict.fromkeys(names, self.seconds)
-        return found
+def facts_of(
+    size_bytes: int, size: tuple[int, int] | None = None, seconds: float | None = None
+) -> dict[str, float]:
+    """Return the facts of a media file under every name that a rule can call them by."""
+    found = {"file_size_mb": size_bytes / _MEGABYTE, "file_size_kb": size_bytes / 1024}
+    if size is not None:
+        width, height = size
+        found |= {"width_pixels": width, "height_pixels": height, "width": width, "height": height}
+        found |= {"width/height": width / height, "height/width": height / width}
+        found |= {"width*height": width * height}
+    if seconds is not None:
+        names = ("duration", "duration_s", "duration_seconds", "seconds")
+        found |= dict.fromkeys(names, seconds)
+    return found
 
 
-def read_rules(validations: Any) -> tuple[Rule, ...]:
-    """Read the rules of a field, in their order."""
-    entries = validations if isinstance(validations, list) else []
-    return tuple(rule for entry in entries if (rule := _read(entry)) is not None)
-
-
-def broken_rule(rules: Iterable[Rule], measures: Measures) -> str | None:
+def broken_rule(rules: Iterable[Any], facts: Mapping[str, float]) -> str | None:
     """Return the sentence of the first rule that a file breaks, None when it keeps them all."""
-    facts = measures.facts()
-    return next((rule.sentence for rule in rules if rule.is_broken_by(facts)), None)
-
-
-def _read(entry: Any) -> Rule | None:
-    if not isinstance(entry, Mapping):
-        return None
-    written = _RULE.fullmatch(str(entry.get("validation_rule", "")).strip())
-    bound = entry.get("validation_value")
-    if written is None or isinstance(bound, bool) or not isinstance(bound, int | float):
-        return None
-    sentence = str(entry.get("validation_error") or f"must be {written[0]} {bound:g}")
-    return Rule(written[1].lower(), written[2], float(bound), sentence)
+    for rule in rules:
+        entry = rule if isinstance(rule, Mapping) else {}
+        written = _RULE.fullmatch(str(entry.get("validation_rule", "")).strip())
+        fact = facts.get(written[1].lower()) if written else None
+        bound = entry.get("validation_value")
+        is_number = isinstance(bound, int | float) and not isinstance(bound, bool)
+        if written and fact is not None and is_number and not _HOLDS[written[2]](fact, bound):
+            return str(entry.get("validation_error") or f"must be {written[0]} {bound:g}")
+    return None

@@ -7,17 +7,11 @@ the queue know of it. Only faults of the generation are asked for by the executi
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 Point = Literal["submit", "status", "result", "cancel", "cdn", "generation"]
 
@@ -101,7 +95,7 @@ class FaultGate:
                 # Accepted at once and answered late: a caller that gives up was accepted.
                 heard = await self._unheard(scope, receive)
                 await asyncio.sleep(fault.seconds)
-                await _answer(send, heard.status, heard.body)
+                await _answer(send, heard.start["status"], heard.body)
             case "delay":
                 await asyncio.sleep(fault.seconds)
                 await self._app(scope, receive, send)
@@ -129,9 +123,13 @@ class FaultGate:
                 changed = fault.fields if fault.kind == "fields" else {"status": fault.word}
                 heard = await self._unheard(scope, receive)
                 answer = {**json.loads(heard.body), **changed}
-                await _answer(send, heard.status, json.dumps(answer).encode())
+                await _answer(send, heard.start["status"], json.dumps(answer).encode())
             case _:
-                await self._truncate(scope, receive, send)
+                heard = await self._unheard(scope, receive)
+                await send(heard.start)
+                half = heard.body[: len(heard.body) // 2]
+                await send({"type": "http.response.body", "body": half, "more_body": True})
+                await drop(scope, receive)
 
     def _due(self, scope: Scope) -> Fault | None:
         if scope["type"] != "http":
@@ -147,29 +145,18 @@ class FaultGate:
         await self._app(scope, receive, heard.send)
         return heard
 
-    async def _truncate(self, scope: Scope, receive: Receive, send: Send) -> None:
-        heard = await self._unheard(scope, receive)
-        await send(
-            {"type": "http.response.start", "status": heard.status, "headers": heard.headers}
-        )
-        half = heard.body[: len(heard.body) // 2]
-        await send({"type": "http.response.body", "body": half, "more_body": True})
-        await drop(scope, receive)
-
 
 @dataclass(slots=True)
 class _Heard:
     """An answer of the application that did not go out."""
 
-    status: int = 0
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    start: Message = field(default_factory=dict)
     body: bytes = b""
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status, self.headers = message["status"], list(message["headers"])
-        elif message["type"] == "http.response.body":
-            self.body += message.get("body", b"")
+            self.start = message
+        self.body += message.get("body", b"")
 
 
 def _refusal(code: int) -> dict[str, Any]:

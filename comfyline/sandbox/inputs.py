@@ -15,7 +15,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from PIL import Image, ImageOps
 
-from comfyline.sandbox.dialect import Measures, MediaValue, broken_rule, refuse_url
+from comfyline.sandbox.dialect import MediaValue, broken_rule, facts_of, refuse_url
 from comfyline.sandbox.store import Unfulfillable
 
 _MEGABYTE = 1024 * 1024
@@ -70,26 +70,25 @@ async def _receive(answer: httpx.Response, field: str, limit: int, target: Path)
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """One input that was fetched and is fit for use; `picture` is its first one, as it is shown."""
+    """One input that was fetched and is fit for use.
+
+    `picture` is its first one, as it is shown; `size` is that of the file, in pixels.
+    """
 
     path: Path
     kind: str
-    measures: Measures
     picture: Image.Image | None = None
+    size: tuple[int, int] | None = None
+    seconds: float | None = None
     has_sound: bool = False
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """Width and height in pixels, None for a sound."""
-        measures = self.measures
-        return (measures.width, measures.height) if measures.width and measures.height else None
 
 
 def inspect(path: Path, media: MediaValue) -> InputFile:
     """Open a fetched file. Raises `Unfulfillable` when it is broken or breaks a rule."""
     field = ".".join(str(part) for part in media.path)
     found = _picture(path, field) if media.kind == "image" else _recording(path, media, field)
-    if sentence := broken_rule(media.rules, found.measures):
+    facts = facts_of(path.stat().st_size, found.size, found.seconds)
+    if sentence := broken_rule(media.rules, facts):
         raise Unfulfillable(f"{field}: {sentence}")
     return found
 
@@ -101,9 +100,9 @@ def _picture(path: Path, field: str) -> InputFile:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # Pillow reports broken PNG chunks as a SyntaxError.
         raise Unfulfillable(f"{field}: the file is no picture that can be read") from error
-    measures = Measures(path.stat().st_size, *picture.size)
+    size = picture.size
     picture.thumbnail((_LONGEST_EDGE, _LONGEST_EDGE))
-    return InputFile(path, "image", measures, picture)
+    return InputFile(path, "image", picture, size)
 
 
 def _recording(path: Path, media: MediaValue, field: str) -> InputFile:
@@ -135,7 +134,6 @@ def _measured(path: Path, container: InputContainer, kind: str, field: str) -> I
         )
     length = promised or reached
     if not isinstance(first, VideoFrame):
-        return InputFile(path, kind, Measures(path.stat().st_size, seconds=length), has_sound=True)
+        return InputFile(path, kind, seconds=length, has_sound=True)
     picture: Image.Image = first.to_image()  # type: ignore[no-untyped-call]
-    measures = Measures(path.stat().st_size, *picture.size, length)
-    return InputFile(path, kind, measures, picture, has_sound=bool(sounds))
+    return InputFile(path, kind, picture, picture.size, length, has_sound=bool(sounds))

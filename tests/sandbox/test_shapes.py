@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from comfyline.sandbox.catalogue import CatalogueEntry, ModelCatalogue
-from comfyline.sandbox.dialect import Measures, broken_rule, read_rules
+from comfyline.sandbox.dialect import broken_rule, facts_of
 from comfyline.sandbox.output_shape import fill_output, media_to_make
 
 URL = {"type": "string", "format": "uri"}
@@ -144,5 +144,5 @@ def test_the_rules_of_a_file_are_kept_and_unknown_ones_forbid_nothing(
     rule: str, bound: Any, *, breaks: bool
 ):
     written = [{"validation_rule": rule, "validation_value": bound, "validation_error": "No."}]
-    picture = Measures(2 * 1024 * 1024, 400, 200)
-    assert broken_rule(read_rules(written), picture) == ("No." if breaks else None)
+    picture = facts_of(2 * 1024 * 1024, (400, 200))
+    assert broken_rule(written, picture) == ("No." if breaks else None)
