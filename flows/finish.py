@@ -24,7 +24,7 @@ from comfyline.progress import Note, RunReported, tell
 from comfyline.report.contact_sheet import store_contact_sheet
 from comfyline.report.costs import Charge
 from comfyline.report.format import span
-from comfyline.report.gallery import cards, write_gallery
+from comfyline.report.gallery import write_gallery
 from comfyline.report.index import write_index
 from comfyline.report.summary import RunSummary, cost_in_words, headline, summarise
 from comfyline.run import CancelToken, Outcome, Run
@@ -56,8 +56,7 @@ async def finish(
 
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        shown = cards(outcomes, services.thumbnails, charges)
-        write_gallery(gallery, summary, started, shown)
+        write_gallery(gallery, summary, started, outcomes, services.thumbnails, charges)
         with appearing_whole(folder / "summary.json") as part:
             part.write_text(summary.to_json(), encoding="utf-8")
 

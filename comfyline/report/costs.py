@@ -70,14 +70,3 @@ def total(charges: Iterable[Charge]) -> Costs:
         unknown=len(listed) - len(costs),
         estimate_usd=sum(estimates) if len(estimates) == len(listed) else None,
     )
-
-
-def together(several: Iterable[Costs]) -> Costs:
-    """Add costs up, without their estimates."""
-    listed = list(several)
-    return Costs(
-        requests=sum(one.requests for one in listed),
-        cost_usd=sum(one.cost_usd for one in listed),
-        unknown=sum(one.unknown for one in listed),
-        estimate_usd=None,
-    )

@@ -1,18 +1,19 @@
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from comfyline.job import PENDING, Job, JobState, Placement
-from comfyline.report.costs import Charge, total
-from comfyline.report.gallery import Card, cards, write_gallery
+from comfyline.errors import ComfylineError, GenerationFailed
+from comfyline.job import PENDING, CheckedJob, Job, JobState, Media, Placement, StoredOutput
+from comfyline.report.costs import Charge
+from comfyline.report.gallery import write_gallery
 from comfyline.report.summary import RunSummary
 from comfyline.run import Outcome
 
@@ -21,12 +22,29 @@ SUMMARY = RunSummary(
     in_doubt=0, submitted=2, cost_usd=0.28, estimate_usd=0.26, seconds=83.0,
 )  # fmt: skip
 STARTED = datetime(2025, 11, 22, 11, 15, tzinfo=UTC)
-CARD = Card(
-    title="cat · edit · 1:1", item="cat", step="edit", model="google/nano", state=JobState.PERSISTED
-)
-
-
+SMALL = "small"
+"""The SHA-256 of what has a small picture."""
 Write = Callable[..., str]
+
+
+def made(
+    *uris: str,
+    before: Sequence[str] = (),
+    sha256: str = SMALL,
+    item: str = "cat",
+    state: JobState = JobState.PERSISTED,
+    inputs: dict[str, Any] | None = None,
+    **more: Any,
+) -> Outcome:
+    job = Job("p", item, "edit", "google/nano", inputs or {}, Placement("out", "x", {}))
+    job = replace(job, settings={"ratio": "1:1"})
+    media = tuple(
+        Media(("images", number), origin, "image", sha256, 1, "image/png")
+        for number, origin in enumerate(before)
+    )
+    outputs = tuple(StoredOutput(0, uri, sha256, 1, "image/png") for uri in uris)
+    checked = CheckedJob(job, "key", media, None)
+    return Outcome(job, "key", state, checked=checked, outputs=outputs, **more)
 
 
 class Page(HTMLParser):
@@ -36,6 +54,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags = []
         self.text = ""
+        self.texts = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -43,6 +62,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        self.texts += [data.strip()] if data.strip() else []
 
     def all(self, tag: str, kind: str = ""):
         return [
@@ -53,31 +73,35 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def write(tmp_path: Path):
-    def write(*cards: Card, summary: RunSummary = SUMMARY) -> str:
+def write(tmp_path: Path) -> Write:
+    small = tmp_path / "thumbnails" / f"{SMALL}.jpg"
+    small.parent.mkdir()
+    Image.new("RGB", (8, 8), "red").save(small)
+
+    def write(
+        *outcomes: Outcome,
+        summary: RunSummary = SUMMARY,
+        charges: Sequence[Charge] = (),
+        each: Iterable[Outcome] | None = None,
+    ) -> str:
         target = tmp_path / "out" / "gallery.html"
-        write_gallery(target, summary, STARTED, cards)
+        paid = {"key": charges} if charges else {}
+        write_gallery(target, summary, STARTED, each or outcomes, small.parent, paid)
         return target.read_text(encoding="utf-8")
 
     return write
 
 
-@pytest.fixture
-def thumbnail(tmp_path: Path):
-    path = tmp_path / "thumb.jpg"
-    Image.new("RGB", (8, 8), "red").save(path)
-    return path
-
-
 def test_everything_from_outside_is_escaped(write: Write):
     evil = "<script>alert('1')</script>\"><img src=x onerror=alert(1)>"
-    card = Card(
-        title=evil, item=evil, step=evil, model=evil, state=JobState.FAILED,
-        links=(f"s3://b/{evil}", f"file:///o/{evil}"), prompt=evil, settings={evil: evil},
-        request_id=evil, message=evil, hint=evil,
+    one = made(
+        f"s3://b/{evil}", "file:///o/%3Cscript%3E", before=[evil], sha256="none", item=evil,
+        state=JobState.FAILED, inputs={"prompt": evil, evil: evil}, request_id=evil,
+        error=ComfylineError(evil, hint=evil),
     )  # fmt: skip
+    one = replace(one, job=replace(one.job, step=evil, model_id=evil))
 
-    text = write(card, summary=SUMMARY.model_copy(update={"pipeline": evil, "run_id": evil}))
+    text = write(one, summary=SUMMARY.model_copy(update={"pipeline": evil, "run_id": evil}))
     page = Page(text)
 
     assert "<script>alert" not in text
@@ -87,226 +111,166 @@ def test_everything_from_outside_is_escaped(write: Write):
     assert evil in page.text
 
 
-def test_the_page_asks_nothing_of_the_network(write: Write, thumbnail: Path):
+def test_the_page_asks_nothing_of_the_network_and_runs_no_other_script(write: Write):
+    signed = "https://h.net/a.png?X-Amz-Signature=1"
     text = write(
-        replace(
-            CARD,
-            before=(thumbnail,),
-            after=(thumbnail, None),
-            links=("https://h.net/a.png?X-Amz-Signature=1", "https://h.net/a.mp4"),
-        )
+        made(signed, "https://h.net/a.mp4", before=[signed], error=GenerationFailed(signed))
     )
     page = Page(text)
     asked = [attrs.get(name) for _, attrs in page.tags for name in ("src", "href") if name in attrs]
+    [script] = page.all("script")
 
     assert asked
     assert all(address.startswith("data:image/jpeg;base64,") for address in asked)
     assert "default-src 'none'" in text
     assert "url(" not in text
     assert "X-Amz-" not in text
-
-
-def test_the_only_script_is_the_one_of_the_page(write: Write):
-    text = write(CARD)
-    (script,) = Page(text).all("script")
-
     assert f"'nonce-{script['nonce']}'" in text
-    assert f"'nonce-{script['nonce']}'" not in write(CARD)
+    assert f"'nonce-{script['nonce']}'" not in write(made())
 
 
-def test_every_picture_has_an_alternative_text(write: Write, thumbnail: Path):
-    images = Page(write(replace(CARD, before=(thumbnail,), after=(thumbnail,)))).all("img")
+@pytest.mark.parametrize(
+    ("uri", "links"),
+    [
+        ("file://OUT/in%20a%20folder/50%25%20%231%3F.png", ["in%20a%20folder/50%25%20%231%3F.png"]),
+        ("file://OUT/caf%E9.png", ["caf%E9.png"]),
+        ("s3://bucket/a/cat.png", []),
+        # No other scheme ever becomes a link, and nothing that may run scripts.
+        ("javascript://x/%0aalert(1)", []),
+        ("data:text/html,x", []),
+        ("file://OUT/a.svg", []),
+        ("file://OUT/a.HTML", []),
+        ("file://OUT/a.xml", []),
+    ],
+)
+def test_local_outputs_open_relative_to_the_page_and_nothing_else_does(
+    write: Write, tmp_path: Path, uri: str, links: list[str]
+):
+    for sha256 in (SMALL, "none"):
+        page = Page(write(made(uri.replace("OUT", f"{tmp_path}/out"), sha256=sha256)))
 
-    assert [image["alt"] for image in images] == ["Before: cat", "After: cat · edit · 1:1"]
-
-
-def test_local_outputs_open_relative_to_the_page(write: Write, tmp_path: Path, thumbnail: Path):
-    output = tmp_path / "out" / "in a folder" / "50% #1?.png"
-    page = Page(write(replace(CARD, after=(thumbnail,), links=(output.as_uri(),))))
-
-    assert {link["href"] for link in page.all("a")} == {"in%20a%20folder/50%25%20%231%3F.png"}
-
-
-def test_outputs_in_a_bucket_are_shown_as_text(write: Write, thumbnail: Path):
-    page = Page(write(replace(CARD, after=(thumbnail,), links=("s3://bucket/a/cat.png",))))
-
-    assert page.all("a") == []
-    assert "s3://bucket/a/cat.png" in page.text
-
-
-def test_no_other_scheme_ever_becomes_a_link(write: Write, thumbnail: Path):
-    card = replace(CARD, after=(thumbnail,) * 2, links=("javascript://x/%0aalert(1)", "data://x,y"))
-
-    assert Page(write(card)).all("a") == []
-
-
-@pytest.mark.parametrize("name", ["a.svg", "a.HTML", "a.xml"])
-def test_what_may_run_scripts_is_no_picture_and_no_link(write: Write, tmp_path: Path, name: str):
-    page = Page(write(replace(CARD, after=(None,), links=((tmp_path / name).as_uri(),))))
-
-    assert (page.all("a"), page.all("img"), page.all("video")) == ([], [], [])
-    assert name in page.text
+        assert sorted({link["href"] for link in page.all("a")}) == links
+        assert len(page.all("img")) == (sha256 == SMALL)
+        assert uri.rpartition("/")[2].partition("%")[0].partition(",")[0] in page.text
 
 
 def test_a_local_video_plays_and_one_elsewhere_is_named(write: Write, tmp_path: Path):
     film = (tmp_path / "out" / "a.mp4").as_uri()
-    page = Page(write(replace(CARD, after=(None, None), links=(film, "s3://b/a.mp4"))))
+    page = Page(write(made(film, "s3://b/a.mp4", sha256="none")))
 
     assert [(film["src"], film["preload"]) for film in page.all("video")] == [("a.mp4", "none")]
     assert len(page.all("div", "blank")) == 1
+    assert "s3://b/a.mp4" in page.text
 
 
-def test_what_an_item_was_made_from_is_shown_once(write: Write, thumbnail: Path, tmp_path: Path):
-    other = tmp_path / "other.jpg"
-    Image.new("RGB", (8, 8)).save(other)
-    first = replace(CARD, before=(thumbnail,))
+def test_what_an_item_was_made_from_is_shown_once_and_every_picture_says_what_it_is(write: Write):
+    first = made("s3://b/a.png", before=["a.png"])
 
-    page = Page(write(first, first, replace(first, step="animate", before=(other,))))
+    page = Page(write(first, first, made(before=["other.png"])))
 
+    after = "After: cat · edit · 1:1"
     assert [image["alt"] for image in page.all("img")] == [
-        "Before: cat",
-        "Before: cat · edit · 1:1",
-    ]
+        "Before: cat", after, after, "Before: cat · edit · 1:1",
+    ]  # fmt: skip
     assert len(page.all("section")) == 1
 
 
 def test_a_failure_says_why_and_what_to_do(write: Write):
-    card = replace(CARD, state=JobState.IN_DOUBT, message="No answer", hint="comfyline resolve k")
-    text = write(card)
+    error = ComfylineError("No answer", hint="comfyline resolve k")
+    page = Page(write(made(state=JobState.IN_DOUBT, error=error)))
 
-    assert len(Page(text).all("article", "is-bad")) == 1
-    assert "No answer" in text
-    assert "comfyline resolve k" in text
-    assert "in doubt" in text
-
-
-def test_a_presigned_url_in_a_message_loses_its_query(write: Write):
-    text = write(replace(CARD, state=JobState.FAILED, message="https://b.s3/a?X-Amz-Signature=1"))
-
-    assert "X-Amz-" not in text
+    assert len(page.all("article", "is-bad")) == 1
+    for said in ("No answer", "comfyline resolve k", "in doubt"):
+        assert said in page.text
 
 
 def test_the_facts_of_a_job_and_of_the_run_are_said(write: Write):
-    card = replace(
-        CARD, prompt="soft daylight", settings={"ratio": "1:1"}, seconds=71,
-        costs=total([Charge(0.14, 0.13)]),
-        request_id="req-1",
-    )  # fmt: skip
-    page = Page(write(card))
+    # What was never made is no setting.
+    inputs = {"prompt": "soft daylight", "ratio": "1:1", "images": [f"{PENDING}image:edit-0"]}
+    one = made(inputs=inputs, seconds=71, request_id="req-1")
+    page = Page(write(one, charges=[Charge(0.14, 0.13)]))
 
     for fact in (
-        "soft daylight",
-        "$0.14",
-        "1 min 11 s",
-        "req-1",
-        "google/nano",
-        "$0.28",
-        "estimated $0.26",
-        "$0.14, estimated $0.13",
-    ):
+        "soft daylight", "1 min 11 s", "req-1", "google/nano", "$0.28", "estimated $0.26",
+        "$0.14, estimated $0.13", "22 November 2025, 11:15 UTC",
+    ):  # fmt: skip
         assert fact in page.text
-    assert "22 November 2025, 11:15 UTC" in page.text
-    assert page.all("li")[0]["title"] == "ratio: 1:1"
+    assert [entry["title"] for entry in page.all("li")] == ["ratio: 1:1"]
 
 
-def test_a_cost_that_nobody_knows_is_said_to_be_unknown(write: Write):
-    unknown = replace(CARD, costs=total([Charge(None, None)]))
-    known = replace(CARD, costs=total([Charge(0.14, 0.14)]))
+@pytest.mark.parametrize(
+    ("outcomes", "charges", "said"),
+    [
+        ([made(reused=True, cost_usd=0.14)], [], ["1 job · $0.14", "$0.14"]),
+        # Of two jobs with one key the first has paid.
+        ([made(), made()], [Charge(0.14, 0.14)], ["2 jobs · $0.14", "$0.14"]),
+        ([made()], [Charge(0.14, None)], ["1 job · $0.14", "$0.14, estimate unknown"]),
+        ([made()], [Charge(None, None)], ["1 job · cost unknown", "unknown, estimate unknown"]),
+        (
+            [made(), made(reused=True, cost_usd=0.2)],
+            [Charge(None, 0.1)],
+            ["2 jobs · $0.20, unknown for 1 of 2", "unknown, estimated $0.10", "$0.20"],
+        ),
+    ],
+)
+def test_what_a_job_and_an_item_have_cost_is_said_and_unknown_is_never_nought(
+    write: Write, outcomes: list[Outcome], charges: list[Charge], said: list[str]
+):
     summary = SUMMARY.model_copy(update={"cost_usd": 0.0, "cost_unknown": 2})
+    page = Page(write(*outcomes, summary=summary, charges=charges))
 
-    text = Page(write(unknown, known, summary=summary)).text
-
-    assert "unknown, estimate unknown" in text
-    assert "$0.14, unknown for 1 of 2" in text
-    assert "cost for 2 submissions" in text
-    assert "$0.00" not in text
+    assert "cost for 2 submissions, estimated $0.26" in page.texts
+    each = [text for name, text in pairwise(page.texts) if name == "cost"]
+    assert [page.texts[page.texts.index("cat") + 1], *each] == said
+    assert "$0.00" not in page.text
 
 
 def test_a_run_with_nothing_to_make_has_a_page(write: Write):
     assert "nothing to make" in write(summary=SUMMARY.model_copy(update={"jobs": 0}))
 
 
-def test_a_thumbnail_that_is_gone_leaves_a_gap_and_not_a_missing_page(write: Write, tmp_path: Path):
-    page = Page(write(replace(CARD, after=(tmp_path / "gone.jpg",), links=("s3://b/a.png",))))
+def test_a_thumbnail_that_is_gone_leaves_a_gap_and_a_broken_name_costs_no_page(write: Write):
+    page = Page(write(made("s3://b/a.png", sha256="gone", item="caf\udce9")))
 
     assert page.all("img") == []
     assert len(page.all("div", "blank")) == 1
+    assert "caf?" in page.text
 
 
-def test_a_file_name_that_is_not_utf8_does_not_cost_the_page(write: Write):
-    assert "caf?" in write(replace(CARD, item="caf\udce9"))
-
-
-def test_nothing_appears_under_the_name_when_the_cards_break_off(tmp_path: Path):
-    def cards() -> Iterator[Card]:
-        yield CARD
+def test_a_page_appears_whole_and_stays_when_the_next_one_breaks_off(write: Write, tmp_path: Path):
+    def breaking() -> Iterator[Outcome]:
+        yield made()
         raise RuntimeError("ledger gone")
 
-    target = tmp_path / "gallery.html"
-    with pytest.raises(RuntimeError, match="ledger gone"):
-        write_gallery(target, SUMMARY, STARTED, cards())
-
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_page_that_was_there_stays_when_the_next_one_breaks_off(tmp_path: Path):
-    target = tmp_path / "gallery.html"
-    write_gallery(target, SUMMARY, STARTED, [CARD])
-    before = target.read_text()
-
-    with pytest.raises(ZeroDivisionError):
-        write_gallery(target, SUMMARY, STARTED, (1 / 0 for _ in range(1)))
-
-    assert target.read_text() == before
+    for before in ([], ["gallery.html"]):
+        with pytest.raises(RuntimeError, match="ledger gone"):
+            write(each=breaking())
+        assert [path.name for path in (tmp_path / "out").iterdir()] == before
+        write(made())
 
 
-def test_only_the_cards_of_one_item_are_held_at_a_time(tmp_path: Path, thumbnail: Path):
-    # Each item's first card looks at what is on disk: the items before it are written by then.
+def test_only_the_cards_of_one_item_are_held_at_a_time(write: Write, tmp_path: Path):
+    # Each item's outcome looks at what is on disk: the items before it are written by then.
     written = []
 
-    def item(number: int) -> Iterator[Card]:
-        written.append(sum(part.stat().st_size for part in tmp_path.glob(".*.part")))
-        yield replace(CARD, item=f"cat-{number}", before=(thumbnail,), prompt="long " * 4000)
+    def outcomes() -> Iterator[Outcome]:
+        for number in range(50):
+            parts = (tmp_path / "out").glob(".*.part")
+            written.append(sum(part.stat().st_size for part in parts))
+            yield made(item=f"cat-{number}", before=["a.png"], inputs={"prompt": "long " * 4000})
 
-    cards = chain.from_iterable(map(item, range(50)))
-    write_gallery(tmp_path / "gallery.html", SUMMARY, STARTED, cards)
+    write(each=outcomes())
 
     steps = [later - earlier for earlier, later in pairwise(written[5:])]
     assert max(steps) < 3 * 21_000
     assert written[-1] > 40 * 20_000
 
 
-def test_the_page_reads_without_its_script(write: Write, thumbnail: Path):
-    text = re.sub(
-        r"<script.*?</script>", "", write(replace(CARD, after=(thumbnail,))), flags=re.DOTALL
-    )
+def test_the_page_reads_without_its_script(write: Write):
+    text = re.sub(r"<script.*?</script>", "", write(made()), flags=re.DOTALL)
     page = Page(text)
 
     assert [box["id"] for box in page.all("input") if box["type"] == "radio"] == [
         "show-all", "show-stored", "show-bad",
     ]  # fmt: skip
     assert "hidden" in next(box for box in page.all("input") if box["type"] == "search")
-
-
-def outcome(state: JobState = JobState.PERSISTED, **more: Any) -> Outcome:
-    inputs = {"prompt": "x", "images": [f"{PENDING}image:edit-0"], "aspect_ratio": "1:1"}
-    job = Job("p", "a", "edit", "m", inputs, Placement("out", "x", {}))
-    return Outcome(job=job, key="a", state=state, **more)
-
-
-@pytest.mark.parametrize(
-    ("outcomes", "charge", "costs"),
-    [
-        ([outcome(reused=True, cost_usd=0.14)], None, ["$0.14"]),
-        ([outcome(), outcome()], Charge(0.14, 0.14), ["$0.14", ""]),
-        ([outcome(JobState.FAILED)], Charge(0.14, None), ["$0.14, estimate unknown"]),
-    ],
-)
-def test_a_card_says_what_its_job_cost_and_of_two_with_one_key_the_first_has_paid(
-    outcomes: list[Outcome], charge: Charge | None, costs: list[str]
-) -> None:
-    shown = list(cards(outcomes, Path("thumbnails"), {"a": [charge]} if charge else {}))
-
-    assert [card.costs.words for card in shown] == costs
-    # What was never made is no setting.
-    assert dict(shown[0].settings) == {"aspect_ratio": "1:1"}
