@@ -9,8 +9,8 @@ from comfyline.models.dialect import as_mapping
 from comfyline.models.entry import ModelEntry
 
 _COUNTS: Sequence[str] = (
-    *("num_images", "num_videos", "num_outputs", "num_samples", "image_count", "batch_size", "n"),
-    *("number_of_images", "number_of_videos", "number_of_outputs"),
+    *("num_images", "num_videos", "num_outputs", "num_samples", "number_of_images"),
+    *("number_of_videos", "number_of_outputs", "image_count", "batch_size", "n"),
 )
 """The names under which models take how many outputs to make."""
 _MOST = 1_000_000

@@ -1,10 +1,15 @@
+"""Items × matrix × steps: which combinations and jobs there are, and what each of them takes."""
+
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from comfyline.errors import InputInvalid
 from comfyline.job import PENDING
+from comfyline.pipeline.document import Matrix
+from comfyline.pipeline.graph import combinations
 from comfyline.pipeline.references import step_needs, step_order
 from tests.pipeline.previews import preview
 
@@ -180,3 +185,44 @@ def test_a_step_that_collects_needs_a_name_without_an_item(write: Write) -> None
         in mistakes(write, text)[0]
     )
     assert mistakes(write, named) == []
+
+
+FRUIT = {"fruit": ["apple", "pear"], "animal": ["cat", "dog"]}
+# The example by which GitHub Actions explains it.
+INCLUDED: list[Any] = [
+    {"color": "green"},
+    {"color": "pink", "animal": "cat"},
+    {"fruit": "apple", "shape": "circle"},
+    {"fruit": "banana"},
+    {"fruit": "banana", "animal": "cat"},
+]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "made"),
+    [
+        ({}, [{}]),
+        ({"a": [1, 2], "b": [3, 4]}, [{"a": a, "b": b} for a in (1, 2) for b in (3, 4)]),
+        (
+            FRUIT | {"include": INCLUDED},
+            [
+                {"fruit": "apple", "animal": "cat", "color": "pink", "shape": "circle"},
+                {"fruit": "apple", "animal": "dog", "color": "green", "shape": "circle"},
+                {"fruit": "pear", "animal": "cat", "color": "pink"},
+                {"fruit": "pear", "animal": "dog", "color": "green"},
+                {"fruit": "banana"},
+                {"fruit": "banana", "animal": "cat"},
+            ],
+        ),
+        ({"include": [{"a": 1}, {"a": 1, "b": 2}]}, [{"a": 1}, {"a": 1, "b": 2}]),
+        (
+            FRUIT | {"exclude": [{"fruit": "apple"}, {"fruit": "pear", "animal": "cat"}]},
+            [{"fruit": "pear", "animal": "dog"}],
+        ),
+        ({"a": [1], "exclude": [{"a": 1}]}, []),
+        ({"a": [1], "exclude": [{"a": 1}], "include": [{"a": 1, "b": 2}]}, [{"a": 1, "b": 2}]),
+        ({"a": [1, True, "1"], "exclude": [{"a": True}]}, [{"a": 1}, {"a": "1"}]),
+    ],
+)
+def test_a_matrix_is_crossed_as_github_actions_does(matrix: Any, made: Any) -> None:
+    assert combinations(Matrix.model_validate(matrix)) == made

@@ -1,33 +1,29 @@
+"""From a file to its jobs: each rendered, and told by the place at which it was written."""
+
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from comfyline.pipeline.output_names import colliding_names, output_name
+from comfyline.pipeline.render import WrittenStep
+from comfyline.yaml.file import load_yaml
 from tests.pipeline.previews import preview
 
 Write = Callable[..., Path]
 
 
-def test_jobs_are_items_times_matrix_and_the_last_name_varies_fastest(write: Write) -> None:
+def test_jobs_are_items_times_matrix_rendered_and_located(write: Write) -> None:
     plan = preview(write())
+    job = plan.all_jobs[0]
 
     assert plan.problems == ()
     assert [job.label for job in plan.all_jobs] == [
-        "A1 · edit · 1:1 · 1",
-        "A1 · edit · 1:1 · 2",
-        "A1 · edit · 16:9 · 1",
-        "A1 · edit · 16:9 · 2",
-        "B2 · edit · 1:1 · 1",
-        "B2 · edit · 1:1 · 2",
-        "B2 · edit · 16:9 · 1",
-        "B2 · edit · 16:9 · 2",
+        f"{item} · edit · {ratio} · {seed}"
+        for item in ("A1", "B2")
+        for ratio in ("1:1", "16:9")
+        for seed in (1, 2)
     ]
-
-
-def test_a_job_is_rendered_and_knows_where_it_was_written(write: Write) -> None:
-    job = preview(write()).all_jobs[0]
-
     assert job.inputs == {"prompt": "a A1 in 1:1", "image_urls": ["a.jpg"], "seed": 1}
     assert job.settings == {"ratio": "1:1", "seed": 1}
     assert (job.pipeline, job.model_id, job.source) == ("portraits", "some/model", "p.yaml:10:3")
@@ -43,19 +39,27 @@ def test_the_default_name_tells_all_outputs_apart(write: Write, pipeline_text: s
     assert colliding_names(plan.all_jobs, lambda _: 3) == []
 
 
-def test_a_mistake_in_many_items_is_told_once(write: Write) -> None:
-    plan = preview(write(**{"{{ item.photo }}": "{{ item.foto }}"}))
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            "{{ item.photo }}",
+            "{{ item.foto }}",
+            "p.yaml:14:20: there is no field `foto` (item A1 and 1 more item); did you mean",
+        ),
+        (
+            '"{{ item.sku }}-{{ matrix.ratio }}',
+            '"{{ item.skew }}',
+            "p.yaml:18:3: there is no field `skew` (item A1 and 1 more item)",
+        ),
+    ],
+)
+def test_a_mistake_in_many_items_is_told_once(write: Write, old: str, new: str, told: str) -> None:
+    plan = preview(write(**{old: new}))
 
     assert plan.all_jobs == ()
-    assert [str(problem) for problem in plan.problems] == [
-        "p.yaml:14:20: there is no field `foto` (item A1 and 1 more item); did you mean `photo`?"
-    ]
-
-
-def test_a_mistake_in_the_output_name_is_found_in_the_plan(write: Write) -> None:
-    plan = preview(write(**{'"{{ item.sku }}-{{ matrix.ratio }}': '"{{ item.skew }}'}))
-
-    assert str(plan.problems[0]).startswith("p.yaml:18:3: there is no field `skew`")
+    [problem] = plan.problems
+    assert str(problem).startswith(told)
 
 
 def test_model_and_variant_may_be_templates(write: Write) -> None:
@@ -73,21 +77,10 @@ def test_an_items_value_cannot_lead_out_of_the_folder(write: Write, value: str) 
     assert {job.item for job in plan.all_jobs} == {"B2"}
 
 
-def test_the_pipeline_that_comes_along_plans_ten_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2])
-
-    plan = preview(Path("configs/pipelines/office-scenes.yaml"))
-
-    assert (len(plan.all_jobs), plan.problems) == (10, ())
-    assert colliding_names(plan.all_jobs, lambda _: 1) == []
-    assert output_name(plan.all_jobs[0].placement, 0, "png") == "astronaut-1-1-edit-0.png"
-
-
 @pytest.mark.parametrize(
     ("folder", "root"),
     [
         ("out", ""),
-        ("out/{{ item.sku }}", "out"),
         ("/data/out-{{ run.date }}/{{ item.sku }}", "/data"),
         ("out/{% if 1 %}a{% endif %}/b", "out"),
         ("{{ item.sku }}/edited", ""),
@@ -102,3 +95,45 @@ def test_the_root_of_a_folder_is_what_is_written_out_before_the_first_template(
     plan = preview(write(**{"out/{{ run.date }}": f'"{folder}"'}))
 
     assert {job.placement.root for job in plan.all_jobs} == {root}
+
+
+STEPS = """\
+steps:
+  edit:
+    model: m
+    input: &input
+      prompt: a
+      image_urls:
+        - one.jpg
+        - {url: two.jpg}
+      options: {"a.b": 1, seed: 2}
+      variant: fast
+    variant: 3
+    output: {to: here}
+  again: {model: m, input: {<<: *input, prompt: b}}
+output:
+  to: out
+  name: x
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "field", "expected"),
+    [
+        ("edit", "image_urls[1]", "p.yaml:8:11: steps.edit.input.image_urls[1]"),
+        ("edit", "image_urls[7]", "p.yaml:6:7: steps.edit.input.image_urls[7]"),
+        ("edit", "options.seed", "p.yaml:9:27: steps.edit.input.options.seed"),
+        ("edit", "aspect_ratio", "p.yaml:4:5: steps.edit.input.aspect_ratio"),
+        ("edit", "model", "p.yaml:3:5: steps.edit.model"),
+        ("edit", "variant", "p.yaml:10:7: steps.edit.input.variant"),
+        ("edit", "output.to", "p.yaml:12:14: steps.edit.output.to"),
+        ("edit", "output.name", "p.yaml:16:3: output.name"),
+        ("again", "prompt", "p.yaml:13:41: steps.again.input.prompt"),
+        ("again", "image_urls[0]", "p.yaml:7:11: steps.again.input.image_urls[0]"),
+        ("gone", "prompt", "p.yaml:1:1: steps.gone.input.prompt"),
+    ],
+)
+def test_a_field_is_told_with_its_place_and_its_path(
+    write: Write, step: str, field: str, expected: str
+) -> None:
+    assert WrittenStep(load_yaml(write(STEPS)), step).where(field) == expected
