@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from benchmarks.contenders.side import start
-from comfyline.cli.prefect import connect, run_flow
+from comfyline.cli.prefect import connect, summary_of
 
 
 async def main(path: str) -> None:
@@ -15,11 +15,9 @@ async def main(path: str) -> None:
     await connect(("storage",))
     from flows.pipeline import pipeline
 
-    def flow() -> Any:
-        return pipeline(path=path, profile="sandbox", return_state=True)
-
     watch = start()
-    summary = await run_flow(flow)
+    state: Any = pipeline(path=path, profile="sandbox", return_state=True)
+    summary = await summary_of(state)
     if summary.exit_code:
         sys.exit(f"the run did not succeed: {summary.to_json()}")
     watch.tell(ended_at=time.time())

@@ -1,7 +1,5 @@
 """audit: charges against jobs against files, every difference named."""
 
-import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -10,18 +8,18 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from comfyline.cli.console import print_line, print_result, results, table
+from comfyline.cli.console import print_json, print_line, results, table
 from comfyline.cli.options import Json, PipelineName, Profile, RunId, Since, Until
 from comfyline.cli.selection import (
-    any_in_bucket,
     attempt_record,
+    moment,
     print_elsewhere,
     reading_ledger,
-    selection,
+    storage_of,
 )
-from comfyline.config.load import ONLY_RUNCOMFY, prepare, prepare_storage
-from comfyline.config.settings import NO_STORAGE
+from comfyline.config.load import ONLY_RUNCOMFY, prepare
 from comfyline.ledger.block_reasons import short
+from comfyline.ledger.queries import Selection
 from comfyline.operations.audit import (
     Difference,
     Seen,
@@ -39,15 +37,13 @@ from comfyline.stack.services import SERVICES
 from comfyline.storage.places import Places
 
 
-def audit(
+async def audit(
     *,
     run: RunId = None,
     pipeline: PipelineName = None,
     since: Since = None,
     until: Until = None,
-    offline: Annotated[
-        bool, Parameter(negative="", help="Do not ask RunComfy what it charged.")
-    ] = False,
+    offline: Annotated[bool, Parameter(help="Do not ask RunComfy what it charged.")] = False,
     profile: Profile = "sandbox",
     json_output: Json = False,
 ) -> int:
@@ -55,40 +51,42 @@ def audit(
 
     Example: comfyline audit --pipeline office-scenes --since 7d
     """
-    selected = selection(run, pipeline, since, until)
-
-    async def work() -> int:
-        with reading_ledger(profile) as ledger:
-            attempts = (await ledger.list(selected))[::-1]
-            await print_elsewhere(ledger)
-            now = (await ledger.clock())()
-            asked_again, alarming = repeats(await with_history(attempts, ledger))
-        in_bucket = any_in_bucket(attempts)
-        async with _opened(profile, offline=offline, in_bucket=in_bucket) as (places, client):
-            seen = await gather(attempts, places, client, now)
-            balance = await client.balance() if client else None
-        found = [*differences(seen), *alarming]
-        if json_output:
-            print_result(json.dumps(_as_json(seen, found, asked_again, balance)))
-        else:
-            _print(seen, found, asked_again, balance)
-        return 1 if found else 0
-
-    return asyncio.run(work())
+    selected = Selection(run_id=run, pipeline=pipeline, since=moment(since), until=moment(until))
+    with reading_ledger(profile) as ledger:
+        attempts = (await ledger.list(selected))[::-1]
+        await print_elsewhere(ledger)
+        now = (await ledger.clock())()
+        asked_again, alarming = repeats(await with_history(attempts, ledger))
+    uris = [output.uri for one in attempts for output in one.outputs]
+    async with _opened(profile, uris, offline=offline) as (places, client):
+        seen = await gather(attempts, places, client, now)
+        balance = await client.balance() if client else None
+    found = [*differences(seen), *alarming]
+    if json_output:
+        print_json(
+            _sums(seen)
+            | {
+                "balance_usd": balance,
+                "differences": [_difference_record(one) for one in found],
+                "repeats": [_difference_record(one) for one in asked_again],
+            }
+        )
+    else:
+        _print(seen, found, asked_again, balance)
+    return 1 if found else 0
 
 
 @asynccontextmanager
 async def _opened(
-    profile: str, *, offline: bool, in_bucket: bool
+    profile: str, uris: Sequence[str], *, offline: bool
 ) -> AsyncIterator[tuple[Places, RuncomfyClient | None]]:
     """Open what an audit reads; offline it needs neither RunComfy nor a token."""
     if offline:
-        storage = await prepare_storage(profile, print_line) if in_bucket else NO_STORAGE
-        async with open_places(storage) as places:
+        async with open_places(await storage_of(profile, uris)) as places:
             yield places, None
         return
-    only = SERVICES if in_bucket else ONLY_RUNCOMFY
-    settings = await prepare(profile, print_line, only=only)
+    in_bucket = any(uri.startswith("s3://") for uri in uris)
+    settings = await prepare(profile, print_line, only=SERVICES if in_bucket else ONLY_RUNCOMFY)
     async with open_services(settings, reading=True) as services:
         yield services.places, services.client
 
@@ -123,29 +121,15 @@ def _row(one: Difference) -> tuple[str, ...]:
     return short(attempt.checked.key), label, one.kind, message
 
 
-def _as_json(
-    seen: Sequence[Seen],
-    found: Sequence[Difference],
-    asked_again: Sequence[Difference],
-    balance: float | None,
-) -> dict[str, Any]:
-    sums = {
-        name: round(value, 6) if isinstance(value, float) else value
-        for name, value in asdict(totals(seen)).items()
-    }
+def _sums(seen: Sequence[Seen]) -> dict[str, Any]:
+    sums = asdict(totals(seen))
+    for name, amount in sums.items():
+        if isinstance(amount, float):
+            sums[name] = round(amount, 6)
     if not sums["asked"]:
         sums["runcomfy_usd"] = None
-    return {
-        **sums,
-        "balance_usd": balance,
-        "differences": [_difference_record(one) for one in found],
-        "repeats": [_difference_record(one) for one in asked_again],
-    }
+    return sums
 
 
 def _difference_record(one: Difference) -> dict[str, Any]:
-    return attempt_record(one.attempt) | {
-        "kind": one.kind,
-        "message": one.message,
-        "uri": one.uri,
-    }
+    return attempt_record(one.attempt) | {"kind": one.kind, "message": one.message, "uri": one.uri}

@@ -1,6 +1,5 @@
 """cancel: jobs, a whole run, or a whole pipeline."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -21,14 +20,13 @@ from comfyline.report.format import count
 from comfyline.services import Services, open_services
 
 
-def cancel(
+async def cancel(
     *job: JobKey,
     run: Annotated[
-        str | None,
-        Parameter(name="--run", help="A whole run, on any machine: it submits nothing more."),
+        str | None, Parameter(help="A whole run, on any machine: it submits nothing more.")
     ] = None,
     pipeline: Annotated[
-        str | None, Parameter(name="--pipeline", help="All runs of this pipeline, on any machine.")
+        str | None, Parameter(help="All runs of this pipeline, on any machine.")
     ] = None,
     profile: Profile = "sandbox",
 ) -> int:
@@ -38,20 +36,17 @@ def cancel(
     """
     if sum([bool(job), run is not None, pipeline is not None]) != 1:
         raise UsageError("Name what to cancel: jobs, --run RUN_ID or --pipeline NAME")
-
-    async def work() -> int:
-        settings = await prepare(profile, print_line, only=ONLY_RUNCOMFY)
-        async with open_services(settings) as services:
-            if job:
-                return await _cancel_jobs(await find_jobs(services.ledger, job), services)
-            code = await _cancel_selected(Selection(run_id=run, pipeline=pipeline), services)
-            await print_elsewhere(services.ledger)
-            return code
-
-    return asyncio.run(work())
+    settings = await prepare(profile, print_line, only=ONLY_RUNCOMFY)
+    async with open_services(settings) as services:
+        if job:
+            return await _cancel_jobs(job, services)
+        code = await _cancel_selected(Selection(run_id=run, pipeline=pipeline), services)
+        await print_elsewhere(services.ledger)
+        return code
 
 
-async def _cancel_jobs(attempts: Sequence[Attempt], services: Services) -> int:
+async def _cancel_jobs(keys: Sequence[str], services: Services) -> int:
+    attempts = await find_jobs(services.ledger, keys)
     there = cancellable(attempts)
     for one in attempts:
         if one not in there:

@@ -1,6 +1,5 @@
 """check: what is wrong with pipeline files, before anything is spent or written."""
 
-import asyncio
 import re
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -8,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.text import Text
 
-from comfyline.cli.console import errors, print_error, print_line
+from comfyline.cli.console import print_error, print_line, print_problem
 from comfyline.config.load import home, read_profile
 from comfyline.config.profile import model_directories
 from comfyline.config.settings import StorageSettings
@@ -29,14 +27,11 @@ _PLACE = re.compile(r"(.+?):(\d+):(\d+)(?::|$)", re.ASCII)
 
 StorageProfile = Annotated[
     str | None,
-    Parameter(
-        name="--profile",
-        help="Look at s3:// sources and media as well, in the storage of this profile.",
-    ),
+    Parameter(help="Look at s3:// sources and media as well, in the storage of this profile."),
 ]
 
 
-def check(*pipelines: Path, profile: StorageProfile = None) -> int:
+async def check(*pipelines: Path, profile: StorageProfile = None) -> int:
     """Find every mistake in the files at once, each with its place and what to write instead.
 
     Example: comfyline check configs/pipelines/*.yaml
@@ -50,13 +45,13 @@ def check(*pipelines: Path, profile: StorageProfile = None) -> int:
         hint = "Name the pipeline files: comfyline check configs/pipelines/*.yaml"
         raise UsageError("There is nothing to check", hint=hint)
     storage = read_profile(profile).storage(addresses(home())) if profile else None
-    found = asyncio.run(_inspect_all(tuple(dict.fromkeys(pipelines)), storage))
+    found = await _inspect_all(tuple(dict.fromkeys(pipelines)), storage)
     away = {str(one.away): one.away for one in found.values() if one.away}
     for note in (note for one in found.values() for note in one.notes):
         print_line(note)
     problems = {problem: path for path, one in found.items() for problem in one.problems}
     for problem in sorted(problems, key=_order):
-        _print(problem)
+        print_problem(problem, "; ")
     for error in away.values():
         print_error(error)
     if problems:
@@ -98,8 +93,3 @@ def _order(problem: Problem) -> tuple[str, int, int, str]:
     if place is None:
         return problem.where, 0, 0, problem.message
     return place[1], int(place[2]), int(place[3]), problem.message
-
-
-def _print(problem: Problem) -> None:
-    line = Text(problem.where, style="bold").append(f": {problem.message}", style="red")
-    errors.print(line.append(f"; {problem.hint}" if problem.hint else "", style="cyan"))

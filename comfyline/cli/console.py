@@ -1,5 +1,6 @@
 """How the command line prints: for people on stderr, results on stdout, errors with what to do."""
 
+import json
 import os
 import sys
 from collections.abc import Collection
@@ -40,18 +41,23 @@ def print_result(text: str) -> None:
     sys.stdout.flush()
 
 
+def print_json(value: object) -> None:
+    """Print what a command was asked for as one JSON value."""
+    print_result(json.dumps(value))
+
+
 def print_error(error: ComfylineError) -> None:
     """Print what is wrong, then what to do."""
     if isinstance(error, InputInvalid):
         for problem in error.problems:
-            print_problem(problem, "\n    ")
+            print_problem(problem)
         return
     errors.print(Text(without_secrets(error.message), "red"))
     if error.hint:
         errors.print(Text(f"    {without_secrets(error.hint)}", "cyan"))
 
 
-def print_problem(problem: Problem, before_hint: str) -> None:
+def print_problem(problem: Problem, before_hint: str = "\n    ") -> None:
     """Print a mistake in an input with its place."""
     line = Text(problem.where, "bold").append(f": {problem.message}", "red")
     errors.print(line.append(f"{before_hint}{problem.hint}" if problem.hint else "", "cyan"))

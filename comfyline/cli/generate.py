@@ -6,29 +6,20 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from comfyline.cli import options
 from comfyline.cli.flow_run import run_and_report
-from comfyline.cli.options import (
-    AllowUnknownCost,
-    Json,
-    MaxCost,
-    ModelId,
-    Profile,
-    Refresh,
-    Unchecked,
-)
 from comfyline.errors import InputInvalid, Problem, UsageError
 from flows.parameters import kept_out_of_prefect
 
 
-def generate(
-    model_id: ModelId,
+async def generate(
+    model_id: Annotated[str, Parameter(help="The model, as the catalogue names it.")],
     /,
     *,
     inputs: Annotated[
         tuple[str, ...],
         Parameter(
             name=["--input", "-i"],
-            negative="",
             help="key=value; @photo.jpg as the value takes a file; repeated keys make a list.",
         ),
     ] = (),
@@ -38,21 +29,23 @@ def generate(
     output: Annotated[
         str, Parameter(name="--to", help="Where the outputs go: a folder or s3://…")
     ] = "outputs/generate",
-    profile: Profile = "sandbox",
-    refresh: Refresh = False,
-    max_cost: MaxCost = None,
-    allow_unknown_cost: AllowUnknownCost = False,
-    unchecked: Unchecked = False,
-    json_output: Json = False,
+    profile: options.Profile = "sandbox",
+    refresh: options.Refresh = False,
+    max_cost: options.MaxCost = None,
+    allow_unknown_cost: options.AllowUnknownCost = False,
+    unchecked: options.Unchecked = False,
+    json_output: options.Json = False,
 ) -> int:
     """Make one ad-hoc request through the same six tasks.
 
     Example: comfyline generate google/nano-banana/pro/edit -i prompt="at night" -i
     image_urls=@photo.jpg
     """
-    values: dict[str, Any] = {}
 
-    async def flow() -> Any:
+    async def read() -> dict[str, Any]:
+        return _read_inputs(inputs, input_file)
+
+    async def flow(values: dict[str, Any]) -> Any:
         from flows.generate import generate as generate_flow
 
         with kept_out_of_prefect(inputs=values, output=output) as stored:
@@ -67,13 +60,7 @@ def generate(
                 **stored,
             )
 
-    return run_and_report(
-        "generate",
-        profile,
-        flow,
-        check=lambda: values.update(_read_inputs(inputs, input_file)),
-        json_output=json_output,
-    )
+    return await run_and_report("generate", profile, read, flow, json_output=json_output)
 
 
 def _read_inputs(pairs: tuple[str, ...], file: Path | None) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """jobs: the ledger, for people and for programs."""
 
-import asyncio
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
@@ -9,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from comfyline.cli.console import print_line, print_result, results, table
+from comfyline.cli.console import print_json, print_line, results, table
 from comfyline.cli.options import Json, PipelineName, Profile, RunId
 from comfyline.cli.selection import (
     attempt_record,
@@ -27,43 +25,35 @@ from comfyline.report.format import count, span, usd
 
 _OUTPUT_FIELDS = ("index", "uri", "sha256", "bytes", "media_type")
 _MAY_COST = {JobState.IN_DOUBT, JobState.SUBMITTING}
+_TIME = "%Y-%m-%d %H:%M:%S"
 
 
-def jobs(
+async def jobs(
     *,
     state: Annotated[JobState | None, Parameter(help="Only jobs in this state.")] = None,
     pipeline: PipelineName = None,
     run: RunId = None,
     profile: Profile = "sandbox",
     json_output: Json = False,
-) -> int:
+) -> None:
     """List the ledger: every request, its state, cost and outputs, newest first.
 
     Example: comfyline jobs --state in_doubt
     """
-    selected = Selection(state=state, pipeline=pipeline, run_id=run)
-
-    async def work() -> tuple[Sequence[Attempt], datetime]:
-        with reading_ledger(profile, of_all=True) as ledger:
-            await print_unrecorded(profile, ledger)
-            return await ledger.list(selected), (await ledger.clock())()
-
-    attempts, now = asyncio.run(work())
+    with reading_ledger(profile, of_all=True) as ledger:
+        await print_unrecorded(profile, ledger)
+        attempts = await ledger.list(Selection(state=state, pipeline=pipeline, run_id=run))
+        now = (await ledger.clock())()
     if json_output:
-        print_result(json.dumps([_as_json(attempt) for attempt in attempts]))
+        print_json([_as_json(attempt) for attempt in attempts])
     else:
         results.print(_doubts(attempts, now) if state is JobState.IN_DOUBT else _all(attempts))
-    doubts = sum(attempt.state is JobState.IN_DOUBT for attempt in attempts)
+    doubts = [one for one in attempts if one.state is JobState.IN_DOUBT]
     if doubts:
-        print_line(f"{count(doubts, 'job')} in doubt: {_resolving(attempts)} shows what is known.")
+        # One command for each profile.
+        shows = " or ".join(dict.fromkeys(one.command("resolve JOB") for one in doubts))
+        print_line(f"{count(len(doubts), 'job')} in doubt: {shows} shows what is known.")
     print_warnings(attempts, now)
-    return 0
-
-
-def _resolving(attempts: Sequence[Attempt]) -> str:
-    """Return the commands that show what is known of the doubts: one for each profile."""
-    doubts = (one for one in attempts if one.state is JobState.IN_DOUBT)
-    return " or ".join(dict.fromkeys(one.command("resolve JOB") for one in doubts))
 
 
 def _all(attempts: Sequence[Attempt]) -> Table:
@@ -82,7 +72,7 @@ def _all(attempts: Sequence[Attempt]) -> Table:
             _dollars(attempt.checked.estimate_usd),
             _cost(attempt),
             attempt.request_id or "",
-            f"{attempt.updated_at.astimezone():%Y-%m-%d %H:%M:%S}",
+            f"{attempt.updated_at.astimezone():{_TIME}}",
         )
     return shown
 
@@ -97,7 +87,7 @@ def _doubts(attempts: Sequence[Attempt], now: datetime) -> Table:
             short(attempt.checked.key),
             attempt.checked.job.model_id,
             attempt.checked.job.label,
-            f"{left.astimezone():%Y-%m-%d %H:%M:%S}",
+            f"{left.astimezone():{_TIME}}",
             span((now - left).total_seconds()),
             _dollars(attempt.checked.estimate_usd),
             how_far_in_words(attempt),
@@ -117,27 +107,29 @@ def _cost(attempt: Attempt) -> str:
 
 
 def _as_json(attempt: Attempt) -> dict[str, Any]:
-    evidence, end = attempt.evidence, kept_until(attempt)
+    evidence = attempt.evidence
+    doubt = {
+        "how_far": evidence.how_far,
+        "reason": evidence.reason,
+        "balance_before_usd": evidence.balance_before_usd,
+    }
+    error = {"kind": attempt.error_kind, "message": attempt.error_message}
     return {
         **attempt_record(attempt),
         "cost_usd": attempt.cost_usd,
         "estimate_usd": attempt.checked.estimate_usd,
         "created_at": attempt.created_at.isoformat(),
-        "sent_at": attempt.claimed_at.isoformat() if attempt.claimed_at else None,
-        "submitted_at": attempt.submitted_at.isoformat() if attempt.submitted_at else None,
+        "sent_at": _iso(attempt.claimed_at),
+        "submitted_at": _iso(attempt.submitted_at),
         "updated_at": attempt.updated_at.isoformat(),
-        "kept_until": end.isoformat() if end else None,
+        "kept_until": _iso(kept_until(attempt)),
         "outputs": [
             {name: getattr(output, name) for name in _OUTPUT_FIELDS} for output in attempt.outputs
         ],
-        "error": {"kind": attempt.error_kind, "message": attempt.error_message}
-        if attempt.error_kind
-        else None,
-        "doubt": {
-            "how_far": evidence.how_far,
-            "reason": evidence.reason,
-            "balance_before_usd": evidence.balance_before_usd,
-        }
-        if attempt.state is JobState.IN_DOUBT
-        else None,
+        "error": error if attempt.error_kind else None,
+        "doubt": doubt if attempt.state is JobState.IN_DOUBT else None,
     }
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None

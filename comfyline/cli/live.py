@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from comfyline.job import JobState, Stage
-from comfyline.progress import Event, JobEnded, Note
+from comfyline.progress import Event, JobEnded, Note, RunReported
 from comfyline.redact import without_secrets
 from comfyline.report.counters import RunCounters
 from comfyline.report.format import count, one_line, span, usd
@@ -37,25 +38,18 @@ class LiveDisplay:
     """Show a run on a console: an observer for `progress.observed_by`, and a context manager.
 
     On a terminal it keeps a picture of the run at the bottom and prints notes and failures above
-    it; elsewhere, or with `live=False`, it prints plain lines. It may be called from any thread and
-    never raises.
+    it; elsewhere it prints plain lines. It may be called from any thread and never raises.
     """
 
-    def __init__(
-        self,
-        console: Console,
-        *,
-        live: bool | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.counters = RunCounters()
+        self.reported: Path | None = None
+        """Where the summary of the run lies, once it is written."""
         self._console = console
         self._clock = clock
         self._began = clock()
         self._printed_at = float("-inf")
         self._lock = threading.Lock()
-        if live is None:
-            live = console.is_terminal and not console.is_dumb_terminal
         self._live = Live(
             get_renderable=lambda: self,
             console=console,
@@ -64,7 +58,7 @@ class LiveDisplay:
             # stdout belongs to the `--json` object.
             redirect_stdout=False,
         )
-        self._is_live = live
+        self._is_live = console.is_terminal and not console.is_dumb_terminal
 
     def __enter__(self) -> Self:
         self._began = self._clock()
@@ -89,10 +83,13 @@ class LiveDisplay:
 
     def __call__(self, event: Event) -> None:
         """Take one event of the run."""
+        with self._lock:
+            self.counters.count(event)
+            if isinstance(event, RunReported):
+                self.reported = Path(event.summary)
         with _harmless:
             lines = [line] if (line := _permanent(event)) else []
             with self._lock:
-                self.counters.count(event)
                 now = self._clock()
                 is_due = now - self._printed_at >= _SECONDS_BETWEEN_LINES
                 if not self._is_live and self.counters.jobs is not None and is_due:

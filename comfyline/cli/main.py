@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 import comfyline
 from comfyline.cli.console import print_error, print_line
@@ -41,6 +41,7 @@ app = App(
     version=comfyline.__version__,
     help_format="markdown",
     result_action="return_value",
+    default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,
 )
 for _rank, _command in enumerate(_COMMANDS):

@@ -1,7 +1,7 @@
 """models list, show, pull: what RunComfy offers, what a model takes, and its schema on disk."""
 
 import asyncio
-import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from rich.table import Table
 from rich.text import Text
 
-from comfyline.cli.console import print_line, print_result, results
+from comfyline.cli.console import print_json, print_line, results, table
 from comfyline.cli.options import Json, Profile
 from comfyline.config.load import home, look
 from comfyline.config.profile import model_directories
@@ -53,14 +53,14 @@ app = App(
 
 
 @app.command(name="list")
-def list_(
+async def list_(
     *,
     search: Annotated[str | None, Parameter(help="Only models with this text in their id.")] = None,
     category: Annotated[
         str | None, Parameter(help="Only models of this category, such as image-to-video.")
     ] = None,
     local: Annotated[
-        bool, Parameter(negative="", help="Only what is on this machine; RunComfy is not asked.")
+        bool, Parameter(help="Only what is on this machine; RunComfy is not asked.")
     ] = False,
     profile: Profile = "production",
     json_output: Json = False,
@@ -72,25 +72,19 @@ def list_(
     What is `local` lies in configs/models/, what is `cached` was asked for before and works
     offline, and all else is fetched from the `catalogue` when it is first used.
     """
-
-    async def work() -> list[ModelEntry]:
-        async with open_catalogue(look(profile, _PATIENCE)) as catalogue:
-            return await catalogue.search(search, category)
-
-    live: list[ModelEntry] = []
+    live: Sequence[ModelEntry] = ()
     away: ComfylineError | None = None
     if not local:
         try:
-            live = asyncio.run(work())
+            async with open_catalogue(look(profile, _PATIENCE)) as catalogue:
+                live = await catalogue.search(search, category)
         except (InputInvalid, UsageError):
             raise
         except ComfylineError as error:
             away = error
-    here = list_models(model_directories())
-    kept = ModelCache(home() / CACHED_MODELS).list()
-    listed = listing(here, kept, live, search, category)
+    listed = _listing(live, search, category)
     if json_output:
-        print_result(json.dumps([_as_json(one) for one in listed]))
+        print_json([_as_json(one) for one in listed])
     elif listed:
         results.print(_models_table(listed))
     else:
@@ -101,7 +95,7 @@ def list_(
 
 
 @app.command
-def show(model_id: str, /, *, profile: Profile = "production") -> int:
+async def show(model_id: str, /, *, profile: Profile = "production") -> None:
     """Show a model's inputs with their types, limits and defaults, its price, and an example step.
 
     Example: comfyline models show google/nano-banana/pro/edit
@@ -112,32 +106,25 @@ def show(model_id: str, /, *, profile: Profile = "production") -> int:
         The model, as the catalogue names it.
     """
     check_model_id(model_id)
-
-    async def work() -> ModelEntry:
-        async with open_catalogue(look(profile, _PATIENCE)) as catalogue:
-            return await catalogue.priced(model_id)
-
     try:
-        entry = asyncio.run(work())
+        async with open_catalogue(look(profile, _PATIENCE)) as catalogue:
+            entry = await catalogue.priced(model_id)
     except (InputInvalid, UsageError):
         raise
     except ComfylineError as error:
         # Who has no token can still read what is on the disk.
         entry = _here(model_id, error)
     results.print(Text(entry.model_id, style="bold"))
-    results.print(Text(f"makes   {', '.join(entry.categories) or 'not said'}"))
-    results.print(Text(f"price   {price_in_words(entry)}"))
-    results.print()
+    results.print(f"makes   {', '.join(entry.categories) or 'not said'}")
+    results.print(f"price   {_price(entry)}\n")
     results.print(_inputs_table(input_fields(entry)))
-    results.print()
-    results.print(Text("In a pipeline:", style="bold"))
+    results.print(Text("\nIn a pipeline:", style="bold"))
     # Neither wrapped nor coloured, so that it can be copied.
-    results.print(Text(example_step(entry)), soft_wrap=True, end="")
-    return 0
+    results.print(example_step(entry), soft_wrap=True, end="")
 
 
 @app.command
-def pull(*model_id: str, profile: Profile = "production") -> int:
+async def pull(*model_id: str, profile: Profile = "production") -> None:
     """Copy models' schemas from RunComfy's catalogue into configs/models/, as it publishes them.
 
     Example: comfyline models pull google/nano-banana/pro/edit
@@ -151,22 +138,17 @@ def pull(*model_id: str, profile: Profile = "production") -> int:
         raise UsageError("Name a model", hint="comfyline models pull google/nano-banana/pro/edit")
     for one in model_id:
         check_model_id(one)
-
-    async def work() -> list[Problem]:
-        problems: list[Problem] = []
-        async with open_catalogue(look(profile, _PATIENCE)) as catalogue:
-            for one in dict.fromkeys(model_id):
-                try:
-                    published = await catalogue.published(one)
-                except InputInvalid as error:
-                    problems += error.problems
-                    continue
-                await asyncio.to_thread(_store, one, dict(published))
-        return problems
-
-    if problems := asyncio.run(work()):
+    problems: list[Problem] = []
+    async with open_catalogue(look(profile, _PATIENCE)) as catalogue:
+        for one in dict.fromkeys(model_id):
+            try:
+                published = await catalogue.published(one)
+            except InputInvalid as error:
+                problems += error.problems
+                continue
+            await asyncio.to_thread(_store, one, dict(published))
+    if problems:
         raise InputInvalid(problems)
-    return 0
 
 
 def _store(model_id: str, published: dict[str, object]) -> None:
@@ -192,16 +174,23 @@ def _store(model_id: str, published: dict[str, object]) -> None:
         print_line(f"{target} is up to date.")
 
 
+def _listing(
+    live: Sequence[ModelEntry] = (), search: str | None = None, category: str | None = None
+) -> list[ListedModel]:
+    """List what is on this machine, and of RunComfy's catalogue what is `live`."""
+    here = list_models(model_directories())
+    return listing(here, ModelCache(home() / CACHED_MODELS).list(), live, search, category)
+
+
 def _here(model_id: str, away: ComfylineError) -> ModelEntry:
     """Find the model on this machine, without a price, when RunComfy cannot be asked."""
-    known = listing(list_models(model_directories()), ModelCache(home() / CACHED_MODELS).list(), [])
-    found = [one.entry for one in known if one.entry.model_id == model_id]
-    if not found:
-        if near := did_you_mean(model_id, [one.entry.model_id for one in known]):
+    known = {one.entry.model_id: one.entry for one in _listing()}
+    if model_id not in known:
+        if near := did_you_mean(model_id, list(known)):
             print_line(f"{model_id} is not on this machine; {near}")
         raise away
     print_line(f"The price is unknown, because RunComfy cannot be asked. {_why(away)}")
-    return found[0]
+    return known[model_id]
 
 
 def _why(away: ComfylineError) -> str:
@@ -209,7 +198,7 @@ def _why(away: ComfylineError) -> str:
     return str(away) if isinstance(away, TokenRejected) else away.message
 
 
-def price_in_words(entry: ModelEntry) -> str:
+def _price(entry: ModelEntry) -> str:
     """Write a model's price with its unit; `unknown` where that is not known, which is not free."""
     if entry.base_price_usd is None:
         return "unknown"
@@ -218,25 +207,20 @@ def price_in_words(entry: ModelEntry) -> str:
     return f"{usd(entry.base_price_usd)}{unit}{note}"
 
 
-def _models_table(listed: list[ListedModel]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("model", no_wrap=True)
-    for column in ("makes", "price", "where"):
-        table.add_column(column)
+def _models_table(listed: Sequence[ListedModel]) -> Table:
+    shown = table("model", "makes", "price", "where", wrapping={"makes", "price"})
     for one in listed:
         makes = ", ".join(one.entry.categories)
-        cells = (one.entry.model_id, makes, price_in_words(one.entry), one.where)
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
+        shown.add_row(one.entry.model_id, makes, _price(one.entry), one.where)
+    return shown
 
 
-def _inputs_table(fields: list[InputField]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("input", "type", "required", "allowed", "default", "what it is"):
-        table.add_column(column, overflow="fold")
+def _inputs_table(fields: Sequence[InputField]) -> Table:
+    columns = ("input", "type", "required", "allowed", "default", "what it is")
+    shown = table(*columns, wrapping=columns)
     for field in fields:
         default = f"example: {field.default}" if field.is_example else field.default
-        cells = (
+        shown.add_row(
             field.path,
             field.type,
             "yes" if field.required else "",
@@ -244,8 +228,7 @@ def _inputs_table(fields: list[InputField]) -> Table:
             default if field.default else "",
             field.about,
         )
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
+    return shown
 
 
 def _as_json(one: ListedModel) -> dict[str, object]:

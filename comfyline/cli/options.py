@@ -6,72 +6,43 @@ from typing import Annotated
 from cyclopts import Parameter
 
 PipelineFile = Annotated[Path, Parameter(help="The pipeline's YAML file.")]
-ModelId = Annotated[str, Parameter(help="The model, as the catalogue names it.")]
 JobKey = Annotated[
     str, Parameter(help="Job keys, or as many of their first characters as tell them apart.")
 ]
 Profile = Annotated[
     str,
     Parameter(
-        name="--profile",
         env_var="COMFYLINE_PROFILE",
         help="Where it runs: a name in configs/profiles/, or a file.",
     ),
 ]
 Overrides = Annotated[
     tuple[str, ...],
-    Parameter(
-        name="--set", negative="", help="Override the YAML: limits.in_flight=4. May be repeated."
-    ),
+    Parameter(name="--set", help="Override the YAML: limits.in_flight=4. May be repeated."),
 ]
-Limit = Annotated[int | None, Parameter(name="--limit", help="At most this many items.")]
-Refresh = Annotated[
-    bool,
-    Parameter(name="--refresh", negative="", help="Make again what is there; pays again."),
-]
+Limit = Annotated[int | None, Parameter(help="At most this many items.")]
+Refresh = Annotated[bool, Parameter(help="Make again what is there; pays again.")]
 Unchecked = Annotated[
     bool,
     Parameter(
-        name="--unchecked",
-        negative="",
         help="Submit to a model without a schema as well: its inputs are not checked, its price "
         "is unknown, and only @file and s3:// values count as media.",
     ),
 ]
-MaxCost = Annotated[
-    float | None, Parameter(name="--max-cost", help="Spend at most this many US dollars.")
-]
+MaxCost = Annotated[float | None, Parameter(help="Spend at most this many US dollars.")]
 AllowUnknownCost = Annotated[
-    bool,
-    Parameter(
-        name="--allow-unknown-cost",
-        negative="",
-        help="Under a cost limit, also submit jobs whose price is unknown.",
-    ),
+    bool, Parameter(help="Under a cost limit, also submit jobs whose price is unknown.")
 ]
 Verify = Annotated[
-    bool,
-    Parameter(
-        name="--verify",
-        negative="",
-        help="Reuse an output only when every byte of it is what was stored.",
-    ),
+    bool, Parameter(help="Reuse an output only when every byte of it is what was stored.")
 ]
 Json = Annotated[
-    bool,
-    Parameter(name="--json", negative="", help="One JSON value on stdout, all else on stderr."),
+    bool, Parameter(name="--json", help="One JSON value on stdout, all else on stderr.")
 ]
-RunId = Annotated[str | None, Parameter(name="--run", help="Only what this run asked for.")]
-PipelineName = Annotated[
-    str | None, Parameter(name="--pipeline", help="Only jobs of this pipeline.")
-]
+RunId = Annotated[str | None, Parameter(help="Only what this run asked for.")]
+PipelineName = Annotated[str | None, Parameter(help="Only jobs of this pipeline.")]
 Since = Annotated[
     str | None,
-    Parameter(
-        name="--since",
-        help="Only what was last changed since then: 7d, 12h, or a date or time in UTC.",
-    ),
+    Parameter(help="Only what was last changed since then: 7d, 12h, or a date or time in UTC."),
 ]
-Until = Annotated[
-    str | None, Parameter(name="--until", help="Only what was last changed before then.")
-]
+Until = Annotated[str | None, Parameter(help="Only what was last changed before then.")]

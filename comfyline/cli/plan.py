@@ -1,23 +1,13 @@
 """plan: what would happen, before anything is spent or written."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.text import Text
 
+from comfyline.cli import options
 from comfyline.cli.console import print_error, print_line, print_result, results
-from comfyline.cli.options import (
-    Json,
-    Limit,
-    MaxCost,
-    Overrides,
-    PipelineFile,
-    Profile,
-    Refresh,
-    Unchecked,
-)
 from comfyline.config.load import look
 from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.pipeline.document import Limits, load_pipeline
@@ -38,55 +28,37 @@ from comfyline.services import Services, now, open_services
 
 Everything = Annotated[
     bool,
-    Parameter(
-        name=["--all", "-a"],
-        negative="",
-        help="Name every job that would be made, with its reason.",
-    ),
+    Parameter(name=["--all", "-a"], help="Name every job that would be made, with its reason."),
 ]
 
 
-def plan(
-    pipeline: PipelineFile,
+async def plan(
+    pipeline: options.PipelineFile,
     /,
     *,
-    profile: Profile = "sandbox",
-    overrides: Overrides = (),
-    limit: Limit = None,
-    refresh: Refresh = False,
-    max_cost: MaxCost = None,
-    unchecked: Unchecked = False,
+    profile: options.Profile = "sandbox",
+    overrides: options.Overrides = (),
+    limit: options.Limit = None,
+    refresh: options.Refresh = False,
+    max_cost: options.MaxCost = None,
+    unchecked: options.Unchecked = False,
     everything: Everything = False,
-    json_output: Json = False,
+    json_output: options.Json = False,
 ) -> int:
     """Show what `run` would make and why, what is there already and the cost; spends nothing.
 
     Example: comfyline plan configs/pipelines/office-scenes.yaml --profile production
     """
-    # Not a result of the coroutine: asyncio writes that out as text when its loop ends.
-    found: list[tuple[Planned, PlanRecord, Sequence[PlannedJob]]] = []
-
-    async def work() -> None:
-        async with open_services(look(profile), reading=True, unchecked=unchecked) as services:
-            sources = StoredSources(services.places)
-            planned = await plan_pipeline(
-                load_pipeline(pipeline, overrides),
-                limit,
-                "plan",
-                now(),
-                services.catalogue,
-                sources,
-            )
-            found.append((planned, *await _looked_at(planned, services, refresh=refresh)))
-
     try:
-        asyncio.run(work())
+        async with open_services(look(profile), reading=True, unchecked=unchecked) as services:
+            loaded, sources = load_pipeline(pipeline, overrides), StoredSources(services.places)
+            planned = await plan_pipeline(loaded, limit, "plan", now(), services.catalogue, sources)
+            record, jobs = await _explained(planned, services, refresh=refresh)
     except ComfylineError as error:
         print_error(error)
         if json_output:
             print_result(_nothing(pipeline.stem, error).to_json())
         return error.exit_code
-    [(planned, record, jobs)] = found
     for note in (*planned.notes, *record.notes):
         print_line(note)
     problems = [Problem(one.where, one.message, one.hint) for one in record.errors]
@@ -96,12 +68,12 @@ def plan(
         print_result(record.to_json())
     else:
         _show(planned, record, jobs, everything=everything)
-        for warning in _warnings(record, planned.pipeline.document.limits, max_cost):
+        for warning in _warnings(record, loaded.document.limits, max_cost):
             results.print(Text(warning, style="yellow"))
     return InputInvalid.exit_code if problems else 0
 
 
-async def _looked_at(
+async def _explained(
     planned: Planned, services: Services, *, refresh: bool
 ) -> tuple[PlanRecord, Sequence[PlannedJob]]:
     document = planned.pipeline.document
@@ -154,17 +126,17 @@ def _warnings(record: PlanRecord, limits: Limits, max_cost: float | None) -> lis
     if record.unknown_prices:
         named = ", ".join(record.unknown_prices)
         told.append(f"The price of {named} is unknown and comes on top.")
-    caps = {"--max-cost": max_cost, "limits.max_cost_usd": limits.max_cost_usd}
-    known = {name: cap for name, cap in caps.items() if cap is not None}
-    for name, cap in known.items():
-        if record.estimate_known_usd > cap:
-            cost = usd(record.estimate_known_usd)
-            told.append(f"The estimate of {cost} is over {name}, {usd(cap)}: a run stops there.")
-    per_day = limits.max_cost_usd_per_day
-    if per_day is not None and record.estimate_known_usd > per_day:
-        cost = usd(record.estimate_known_usd)
-        name = "limits.max_cost_usd_per_day"
-        told.append(f"The estimate of {cost} is over {name}, {usd(per_day)}: it takes days.")
+    caps = (
+        ("--max-cost", max_cost, "a run stops there"),
+        ("limits.max_cost_usd", limits.max_cost_usd, "a run stops there"),
+        ("limits.max_cost_usd_per_day", limits.max_cost_usd_per_day, "it takes days"),
+    )
+    cost = record.estimate_known_usd
+    told += (
+        f"The estimate of {usd(cost)} is over {name}, {usd(cap)}: {then}."
+        for name, cap, then in caps
+        if cap is not None and cost > cap
+    )
     return told
 
 

@@ -8,7 +8,7 @@ import atexit
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from queue import SimpleQueue
@@ -33,8 +33,6 @@ _LINE = "%(asctime)s | %(process)d | %(levelname)-7s | {} | %(message)s"
 
 _PREFECT_IS_AWAY = "Failed to reach API"
 """How Prefect's client says, in a plain RuntimeError, that its server does not answer."""
-
-Flow = Callable[[], Awaitable["State[Any]"]]
 
 
 class PrefectIsGone(Unreachable):
@@ -68,14 +66,14 @@ async def connect(needed: tuple[ServiceName, ...]) -> None:
         await _must_let_us_in()
 
 
-async def run_flow(flow: Flow) -> RunSummary:
+async def summary_of(flow: Awaitable["State[Any]"]) -> RunSummary:
     """Run a flow in this process and return its summary.
 
     Raises the `ComfylineError` with which the flow ended before it had any jobs, and
     `PrefectIsGone`, which says nothing about the jobs.
     """
     try:
-        state = await flow()
+        state = await flow
     except (httpx.TransportError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and _PREFECT_IS_AWAY not in str(error):
             raise

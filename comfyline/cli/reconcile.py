@@ -6,15 +6,19 @@ from comfyline.cli.flow_run import run_and_report
 from comfyline.cli.options import Json, Profile
 
 
-def reconcile(*, profile: Profile = "sandbox", json_output: Json = False) -> int:
+async def reconcile(*, profile: Profile = "sandbox", json_output: Json = False) -> int:
     """Finish what an interrupted run left behind: poll, fetch and store what was paid for.
 
     Example: comfyline reconcile --profile production
     """
 
-    def flow() -> Any:
+    async def flow(_: None) -> Any:
         from flows.reconcile import reconcile as reconcile_flow
 
-        return reconcile_flow(profile=profile, return_state=True)
+        return await reconcile_flow(profile=profile, return_state=True)
 
-    return run_and_report("reconcile", profile, flow, json_output=json_output)
+    return await run_and_report("reconcile", profile, _nothing, flow, json_output=json_output)
+
+
+async def _nothing() -> None:
+    """Read nothing beforehand: what is left to do stands in the ledger."""

@@ -14,13 +14,11 @@ from comfyline.plan.editor_schema import schema_files
 
 _FOLDER = Path("configs/schemas")
 
-OnlyCheck = Annotated[
-    bool,
-    Parameter(name="--check", negative="", help="Write nothing; exit code 65 when one is old."),
-]
 
-
-def schemas(*, check: OnlyCheck = False) -> int:
+def schemas(
+    *,
+    check: Annotated[bool, Parameter(help="Write nothing; exit code 65 when one is old.")] = False,
+) -> None:
     """Write the JSON Schemas for editors to configs/schemas/, with the models of configs/models/.
 
     Example: comfyline schemas
@@ -37,7 +35,6 @@ def schemas(*, check: OnlyCheck = False) -> int:
         print_line(f"{target} is written.")
     if not old:
         print_line(f"{_FOLDER}/ is current.")
-    return 0
 
 
 def _kept(path: Path) -> str | None:

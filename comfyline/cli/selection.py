@@ -10,7 +10,8 @@ from rich.text import Text
 from comfyline.cli.console import errors, print_line
 from comfyline.config.account import acting_for, command
 from comfyline.config.duration import parse_duration
-from comfyline.config.load import home, read_profile
+from comfyline.config.load import home, prepare_storage, read_profile
+from comfyline.config.settings import NO_STORAGE, StorageSettings
 from comfyline.errors import UsageError
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.block_reasons import elsewhere_in_words, short
@@ -61,16 +62,11 @@ async def print_unrecorded(profile: str, ledger: Ledger) -> None:
         print_line(line)
 
 
-def selection(
-    run_id: str | None, pipeline: str | None, since: str | None, until: str | None
-) -> Selection:
-    """Return what the options of a command select. Raises `UsageError`."""
-    return Selection(run_id=run_id, pipeline=pipeline, since=_moment(since), until=_moment(until))
-
-
-def any_in_bucket(attempts: Iterable[Attempt]) -> bool:
-    """Tell whether the storage is needed to look at what was stored; folders need none."""
-    return any(output.uri.startswith("s3://") for one in attempts for output in one.outputs)
+async def storage_of(profile: str, uris: Iterable[str]) -> StorageSettings:
+    """Prepare the storage of the profile where anything lies in a bucket; folders need none."""
+    if any(uri.startswith("s3://") for uri in uris):
+        return await prepare_storage(profile, print_line)
+    return NO_STORAGE
 
 
 async def find_jobs(ledger: Ledger, prefixes: Sequence[str]) -> list[Attempt]:
@@ -79,14 +75,13 @@ async def find_jobs(ledger: Ledger, prefixes: Sequence[str]) -> list[Attempt]:
     mistakes = []
     for prefix in prefixes:
         attempts = await ledger.list(Selection(key_prefix=prefix)) if prefix else []
-        others = await ledger.list(Selection(key_prefix=prefix), of_all=True) if prefix else []
         keys = list(dict.fromkeys(attempt.checked.key for attempt in attempts))
         if len(keys) == 1:
             found |= await ledger.find(keys)
         elif keys:
             some = ", ".join(key[:16] for key in keys[:_NAMED])
             mistakes.append(f"{len(keys)} job keys begin with {prefix!r}: {some}")
-        elif others:
+        elif prefix and (others := await ledger.list(Selection(key_prefix=prefix), of_all=True)):
             other = others[0]
             mistakes.append(
                 f"Job {short(other.checked.key)} belongs to {other.account}: use "
@@ -124,7 +119,8 @@ def print_warnings(attempts: Iterable[Attempt], now: datetime) -> None:
         errors.print(Text(f"⚠ {without_secrets(text)}", _STYLES[urgency]))
 
 
-def _moment(written: str | None) -> datetime | None:
+def moment(written: str | None) -> datetime | None:
+    """Read a point in time as people write it, or how long ago it was. Raises `UsageError`."""
     if written is None:
         return None
     try:
@@ -132,10 +128,10 @@ def _moment(written: str | None) -> datetime | None:
     except (ValueError, OverflowError):
         pass
     try:
-        moment = datetime.fromisoformat(written)
+        read = datetime.fromisoformat(written)
     except ValueError:
         raise UsageError(
             f"Not a duration or a date: {written!r}",
             hint="Use 7d, 12h, 2026-11-22 or 2026-11-22T18:00 (UTC).",
         ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return read if read.tzinfo else read.replace(tzinfo=UTC)

@@ -1,7 +1,5 @@
 """status: the local stack, and what is paid for that RunComfy will soon delete."""
 
-import asyncio
-import json
 import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -11,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from comfyline.cli.console import print_error, print_result, results, table
+from comfyline.cli.console import print_error, print_json, results, table
 from comfyline.cli.options import Json, Profile
 from comfyline.cli.selection import (
     attempt_record,
@@ -23,45 +21,33 @@ from comfyline.config.load import home
 from comfyline.errors import ComfylineError
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.retention import AtRisk, at_risk
-from comfyline.services import now
+from comfyline.services import now as wall_clock
 from comfyline.stack.stack import ServiceStatus, addresses, inspect
 
 
-def status(*, profile: Profile = "sandbox", json_output: Json = False) -> int:
+async def status(*, profile: Profile = "sandbox", json_output: Json = False) -> None:
     """Show the local stack, and what is paid for that RunComfy will soon delete.
 
     Example: comfyline status
     """
-    services = asyncio.run(inspect(home()))
-    left, now = _unfinished(profile)
+    services = await inspect(home())
+    left: Sequence[Attempt] = ()
+    now = wall_clock()
+    try:
+        with reading_ledger(profile, of_all=True) as ledger:
+            await print_unrecorded(profile, ledger)
+            left, now = await ledger.unfinished(), (await ledger.clock())()
+    except ComfylineError as error:
+        print_error(error)
     if json_output:
         shown = [{"name": one.name, "state": one.state, "address": one.address} for one in services]
         risks = [_risk_record(one, now) for one in at_risk(left, now)]
-        print_result(json.dumps({"services": shown, "at_risk": risks}))
+        print_json({"services": shown, "at_risk": risks})
     else:
         results.print(_services_table(services))
         if password := addresses(home()).prefect_auth_string:
             results.print(f"The Prefect page asks for this password: {password}")
     print_warnings(left, now)
-    return 0
-
-
-def _unfinished(profile: str) -> tuple[Sequence[Attempt], datetime]:
-    """Return what was paid for and is not stored, and the ledger's time.
-
-    When the ledger cannot be read, print why and return nothing.
-    """
-
-    async def work() -> tuple[Sequence[Attempt], datetime]:
-        with reading_ledger(profile, of_all=True) as ledger:
-            await print_unrecorded(profile, ledger)
-            return await ledger.unfinished(), (await ledger.clock())()
-
-    try:
-        return asyncio.run(work())
-    except ComfylineError as error:
-        print_error(error)
-        return (), now()
 
 
 def _risk_record(one: AtRisk, now: datetime) -> dict[str, Any]:

@@ -1,14 +1,12 @@
 """up: start the local stack."""
 
-import asyncio
-
 from comfyline.cli.console import print_line
 from comfyline.cli.status import status
 from comfyline.config.load import start_services
 from comfyline.stack.services import SERVICES
 
 
-def up() -> int:
+async def up() -> None:
     """Start the local stack: Prefect server with its web page, object storage, sandbox.
 
     What is already running is left alone. Ports: COMFYLINE_PREFECT_PORT, COMFYLINE_STORAGE_PORT,
@@ -16,5 +14,5 @@ def up() -> int:
 
     Example: comfyline up
     """
-    asyncio.run(start_services(SERVICES, print_line))
-    return status()
+    await start_services(SERVICES, print_line)
+    await status()

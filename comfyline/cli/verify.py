@@ -1,20 +1,16 @@
 """verify: every stored file read again and compared with what was written down for it."""
 
-import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
-from comfyline.cli.console import print_line, print_result, results, table
+from comfyline.cli.console import print_json, print_line, results, table
 from comfyline.cli.options import Json, PipelineName, Profile, RunId
-from comfyline.cli.selection import any_in_bucket, reading_ledger, selection
-from comfyline.config.load import prepare_storage
-from comfyline.config.settings import NO_STORAGE, StorageSettings
+from comfyline.cli.selection import reading_ledger, storage_of
 from comfyline.errors import UsageError
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.block_reasons import short
+from comfyline.ledger.queries import Selection
 from comfyline.operations.verify import Expected, Integrity, Verified, of_ledger, of_target
 from comfyline.operations.verify import verify as verify_files
 from comfyline.report.format import count
@@ -30,7 +26,48 @@ _WHAT_DOES = {
 }
 
 
-class _Progress:
+async def verify(
+    *target: str,
+    run: RunId = None,
+    pipeline: PipelineName = None,
+    profile: Profile = "sandbox",
+    json_output: Json = False,
+) -> int:
+    """Read every stored file again and compare it with the SHA-256 written down for it.
+
+    Example: comfyline verify, or comfyline verify s3://my-bucket/office-scenes
+
+    Parameters
+    ----------
+    target
+        Folders or s3://bucket/prefix, compared with the sidecars that lie there: no ledger is
+        needed. Without any, every output that the ledger knows.
+    """
+    if target and (run or pipeline):
+        raise UsageError("Name either what to verify, or --run or --pipeline")
+    attempts: Sequence[Attempt] = ()
+    if not target:
+        with reading_ledger(profile, of_all=True) as ledger:
+            attempts = await ledger.list(Selection(run_id=run, pipeline=pipeline))
+    uris = (*target, *(output.uri for one in attempts for output in one.outputs))
+    verified = _Verified()
+    async with open_places(await storage_of(profile, uris)) as places:
+        await verify_files(_expected(target, attempts, places), places, verified)
+    verified.wrong.sort(key=lambda one: (one.verdict, one.uri))
+    if json_output:
+        wrong = [
+            {"uri": one.uri, "job": one.job, "verdict": _name(one.verdict), "detail": one.detail}
+            for one in verified.wrong
+        ]
+        counts = {_name(verdict): verified.counts[verdict] for verdict in Integrity}
+        files = verified.counts.total()
+        print_json({"files": files, "bytes": verified.bytes, **counts, "wrong": wrong})
+    else:
+        _print(verified)
+    return 1 if verified.wrong else 0
+
+
+class _Verified:
     """Counts what is verified, keeps what is not right, and says now and then how far it is."""
 
     def __init__(self) -> None:
@@ -53,53 +90,6 @@ class _Progress:
         return f"{count(self.counts.total(), 'file')}, {self.bytes / 1e6:,.1f} MB read"
 
 
-def verify(
-    *target: str,
-    run: RunId = None,
-    pipeline: PipelineName = None,
-    profile: Profile = "sandbox",
-    json_output: Json = False,
-) -> int:
-    """Read every stored file again and compare it with the SHA-256 written down for it.
-
-    Example: comfyline verify, or comfyline verify s3://my-bucket/office-scenes
-
-    Parameters
-    ----------
-    target
-        Folders or s3://bucket/prefix, compared with the sidecars that lie there: no ledger is
-        needed. Without any, every output that the ledger knows.
-    """
-    if target and (run or pipeline):
-        raise UsageError("Name either what to verify, or --run or --pipeline")
-    progress = _Progress()
-
-    async def work() -> None:
-        attempts: Sequence[Attempt] = ()
-        if not target:
-            with reading_ledger(profile, of_all=True) as ledger:
-                attempts = await ledger.list(selection(run, pipeline, None, None))
-        async with open_places(await _storage(profile, target, attempts)) as places:
-            await verify_files(_expected(target, attempts, places), places, progress)
-
-    asyncio.run(work())
-    progress.wrong.sort(key=lambda one: (one.verdict, one.uri))
-    if json_output:
-        print_result(json.dumps(_as_json(progress)))
-    else:
-        _print(progress)
-    return 1 if progress.wrong else 0
-
-
-async def _storage(
-    profile: str, target: Sequence[str], attempts: Sequence[Attempt]
-) -> StorageSettings:
-    """Open the storage of the profile where anything lies in a bucket; folders need none."""
-    if any(uri.startswith("s3://") for uri in target) or any_in_bucket(attempts):
-        return await prepare_storage(profile, print_line)
-    return NO_STORAGE
-
-
 async def _expected(
     target: Sequence[str], attempts: Sequence[Attempt], places: Places
 ) -> AsyncIterator[Expected | Verified]:
@@ -110,35 +100,19 @@ async def _expected(
             yield one
 
 
-def _print(progress: _Progress) -> None:
-    if progress.wrong:
+def _print(verified: _Verified) -> None:
+    found = [verdict for verdict in Integrity if verified.counts[verdict]]
+    if verified.wrong:
         shown = table("what", "job", "file", "why", wrapping={"file", "why"})
-        for one in progress.wrong:
-            job = short(one.job) if one.job else ""
-            shown.add_row(one.verdict, job, one.uri, one.detail)
+        for one in verified.wrong:
+            shown.add_row(one.verdict, short(one.job) if one.job else "", one.uri, one.detail)
         results.print(shown)
-        for verdict in Integrity:
-            if progress.counts[verdict] and verdict in _WHAT_DOES:
+        for verdict in found:
+            if verdict in _WHAT_DOES:
                 print_line(f"{verdict}: {_WHAT_DOES[verdict]}")
-    found = ", ".join(
-        f"{progress.counts[one]:,} {one}" for one in Integrity if progress.counts[one]
-    )
-    print_line(f"{progress.words}: {found or 'nothing to verify'}.")
+    counted = ", ".join(f"{verified.counts[verdict]:,} {verdict}" for verdict in found)
+    print_line(f"{verified.words}: {counted or 'nothing to verify'}.")
 
 
-def _as_json(progress: _Progress) -> dict[str, Any]:
-    counts = {verdict.name.lower(): progress.counts[verdict] for verdict in Integrity}
-    return {
-        "files": progress.counts.total(),
-        "bytes": progress.bytes,
-        **counts,
-        "wrong": [
-            {
-                "uri": one.uri,
-                "job": one.job,
-                "verdict": one.verdict.name.lower(),
-                "detail": one.detail,
-            }
-            for one in progress.wrong
-        ],
-    }
+def _name(verdict: Integrity) -> str:
+    return verdict.name.lower()

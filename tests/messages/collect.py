@@ -60,7 +60,7 @@ def _of_file(path: Path) -> Iterator[Message]:
 def _help(tree: ast.Module, where: Path) -> Iterator[Message]:
     """Yield the docstrings of commands, which are their help; each has an example."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             text = (ast.get_docstring(node) or "").partition("\n\nParameters\n")[0]
             for paragraph in text.split("\n\n") if "Example:" in text else ():
                 yield Message(where, node.lineno, " ".join(paragraph.split()))
