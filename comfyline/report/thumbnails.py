@@ -1,16 +1,15 @@
 """Small JPEG copies of pictures for the gallery."""
 
-import struct
-import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from comfyline.files import appearing_whole
-from comfyline.media.probe import register_decoder
-from comfyline.media.types import HEAD_BYTES, media_type_of
+from comfyline.media.convert import eight_bits
+from comfyline.media.probe import open_picture, orientation_of, turned_upright
+from comfyline.media.types import HEAD_BYTES, kind_of, media_type_of
 
 MAX_PIXELS = 64_000_000
 """Pictures that would take more pixels in memory are not opened (as RGBA: 256 MB)."""
@@ -18,17 +17,8 @@ MAX_PIXELS = 64_000_000
 NEUTRAL = (226, 226, 228)
 """What shows through where a picture is transparent: calm on a light and on a dark page."""
 
-# Pillow can read far more, partly by starting other programs (EPS runs Ghostscript).
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")
+_SIDE = 360
 _SMALL_PROFILE = 4096
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
 
 
 def make_thumbnails(pictures: Iterable[tuple[Path, str]], directory: Path) -> None:
@@ -44,64 +34,48 @@ def make_thumbnails(pictures: Iterable[tuple[Path, str]], directory: Path) -> No
                 make_thumbnail(source, target)
 
 
-def make_thumbnail(source: Path, target: Path, side: int = 360) -> tuple[int, int] | None:
-    """Write a JPEG of at most `side` × `side` pixels to `target` and tell its size.
+def make_thumbnail(source: Path, target: Path) -> None:
+    """Write a small JPEG to `target`, unless `source` is no picture, broken or far too large.
 
-    None, and no file, when `source` is no picture, is broken or would fill the memory. What goes
-    wrong in writing is raised.
+    What goes wrong in writing is raised.
     """
     try:
-        picture, profile = _small(source, side)
-    except _UNREADABLE:
-        return None
+        picture, profile = _small(source)
+    except Exception:  # noqa: BLE001  # broken bytes lead the decoders anywhere
+        return
     with appearing_whole(target) as part:
         # No EXIF: the orientation is applied, and where a photo was taken is private.
-        picture.save(
-            part,
-            "JPEG",
-            quality=84,
-            optimize=True,
-            progressive=True,
-            icc_profile=profile,
-            comment=b"",
-        )
-    return picture.size
+        options = {"quality": 84, "optimize": True, "progressive": True, "comment": b""}
+        picture.save(part, "JPEG", icc_profile=profile, **options)
 
 
-def _small(source: Path, side: int) -> tuple[Image.Image, bytes | None]:
-    with _open(source) as image:
-        # JPEG decodes at a fraction of its size, so that a huge photo costs little memory.
-        image.draft(None, (side * 2, side * 2))
-        if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError(source.name)
-        profile = image.info.get("icc_profile") if image.mode in {"RGB", "RGBA"} else None
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        picture = _reducible(image)
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-        # Turned last, when there are few pixels; converting may have dropped the tag.
-        picture.getexif()[ExifTags.Base.Orientation] = orientation
-        picture = ImageOps.exif_transpose(picture)
-    if profile and len(profile) > _SMALL_PROFILE:
-        profile = None
-    return _opaque(picture), profile
-
-
-def _open(source: Path) -> Image.Image:
+def _small(source: Path) -> tuple[Image.Image, bytes | None]:
     with source.open("rb") as file:
-        register_decoder(media_type_of(file.read(HEAD_BYTES)))
-    Image.init()
-    readable = [name for name in _FORMATS if name in Image.OPEN]
-    # Pillow warns by the size in the file; the limit that counts is the size in memory, above.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(source, formats=readable)
+        media_type = media_type_of(file.read(HEAD_BYTES))
+        if kind_of(media_type) != "image":
+            # Pillow can read far more, partly by starting other programs (EPS runs Ghostscript).
+            raise ValueError(media_type)
+        file.seek(0)
+        with open_picture(file, media_type) as image:
+            # JPEG decodes at a fraction of its size, so that a huge photo costs little memory.
+            image.draft(None, (_SIDE * 2, _SIDE * 2))
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(source.name)
+            if media_type == "image/tiff":
+                image.load()  # Only then it is upright.
+            profile = image.info.get("icc_profile") if image.mode in {"RGB", "RGBA"} else None
+            orientation = orientation_of(image)
+            picture = _reducible(image)
+            picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+            # Turned last, when there are few pixels.
+            picture = _opaque(turned_upright(picture, orientation))
+    return picture, profile if profile and len(profile) <= _SMALL_PROFILE else None
 
 
 def _reducible(image: Image.Image) -> Image.Image:
     """Return the picture in a mode in which neighbouring pixels can be averaged."""
     if image.mode.startswith("I;16"):
-        # Depth maps: `convert` alone would cut all above 255 off to white.
-        return image.convert("I").point(lambda value: value / 256).convert("L")
+        return eight_bits(image)
     if image.has_transparency_data:
         return image.convert("RGBA")
     return image if image.mode in {"L", "RGB"} else image.convert("RGB")
@@ -109,7 +83,7 @@ def _reducible(image: Image.Image) -> Image.Image:
 
 def _opaque(picture: Image.Image) -> Image.Image:
     if picture.mode != "RGBA":
-        return picture if picture.mode == "RGB" else picture.convert("RGB")
+        return picture.convert("RGB")
     ground = Image.new("RGB", picture.size, NEUTRAL)
     ground.paste(picture, mask=picture.getchannel("A"))
     return ground
