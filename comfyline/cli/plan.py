@@ -16,10 +16,10 @@ from comfyline.plan.preview import Planned, StoredSources, plan_pipeline
 from comfyline.plan.reuse import run_preflight
 from comfyline.report.format import count, usd
 from comfyline.report.plan import (
+    MistakeRecord,
     PlannedJob,
     PlanRecord,
     jobs_table,
-    mistake_records,
     plan_record,
     steps_table,
 )
@@ -112,7 +112,7 @@ def _show(
     if combinations > 1:
         head += f" × {count(combinations, 'combination')}"
     results.print(Text(head, "dim"))
-    results.print(steps_table(record, planned_steps(planned)))
+    results.print(steps_table(record))
     if record.to_make:
         results.print(Text("\nto make", "bold"))
         results.print(jobs_table(jobs, everything=everything))
@@ -144,4 +144,6 @@ def _nothing(name: str, error: ComfylineError) -> PlanRecord:
     """Build the JSON of a plan that could not be made."""
     problems = error.problems if isinstance(error, InputInvalid) else ()
     said = problems or [Problem("", error.message, error.hint)]
-    return PlanRecord(pipeline=name, estimate_usd=None, errors=mistake_records(said))
+    return PlanRecord(
+        pipeline=name, estimate_usd=None, errors=tuple(map(MistakeRecord.model_validate, said))
+    )

@@ -80,7 +80,7 @@ async def explain_jobs(
     costs = await prices(preflight, run, services)
     begun = (*preflight.to_make, *preflight.waiting)
     there = [
-        PlannedJob(step=one.job.step, model_id=one.job.model_id, key=one.key)
+        PlannedJob(step=one.job.step, model=one.job.model_id, job=one.key)
         for one in preflight.there
     ]
     never = [_planned((one.job, None), "cannot be made", 0.0) for one in preflight.ended]
@@ -97,15 +97,15 @@ def _planned(
     job, checked = validated
     return PlannedJob(
         step=job.step,
-        model_id=job.model_id,
-        key=checked.key if checked else "",
+        model=job.model_id,
+        job=checked.key or None if checked else None,
         item=job.item,
         settings=job.settings,
         part=job.part,
         label=job.label,
         reason=reason,
         is_waiting=is_waiting,
-        price_usd=cost,
+        estimate_usd=cost,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ConfigDict, Field
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -31,26 +32,6 @@ class PlannedStep:
     marks: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedJob:
-    """One job of a plan. Without a `reason` it is there already.
-
-    `key` is empty where it cannot be known before another step has been made; `is_waiting` says so.
-    The price is None where nobody knows it.
-    """
-
-    step: str
-    model_id: str
-    key: str = ""
-    item: str = ""
-    settings: Mapping[str, Any] | None = None
-    part: int | None = None
-    label: str = ""
-    reason: str = ""
-    is_waiting: bool = False
-    price_usd: float | None = 0.0
-
-
 class StepRecord(Record):
     """One step. `to_make` counts all that is not there, `waiting` those of them that need others.
 
@@ -67,23 +48,32 @@ class StepRecord(Record):
     reasons: Mapping[str, int]
     estimate_usd: Dollars | None
     estimate_known_usd: Dollars
+    marks: tuple[str, ...] = Field(exclude=True)
 
 
-class JobRecord(Record):
-    """One job that is to be made, and why. `job` is null while its key cannot be known."""
+class PlannedJob(Record):
+    """One job of a plan. Without a `reason` it is there already.
 
-    job: str | None
-    item: Encodable
+    `job` is null where its key cannot be known before another step has been made; `is_waiting`
+    says so. The price is None where nobody knows it.
+    """
+
+    job: str | None = None
+    item: Encodable = ""
     step: Encodable
     model: Encodable
-    settings: dict[str, Any]
-    part: int | None
-    reason: Encodable
-    estimate_usd: Dollars | None
+    settings: Mapping[str, Any] = {}
+    part: int | None = None
+    reason: Encodable = ""
+    estimate_usd: Dollars | None = 0.0
+    label: str = Field("", exclude=True)
+    is_waiting: bool = Field(default=False, exclude=True)
 
 
 class MistakeRecord(Record):
     """One mistake: where, what is wrong, what to write instead."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     where: Encodable
     message: Message
@@ -108,7 +98,7 @@ class PlanRecord(Record):
     estimate_known_usd: Dollars = 0.0
     unknown_prices: tuple[Encodable, ...] = ()
     steps: tuple[StepRecord, ...] = ()
-    make: tuple[JobRecord, ...] = ()
+    make: tuple[PlannedJob, ...] = ()
     notes: tuple[Encodable, ...] = ()
     errors: tuple[MistakeRecord, ...] = ()
 
@@ -126,7 +116,7 @@ def plan_record(
     for job in jobs:
         of_step[job.step].append(job)
     missing = [job for job in jobs if job.reason]
-    unknown = dict.fromkeys(job.model_id for job in missing if job.price_usd is None)
+    unknown = dict.fromkeys(job.model for job in missing if job.estimate_usd is None)
     return PlanRecord(
         pipeline=pipeline,
         items=items,
@@ -135,52 +125,34 @@ def plan_record(
         steps=tuple(
             StepRecord(
                 step=step.name,
-                models=tuple(dict.fromkeys(job.model_id for job in of_step[step.name])),
+                models=tuple(dict.fromkeys(job.model for job in of_step[step.name])),
                 needs=step.needs,
+                marks=step.marks,
                 **_figures(of_step[step.name]),
             )
             for step in steps
         ),
-        make=tuple(
-            JobRecord(
-                job=job.key or None,
-                item=job.item,
-                step=job.step,
-                model=job.model_id,
-                settings=dict(job.settings or {}),
-                part=job.part,
-                reason=job.reason,
-                estimate_usd=job.price_usd,
-            )
-            for job in missing
-        ),
+        make=tuple(missing),
         notes=tuple(notes),
-        errors=mistake_records(mistakes),
-    )
-
-
-def mistake_records(problems: Iterable[Problem]) -> tuple[MistakeRecord, ...]:
-    """Write mistakes as programs read them."""
-    return tuple(
-        MistakeRecord(where=one.where, message=one.message, hint=one.hint) for one in problems
+        errors=tuple(map(MistakeRecord.model_validate, mistakes)),
     )
 
 
 def _figures(jobs: Sequence[PlannedJob]) -> dict[str, Any]:
     missing = [job for job in jobs if job.reason]
-    known = sum(job.price_usd or 0.0 for job in missing)
+    known = sum(job.estimate_usd or 0.0 for job in missing)
     return {
         "jobs": len(jobs),
         "reused": len(jobs) - len(missing),
         "to_make": len(missing),
         "waiting": sum(job.is_waiting for job in missing),
         "reasons": dict(Counter(job.reason for job in missing).most_common()),
-        "estimate_usd": None if any(job.price_usd is None for job in missing) else known,
+        "estimate_usd": None if any(job.estimate_usd is None for job in missing) else known,
         "estimate_known_usd": known,
     }
 
 
-def steps_table(plan: PlanRecord, steps: Sequence[PlannedStep]) -> Table:
+def steps_table(plan: PlanRecord) -> Table:
     """Draw the steps with their figures, each indented below those that it needs, and the sum."""
     table = Table(box=None, pad_edge=False, show_footer=True, header_style="bold")
     table.footer_style = "bold"
@@ -189,9 +161,9 @@ def steps_table(plan: PlanRecord, steps: Sequence[PlannedStep]) -> Table:
     for name, whole in zip(names, _cells(plan), strict=True):
         table.add_column(name, whole, justify="right", no_wrap=True)
     depths: dict[str, int] = {}
-    for step, record in zip(steps, plan.steps, strict=True):
-        depths[step.name] = depth = depths[step.needs[-1]] + 1 if step.needs else 1
-        table.add_row(Padding(_about(step, record), (0, 0, 0, 2 * depth)), *_cells(record))
+    for step in plan.steps:
+        depths[step.step] = depth = depths[step.needs[-1]] + 1 if step.needs else 1
+        table.add_row(Padding(_about(step), (0, 0, 0, 2 * depth)), *_cells(step))
     return table
 
 
@@ -202,21 +174,21 @@ def jobs_table(jobs: Sequence[PlannedJob], *, everything: bool) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     for job in shown:
         label, reason = Text(f"  {one_line(job.label)}"), Text(job.reason, "cyan")
-        table.add_row(label, reason, _cost(job.price_usd))
+        table.add_row(label, reason, _cost(job.estimate_usd))
     if more := len(missing) - len(shown):
         table.add_row(Text(f"  and {count(more, 'more job')}; --all names every one", "dim"))
     return table
 
 
-def _about(step: PlannedStep, record: StepRecord) -> Text:
+def _about(step: StepRecord) -> Text:
     """Write a step's name, and below it what it calls, what it needs and why it is to be made."""
-    lines = [Text(step.name, "bold"), *(Text(model, "dim") for model in record.models)]
+    lines = [Text(step.step, "bold"), *(Text(model, "dim") for model in step.models)]
     # Its indentation shows what it needs, when that is only one.
     marks = [f"needs {' and '.join(f'`{one}`' for one in step.needs)}"] if step.needs[1:] else []
     if marks := [*marks, *step.marks]:
         lines.append(Text(one_line(" · ".join(marks)), "dim"))
-    if record.reasons:
-        why = ", ".join(f"{number:,} {reason}" for reason, number in record.reasons.items())
+    if step.reasons:
+        why = ", ".join(f"{number:,} {reason}" for reason, number in step.reasons.items())
         lines.append(Text(why, "cyan"))
     return Text("\n").join(lines)
 
