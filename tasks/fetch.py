@@ -26,7 +26,7 @@ from comfyline.job import (
     StoredOutput,
 )
 from comfyline.ledger.block_reasons import short
-from comfyline.media.probe import check_beginning, check_whole, probe_file
+from comfyline.media.probe import probe_file
 from comfyline.media.types import SVG, is_format, kind_of, kind_of_format
 from comfyline.models.entry import kind_made
 from comfyline.run import FetchedOutputs, Submission
@@ -61,9 +61,9 @@ async def fetch(checked: CheckedJob, submission: Submission, services: Services)
         result = await services.client.result(submission.request_id, directory / "result.json")
     except NotKnownNow as unknown:
         raise _gone(await not_known(unknown, submission, services), submission) from None
-    if result.status.state is not JobState.COMPLETED:
+    if result.state is not JobState.COMPLETED:
         raise BrokenOutput(
-            f"RunComfy calls the request completed, but its result {result.status.word!r}",
+            f"RunComfy calls the request completed, but its result {result.word!r}",
             request_id=submission.request_id,
         )
     await services.ledger.completed(submission.attempt_id, result.cost_usd)
@@ -132,9 +132,7 @@ async def _download_all(
     ended = await asyncio.gather(
         *(
             services.downloads.save(
-                result.embedded.get(output.url, output.url),
-                work_path(directory, number),
-                _Proof(output.kind, wanted.svg),
+                output.url, work_path(directory, number), output.kind, svg=wanted.svg
             )
             for number, output in enumerate(outputs)
         ),
@@ -158,20 +156,6 @@ async def _download_all(
         came = ", ".join(sorted(types))
         raise BrokenOutput(f"None of the outputs is of kind {wanted.kind}: they are {came}")
     return files
-
-
-@dataclass(frozen=True, slots=True)
-class _Proof:
-    """What one output has to be: a whole medium, and of the kind that its field names."""
-
-    kind: MediaKind | None
-    svg: bool
-
-    def begins(self, head: bytes) -> None:
-        check_beginning(head, self.kind, svg=self.svg)
-
-    def whole(self, path: Path) -> MediaInfo:
-        return check_whole(path, self.kind, svg=self.svg)
 
 
 async def _from_copies(

@@ -34,10 +34,10 @@ async def settle(
     except ComfylineError:
         pass  # The end itself is known; its reason and cost stay unsaid.
     else:
-        if result.status.state is JobState.COMPLETED and any(output_urls(result.output)):
+        if result.state is JobState.COMPLETED and any(output_urls(result.output)):
             await ledger.completed(attempt_id, result.cost_usd)
             return None
-        reason, cost_usd = reason or result.status.error, result.cost_usd
+        reason, cost_usd = reason or result.error, result.cost_usd
     error: Cancelled | GenerationFailed
     if end.state is JobState.CANCELLED:
         error = Cancelled("It was cancelled at RunComfy", hint=_AGAIN, request_id=request_id)

@@ -1,14 +1,12 @@
 """RunComfy over HTTP: one method a call, what each answer proves, and when to ask again.
 
 client         one method a call
-transport      which connection a call takes, the only place that adds the token, how far the paid
-               POST got, and an answer as it is read once
+transport      connections, how far the paid POST got, and an answer as it is read once
 wire           what RunComfy writes, as frozen values
 verdict        what an answer means, what it proves about the paid POST, and which error it is
 retry          how long to go on asking
 poll           asking for the state of a request until it has ended
-results        results of any size, written down, and the media in them
-data_uris      outputs that lie in the answer itself
+results        results, written down, and the media that they name
 download       outputs, without a token
 allowed_hosts  where outputs may come from
 """

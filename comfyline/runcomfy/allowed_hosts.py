@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from urllib.parse import quote, urljoin
 
 import httpx
 
@@ -19,8 +18,6 @@ _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 # The last part of no name, and of the many forms in which an IPv4 address is understood.
 _NUMBER = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")
 _ENTRY = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<name>[^:]*)|(?P<bare>.*))(?::(?P<port>\d+))?")
-# What RFC 3986 has no place for is sent as its percent form, as every browser does it.
-_UNFIT = re.compile(r"[^\x21-\x7e]|[\"<>\\^`{|}]")
 _PORTS = {"http": 80, "https": 443}
 _HIGHEST_PORT = 65535
 _LONGEST_SHOWN = 300
@@ -57,7 +54,25 @@ class AllowedHosts:
 
     def check(self, text: str) -> OutputUrl:
         """Return the URL as it will be asked for. Raise `RefusedOutput`, which quotes no query."""
-        url = _parsed(text)
+        try:
+            return self._checked(httpx.URL(text))
+        except (httpx.InvalidURL, ValueError):
+            raise RefusedOutput("An output has an invalid URL") from None
+
+    def check_redirect(self, output: OutputUrl, location: str) -> OutputUrl:
+        """Return where a redirect leads. Raise `RefusedOutput` when that is not allowed."""
+        try:
+            target = self._checked(output.url.join(location))
+        except (httpx.InvalidURL, ValueError):
+            raise RefusedOutput(f"{output.shown} redirects to an invalid URL") from None
+        except RefusedOutput as refused:
+            said = f"{output.shown} redirects. {refused.message}"
+            raise RefusedOutput(said, hint=refused.hint) from None
+        if (output.url.scheme, target.url.scheme) == ("https", "http"):
+            raise RefusedOutput(f"{output.shown} redirects from https to http")
+        return target
+
+    def _checked(self, url: httpx.URL) -> OutputUrl:
         scheme, host, port = _origin(url)
         origin = f"{scheme}://{url.netloc.decode('ascii')}"[:_LONGEST_SHOWN]
         if not self._is_allowed(scheme, host, port):
@@ -74,19 +89,6 @@ class AllowedHosts:
             raise RefusedOutput(f"An output is on {origin}, an address in a private network")
         path = url.raw_path.partition(b"?")[0].decode("ascii")
         return OutputUrl(url, f"{origin}{path}"[:_LONGEST_SHOWN], is_named)
-
-    def check_redirect(self, output: OutputUrl, location: str) -> OutputUrl:
-        """Return where a redirect leads. Raise `RefusedOutput` when that is not allowed."""
-        try:
-            target = self.check(urljoin(str(output.url), _fit(location)))
-        except ValueError:
-            raise RefusedOutput(f"{output.shown} redirects to an invalid URL") from None
-        except RefusedOutput as refused:
-            said = f"{output.shown} redirects. {refused.message}"
-            raise RefusedOutput(said, hint=refused.hint) from None
-        if (output.url.scheme, target.url.scheme) == ("https", "http"):
-            raise RefusedOutput(f"{output.shown} redirects from https to http")
-        return target
 
     def _is_allowed(self, scheme: str, host: str, port: int) -> bool:
         # A resolver would look up whatever a pattern happens to fit, `evil.test%2f.good` too.
@@ -114,17 +116,6 @@ def _entry(pattern: str) -> tuple[str, int | None]:
         return pattern, None
     host = match["six"] or match["name"] or match["bare"] or ""
     return _canonical(host), int(match["port"]) if match["port"] else None
-
-
-def _parsed(text: str) -> httpx.URL:
-    try:
-        return httpx.URL(_fit(text))
-    except (httpx.InvalidURL, ValueError):
-        raise RefusedOutput("An output has an invalid URL") from None
-
-
-def _fit(url: str) -> str:
-    return _UNFIT.sub(lambda found: quote(found[0], safe="", errors="replace"), url)
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int]:

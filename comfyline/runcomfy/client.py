@@ -10,39 +10,21 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
 
 from comfyline.config.account import command
-from comfyline.errors import (
-    BrokenAnswer,
-    ComfylineError,
-    DiskFull,
-    InputInvalid,
-    NotKnownNow,
-    TokenRejected,
-)
-from comfyline.files import disk_full_told, require_space
-from comfyline.runcomfy.results import (
-    TooLarge,
-    draft_path,
-    extract_data_uris,
-    keep_result,
-    promised_size,
-    read_cached_result,
-    rename_durably,
-    unread_path,
-    write_answer,
-)
+from comfyline.errors import BrokenAnswer, ComfylineError, InputInvalid, NotKnownNow, TokenRejected
+from comfyline.files import require_space
+from comfyline.runcomfy.results import keep_result, read_cached_result
 from comfyline.runcomfy.retry import RetryBudget
 from comfyline.runcomfy.transport import (
     ENCODINGS,
-    ApiTransport,
+    Connections,
     Response,
     TrackedBody,
     read_response,
@@ -77,11 +59,12 @@ SUBMIT_TIMEOUT = httpx.Timeout(30, connect=10, pool=10)
 SUBMIT_SECONDS = 45
 # The same for all else; a result in sync mode carries its pictures in it.
 _CALL_SECONDS = 600
-_CHUNK = 256 * 1024
 MOST_BYTES = 16 * 2**20
-"""How large an answer may be that is held in memory: a page of the catalogue is a few megabytes."""
-_RESULT_BYTES = 64 * 1024**2
-"""Room that there has to be before a result is asked for: in sync mode its media are in it."""
+"""How large an answer may be: a page of the catalogue is a few megabytes."""
+_MOST_RESULT_BYTES = 512 * 2**20
+"""The same for a result."""
+RESULT_ROOM = 64 * 2**20
+"""Room on the disk that there has to be before a result is asked for."""
 _PAGE_LENGTH = 100
 """Models a page; a server may send fewer."""
 _MOST_PAGES = 1000
@@ -112,18 +95,17 @@ class RuncomfyClient:
             )
         self.retry_budget = retry_budget
         self._told_broken: set[str] = set()
+        self._base_url = base_url
         self._token = token
+        self._headers = {
+            "Accept-Encoding": ", ".join(ENCODINGS),
+            "Authorization": f"Bearer {token}",
+            "User-Agent": "comfyline",
+        }
         self._balance_url = balance_url
         self._balance: float | None = None
         self._balance_at = float("-inf")
-        origins = (base_url, balance_url) if balance_url else (base_url,)
-        self._http = httpx.AsyncClient(
-            base_url=base_url,
-            transport=ApiTransport(token, origins),
-            timeout=_TIMEOUT,
-            follow_redirects=False,
-            headers={"Accept-Encoding": ", ".join(ENCODINGS)},
-        )
+        self._connections = Connections()
 
     async def __aenter__(self) -> Self:
         """Open nothing by itself."""
@@ -136,7 +118,7 @@ class RuncomfyClient:
         trace: TracebackType | None,
     ) -> None:
         """Close every connection."""
-        await self._http.aclose()
+        await self._connections.__aexit__(kind, error, trace)
 
     async def submit(self, model_id: str, inputs: Mapping[str, Any]) -> Verdict:
         """Send the one POST that can cost money, once, and says what is known of it.
@@ -148,21 +130,25 @@ class RuncomfyClient:
         except InputInvalid as error:
             return No(error)
         tracked, said = TrackedBody(body), b""
+        request = httpx.Request(
+            "POST",
+            f"{self._base_url}{path}",
+            headers={
+                **self._headers,
+                "Content-Type": "application/json",
+                "Content-Length": str(len(body)),
+            },
+            content=tracked,
+            extensions={"timeout": SUBMIT_TIMEOUT.as_dict(), "trace": tracked.trace},
+        )
         try:
             async with (
                 asyncio.timeout(SUBMIT_SECONDS),
-                self._http.stream(
-                    "POST",
-                    path,
-                    content=tracked,
-                    headers={"Content-Type": "application/json", "Content-Length": str(len(body))},
-                    timeout=SUBMIT_TIMEOUT,
-                    extensions={"trace": tracked.trace},
-                ) as answer,
+                aclosing(await self._connections.send(request, alone=True)) as answer,
             ):
                 # One without end says no more than its status does.
                 with suppress(BrokenAnswer):
-                    said = await _held(answer)
+                    said = await _held(answer, MOST_BYTES)
             response = read_response(answer, said, self._token)
             verdict = judge_answer(
                 response.status, response.content, response.retry_after, tracked.progress
@@ -183,48 +169,35 @@ class RuncomfyClient:
 
         An answer in sync mode exists only once, so it is written down before anything else
         happens; when the file is there already, RunComfy is not asked again. Without room for an
-        answer it is not asked at all. Raises `DiskFull`; then what came of an answer stays.
+        answer it is not asked at all. Raises `DiskFull`.
         """
         if kept := await asyncio.to_thread(read_cached_result, cache, request_id):
             return kept
-        path, draft = f"{request_path(request_id)}/result", draft_path(cache)
-        is_kept = False
         try:
             # How large it is only the answer tells, which may come only once.
-            await asyncio.to_thread(require_space, cache.parent, _RESULT_BYTES)
-            response = await self._call(
-                lambda it: it, path, request_id, query={"include_cost": "true"}, draft=draft
-            )
-            return await asyncio.to_thread(keep_result, response, draft, cache)
-        except TooLarge as broken:
-            await asyncio.to_thread(rename_durably, draft, unread_path(cache))
-            hint = f"It is kept as {unread_path(cache)}, because RunComfy may send it only once."
-            raise BrokenAnswer(broken.message, hint=hint, request_id=request_id) from None
-        except BrokenAnswer as broken:
-            broken.request_id = request_id
+            await asyncio.to_thread(require_space, cache.parent, RESULT_ROOM)
+            response = await self._result(request_id, waits_to_be_known=True)
+            return await asyncio.to_thread(keep_result, response, cache)
+        except ComfylineError as error:
+            error.request_id = request_id
             raise
-        except DiskFull as full:
-            full.request_id, is_kept = request_id, True
-            raise
-        finally:
-            if not is_kept:
-                await asyncio.to_thread(draft.unlink, missing_ok=True)
 
     async def charge(self, request_id: str) -> RequestResult:
         """Ask for the charge alone: the output, which may be large, is not kept.
 
         Not for what is still to be collected, because in sync mode this would be its only answer.
         """
-        path, query = f"{request_path(request_id)}/result", {"include_cost": "true"}
-        with TemporaryDirectory(prefix="comfyline-") as folder:
-            return await self._call(
-                _content(read_result),
-                path,
-                request_id,
-                query=query,
-                draft=Path(folder) / "result.json",
-                waits_to_be_known=False,
-            )
+        return read_result((await self._result(request_id, waits_to_be_known=False)).content)
+
+    async def _result(self, request_id: str, *, waits_to_be_known: bool) -> Response:
+        return await self._call(
+            lambda response: response,
+            f"{request_path(request_id)}/result",
+            request_id,
+            query={"include_cost": "true"},
+            most_bytes=_MOST_RESULT_BYTES,
+            waits_to_be_known=waits_to_be_known,
+        )
 
     async def cancel(self, request_id: str) -> str:
         """Ask to cancel a queued request; return RunComfy's outcome word."""
@@ -264,10 +237,10 @@ class RuncomfyClient:
             )
             new = {name: entry for name, entry in page.entries.items() if name not in found}
             found |= new
-            seen += page.length
+            seen += len(page.models)
             if not new or _is_last(page, longest):
                 return list(found.values())
-            longest = max(longest, page.length)
+            longest = max(longest, len(page.models))
         raise BrokenAnswer(f"RunComfy's catalogue has more than {_MOST_PAGES} pages")
 
     async def balance(self) -> float | None:
@@ -277,7 +250,7 @@ class RuncomfyClient:
         """
         if self._balance_url is None:
             return None
-        return read_balance((await self._once("GET", self._balance_url, None, None)).content)
+        return read_balance((await self._once("GET", self._balance_url)).content)
 
     async def known_balance(self, max_age: float = 0) -> float | None:
         """Tell the balance as evidence, at most `max_age` seconds old; None for whatever fails."""
@@ -297,14 +270,15 @@ class RuncomfyClient:
         *,
         method: str = "GET",
         query: Query | None = None,
-        draft: Path | None = None,
+        most_bytes: int | None = None,
         waits_to_be_known: bool = True,
     ) -> T:
         """Make one call that may be asked twice, repeated while the retry budget lasts."""
 
         async def once() -> T:
+            url = f"{self._base_url}{path}"
             try:
-                return read(await self._once(method, path, request_id, query, draft))
+                return read(await self._once(method, url, request_id, query, most_bytes))
             except BrokenAnswer as broken:
                 if broken.passing and request_id and request_id not in self._told_broken:
                     self._told_broken.add(request_id)
@@ -322,45 +296,39 @@ class RuncomfyClient:
     async def _once(
         self,
         method: str,
-        path: str,
-        request_id: str | None,
-        query: Query | None,
-        draft: Path | None = None,
+        url: str,
+        request_id: str | None = None,
+        query: Query | None = None,
+        most_bytes: int | None = None,
     ) -> Response:
-        """Return the answer to one question, which is written to `draft` where there is one.
-
-        Raises the error that any other answer stands for.
-        """
-        seconds = min(_CALL_SECONDS, self.retry_budget.seconds_for_a_try)
+        """Return the answer to one question. Raise the error that any other answer stands for."""
+        request = httpx.Request(
+            method,
+            url,
+            params=query,
+            headers=self._headers,
+            extensions={"timeout": _TIMEOUT.as_dict()},
+        )
         try:
-            async with asyncio.timeout(seconds):
-                async with self._http.stream(method, path, params=query) as answer:
-                    if draft is None:
-                        body = await _held(answer)
-                    else:
-                        size = promised_size(answer.headers.get("Content-Length", ""))
-                        await asyncio.to_thread(require_space, draft.parent, size)
-                        with disk_full_told(draft, size):
-                            await write_answer(answer.aiter_bytes(_CHUNK), draft, self._token)
+            async with (
+                asyncio.timeout(min(_CALL_SECONDS, self.retry_budget.seconds_for_a_try)),
+                aclosing(await self._connections.send(request)) as answer,
+            ):
+                body = await _held(answer, most_bytes or MOST_BYTES)
         except (httpx.HTTPError, TimeoutError) as error:
             raise away(what_broke(error), request_id) from error
-        if draft is None:
-            response = read_response(answer, body, self._token)
-        else:
-            body, places = await asyncio.to_thread(extract_data_uris, draft)
-            response = read_response(answer, body, self._token, places)
-        return require_answer(response, request_id)
+        return require_answer(read_response(answer, body, self._token), request_id)
 
 
-async def _held(answer: httpx.Response) -> bytes:
+async def _held(answer: httpx.Response, most_bytes: int) -> bytes:
     """Read the body of an answer. Raises `BrokenAnswer` for one that is larger than any."""
     pieces: list[bytes] = []
-    left = MOST_BYTES
+    left = most_bytes
     async for piece in answer.aiter_bytes():
         left -= len(piece)
         if left < 0:
             raise BrokenAnswer(
-                f"An answer from RunComfy is larger than {MOST_BYTES >> 20} MB",
+                f"An answer from RunComfy is larger than {most_bytes >> 20} MB",
                 hint=f"What was submitted is safe. Run again, or {command('reconcile')} later.",
             )
         pieces.append(piece)
@@ -373,9 +341,10 @@ def _is_last(page: Page, longest: int) -> bool:
     A first page shorter than asked for may be all that there is, or all that the server gives at a
     time. Only `total` tells, and without it one more page is asked for.
     """
+    length = len(page.models)
     if longest:
-        return page.length < longest
-    return page.length < _PAGE_LENGTH and page.total is not None and page.length >= page.total
+        return length < longest
+    return length < _PAGE_LENGTH and page.total is not None and length >= page.total
 
 
 def _content(read: Callable[[Any], T]) -> Callable[[Response], T]:

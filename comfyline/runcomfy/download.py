@@ -5,36 +5,35 @@ file; otherwise it starts over.
 """
 
 import asyncio
+import base64
 import hashlib
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol, Self
+from typing import Any, Self
+from urllib.parse import unquote_to_bytes
 
 import httpx
 
 from comfyline.config.account import command
 from comfyline.errors import BrokenOutput, OutputUnreachable
 from comfyline.files import disk_full_told, require_space
-from comfyline.job import MediaInfo
+from comfyline.job import MediaInfo, MediaKind
+from comfyline.media.probe import check_beginning, check_whole
 from comfyline.runcomfy.allowed_hosts import AllowedHosts, OutputUrl, RefusedOutput
-from comfyline.runcomfy.data_uris import EmbeddedUri, decode_data_uri
 from comfyline.runcomfy.retry import Sleep, backoff, repeat
-from comfyline.runcomfy.transport import ENCODINGS, proxy_for, trust_for
+from comfyline.runcomfy.transport import Connections
 from comfyline.storage.connection_errors import what_broke
 from comfyline.storage.url_guard import is_public, on_connect, resolve
 
-_NOTHING = MediaInfo("")
 _AT_A_TIME = 16
 _TRIES = 5
-_CHECKS = 2
-"""How often an output is fetched that turns out to be none once it is there."""
 _MOST_HOPS = 3
 _MOST_BYTES = 2 * 1024**3
 """Where RunComfy's own command line stops."""
@@ -52,7 +51,6 @@ _HEAD_SECONDS = 120.0
 
 # The read timeout is an idle timeout: a big file may take long, silence may not.
 _TIMEOUT = httpx.Timeout(60, connect=10, pool=None).as_dict()
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=_AT_A_TIME)
 _HEADERS = {
     # An output that came compressed could not be compared with the length it promises.
     "Accept-Encoding": "identity",
@@ -67,30 +65,11 @@ _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A file that arrived whole, with what it shows if that was looked at."""
+    """A file that arrived whole, with what it shows."""
 
     sha256: str
     bytes: int
-    info: MediaInfo = _NOTHING
-
-
-class OutputCheck(Protocol):
-    """What a file has to be. Both raise `BrokenOutput`; the second one may take its time."""
-
-    def begins(self, head: bytes) -> None:
-        """Refuse a file by its beginning, before the rest of it has come."""
-
-    def whole(self, path: Path) -> MediaInfo:
-        """Probe a file, which has to be what was expected."""
-
-
-class _Unchecked:
-    def begins(self, head: bytes) -> None:
-        """Take everything."""
-
-    def whole(self, path: Path) -> MediaInfo:  # noqa: ARG002  # as it is called
-        """Check nothing."""
-        return _NOTHING
+    info: MediaInfo
 
 
 class _Spoilt(BrokenOutput):
@@ -122,8 +101,7 @@ class Downloads:
         self._sleep = sleep
         self._clock = clock
         self._turns = asyncio.Semaphore(_AT_A_TIME)
-        self._pools: dict[tuple[str | None, str], httpx.AsyncHTTPTransport] = {}
-        self._opening = asyncio.Lock()
+        self._connections = Connections()
 
     async def __aenter__(self) -> Self:
         """Open nothing by itself."""
@@ -136,79 +114,61 @@ class Downloads:
         trace: TracebackType | None,
     ) -> None:
         """Close every connection."""
-        for pool in self._pools.values():
-            await pool.aclose()
+        await self._connections.__aexit__(kind, error, trace)
 
     async def save(
-        self, output: str | EmbeddedUri, target: Path, check: OutputCheck | None = None
+        self, output: str, target: Path, kind: MediaKind | None, *, svg: bool = False
     ) -> Download:
-        """Put one output under `target`, which exists only when it is whole and checked.
+        """Put one output under `target`, which exists only when it is a whole medium of `kind`.
 
-        Raises `BrokenOutput` for a host that is not allowed, and for a body that stays not what
-        it has to be; `DiskFull`; `OutputUnreachable` when its server does not answer, breaks off or
-        is too slow. No error shows a URL's query.
+        `output` is a URL or a `data:` URI; `svg`: a drawing counts as a picture. Raises
+        `BrokenOutput` for a host that is not allowed, and for a body that stays not what it has to
+        be; `DiskFull`; `OutputUnreachable` when its server does not answer, breaks off or is too
+        slow. No error shows a URL's query.
         """
-        part, check = target.with_name(f"{target.name}.part"), check or _Unchecked()
+        part = target.with_name(f"{target.name}.part")
         with disk_full_told(part):
-            if isinstance(output, EmbeddedUri) or output[:5].lower() == "data:":
-                download = await asyncio.to_thread(self._decode, output, part, check)
+            if output[:5].lower() == "data:":
+                file = _PartFile("An output's data: URI", part, self._most_bytes, kind, svg=svg)
+                download = await asyncio.to_thread(_decode, output, file)
             else:
                 url = self._hosts.check(output)
+                file = _PartFile(url.shown, part, self._most_bytes, kind, svg=svg)
                 async with self._turns:
-                    download = await self._fetch(url, part, check)
+                    download = await self._fetch(url, file)
         await asyncio.to_thread(part.replace, target)
         return download
 
-    def _decode(self, uri: str | EmbeddedUri, part: Path, check: OutputCheck) -> Download:
-        with _PartFile("An output's data: URI", part, self._most_bytes) as file:
-            try:
-                for piece in decode_data_uri(uri):
-                    file.write(piece)
-            except ValueError:
-                raise RefusedOutput("An output's data: URI is not valid base64") from None
-            try:
-                file.finish()
-            except _Spoilt as spoilt:
-                raise RefusedOutput(spoilt.message) from None
-            check.begins(file.head)
-            return Download(file.sha256, file.size, check.whole(part))
-
-    async def _fetch(self, url: OutputUrl, part: Path, check: OutputCheck) -> Download:
-        began, before, failed, checked = self._clock(), 0, 0, 0
-        with _PartFile(url.shown, part, self._most_bytes) as file:
+    async def _fetch(self, url: OutputUrl, file: "_PartFile") -> Download:
+        began, failed = self._clock(), 0
+        with file:
 
             async def once() -> Download:
-                nonlocal before, checked
+                nonlocal failed
                 before = file.size
                 try:
-                    await self._stream(url, file, check, began)
-                    checked += 1
-                    with _spoilt_if_broken():
-                        info = await asyncio.to_thread(check.whole, part)
+                    await self._stream(url, file, began)
+                    return await asyncio.to_thread(file.check)
                 except _Spoilt:
-                    before = 0
                     await asyncio.to_thread(file.start_over)
                     raise
-                return Download(file.sha256, file.size, info)
+                finally:
+                    # A server that breaks off again and again brings a large file all the same.
+                    failed = 1 if file.size >= before + _PROGRESS else failed + 1
 
             def is_worth_it(error: BaseException) -> bool:
-                nonlocal failed
                 if isinstance(error, _TooSlow) or not isinstance(error, BrokenOutput):
                     return False
-                # A server that breaks off again and again brings a large file all the same.
-                failed = 1 if file.size >= before + _PROGRESS else failed + 1
-                return error.passing and failed < _TRIES and checked < _CHECKS
+                return error.passing and failed < _TRIES
 
             return await repeat(once, is_worth_it, lambda _: backoff(failed - 1), sleep=self._sleep)
 
-    async def _stream(
-        self, url: OutputUrl, file: "_PartFile", check: OutputCheck, began: float
-    ) -> None:
+    async def _stream(self, url: OutputUrl, file: "_PartFile", began: float) -> None:
         try:
-            async with self._answer(url, file.missing()) as answer:
+            async with aclosing(await self._answer(url, file.missing())) as answer:
                 _check_status(url.shown, answer.status_code)
                 await asyncio.to_thread(file.begin, answer.status_code, answer.headers)
-                await self._read(answer, url.shown, file, check, began)
+                await self._read(answer, url.shown, file, began)
         except httpx.DecodingError:
             raise _Spoilt(f"{url.shown} is compressed and cannot be decompressed") from None
         except (httpx.HTTPError, TimeoutError, ConnectionError) as error:
@@ -217,33 +177,40 @@ class Downloads:
                 f"{url.shown} cannot be fetched: {what_broke(error)}{so_far}", hint=_later()
             ) from None
 
-    @asynccontextmanager
-    async def _answer(
-        self, url: OutputUrl, headers: Mapping[str, str]
-    ) -> AsyncIterator[httpx.Response]:
-        """Give the beginning of the answer, from wherever redirects lead."""
+    async def _answer(self, url: OutputUrl, headers: Mapping[str, str]) -> httpx.Response:
+        """Return the beginning of the answer, from wherever redirects lead."""
         for _ in range(_MOST_HOPS + 1):
             answer = await self._get(url, headers)
-            try:
-                location = answer.headers.get("Location", "")
-                if answer.status_code not in _MOVED or not location:
-                    yield answer
-                    return
-            finally:
-                await answer.aclose()
+            location = answer.headers.get("Location", "")
+            if answer.status_code not in _MOVED or not location:
+                return answer
+            await answer.aclose()
             url = self._hosts.check_redirect(url, location)
         raise RefusedOutput(f"{url.shown} is redirected more than {_MOST_HOPS} times")
 
+    async def _get(self, url: OutputUrl, headers: Mapping[str, str]) -> httpx.Response:
+        """Return the beginning of an answer, whatever its status.
+
+        A proxy is used for hosts that the profile does not name: where there is one it is the only
+        way out, and TLS alone proves who answered. Raises `RefusedOutput` where the host leads into
+        a private network.
+        """
+        extensions: dict[str, Any] = {"timeout": _TIMEOUT}
+        if not url.is_named:
+            host, refuse = url.url.raw_host.decode("ascii"), partial(_refuse_private, url)
+            for address in await resolve(host, url.url.port):
+                refuse(address)
+            extensions["trace"] = on_connect(host, refuse)
+        request = httpx.Request(
+            "GET", url.url, headers={**_HEADERS, **headers}, extensions=extensions
+        )
+        async with asyncio.timeout(_HEAD_SECONDS):
+            return await self._connections.send(request, direct=url.is_named)
+
     async def _read(
-        self,
-        answer: httpx.Response,
-        shown: str,
-        file: "_PartFile",
-        check: OutputCheck,
-        began: float,
+        self, answer: httpx.Response, shown: str, file: "_PartFile", began: float
     ) -> None:
         received, batch = file.size, bytearray()
-        is_judged = len(file.head) >= _HEAD_BYTES
 
         async def write() -> None:
             taken = bytes(batch)
@@ -254,12 +221,8 @@ class Downloads:
             async for piece in answer.aiter_bytes():
                 batch += piece
                 received += len(piece)
-                if not is_judged or len(batch) >= _BATCH:
+                if not file.is_judged or len(batch) >= _BATCH:
                     await write()
-                if not is_judged and len(file.head) >= _HEAD_BYTES:
-                    is_judged = True
-                    with _spoilt_if_broken():
-                        check.begins(file.head)
                 seconds = self._clock() - began
                 if seconds > _GRACE + received / _SLOWEST:
                     raise _TooSlow(
@@ -271,45 +234,25 @@ class Downloads:
             if batch:
                 await write()
         await asyncio.to_thread(file.finish)
-        if not is_judged:
-            with _spoilt_if_broken():
-                check.begins(file.head)
 
-    async def _get(self, url: OutputUrl, headers: Mapping[str, str]) -> httpx.Response:
-        """Return the beginning of an answer, whatever its status.
 
-        Below `httpx.AsyncClient`, which would keep cookies and log URLs with their queries. A proxy
-        of the environment is used for hosts that the profile does not name: where there is one it
-        is the only way out, and TLS alone proves who answered. Raises `httpx.HTTPError` or
-        `TimeoutError`, and `RefusedOutput` where the host leads into a private network.
-        """
-        proxy = None if url.is_named else proxy_for(url.url)
-        if proxy and not proxy.startswith("http"):
-            proxy = None
-        extensions: dict[str, Any] = {"timeout": _TIMEOUT}
-        if not url.is_named:
-            host, refuse = url.url.raw_host.decode("ascii"), partial(_refuse_private, url)
-            for address in await resolve(host, url.url.port):
-                refuse(address)
-            if proxy is None:
-                extensions["trace"] = on_connect(host, refuse)
-        pool = await self._pool(proxy, url.url)
-        request = httpx.Request(
-            "GET", url.url, headers={**_HEADERS, **headers}, extensions=extensions
-        )
-        async with asyncio.timeout(_HEAD_SECONDS):
-            return await pool.handle_async_request(request)
-
-    async def _pool(self, proxy: str | None, url: httpx.URL) -> httpx.AsyncHTTPTransport:
-        key = proxy, url.scheme
-        async with self._opening:
-            if key not in self._pools:
-                urls = [url, httpx.URL(proxy)] if proxy else [url]
-                trust = await asyncio.to_thread(trust_for, urls)
-                self._pools[key] = httpx.AsyncHTTPTransport(
-                    verify=trust, limits=_LIMITS, proxy=proxy
-                )
-        return self._pools[key]
+def _decode(uri: str, file: "_PartFile") -> Download:
+    """Write what a `data:` URI holds."""
+    head, _, body = uri.partition(",")
+    is_base64 = head.lower().rstrip().endswith(";base64")
+    with file:
+        try:
+            # Blanks in it are allowed by the URL standard.
+            content = (
+                base64.b64decode("".join(body.split()), validate=True)
+                if is_base64
+                else unquote_to_bytes(body)
+            )
+        except ValueError:
+            raise RefusedOutput("An output's data: URI is not valid base64") from None
+        file.write(content)
+        file.finish()
+        return file.check()
 
 
 def _refuse_private(url: OutputUrl, address: str) -> None:
@@ -323,20 +266,24 @@ def _refuse_private(url: OutputUrl, address: str) -> None:
 class _PartFile:
     """The file that an output grows in, its digest so far, and what was promised of it.
 
-    Used as a context manager, which removes the file unless all went well. Blocking where files are
-    touched.
+    Used as a context manager, which opens it, and removes it unless all went well. Blocking.
     """
 
-    def __init__(self, shown: str, path: Path, most_bytes: int) -> None:
+    _promised: int | None
+
+    def __init__(
+        self, shown: str, path: Path, most_bytes: int, kind: MediaKind | None, *, svg: bool
+    ) -> None:
         self._shown = shown
         self._path = path
         self._most_bytes = most_bytes
-        self._file: IO[bytes] | None = None
-        self._promised: int | None = None
+        self._kind = kind
+        self._svg = svg
         self._forget()
 
     def __enter__(self) -> Self:
-        """Open nothing before the first bytes."""
+        """Open the file."""
+        self._file = self._path.open("wb")
         return self
 
     def __exit__(
@@ -346,15 +293,9 @@ class _PartFile:
         trace: TracebackType | None,
     ) -> None:
         """Close the file; remove it unless all went well."""
-        if self._file:
-            self._file.close()
+        self._file.close()
         if kind:
             self._path.unlink(missing_ok=True)
-
-    @property
-    def sha256(self) -> str:
-        """The digest of what has arrived."""
-        return self._digest.hexdigest()
 
     @property
     def has_begun(self) -> bool:
@@ -369,8 +310,7 @@ class _PartFile:
 
     def missing(self) -> dict[str, str]:
         """Return the headers that ask for what is missing; none when it has to be the whole."""
-        self._asked_for_rest = bool(self.size and self._validator)
-        if not self._asked_for_rest:
+        if not (self.size and self._validator):
             return {}
         return {"Range": f"bytes={self.size}-", "If-Range": self._validator}
 
@@ -384,11 +324,9 @@ class _PartFile:
             self._go_on(headers)
             return
         self.start_over()
-        packed = headers.get("Content-Encoding", "identity").strip().lower()
-        if packed in ENCODINGS:
+        if headers.get("Content-Encoding", "identity") != "identity":
+            # Neither length nor tag are those of what it unpacks to.
             return
-        if packed not in {"identity", ""}:
-            raise _Spoilt(f"{self._shown} is compressed with {packed[:20]!r}")
         length = headers.get("Content-Length", "")
         if length.isdecimal():
             self._promised = int(length)
@@ -404,35 +342,48 @@ class _PartFile:
         self.size += len(chunk)
         if self.size > self._most_bytes:
             raise self._too_large()
-        if len(self.head) < _HEAD_BYTES:
-            self.head += chunk[: _HEAD_BYTES - len(self.head)]
         self._digest.update(chunk)
-        if self._file is None:
-            self._file = self._path.open("wb")
         self._file.write(chunk)
+        if not self.is_judged:
+            self._head += chunk[:_HEAD_BYTES]
+            if len(self._head) >= _HEAD_BYTES:
+                self._judge()
 
     def finish(self) -> None:
         """Check that all that was promised is there. Raise `_Spoilt`."""
         if self._promised is not None and self.size != self._promised:
             raise _Spoilt(f"{self._shown} sent {self.progress}")
-        if not self.size or self._file is None:
+        if not self.size:
             raise _Spoilt(f"{self._shown} is empty")
+        if not self.is_judged:
+            self._judge()
         self._file.flush()
+
+    def check(self) -> Download:
+        """Look at the file as a whole. Raise `_Spoilt` for one that is not what it has to be."""
+        with _spoilt_if_broken():
+            info = check_whole(self._path, self._kind, svg=self._svg)
+        return Download(self._digest.hexdigest(), self.size, info)
 
     def start_over(self) -> None:
         """Forget what has arrived."""
-        if self._file:
-            self._file.seek(0)
-            self._file.truncate()
+        self._file.seek(0)
+        self._file.truncate()
         self._forget()
 
+    def _judge(self) -> None:
+        self.is_judged = True
+        with _spoilt_if_broken():
+            check_beginning(self._head, self._kind, svg=self._svg)
+
     def _forget(self) -> None:
-        self.size, self.head = 0, b""
+        self.size = 0
+        self.is_judged = False
+        self._head = b""
         self._digest = hashlib.sha256()
         self._promised = None
         # What proves to the server that the rest belongs to what is here.
         self._validator = ""
-        self._asked_for_rest = False
 
     def _go_on(self, headers: Mapping[str, str]) -> None:
         found = _RANGE.fullmatch(headers.get("Content-Range", "").strip())
@@ -440,7 +391,7 @@ class _PartFile:
         fits = first == self.size and last + 1 == total and self._promised in {None, total}
         mark = "ETag" if self._validator.startswith('"') else "Last-Modified"
         same = headers.get(mark, self._validator) == self._validator
-        if not (self._asked_for_rest and fits and same) or "Content-Encoding" in headers:
+        if not (self.missing() and fits and same) or "Content-Encoding" in headers:
             raise _Spoilt(f"{self._shown} sent a part that was not requested")
         self._promised = total
 

@@ -1,16 +1,15 @@
-"""Which connection a call takes, how far the paid POST got, and an answer as it is read once.
-
-This is the only place that adds the token.
+"""Connections, how far the paid POST got, and an answer as it is read once.
 
 The POST that costs money has a connection of its own, opened for it and closed after it: an idle
 one may die just when the next POST is written to it. All else may be asked again and shares
 connections.
 """
 
+import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from types import TracebackType
 from typing import Any, Self
@@ -20,78 +19,29 @@ import httpx
 
 from comfyline.runcomfy.retry import read_retry_after
 
-_MOVED_TO = "moved_to"
-"""The extension of an answer that holds where a redirect leads."""
-
 ENCODINGS = ("gzip", "deflate")
 """How an answer may be packed, and once only: else a few bytes unpack to gigabytes in one step."""
 
 _DEEPEST = 32
 """No answer of RunComfy's is nested like that, and what walks through one must not be made to."""
 
-Places = Mapping[str, tuple[int, int]]
-"""Where the media of an answer begin and end in its file, by their placeholders."""
-
 _AS_IT_CAME = "output"
 _LONGEST_ORIGIN = 200
-_PAID = "/v1/models/"
-_PAID_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=0)
-_LIMITS = httpx.Limits(max_connections=100)
+_MOST_CONNECTIONS = 100
+_MOST_IDLE = 16
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
-class ApiTransport(httpx.AsyncBaseTransport):
-    """Connections to the named origins and to no other; used by the one HTTP client.
+class Connections:
+    """Connections to any host, a pool for each origin; used as an async context manager.
 
-    A request to any other origin is never sent. An answer loses two headers on which the client
-    above would act: `Location`, which it would prepare to follow and may fail to read, and
-    `Set-Cookie`, because the API knows no cookies and one that cannot be sent back would make every
-    later call fail.
+    Below `httpx.AsyncClient`, which would keep cookies, prepare to follow redirects, and log URLs
+    with their queries. The machine's proxy is used where there is one.
     """
 
-    def __init__(self, token: str, origins: tuple[str, ...]) -> None:
-        self._token = f"Bearer {token}".encode()
-        urls = [httpx.URL(origin) for origin in origins]
-        trust = trust_for(urls)
-        self._paid, self._shared = (
-            {
-                _key(url): httpx.AsyncHTTPTransport(
-                    verify=trust, limits=limits, proxy=proxy_for(url)
-                )
-                for url in urls
-            }
-            for limits in (_PAID_LIMITS, _LIMITS)
-        )
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request, with the token."""
-        paid = request.method == "POST" and _PAID in request.url.path
-        way = (self._paid if paid else self._shared).get(_key(request.url))
-        if way is None:
-            raise httpx.UnsupportedProtocol("The token is sent only to RunComfy's API")
-        headers = [*request.headers.raw, (b"Authorization", self._token)]
-        # A copy: the request that errors refer to, and that others may log, never holds the token.
-        signed = httpx.Request(
-            request.method,
-            request.url,
-            headers=headers,
-            stream=request.stream,
-            extensions=request.extensions,
-        )
-        answer = await way.handle_async_request(signed)
-        packed = answer.headers.get("Content-Encoding", "identity").strip().lower()
-        if packed not in {"", "identity", *ENCODINGS}:
-            await answer.aclose()
-            # How is not repeated: a header is outside text, and may hold anything.
-            raise httpx.DecodingError("An answer is compressed in a way that was not requested")
-        answer.extensions[_MOVED_TO] = answer.headers.pop("Location", "")
-        answer.headers.pop("Set-Cookie", None)
-        return answer
-
-    async def aclose(self) -> None:
-        """Close every connection."""
-        for way in (*self._paid.values(), *self._shared.values()):
-            await way.aclose()
+    def __init__(self) -> None:
+        self._pools: dict[tuple[str, bool], httpx.AsyncHTTPTransport] = {}
+        self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         """Open nothing by itself."""
@@ -99,40 +49,82 @@ class ApiTransport(httpx.AsyncBaseTransport):
 
     async def __aexit__(
         self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Close every connection."""
-        await self.aclose()
+        for pool in self._pools.values():
+            await pool.aclose()
+
+    async def send(
+        self, request: httpx.Request, *, alone: bool = False, direct: bool = False
+    ) -> httpx.Response:
+        """Return the beginning of an answer, to be closed by whoever reads it.
+
+        `alone`: over a connection of its own; `direct`: past any proxy. Raises `httpx.HTTPError`,
+        also for an answer that is packed in another way than `ENCODINGS`.
+        """
+        key = f"{request.url.scheme}://{request.url.netloc.decode('ascii')}", alone
+        async with self._opening:
+            if key not in self._pools:
+                self._pools[key] = await asyncio.to_thread(
+                    _open, request.url, None if direct else _proxy_for(request.url), alone
+                )
+        answer = await self._pools[key].handle_async_request(request)
+        packed = answer.headers.get("Content-Encoding", "identity").strip().lower()
+        if packed not in {"", "identity", *ENCODINGS}:
+            await answer.aclose()
+            # How is not repeated: a header is outside text, and may hold anything.
+            raise httpx.DecodingError("An answer is compressed in a way that was not requested")
+        return answer
+
+
+def _open(url: httpx.URL, proxy: str | None, alone: bool) -> httpx.AsyncHTTPTransport:  # noqa: FBT001
+    # What TLS trusts takes a tenth of a second to read.
+    is_plain = url.scheme == "http" and not (proxy or "").startswith("https")
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else httpx.create_ssl_context()
+    idle = 0 if alone else _MOST_IDLE
+    limits = httpx.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=idle)
+    return httpx.AsyncHTTPTransport(verify=trust, limits=limits, proxy=proxy)
+
+
+def _proxy_for(url: httpx.URL) -> str | None:
+    """Return the machine's HTTP proxy for an origin, as httpx reads it when it is left to it.
+
+    A proxy leads outwards: it is not to see what is meant for the machine itself.
+    """
+    proxies = getproxies()
+    found = proxies.get(url.scheme) or proxies.get("all")
+    if not found or url.host in _LOOPBACK or proxy_bypass(url.netloc.decode("ascii")):
+        return None
+    found = found if "://" in found else f"http://{found}"
+    return found if found.startswith("http") else None
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
     """The parts of an answer that mean something.
 
-    `content` is the parsed JSON, None when it is none; the token is nowhere in it but in `output`,
-    which is not shown. `places` says where in the file of an answer that was written down the media
-    lie for which `content` has only a placeholder.
+    `body` is without the token; `content` is the parsed JSON, None when it is none, and has the
+    token nowhere but in `output`, which is not shown.
     """
 
     status: int
     content: Any
     retry_after: float | None
     moved_to: str
-    places: Places = field(default_factory=dict)
+    body: bytes = b""
 
 
-def read_response(
-    answer: httpx.Response, body: bytes, token: str, places: Places | None = None
-) -> Response:
-    """Read an answer that came whole; `body` is what of it is to be parsed."""
+def read_response(answer: httpx.Response, body: bytes, token: str) -> Response:
+    """Read an answer whose body came whole."""
     return Response(
         status=answer.status_code,
         content=_content(body, token),
         retry_after=read_retry_after(answer.headers.get("Retry-After", "")),
-        moved_to=_origin(answer.extensions.get(_MOVED_TO, "")).replace(token, "***"),
-        places=places or {},
+        moved_to=_origin(answer.headers.get("Location", "")).replace(token, "***"),
+        body=body.replace(token.encode(), b"***"),
     )
 
 
@@ -229,28 +221,3 @@ class TrackedBody(httpx.AsyncByteStream):
         ):
             # Not before: a proxy answers, too, until it lets the POST through.
             self._progress = SendProgress.ANSWER_BEGUN
-
-
-def trust_for(urls: list[httpx.URL]) -> ssl.SSLContext:
-    """Read what TLS trusts; that takes a tenth of a second, so only where needed."""
-    if any(url.scheme == "https" for url in urls):
-        return httpx.create_ssl_context()
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-def _key(url: httpx.URL) -> bytes:
-    """Return what makes two addresses one origin."""
-    port = url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
-    return b"%s://%s:%d" % (url.raw_scheme, url.raw_host.lower(), port)
-
-
-def proxy_for(url: httpx.URL) -> str | None:
-    """Return the machine's proxy for an origin, as httpx reads it when it is left to it.
-
-    A proxy leads outwards: it is not to see what is meant for the machine itself.
-    """
-    proxies = getproxies()
-    found = proxies.get(url.scheme) or proxies.get("all")
-    if not found or url.host in _LOOPBACK or proxy_bypass(url.netloc.decode("ascii")):
-        return None
-    return found if "://" in found else f"http://{found}"

@@ -8,29 +8,31 @@ terminal: no query of a URL, no whole file, no control characters, a bounded len
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from reprlib import Repr
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
 from pydantic import (
+    AfterValidator,
+    AliasChoices,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StrictInt,
     StrictStr,
-    StringConstraints,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    model_validator,
 )
 
 from comfyline.config.account import command
 from comfyline.errors import BrokenAnswer, InputInvalid, Problem
 from comfyline.job import JobState
 from comfyline.redact import without_secrets
-from comfyline.runcomfy.data_uris import EmbeddedUri
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _LONGEST_TEXT = 1000
@@ -90,6 +92,48 @@ def request_body(model_id: str, inputs: Mapping[str, Any]) -> bytes:
         raise InputInvalid([problem]) from error
 
 
+class _Short(Repr):
+    """Objects in few words; a text loses its end, since one without its middle hides no query."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict = 3, _MOST_PARTS
+
+    def repr_str(self, x: str, level: int) -> str:  # noqa: ARG002  # as it is called
+        return repr(x[: _LONGEST_READ // 2])
+
+
+def _sentence(value: Any) -> str:
+    """Make what RunComfy says fit for a log and a report."""
+    return _fit(_text(value))
+
+
+def _fit(text: str) -> str:
+    bare = without_secrets(text[:_LONGEST_READ]).strip()
+    shown = "".join(c if c.isprintable() else " " for c in bare[:_LONGEST_TEXT])
+    return shown if len(bare) <= _LONGEST_TEXT else f"{shown}…"
+
+
+def _text(value: Any, depth: int = 0) -> str:
+    """Write an error as one sentence, whatever shape it came in: text, object or list of either."""
+    match value:
+        case None:
+            return ""
+        case str():
+            return value[:_LONGEST_READ]
+        case [*parts] if depth < _DEEPEST:
+            return "; ".join(filter(None, (_text(part, depth + 1) for part in parts[:_MOST_PARTS])))
+        case Mapping() if depth < _DEEPEST:
+            where = value.get("loc") or value.get("field") or ""
+            steps = where[:_MOST_PARTS] if isinstance(where, list) else [where]
+            place = ".".join(_text(step, _DEEPEST) for step in steps)
+            said = next((value[k] for k in _WORDS_OF_A_PART if value.get(k)), None)
+            text = _text(said, depth + 1) or _Short().repr(dict(value))
+            return f"{place}: {text}" if place else text
+        case _:
+            return _Short().repr(value)
+
+
 def _junk_is_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
     try:
         return read(value)
@@ -100,10 +144,9 @@ def _junk_is_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
 _OrNone = Annotated[T | None, WrapValidator(_junk_is_none)]
 """The value when it is one, else None."""
 
-_RequestId = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_-]{1,128}$")]
-_Dollars = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_Charge = Annotated[_Dollars, Field(ge=0)]
-_Place = Annotated[StrictInt, Field(ge=0, le=_LONGEST_QUEUE)]
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class _Answer(BaseModel):
@@ -117,12 +160,6 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
 
-class _SubmissionAnswer(_Answer):
-    """`POST /v1/models/{model_id}`: the request id is all that is needed of it."""
-
-    request_id: _RequestId
-
-
 class _AboutRequest(_Answer):
     """What any answer about a request may say of which it is about, and how that ended."""
 
@@ -131,76 +168,64 @@ class _AboutRequest(_Answer):
     outcome: _OrNone[StrictStr] = None
 
 
-class _StatusAnswer(_Answer):
-    """`GET /v1/requests/{id}/status`."""
+class RequestStatus(_Answer):
+    """Where a request stands: `GET /v1/requests/{id}/status`."""
 
-    status: StrictStr
-    queue_position: _OrNone[_Place] = None
-    error: Any = None
-    error_message: Any = None
+    word: Annotated[StrictStr, AfterValidator(_fit)] = Field(validation_alias="status")
+    queue_position: _OrNone[Annotated[StrictInt, Field(ge=0, le=_LONGEST_QUEUE)]] = None
+    error: Annotated[str, BeforeValidator(_sentence)] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _either_error(cls, answer: Any) -> Any:
+        if not isinstance(answer, Mapping):
+            return answer
+        return {**answer, "error": answer.get("error") or answer.get("error_message")}
+
+    @property
+    def state(self) -> JobState | None:
+        """The state that the word means; None for one that nobody documented, which is no end."""
+        return _STATES.get(self.word.lower())
 
 
-class _ResultAnswer(_StatusAnswer):
-    """`GET /v1/requests/{id}/result`: a cost that is no amount of money is unknown, never nought.
+class RequestResult(RequestStatus):
+    """The end of a request: `GET /v1/requests/{id}/result`.
 
-    `output` stays as it came: its shape is the model's own.
+    `output` stays as it came: its shape is the model's own. A cost that is no amount of money is
+    unknown, never nought. `created_at` is when RunComfy took it and `model_id` for which model.
     """
 
     output: Any = None
-    cost: _OrNone[_Charge] = None
-    created_at: _OrNone[datetime] = None
-    model_id: _OrNone[StrictStr] = None
-    model: _OrNone[StrictStr] = None
+    cost_usd: _OrNone[Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]] = Field(
+        None, validation_alias="cost"
+    )
+    created_at: _OrNone[Annotated[datetime, AfterValidator(_in_utc)]] = None
+    model_id: _OrNone[Annotated[StrictStr, Field(min_length=1), AfterValidator(_fit)]] = Field(
+        None, validation_alias=AliasChoices("model_id", "model")
+    )
 
 
-class _CataloguePage(_Answer):
+class Page(_Answer):
     """`GET /v1/models`: one page. `total` is how many models there are on all pages, if said."""
 
     models: list[Any]
     total: _OrNone[Annotated[StrictInt, Field(ge=0)]] = None
 
+    @property
+    def entries(self) -> Mapping[str, Mapping[str, Any]]:
+        """The entries by model id; those without a name are left out."""
+        entries: dict[str, Mapping[str, Any]] = {}
+        for entry in self.models:
+            name = entry.get("model_id") if isinstance(entry, Mapping) else None
+            if isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME:
+                entries.setdefault(name, entry)
+        return entries
+
 
 class _BalanceAnswer(_Answer):
     """`GET {balance_url}`; an account may owe something."""
 
-    balance_usd: _OrNone[_Dollars] = None
-
-
-class _Short(Repr):
-    """Objects in few words; a text loses its end, since one without its middle hides no query."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxdict = 3, _MOST_PARTS
-
-    def repr_str(self, x: str, level: int) -> str:  # noqa: ARG002  # as it is called
-        return repr(x[: _LONGEST_READ // 2])
-
-
-@dataclass(frozen=True, slots=True)
-class RequestStatus:
-    """Where a request stands. `state` is None for a word that nobody documented: not an end."""
-
-    word: str
-    state: JobState | None
-    queue_position: int | None
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
-class RequestResult:
-    """The end of a request: its status, its output as it came, and the charge when known.
-
-    `created_at` is when RunComfy took it and `model_id` for which model, where the answer says so.
-    `embedded` says where the large media lie for which `output` has only a stand-in.
-    """
-
-    status: RequestStatus
-    output: Any
-    cost_usd: float | None
-    created_at: datetime | None = None
-    model_id: str | None = None
-    embedded: Mapping[str, EmbeddedUri] = field(default_factory=dict)
+    balance_usd: _OrNone[Annotated[float, Field(strict=True, allow_inf_nan=False)]] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,23 +240,17 @@ class ApiError:
     has_code: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A page of the catalogue: its entries by model id, how many there were, and the total."""
-
-    entries: Mapping[str, Mapping[str, Any]]
-    length: int
-    total: int | None
-
-
 def read_request_id(answer: Any) -> str:
     """Read the request id of an accepted submission. Raises `BrokenAnswer` when it is malformed."""
-    return _as(_SubmissionAnswer, answer, "it names no valid request_id").request_id
+    said = answer.get("request_id") if isinstance(answer, Mapping) else None
+    if not isinstance(said, str) or not _REQUEST_ID.fullmatch(said):
+        raise _broken("it names no valid request_id")
+    return said
 
 
 def read_status(answer: Any) -> RequestStatus:
     """Read a status or result answer. Raises `BrokenAnswer` when no status is in it."""
-    return _status(_as(_StatusAnswer, answer, "it names no status"))
+    return _as(RequestStatus, answer, "it names no status")
 
 
 def check_answer(answer: Any, request_id: str) -> None:
@@ -255,15 +274,9 @@ def names_status(answer: Any) -> bool:
     return isinstance(word, str) and _state(word) is not None
 
 
-def read_result(answer: Any, embedded: Mapping[str, EmbeddedUri] | None = None) -> RequestResult:
+def read_result(answer: Any) -> RequestResult:
     """Read a result answer. Raises `BrokenAnswer` when no status is in it."""
-    read = _as(_ResultAnswer, answer, "it names no status")
-    created = read.created_at
-    if created is not None and created.tzinfo is None:
-        created = created.replace(tzinfo=UTC)
-    model_id = _fit(read.model_id or read.model or "") or None
-    status = _status(read)
-    return RequestResult(status, read.output, read.cost, created, model_id, embedded or {})
+    return _as(RequestResult, answer, "it names no status")
 
 
 def read_cancel(answer: Any) -> str:
@@ -278,14 +291,8 @@ def read_cancel(answer: Any) -> str:
 
 
 def read_page(answer: Any) -> Page:
-    """Read a page of the catalogue; entries without a name are left out. Raises `BrokenAnswer`."""
-    page = _as(_CataloguePage, answer, "it lists no models")
-    entries: dict[str, Mapping[str, Any]] = {}
-    for entry in page.models:
-        name = entry.get("model_id") if isinstance(entry, Mapping) else None
-        if isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME:
-            entries.setdefault(name, entry)
-    return Page(entries, len(page.models), page.total)
+    """Read a page of the catalogue. Raises `BrokenAnswer`."""
+    return _as(Page, answer, "it lists no models")
 
 
 def read_balance(answer: Any) -> float | None:
@@ -328,15 +335,6 @@ def _broken(why: str, request_id: str | None = None) -> BrokenAnswer:
     )
 
 
-def _status(read: _StatusAnswer) -> RequestStatus:
-    return RequestStatus(
-        word=_fit(read.status),
-        state=_state(read.status),
-        queue_position=read.queue_position,
-        error=_sentence(read.error or read.error_message),
-    )
-
-
 def _state(word: str) -> JobState | None:
     return _STATES.get(word.strip().lower())
 
@@ -350,34 +348,3 @@ def _number(code: Any) -> int | None:
         return int(code) if re.fullmatch(r"\d{1,18}", str(code), re.ASCII) else None
     except ValueError:  # Python writes no number of thousands of digits.
         return None
-
-
-def _sentence(value: Any) -> str:
-    """Make what RunComfy says fit for a log and a report."""
-    return _fit(_text(value))
-
-
-def _fit(text: str) -> str:
-    bare = without_secrets(text[:_LONGEST_READ]).strip()
-    shown = "".join(c if c.isprintable() else " " for c in bare[:_LONGEST_TEXT])
-    return shown if len(bare) <= _LONGEST_TEXT else f"{shown}…"
-
-
-def _text(value: Any, depth: int = 0) -> str:
-    """Write an error as one sentence, whatever shape it came in: text, object or list of either."""
-    match value:
-        case None:
-            return ""
-        case str():
-            return value[:_LONGEST_READ]
-        case [*parts] if depth < _DEEPEST:
-            return "; ".join(filter(None, (_text(part, depth + 1) for part in parts[:_MOST_PARTS])))
-        case Mapping() if depth < _DEEPEST:
-            where = value.get("loc") or value.get("field") or ""
-            steps = where[:_MOST_PARTS] if isinstance(where, list) else [where]
-            place = ".".join(_text(step, _DEEPEST) for step in steps)
-            said = next((value[k] for k in _WORDS_OF_A_PART if value.get(k)), None)
-            text = _text(said, depth + 1) or _Short().repr(dict(value))
-            return f"{place}: {text}" if place else text
-        case _:
-            return _Short().repr(value)

@@ -1,4 +1,4 @@
-"""What the contract's tests share: a recording server, the client, a session without proxy."""
+"""What the contract's tests share: a scripted server, the client, a session without proxy."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -7,7 +7,7 @@ from requests import Session
 
 from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.runcomfy.retry import RetryBudget
-from tests.contract.recorder import Recorder, recording
+from tests.runcomfy.conftest import Script, serving
 
 TOKEN = "rc_the-token-of-the-contract"
 
@@ -25,15 +25,15 @@ def web() -> Iterator[Session]:
 
 
 @pytest.fixture(scope="module")
-def recorder() -> Iterator[Recorder]:
-    with recording() as recorder:
-        yield recorder
+def script() -> Iterator[Script]:
+    with serving() as script:
+        yield script
 
 
 @pytest.fixture(scope="module")
-async def client(recorder: Recorder) -> AsyncIterator[RuncomfyClient]:
+async def client(script: Script) -> AsyncIterator[RuncomfyClient]:
     """A client that asks once: what it makes of an answer is in question, not how often it asks."""
     budget = RetryBudget(0, lambda: 0.0, _no_sleep)
-    balance_url = f"{recorder.url}/prod/v2/balance"
-    async with RuncomfyClient(recorder.url, TOKEN, budget, balance_url) as client:
+    balance_url = f"{script.url}/prod/v2/balance"
+    async with RuncomfyClient(script.url, TOKEN, budget, balance_url) as client:
         yield client

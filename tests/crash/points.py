@@ -109,12 +109,11 @@ _AT_RUNCOMFY = [
     Point("poll: half remembered", Break("half", "prefect.filesystems")),
     _before("result: not asked", f"{_CLIENT}.result", then="reconcile"),
     Point("result: half written down", Break("half", "comfyline.runcomfy.results")),
-    Point("result: before its rename", Break("rename", "result.json")),
     _after("result: written down", "comfyline.runcomfy.client:keep_result"),
 ]
 _STORING = [
     Point("download: half", Break("half", "comfyline.runcomfy.download"), then="reconcile"),
-    _after("fetch: decoded", "tasks.fetch:check_whole"),
+    _after("fetch: decoded", "comfyline.runcomfy.download:check_whole"),
     Point("download: before its rename", Break("rename", "*~*-0")),
     Point("fetch: half remembered", Break("half", "prefect.filesystems", nth=2)),
     Point("thumbnail: before its rename", Break("rename", "thumbnails/*.jpg")),

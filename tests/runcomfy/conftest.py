@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
 from typing import Any
@@ -40,6 +40,7 @@ class Call:
     method: str
     path: str
     headers: Message
+    body: bytes
     port: int
 
 
@@ -70,11 +71,12 @@ def _handler(script: Script) -> type[http.server.BaseHTTPRequestHandler]:
         disable_nagle_algorithm = True
 
         def answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            call = Call(self.command, self.path, self.headers, self.client_address[1])
+            sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            call = Call(self.command, self.path, self.headers, sent, self.client_address[1])
             status, headers, body = script.take(call)
             self.send_response(status)
-            for name, value in ({"Content-Length": str(len(body))} | headers).items():
+            usual = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+            for name, value in (usual | headers).items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
@@ -89,30 +91,33 @@ def _handler(script: Script) -> type[http.server.BaseHTTPRequestHandler]:
     return Handler
 
 
-@pytest.fixture
-def start_script() -> Iterator[Callable[[], Script]]:
-    servers = []
-
-    def start() -> Script:
-        script = Script()
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(script))
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        servers.append((server, thread))
-        script.url = f"http://127.0.0.1:{server.server_port}"
-        return script
-
-    yield start
-    for server, thread in servers:
+@contextmanager
+def serving() -> Iterator[Script]:
+    """The server of a script, for as long as the block lasts."""
+    script = Script()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(script))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    script.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield script
+    finally:
         server.shutdown()
         thread.join()
         server.server_close()
 
 
 @pytest.fixture
-def script(start_script: Callable[[], Script]) -> Script:
-    return start_script()
+def script() -> Iterator[Script]:
+    with serving() as script:
+        yield script
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Script]:
+    with serving() as script:
+        yield script
 
 
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -132,7 +137,10 @@ async def listen() -> AsyncIterator[Callable[[Peer], Awaitable[str]]]:
                 finally:
                     writer.close()
 
-            server = await asyncio.start_server(meet, "127.0.0.1", 0)
+            listener = socket.create_server(("127.0.0.1", 0))
+            # Small buffers: what is not read soon does not look as if it had been.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            server = await asyncio.start_server(meet, sock=listener)
             await stack.enter_async_context(server)
             return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 

@@ -1,19 +1,23 @@
 """A CDN that does everything wrong that one can, byte by byte, over connections on loopback."""
 
 import gzip
+import io
 import random
 import re
 import socketserver
 import ssl
-import struct
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain, repeat
 from pathlib import Path
-from socket import SO_LINGER, SOL_SOCKET, socket
+from socket import socket
+
+from PIL import Image
 
 from tests.media.clips import bomb, clip, picture
 
@@ -21,11 +25,21 @@ GOOD = picture("PNG", (400, 300))
 """A picture of which every byte counts, larger than any buffer on the way would hide."""
 OTHER = picture("PNG", (200, 300))
 WIDE = picture("JPEG", (300, 100))
-LARGE = random.Random(1).randbytes(11_000_000)
 PAGE = b"<!doctype html><title>One moment</title>" + b" " * 5000
 _HALF = len(GOOD) // 2
 _ARRIVES = 0.05
 """Seconds for what was sent to be read: what the end of a connection overtakes is lost."""
+_AT_A_TIME = 2_000_000
+
+
+@cache
+def large() -> bytes:
+    """A picture of 11 MB."""
+    buffer = io.BytesIO()
+    size = (2000, 1800)
+    noise = random.Random(1).randbytes(size[0] * size[1] * 3)
+    Image.frombytes("RGB", size, noise).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,12 @@ class Asked:
     path: str
     headers: dict[str, str]
     before: int
+
+    @property
+    def start(self) -> int:
+        """From which byte on the file is asked for."""
+        found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
+        return int(found[1]) if found else 0
 
 
 @dataclass
@@ -50,282 +70,100 @@ class Hostile:
     asked: dict[str, list[Asked]] = field(default_factory=lambda: defaultdict(list))
 
 
-Case = Callable[[Asked, Hostile, socket], None]
-CASES: dict[str, Case] = {}
-
-
-def case(function: Case) -> Case:
-    CASES[function.__name__] = function
-    return function
-
-
-def head(status: int, headers: dict[str, str]) -> bytes:
-    lines = [f"HTTP/1.1 {status} So", *(f"{name}: {value}" for name, value in headers.items())]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-def answer(to: socket, body: bytes, status: int = 200, **headers: str) -> None:
+def head(status: int = 200, **headers: str) -> bytes:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     # Said, because each connection is closed after its answer: one that looked idle would be used.
-    usual = {"Content-Length": str(len(body)), "Connection": "close"}
-    to.sendall(head(status, usual | named) + body)
+    lines = [f"{name}: {value}" for name, value in ({"Connection": "close"} | named).items()]
+    return "\r\n".join([f"HTTP/1.1 {status} So", *lines, "", ""]).encode("latin-1")
 
 
-def reset(to: socket) -> None:
-    to.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+def reply(body: bytes, status: int = 200, **headers: str) -> bytes:
+    return head(status, **{"Content_Length": str(len(body))} | headers) + body
 
 
-def redirect(to: socket, location: str) -> None:
-    answer(to, b"moved", 302, Location=location)
-
-
-def _rest(asked: Asked) -> int:
-    found = re.fullmatch(r"bytes=(\d+)-", asked.headers.get("range", ""))
-    return int(found[1]) if found else 0
-
-
-def _broken_off(asked: Asked, to: socket, tag: str = '"one"') -> bool:
-    """The first answer stops in the middle."""
-    if asked.before:
-        return False
-    to.sendall(head(200, {"Content-Length": str(len(GOOD)), "ETag": tag}) + GOOD[:_HALF])
-    time.sleep(_ARRIVES)
-    return True
-
-
-def _part(content: bytes, start: int, **headers: str) -> tuple[bytes, int, dict[str, str]]:
+def part(content: bytes, start: int, **headers: str) -> bytes:
     spread = f"bytes {start}-{len(content) - 1}/{len(content)}"
-    return content[start:], 206, {"Content-Range": spread, "ETag": '"one"'} | headers
-
-
-@case
-def good(_asked: Asked, _server: Hostile, to: socket) -> None:
-    disposition = 'attachment; filename="../../../evil.png"'
-    answer(to, GOOD, Content_Disposition=disposition, Set_Cookie="id=1; Path=/")
-
-
-@case
-def truncated(_asked: Asked, _server: Hostile, to: socket) -> None:
-    to.sendall(head(200, {"Content-Length": str(len(GOOD))}) + GOOD[:_HALF])
-
-
-@case
-def truncated_without_length(_asked: Asked, _server: Hostile, to: socket) -> None:
-    to.sendall(head(200, {"Connection": "close"}) + GOOD[:_HALF])
-
-
-@case
-def endless(_asked: Asked, _server: Hostile, to: socket) -> None:
-    to.sendall(head(200, {"Connection": "close"}) + GOOD)
-    while True:
-        to.sendall(bytes(100_000))
-
-
-@case
-def endless_page(_asked: Asked, _server: Hostile, to: socket) -> None:
-    to.sendall(head(200, {"Connection": "close"}))
-    while True:
-        to.sendall(PAGE)
-
-
-@case
-def endless_head(_asked: Asked, _server: Hostile, to: socket) -> None:
-    to.sendall(b"HTTP/1.1 200 So\r\n")
-    while True:
-        to.sendall(b"X-Much: " + b"x" * 5000 + b"\r\n")
-
-
-@case
-def empty(_asked: Asked, _server: Hostile, to: socket) -> None:
-    answer(to, b"", Content_Type="image/png")
-
-
-@case
-def page(_asked: Asked, _server: Hostile, to: socket) -> None:
-    answer(to, PAGE, Content_Type="image/png")
-
-
-@case
-def json(_asked: Asked, _server: Hostile, to: socket) -> None:
-    answer(to, b'{"error_code": 404001}', Content_Type="image/png")
-
-
-@case
-def video(_asked: Asked, _server: Hostile, to: socket) -> None:
-    answer(to, clip("mp4"), Content_Type="image/png")
-
-
-@case
-def page_once(asked: Asked, _server: Hostile, to: socket) -> None:
-    answer(to, GOOD if asked.before else PAGE)
-
-
-@case
-def png_bomb(_asked: Asked, _server: Hostile, to: socket) -> None:
-    answer(to, bomb())
-
-
-@case
-def trickle(_asked: Asked, _server: Hostile, to: socket) -> None:
-    to.sendall(head(200, {"Content-Length": str(len(GOOD))}))
-    for at in range(0, len(GOOD), 100):
-        to.sendall(GOOD[at : at + 100])
-
-
-@case
-def packed(_asked: Asked, _server: Hostile, to: socket) -> None:
-    answer(to, gzip.compress(GOOD), Content_Encoding="gzip")
-
-
-@case
-def packed_and_cut(_asked: Asked, _server: Hostile, to: socket) -> None:
-    answer(to, gzip.compress(GOOD)[:-100], Content_Encoding="gzip")
-
-
-@case
-def gzip_bomb(_asked: Asked, _server: Hostile, to: socket) -> None:
-    answer(to, gzip.compress(GOOD + bytes(20_000_000)), Content_Encoding="gzip")
-
-
-@case
-def length_too_short(_asked: Asked, _server: Hostile, to: socket) -> None:
-    answer(to, GOOD, Content_Length=str(_HALF))
-
-
-@case
-def length_too_long(_asked: Asked, _server: Hostile, to: socket) -> None:
-    answer(to, GOOD, Content_Length=str(len(GOOD) + 1))
-
-
-@case
-def length_beyond_the_limit(_asked: Asked, _server: Hostile, to: socket) -> None:
-    answer(to, GOOD, Content_Length=str(10**12))
-
-
-@case
-def part_nobody_asked_for(_asked: Asked, _server: Hostile, to: socket) -> None:
-    body, status, headers = _part(GOOD, 0)
-    to.sendall(head(status, headers | {"Content-Length": str(len(body))}) + body)
-
-
-@case
-def no_http(_asked: Asked, _server: Hostile, to: socket) -> None:
-    to.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
-
-
-@case
-def resumed(asked: Asked, _server: Hostile, to: socket) -> None:
-    if not _broken_off(asked, to):
-        body, status, headers = _part(GOOD, _rest(asked))
-        to.sendall(head(status, headers | {"Content-Length": str(len(body))}) + body)
-
-
-@case
-def resumed_after_a_reset(asked: Asked, server: Hostile, to: socket) -> None:
-    """A reset may take all with it that was not read yet: then there is nothing to go on from."""
-    if _broken_off(asked, to):
-        reset(to)
-    elif _rest(asked):
-        resumed(asked, server, to)
-    else:
-        answer(to, GOOD)
-
-
-@case
-def resumed_again_and_again(asked: Asked, _server: Hostile, to: socket) -> None:
-    start, step = _rest(asked), len(GOOD) // 4 + 1
-    body, status, headers = _part(GOOD, start) if start else (GOOD, 200, {"ETag": '"one"'})
-    to.sendall(head(status, headers | {"Content-Length": str(len(body))}) + body[:step])
-    time.sleep(_ARRIVES)
-
-
-@case
-def many_breaks(asked: Asked, _server: Hostile, to: socket) -> None:
-    start = _rest(asked)
-    body, status, headers = _part(LARGE, start) if start else (LARGE, 200, {"ETag": '"one"'})
-    to.sendall(head(status, headers | {"Content-Length": str(len(body))}) + body[:2_000_000])
-    time.sleep(_ARRIVES)
-
-
-@case
-def ranges_ignored(asked: Asked, _server: Hostile, to: socket) -> None:
-    if not _broken_off(asked, to):
-        answer(to, GOOD, ETag='"one"')
-
-
-@case
-def no_tag_to_go_on_by(asked: Asked, _server: Hostile, to: socket) -> None:
-    if not _broken_off(asked, to, tag='W/"weak"'):
-        answer(to, GOOD)
-
-
-@case
-def changed_in_between(asked: Asked, _server: Hostile, to: socket) -> None:
-    if not _broken_off(asked, to):
-        answer(to, OTHER, ETag='"two"')
-
-
-@case
-def part_of_another_file(asked: Asked, _server: Hostile, to: socket) -> None:
-    if _broken_off(asked, to):
-        return
-    if _rest(asked):
-        body, status, headers = _part(GOOD, _rest(asked), ETag='"two"')
-        to.sendall(head(status, headers | {"Content-Length": str(len(body))}) + body)
-    else:
-        answer(to, GOOD, ETag='"two"')
-
-
-@case
-def another_part(asked: Asked, _server: Hostile, to: socket) -> None:
-    if _broken_off(asked, to):
-        return
-    if _rest(asked):
-        body, status, headers = _part(GOOD, 7)
-        to.sendall(head(status, headers | {"Content-Length": str(len(body))}) + body)
-    else:
-        answer(to, GOOD)
-
-
-@case
-def range_refused(asked: Asked, _server: Hostile, to: socket) -> None:
-    if not _broken_off(asked, to):
-        answer(to, b"", 416) if _rest(asked) else answer(to, GOOD)
-
-
-@case
-def loop(asked: Asked, server: Hostile, to: socket) -> None:
-    redirect(to, f"{server.url}{asked.path}")
-
-
-@case
-def hop(asked: Asked, _server: Hostile, to: socket) -> None:
-    """`/hop/3/…` leads over three redirects to a good file, the last of them a relative one."""
-    left = int(asked.path.split("/")[2])
-    redirect(to, asked.path.replace(f"/{left}/", f"/{left - 1}/")) if left else answer(to, GOOD)
-
-
-@case
-def away(asked: Asked, server: Hostile, to: socket) -> None:
-    """`/away/LOCATION` redirects there; PORT stands for the server's own."""
-    redirect(to, asked.path.removeprefix("/away/").replace("PORT", str(server.port)))
-
-
-@case
-def v1(asked: Asked, server: Hostile, to: socket) -> None:
-    """`/v1/requests/ID/result`."""
-    body = server.results[asked.path.split("/")[3]]
-    answer(to, body, Content_Type="application/json")
-
-
-@case
-def wide(_asked: Asked, _server: Hostile, to: socket) -> None:
-    answer(to, WIDE)
-
-
-@case
-def sound(_asked: Asked, _server: Hostile, to: socket) -> None:
-    answer(to, clip("wav", None, "pcm_s16le"))
+    return reply(content[start:], 206, **{"Content_Range": spread, "ETag": '"one"'} | headers)
+
+
+ALWAYS: dict[str, Callable[[], bytes]] = {
+    "good": lambda: reply(
+        GOOD,
+        Content_Disposition='attachment; filename="../../../evil.png"',
+        Set_Cookie="id=1; Path=/",
+    ),
+    "wide": lambda: reply(WIDE),
+    "sound": lambda: reply(clip("wav", None, "pcm_s16le")),
+    "truncated": lambda: reply(GOOD)[:-_HALF],
+    "truncated_without_length": lambda: head() + GOOD[:_HALF],
+    "empty": lambda: reply(b"", Content_Type="image/png"),
+    "page": lambda: reply(PAGE, Content_Type="image/png"),
+    "video": lambda: reply(clip("mp4"), Content_Type="image/png"),
+    "png_bomb": lambda: reply(bomb()),
+    "packed": lambda: reply(gzip.compress(GOOD), Content_Encoding="gzip"),
+    "packed_and_cut": lambda: reply(gzip.compress(GOOD)[:-100], Content_Encoding="gzip"),
+    "packed_wrongly": lambda: reply(GOOD, Content_Encoding="gzip"),
+    "packed_otherwise": lambda: reply(GOOD, Content_Encoding="br"),
+    "gzip_bomb": lambda: reply(gzip.compress(GOOD + bytes(20_000_000)), Content_Encoding="gzip"),
+    "length_too_short": lambda: reply(GOOD, Content_Length=str(_HALF)),
+    "length_too_long": lambda: reply(GOOD, Content_Length=str(len(GOOD) + 1)),
+    "length_beyond_the_limit": lambda: reply(GOOD, Content_Length=str(10**12)),
+    "part_nobody_asked_for": lambda: part(GOOD, 0),
+    "no_http": lambda: b"SSH-2.0-OpenSSH_9.6\r\n",
+}
+WITHOUT_END = {
+    "endless": (head() + GOOD, bytes(100_000)),
+    "endless_page": (head(), PAGE),
+    "endless_head": (b"HTTP/1.1 200 So\r\n", b"X-Much: " + b"x" * 5000 + b"\r\n"),
+}
+AFTER_A_BREAK: dict[str, Callable[[int], bytes]] = {
+    # What is answered from that byte on, after the first answer stopped in the middle.
+    "resumed": lambda start: part(GOOD, start),
+    "ranges_ignored": lambda _: reply(GOOD, ETag='"one"'),
+    "no_tag_to_go_on_by": lambda _: reply(GOOD),
+    "changed_in_between": lambda _: reply(OTHER, ETag='"two"'),
+    "part_of_another_file": lambda at: part(GOOD, at, ETag='"two"') if at else reply(GOOD),
+    "another_part": lambda start: part(GOOD, 7) if start else reply(GOOD),
+    "range_refused": lambda start: reply(b"", 416) if start else reply(GOOD),
+}
+
+
+def answer(asked: Asked, server: Hostile) -> Iterator[bytes]:  # noqa: PLR0912  # a list of cases
+    """What is sent to a request, by the first part of its path."""
+    name, _, rest = asked.path.removeprefix("/").partition("/")
+    if name in ALWAYS:
+        yield ALWAYS[name]()
+    elif name in WITHOUT_END:
+        yield from chain(WITHOUT_END[name][:1], repeat(WITHOUT_END[name][1]))
+    elif name in AFTER_A_BREAK:
+        if asked.before:
+            yield AFTER_A_BREAK[name](asked.start)
+        else:
+            tag = 'W/"weak"' if name == "no_tag_to_go_on_by" else '"one"'
+            yield reply(GOOD, ETag=tag)[:-_HALF]
+            time.sleep(_ARRIVES)
+    elif name == "many_breaks":
+        start = asked.start
+        whole = part(large(), start) if start else reply(large(), ETag='"one"')
+        yield whole[:_AT_A_TIME]
+        time.sleep(_ARRIVES)
+    elif name == "trickle":
+        whole = reply(GOOD)
+        yield from (whole[at : at + 100] for at in range(0, len(whole), 100))
+    elif name == "page_once":
+        yield reply(GOOD if asked.before else PAGE)
+    elif name == "status":  # `/status/403/…`
+        yield reply(b"", int(rest.split("/")[0]))
+    elif name == "away":  # `/away/LOCATION`; PORT stands for the server's own.
+        yield reply(b"moved", 302, Location=rest.replace("PORT", str(server.port)))
+    elif name == "hop":  # `/hop/3/…` leads over three redirects to a good file.
+        left = int(rest.split("/")[0])
+        location = asked.path.replace(f"/{left}/", f"/{left - 1}/")
+        yield reply(b"moved", 302, Location=location) if left else reply(GOOD)
+    elif name == "v1":  # `/v1/requests/ID/result`
+        yield reply(server.results[rest.split("/")[1]], Content_Type="application/json")
+    else:  # `CONNECT host:port`: it is taken for a proxy.
+        yield reply(b"", 403)
 
 
 class _Handler(socketserver.BaseRequestHandler):
@@ -351,10 +189,8 @@ class _Handler(socketserver.BaseRequestHandler):
         headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
         asked = Asked(path, headers, len(self.hostile.asked[path]))
         self.hostile.asked[path].append(asked)
-        if first.startswith("CONNECT "):  # It is taken for a proxy.
-            answer(to, b"", 403)
-        else:
-            CASES[path.split("/")[1]](asked, self.hostile, to)
+        for piece in answer(asked, self.hostile):
+            to.sendall(piece)
 
 
 class _Server(socketserver.ThreadingTCPServer):

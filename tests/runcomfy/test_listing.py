@@ -59,7 +59,7 @@ async def test_a_server_that_ignores_the_offset_is_not_asked_for_ever(
 async def test_a_page_is_read_for_its_named_entries_and_the_first_of_each_name():
     models = [7, None, {}, {"model_id": ""}, {"model_id": 3}, {"model_id": "a", "x": 1}]
     read = read_page({"models": [*models, {"model_id": "a", "x": 2}], "total": "many"})
-    assert (read.entries, read.length) == ({"a": {"model_id": "a", "x": 1}}, 7)
+    assert (read.entries, len(read.models)) == ({"a": {"model_id": "a", "x": 1}}, 7)
     assert read.total is None
 
 

@@ -16,7 +16,7 @@ from tests.runcomfy.conftest import Peer, reset
 Connect = Callable[..., Awaitable[RuncomfyClient]]
 Listen = Callable[[Peer], Awaitable[str]]
 # Larger than what the buffers of both ends of a connection take.
-BIG = {"prompt": "x" * 48 * 1024 * 1024}
+BIG = {"prompt": "x" * 12 * 1024 * 1024}
 SMALL = {"prompt": "an office"}
 
 

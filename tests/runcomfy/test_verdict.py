@@ -78,11 +78,6 @@ def test_an_answer_that_accepts_and_refuses_names_the_request_for_a_person():
     assert "r-1" in verdict.reason
 
 
-@given(st.integers(100, 599), st.recursive(st.none() | st.text() | st.integers(), st.lists))
-def test_no_json_breaks_the_table(status: int, answer: object):
-    judge_answer(status, answer, None, SENT)
-
-
 @pytest.mark.parametrize(
     ("status", "code", "kind"),
     [
