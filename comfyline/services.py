@@ -10,7 +10,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiolimiter import AsyncLimiter
-from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from comfyline.config.account import LOCAL_SANDBOX, Account, acting_for
@@ -29,12 +28,11 @@ from comfyline.runcomfy.poll import Poller, next_poll
 from comfyline.runcomfy.retry import RetryBudget
 from comfyline.sandbox.store import request_ids
 from comfyline.stack.home import Layout, private_folder
-from comfyline.storage.copies import COPIES, Copies
-from comfyline.storage.known_files import KNOWN_FILES
-from comfyline.storage.origins import Origins
+from comfyline.storage.fingerprints import KNOWN_FILES
+from comfyline.storage.inputs import Inputs
 from comfyline.storage.places import Places
-from comfyline.storage.s3 import Bucket, BucketOptions
-from comfyline.storage.uploads import Uploads
+from comfyline.storage.s3 import Bucket
+from comfyline.storage.uploads import CONVERTED, Uploads
 from comfyline.storage.url_guard import is_inside
 
 
@@ -61,21 +59,20 @@ class Services:
             reading=reading,
             unchecked=unchecked,
         )
-        self.bucket = self.signer = open_bucket(storage)
+        self.bucket = self.signer = Bucket(storage)
         if public := storage.public_endpoint_url:
-            self.signer = open_bucket(replace(storage, endpoint_url=public))
+            self.signer = Bucket(replace(storage, endpoint_url=public))
         self.places = Places(self.bucket)
         private_hosts = is_inside(urlsplit(runcomfy.base_url).hostname or "")
-        self.origins = Origins(self.bucket, home / KNOWN_FILES, private_hosts=private_hosts)
+        self.inputs = Inputs(self.bucket, home / KNOWN_FILES, private_hosts=private_hosts)
         self.uploads = Uploads(
             self.bucket,
-            storage.uploads,
-            storage.url_expires,
+            storage,
+            self.inputs,
+            home / CONVERTED,
             signer=self.signer,
-            endpoint_url=storage.public_endpoint_url or storage.endpoint_url,
             runcomfy_url=runcomfy.base_url,
         )
-        self.copies = Copies(self.origins, self.uploads, home / COPIES)
         self.thumbnails = home / "thumbnails"
         self.journal = open_journal(home, settings.ledger_url.get_secret_value())
         self.ledger = open_ledger(
@@ -193,25 +190,8 @@ async def open_catalogue(settings: Settings) -> AsyncIterator[Catalogue]:
 @asynccontextmanager
 async def open_places(storage: StorageSettings) -> AsyncIterator[Places]:
     """Open the storage alone: no token, no RunComfy, no ledger."""
-    async with open_bucket(storage) as bucket:
+    async with Bucket(storage) as bucket:
         yield Places(bucket)
-
-
-def open_bucket(storage: StorageSettings) -> Bucket:
-    """Open the bucket storage of a profile, to be entered."""
-    return Bucket(
-        storage.endpoint_url,
-        _value(storage.key),
-        _value(storage.secret),
-        BucketOptions(
-            addressing_style=storage.addressing_style,
-            ca_bundle=storage.ca_bundle,
-            aws_profile=storage.aws_profile,
-            encryption=storage.encryption,
-            kms_key=storage.kms_key,
-            storage_class=storage.storage_class,
-        ),
-    )
 
 
 def _make_home(home: Path) -> None:
@@ -224,7 +204,3 @@ def _make_home(home: Path) -> None:
 def work_folder(home: Path) -> Path:
     """Return the folder under `home` of what is fetched and not stored yet."""
     return home / "work"
-
-
-def _value(secret: SecretStr | None) -> str | None:
-    return secret.get_secret_value() if secret else None

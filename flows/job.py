@@ -24,8 +24,8 @@ from comfyline.progress import Note, StageEntered, tell
 from comfyline.report.thumbnails import make_thumbnails
 from comfyline.run import FetchedOutputs, Outcome, Run, Submission
 from comfyline.services import Services
-from comfyline.storage.file_info import FileInfo
-from comfyline.storage.origins import is_remote, origin_path
+from comfyline.storage.fingerprints import FileInfo
+from comfyline.storage.inputs import is_remote, origin_path
 from tasks.failure import job_state_after, unwrap
 from tasks.fetch import fetch
 from tasks.persist import persist
@@ -183,7 +183,7 @@ class _Way:
             files = {file.index: file for file in fetched.files}
             for output in stored:
                 file = files[output.index]
-                services.origins.know(output.uri, FileInfo(file.sha256, file.bytes, file.info))
+                services.inputs.know(output.uri, FileInfo(file.sha256, file.bytes, file.info))
         return stored
 
     async def _fetched(

@@ -33,7 +33,7 @@ from comfyline.run import FetchedOutputs, Submission
 from comfyline.runcomfy.results import named_outputs
 from comfyline.runcomfy.wire import RequestResult
 from comfyline.services import Services
-from comfyline.storage.reading import hash_file
+from comfyline.storage.local import hash_file
 from tasks.caching import REMEMBERED, of_attempt
 from tasks.failure import failing_in_words, is_passing, not_known
 

@@ -13,7 +13,7 @@ from comfyline.errors import InputInvalid
 from comfyline.job import CheckedJob, Stage
 from comfyline.run import UploadedInputs
 from comfyline.services import Services
-from comfyline.storage.origins import is_presigned
+from comfyline.storage.inputs import is_presigned
 from comfyline.storage.place import all_of
 from tasks.failure import failing_in_words, is_passing
 
@@ -35,6 +35,6 @@ async def upload_inputs(checked: CheckedJob, services: Services) -> UploadedInpu
     fetches_here = any(is_presigned(one.origin) or one.conversion for one in checked.media)
     if fetches_here and (problem := uploads.reach_problem()):
         raise InputInvalid([problem])
-    uris = await all_of(services.copies.put(media) for media in checked.media)
+    uris = await all_of(uploads.put(media) for media in checked.media)
     await uploads.try_out(uris)
     return UploadedInputs(tuple(uris))

@@ -31,5 +31,5 @@ async def validate(job: Job, checked: CheckedJob | None, services: Services) -> 
     """
     entry = await services.catalogue.priced(job.model_id)
     if checked is None:
-        checked = await validate_job(job, entry, services.origins)
+        checked = await validate_job(job, entry, services.inputs)
     return replace(checked, estimate_usd=estimate(entry, checked.job.inputs))

@@ -17,7 +17,7 @@ from comfyline.job import CheckedJob, JobState
 from comfyline.keys import replace_values
 from comfyline.ledger.attempts import REFRESH, Attempt
 from comfyline.ledger.tables import attempts as attempt_rows
-from comfyline.storage.origins import is_remote
+from comfyline.storage.inputs import is_remote
 
 Request = Mapping[str, Any]
 """A row of a sandbox's `/sandbox/account`."""

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.contenders.side import peak_mb, start
+from comfyline.config.settings import StorageSettings
 from comfyline.storage.s3 import Bucket
 
 _URI = "s3://comfyline/memory/bucket"
@@ -14,8 +15,7 @@ _URI = "s3://comfyline/memory/bucket"
 async def main(way: str) -> None:
     """Put or get the file."""
     endpoint = os.environ["AWS_ENDPOINT_URL"]
-    key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
-    async with Bucket(endpoint, key, secret) as bucket:
+    async with Bucket(StorageSettings("", endpoint)) as bucket:
         await bucket.size(_URI)  # the first call opens the session
         base, watch = peak_mb(), start()
         if way == "put":

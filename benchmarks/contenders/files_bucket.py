@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.contenders.abreast import move
+from comfyline.config.settings import StorageSettings
 from comfyline.storage.s3 import Bucket
 
 _FOLDER = "s3://comfyline/files"
@@ -14,8 +15,7 @@ _FOLDER = "s3://comfyline/files"
 async def main(way: str) -> None:
     """Put or get all files."""
     endpoint = os.environ["AWS_ENDPOINT_URL"]
-    key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
-    async with Bucket(endpoint, key, secret) as bucket:
+    async with Bucket(StorageSettings("", endpoint)) as bucket:
         await bucket.size(f"{_FOLDER}/none")  # the first call opens the session
 
         async def one(file: Path, name: str) -> None:

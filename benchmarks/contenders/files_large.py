@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from benchmarks.contenders.side import peak_mb, start
+from comfyline.config.settings import StorageSettings
 from comfyline.storage.s3 import Bucket
 
 _FOLDER = "s3://comfyline/large"
@@ -13,9 +14,8 @@ _FOLDER = "s3://comfyline/large"
 async def main() -> None:
     """Move everything up, the inputs at once; then the large one down."""
     endpoint = os.environ["AWS_ENDPOINT_URL"]
-    key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
     inputs = sorted(Path("inputs").iterdir())  # noqa: ASYNC240  # before the start
-    async with Bucket(endpoint, key, secret) as bucket:
+    async with Bucket(StorageSettings("", endpoint)) as bucket:
         await bucket.size(f"{_FOLDER}/none")
         base, watch = peak_mb(), start()
         await asyncio.gather(

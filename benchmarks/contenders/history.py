@@ -22,7 +22,7 @@ from comfyline.pipeline.output_names import output_uris
 from comfyline.plan.check import validate_jobs
 from comfyline.plan.preview import plan_pipeline
 from comfyline.services import now, open_services
-from comfyline.storage.file_info import FileInfo
+from comfyline.storage.fingerprints import FileInfo
 
 _PICTURE = Path("picture.png")
 _STATES = ("planned", "submitting", "submitted", "in_progress", "completed", "persisted")
@@ -38,7 +38,7 @@ async def main(photos: int) -> None:
             load_pipeline(Path("pipeline.yaml")), None, "history", now(), services.catalogue
         )
         checked = [one for one in (await validate_jobs(planned.jobs, services)).checked if one]
-        facts = await services.origins.facts(str(_PICTURE))
+        facts = await services.inputs.read(str(_PICTURE))
         uris = [await asyncio.to_thread(_write_output, one, facts) for one in checked]
     database = Database(settings.ledger_url.get_secret_value())
     # Not job by job: ten thousand of them take minutes, and it is their end that counts.

@@ -11,17 +11,18 @@ from cyclopts import Parameter
 from comfyline.cli.console import print_error, print_line, print_problem
 from comfyline.config.load import home, read_profile
 from comfyline.config.profile import model_directories
-from comfyline.config.settings import StorageSettings
+from comfyline.config.settings import NO_STORAGE, StorageSettings
 from comfyline.errors import InputInvalid, Problem, UsageError
 from comfyline.models.catalogue import CACHED_MODELS, Catalogue, ModelCache
 from comfyline.plan.lint import LintResult, lint_file
 from comfyline.plan.preview import StoredSources
 from comfyline.report.format import count
 from comfyline.stack.stack import addresses
-from comfyline.storage.known_files import KNOWN_FILES
-from comfyline.storage.origins import Origins
+from comfyline.storage.fingerprints import KNOWN_FILES
+from comfyline.storage.inputs import Inputs
+from comfyline.storage.places import Places
 from comfyline.storage.s3 import Bucket
-from comfyline.storage.uploads import Uploads
+from comfyline.storage.uploads import CONVERTED, Uploads
 
 _PLACE = re.compile(r"(.+?):(\d+):(\d+)(?::|$)", re.ASCII)
 
@@ -71,18 +72,13 @@ async def _inspect_all(
     models = Catalogue(model_directories(), None, ModelCache(home() / CACHED_MODELS), reading=True)
     async with AsyncExitStack() as stack:
         reader = uploads = None
+        bucket = await stack.enter_async_context(Bucket(storage or NO_STORAGE))
+        inputs = Inputs(bucket, home() / KNOWN_FILES)
         if storage:
-            # With the ledger and the client, which are not needed otherwise.
-            from comfyline.services import open_places
-
-            places = await stack.enter_async_context(open_places(storage))
-            bucket, reader = places.bucket, StoredSources(places)
-            uploads = Uploads(bucket, storage.uploads, storage.url_expires)
-        else:
-            bucket = await stack.enter_async_context(Bucket(None, None, None))
-        origins = Origins(bucket, home() / KNOWN_FILES)
+            reader = StoredSources(Places(bucket))
+            uploads = Uploads(bucket, storage, inputs, home() / CONVERTED)
         return {
-            path: await lint_file(path, models, origins.look, reader, datetime.now(UTC), uploads)
+            path: await lint_file(path, models, inputs.read_all, reader, datetime.now(UTC), uploads)
             for path in paths
         }
 

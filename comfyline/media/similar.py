@@ -82,15 +82,20 @@ def appearance(path: Path) -> Appearance | None:
     Raises `OSError`. Blocking: pictures are decoded, so call it in a thread.
     """
     with path.open("rb") as file:
-        media_type = media_type_of(file.read(HEAD_BYTES))
-        file.seek(0)
-        match kind_of(media_type):
-            case "image":
-                return _of_picture(file, media_type)
-            case "video":
-                return _of_video(file, media_type)
-            case _:
-                return None
+        return appearance_of(file)
+
+
+def appearance_of(file: BinaryIO) -> Appearance | None:
+    """Decode the appearance of an open file, in the same way."""
+    media_type = media_type_of(file.read(HEAD_BYTES))
+    file.seek(0)
+    match kind_of(media_type):
+        case "image":
+            return _of_picture(file, media_type)
+        case "video":
+            return _of_video(file, media_type)
+        case _:
+            return None
 
 
 def _of_picture(file: BinaryIO, media_type: str) -> Appearance | None:

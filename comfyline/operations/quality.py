@@ -14,7 +14,7 @@ from typing import Any
 
 from comfyline.errors import Rejected, Unreachable
 from comfyline.job import CheckedJob, ContentChecks, FetchedFile, JobState
-from comfyline.media.similar import Appearance, NamedAppearance, appearance
+from comfyline.media.similar import Appearance, NamedAppearance, appearance, appearance_of
 from comfyline.operations.overwrite import store_outputs
 from comfyline.operations.recover import clear
 from comfyline.progress import Note, tell
@@ -98,8 +98,8 @@ async def _inputs(checked: CheckedJob, services: Services) -> list[NamedAppearan
         look = None
         if media.kind == "image":
             with suppress(OSError, Unreachable):
-                async with services.copies.local(media.origin) as path:
-                    look = await asyncio.to_thread(appearance, path)
+                async with services.inputs.opened(media.origin) as file:
+                    look = await asyncio.to_thread(appearance_of, file)
         name = bare_origin(media.origin).rpartition("/")[2]
         seen.append(NamedAppearance(name, media.sha256, media.media_type, look))
     return seen

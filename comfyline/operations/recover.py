@@ -10,19 +10,19 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from comfyline.errors import ComfylineError
 from comfyline.files import is_in_use, sweep_parts
 from comfyline.job import JobState
 from comfyline.ledger.queries import Selection
 from comfyline.ledger.unrecorded import recover, recovered_in_words
 from comfyline.progress import Note, tell
 from comfyline.services import Services
-from comfyline.storage.copies import COPIES
+from comfyline.storage.place import folder_path, is_local
+from comfyline.storage.uploads import CONVERTED
 
 _OVER = {JobState.PERSISTED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
 _REMEMBERED = timedelta(days=7)
 """As long as RunComfy keeps a result: no older one is worth asking for."""
-_OWN_FOLDERS = ("runs/*", "thumbnails", "models/**", COPIES)
+_OWN_FOLDERS = ("runs/*", "thumbnails", "models/**", CONVERTED)
 
 
 async def settle_what_can_be(services: Services) -> None:
@@ -38,13 +38,14 @@ async def settle_what_can_be(services: Services) -> None:
 async def sweep(output_folders: Iterable[str], services: Services) -> None:
     """Write down what was accepted and could not be, and remove what nobody needs any more."""
     await settle_what_can_be(services)
-    for folder in dict.fromkeys(output_folders):
-        with suppress(ComfylineError, OSError):
-            await services.places.of_folder(folder).sweep(folder)
     home = services.settings.home
-    await asyncio.to_thread(
-        lambda: [sweep_parts(path) for own in _OWN_FOLDERS for path in home.glob(own)]
-    )
+
+    def sweep_all() -> None:
+        outputs = {folder_path(folder) for folder in output_folders if is_local(folder)}
+        for path in [*outputs, *(path for own in _OWN_FOLDERS for path in home.glob(own))]:
+            sweep_parts(path)
+
+    await asyncio.to_thread(sweep_all)
     await _sweep_work(services)
 
 

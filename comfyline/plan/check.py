@@ -34,8 +34,8 @@ from comfyline.models.dialect import (
 from comfyline.models.entry import ModelEntry, UncheckedModel
 from comfyline.models.media_rules import RuleCheck, bounds, check_rules, nearest
 from comfyline.redact import bare_origin
-from comfyline.storage.file_info import FileInfo, ReadError
-from comfyline.storage.origins import Origins
+from comfyline.storage.fingerprints import FileInfo, ReadError
+from comfyline.storage.inputs import Inputs
 from comfyline.storage.places import folder_mistake
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 Found = Mapping[str, FileInfo | ReadError]
 LookUp = Callable[[Iterable[str]], Awaitable[Found]]
-"""Tells what media inputs are, or for each what is in the way: `Origins.look`, or less than it."""
+"""Tells what media inputs are, or what is in the way: `Inputs.read_all`, or less than it."""
 
 _KINDS: tuple[MediaKind, ...] = ("image", "video", "audio")
 _NOT_CHECKED = "a rule that cannot be checked here; RunComfy applies it"
@@ -68,13 +68,13 @@ class Validation:
     notes: tuple[str, ...]
 
 
-async def validate_job(job: Job, entry: ModelEntry, origins: Origins) -> CheckedJob:
+async def validate_job(job: Job, entry: ModelEntry, inputs: Inputs) -> CheckedJob:
     """Check everything about a job that costs nothing and give it its key.
 
     The estimate is left unknown. Raises `InputInvalid` with every mistake of the job; a
     placeholder, which takes what another step has not made yet, is one, too.
     """
-    validation = await validate_pairs([(job, entry)], origins.look)
+    validation = await validate_pairs([(job, entry)], inputs.read_all)
     [checked] = validation.checked
     if checked is None:
         raise InputInvalid(validation.mistakes)
@@ -92,7 +92,7 @@ async def validate_jobs(jobs: Sequence[Job], services: "Services") -> Validation
         except ComfylineError as error:
             entries[model_id] = error
     pairs = [(job, entries[job.model_id]) for job in jobs]
-    return await validate_pairs(pairs, services.origins.look)
+    return await validate_pairs(pairs, services.inputs.read_all)
 
 
 async def validate_pairs(

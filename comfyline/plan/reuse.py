@@ -22,7 +22,7 @@ from comfyline.plan.schedule import Schedule
 from comfyline.progress import Note, tell
 from comfyline.run import Outcome, Run
 from comfyline.services import Services
-from comfyline.storage.origins import is_presigned
+from comfyline.storage.inputs import is_presigned
 from comfyline.storage.place import all_of, join
 
 Validated = tuple[Job, CheckedJob | None]

@@ -13,7 +13,7 @@ from comfyline.media.types import kind_of
 from comfyline.pipeline.graph import Dag, NodeId
 from comfyline.pipeline.render import Made
 from comfyline.run import Outcome
-from comfyline.storage.origins import address_of
+from comfyline.storage.inputs import address_of
 
 Position = tuple[int, int, int]
 _ONLY: NodeId = ("", 0)

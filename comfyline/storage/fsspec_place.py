@@ -3,12 +3,12 @@
 A driver reads its credentials as it documents, or from `FSSPEC_<SCHEME>_<OPTION>` variables; none
 is ever written in an address.
 """
+# ruff: noqa: D102  # `Place` says what its methods do
 
 import asyncio
-import hashlib
 import inspect
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,14 +18,13 @@ from urllib.parse import urlsplit
 from comfyline.errors import Altered, ComfylineError, Unreachable
 from comfyline.redact import without_secrets
 from comfyline.storage.connection_errors import what_broke
-from comfyline.storage.place import Listed, all_of
-from comfyline.storage.reading import hash_file
+from comfyline.storage.local import hash_file
+from comfyline.storage.place import CHUNK_BYTES, Listed, Place
 
 T = TypeVar("T")
 
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 """The schemes, and what each driver is installed as."""
-_READ_BYTES = 1024 * 1024
 _LONGEST_REASON = 200
 _TIMES = ("mtime", "updated", "last_modified", "created")
 """What the drivers call the time at which an object was last written."""
@@ -56,12 +55,10 @@ def address_mistake(address: str) -> str:
     return ""
 
 
-class FsspecPlace:
+class FsspecPlace(Place):
     """Objects under `gs://` and `az://` URIs."""
 
     async def size(self, uri: str) -> int | None:
-        """Return the object's size in bytes, None when there is none."""
-
         def look(fs: Any, path: str) -> int | None:
             try:
                 found = fs.info(path)
@@ -70,20 +67,6 @@ class FsspecPlace:
             return int(found["size"]) if found["type"] == "file" else None
 
         return await _do(look, uri, "looked at")
-
-    async def sizes(self, uris: Sequence[str]) -> list[int | None]:
-        """Return the size of each of many objects, in their order."""
-        return await all_of(map(self.size, uris))
-
-    async def sha256(self, uri: str) -> str | None:
-        """Return the hash of the object's bytes, None when there is none."""
-
-        def read(fs: Any, path: str) -> str | None:
-            with suppress(FileNotFoundError):
-                return _hash(fs, path)
-            return None
-
-        return await _do(read, uri, "read")
 
     async def put(
         self,
@@ -119,40 +102,30 @@ class FsspecPlace:
             # Each driver takes what it knows of these, and some fail at what they do not.
             options = {name: value for name, value in wishes.items() if name in known}
             fs.put_file(str(source), path, **options)
-            if sha256 is not None and _hash(fs, path) != sha256:
-                with suppress(Exception):
-                    fs.rm_file(path)
-                raise OSError("the bytes that arrived differ from those sent")
 
         await _do(send, uri, "written")
+        if sha256 is not None and await self.sha256(uri) != sha256:
+            with suppress(Unreachable):
+                await _do(lambda fs, path: fs.rm_file(path), uri, "removed")
+            raise Unreachable(
+                f"{uri} cannot be written: the bytes that arrived differ from those sent"
+            )
 
     async def put_text(self, text: str, uri: str, media_type: str, *, new: bool = False) -> None:
-        """Store a small text in the same way."""
         with tempfile.TemporaryDirectory() as directory:
             source = Path(directory) / "text"
             await asyncio.to_thread(source.write_text, text, encoding="utf-8", newline="")
             await self.put(source, uri, media_type, new=new)
 
-    async def sweep(self, folder: str) -> int:  # noqa: ARG002
-        """Remove nothing: what is half-written is not shown, and the store forgets it."""
-        return 0
-
-    async def get(self, uri: str, target: Path) -> None:
-        """Copy an object to local disk. Raises `FileNotFoundError`."""
-        await _do(lambda fs, path: fs.get_file(path, str(target)), uri, "read")
-
-    async def read(self, uri: str) -> AsyncGenerator[bytes, None]:
-        """Read an object, a piece at a time. Raises `FileNotFoundError`."""
+    async def pieces(self, uri: str) -> AsyncGenerator[list[bytes], None]:
         file = await _do(lambda fs, path: fs.open(path, "rb"), uri, "read")
         try:
-            while chunk := await _do(lambda *_: file.read(_READ_BYTES), uri, "read"):
-                yield chunk
+            while chunk := await _do(lambda *_: file.read(CHUNK_BYTES), uri, "read"):
+                yield [chunk]
         finally:
             await asyncio.to_thread(file.close)
 
     async def names_in(self, folder: str, beginning: str = "") -> dict[str, int]:
-        """Return the objects in a folder itself whose names begin so: name and size."""
-
         def look(fs: Any, path: str) -> dict[str, int]:
             try:
                 listed = fs.ls(path, detail=True)
@@ -168,8 +141,6 @@ class FsspecPlace:
         return await _do(look, folder, "listed")
 
     async def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
-        """List all objects in a folder and below it; an object is the only one in itself."""
-
         def look(fs: Any, top: str) -> list[Listed]:
             found = {top: fs.info(top)} if fs.isfile(top) else fs.find(top, detail=True)
             return [
@@ -209,14 +180,6 @@ def _opened(uri: str) -> tuple[Any, str]:
     # What another process stored a moment ago has to be seen.
     fs, path = url_to_fs(uri, use_listings_cache=False)
     return fs, str(path)
-
-
-def _hash(fs: Any, path: str) -> str:
-    digest = hashlib.sha256()
-    with fs.open(path, "rb") as file:
-        while chunk := file.read(_READ_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _written(found: Mapping[str, Any]) -> datetime:

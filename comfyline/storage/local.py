@@ -1,10 +1,10 @@
 """Local folders: written under a temporary name, synced, renamed. Power loss leaves all or none."""
+# ruff: noqa: D102  # `Place` says what its methods do
 
 import asyncio
 import errno
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from comfyline.errors import Altered, LeadsOutside, Unreachable
-from comfyline.files import disk_full_told, part_path, sweep_parts, why_not
-from comfyline.storage.place import Listed, folder_path, local_path, path_text
+from comfyline.files import part_path, why_not
+from comfyline.storage.place import (
+    CHUNK_BYTES,
+    Listed,
+    Place,
+    folder_path,
+    local_path,
+    path_text,
+)
 
 _STATS_AT_A_TIME = 500
 """Files looked up in one go: a hop into a thread costs more than a look."""
@@ -26,7 +33,7 @@ _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES}
 """How file systems of other machines say that they cannot sync a directory."""
 
 
-class Folder:
+class Folder(Place):
     """Files under `file://` URIs. With `root`, nothing is ever written outside of that folder.
 
     A `root` that is itself a symbolic link is followed: whoever named it chose so.
@@ -36,20 +43,14 @@ class Folder:
         self._root = root
 
     async def size(self, uri: str) -> int | None:
-        """Return the file's size in bytes, None when there is no such file."""
         return (await self.sizes([uri]))[0]
 
     async def sizes(self, uris: Sequence[str]) -> list[int | None]:
-        """Return the size of each of many files, in their order."""
         found: list[int | None] = []
         for start in range(0, len(uris), _STATS_AT_A_TIME):
             some = uris[start : start + _STATS_AT_A_TIME]
-            found += await asyncio.to_thread(_sizes, some)
+            found += await asyncio.to_thread(list, map(_size, some))
         return found
-
-    async def sha256(self, uri: str) -> str | None:
-        """Return the hash of the file's bytes, None when there is no such file."""
-        return await asyncio.to_thread(_sha256, uri)
 
     async def put(
         self,
@@ -63,16 +64,16 @@ class Folder:
     ) -> None:
         """Copy a file to its final name. Raises `OSError` and leaves no trace of the attempt.
 
-        With `sha256` the bytes are hashed on their way: it raises `Altered` for any others. With
-        `new` it raises `FileExistsError` for whatever has the name, a dead link too. Raises
-        `LeadsOutside` when a symbolic link leads out of the root.
+        Raises `LeadsOutside` when a symbolic link leads out of the root.
         """
 
         def copy(target: BinaryIO) -> None:
-            passing = _Hashed(target)
+            digest = hashlib.sha256()
             with source.open("rb") as file:
-                shutil.copyfileobj(file, passing, _READ_BYTES)
-            if sha256 is not None and passing.digest.hexdigest() != sha256:
+                while chunk := file.read(_READ_BYTES):
+                    digest.update(chunk)
+                    target.write(chunk)
+            if sha256 is not None and digest.hexdigest() != sha256:
                 raise Altered(source)
 
         await asyncio.to_thread(self._write, local_path(uri), copy, new=new)
@@ -85,45 +86,29 @@ class Folder:
         *,
         new: bool = False,
     ) -> None:
-        """Write a small text to its final name, in the same way."""
-
         def write(file: BinaryIO) -> None:
             file.write(text.encode())
 
         await asyncio.to_thread(self._write, local_path(uri), write, new=new)
 
-    async def sweep(self, folder: str) -> int:
-        """Remove what dead processes left half-written in a folder; return how many files."""
-        return await asyncio.to_thread(sweep_parts, folder_path(folder))
-
-    async def get(self, uri: str, target: Path) -> None:
-        """Copy a stored file."""
-        await asyncio.to_thread(_get, uri, target)
-
-    async def read(self, uri: str) -> AsyncGenerator[bytes, None]:
-        """Read the file, a piece at a time."""
+    async def pieces(self, uri: str) -> AsyncGenerator[list[bytes], None]:
         try:
-            file = await asyncio.to_thread(local_path(uri).open, "rb")
-            with file:
-                while chunk := await asyncio.to_thread(file.read, _READ_BYTES):
-                    yield chunk
+            with await asyncio.to_thread(_open, uri) as file:
+                while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                    yield [chunk]
         except FileNotFoundError:
             raise
         except OSError as error:
             raise _unreadable(uri, error) from error
 
     async def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
-        """All files in a folder and below it; a file is the only one in itself."""
+        """List all files in a folder and below it; a file is the only one in itself."""
         found = _list(folder_path(folder))
         while some := await asyncio.to_thread(lambda: list(islice(found, _STATS_AT_A_TIME))):
             for one in some:
                 yield one
 
     async def names_in(self, folder: str, beginning: str = "") -> dict[str, int]:
-        """Return the files in a folder itself whose names begin so: none where it is missing.
-
-        Raises `Unreachable` for one that cannot be listed.
-        """
         return await asyncio.to_thread(_names, folder, beginning)
 
     def _write(self, target: Path, fill: Callable[[BinaryIO], object], *, new: bool) -> None:
@@ -185,18 +170,6 @@ def _sync(directory: Path) -> None:
         os.close(handle)
 
 
-class _Hashed:
-    """A file that is written, and the hash of what was written to it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-
-    def write(self, chunk: bytes) -> int:
-        self.digest.update(chunk)
-        return self._file.write(chunk)
-
-
 def _appear(part: Path, target: Path, *, new: bool) -> None:
     """Give a file its final name; a link of that name is replaced or in the way, not followed."""
     if not new:
@@ -240,10 +213,6 @@ def _list(folder: Path) -> Iterator[Listed]:
             yield Listed(path.as_uri(), found.st_size, modified)
 
 
-def _sizes(uris: Sequence[str]) -> list[int | None]:
-    return [_size(uri) for uri in uris]
-
-
 def _size(uri: str) -> int | None:
     try:
         found = os.stat(path_text(uri))  # noqa: PTH116  # a `Path` takes longer than the look
@@ -255,27 +224,17 @@ def _size(uri: str) -> int | None:
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
-def _sha256(uri: str) -> str | None:
-    if _size(uri) is None:
-        return None
-    try:
-        with local_path(uri).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _unreadable(uri, error) from error
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a local file. Raises `OSError`. Blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _get(uri: str, target: Path) -> None:
-    source = local_path(uri)
+def _open(uri: str) -> BinaryIO:
+    path = local_path(uri)
     if _size(uri) is None:
-        raise FileNotFoundError(errno.ENOENT, "there is no such file", str(source))
-    try:
-        with disk_full_told(target, source.stat().st_size):
-            shutil.copyfile(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise _unreadable(uri, error) from error
+        raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
+    return path.open("rb")
 
 
 def _unreadable(uri: str, error: OSError) -> Unreachable:

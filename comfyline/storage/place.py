@@ -1,17 +1,26 @@
 """Where files lie: one interface over folders and buckets, chosen by the address."""
 
 import asyncio
+import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
+from comfyline.errors import Unreachable
+from comfyline.files import disk_full_told, why_not
+
 T = TypeVar("T")
+
+CHUNK_BYTES = 4 * 2**20
+"""What is read before it is written or hashed: each change of threads costs milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +36,21 @@ class Listed:
     etag: str = ""
 
 
-class Place(Protocol):
+class Place(ABC):
     """A kind of storage. A put is atomic or did not happen; all addresses are URIs.
 
     What cannot be told, because a server or a permission is in the way, is an `Unreachable`.
     """
 
+    @abstractmethod
     async def size(self, uri: str) -> int | None:
         """Return the file's size in bytes, None only when there is truly no such file."""
 
     async def sizes(self, uris: Sequence[str]) -> list[int | None]:
         """Return the size of each of many files, in their order."""
+        return await all_of(map(self.size, uris))
 
-    async def sha256(self, uri: str) -> str | None:
-        """Return the hash of the file, which is read whole; None when there is no such file."""
-
+    @abstractmethod
     async def put(
         self,
         source: Path,
@@ -58,26 +67,61 @@ class Place(Protocol):
         others, and `Unreachable` when others arrive. `metadata` is kept beside the file where the
         storage has a place for it. With `new` whatever lies under the name is left alone: it raises
         `FileExistsError`, of any number of processes for all but one, where the storage can promise
-        that.
+        that. Raises `OSError` when the file itself cannot be read.
         """
 
+    @abstractmethod
     async def put_text(self, text: str, uri: str, media_type: str, *, new: bool = False) -> None:
         """Store a small text under its final name, in the same way."""
 
-    async def sweep(self, folder: str) -> int:
-        """Remove what dead processes left half-written in a folder; return how many files."""
+    @abstractmethod
+    def pieces(self, uri: str) -> AsyncGenerator[list[bytes], None]:
+        """Read the file, some megabytes at a time, each in the pieces in which they came.
+
+        Raises `FileNotFoundError`.
+        """
+
+    async def read(self, uri: str) -> AsyncGenerator[bytes, None]:
+        """Read the file, some megabytes at a time. Raises `FileNotFoundError`."""
+        async with aclosing(self.pieces(uri)) as chunks:
+            async for pieces in chunks:
+                yield b"".join(pieces)
+
+    async def sha256(self, uri: str) -> str | None:
+        """Return the hash of the file, which is read whole; None when there is no such file."""
+        digest = hashlib.sha256()
+        try:
+            async with aclosing(self.read(uri)) as chunks:
+                async for chunk in chunks:
+                    await asyncio.to_thread(digest.update, chunk)
+        except FileNotFoundError:
+            return None
+        return digest.hexdigest()
 
     async def get(self, uri: str, target: Path) -> None:
-        """Copy a stored file to local disk. Raises `FileNotFoundError`."""
+        """Copy a file to local disk; a broken one leaves none. Raises `FileNotFoundError`."""
+        async with aclosing(self.pieces(uri)) as chunks:
+            pieces: list[bytes] = await anext(chunks, [])
+            try:
+                with disk_full_told(target), await asyncio.to_thread(target.open, "wb") as file:
+                    while pieces:
+                        await asyncio.to_thread(file.writelines, pieces)
+                        pieces = await anext(chunks, [])
+            except BaseException as error:
+                with suppress(OSError):
+                    await asyncio.to_thread(target.unlink, missing_ok=True)
+                if not isinstance(error, OSError):
+                    raise
+                message = f"{target} cannot be written: {why_not(error)}"
+                raise Unreachable(message) from error
 
-    def read(self, uri: str) -> AsyncGenerator[bytes, None]:
-        """Read the file, a piece at a time. Raises `FileNotFoundError`."""
-
+    @abstractmethod
     async def names_in(self, folder: str, beginning: str = "") -> dict[str, int]:
         """Return the files in a folder itself, not below it, that begin so: name and size."""
 
+    @abstractmethod
     def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
-        """All files in a folder, or under a prefix of a bucket, however deep; none is no error."""
+        """List all files in a folder, or under a prefix, however deep; none is no error."""
 
 
 async def all_of(work: Iterable[Coroutine[Any, Any, T]], at_once: int = 32) -> list[T]:
@@ -93,7 +137,7 @@ async def all_of(work: Iterable[Coroutine[Any, Any, T]], at_once: int = 32) -> l
 
 def join(folder: str, name: str) -> str:
     """Return the URI of a file in a folder: a local path, a `file://` or another address."""
-    if "://" in folder and not folder.startswith("file://"):
+    if not is_local(folder):
         return f"{folder.rstrip('/')}/{name}"
     if "/" in name or name in {"", "."}:
         return (folder_path(folder) / name).as_uri()
@@ -116,6 +160,11 @@ def path_text(uri: str) -> str:
     is_plain = uri.startswith("file:///") and "?" not in uri and "#" not in uri
     path = uri.removeprefix("file://") if is_plain else urlsplit(uri).path
     return os.fsdecode(unquote_to_bytes(path))
+
+
+def is_local(folder: str) -> bool:
+    """Tell whether an address is one of this machine: a plain path or a `file://` URI."""
+    return "://" not in folder or folder.startswith("file://")
 
 
 def folder_path(folder: str) -> Path:

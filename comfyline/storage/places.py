@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from comfyline.errors import InputInvalid, Problem
 from comfyline.storage.fsspec_place import FsspecPlace, address_mistake
 from comfyline.storage.local import Folder, link_mistake
-from comfyline.storage.place import Place, folder_path
+from comfyline.storage.place import Place, folder_path, is_local
 from comfyline.storage.s3 import Bucket
 
 
@@ -34,9 +34,7 @@ class Places:
 
         A local one is confined to `root`, or to itself: no link leads what is put there elsewhere.
         """
-        if "://" in folder and not folder.startswith("file://"):
-            return self.of(folder)
-        return Folder(folder_path(root or folder))
+        return Folder(folder_path(root or folder)) if is_local(folder) else self.of(folder)
 
     async def sizes(self, uris: Sequence[str]) -> dict[str, int | None]:
         """Return the size of each of many files, None where there is none, in as few steps."""

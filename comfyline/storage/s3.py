@@ -3,6 +3,7 @@
 s3fs finds the credentials and the region of a bucket. Its client is called here directly, as an
 object is shown only when it is whole, and where asked, only when there was none.
 """
+# ruff: noqa: D102  # `Place` says what its methods do
 
 import asyncio
 import hashlib
@@ -11,14 +12,14 @@ import os
 import ssl
 import time
 from base64 import b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import SEEK_END, BytesIO, FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from tenacity import (
     AsyncRetrying,
@@ -27,9 +28,9 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from comfyline.config.settings import StorageSettings
 from comfyline.errors import Altered, Unreachable
-from comfyline.files import disk_full_told, why_not
-from comfyline.storage.place import Listed, all_of
+from comfyline.storage.place import CHUNK_BYTES, Listed, Place
 from comfyline.storage.s3_errors import (
     NO_BUCKET,
     Unsupported,
@@ -42,8 +43,6 @@ from comfyline.storage.s3_errors import (
     shown_endpoint,
 )
 
-AddressingStyle = Literal["auto", "path", "virtual"]
-
 _PART_BYTES = 8 * 2**20
 _PARTS_AT_ONCE = 2
 """Parts of one file under way."""
@@ -51,8 +50,6 @@ _BODIES_AT_ONCE = 8
 """Bodies in memory, of all files together."""
 _CONNECTIONS = 32
 _READ_BYTES = 2**20
-_CHUNK_BYTES = 4 * 2**20
-"""What is read before it is written or hashed: each change of threads costs milliseconds."""
 _SECONDS_BETWEEN_RENEWALS = 60.0
 """Each is a call to whoever gives the credentials."""
 _READING = frozenset({"get_object", "head_object", "list_objects_v2"})
@@ -62,43 +59,6 @@ _SCRIPTED = frozenset(
     {"", "application/xhtml+xml", "application/xml", "image/svg+xml", "text/html", "text/xml"}
 )
 """What is stored without its type: a browser that opens it would run what is written in it."""
-
-
-@dataclass(frozen=True, slots=True)
-class BucketOptions:
-    """What servers and companies differ in.
-
-    `addressing_style` is where the bucket's name stands: `https://host/bucket/` is `path`,
-    `https://bucket.host/` is `virtual`; `auto` is `virtual` at AWS and `path` elsewhere.
-    """
-
-    addressing_style: AddressingStyle = "auto"
-    ca_bundle: str | None = None
-    aws_profile: str | None = None
-    encryption: str | None = None
-    kms_key: str | None = None
-    storage_class: str | None = None
-
-    def style(self, endpoint_url: str | None) -> str:
-        """Decide the addressing style.
-
-        Local servers have no DNS of their own. At AWS, botocore would presign for a host that
-        redirects to the bucket's region, which breaks the signature of a new bucket.
-        """
-        if self.addressing_style != "auto":
-            return self.addressing_style
-        return "path" if endpoint_url else "virtual"
-
-    def written(self, media_type: str, metadata: Mapping[str, str]) -> dict[str, Any]:
-        """Return the parameters with which every new object is written, as S3 names them."""
-        parameters: dict[str, Any] = {
-            "ContentType": media_type if media_type not in _SCRIPTED else _PLAIN,
-            "Metadata": dict(metadata) or None,
-            "ServerSideEncryption": self.encryption,
-            "SSEKMSKeyId": self.kms_key,
-            "StorageClass": self.storage_class,
-        }
-        return {name: value for name, value in parameters.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,26 +80,20 @@ class Patience:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
-class Bucket:
+class Bucket(Place):
     """Files under `s3://` URIs; used as an async context manager, which opens nothing by itself.
 
-    Without `key` and `secret` the AWS chain of the machine decides (environment, profile, role).
+    Without key and secret the AWS chain of the machine decides (environment, profile, role).
     """
 
     def __init__(
         self,
-        endpoint_url: str | None,
-        key: str | None,
-        secret: str | None,
-        options: BucketOptions = BucketOptions(),  # frozen
-        patience: Patience = Patience(),
+        settings: StorageSettings,
+        patience: Patience = Patience(),  # frozen
     ) -> None:
-        self._endpoint_url = endpoint_url
-        self._key = key
-        self._secret = secret
-        self._options = options
+        self._settings = settings
         self._patience = patience
-        self._endpoint = shown_endpoint(endpoint_url)
+        self._endpoint = shown_endpoint(settings.endpoint_url)
         self._opening = asyncio.Lock()
         self._bodies = asyncio.Semaphore(_BODIES_AT_ONCE)
         self._fs: Any = None
@@ -163,15 +117,10 @@ class Bucket:
         self._clients.clear()
 
     async def size(self, uri: str) -> int | None:
-        """Return the object's size in bytes, None when there is none."""
-        found = await self.stamp(uri)
+        found = await self.stat(uri)
         return found.bytes if found else None
 
-    async def sizes(self, uris: Sequence[str]) -> list[int | None]:
-        """Return the size of each of many objects, in their order."""
-        return await all_of(map(self.size, uris), _CONNECTIONS)
-
-    async def stamp(self, uri: str) -> Listed | None:
+    async def stat(self, uri: str) -> Listed | None:
         """Return what a listing tells of one object: size, ETag and time; None for none."""
         try:
             found = await self._call("head_object", uri)
@@ -181,7 +130,6 @@ class Bucket:
         return Listed(uri, int(found["ContentLength"]), found["LastModified"], _etag(found))
 
     async def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
-        """List all objects whose names begin with a prefix, however many."""
         bucket, prefix = _split(folder)
         async with aclosing(self._listed(folder, Prefix=prefix)) as listed:
             async for found in listed:
@@ -189,7 +137,6 @@ class Bucket:
                 yield Listed(uri, found["Size"], found["LastModified"], _etag(found))
 
     async def names_in(self, folder: str, beginning: str = "") -> dict[str, int]:
-        """Return the objects right under a prefix whose names begin so: name and size."""
         _, start = _split(f"{folder.rstrip('/')}/")
         listed = self._listed(folder, Prefix=start + beginning, Delimiter="/")
         return {found["Key"].removeprefix(start): found["Size"] async for found in listed}
@@ -206,13 +153,10 @@ class Bucket:
     ) -> None:
         """Upload a file in bounded parts; S3 shows it only when it is complete.
 
-        `metadata` becomes the object's, and `sha256` a part of it. With `new` an object that is
-        there already is left alone: it raises `FileExistsError`. With `sha256` nothing is shown
-        when the file turns out to be another one: it raises `Altered`. Raises `OSError` when
-        the file itself cannot be read.
+        `metadata` becomes the object's, and `sha256` a part of it.
         """
         promised = {"sha256": sha256} if sha256 else {}
-        kept = self._options.written(media_type, promised | dict(metadata or {}))
+        kept = self._written(media_type, promised | dict(metadata or {}))
         with await asyncio.to_thread(FileIO, source) as file:
             parts = _Parts(file, source, sha256)
             if parts.size <= _PART_BYTES:
@@ -224,45 +168,14 @@ class Bucket:
                 await self._put_parts(parts, uri, kept, new=new)
 
     async def put_text(self, text: str, uri: str, media_type: str, *, new: bool = False) -> None:
-        """Upload a small text. With `new` it raises `FileExistsError` as `put` does."""
-        kept = self._options.written(media_type, {})
+        kept = self._written(media_type, {})
         await self._show("put_object", uri, new=new, Body=BytesIO(text.encode()), **kept)
 
-    async def sweep(self, folder: str) -> int:  # noqa: ARG002
-        """Remove nothing: parts that nobody completed are the bucket's lifecycle rule's."""
-        return 0
-
-    async def get(self, uri: str, target: Path) -> None:
-        """Download an object as a stream; a broken one leaves no file.
-
-        Raises `FileNotFoundError`.
-        """
-        async with aclosing(self._read(uri)) as chunks:
-            chunk: list[bytes] = await anext(chunks, [])
-            try:
-                with disk_full_told(target), await asyncio.to_thread(target.open, "wb") as file:
-                    while chunk:
-                        await asyncio.to_thread(file.writelines, chunk)
-                        chunk = await anext(chunks, [])
-            except BaseException as error:
-                with suppress(OSError):
-                    await asyncio.to_thread(target.unlink, missing_ok=True)
-                if not isinstance(error, OSError):
-                    raise
-                message = f"{target} cannot be written: {why_not(error)}"
-                raise Unreachable(message) from error
-
-    async def read(self, uri: str) -> AsyncGenerator[bytes, None]:
-        """Read an object, a few megabytes at a time; after a break from where it was.
+    async def pieces(self, uri: str) -> AsyncGenerator[list[bytes], None]:
+        """Read an object; after a break from where it was.
 
         Raises `FileNotFoundError`, and `Unreachable`, also when it is replaced meanwhile.
         """
-        async with aclosing(self._read(uri)) as chunks:
-            async for chunk in chunks:
-                yield b"".join(chunk)
-
-    async def _read(self, uri: str) -> AsyncGenerator[list[bytes], None]:
-        """Read an object in chunks, each in the pieces in which it came."""
         done, etag, in_vain = 0, "", 0
         while True:
             rest = {"Range": f"bytes={done}-", "IfMatch": etag} if done else {}
@@ -283,17 +196,6 @@ class Bucket:
                     raise error_in_words(self._endpoint, uri, error) from None
             await self._patience.sleep(self._patience.pause * 2 ** (in_vain - 1))
 
-    async def sha256(self, uri: str) -> str | None:
-        """Return the hash of the object's bytes, None when there is none."""
-        digest = hashlib.sha256()
-        try:
-            async with aclosing(self.read(uri)) as chunks:
-                async for chunk in chunks:
-                    await asyncio.to_thread(digest.update, chunk)
-        except FileNotFoundError:
-            return None
-        return digest.hexdigest()
-
     async def presign(self, uri: str, expires: float) -> str:
         """Return a presigned GET, valid for `expires` seconds. A secret while it lives."""
         bucket, key = _split(uri)
@@ -313,7 +215,7 @@ class Bucket:
         where they can be: a role or an SSO login renews itself, but only in its last 15 minutes.
         """
         await self._client()
-        if self._key:
+        if self._settings.key:
             return None
         with in_words(self._endpoint, "this run"):
             credentials = await self._fs.session.get_credentials()
@@ -424,9 +326,9 @@ class Bucket:
         """Read a few megabytes of an answer; nothing at its end."""
         pieces: list[bytes] = []
         size = 0
-        while size < _CHUNK_BYTES:
+        while size < CHUNK_BYTES:
             async with asyncio.timeout(self._patience.idle):
-                piece = await body.read(_CHUNK_BYTES - size)
+                piece = await body.read(CHUNK_BYTES - size)
             if not piece:
                 break
             pieces.append(piece)
@@ -485,8 +387,8 @@ class Bucket:
         # Its import takes a second, and many runs need no bucket.
         from s3fs import S3FileSystem
 
-        options, patience = self._options, self._patience
-        if bundle := options.ca_bundle:
+        settings, patience = self._settings, self._patience
+        if bundle := settings.ca_bundle:
             try:
                 ssl.create_default_context(cafile=bundle)
             except OSError as error:
@@ -499,15 +401,15 @@ class Bucket:
             skip_instance_cache=True,
             use_listings_cache=False,
             # Without user and password, which are no part of it.
-            endpoint_url=self._endpoint if self._endpoint_url else None,
-            key=self._key,
-            secret=self._secret,
-            profile=options.aws_profile,
+            endpoint_url=self._endpoint if settings.endpoint_url else None,
+            key=settings.key.get_secret_value() if settings.key else None,
+            secret=settings.secret.get_secret_value() if settings.secret else None,
+            profile=settings.aws_profile,
             # Of the two names of the region's variable, botocore knows only the second.
             session_vars={"region": ("region", ["AWS_REGION", "AWS_DEFAULT_REGION"], None, None)},
             # At AWS a bucket lies in a region of its own, for which has to be signed.
-            cache_regions=self._endpoint_url is None,
-            client_kwargs={"verify": options.ca_bundle},
+            cache_regions=settings.endpoint_url is None,
+            client_kwargs={"verify": settings.ca_bundle},
             config_kwargs={
                 "signature_version": "s3v4",
                 "connect_timeout": patience.connect,
@@ -519,12 +421,34 @@ class Bucket:
                 "request_checksum_calculation": "when_required",
                 "response_checksum_validation": "when_required",
                 "s3": {
-                    "addressing_style": options.style(self._endpoint_url),
+                    "addressing_style": self._addressing_style(),
                     # Its MD5 proves a body; a second hash would be made in the event loop.
                     "payload_signing_enabled": False,
                 },
             },
         )
+
+    def _addressing_style(self) -> str:
+        """Decide where the bucket's name stands: `https://host/bucket/` is `path`.
+
+        Local servers have no DNS of their own. At AWS, botocore would presign for a host that
+        redirects to the bucket's region, which breaks the signature of a new bucket.
+        """
+        style = self._settings.addressing_style
+        if style != "auto":
+            return style
+        return "path" if self._settings.endpoint_url else "virtual"
+
+    def _written(self, media_type: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+        """Return the parameters with which every new object is written, as S3 names them."""
+        parameters: dict[str, Any] = {
+            "ContentType": media_type if media_type not in _SCRIPTED else _PLAIN,
+            "Metadata": dict(metadata) or None,
+            "ServerSideEncryption": self._settings.encryption,
+            "SSEKMSKeyId": self._settings.kms_key,
+            "StorageClass": self._settings.storage_class,
+        }
+        return {name: value for name, value in parameters.items() if value is not None}
 
 
 class _Parts:

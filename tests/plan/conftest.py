@@ -76,7 +76,7 @@ def run(run_id: str = "second", *, refresh: bool = False, verify: bool = False) 
 
 
 async def checked(one: Job, services: Services) -> CheckedJob:
-    return await validate_job(one, await services.catalogue.entry(one.model_id), services.origins)
+    return await validate_job(one, await services.catalogue.entry(one.model_id), services.inputs)
 
 
 def counted(found: Preflight) -> tuple[int, int]:

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from comfyline.config.settings import NO_STORAGE
 from comfyline.errors import InputInvalid, Unreachable
 from comfyline.job import CheckedJob, Job, MediaInfo, Placement, Preparation
 from comfyline.models.entry import ModelEntry, UncheckedModel
 from comfyline.plan.check import validate_job, validate_pairs
-from comfyline.storage.file_info import FileInfo, ReadError
-from comfyline.storage.origins import Origins
+from comfyline.storage.fingerprints import FileInfo, ReadError
+from comfyline.storage.inputs import Inputs
 from comfyline.storage.s3 import Bucket
 from tests.media.clips import bomb, clip, heic, picture
 from tests.odd_json import JSON, SCHEMAS
@@ -56,9 +57,9 @@ DOWNSCALE = "write `downscale: true` under the step to submit a smaller copy"
 
 
 @pytest.fixture
-async def origins() -> AsyncIterator[Origins]:
-    async with Bucket(None, None, None) as bucket:
-        yield Origins(bucket)
+async def reader() -> AsyncIterator[Inputs]:
+    async with Bucket(NO_STORAGE) as bucket:
+        yield Inputs(bucket)
 
 
 def job(folder: str = "out", source: str = "", **inputs: Any) -> Job:
@@ -70,13 +71,13 @@ def prepared(preparation: Preparation, **inputs: Any) -> Job:
     return replace(job(**inputs), preparation=preparation)
 
 
-async def right(one: Job, origins: Origins) -> CheckedJob:
-    return await validate_job(one, ENTRY, origins)
+async def right(one: Job, reader: Inputs) -> CheckedJob:
+    return await validate_job(one, ENTRY, reader)
 
 
-async def told(one: Job, origins: Origins, entry: ModelEntry = ENTRY) -> list[str]:
+async def told(one: Job, reader: Inputs, entry: ModelEntry = ENTRY) -> list[str]:
     with pytest.raises(InputInvalid) as caught:
-        await validate_job(one, entry, origins)
+        await validate_job(one, entry, reader)
     return [str(problem) for problem in caught.value.problems]
 
 
@@ -87,14 +88,14 @@ def write(folder: Path, **files: bytes) -> list[str]:
 
 
 async def test_a_right_job_gets_its_key_and_its_media_by_content(
-    origins: Origins, tmp_path: Path
+    reader: Inputs, tmp_path: Path
 ) -> None:
     copy, changed = tmp_path / "another #name?.bin", tmp_path / "cat.jpg"
     copy.write_bytes(CAT.read_bytes())
     changed.write_bytes(CAT.read_bytes() + b"\0")
 
     found = [
-        await right(job(prompt="pending: approval", images=[str(path)]), origins)
+        await right(job(prompt="pending: approval", images=[str(path)]), reader)
         for path in (CAT, copy, changed)
     ]
 
@@ -109,13 +110,13 @@ async def test_a_right_job_gets_its_key_and_its_media_by_content(
 
 
 async def test_all_mistakes_of_a_job_are_told_at_once_each_with_its_place(
-    origins: Origins, tmp_path: Path
+    reader: Inputs, tmp_path: Path
 ) -> None:
     note, empty = write(tmp_path, note_txt=b"no picture", empty_png=b"")
     images = ["none.png", note, empty]
     inputs = {"film": str(CAT), "image": "", "strength": 2, "promt": "x"}
 
-    assert await told(job("nowhere://b/o", "p.yaml:7:3", images=images, **inputs), origins) == [
+    assert await told(job("nowhere://b/o", "p.yaml:7:3", images=images, **inputs), reader) == [
         "p.yaml:7:3: image: is empty",
         "p.yaml:7:3: promt: the model has no such field; did you mean `prompt`?",
         "p.yaml:7:3: strength: 2 is too large; the maximum is 1",
@@ -159,11 +160,11 @@ async def test_all_mistakes_of_a_job_are_told_at_once_each_with_its_place(
     ],
 )
 async def test_a_medium_that_cannot_be_submitted_is_told_in_words(
-    origins: Origins, tmp_path: Path, field: str, content: Callable[[], bytes], said: str
+    reader: Inputs, tmp_path: Path, field: str, content: Callable[[], bytes], said: str
 ) -> None:
     [path] = write(tmp_path, medium_bin=content())
 
-    message = (await told(job(**{field: path}), origins))[0]
+    message = (await told(job(**{field: path}), reader))[0]
 
     assert message.startswith(f"{field}: {path}")
     assert said in message
@@ -171,19 +172,19 @@ async def test_a_medium_that_cannot_be_submitted_is_told_in_words(
 
 @pytest.mark.parametrize(("field", "most"), [("image", 50), ("film", 100)])
 async def test_a_file_that_runcomfy_would_not_take_is_told_with_the_limit(
-    origins: Origins, tmp_path: Path, field: str, most: int
+    reader: Inputs, tmp_path: Path, field: str, most: int
 ) -> None:
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.write(CAT.read_bytes())
         file.truncate(most * 2**20 + 1)
 
-    [said] = await told(job(**{field: str(large)}), origins)
+    [said] = await told(job(**{field: str(large)}), reader)
 
     assert f"has {most}.1 MB; RunComfy takes at most {most} MB; {DOWNSCALE}" in said
     if field == "image":
         smaller = prepared(Preparation(downscale=True), image=str(large))
-        assert (await right(smaller, origins)).media[0].conversion == "jpeg<=50MB"
+        assert (await right(smaller, reader)).media[0].conversion == "jpeg<=50MB"
 
 
 @pytest.mark.parametrize(
@@ -193,20 +194,20 @@ async def test_a_file_that_runcomfy_would_not_take_is_told_with_the_limit(
         ("/dev/null", "it is not a regular file"),
     ],
 )
-async def test_what_is_no_file_is_told_in_words(origins: Origins, path: str, said: str) -> None:
-    [problem] = await told(job(image=path), origins)
+async def test_what_is_no_file_is_told_in_words(reader: Inputs, path: str, said: str) -> None:
+    [problem] = await told(job(image=path), reader)
 
     assert said in problem
     assert "Errno" not in problem
 
 
 async def test_what_the_web_gives_is_judged_by_its_content_as_well(
-    origins: Origins, files: str
+    reader: Inputs, files: str
 ) -> None:
-    [problem] = await told(job(film=f"{files}/cat.jpg"), origins)
+    [problem] = await told(job(film=f"{files}/cat.jpg"), reader)
 
     assert problem.startswith(f"film: {files}/cat.jpg is image/jpeg, not video")
-    found = await right(job(image=f"{files}/cat.jpg?x=1"), origins)
+    found = await right(job(image=f"{files}/cat.jpg?x=1"), reader)
     assert found.media[0].media_type == "image/jpeg"
 
 
@@ -222,10 +223,10 @@ async def test_what_the_web_gives_is_judged_by_its_content_as_well(
     ],
 )
 async def test_what_json_cannot_say_is_told_before_it_is_submitted(
-    origins: Origins, value: Any, said: str
+    reader: Inputs, value: Any, said: str
 ) -> None:
-    [in_inputs] = await told(job(options={"deep": value}), origins)
-    [in_variant] = await told(replace(job(), variant=value), origins)
+    [in_inputs] = await told(job(options={"deep": value}), reader)
+    [in_variant] = await told(replace(job(), variant=value), reader)
 
     assert said in in_inputs
     assert in_inputs.startswith("options.deep")
@@ -233,20 +234,20 @@ async def test_what_json_cannot_say_is_told_before_it_is_submitted(
     assert in_variant.startswith("variant")
 
 
-async def test_what_is_nested_without_end_is_a_mistake(origins: Origins) -> None:
+async def test_what_is_nested_without_end_is_a_mistake(reader: Inputs) -> None:
     deep: Any = "x"
     for _ in range(5000):
         deep = [deep]
 
-    [in_inputs] = await told(job(options=deep), origins)
-    [in_variant] = await told(replace(job(), variant=deep), origins)
+    [in_inputs] = await told(job(options=deep), reader)
+    [in_variant] = await told(replace(job(), variant=deep), reader)
 
     assert "nested more than 64 levels" in in_inputs
     assert in_variant == "variant: is nested too deep"
 
 
 async def test_what_is_no_mistake_and_worth_knowing_is_said_once_for_all_jobs(
-    origins: Origins, tmp_path: Path
+    reader: Inputs, tmp_path: Path
 ) -> None:
     names = {f"p{number}_jpg": picture("JPEG", (48, 64), orientation=3) for number in range(5)}
     turned = write(tmp_path, **names)
@@ -255,7 +256,7 @@ async def test_what_is_no_mistake_and_worth_knowing_is_said_once_for_all_jobs(
     jobs = [job(ruled=path) for path in [*turned, *turned, png, upright]]
     jobs.append(prepared(Preparation(convert="jpeg"), ruled=photo))
 
-    found = await validate_pairs([(job, ENTRY) for job in jobs], origins.look)
+    found = await validate_pairs([(job, ENTRY) for job in jobs], reader.read_all)
 
     exif = "rotated by its EXIF data, which RunComfy may ignore"
     assert list(found.notes) == [
@@ -279,7 +280,7 @@ async def test_what_is_no_mistake_and_worth_knowing_is_said_once_for_all_jobs(
     ],
 )
 async def test_a_copy_is_submitted_where_the_options_allow_for_one_that_is_needed(
-    origins: Origins,
+    reader: Inputs,
     tmp_path: Path,
     field: str,
     content: Callable[[], bytes],
@@ -288,14 +289,14 @@ async def test_a_copy_is_submitted_where_the_options_allow_for_one_that_is_neede
 ) -> None:
     [path] = write(tmp_path, medium_bin=content())
 
-    found = await right(prepared(options, **{field: path}), origins)
+    found = await right(prepared(options, **{field: path}), reader)
 
     assert found.media[0].conversion == conversion
     assert found.media[0].media_type != "image/jpeg" or field == "ruled"
 
 
 async def test_the_options_make_another_job_only_of_what_is_converted(
-    origins: Origins, tmp_path: Path
+    reader: Inputs, tmp_path: Path
 ) -> None:
     [photo] = write(tmp_path, photo_heic=heic())
     taken = write(
@@ -304,25 +305,25 @@ async def test_the_options_make_another_job_only_of_what_is_converted(
     options = Preparation(convert="webp", downscale=True)
 
     for path in taken:
-        plain = await right(job(image=path), origins)
-        found = await right(prepared(options, image=path), origins)
+        plain = await right(job(image=path), reader)
+        found = await right(prepared(options, image=path), reader)
         assert (found.key, found.media) == (plain.key, plain.media)
-    one = await right(prepared(Preparation("jpeg"), image=photo), origins)
-    other = await right(prepared(Preparation("png"), image=photo), origins)
+    one = await right(prepared(Preparation("jpeg"), image=photo), reader)
+    other = await right(prepared(Preparation("png"), image=photo), reader)
     assert one.key != other.key
 
 
 async def test_a_model_without_a_schema_takes_every_kind_that_is_whole(
-    origins: Origins, tmp_path: Path
+    reader: Inputs, tmp_path: Path
 ) -> None:
     model = UncheckedModel(model_id="acme/new")
     film, broken = write(tmp_path, film_mp4=clip(), broken_png=picture("PNG")[:-9])
 
-    found = await validate_job(job(a=f"@{film}", b=[f"@{CAT}"], c="film.mp4"), model, origins)
+    found = await validate_job(job(a=f"@{film}", b=[f"@{CAT}"], c="film.mp4"), model, reader)
 
     kinds = [(one.pointer, one.kind) for one in found.media]
     assert kinds == [(("a",), "video"), (("b", 0), "image")]
-    [problem] = await told(job(a=f"@{broken}"), origins, model)
+    [problem] = await told(job(a=f"@{broken}"), reader, model)
     assert problem.startswith(f"a: {broken} is broken")
 
 
@@ -358,8 +359,8 @@ def test_whatever_is_asked_of_whatever_model_is_a_job_or_a_list_of_mistakes(
     one = Job("p", "i", "s", "acme/odd", inputs, Placement("out", "n", {}), variant)
     one = replace(one, preparation=data.draw(PREPARATIONS))
 
-    async def look_up(origins: Iterable[str]) -> dict[str, FileInfo | ReadError]:
-        return {origin: data.draw(FOUND) for origin in origins}
+    async def look_up(reader: Iterable[str]) -> dict[str, FileInfo | ReadError]:
+        return {origin: data.draw(FOUND) for origin in reader}
 
     found = asyncio.run(validate_pairs([(one, entry)], look_up))
 

@@ -16,10 +16,9 @@ from comfyline.plan.reuse import Preflight, estimate, find_existing, folder_of
 from comfyline.progress import Event, Note, observed_by
 from comfyline.run import Run
 from comfyline.services import Services
-from comfyline.storage.file_info import FileInfo, ReadError
-from comfyline.storage.known_files import Stamp
+from comfyline.storage.fingerprints import FileInfo
+from comfyline.storage.inputs import read_file
 from comfyline.storage.place import join, local_path
-from comfyline.storage.reading import look_at_file
 from tests.media.clips import picture
 from tests.plan.conftest import CAT, LIMITS, MODEL, checked, counted, job, run
 
@@ -228,12 +227,12 @@ async def test_each_file_is_read_once_and_each_model_asked_for_once_for_many_job
         asked.append(model_id)
         return await entry(model_id)
 
-    def counted_look(path: str) -> tuple[FileInfo | ReadError, Stamp | None]:
+    def counted_read(path: str) -> tuple[FileInfo, str]:
         asked.append(path)
-        return look_at_file(path)
+        return read_file(path)
 
     monkeypatch.setattr(services.catalogue, "entry", counted_entry)
-    monkeypatch.setattr("comfyline.storage.origins.look_at_file", counted_look)
+    monkeypatch.setattr("comfyline.storage.inputs.read_file", counted_read)
 
     jobs = [job(folder, str(number)) for number in range(200)]
     existing = await find_existing(jobs, run(), services)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from comfyline.config.settings import NO_STORAGE
 from comfyline.errors import ComfylineError, InputInvalid
 from comfyline.job import Job, JobState, Placement, StoredOutput
 from comfyline.pipeline.document import load_pipeline
@@ -137,7 +138,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool, str]]:
 async def store(
     thumbnails: Path, outcomes: Sequence[Outcome], name: str = "sheet.jpg"
 ) -> tuple[str, ...]:
-    async with Bucket(None, None, None) as bucket:
+    async with Bucket(NO_STORAGE) as bucket:
         return await store_contact_sheet(name, outcomes, thumbnails, Places(bucket))
 
 

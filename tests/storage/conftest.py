@@ -1,8 +1,7 @@
 """A bucket of the shared object storage, and what was asked of it."""
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import boto3
@@ -12,9 +11,6 @@ from comfyline.stack.stack import StackAddresses
 from comfyline.storage.s3 import Bucket
 from tests.storage.faults import Proxy, proxy_of
 from tests.storage.servers import Server, moto, named
-
-OpenServer = Callable[[Server], Awaitable[Bucket]]
-OpenBucket = Callable[[], AbstractAsyncContextManager[Bucket]]
 
 
 @pytest.fixture(scope="session")
@@ -40,39 +36,8 @@ def server(request: pytest.FixtureRequest) -> Server:
 
 
 @pytest.fixture(scope="session")
-async def open_server() -> AsyncIterator[OpenServer]:
-    """Opens a bucket once for each server: that takes longer than most of what is tested."""
-    opened: dict[str, Bucket] = {}
-    async with AsyncExitStack() as stack:
-
-        async def opening(server: Server) -> Bucket:
-            if server.name not in opened:
-                bucket = Bucket(server.endpoint, server.key, server.secret)
-                opened[server.name] = await stack.enter_async_context(bucket)
-            return opened[server.name]
-
-        yield opening
-
-
-@pytest.fixture(scope="session")
-def open_bucket(storage: StackAddresses) -> OpenBucket:
-    """Opens a session of its own each time, as a new process would."""
-    keys = storage.storage_credentials
-    assert keys is not None
-
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Bucket]:
-        async with Bucket(
-            storage.storage_endpoint, keys.access_key_id, keys.secret_access_key
-        ) as bucket:
-            yield bucket
-
-    return opened
-
-
-@pytest.fixture(scope="session")
-async def bucket(open_bucket: OpenBucket) -> AsyncIterator[Bucket]:
-    async with open_bucket() as opened:
+async def bucket(rclone_server: Server) -> AsyncIterator[Bucket]:
+    async with Bucket(rclone_server.settings()) as opened:
         yield opened
 
 
@@ -102,7 +67,7 @@ def wire(proxy: Proxy) -> Iterator[Proxy]:
 @pytest.fixture
 async def wired(wire: Proxy, rclone_server: Server) -> AsyncIterator[Bucket]:
     """A bucket of its own, as a new process would open it, seen through the proxy."""
-    async with Bucket(wire.url, rclone_server.key, rclone_server.secret) as bucket:
+    async with Bucket(rclone_server.settings(wire.url)) as bucket:
         yield bucket
 
 

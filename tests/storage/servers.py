@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
+from pydantic import SecretStr
 
+from comfyline.config.settings import StorageSettings
 from tests.conftest import free_port
 
 NAMED = os.environ.get("COMFYLINE_TEST_BUCKET", "").rstrip("/")
@@ -25,6 +27,11 @@ class Server:
     key: str | None
     secret: str | None
     folder: str = "s3://comfyline"
+
+    def settings(self, endpoint: str | None = None) -> StorageSettings:
+        """How a bucket there is opened, at another address if one is given."""
+        keys = [SecretStr(one) if one else None for one in (self.key, self.secret)]
+        return StorageSettings(f"{self.folder}/uploads", endpoint or self.endpoint, *keys)
 
 
 def named() -> Server:

@@ -9,6 +9,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from comfyline.config.settings import NO_STORAGE
 from comfyline.errors import Altered, Unreachable
 from comfyline.storage.places import Places
 from comfyline.storage.s3 import Bucket
@@ -75,7 +76,7 @@ def store() -> None:
 
 @pytest.fixture
 def places() -> Places:
-    return Places(Bucket(None, None, None))
+    return Places(Bucket(NO_STORAGE))
 
 
 @pytest.fixture

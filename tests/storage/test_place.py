@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comfyline.config.settings import NO_STORAGE
 from comfyline.errors import InputInvalid
 from comfyline.storage.place import join, local_path
 from comfyline.storage.places import Places, folder_mistake
@@ -96,7 +97,7 @@ def test_a_driver_that_is_missing_is_named_as_it_is_installed(address: str, pack
 
     assert said == f"{scheme}:// needs the package {package}: pip install {package}"
     with pytest.raises(InputInvalid, match=f"pip install {package}"):
-        Places(Bucket(None, None, None)).of(f"{address}/a.png")
+        Places(Bucket(NO_STORAGE)).of(f"{address}/a.png")
 
 
 @pytest.mark.parametrize("address", ["az://me:swordfish@c/out", "az://c/out?password=swordfish"])
@@ -117,7 +118,7 @@ def test_sftp_is_refused_with_what_is_supported_and_without_its_password() -> No
 
 def test_an_unknown_scheme_has_no_place() -> None:
     with pytest.raises(InputInvalid, match="is not a valid place for outputs"):
-        Places(Bucket(None, None, None)).of("nowhere://bucket/a.png")
+        Places(Bucket(NO_STORAGE)).of("nowhere://bucket/a.png")
 
 
 @pytest.mark.parametrize("written", ["plain", "file"])

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from comfyline.errors import Unfetchable, Unreachable
-from comfyline.storage import presigned_check
-from comfyline.storage.presigned_check import try_out
+from comfyline.storage import uploads
+from comfyline.storage.uploads import try_out
 from tests.runcomfy.tls import certificate
 
 URI = "s3://inputs/a.png"
@@ -49,7 +49,7 @@ async def test_what_is_given_is_asked_for_once_from_its_first_byte_and_without_l
     status: str,
 ) -> None:
     async with answering(status, "the first bytes") as url:
-        await try_out(url, URI, trust_env=False)
+        await try_out(url, URI)
 
     (head,) = asked
     assert "range: bytes=0-15" in head.lower()
@@ -74,7 +74,7 @@ async def test_what_waiting_does_not_mend_says_what_to_do_and_no_secret(
     body = f"<Error><Code>{code}</Code><Message>for {QUERY}</Message></Error>"
     async with answering(status, body, Location="http://elsewhere/") as url:
         with pytest.raises(Unfetchable) as caught:
-            await try_out(url, URI, trust_env=False)
+            await try_out(url, URI)
 
     assert not caught.value.passing
     assert URI in caught.value.message
@@ -87,7 +87,7 @@ async def test_what_waiting_does_not_mend_says_what_to_do_and_no_secret(
 async def test_a_storage_that_is_away_for_a_moment_may_be_asked_again(status: str) -> None:
     async with answering(status) as url:
         with pytest.raises(Unreachable, match=f"HTTP {status[:3]}") as caught:
-            await try_out(url, URI, trust_env=False)
+            await try_out(url, URI)
 
     assert caught.value.passing
 
@@ -102,13 +102,13 @@ async def test_a_clock_that_is_wrong_is_named_whatever_the_answer(
     date = format_datetime(datetime.now(UTC) + timedelta(minutes=minutes), usegmt=True)
     async with answering(status, Date=date) as url:
         with pytest.raises(Unfetchable, match=f"This machine's clock is {word}"):
-            await try_out(url, URI, trust_env=False)
+            await try_out(url, URI)
 
 
 @pytest.mark.parametrize("date", ["", "yesterday", "Mon, 99 Foo 2026 99:99:99 GMT"])
 async def test_a_server_that_does_not_tell_the_time_is_no_mistake(date: str) -> None:
     async with answering("206 Partial Content", "x", Date=date) as url:
-        await try_out(url, URI, trust_env=False)
+        await try_out(url, URI)
 
 
 async def test_a_certificate_that_only_this_machine_trusts_is_named(tmp_path: Path) -> None:
@@ -116,13 +116,13 @@ async def test_a_certificate_that_only_this_machine_trusts_is_named(tmp_path: Pa
     tls.load_cert_chain(certificate(tmp_path))
     async with answering("206 Partial Content", tls=tls) as url:
         with pytest.raises(Unfetchable, match="is not publicly trusted"):
-            await try_out(url, URI, trust_env=False)
+            await try_out(url, URI)
 
 
 async def test_nobody_there_and_a_server_that_stays_silent_may_be_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(presigned_check, "_SECONDS", 0.1)
+    monkeypatch.setattr(uploads, "_SECONDS", 0.1)
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -131,7 +131,7 @@ async def test_nobody_there_and_a_server_that_stays_silent_may_be_asked_again(
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     for port in (9, server.sockets[0].getsockname()[1]):
         with pytest.raises(Unreachable, match="from the internet") as caught:
-            await try_out(f"http://127.0.0.1:{port}/a?{QUERY}", URI, trust_env=False)
+            await try_out(f"http://127.0.0.1:{port}/a?{QUERY}", URI)
         assert caught.value.passing
         assert "secret" not in str(caught.value)
     server.close()

@@ -25,7 +25,7 @@ async def at_once(_: float) -> None:
 
 def through(proxy: Proxy, server: Server, attempts: int) -> Bucket:
     patience = Patience(attempts=attempts, connect=0.2, idle=0.8, slowest=1e6, sleep=at_once)
-    return Bucket(proxy.url, server.key, server.secret, patience=patience)
+    return Bucket(server.settings(proxy.url), patience)
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +167,8 @@ async def test_an_object_that_is_replaced_while_it_is_read_is_not_mixed_with_the
     async def replaced(_: float) -> None:
         await bucket.put_text("another", f"{folder}/a", "video/mp4")
 
-    keys, patience = (rclone_server.key, rclone_server.secret), Patience(sleep=replaced)
-    async with Bucket(wire.url, *keys, patience=patience) as reading:
+    patience = Patience(sleep=replaced)
+    async with Bucket(rclone_server.settings(wire.url), patience) as reading:
         with pytest.raises(Unreachable, match="was replaced while it was read"):
             await reading.get(f"{folder}/a", tmp_path / "b")
 

@@ -1,33 +1,48 @@
 import asyncio
 import hashlib
+import io
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from PIL import Image
 
+from comfyline.config.settings import StorageSettings
 from comfyline.errors import InputInvalid, Unfetchable, Unreachable
 from comfyline.job import Media
-from comfyline.stack.stack import StackAddresses
+from comfyline.media.convert import Conversion, convert
 from comfyline.storage import uploads as uploads_module
-from comfyline.storage.presigned_check import try_out
+from comfyline.storage.inputs import Inputs
 from comfyline.storage.s3 import Bucket
-from comfyline.storage.uploads import Uploads
+from comfyline.storage.uploads import Uploads, try_out
+from tests.conftest import jpeg
+from tests.media.clips import heic
+from tests.media.clips import picture as picture_of
 from tests.storage.faults import Proxy
+from tests.storage.servers import Server
+
+Begin = Callable[..., Uploads]
 
 
-def media_of(path: Path | str, content: bytes = b"picture") -> Media:
+def media_of(path: Path | str, content: bytes = b"picture", media_type: str = "image/png") -> Media:
     return Media(
         pointer=("image_urls", 0),
         origin=str(path),
         kind="image",
         sha256=hashlib.sha256(content).hexdigest(),
         bytes=len(content),
-        media_type="image/png",
+        media_type=media_type,
     )
+
+
+def converted(origin: Path | str, content: bytes, conversion: str, kind: str = "heic") -> Media:
+    return replace(media_of(origin, content, f"image/{kind}"), conversion=conversion)
 
 
 def change(path: Path, content: bytes | None) -> None:
@@ -38,48 +53,57 @@ def change(path: Path, content: bytes | None) -> None:
 
 
 @pytest.fixture
+def begin(folder: str, tmp_path: Path) -> Begin:
+    """Begins anew, as another process would."""
+
+    def uploads(bucket: Bucket, expires: float = 60) -> Uploads:
+        settings = StorageSettings(folder, url_expires=expires)
+        return Uploads(bucket, settings, Inputs(bucket), tmp_path / "copies")
+
+    return uploads
+
+
+@pytest.fixture
+def uploads(begin: Begin, bucket: Bucket) -> Uploads:
+    return begin(bucket)
+
+
+@pytest.fixture
 def picture(tmp_path: Path) -> Path:
     path = tmp_path / "a #1?.png"
     path.write_bytes(b"picture")
     return path
 
 
-async def test_an_upload_is_named_by_its_content(
-    bucket: Bucket, folder: str, picture: Path
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "IMG 1.heic"
+    path.write_bytes(heic())
+    return path
+
+
+async def stored(bucket: Bucket, uri: str) -> bytes:
+    return b"".join([chunk async for chunk in bucket.read(uri)])
+
+
+async def test_an_upload_is_named_by_its_content_and_made_once_for_twenty_jobs_and_all_processes(
+    begin: Begin, wired: Bucket, folder: str, picture: Path, wire: Proxy
 ) -> None:
-    uri = await Uploads(bucket, f"{folder}/", 60).put(media_of(picture))
+    uploads, media = begin(wired), media_of(picture)
+    uris = await asyncio.gather(*(uploads.put(media) for _ in range(20)))
 
-    assert uri == f"{folder}/{hashlib.sha256(b'picture').hexdigest()}.png"
-    assert await bucket.size(uri) == 7
-
-
-async def test_twenty_jobs_at_once_upload_one_file_once(
-    wired: Bucket, folder: str, picture: Path, wire: Proxy
-) -> None:
-    uploads = Uploads(wired, folder, 60)
-
-    uris = await asyncio.gather(*(uploads.put(media_of(picture)) for _ in range(20)))
-
-    assert len(set(uris)) == 1
+    assert set(uris) == {f"{folder}/{media.sha256}.png"}
     # One HEAD of the object and one of the bucket.
     assert wire.asked() == ["HEAD", "HEAD", "PUT"]
-
-
-async def test_a_new_process_asks_and_does_not_upload_again(
-    bucket: Bucket, wired: Bucket, folder: str, picture: Path, wire: Proxy
-) -> None:
-    await Uploads(bucket, folder, 60).put(media_of(picture))
-
-    await Uploads(wired, folder, 60).put(media_of(picture))
-
+    wire.requests.clear()
+    assert await begin(wired).put(media_of(picture.as_uri())) == uris[0]
     assert wire.asked() == ["HEAD"]
+    assert await stored(wired, uris[0]) == b"picture"
 
 
 async def test_what_failed_is_tried_again_by_who_asks_next(
-    bucket: Bucket, folder: str, picture: Path, monkeypatch: pytest.MonkeyPatch
+    uploads: Uploads, bucket: Bucket, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uploads = Uploads(bucket, folder, 60)
-
     async def away(*_: object, **__: object) -> None:
         raise Unreachable("away")
 
@@ -93,47 +117,31 @@ async def test_what_failed_is_tried_again_by_who_asks_next(
 
 @pytest.mark.parametrize("other", [b"another", b"longer than before", None])
 async def test_a_file_that_changed_after_it_was_checked_never_lies_under_the_old_hash(
-    bucket: Bucket, folder: str, picture: Path, other: bytes | None
+    uploads: Uploads, bucket: Bucket, folder: str, picture: Path, other: bytes | None
 ) -> None:
     media = media_of(picture)
     change(picture, other)
 
     with pytest.raises(InputInvalid, match=r"a #1\?\.png: the file (has changed|was checked)"):
-        await Uploads(bucket, folder, 60).put(media)
+        await uploads.put(media)
 
     assert await bucket.size(f"{folder}/{media.sha256}.png") is None
 
 
 @pytest.mark.parametrize("origin", ["s3://elsewhere/a.png", "https://example.org/a.png?x=1"])
 async def test_what_lies_elsewhere_already_is_not_copied(
-    wired: Bucket, folder: str, origin: str, wire: Proxy
+    begin: Begin, wired: Bucket, origin: str, wire: Proxy
 ) -> None:
-    assert await Uploads(wired, folder, 60).put(media_of(origin)) == origin
+    assert await begin(wired).put(media_of(origin)) == origin
     assert wire.requests == []
 
 
-async def test_only_what_lies_in_a_bucket_is_presigned_and_for_as_long_as_the_profile_says(
-    bucket: Bucket, folder: str, picture: Path
-) -> None:
-    uploads = Uploads(bucket, folder, 90.0)
-
-    url = await uploads.presign(await uploads.put(media_of(picture)))
-
-    query = parse_qs(urlsplit(url).query)
-    assert query["X-Amz-Expires"] == ["90"]
-    async with httpx.AsyncClient(trust_env=False) as http:
-        assert (await http.get(url)).content == b"picture"
-    web = "https://example.org/a.png?x=1"
-    assert await uploads.presign(web) == web
-
-
 async def test_many_different_files_go_up_at_once(
-    bucket: Bucket, folder: str, tmp_path: Path
+    uploads: Uploads, bucket: Bucket, tmp_path: Path
 ) -> None:
     contents = [os.urandom(50) for _ in range(25)]
     for number, content in enumerate(contents):
         (tmp_path / str(number)).write_bytes(content)
-    uploads = Uploads(bucket, folder, 60)
 
     uris = await asyncio.gather(
         *(uploads.put(media_of(tmp_path / str(n), content)) for n, content in enumerate(contents))
@@ -142,12 +150,13 @@ async def test_many_different_files_go_up_at_once(
     assert await bucket.sizes(uris) == [50] * 25
 
 
-async def test_a_file_uri_is_uploaded_as_the_file_that_it_names(
-    bucket: Bucket, folder: str, picture: Path
-) -> None:
-    uri = await Uploads(bucket, folder, 60).put(media_of(picture.as_uri()))
+async def test_only_what_lies_in_a_bucket_is_presigned(uploads: Uploads, picture: Path) -> None:
+    url = await uploads.presign(await uploads.put(media_of(picture)))
 
-    assert await bucket.size(uri) == 7
+    async with httpx.AsyncClient(trust_env=False) as http:
+        assert (await http.get(url)).content == b"picture"
+    web = "https://example.org/a.png?x=1"
+    assert await uploads.presign(web) == web
 
 
 @pytest.mark.parametrize(
@@ -155,24 +164,23 @@ async def test_a_file_uri_is_uploaded_as_the_file_that_it_names(
     [(3600, 0, 3600), (3600, 600, 3600), (3600, 7200, 8100), (60, 10**9, 604800)],
 )
 async def test_a_url_outlives_the_job_by_a_margin_and_never_seven_days(
-    bucket: Bucket, folder: str, expires: float, seconds: float, life: int
+    begin: Begin, bucket: Bucket, folder: str, expires: float, seconds: float, life: int
 ) -> None:
-    url = await Uploads(bucket, folder, expires).presign(f"{folder}/a", seconds)
+    url = await begin(bucket, expires).presign(f"{folder}/a", seconds)
 
     assert parse_qs(urlsplit(url).query)["X-Amz-Expires"] == [str(life)]
 
 
 async def test_what_has_been_put_is_fetched_once_for_each_bucket(
-    bucket: Bucket, folder: str, picture: Path, monkeypatch: pytest.MonkeyPatch
+    uploads: Uploads, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[str] = []
 
-    async def recorded(url: str, uri: str, *, trust_env: bool) -> None:
+    async def recorded(url: str, uri: str) -> None:
         tried.append(uri)
-        await try_out(url, uri, trust_env=trust_env)
+        await try_out(url, uri)
 
     monkeypatch.setattr(uploads_module, "try_out", recorded)
-    uploads = Uploads(bucket, folder, 60)
     uri = await uploads.put(media_of(picture))
 
     await asyncio.gather(*(uploads.try_out([uri, "https://x.test/a"]) for _ in range(20)))
@@ -181,39 +189,42 @@ async def test_what_has_been_put_is_fetched_once_for_each_bucket(
 
 
 async def test_keys_that_the_storage_does_not_accept_are_found_before_anything_is_submitted(
-    storage: StackAddresses, bucket: Bucket, folder: str, picture: Path
+    begin: Begin, uploads: Uploads, rclone_server: Server, picture: Path
 ) -> None:
-    uri = await Uploads(bucket, folder, 60).put(media_of(picture))
+    uri = await uploads.put(media_of(picture))
 
-    async with Bucket(storage.storage_endpoint, "somebody", "else") as other:
-        uploads = Uploads(other, folder, 60)
+    async with Bucket(replace(rclone_server, key="somebody").settings()) as other:
+        refused = begin(other)
         for _ in range(2):
             with pytest.raises(Unfetchable, match=r"is refused for its presigned URL \(HTTP 403"):
-                await uploads.try_out([uri])
+                await refused.try_out([uri])
 
 
 @pytest.fixture
-def temporary(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
-    """Lets the environment hold credentials that end after so long."""
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Lets the environment hold credentials that end after so many minutes."""
 
-    def held(length: timedelta) -> None:
+    def held(minutes: int) -> None:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
-        ends = datetime.now(UTC) + length
+        ends = datetime.now(UTC) + timedelta(minutes=minutes)
         monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", ends.isoformat())
 
     return held
 
 
-async def test_credentials_that_end_before_a_job_may_are_a_mistake_and_sign_nothing_for_it(
-    temporary: Callable[[timedelta], None],
+async def test_a_url_lives_no_longer_than_its_credentials_and_a_job_that_may_needs_others(
+    begin: Begin, temporary: Callable[[int], None]
 ) -> None:
-    temporary(timedelta(minutes=20))
-    async with Bucket("http://127.0.0.1:9", None, None) as bucket:
-        uploads = Uploads(bucket, "s3://b/uploads", 3600)
-        problem = await uploads.lifetime_problem(1800)
+    temporary(20)
+    async with Bucket(StorageSettings("", "http://127.0.0.1:9")) as bucket:
+        uploads = begin(bucket, 3600)
+        assert await uploads.lifetime_problem(900) is None
+        url = await uploads.presign("s3://b/uploads/a", 900)
+        assert 1190 <= int(parse_qs(urlsplit(url).query)["X-Amz-Expires"][0]) <= 1200
 
+        problem = await uploads.lifetime_problem(1800)
         assert problem
         assert "the credentials expire at 20" in problem.message
         assert "a job may take until 20" in problem.message
@@ -222,39 +233,26 @@ async def test_credentials_that_end_before_a_job_may_are_a_mistake_and_sign_noth
             await uploads.presign("s3://b/uploads/a", 1800)
 
 
-async def test_credentials_that_last_for_the_job_end_its_url_with_them(
-    temporary: Callable[[timedelta], None],
-) -> None:
-    temporary(timedelta(minutes=20))
-    async with Bucket("http://127.0.0.1:9", None, None) as bucket:
-        uploads = Uploads(bucket, "s3://b/uploads", 3600)
-
-        assert await uploads.lifetime_problem(900) is None
-        url = await uploads.presign("s3://b/uploads/a", 900)
-
-    assert 1190 <= int(parse_qs(urlsplit(url).query)["X-Amz-Expires"][0]) <= 1200
-
-
 async def test_credentials_that_were_renewed_meanwhile_sign_on(
-    temporary: Callable[[timedelta], None],
+    begin: Begin, temporary: Callable[[int], None]
 ) -> None:
-    temporary(timedelta(minutes=20))
-    async with Bucket("http://127.0.0.1:9", None, None) as bucket:
-        uploads = Uploads(bucket, "s3://b/uploads", 3600)
+    temporary(20)
+    async with Bucket(StorageSettings("", "http://127.0.0.1:9")) as bucket:
+        uploads = begin(bucket)
         assert await uploads.lifetime_problem(60) is None
 
-        temporary(timedelta(hours=3))
+        temporary(180)
 
         assert await uploads.lifetime_problem(1800) is None
         assert await uploads.lifetime_problem(3600) is None
 
 
 async def test_credentials_that_have_ended_are_said_and_no_defect(
-    temporary: Callable[[timedelta], None],
+    begin: Begin, temporary: Callable[[int], None]
 ) -> None:
-    temporary(timedelta(minutes=-5))
-    async with Bucket("http://127.0.0.1:9", None, None) as bucket:
-        problem = await Uploads(bucket, "s3://b/uploads", 60).lifetime_problem(600)
+    temporary(-5)
+    async with Bucket(StorageSettings("", "http://127.0.0.1:9")) as bucket:
+        problem = await begin(bucket).lifetime_problem(600)
         for asking in (bucket.size("s3://b/a"), bucket.presign("s3://b/a", 60)):
             with pytest.raises(Unreachable, match=r"credentials for .* have expired.* Renew them"):
                 await asking
@@ -264,10 +262,8 @@ async def test_credentials_that_have_ended_are_said_and_no_defect(
 
 
 async def test_keys_that_last_are_no_problem_and_more_than_seven_days_are_one(
-    bucket: Bucket, folder: str
+    uploads: Uploads,
 ) -> None:
-    uploads = Uploads(bucket, folder, 60)
-
     assert await uploads.lifetime_problem(600_000) is None
     problem = await uploads.lifetime_problem(700_000)
     assert problem
@@ -285,10 +281,12 @@ async def test_keys_that_last_are_no_problem_and_more_than_seven_days_are_one(
         (None, "https://model-api.runcomfy.net", False),
     ],
 )
-async def test_a_storage_that_runcomfy_can_never_reach_is_a_mistake(
-    bucket: Bucket, endpoint: str | None, runcomfy: str, *, is_problem: bool
+def test_a_storage_that_runcomfy_can_never_reach_is_a_mistake(
+    endpoint: str | None, runcomfy: str, *, is_problem: bool, tmp_path: Path
 ) -> None:
-    uploads = Uploads(bucket, "s3://b/u", 60, endpoint_url=endpoint, runcomfy_url=runcomfy)
+    settings = StorageSettings("s3://b/u", endpoint)
+    bucket = Bucket(settings)
+    uploads = Uploads(bucket, settings, Inputs(bucket), tmp_path, runcomfy_url=runcomfy)
 
     problem = uploads.reach_problem()
 
@@ -299,16 +297,86 @@ async def test_a_storage_that_runcomfy_can_never_reach_is_a_mistake(
 
 
 async def test_urls_are_made_for_the_address_under_which_runcomfy_reaches_the_storage(
-    storage: StackAddresses, bucket: Bucket, folder: str, picture: Path
+    rclone_server: Server, bucket: Bucket, folder: str, picture: Path, tmp_path: Path
 ) -> None:
-    keys, endpoint = storage.storage_credentials, storage.storage_endpoint
-    assert keys is not None
-    assert endpoint is not None
-    public = endpoint.replace("127.0.0.1", "localhost")
-    async with Bucket(public, keys.access_key_id, keys.secret_access_key) as signer:
-        uploads = Uploads(bucket, folder, 60, signer=signer)
+    public = str(rclone_server.endpoint).replace("127.0.0.1", "localhost")
+    async with Bucket(rclone_server.settings(public)) as signer:
+        settings = StorageSettings(folder, url_expires=60)
+        uploads = Uploads(bucket, settings, Inputs(bucket), tmp_path, signer=signer)
         uri = await uploads.put(media_of(picture))
         await uploads.try_out([uri])
         url = await uploads.presign(uri)
 
     assert url.startswith(f"{public}/comfyline/")
+
+
+async def test_a_converted_copy_lies_under_its_own_content_and_nothing_else_is_left(
+    uploads: Uploads, bucket: Bucket, folder: str, photo: Path, files: str, tmp_path: Path
+) -> None:
+    await bucket.put(photo, f"{folder}/photo.heic", "image/heic")
+    turned = jpeg((600, 300), exif_orientation=6)
+    asked = {
+        "JPEG": converted(photo, heic(), "jpeg"),
+        "WEBP": converted(f"{folder}/photo.heic", heic(), "webp"),
+        "PNG": converted(f"{files}/turned.jpg?secret=1", turned, "png", "jpeg"),
+    }
+
+    uris = {form: await uploads.put(media) for form, media in asked.items()}
+
+    for form, uri in uris.items():
+        content = await stored(bucket, uri)
+        ending = {"JPEG": "jpg"}.get(form, form.lower())
+        assert uri == f"{folder}/{hashlib.sha256(content).hexdigest()}.{ending}"
+        assert Image.open(io.BytesIO(content)).format == form
+    assert await asyncio.to_thread(photo.read_bytes) == heic()
+    assert list((tmp_path / "copies").iterdir()) == []
+
+
+async def test_many_jobs_with_one_photo_convert_it_once(
+    uploads: Uploads, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def counted(source: BinaryIO, media_type: str, conversion: Conversion, file: BinaryIO) -> None:
+        made.append(conversion.form)
+        convert(source, media_type, conversion, file)
+
+    monkeypatch.setattr(uploads_module, "convert", counted)
+    uris = await asyncio.gather(
+        *(uploads.put(converted(photo, heic(), form)) for form in ["jpeg", "png<=16px"] * 8)
+    )
+
+    assert sorted(made) == ["jpeg", "png"]
+    assert len(set(uris)) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"other", "the file is no longer the one that was checked; run again"),
+        (None, "it cannot be converted: No such file or directory; run again"),
+    ],
+)
+async def test_a_photo_that_has_changed_since_it_was_checked_is_not_submitted(
+    uploads: Uploads, photo: Path, tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    media = converted(photo, heic(), "jpeg")
+    change(photo, content)
+
+    with pytest.raises(InputInvalid) as caught:
+        await uploads.put(media)
+
+    assert str(caught.value) == f"{photo}: {said}"
+    assert list((tmp_path / "copies").iterdir()) == []
+
+
+async def test_a_copy_that_turns_out_too_large_names_the_option_and_what_is_broken_is_told(
+    uploads: Uploads, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scan.tif").write_bytes(content := picture_of("TIFF")[:400])
+    with pytest.raises(InputInvalid, match=r"scan\.tif: cannot be converted: "):
+        await uploads.put(converted(tmp_path / "scan.tif", content, "jpeg", "tiff"))
+
+    monkeypatch.setattr(uploads_module, "MOST_BYTES", {"image": 1000})
+    with pytest.raises(InputInvalid, match=r"its JPEG copy has .*; write `downscale: true`"):
+        await uploads.put(converted(photo, heic(), "jpeg"))

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from pydantic import SecretStr
 
+from comfyline.config.settings import StorageSettings
 from comfyline.stack.stack import StackAddresses
 from comfyline.storage.s3 import Bucket
 from tests.conftest import ROOT, Sandbox
@@ -92,8 +94,8 @@ async def inbox(empty_inbox: Ended, stack: StackAddresses) -> str:
     assert empty_inbox.code == 0
     keys, address = stack.storage_credentials, "s3://comfyline/inbox"
     assert keys is not None
-    endpoint = stack.storage_endpoint
-    async with Bucket(endpoint, keys.access_key_id, keys.secret_access_key) as bucket:
+    secrets = (SecretStr(keys.access_key_id), SecretStr(keys.secret_access_key))
+    async with Bucket(StorageSettings("", stack.storage_endpoint, *secrets)) as bucket:
         for photo, name in (("cat", "cat"), ("rocket", "sub/rocket 2")):
             source = ROOT / f"configs/samples/{photo}.jpg"
             await bucket.put(source, f"{address}/{name}.jpg", "image/jpeg")

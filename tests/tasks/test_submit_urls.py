@@ -152,7 +152,7 @@ async def test_an_object_that_can_be_presigned_is_fetched_where_it_lies_and_not_
     inputs = {"prompt": "a beach", "image_urls": [cat], "aspect_ratio": "21:9"}
     asked = Job("scenes", "cat", "edit", EDIT, inputs, Placement("/out", "{{ index }}.png", {}))
     entry = await services.catalogue.entry(EDIT)
-    checked = await validate_job(asked, entry, services.origins)
+    checked = await validate_job(asked, entry, services.inputs)
 
     with disable_run_logger():
         uploaded = await upload_inputs.fn(checked, services)
@@ -168,13 +168,13 @@ async def test_an_object_that_can_be_presigned_is_fetched_where_it_lies_and_not_
 
 
 async def test_a_storage_that_runcomfy_cannot_reach_gets_no_upload(
-    services: Services, monkeypatch: pytest.MonkeyPatch
+    services: Services, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     real = Uploads(
         services.places.bucket,
-        "s3://comfyline/uploads",
-        60,
-        endpoint_url="http://127.0.0.1:9000",
+        StorageSettings("s3://comfyline/uploads", "http://127.0.0.1:9000"),
+        services.inputs,
+        tmp_path,
         runcomfy_url="https://model-api.runcomfy.net",
     )
     monkeypatch.setattr(services, "uploads", real)
