@@ -1,4 +1,7 @@
+"""Items from files, objects, tables and lists: which there are, in which order, and their names."""
+
 import asyncio
+import glob
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +12,15 @@ from hypothesis import strategies as st
 from comfyline.errors import InputInvalid
 from comfyline.job import Item
 from comfyline.pipeline.document import load_pipeline
-from comfyline.pipeline.sources import file_items, read_items, row_items, stored_source
+from comfyline.pipeline.sources import (
+    alternatives,
+    file_items,
+    fits,
+    natural,
+    read_items,
+    row_items,
+    stored_source,
+)
 
 Write = Callable[..., Path]
 
@@ -50,27 +61,18 @@ def touch(*names: str) -> None:
 
 def test_files_come_in_natural_order_with_their_fields(write: Write) -> None:
     write()
-    touch("in/photo-10.jpg", "in/photo-2.jpg", "in/photo-1.png", "in/sub.jpg/x.txt")
+    touch("in/photo-10.jpg", "in/photo-2.jpg", "in/photo-1.gif", "in/deep/er/b.png", "in/a.jpg/x")
 
-    items = items_of(write, "{files: in/*.jpg}")
+    items = items_of(write, '{files: "in/**/*.{jpg,png}"}')
 
-    assert [item.name for item in items] == ["photo-2", "photo-10"]
-    assert items[0].fields == {
+    assert [item.name for item in items] == ["b", "photo-2", "photo-10"]
+    assert items[1].fields == {
         "path": "in/photo-2.jpg",
         "name": "photo-2.jpg",
         "stem": "photo-2",
         "ext": "jpg",
         "dir": "in",
     }
-
-
-def test_a_pattern_may_be_recursive_and_name_alternatives(write: Write) -> None:
-    write()
-    touch("in/a.jpg", "in/deep/er/b.png", "in/c.txt")
-
-    items = items_of(write, '{files: "in/**/*.{jpg,png}"}')
-
-    assert [item.fields["path"] for item in items] == ["in/a.jpg", "in/deep/er/b.png"]
 
 
 def test_files_of_the_same_stem_are_named_by_more_of_their_path(write: Write) -> None:
@@ -82,21 +84,6 @@ def test_files_of_the_same_stem_are_named_by_more_of_their_path(write: Write) ->
     assert [item.name for item in items] == ["in/a/cat", "in/b/cat.jpg", "in/b/cat.png", "dog"]
     assert items_of(write, '{files: "in/**/*.*"}', 1) == items[:1]
     assert items_of(write, "{files: nowhere/*.jpg}") == []
-
-
-def test_a_file_named_outright_has_to_be_there(write: Write) -> None:
-    write()
-    touch("in/cat.jpg", "in/dog[1].jpg")
-
-    assert [item.name for item in items_of(write, "{files: 'in/dog[1].jpg'}")] == ["dog[1]"]
-    with pytest.raises(
-        InputInvalid, match=r"^p\.yaml:4:10: no such file: in/cta\.jpg; did you mean"
-    ):
-        items_of(write, "{files: in/cta.jpg}")
-    with pytest.raises(InputInvalid, match="in is a folder; write in/"):
-        items_of(write, "{files: in}")
-    with pytest.raises(InputInvalid, match="there is no folder out"):
-        items_of(write, "{files: out/a.jpg}")
 
 
 def test_written_items_are_named_by_name_id_sku_or_index(write: Write) -> None:
@@ -126,27 +113,17 @@ def test_names_of_files_are_unique(paths: set[str]) -> None:
 def test_objects_are_listed_from_the_longest_beginning_and_come_in_natural_order(
     write: Write,
 ) -> None:
-    bucket = Objects(
-        "s3://b/in/photo-10.jpg",
-        "s3://b/in/photo-2.jpg",
-        "s3://b/in/",
-        "s3://b/in/sub/photo-1.jpg",
-        "s3://b/in/.hidden.jpg",
-        "s3://b/in/photo-3.jpg/",
-        "s3://b/inside/photo-1.jpg",
-    )
+    names = ["photo-10.jpg", "photo-2.jpg", "", "sub/photo-1.jpg", ".hidden.jpg", "photo-3.jpg/"]
+    bucket = Objects(*(f"s3://b/in/{name}" for name in names), "s3://b/inside/photo-1.jpg")
 
     items = items_of(write, '{files: "s3://b/in/*.jpg"}', objects=bucket)
 
     assert bucket.listed == ["s3://b/in/"]
     assert [item.name for item in items] == ["photo-2", "photo-10"]
-    assert items[0].fields == {
-        "path": "s3://b/in/photo-2.jpg",
-        "name": "photo-2.jpg",
-        "stem": "photo-2",
-        "ext": "jpg",
-        "dir": "s3://b/in",
-    }
+    assert (items[0].fields["path"], items[0].fields["dir"]) == (
+        "s3://b/in/photo-2.jpg",
+        "s3://b/in",
+    )
 
 
 def test_alternatives_of_objects_are_listed_once_each(write: Write) -> None:
@@ -169,17 +146,37 @@ def test_an_object_of_any_name_is_found(write: Write, name: str) -> None:
     assert found.fields["name"] == name
 
 
-def test_an_object_named_outright_has_to_be_there(write: Write) -> None:
-    bucket = Objects("s3://b/in/cat.jpg", "s3://b/in/sub/dog.jpg")
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{files: in/cta.jpg}", "no such file: in/cta.jpg; did you mean `cat.jpg`?"),
+        ("{files: in}", "in is a folder; write in/*"),
+        ("{files: out/a.jpg}", "no such file: out/a.jpg; there is no folder out"),
+        ("{files: 's3://b/in/cta.jpg'}", "no such file: s3://b/in/cta.jpg; did you mean `cat.jpg`"),
+        ("{files: 's3://b/in/sub'}", "s3://b/in/sub is a folder; write s3://b/in/sub/*"),
+        ("{files: 's3://b'}", "s3://b is a folder; write s3://b/*"),
+        ("{files: 's3://*/a'}", "s3://*/a should name one bucket"),
+        ("{table: brief.csv}", "no such file: brief.csv; did you mean `briefs.csv`?"),
+        ("{table: '*.csv'}", "no such file: *.csv"),
+        ("{table: s3://b/in/brief.csv}", "no such file: s3://b/in/brief.csv; did you mean `briefs"),
+    ],
+)
+def test_what_is_named_outright_has_to_be_there(write: Write, source: str, said: str) -> None:
+    write()
+    touch("in/cat.jpg", "briefs.csv")
+    bucket = Objects("s3://b/in/cat.jpg", "s3://b/in/sub/dog.jpg", "s3://b/in/briefs.csv")
 
-    with pytest.raises(InputInvalid, match=r"s3://b/in/cta\.jpg; did you mean `cat\.jpg`"):
-        items_of(write, "{files: 's3://b/in/cta.jpg'}", objects=bucket)
-    with pytest.raises(InputInvalid, match=r"s3://b/in/sub is a folder; write s3://b/in/sub/\*"):
-        items_of(write, "{files: 's3://b/in/sub'}", objects=bucket)
-    with pytest.raises(InputInvalid, match=r"s3://b is a folder; write s3://b/\*"):
-        items_of(write, "{files: 's3://b'}", objects=bucket)
-    with pytest.raises(InputInvalid, match=r"^p\.yaml:4:10: s3://\*/a should name one bucket"):
-        items_of(write, "{files: 's3://*/a'}", objects=bucket)
+    with pytest.raises(InputInvalid) as caught:
+        items_of(write, source, objects=bucket)
+
+    assert str(caught.value.problems[0]).startswith(f"p.yaml:4:10: {said}")
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_found_by_it(write: Write) -> None:
+    write()
+    touch("in/dog[1].jpg")
+
+    assert [item.name for item in items_of(write, "{files: 'in/dog[1].jpg'}")] == ["dog[1]"]
 
 
 def test_without_storage_what_lies_there_is_not_looked_at(write: Write) -> None:
@@ -197,35 +194,50 @@ def test_a_table_gives_an_item_a_row(write: Write) -> None:
     assert [item.name for item in items] == ["A1", "B2"]
     assert items[0].fields == {"sku": "A1", "photo": "a.jpg", "count": 2}
     assert items_of(write, "{table: briefs.csv}", 1) == items[:1]
-    Path("briefs.csv").write_text("sku,photo\n\n,\n")
-    assert items_of(write, "{table: briefs.csv}") == []
 
 
 def test_a_table_may_lie_in_object_storage(write: Write) -> None:
-    bucket = Objects("s3://b/in/briefs.csv", briefs="id\n7\n")
+    bucket = Objects(briefs="id\n7\n", broken="id,x\n7\n")
 
     items = items_of(write, "{table: s3://b/in/briefs.csv}", objects=bucket)
 
     assert [(item.name, item.fields) for item in items] == [("7", {"id": 7})]
+    with pytest.raises(InputInvalid, match=r"^s3://b/in/broken\.csv:2: the row has 1 cell, but"):
+        items_of(write, "{table: s3://b/in/broken.csv}", objects=bucket)
 
 
-def test_a_row_that_cannot_be_read_is_told_by_the_address_of_the_table(write: Write) -> None:
-    bucket = Objects(briefs="id,x\n7\n")
-
-    with pytest.raises(InputInvalid, match=r"^s3://b/in/briefs\.csv:2: the row has 1 cell, but"):
-        items_of(write, "{table: s3://b/in/briefs.csv}", objects=bucket)
+NAMES = ["a.jpg", "b.png", "a/a.jpg", "a/b.png", "a/b/a.jpg", ".a/a.jpg", "a/.b.jpg", "b/ab"]
+NAMES += ["b/[a]"]
+PARTS = st.sampled_from(["a", "b", "*", "**", "?", "*.jpg", "[ab].*", "[!a]*", ".*", "a*", "[[]a]"])
 
 
-def test_a_table_has_to_be_there(write: Write) -> None:
-    write()
-    Path("briefs.csv").write_text("sku\n")
-    bucket = Objects("s3://b/in/briefs.csv")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Empty files of these names."""
+    root = tmp_path_factory.mktemp("names")
+    for name in NAMES:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
 
-    with pytest.raises(
-        InputInvalid, match=r"^p\.yaml:4:10: no such file: brief\.csv; did you mean"
-    ):
-        items_of(write, "{table: brief.csv}")
-    with pytest.raises(InputInvalid, match=r"no such file: s3://b/in/brief\.csv; did you mean"):
-        items_of(write, "{table: s3://b/in/brief.csv}", objects=bucket)
-    with pytest.raises(InputInvalid, match=r"no such file: \*\.csv"):
-        items_of(write, "{table: '*.csv'}")
+
+@given(parts=st.lists(PARTS, min_size=1, max_size=4))
+def test_objects_fit_a_pattern_as_files_do(folder: Path, parts: list[str]) -> None:
+    pattern = "/".join(parts)
+    found = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207
+    as_files = {one for one in found if (folder / one).is_file()}
+
+    assert {name for name in NAMES if fits(pattern, name)} == as_files
+
+
+def test_braces_are_alternatives_also_inside_each_other() -> None:
+    assert set(alternatives("a/{b,c{1,2}}.x")) == {"a/b.x", "a/c1.x", "a/c2.x"}
+    assert alternatives("a/{b}.x") == ["a/{b}.x"]
+
+
+@given(st.lists(st.text(max_size=5)))
+def test_any_names_have_one_natural_order(names: list[str]) -> None:
+    backwards = list(reversed(names))
+
+    assert sorted(names, key=natural) == sorted(backwards, key=natural)
+    assert sorted(["p10", "p2", "P1", "p²"], key=natural) == ["P1", "p2", "p10", "p²"]

@@ -37,21 +37,10 @@ def mistakes(folder: Path, content: str | bytes, called: str = "briefs.csv") -> 
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("7", 7),
-        ("0", 0),
-        ("1.5", 1.5),
-        ("true", True),
-        ("FALSE", False),
-        ("", None),
-        ("007", "007"),
-        ("-0", "-0"),
-        ("1e5", "1e5"),
-        (" 7", " 7"),
-        ("٣", "٣"),
-        ("2026-01-31", "2026-01-31"),
-        ("1234567890123456", "1234567890123456"),
+        ("7", 7), ("0", 0), ("1.5", 1.5), ("true", True), ("FALSE", False), ("", None),
+        *((text, text) for text in ("007", "-0", "1e5", " 7", "٣", "2026-01-31", "1" * 16)),
     ],
-)
+)  # fmt: skip
 def test_each_cell_of_csv_means_the_same_in_every_table(text: str, value: Any) -> None:
     read = cell(text)
 
@@ -71,19 +60,13 @@ def test_csv_is_read_as_spreadsheets_save_it(tmp_path: Path, delimiter: str) -> 
 
 
 def test_all_rows_of_csv_that_do_not_fit_are_told_at_their_lines(tmp_path: Path) -> None:
-    told = mistakes(tmp_path, 'a,b\n1,"2\n3"\n4\n\n5,6,7\n')
+    told = mistakes(tmp_path, 'a,b\n1,"2\n3"\n4\n\n5,6,7\n' + "1\n" * 1234)
 
-    assert [one.partition(";")[0] for one in told] == [
+    assert [one.partition(";")[0] for one in told[:2]] == [
         "briefs.csv:4: the row has 1 cell, but the first line names 2 columns",
         "briefs.csv:6: the row has 3 cells, but the first line names 2 columns",
     ]
-
-
-def test_very_many_mistakes_are_counted(tmp_path: Path) -> None:
-    told = mistakes(tmp_path, "a,b\n" + "1\n" * 1234)
-
-    assert len(told) == 21
-    assert told[-1].startswith("briefs.csv: and 1,214 more mistakes like these")
+    assert told[20].startswith("briefs.csv: and 1,216 more mistakes like these")
 
 
 @pytest.mark.parametrize(
@@ -105,29 +88,13 @@ def test_csv_that_cannot_be_read_says_why(tmp_path: Path, content: str | bytes, 
     ("called", "content", "told"),
     [
         ("b.csv", b"PK\x03\x04....", "b.csv is not CSV, but an Excel or another zipped file; save"),
-        (
-            "b.csv",
-            gzip.compress(b"a,b\n", mtime=0),
-            "b.csv is not CSV, but compressed with gzip; unpack it",
-        ),
+        ("b.csv", gzip.compress(b"a", mtime=0), "b.csv is not CSV, but compressed with gzip; unp"),
         ("b.csv", "a,b\n1,2\n".encode("utf-16"), "b.csv is not CSV, but text in UTF-16; save it"),
         ("b.csv", b"PAR1....", "b.csv is not CSV, but Parquet; call it .parquet"),
-        (
-            "b.csv",
-            b'{"sku": 1}\n',
-            "b.csv is not CSV, but JSON; write one object a line and call it",
-        ),
-        (
-            "b.jsonl",
-            b'[{"sku": 1}]',
-            "b.jsonl is not JSON lines, but a JSON list; write one",
-        ),
+        ("b.csv", b'{"sku": 1}\n', "b.csv is not CSV, but JSON; write one object a line and call"),
+        ("b.jsonl", b'[{"sku": 1}]', "b.jsonl is not JSON lines, but a JSON list; write one"),
         ("b.parquet", b"a,b\n", "b.parquet is not Parquet, but something else"),
-        (
-            "b.json",
-            b"{}",
-            "unsupported table format: b.json (supported: .csv, .tsv, .jsonl, .ndjson, ",
-        ),
+        ("b.json", b"{}", "unsupported table format: b.json (supported: .csv, .tsv, .jsonl, .ndjs"),
         ("briefs", b"a,b\n", "unsupported table format: briefs"),
     ],
 )
@@ -159,57 +126,35 @@ def test_all_lines_of_json_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     assert [one.split(": ")[0] for one in told[5:]] == ["b.jsonl:7", "b.jsonl:8"]
 
 
-def parquet(folder: Path, table: pa.Table) -> list[dict[str, Any]]:
-    pq.write_table(table, folder / "made.parquet")
-    return rows_of(folder, (folder / "made.parquet").read_bytes(), "briefs.parquet")
-
-
 def test_parquet_keeps_what_json_can_carry(tmp_path: Path) -> None:
     noon = datetime(2026, 1, 31, 12, tzinfo=UTC)
-    columns = {
-        "sku": pa.array(["007", None]),
-        "n": pa.array([2, None]),
-        "f": pa.array([1.5, float("nan")]),
-        "on": pa.array([True, False]),
-        "day": pa.array([date(2026, 1, 31), None]),
-        "at": pa.array([noon, None]),
-        "clock": pa.array([time(12, 30), None]),
-        "lasts": pa.array([timedelta(minutes=1), None]),
-        "price": pa.array([Decimal("19.90"), Decimal("20.00")]),
-        "in": pa.array([{"list": [1, 2]}, None]),
-        "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
-        "sort": pa.array(["a", "b"]).dictionary_encode(),
+    columns: dict[str, tuple[Any, Any]] = {
+        "sku": (pa.array(["007", None]), "007"),
+        "n": (pa.array([2, None]), 2),
+        "f": (pa.array([1.5, float("nan")]), 1.5),
+        "on": (pa.array([True, None]), True),
+        "day": (pa.array([date(2026, 1, 31), None]), "2026-01-31"),
+        "at": (pa.array([noon, None]), "2026-01-31T12:00:00+00:00"),
+        "clock": (pa.array([time(12, 30), None]), "12:30:00"),
+        "lasts": (pa.array([timedelta(minutes=1), None]), 60.0),
+        "price": (pa.array([Decimal("19.90"), None]), 19.9),
+        "whole": (pa.array([Decimal("20.00"), None]), 20),
+        "in": (pa.array([{"list": [1, 2]}, None]), {"list": [1, 2]}),
+        "map": (pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())), {"k": 1}),
+        "sort": (pa.array(["a", None]).dictionary_encode(), "a"),
     }
-
-    first, second = parquet(tmp_path, pa.table(columns))
-
-    assert first == {
-        "sku": "007",
-        "n": 2,
-        "f": 1.5,
-        "on": True,
-        "day": "2026-01-31",
-        "at": "2026-01-31T12:00:00+00:00",
-        "clock": "12:30:00",
-        "lasts": 60.0,
-        "price": 19.9,
-        "in": {"list": [1, 2]},
-        "map": {"k": 1},
-        "sort": "a",
+    # No template can write them.
+    of_bytes = {
+        "image": pa.array([{"bytes": b"\xff", "path": "a"}] * 2),
+        "raw": pa.array([b"x"] * 2),
     }
-    left = {name for name, value in second.items() if value is not None}
-    assert left == {"on", "price", "sort"}
-    assert json.loads(json.dumps([first, second])) == [first, second]
+    written = {name: array for name, (array, _) in columns.items()} | of_bytes
+    pq.write_table(pa.table(written), tmp_path / "made.parquet")
 
+    rows = rows_of(tmp_path, (tmp_path / "made.parquet").read_bytes(), "briefs.parquet")
 
-def test_columns_of_bytes_are_left_out(tmp_path: Path) -> None:
-    columns = {
-        "id": pa.array([1]),
-        "image": pa.array([{"bytes": b"\xff", "path": "a.jpg"}]),
-        "raw": pa.array([b"x"]),
-    }
-
-    assert parquet(tmp_path, pa.table(columns)) == [{"id": 1}]
+    assert rows == [{name: value for name, (_, value) in columns.items()}, dict.fromkeys(columns)]
+    assert json.loads(json.dumps(rows)) == rows
 
 
 def test_broken_parquet_says_so(tmp_path: Path) -> None:
