@@ -85,49 +85,40 @@ def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return document
 
 
-WRONG = [
-    ("nmae", "x", ""),
-    ("name", ..., ""),
-    ("name", "a b", "name"),
-    ("source", {}, "source"),
-    ("source", {"files": "*.jpg", "table": "a.csv"}, "source"),
-    ("matrix.aspect_ratio", "1:1", "matrix.aspect_ratio"),
-    ("steps", {}, "steps"),
-    ("steps.edit.model", ..., "steps.edit"),
-    ("steps.edit.modle", "x", "steps.edit"),
-    ("steps.edit.input.aspect_ratio", "16x9", "steps.edit.input.aspect_ratio"),
-    ("steps.edit.input.num_images", "2", "steps.edit.input.num_images"),
-    ("steps.edit.input.num_images", 9, "steps.edit.input.num_images"),
-    ("steps.edit.input.prompt", ..., "steps.edit.input"),
-    ("steps.edit.input.promt", "x", "steps.edit.input"),
-    ("steps.edit.input.image_urls", [], "steps.edit.input.image_urls"),
-    ("limits.timeout", "soon", "limits.timeout"),
-    ("limits.in_flight", "{{ x }}", "limits.in_flight"),
-]
-RIGHT = [
-    ("steps.edit.input.num_images", "{{ item.count }}"),
-    ("steps.edit.input.image_urls", "{{ steps.cut.images }}"),
-    ("steps.edit.input.image_urls", ["{% if x %}a.jpg{% endif %}"]),
-    ("steps.edit.model", "{{ matrix.model }}"),
-    ("steps.edit.variant", {"any": ["thing"]}),
-    ("limits.timeout", 90),
-]
-
-
-@pytest.mark.parametrize(("path", "value", "where"), WRONG)
+@pytest.mark.parametrize(
+    ("path", "value", "where"),
+    [
+        ("nmae", "x", ""),
+        ("name", ..., ""),
+        ("name", "a b", "name"),
+        ("source", {}, "source"),
+        ("source", {"files": "*.jpg", "table": "a.csv"}, "source"),
+        ("matrix.aspect_ratio", "1:1", "matrix.aspect_ratio"),
+        ("steps", {}, "steps"),
+        ("steps.edit.model", ..., "steps.edit"),
+        ("steps.edit.input.aspect_ratio", "16x9", "steps.edit.input.aspect_ratio"),
+        ("steps.edit.input.num_images", "2", "steps.edit.input.num_images"),
+        ("steps.edit.input.num_images", 9, "steps.edit.input.num_images"),
+        ("steps.edit.input.prompt", ..., "steps.edit.input"),
+        ("steps.edit.input.promt", "x", "steps.edit.input"),
+        ("steps.edit.input.image_urls", [], "steps.edit.input.image_urls"),
+        ("limits.timeout", "soon", "limits.timeout"),
+        ("limits.in_flight", "{{ x }}", "limits.in_flight"),
+        # What is right is not underlined.
+        ("steps.edit.input.num_images", "{{ item.count }}", None),
+        ("steps.edit.input.image_urls", "{{ steps.cut.images }}", None),
+        ("steps.edit.input.image_urls", ["{% if x %}a.jpg{% endif %}"], None),
+        ("steps.edit.model", "{{ matrix.model }}", None),
+        ("steps.edit.variant", {"any": ["thing"]}, None),
+        ("limits.timeout", 90, None),
+    ],
+)
 def test_what_is_wrong_is_underlined_at_its_place(
-    path: str, value: Any, where: str, schemas: dict[str, Any]
+    path: str, value: Any, where: str | None, schemas: dict[str, Any]
 ) -> None:
     document = changed(load_yaml(OFFICE).data, path, value)
 
-    assert refused(schemas[PIPELINE_SCHEMA], document) == [where]
-
-
-@pytest.mark.parametrize(("path", "value"), RIGHT)
-def test_what_is_right_is_not(path: str, value: Any, schemas: dict[str, Any]) -> None:
-    document = changed(load_yaml(OFFICE).data, path, value)
-
-    assert refused(schemas[PIPELINE_SCHEMA], document) == []
+    assert refused(schemas[PIPELINE_SCHEMA], document) == ([] if where is None else [where])
 
 
 def test_a_file_that_extends_another_may_leave_out_and_take_away(

