@@ -1,3 +1,5 @@
+"""Where a model's schema and its price come from, and what is said when they are not there."""
+
 import asyncio
 import json
 import os
@@ -17,7 +19,6 @@ from comfyline.errors import (
     TryLater,
     Unreachable,
 )
-from comfyline.models import catalogue as catalogue_module
 from comfyline.models.catalogue import FRESH_SECONDS, Catalogue, ModelCache, SingleFlight
 from comfyline.models.entry import UncheckedModel
 from comfyline.runcomfy.retry import RetryBudget
@@ -75,6 +76,7 @@ def kept_file(directory: Path, model_id: str, *, days_old: float, **changes: Any
 
 
 async def test_the_schema_is_the_files_and_the_price_is_todays(directory: Path) -> None:
+    kept_file(directory, "acme/local", days_old=0)
     client = Client({**LIVE, "input_schema": {"properties": {"other": {}}}})
     catalogue = made(directory, client)
 
@@ -86,24 +88,20 @@ async def test_the_schema_is_the_files_and_the_price_is_todays(directory: Path) 
     assert (priced.base_price_usd, priced.price_unit) == (2, "output")
 
 
-async def test_without_a_file_the_schema_is_runcomfys_own(directory: Path) -> None:
-    client = Client(LIVE)
-    catalogue = made(directory, client)
-
-    assert (await catalogue.entry("acme/live")).input_schema == SCHEMA
-    assert (await catalogue.priced("acme/live")).base_price_usd == 2
-    assert client.asked == 1
-
-
-@pytest.mark.parametrize("answer", [Unreachable("away"), Refused("no"), {**LIVE, "model_id": 3}])
+@pytest.mark.parametrize(
+    "answer", [Unreachable("away"), Refused("no"), {"input_schema": SCHEMA, "base_price_usd": -1}]
+)
 async def test_a_price_that_runcomfy_does_not_say_is_unknown(
     directory: Path, answer: Mapping[str, Any] | ComfylineError
 ) -> None:
     client = Client(answer)
-    if not isinstance(answer, ComfylineError):
-        client.answer = {"input_schema": SCHEMA, "base_price_usd": -1}
+    catalogue = made(directory, client)
 
-    assert (await made(directory, client).priced("acme/local")).base_price_usd is None
+    await asyncio.gather(*(catalogue.priced("acme/local") for _ in range(100)))
+
+    assert (await catalogue.priced("acme/local")).base_price_usd is None
+    # Many jobs do not each wait for it.
+    assert client.asked == 1
 
 
 async def test_without_a_price_nothing_is_made_once_runcomfy_was_away_for_too_long(
@@ -118,82 +116,53 @@ async def test_without_a_price_nothing_is_made_once_runcomfy_was_away_for_too_lo
     assert (await made(directory, client, reading=True).priced("acme/local")).base_price_usd is None
 
 
-async def test_a_thousand_jobs_do_not_each_wait_for_a_price(directory: Path) -> None:
-    client = Client(Unreachable("away"))
-    catalogue = made(directory, client)
-    await asyncio.gather(*(catalogue.priced("acme/local") for _ in range(500)))
-    for _ in range(500):
-        await catalogue.priced("acme/local")
-    assert client.asked == 1
-
-
-@pytest.mark.parametrize("answer", [Refused("unknown model"), {"input_schema": None}])
-async def test_a_model_that_nobody_knows_is_a_mistake_in_the_input(
-    directory: Path, answer: Mapping[str, Any] | ComfylineError
+@pytest.mark.parametrize(
+    ("answer", "raised", "said"),
+    [
+        (Refused("unknown"), InputInvalid, "acme/none: there is no schema in configs/models/, and"),
+        ({"input_schema": None}, InputInvalid, "RunComfy lists the model without its inputs"),
+        ({**LIVE, "model_id": "acme/live-2"}, InputInvalid, "answers with acme/live-2"),
+        ({**LIVE, "model_id": ""}, Unreachable, "acme/none cannot be read"),
+        (Unreachable("away"), Unreachable, "no schema of acme/none in configs/models/"),
+        (TokenRejected("no"), TokenRejected, "no"),
+        (Redirected("elsewhere", hint="Mend base_url."), Redirected, "elsewhere"),
+    ],
+)
+async def test_a_model_that_is_not_to_be_had_is_told_with_the_reason(
+    directory: Path,
+    answer: Mapping[str, Any] | ComfylineError,
+    raised: type[Exception],
+    said: str,
 ) -> None:
-    with pytest.raises(InputInvalid, match="acme/none: there is no schema in configs/models/, and"):
+    with pytest.raises(raised, match=said):
         await made(directory, Client(answer)).entry("acme/none")
 
 
-@pytest.mark.parametrize("error", [Unreachable("away"), TokenRejected("no")])
-async def test_a_model_that_cannot_be_asked_for_is_no_mistake_in_the_input(
-    directory: Path, error: ComfylineError
-) -> None:
-    with pytest.raises(type(error)):
-        await made(directory, Client(error)).entry("acme/none")
-
-
-async def test_an_entry_that_makes_no_sense_is_an_error_in_words(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def nonsense(_: str) -> Mapping[str, Any]:
-        return {"model_id": ""}
-
-    client = Client(LIVE)
-    monkeypatch.setattr(client, "catalogue_entry", nonsense)
-
-    with pytest.raises(Unreachable, match="acme/none cannot be read"):
-        await made(directory, client).entry("acme/none")
-
-
-async def test_a_schema_that_was_pulled_meanwhile_is_found(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(catalogue_module, "ERRORS_LAST", 60)
+async def test_a_schema_that_was_pulled_meanwhile_is_found(directory: Path) -> None:
     catalogue = made(directory, Client(Unreachable("away")))
     with pytest.raises(Unreachable):
         await catalogue.entry("acme/new")
 
-    (directory / "acme/new.json").write_text(
-        json.dumps({"model_id": "acme/new", "input_schema": SCHEMA})
-    )
+    pulled = {"model_id": "acme/new", "input_schema": SCHEMA}
+    (directory / "acme/new.json").write_text(json.dumps(pulled))
 
     assert (await catalogue.entry("acme/new")).model_id == "acme/new"
 
 
 async def test_what_only_runcomfy_knows_is_kept_and_asked_for_once(directory: Path) -> None:
     published = {**LIVE, "a_key": "that nobody knows"}
-    await made(directory, Client(published)).entry("acme/live")
+    client, away = Client(published), Client(Unreachable("away"))
+    catalogue = made(directory, client)
 
-    away = Client(Unreachable("away"))
-    entry = await made(directory, away).entry("acme/live")
-
-    assert entry.input_schema == SCHEMA
+    assert (await catalogue.entry("acme/live")).input_schema == SCHEMA
+    assert (await catalogue.priced("acme/live")).base_price_usd == 2
+    assert client.asked == 1
+    offline = made(directory, away)
+    assert (await offline.entry("acme/live")).input_schema == SCHEMA
     assert away.asked == 0
+    assert (await offline.priced("acme/live")).base_price_usd is None
     kept = json.loads((directory.parent / "kept/acme/live.json").read_text())
     assert kept == {"model_id": "acme/live", **published}
-
-
-async def test_the_projects_own_file_wins_over_what_is_kept_and_keeps_nothing(
-    directory: Path,
-) -> None:
-    kept_file(directory, "acme/local", days_old=0)
-    catalogue = made(directory, Client(LIVE))
-
-    assert (await catalogue.priced("acme/local")).input_schema == SCHEMA
-
-    await catalogue.published("acme/live")
-    assert not (directory.parent / "kept/acme/live.json").exists()
 
 
 async def test_a_plan_uses_what_is_kept_and_keeps_nothing(directory: Path) -> None:
@@ -217,17 +186,12 @@ async def test_an_old_copy_is_asked_for_anew(directory: Path, days: float) -> No
 
 
 @pytest.mark.parametrize("error", [Unreachable("away"), TryLater("slow down")])
-async def test_an_old_copy_serves_while_runcomfy_is_away(
+async def test_an_old_copy_serves_only_while_runcomfy_is_away(
     directory: Path, error: ComfylineError
 ) -> None:
     kept_file(directory, "acme/old", days_old=400)
 
     assert (await made(directory, Client(error)).entry("acme/old")).input_schema["title"] == "kept"
-
-
-async def test_an_old_copy_of_what_runcomfy_no_longer_has_is_not_used(directory: Path) -> None:
-    kept_file(directory, "acme/old", days_old=8)
-
     with pytest.raises(InputInvalid, match="no such model"):
         await made(directory, Client(Refused("no such model"))).entry("acme/old")
 
@@ -247,53 +211,34 @@ async def test_a_copy_that_cannot_be_kept_stops_nothing(directory: Path) -> None
     assert (await made(directory, Client(LIVE)).entry("acme/live")).input_schema == SCHEMA
 
 
-async def test_the_price_of_a_kept_model_is_todays_or_unknown(directory: Path) -> None:
-    kept_file(directory, "acme/live", days_old=1, base_price_usd=9, price_unit="output")
-
-    assert (await made(directory, Client(LIVE)).priced("acme/live")).base_price_usd == 2
-    away = made(directory, Client(Unreachable("away")))
-    assert (await away.priced("acme/live")).base_price_usd is None
-
-
-async def test_offline_and_unknown_says_what_is_missing_and_what_is_near(directory: Path) -> None:
-    kept_file(directory, "acme/panorama", days_old=1)
-
-    with pytest.raises(Unreachable) as caught:
-        await made(directory, Client(Unreachable("RunComfy is away"))).entry("acme/panoramas")
-
-    assert "no schema of acme/panoramas" in caught.value.message
-    assert "RunComfy is away" in caught.value.message
-    assert "Did you mean `acme/panorama`?" in caught.value.hint
-
-
 @pytest.mark.parametrize(
-    ("asked", "near"), [("acme/lokal", "acme/local"), ("acme/livly", "acme/lively")]
+    ("answer", "asked", "hint"),
+    [
+        (Unreachable("away"), "acme/panoramas", "Did you mean `acme/panorama`?"),
+        (Refused("unknown model"), "acme/lokal", "did you mean `acme/local`?"),
+        (Refused("unknown model"), "acme/livly", "did you mean `acme/lively`?"),
+    ],
 )
 async def test_a_misspelt_model_is_told_the_nearest_of_all_places(
-    directory: Path, asked: str, near: str
+    directory: Path, answer: ComfylineError, asked: str, hint: str
 ) -> None:
-    with pytest.raises(InputInvalid) as caught:
-        await made(directory, Client(Refused("unknown model"))).entry(asked)
+    kept_file(directory, "acme/panorama", days_old=1)
 
-    assert caught.value.problems[0].hint == f"did you mean `{near}`?"
+    with pytest.raises(ComfylineError) as caught:
+        await made(directory, Client(answer)).entry(asked)
 
-
-async def test_an_answer_about_another_model_is_not_taken(directory: Path) -> None:
-    client = Client({**LIVE, "model_id": "acme/live-2"})
-
-    with pytest.raises(InputInvalid, match="answers with acme/live-2"):
-        await made(directory, client).entry("acme/live")
-    with pytest.raises(InputInvalid, match="answers with acme/live-2"):
-        await made(directory, client).published("acme/live")
+    assert hint in f"{caught.value} {caught.value.hint}"
 
 
-async def test_where_the_api_has_moved_is_said_as_it_is(directory: Path) -> None:
+async def test_what_is_published_is_not_kept_and_where_the_api_has_moved_is_said(
+    directory: Path,
+) -> None:
+    assert (await made(directory, Client(LIVE)).published("acme/live"))["base_price_usd"] == 2
+    assert not (directory.parent / "kept/acme/live.json").exists()
     moved = Redirected("RunComfy sends elsewhere", hint="Mend base_url.")
-
-    for asking in (made(directory, Client(moved)).entry, made(directory, Client(moved)).published):
-        with pytest.raises(Redirected) as caught:
-            await asking("acme/live")
-        assert caught.value.hint == "Mend base_url."
+    with pytest.raises(Redirected) as caught:
+        await made(directory, Client(moved)).published("acme/live")
+    assert caught.value.hint == "Mend base_url."
 
 
 @pytest.mark.parametrize(
@@ -309,9 +254,9 @@ async def test_unchecked_takes_a_model_of_which_nothing_is_known(
 
 
 async def test_unchecked_still_checks_what_is_known_and_needs_a_token(directory: Path) -> None:
-    assert not isinstance(
-        await made(directory, Client(LIVE), unchecked=True).entry("acme/live"), UncheckedModel
-    )
+    known = await made(directory, Client(LIVE), unchecked=True).entry("acme/live")
+
+    assert not isinstance(known, UncheckedModel)
     with pytest.raises(TokenRejected):
         await made(directory, Client(TokenRejected("no")), unchecked=True).entry("acme/none")
 

@@ -1,27 +1,32 @@
+"""What `models show` and `models pull` say: inputs, an example that works, what is different."""
+
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from comfyline.models.describe import InputField, entry_changes, input_fields
-from comfyline.models.entry import ModelEntry
+from comfyline.cli.main import run
+from comfyline.models.check import find_mistakes
+from comfyline.models.describe import entry_changes, example_inputs, example_step, input_fields
+from comfyline.models.entry import ModelEntry, list_models, store_model
+from tests.conftest import ROOT, jpeg
+from tests.recordings import mp4, wav
 
 SAMPLES = json.loads((Path(__file__).parent / "catalogue-samples.json").read_text())["models"]
+HERE = [ROOT / "configs/models", ROOT / "tests/shapes/models"]
+ENTRIES = [ModelEntry.model_validate(one) for one in SAMPLES]
+ENTRIES += [one for one in list_models(HERE) if one.model_id not in {e.model_id for e in ENTRIES}]
 
 
 def model(required: list[str] | None = None, **fields: Any) -> ModelEntry:
     schema = {"type": "object", "properties": fields, "required": required or []}
-    return ModelEntry(model_id="m", input_schema=schema)
-
-
-def described(**field: Any) -> InputField:
-    return input_fields(model(field=field))[0]
+    return ModelEntry(model_id="acme/model", input_schema=schema)
 
 
 def test_a_picture_of_the_catalogue_is_described_with_its_limits_in_runcomfys_words() -> None:
-    entry = ModelEntry.model_validate(SAMPLES[1])
-    image = next(field for field in input_fields(entry) if field.path == "image")
+    image = next(field for field in input_fields(ENTRIES[1]) if field.path == "image")
 
     assert (image.type, image.required) == ("list of pictures", True)
     assert image.rules == (
@@ -33,51 +38,53 @@ def test_a_picture_of_the_catalogue_is_described_with_its_limits_in_runcomfys_wo
 
 
 @pytest.mark.parametrize(
-    ("field", "said"),
+    ("field", "kind", "rules"),
     [
-        ({"type": "float"}, "number"),
-        ({"type": ["string", "null"]}, "string or null"),
-        ({"type": "array", "items": {"type": "integer"}}, "list of integer"),
+        ({"type": "float"}, "number", []),
+        ({"type": ["string", "null"]}, "string or null", []),
+        ({"type": "array", "items": {"type": "integer"}}, "list of integer", []),
         (
             {"anyOf": [{"type": "integer"}, {"type": "string", "enum": ["auto"]}]},
             "integer or string",
+            [],
         ),
-        ({"type": "string", "format": "image_uri"}, "picture"),
-        ({"format": "video_uris"}, "list of videos"),
-        ({"type": "array", "items": {"type": "string", "format": "audio_uri"}}, "list of sounds"),
-        ({"$ref": "#/$defs/none"}, "any"),
-        ({}, "any"),
-    ],
-)
-def test_types_are_said_in_words(field: dict[str, Any], said: str) -> None:
-    assert described(**field).type == said
-
-
-@pytest.mark.parametrize(
-    ("field", "rules"),
-    [
-        ({"type": "integer", "minimum": 2, "maximum": 30}, ("2 to 30",)),
+        ({"type": "string", "format": "image_uri"}, "picture", []),
+        ({"format": "video_uris"}, "list of videos", []),
+        ({"type": "array", "items": {"format": "audio_uri"}}, "list of sounds", []),
+        ({"$ref": "#/$defs/none"}, "any", []),
+        ({"type": "integer", "minimum": 2, "maximum": 30}, "integer", ["2 to 30"]),
         (
             {"type": "number", "exclusiveMinimum": 0, "multipleOf": 8},
-            ("more than 0", "a multiple of 8"),
+            "number",
+            ["more than 0", "a multiple of 8"],
         ),
-        ({"type": "string", "minLength": 1, "pattern": "^a"}, ("at least 1 characters", "fits ^a")),
-        ({"enum": ["1K", 2, None]}, ("1K, 2, null",)),
+        (
+            {"type": "string", "minLength": 1, "pattern": "^a"},
+            "string",
+            ["at least 1 characters", "fits ^a"],
+        ),
+        ({"enum": ["1K", 2, None]}, "any", ["1K, 2, null"]),
         (
             {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 2},
-            ("at most 2 in the list", "each: a, b"),
+            "list of any",
+            ["at most 2 in the list", "each: a, b"],
         ),
         (
             {
                 "format": "image_uri",
                 "validations": [{"validation_rule": "file_size_mb<", "validation_value": 30}],
             },
-            ("file_size_mb< 30",),
+            "picture",
+            ["file_size_mb< 30"],
         ),
     ],
 )
-def test_rules_are_said_in_words(field: dict[str, Any], rules: tuple[str, ...]) -> None:
-    assert described(**field).rules == rules
+def test_types_and_rules_are_said_in_words(
+    field: dict[str, Any], kind: str, rules: list[str]
+) -> None:
+    [described] = input_fields(model(field=field))
+
+    assert (described.type, list(described.rules)) == (kind, rules)
 
 
 def test_a_default_that_is_never_filled_in_is_an_example() -> None:
@@ -134,3 +141,113 @@ def test_every_difference_is_said_at_its_place() -> None:
     ]
     [said] = entry_changes({}, {"about": "long " * 100})
     assert len(said) < 110
+
+
+PIPELINE = """\
+name: example
+source:
+  items: [{id: one}]
+output:
+  to: out
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Real files under the names that examples use."""
+    mp4(tmp_path / "film.mp4", seconds=3, size=(640, 480), sound=True)
+    for number in ("", "-2", "-3"):
+        (tmp_path / f"photo{number}.jpg").write_bytes(jpeg((1024, 1024)))
+        (tmp_path / f"sound{number}.mp3").write_bytes(wav(3))
+        if number:
+            (tmp_path / f"film{number}.mp4").symlink_to(tmp_path / "film.mp4")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COMFYLINE_HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+def test_each_example_passes_the_check_in_a_whole_pipeline(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = []
+    for number, entry in enumerate(ENTRIES):
+        store_model(project / "configs/models", entry.model_id, entry.model_dump(mode="json"))
+        step = example_step(entry)
+        every = step.replace("      # ", "      ").replace("input: {}", "input:")
+        for name, text in ((f"as-printed-{number}", step), (f"with-comments-{number}", every)):
+            files.append(f"{name}.yaml")
+            (project / files[-1]).write_text(PIPELINE + text)
+
+    assert run(["check", *files]) == 0, capsys.readouterr().err
+
+
+def test_the_example_is_yaml_that_people_write() -> None:
+    entry = model(
+        ["prompt", "images"],
+        prompt={"type": "string", "default": "two\nlines: \"and\" {# no #} more"},
+        images={"type": "array", "format": "image_uris", "minItems": 2},
+        size={"enum": ["1K", "2K"], "default": "2K"},
+        sync={"type": "boolean", "default": False},
+    )  # fmt: skip
+
+    assert example_step(entry) == textwrap.dedent(
+        """\
+        steps:
+          model:
+            model: acme/model
+            input:
+              prompt: "A red door in soft morning light."
+              images: ["photo.jpg", "photo-2.jpg"]
+              # size: "2K"
+              # sync: false
+        """
+    )
+
+
+@pytest.mark.parametrize(
+    ("model_id", "name"),
+    [("a/b/edit", "edit"), ("a/image-to-video/1080p", "image_to_video"), ("1/2", "make")],
+)
+def test_the_step_has_a_name_that_templates_can_use(model_id: str, name: str) -> None:
+    entry = ModelEntry(model_id=model_id, input_schema={"type": "object"})
+
+    assert example_step(entry).splitlines()[1:] == [
+        f"  {name}:",
+        f"    model: {model_id}",
+        "    input: {}",
+    ]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"type": "string", "minLength": 100, "maxLength": 120},
+        {"type": "string", "maxLength": 3},
+        {"type": "integer", "minimum": 4, "maximum": 30},
+        {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 0.5},
+        {"type": "integer", "minimum": 5, "multipleOf": 8},
+        {"type": "integer", "maximum": -3},
+        {"type": "string", "enum": ["a", "b"], "default": "z"},
+        {"const": 7},
+        {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 2},
+        {"anyOf": [{"type": "object", "required": ["w"], "properties": {"w": {"type": "null"}}}]},
+        {"oneOf": [{"type": "integer", "minimum": 4}, {"type": "string", "enum": ["auto"]}]},
+        {"$ref": "#/properties/other"},
+    ],
+)
+def test_a_value_that_fits_is_found(field: dict[str, Any]) -> None:
+    entry = model(["field"], field=field, other={"type": "integer", "minimum": 9})
+
+    assert find_mistakes(entry, example_inputs(entry)) == []
+
+
+def test_one_of_several_fields_that_are_required_by_turns_is_filled_in() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"text": {"type": "string"}, "image": {"format": "image_uri"}},
+        "anyOf": [{"required": ["image"]}, {"required": ["text"]}],
+    }
+
+    made = example_inputs(ModelEntry(model_id="m", input_schema=schema))
+
+    assert made == {"image": "photo.jpg"}
