@@ -14,51 +14,23 @@ from comfyline.files import appearing_whole
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-@dataclass(frozen=True, slots=True)
 class Layout:
     """The paths of one home, an absolute directory. Two homes share nothing."""
 
-    home: Path
-
-    @property
-    def stack(self) -> Path:
-        """Pid files, ports, credentials and the lock."""
-        return self.home / "stack"
-
-    @property
-    def lock(self) -> Path:
-        """Held while somebody starts or stops something in this home."""
-        return self.stack / "lock"
-
-    @property
-    def ports(self) -> Path:
-        """The ports used last, kept after `stop` so that addresses stay the same."""
-        return self.stack / "ports.json"
-
-    @property
-    def credentials(self) -> Path:
-        """The key pair of this home's storage."""
-        return self.stack / "credentials.json"
-
-    @property
-    def prefect_auth_string(self) -> Path:
-        """What the Prefect server of this home asks everybody for, as `user:password`."""
-        return self.stack / "prefect-auth-string"
-
-    @property
-    def prefect(self) -> Path:
-        """The server's PREFECT_HOME, with its database."""
-        return self.home / "prefect"
-
-    @property
-    def storage(self) -> Path:
-        """The root of the object storage: one directory a bucket, one plain file an object."""
-        return self.home / "storage"
-
-    @property
-    def sandbox(self) -> Path:
-        """The sandbox's state."""
-        return self.home / "sandbox"
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.stack = home / "stack"
+        # Held while somebody starts or stops something in this home.
+        self.lock = self.stack / "lock"
+        # The ports used last, kept after `stop` so that addresses stay the same.
+        self.ports = self.stack / "ports.json"
+        # The key pair of the storage, and the `user:password` of the Prefect server.
+        self.credentials = self.stack / "credentials.json"
+        self.prefect_auth_string = self.stack / "prefect-auth-string"
+        # Where each service keeps what it has; in the storage, one directory a bucket.
+        self.prefect = home / "prefect"
+        self.storage = home / "storage"
+        self.sandbox = home / "sandbox"
 
     def record(self, service: str) -> Path:
         """Return the pid file of a service."""
@@ -108,7 +80,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def read_credentials(path: Path) -> StorageCredentials | None:
-    """Read the pair of this home; None where there is none yet. `Unreachable` for a broken file."""
+    """Read the key pair of a home; None where there is none yet."""
     try:
         pair = json.loads(path.read_text(encoding="utf-8"))
         return StorageCredentials(str(pair["access_key_id"]), str(pair["secret_access_key"]))
@@ -123,7 +95,7 @@ def read_credentials(path: Path) -> StorageCredentials | None:
 
 
 def make_credentials(path: Path) -> StorageCredentials:
-    """Read the pair of this home, or make it now. To be called under the home's lock."""
+    """Read the key pair of a home, or make it now. Needs the home's lock."""
     if found := read_credentials(path):
         return found
     # Some S3 clients refuse keys of fewer than 17 characters; neither alphabet has the comma or
@@ -135,18 +107,11 @@ def make_credentials(path: Path) -> StorageCredentials:
 
 
 def read_auth_string(path: Path) -> str | None:
-    """Read `user:password` of the home's Prefect server; None when there is none yet."""
+    """Read the Prefect server's `user:password` of a home; None where there is none yet."""
     try:
-        text = path.read_text(encoding="ascii", errors="replace").strip()
+        return path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return None
-    user, _, password = text.partition(":")
-    if not (user and password):
-        raise Unreachable(
-            f"{path} does not contain user:password",
-            hint="remove the file; `comfyline up` makes a new password",
-        )
-    return text
 
 
 def make_auth_string(path: Path) -> str:

@@ -57,12 +57,11 @@ def check_free(service: str, port: int, option: str) -> None:
 
 
 def _holder(port: int) -> str:
-    with suppress(psutil.Error, OSError):
-        for connection in psutil.net_connections(kind="tcp"):
+    with suppress(psutil.Error):
+        for one in psutil.net_connections(kind="tcp"):
             # The address of a socket that is bound to nothing is empty.
-            listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,)
-            if listens and connection.pid is not None:
-                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+            if one.status == psutil.CONN_LISTEN and one.laddr[1:] == (port,) and one.pid:
+                return f"{psutil.Process(one.pid).name()} (pid {one.pid})"
     return "an unknown process"
 
 

@@ -44,6 +44,18 @@ class ServerRecord:
         """Tell whether this very process lives, and not another that was given its number."""
         return birth_of(self.pid) == self.birth
 
+    def listens(self) -> bool:
+        """Tell whether it is this very process that listens on the recorded port."""
+        try:
+            connections = psutil.Process(self.pid).net_connections(kind="tcp")
+        except psutil.NoSuchProcess:
+            return False
+        # The address of a socket that is bound to nothing is empty.
+        return any(
+            connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (self.port,)
+            for connection in connections
+        )
+
 
 def birth_of(pid: int) -> str | None:
     """Return a text that tells a living process from every other that had or will have its pid.
@@ -68,13 +80,9 @@ def birth_of(pid: int) -> str | None:
 def read_record(path: Path) -> ServerRecord | None:
     """Read what a pid file says; None when there is none or it makes no sense."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        record = ServerRecord(**found)
-        datetime.fromisoformat(record.started_at)
+        return ServerRecord(**json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
-    plausible = isinstance(record.pid, int) and isinstance(record.port, int) and record.pid > 0
-    return record if plausible else None
 
 
 def start(layout: Layout, service: str, port: int, launch: Launch) -> tuple[ServerRecord, int]:
@@ -119,8 +127,7 @@ def start(layout: Layout, service: str, port: int, launch: Launch) -> tuple[Serv
 def end(records: Iterable[ServerRecord]) -> None:
     """End these processes with their children: politely, and after `STOP_LIMIT` by force.
 
-    A record whose process has ended is passed over. Blocks; psutil checks before every signal
-    that the pid still means the same process.
+    Blocks. psutil checks before every signal that the pid still means the same process.
     """
     family: list[psutil.Process] = []
     for record in records:
@@ -129,27 +136,11 @@ def end(records: Iterable[ServerRecord]) -> None:
             if record.is_alive():
                 # Before the signal: orphans no longer tell whose children they were.
                 family += [process, *process.children(recursive=True)]
-    for process in family:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    alive = _wait(family)
-    for process in alive:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    _wait(alive)
-
-
-def listens(record: ServerRecord) -> bool:
-    """Tell whether it is this very process that listens on the recorded port."""
-    try:
-        connections = psutil.Process(record.pid).net_connections(kind="tcp")
-    except psutil.NoSuchProcess:
-        return False
-    # The address of a socket that is bound to nothing is empty.
-    return any(
-        connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (record.port,)
-        for connection in connections
-    )
+    for signal in (psutil.Process.terminate, psutil.Process.kill):
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                signal(process)
+        family = _wait(family)
 
 
 def log_tail(log: Path, begin: int, hidden: Iterable[str] = (), lines: int = 10) -> str:
@@ -174,6 +165,7 @@ def _has_ended(process: psutil.Process) -> bool:
 
 
 def _wait(family: list[psutil.Process]) -> list[psutil.Process]:
+    """Wait for the end of these, for `STOP_LIMIT` seconds; return those that still live."""
     limit = time.monotonic() + STOP_LIMIT
     # Not psutil's own waiting alone: it counts an ended process as alive until the parent has
     # taken note, and the first process of a container, which inherits our servers, may never.

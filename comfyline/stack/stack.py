@@ -27,7 +27,6 @@ from comfyline.stack.ports import (
     check_free,
     first_free,
     is_free,
-    is_port,
     read_ports,
     remember_port,
 )
@@ -36,13 +35,12 @@ from comfyline.stack.services import (
     SANDBOX_TOKEN,
     SERVICES,
     SPECS,
-    Health,
     ServiceName,
     http_client,
+    is_well,
     launch,
     origin,
     port_variable,
-    probe,
     wait_until_well,
 )
 
@@ -96,15 +94,16 @@ async def ensure(
     that failed, with its log. `model_dirs` matter only for a sandbox that is started now.
     """
     asked = dict(ports or {})
-    _check_request([*services, *asked], asked)
-    wanted = list(dict.fromkeys(services))
-    _close_to_others(home, is_needed=bool(wanted))
+    if len(set(asked.values())) < len(asked):
+        raise UsageError("two services cannot have the same port", hint="choose different ones")
+    _close_to_others(home)
+    layout = Layout(home)
     async with http_client() as client:
-        starting = _Start(Layout(home), client, asked, model_dirs, tell)
+        starting = _Start(layout, client, asked, model_dirs, tell)
         # Without the lock: a `run` beside a long start of something else need not wait for it.
-        if not await starting.is_needless(wanted):
-            async with _locked(starting.layout, tell):
-                failures = await starting.all(wanted)
+        if not await starting.is_needless(services):
+            async with _locked(layout, tell):
+                failures = await starting.all(services)
             if failures:
                 raise Unreachable("\n".join(failures))
     return addresses(home)
@@ -133,26 +132,18 @@ async def stop(home: Path, *, tell: Tell = lambda _: None) -> list[ServiceName]:
 async def inspect(home: Path) -> list[ServiceStatus]:
     """Return the state of each service. Changes nothing and waits for nobody."""
     layout = Layout(home)
-    auth_string = read_auth_string(layout.prefect_auth_string)
     async with http_client() as client:
 
         async def status(name: ServiceName) -> ServiceStatus:
-            log = layout.log(name)
-            record = read_record(layout.record(name))
-            if record is None:
-                left_over = layout.record(name).exists()
-                return ServiceStatus(name, "stale" if left_over else "stopped", log)
-            health = await probe(client, record, auth_string)
-            if health is Health.ENDED:
-                return ServiceStatus(name, "stale", log)
-            return ServiceStatus(
-                name,
-                "running" if health is Health.WELL else "unhealthy",
-                log,
-                origin(record.port),
-                record.pid,
-                datetime.fromisoformat(record.started_at),
+            log, pid_file = layout.log(name), layout.record(name)
+            record = read_record(pid_file)
+            if record is None or not record.is_alive():
+                return ServiceStatus(name, "stale" if pid_file.exists() else "stopped", log)
+            state: Literal["running", "unhealthy"] = (
+                "running" if await is_well(client, record) else "unhealthy"
             )
+            since = datetime.fromisoformat(record.started_at)
+            return ServiceStatus(name, state, log, origin(record.port), record.pid, since)
 
         return await asyncio.gather(*(status(name) for name in SERVICES))
 
@@ -206,22 +197,19 @@ class _Start:
     async def is_needless(self, wanted: Sequence[ServiceName]) -> bool:
         """Tell whether all of these run and are well."""
         alive = _alive(self.layout)
-        if not alive.keys() >= set(wanted):
+        for name in alive:
+            if (port := self.asked.get(name)) not in {None, alive[name].port}:
+                self.tell(
+                    f"{name}: already runs at {origin(alive[name].port)}, not at the port "
+                    f"{port} that was asked for; to move it, stop the stack first"
+                )
+        if not alive.keys() >= set(wanted) or any(self._is_open(name) for name in wanted):
             return False
-        auth_string = read_auth_string(self.layout.prefect_auth_string)
-        probes = (probe(self.client, alive[name], auth_string) for name in wanted)
-        if any(health is not Health.WELL for health in await asyncio.gather(*probes)):
-            return False
-        for name in wanted:
-            self._tell_if_elsewhere(alive[name], self.asked.get(name))
-        return True
+        return all(await asyncio.gather(*(is_well(self.client, alive[name]) for name in wanted)))
 
-    def _tell_if_elsewhere(self, record: ServerRecord, asked: int | None) -> None:
-        if asked is not None and asked != record.port:
-            self.tell(
-                f"{record.service}: already runs at {origin(record.port)}, not at the port "
-                f"{asked} that was asked for; to move it, stop the stack first"
-            )
+    def _is_open(self, name: ServiceName) -> bool:
+        """Tell whether a running server asks nobody for a password, being older than it."""
+        return name == "prefect" and read_auth_string(self.layout.prefect_auth_string) is None
 
     async def all(self, wanted: Sequence[ServiceName]) -> list[str]:
         """Start what does not live, wait for all, and return what failed. Needs the home's lock."""
@@ -234,19 +222,14 @@ class _Start:
         return [failure for failure in found if failure]
 
     async def _bring_up(self, name: ServiceName, running: ServerRecord | None) -> str | None:
-        if running is not None:
-            auth_string = read_auth_string(self.layout.prefect_auth_string)
-            health = await probe(self.client, running, auth_string)
-            if health is Health.UNWELL:
-                self.tell(f"{name}: was started earlier and does not answer yet; waiting for it")
-            if health is not Health.OPEN:
-                # Where its part of the log begins was known to whoever started it.
-                waited = await self._wait(name, running, begin=0)
-                if waited is None:
-                    self._tell_if_elsewhere(running, self.asked.get(name))
-                return waited
+        if running and self._is_open(name):
             self.tell(f"{name}: runs without the password of this home; restarting it")
             await asyncio.to_thread(end, [running])
+        elif running:
+            if not await is_well(self.client, running):
+                self.tell(f"{name}: was started earlier and does not answer yet; waiting for it")
+            # Where its part of the log begins was known to whoever started it.
+            return await self._wait(name, running, begin=0)
         while True:
             port = self._port(name)
             failure = await self._start(name, port)
@@ -259,31 +242,27 @@ class _Start:
     async def _start(self, name: ServiceName, port: int) -> str | None:
         self.tell(f"{name}: starting at {origin(port)}")
         began = monotonic()
-        record, begin = start(
-            self.layout, name, port, launch(name, self.layout, port, self.model_dirs)
-        )
+        command = launch(name, self.layout, port, self.model_dirs)
+        record, begin = start(self.layout, name, port, command)
         failure = await self._wait(name, record, begin)
         if failure is None:
             self.tell(f"{name}: ready after {monotonic() - began:.1f} s")
         return failure
 
     async def _wait(self, name: ServiceName, record: ServerRecord, begin: int) -> str | None:
-        auth_string = read_auth_string(self.layout.prefect_auth_string)
-        health = await wait_until_well(self.client, record, auth_string)
-        if health is Health.WELL:
+        if await wait_until_well(self.client, record):
             return None
+        what = "stopped while it was starting"
+        if record.is_alive():
+            what = (
+                f"is running (pid {record.pid}) but does not answer at {origin(record.port)} "
+                f"within {SPECS[name].start_limit:.0f} s"
+            )
         log = self.layout.log(name)
         pair = read_credentials(self.layout.credentials)
         hidden = [pair.secret_access_key, pair.access_key_id] if pair else []
-        hidden += [auth_string.partition(":")[2]] if auth_string else []
-        match health:
-            case Health.ENDED:
-                what = "stopped while it was starting"
-            case Health.OPEN:
-                what = f"is running (pid {record.pid}) without the password of this home"
-            case _:
-                what = f"is running (pid {record.pid}) but does not answer at {origin(record.port)}"
-                what += f" within {SPECS[name].start_limit:.0f} s"
+        if auth_string := read_auth_string(self.layout.prefect_auth_string):
+            hidden.append(auth_string.partition(":")[2])
         tail = log_tail(log, begin, hidden)
         return f"{name} {what}; its log is {log}" + (f":\n{tail}" if tail else ", and is empty")
 
@@ -308,28 +287,12 @@ def _alive(layout: Layout) -> dict[ServiceName, ServerRecord]:
     return {name: record for name, record in records.items() if record and record.is_alive()}
 
 
-def _close_to_others(home: Path, *, is_needed: bool) -> None:
+def _close_to_others(home: Path) -> None:
     try:
         private_folder(home)
     except OSError as error:
-        if not is_needed:
-            return
         raise UsageError(
             f"{home}, where the local servers keep your data, cannot be made private: "
             f"{error.strerror}",
             hint="set COMFYLINE_HOME to a folder that belongs to you",
         ) from error
-
-
-def _check_request(names: Sequence[str], asked: Mapping[ServiceName, int]) -> None:
-    unknown = sorted(set(names) - set(SERVICES))
-    if unknown:
-        raise UsageError(
-            f"the stack has no service named {', '.join(unknown)}",
-            hint=f"there are {', '.join(SERVICES)}",
-        )
-    for name, port in asked.items():
-        if not is_port(port):
-            raise UsageError(f"Invalid port for {name}: {port}", hint="use 1 to 65535")
-    if len(set(asked.values())) < len(asked):
-        raise UsageError("two services cannot have the same port", hint="choose different ones")

@@ -9,17 +9,10 @@ import psutil
 import pytest
 
 from comfyline.errors import Unreachable
-from comfyline.stack.home import Layout, StorageCredentials, read_credentials
+from comfyline.stack.home import Layout, read_credentials
 from comfyline.stack.ports import SPARE_PORTS, first_free, read_ports
 from comfyline.stack.process import ServerRecord, birth_of, log_tail, read_record
-from comfyline.stack.services import (
-    inherited,
-    prefect_launch,
-    rclone_path,
-    storage_launch,
-)
-
-LAYOUT = Layout(Path("/home-of-a-test"))
+from comfyline.stack.services import launch
 
 
 def test_the_port_used_last_comes_before_the_default_and_the_spare_ones() -> None:
@@ -42,39 +35,36 @@ def test_a_broken_list_of_ports_costs_only_the_preference(tmp_path: Path, text: 
     assert read_ports(tmp_path / "ports.json") == {}
 
 
-def test_no_child_inherits_tokens_or_the_settings_of_another_stack() -> None:
-    kept = inherited(
-        {
-            "PATH": "/bin",
-            "PREFECT_API_URL": "x",
-            "PREFECT_PROFILE": "x",
-            "RCLONE_CONFIG": "x",
-            "RUNCOMFY_API_TOKEN": "x",
-            "AWS_SECRET_ACCESS_KEY": "x",
-            "COMFYLINE_HOME": "x",
-        }
-    )
-    assert kept == {"PATH": "/bin"}
+def test_the_prefect_server_has_its_own_home_a_page_that_finds_it_and_a_batched_recorder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PREFECT_HOME", "RUNCOMFY_API_TOKEN", "AWS_SECRET_ACCESS_KEY", "COMFYLINE_HOME"):
+        monkeypatch.setenv(name, "of another stack")
+    layout = Layout(tmp_path)
+    started = launch("prefect", layout, 4280)
+    environment = started.environment
+    assert environment["PATH"] == os.environ["PATH"]
+    assert "of another stack" not in environment.values()
+    assert environment["PREFECT_HOME"] == str(layout.prefect)
+    assert environment["PREFECT_SERVER_UI_API_URL"] == "http://127.0.0.1:4280/api"
+    assert environment["PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE"] == "200"
+    assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert "127.0.0.1" in started.command
+    auth_string = environment["PREFECT_SERVER_API_AUTH_STRING"]
+    assert auth_string == layout.prefect_auth_string.read_text().strip()
+    assert auth_string.partition(":")[2] not in " ".join(started.command) + repr(started)
 
 
-def test_the_prefect_server_has_its_own_home_a_page_that_finds_it_and_a_batched_recorder() -> None:
-    launch = prefect_launch(LAYOUT, 4280, {"PREFECT_HOME": "/elsewhere"}, "me:a-password-of-a-test")
-    assert launch.environment["PREFECT_HOME"] == "/home-of-a-test/prefect"
-    assert launch.environment["PREFECT_SERVER_UI_API_URL"] == "http://127.0.0.1:4280/api"
-    assert launch.environment["PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE"] == "200"
-    assert launch.environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
-    assert "127.0.0.1" in launch.command
-    assert launch.environment["PREFECT_SERVER_API_AUTH_STRING"] == "me:a-password-of-a-test"
-    assert "a-password-of-a-test" not in " ".join(launch.command) + repr(launch)
-
-
-def test_the_storage_key_is_in_the_environment_and_in_no_command_line_or_repr() -> None:
-    pair = StorageCredentials("an-access-key-of-a-test", "a-secret-key-of-a-test")
-    launch = storage_launch(LAYOUT, 4281, {}, pair)
-    expected = '"an-access-key-of-a-test,a-secret-key-of-a-test"'
-    assert launch.environment["RCLONE_AUTH_KEY"] == expected
-    assert "a-secret-key-of-a-test" not in " ".join(launch.command) + repr(launch) + repr(pair)
-    assert rclone_path().is_file()
+def test_the_storage_key_is_in_the_environment_and_in_no_command_line_or_repr(
+    tmp_path: Path,
+) -> None:
+    started = launch("storage", Layout(tmp_path), 4281)
+    pair = read_credentials(Layout(tmp_path).credentials)
+    assert pair is not None
+    expected = f'"{pair.access_key_id},{pair.secret_access_key}"'
+    assert started.environment["RCLONE_AUTH_KEY"] == expected
+    shown = " ".join(started.command) + repr(started) + repr(pair)
+    assert pair.secret_access_key not in shown
 
 
 def test_a_process_is_recognised_by_more_than_its_number() -> None:

@@ -12,6 +12,7 @@ import urllib.parse
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import cast
+from unittest.mock import AsyncMock
 
 import httpx
 import psutil
@@ -216,11 +217,7 @@ async def test_another_port_for_what_runs_is_said_not_done(home: Path) -> None:
     assert "not at the port 4399" in told[0]
 
 
-async def test_wrong_names_and_ports_are_usage_errors(home: Path) -> None:
-    with pytest.raises(UsageError):
-        await ensure(home, ("postgres",))  # type: ignore[arg-type]
-    with pytest.raises(UsageError):
-        await storage(home, ports={"storage": 70000})
+async def test_one_port_for_two_services_is_a_usage_error(home: Path) -> None:
     with pytest.raises(UsageError):
         await storage(home, ports={"storage": 4300, "prefect": 4300})
 
@@ -285,10 +282,10 @@ async def test_a_server_that_lives_and_does_not_answer_is_named_with_the_end_of_
 ) -> None:
     await storage(home)
     pid = pid_of(home)
-    impatient = dataclasses.replace(
-        SPECS["storage"], start_limit=0.3, answers_well=lambda *_: False
-    )
+    impatient = dataclasses.replace(SPECS["storage"], start_limit=0.3)
     monkeypatch.setitem(cast("dict[str, Service]", SPECS), "storage", impatient)
+    for module in ("services", "stack"):
+        monkeypatch.setattr(f"comfyline.stack.{module}.is_well", AsyncMock(return_value=False))
     with pytest.raises(Unreachable) as error:
         await storage(home)
     assert f"is running (pid {pid}) but does not answer" in str(error.value)
