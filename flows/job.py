@@ -111,7 +111,7 @@ class _Way:
             stored = await self._stored(checked, submission, again=restores)
         except Spoilt:
             stored = await self._stored(checked, submission, again=True)
-        paid = (await self._services.ledger.find([checked.key]))[checked.key]
+        paid = (await self._services.ledger.summaries([checked.key]))[checked.key]
         # What another run has paid, or another job of this one, is not paid by this job.
         paid_here = paid.run_id == run.id and not submission.copies
         return replace(
@@ -160,7 +160,7 @@ class _Way:
         polling = poll(linked(checked), linked(submission), self._run, self._services)
         ended = await self._through(Stage.POLL, polling)
         if ended.state is JobState.COMPLETED:
-            # A remembered answer is the cache's word: the ledger hears it again, with no effect.
+            # Here and not in the task, whose answer may be one that the cache remembers.
             await self._services.ledger.completed(submission.attempt_id, None)
         return ended
 

@@ -36,8 +36,13 @@ from tasks.failure import failing_in_words, not_known
 async def poll(
     checked: CheckedJob, submission: Submission, run: Run, services: Services
 ) -> Submission:
-    """Wait until RunComfy has completed a submission, and return it."""
+    """Wait until RunComfy has completed a submission, and return it.
+
+    That it is completed is for the caller to write down, who may get this answer from the cache.
+    """
     end = await _end(checked.job.label, submission, run, services)
+    if end.state is JobState.COMPLETED:
+        return replace(submission, state=JobState.COMPLETED)
     request_id = submission.request_id
     spool = services.work_directory(request_id) / "result.json"
     if error := await settle(

@@ -4,8 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, func, or_, select
 
 from comfyline.config.account import Account
 from comfyline.job import CheckedJob, JobState
@@ -18,6 +20,7 @@ from comfyline.ledger.tables import attempts, holds, runs
 from comfyline.ledger.writes import IsDead
 
 _ROUNDING = 1e-9
+_STOPPED = select(runs.c.id).where(runs.c.id == bindparam("run_id"), runs.c.stopped_at.is_not(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +214,7 @@ def refusal(
 
 def is_stopped(connection: Connection, run_id: str) -> bool:
     """Return whether somebody told a run to stop."""
-    query = select(runs.c.id).where(runs.c.id == run_id, runs.c.stopped_at.is_not(None))
-    return connection.execute(query).one_or_none() is not None
+    return connection.execute(_STOPPED, {"run_id": run_id}).one_or_none() is not None
 
 
 def _has_submitted(connection: Connection, key: str, run_id: str) -> bool:
@@ -262,8 +264,12 @@ class SlotHolder:
 
 def _in_flight(connection: Connection, now: datetime, account: Account | None) -> int:
     """Count the requests of an account that are at RunComfy, or on their way."""
-    query = select(func.count()).select_from(attempts).where(_holds_slot(now, account))
-    return connection.execute(query).scalar_one()
+    return int(connection.execute(_count_in_flight(account), {"now": now}).scalar_one())
+
+
+@cache
+def _count_in_flight(account: Account | None) -> Select[Any]:
+    return select(func.count()).select_from(attempts).where(_holds_slot(account))
 
 
 def slot_holders(
@@ -274,7 +280,7 @@ def slot_holders(
         select(attempts.c.id, attempts.c.request_id, attempts.c.run_id)
         .add_columns(holds.c.held_by, holds.c.held_until)
         .outerjoin(holds, (holds.c.key == attempts.c.key) & holder.among_its_own())
-        .where(_holds_slot(now, holder.account))
+        .where(_holds_slot(holder.account))
         .order_by(attempts.c.id)
     )
     return [
@@ -286,10 +292,10 @@ def slot_holders(
             is_watched=row.request_id is None
             or (row.held_until is not None and row.held_until > now and not is_dead(row.held_by)),
         )
-        for row in connection.execute(query)
+        for row in connection.execute(query, {"now": now})
     ]
 
 
-def _holds_slot(now: datetime, account: Account | None) -> ColumnElement[bool]:
-    waits = and_(attempts.c.state.in_(_AT_RUNCOMFY), attempts.c.slot_until > now)
+def _holds_slot(account: Account | None) -> ColumnElement[bool]:
+    waits = and_(attempts.c.state.in_(_AT_RUNCOMFY), attempts.c.slot_until > bindparam("now"))
     return and_(or_(attempts.c.state == JobState.SUBMITTING, waits), belongs_to(account))

@@ -4,11 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, insert, select, update
 
 from comfyline.config.account import Account
 from comfyline.ledger.tables import holds, in_batches
 from comfyline.ledger.writes import IsDead
+
+# Made once: to build a statement takes longer than to execute it.
+_THIS = (
+    (holds.c.key == bindparam("this_key"))
+    & (holds.c.origin == bindparam("this_origin"))
+    & (holds.c.account == bindparam("this_account"))
+)
+_HOLDER = select(holds.c.held_by, holds.c.held_until).where(_THIS)
+_TAKE_OVER = update(holds).where(_THIS)
+_RELEASE_ALL = delete(holds).where(holds.c.held_by == bindparam("worker_id"))
+_RELEASE = _RELEASE_ALL.where(holds.c.key == bindparam("this_key"))
 
 LOCK_SECONDS = 45
 """How long a lock is believed that is not renewed."""
@@ -44,14 +55,15 @@ def acquire(
 ) -> bool:
     """Lock a job, unless somebody else alive has it; return whether it is ours."""
     until = {"held_by": holder.worker_id, "held_until": now + timedelta(seconds=LOCK_SECONDS)}
-    this = (holds.c.key == key) & holder.among_its_own()
-    row = connection.execute(select(holds.c.held_by, holds.c.held_until).where(this)).one_or_none()
+    this = {"key": key, **holder.scope}
+    named = {f"this_{name}": value for name, value in this.items()}
+    row = connection.execute(_HOLDER, named).one_or_none()
     if row is None:
-        connection.execute(insert(holds).values(key=key, **holder.scope, **until))
+        connection.execute(insert(holds), this | until)
         return True
     if not _is_free(row.held_by, row.held_until, holder.worker_id, now, is_dead):
         return False
-    connection.execute(update(holds).where(this).values(**until))
+    connection.execute(_TAKE_OVER, named | until)
     return True
 
 
@@ -85,8 +97,10 @@ def renew(connection: Connection, worker_id: str, now: datetime) -> None:
 
 def release(connection: Connection, worker_id: str, key: str | None) -> None:
     """Unlock one job, or all."""
-    mine = delete(holds).where(holds.c.held_by == worker_id)
-    connection.execute(mine if key is None else mine.where(holds.c.key == key))
+    if key is None:
+        connection.execute(_RELEASE_ALL, {"worker_id": worker_id})
+    else:
+        connection.execute(_RELEASE, {"worker_id": worker_id, "this_key": key})
 
 
 def release_dead(connection: Connection, is_dead: IsDead) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -13,9 +14,9 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
-    Subquery,
     Table,
     Text,
+    bindparam,
     case,
     cast,
     func,
@@ -68,6 +69,14 @@ what is stored already, or in doubt.
 _LATELY = 1000
 _AS_STORED = set(attempts.c.keys()) - {"state", "account", "evidence"}
 """The columns of an attempt that are handed out as they are."""
+
+_WHOLE_AS_STORED = [one.name for one in fields(Attempt) if one.name in _AS_STORED]
+_SUMMARY_AS_STORED = [one.name for one in fields(AttemptSummary) if one.name in _AS_STORED]
+_SUMMARY = (
+    *(attempts.c[name] for name in ("id", "key", "state", *_SUMMARY_AS_STORED)),
+    # As text: most are never looked into.
+    cast(attempts.c.request, Text).label("packed"),
+)
 
 STORED = ("index", "uri", "sha256", "bytes", "media_type")
 """What is recorded of an output."""
@@ -150,14 +159,10 @@ class LedgerQueries:
     @reading
     def summaries(self, connection: Connection, keys: Sequence[str]) -> dict[str, AttemptSummary]:
         """Return what decides about each known key and no more, for very many keys."""
-        names = [one.name for one in fields(AttemptSummary) if one.name in _AS_STORED]
-        # As text: most are never looked into.
-        packed = cast(attempts.c.request, Text).label("packed")
-        columns = [attempts.c[name] for name in ("id", "key", "state", *names)]
+        query = _counting(self.account).with_only_columns(*_SUMMARY, maintain_column_froms=True)
         found: dict[str, AttemptSummary] = {}
-        for newest in _newest(keys, self.account):
-            query = select(*columns, packed).join(newest, _is_newest(newest))
-            rows = connection.execute(query.where(belongs_to(self.account))).all()
+        for some in in_batches(keys):
+            rows = connection.execute(query, {"keys": some}).all()
             files = _files(connection, rows)
             rejected = _rejections(connection, rows, self.account)
             for row in rows:
@@ -166,7 +171,7 @@ class LedgerQueries:
                     packed=row.packed,
                     outputs=tuple(files[row.id]),
                     rejections=rejected.get(row.id, 0),
-                    **{name: getattr(row, name) for name in names},
+                    **{name: getattr(row, name) for name in _SUMMARY_AS_STORED},
                 )
         return found
 
@@ -298,6 +303,7 @@ class LedgerQueries:
         return self._clock() if self._clock else self.database.now(connection)
 
 
+@cache
 def belongs_to(account: Account | None, table: Table = attempts) -> ColumnElement[bool]:
     """Select an account's own attempts or runs, all of them for None.
 
@@ -315,28 +321,42 @@ def latest_attempts(
 ) -> dict[str, Attempt]:
     """Return the latest attempt of each key that an account has."""
     found: dict[str, Attempt] = {}
-    for newest in _newest(keys, account):
-        query = select(attempts).join(newest, _is_newest(newest)).where(belongs_to(account))
-        for attempt in read_attempts(connection, query, account):
+    for some in in_batches(keys):
+        for attempt in read_attempts(connection, _counting(account), account, keys=some):
             found[attempt.checked.key] = attempt
     return found
 
 
+@cache
+def _counting(account: Account | None) -> Select[Any]:
+    """Select the attempt that counts of each of `keys` that an account has.
+
+    Made once: to build a statement takes longer than to execute it.
+    """
+    mine = belongs_to(account)
+    newest = (
+        select(attempts.c.key, func.max(_WEIGHT).label("weight"))
+        .where(attempts.c.key.in_(bindparam("keys", expanding=True)), mine)
+        .group_by(attempts.c.key)
+        .subquery()
+    )
+    is_newest = (attempts.c.key == newest.c.key) & (newest.c.weight == _WEIGHT)
+    return select(attempts).join(newest, is_newest).where(mine)
+
+
 def read_attempts(
-    connection: Connection, query: Select[Any], account: Account | None = None
+    connection: Connection, query: Select[Any], account: Account | None = None, **parameters: Any
 ) -> list[Attempt]:
     """Return the attempts that a query over `attempts` selects, in its order.
 
     Rejections are counted among those of `account`.
     """
-    rows = connection.execute(query).all()
+    rows = connection.execute(query, parameters).all()
     files, rejected = _files(connection, rows), _rejections(connection, rows, account)
     reached: dict[int, dict[JobState, datetime]] = defaultdict(dict)
     for some in in_batches([row.id for row in rows]):
-        steps = select(transitions).where(transitions.c.attempt_id.in_(some))
-        for row in connection.execute(steps.order_by(transitions.c.id)):
+        for row in connection.execute(_STEPS_OF, {"ids": some}):
             reached[row.attempt_id][JobState(row.state)] = row.at
-    names = [one.name for one in fields(Attempt) if one.name in _AS_STORED]
     return [
         Attempt(
             state=JobState(row.state),
@@ -348,35 +368,29 @@ def read_attempts(
             outputs=tuple(files[row.id]),
             reached=reached[row.id],
             rejections=rejected.get(row.id, 0),
-            **{name: getattr(row, name) for name in names},
+            **{name: getattr(row, name) for name in _WHOLE_AS_STORED},
         )
         for row in rows
     ]
 
 
-def _newest(keys: Sequence[str], account: Account | None) -> Iterator[Subquery]:
-    """Yield queries for the weight of the attempt that counts, for some of the keys at a time."""
-    for some in in_batches(keys):
-        yield (
-            select(attempts.c.key, func.max(_WEIGHT).label("weight"))
-            .where(attempts.c.key.in_(some), belongs_to(account))
-            .group_by(attempts.c.key)
-            .subquery()
-        )
-
-
-def _is_newest(newest: Subquery) -> ColumnElement[bool]:
-    return (attempts.c.key == newest.c.key) & (newest.c.weight == _WEIGHT)
+_STEPS_OF = (
+    select(transitions)
+    .where(transitions.c.attempt_id.in_(bindparam("ids", expanding=True)))
+    .order_by(transitions.c.id)
+)
+_FILES_OF = (
+    select(outputs.c.attempt_id, *(outputs.c[name] for name in STORED))
+    .where(outputs.c.attempt_id.in_(bindparam("ids", expanding=True)))
+    .order_by(outputs.c.id)
+)
 
 
 def _files(connection: Connection, rows: Sequence[Row[Any]]) -> dict[int, list[StoredOutput]]:
     """Return the stored outputs of attempts, by their ids."""
     files: dict[int, list[StoredOutput]] = defaultdict(list)
-    column = outputs.c
-    columns = (column.index, column.uri, column.sha256, column.bytes, column.media_type)
     for some in in_batches([row.id for row in rows]):
-        query = select(column.attempt_id, *columns).where(column.attempt_id.in_(some))
-        for attempt_id, *stored in connection.execute(query.order_by(column.id)):
+        for attempt_id, *stored in connection.execute(_FILES_OF, {"ids": some}):
             files[attempt_id].append(StoredOutput(*stored))
     return files
 

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, delete, insert, select, update
 
 from comfyline.config.account import Account, command
 from comfyline.errors import ComfylineError
@@ -34,6 +35,9 @@ _STANDS = select(*(one for one in attempts.c if one is not attempts.c.request)).
 _CHANGE = update(attempts).where(attempts.c.id == bindparam("attempt_id"))
 _NOTE = insert(transitions)
 _NUMBERS = select(attempts.c.number).where(attempts.c.key == bindparam("key"))
+_OF_REQUEST = select(attempts.c.id, attempts.c.origin).where(
+    attempts.c.request_id == bindparam("request_id")
+)
 _SENDING = select(attempts.c.id, attempts.c.owner, attempts.c.lease_until).where(
     attempts.c.state == JobState.SUBMITTING
 )
@@ -77,14 +81,19 @@ def intend(
         # RunComfy keeps nothing for longer; before, whoever sees its end frees the slot.
         "slot_until": now + KEPT,
     }
-    query = select(attempts.c.id, attempts.c.number, attempts.c.state)
-    query = query.where(attempts.c.key == checked.key, belongs_to(account))
-    newest = connection.execute(query.order_by(attempts.c.number.desc()).limit(1)).one_or_none()
+    newest = connection.execute(_newest(account), {"key": checked.key}).one_or_none()
     if newest is None or newest.state != JobState.PLANNED:
         steps = {JobState.PLANNED: now, JobState.SUBMITTING: now}
         return insert_attempt(connection, values, steps, now)
     move(connection, newest.id, JobState.SUBMITTING, now, **values)
     return newest.id, newest.number
+
+
+@cache
+def _newest(account: Account | None) -> Select[Any]:
+    query = select(attempts.c.id, attempts.c.number, attempts.c.state)
+    query = query.where(attempts.c.key == bindparam("key"), belongs_to(account))
+    return query.order_by(attempts.c.number.desc()).limit(1)
 
 
 def insert_attempt(
@@ -201,16 +210,12 @@ def accept(connection: Connection, attempt_id: int, request_id: str, now: dateti
         raise StateConflict(
             f"Attempt {attempt_id} is request {row.request_id} already", hint=_look()
         )
-    taken = select(attempts.c.id).where(
-        attempts.c.request_id == request_id, attempts.c.id != attempt_id
-    )
-    if row.origin is not None:
+    for other, origin in connection.execute(_OF_REQUEST, {"request_id": request_id}).all():
         # Another origin may give the same id.
-        taken = taken.where((attempts.c.origin == row.origin) | attempts.c.origin.is_(None))
-    if (other := connection.execute(taken.limit(1)).scalar_one_or_none()) is not None:
-        raise StateConflict(
-            f"Request {request_id} already belongs to attempt {other}", hint=_look()
-        )
+        if other != attempt_id and (None in {origin, row.origin} or origin == row.origin):
+            raise StateConflict(
+                f"Request {request_id} already belongs to attempt {other}", hint=_look()
+            )
     if row.request_id is not None and row.submitted_at is not None:
         known: datetime = row.submitted_at
         return known
