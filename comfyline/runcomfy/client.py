@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
@@ -39,7 +38,6 @@ from comfyline.runcomfy.verdict import (
     require_answer,
 )
 from comfyline.runcomfy.wire import (
-    Page,
     RequestResult,
     RequestStatus,
     model_path,
@@ -111,14 +109,9 @@ class RuncomfyClient:
         """Open nothing by itself."""
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close every connection."""
-        await self._connections.__aexit__(kind, error, trace)
+        await self._connections.aclose()
 
     async def submit(self, model_id: str, inputs: Mapping[str, Any]) -> Verdict:
         """Send the one POST that can cost money, once, and says what is known of it.
@@ -130,18 +123,15 @@ class RuncomfyClient:
         except InputInvalid as error:
             return No(error)
         tracked, said = TrackedBody(body), b""
-        request = httpx.Request(
-            "POST",
-            f"{self._base_url}{path}",
-            headers={
-                **self._headers,
-                "Content-Type": "application/json",
-                "Content-Length": str(len(body)),
-            },
-            content=tracked,
-            extensions={"timeout": SUBMIT_TIMEOUT.as_dict(), "trace": tracked.trace},
-        )
+        about_body = {"Content-Type": "application/json", "Content-Length": str(len(body))}
         try:
+            request = httpx.Request(
+                "POST",
+                f"{self._base_url}{path}",
+                headers={**self._headers, **about_body},
+                content=tracked,
+                extensions={"timeout": SUBMIT_TIMEOUT.as_dict(), "trace": tracked.trace},
+            )
             async with (
                 asyncio.timeout(SUBMIT_SECONDS),
                 aclosing(await self._connections.send(request, alone=True)) as answer,
@@ -162,7 +152,7 @@ class RuncomfyClient:
     async def status(self, request_id: str) -> RequestStatus:
         """Ask where a request stands. Raises `NotKnownNow` at once: who polls asks again anyway."""
         path = f"{request_path(request_id)}/status"
-        return await self._call(_content(read_status), path, request_id, waits_to_be_known=False)
+        return await self._call(_content(read_status), path, request_id)
 
     async def result(self, request_id: str, cache: Path) -> RequestResult:
         """Ask for the outputs and charge of a request; once completed, durable in `cache` first.
@@ -176,7 +166,7 @@ class RuncomfyClient:
         try:
             # How large it is only the answer tells, which may come only once.
             await asyncio.to_thread(require_space, cache.parent, RESULT_ROOM)
-            response = await self._result(request_id, waits_to_be_known=True)
+            response = await self._result(lambda it: it, request_id, waits_to_be_known=True)
             return await asyncio.to_thread(keep_result, response, cache)
         except ComfylineError as error:
             error.request_id = request_id
@@ -187,11 +177,17 @@ class RuncomfyClient:
 
         Not for what is still to be collected, because in sync mode this would be its only answer.
         """
-        return read_result((await self._result(request_id, waits_to_be_known=False)).content)
+        return await self._result(_content(read_result), request_id)
 
-    async def _result(self, request_id: str, *, waits_to_be_known: bool) -> Response:
+    async def _result(
+        self,
+        read: Callable[[Response], T],
+        request_id: str,
+        *,
+        waits_to_be_known: bool = False,
+    ) -> T:
         return await self._call(
-            lambda response: response,
+            read,
             f"{request_path(request_id)}/result",
             request_id,
             query={"include_cost": "true"},
@@ -202,9 +198,7 @@ class RuncomfyClient:
     async def cancel(self, request_id: str) -> str:
         """Ask to cancel a queued request; return RunComfy's outcome word."""
         path = f"{request_path(request_id)}/cancel"
-        return await self._call(
-            _content(read_cancel), path, request_id, method="POST", waits_to_be_known=False
-        )
+        return await self._call(_content(read_cancel), path, request_id, method="POST")
 
     async def catalogue_entry(self, model_id: str) -> Mapping[str, Any]:
         """Ask for one entry of the public catalogue. Raises `Refused` for no such model."""
@@ -220,15 +214,16 @@ class RuncomfyClient:
     ) -> list[Mapping[str, Any]]:
         """List every entry of the public catalogue that fits once, as RunComfy writes it.
 
-        Ends with a page that brings nothing new: an empty one, or the same again from a server that
-        ignores `offset`. Raises `BrokenAnswer` for a catalogue without an end.
+        Ends with the total, where it is said, else with a page that brings nothing new: an empty
+        one, or the same again from a server that ignores `offset`. Raises `BrokenAnswer` for a
+        catalogue without an end.
         """
         asked = {"search": search, "category": category, "kind": kind}
         query: dict[str, str | int] = {name: value for name, value in asked.items() if value}
         if include_schema:
             query["include_schema"] = "true"
         found: dict[str, Mapping[str, Any]] = {}
-        seen = longest = 0
+        seen = 0
         for _ in range(_MOST_PAGES):
             page = await self._call(
                 _content(read_page),
@@ -238,9 +233,8 @@ class RuncomfyClient:
             new = {name: entry for name, entry in page.entries.items() if name not in found}
             found |= new
             seen += len(page.models)
-            if not new or _is_last(page, longest):
+            if not new or seen == page.total:
                 return list(found.values())
-            longest = max(longest, len(page.models))
         raise BrokenAnswer(f"RunComfy's catalogue has more than {_MOST_PAGES} pages")
 
     async def balance(self) -> float | None:
@@ -271,9 +265,12 @@ class RuncomfyClient:
         method: str = "GET",
         query: Query | None = None,
         most_bytes: int | None = None,
-        waits_to_be_known: bool = True,
+        waits_to_be_known: bool = False,
     ) -> T:
-        """Make one call that may be asked twice, repeated while the retry budget lasts."""
+        """Make one call that may be asked twice, repeated while the retry budget lasts.
+
+        `waits_to_be_known`: also while RunComfy does not know the request.
+        """
 
         async def once() -> T:
             url = f"{self._base_url}{path}"
@@ -333,18 +330,6 @@ async def _held(answer: httpx.Response, most_bytes: int) -> bytes:
             )
         pieces.append(piece)
     return b"".join(pieces)
-
-
-def _is_last(page: Page, longest: int) -> bool:
-    """Whether a page ends the list; `longest` is the length of the longest one before it.
-
-    A first page shorter than asked for may be all that there is, or all that the server gives at a
-    time. Only `total` tells, and without it one more page is asked for.
-    """
-    length = len(page.models)
-    if longest:
-        return length < longest
-    return length < _PAGE_LENGTH and page.total is not None and length >= page.total
 
 
 def _content(read: Callable[[Any], T]) -> Callable[[Response], T]:

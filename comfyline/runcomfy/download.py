@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote_to_bytes
 
@@ -107,14 +106,9 @@ class Downloads:
         """Open nothing by itself."""
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close every connection."""
-        await self._connections.__aexit__(kind, error, trace)
+        await self._connections.aclose()
 
     async def save(
         self, output: str, target: Path, kind: MediaKind | None, *, svg: bool = False
@@ -286,12 +280,7 @@ class _PartFile:
         self._file = self._path.open("wb")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         """Close the file; remove it unless all went well."""
         self._file.close()
         if kind:

@@ -11,8 +11,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
@@ -33,7 +32,7 @@ _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class Connections:
-    """Connections to any host, a pool for each origin; used as an async context manager.
+    """Connections to any host, a pool for each origin.
 
     Below `httpx.AsyncClient`, which would keep cookies, prepare to follow redirects, and log URLs
     with their queries. The machine's proxy is used where there is one.
@@ -43,16 +42,7 @@ class Connections:
         self._pools: dict[tuple[str, bool], httpx.AsyncHTTPTransport] = {}
         self._opening = asyncio.Lock()
 
-    async def __aenter__(self) -> Self:
-        """Open nothing by itself."""
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def aclose(self) -> None:
         """Close every connection."""
         for pool in self._pools.values():
             await pool.aclose()

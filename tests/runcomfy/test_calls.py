@@ -113,21 +113,19 @@ async def test_a_request_that_runcomfy_does_not_know_is_no_end(
     assert (await client.result("r", tmp_path / "r.json")).word == "completed"
 
 
-@pytest.mark.parametrize("name", ["", "../models?x", "..", "a/b", "a b", "x" * 129, "ä", "a\n"])
 async def test_a_request_id_that_none_can_have_is_not_asked_about(
-    client: RuncomfyClient, script: Script, name: str, tmp_path: Path
+    client: RuncomfyClient, script: Script, tmp_path: Path
 ):
-    for call in (client.status(name), client.result(name, tmp_path / "r"), client.cancel(name)):
-        with pytest.raises(InputInvalid):
-            await call
+    for name in ("", "../models?x", "..", "a/b", "a b", "x" * 129, "ä", "a\n"):
+        for call in (client.status(name), client.result(name, tmp_path / "r"), client.cancel(name)):
+            with pytest.raises(InputInvalid):
+                await call
     assert script.calls == []
 
 
-@pytest.mark.parametrize("name", ["", "../requests/r/cancel", "a//b", "a/../b", "a/.", "/a"])
-async def test_a_model_id_cannot_lead_to_another_call(
-    client: RuncomfyClient, script: Script, name: str
-):
-    with pytest.raises(InputInvalid):
-        await client.catalogue_entry(name)
-    assert isinstance(await client.submit(name, {}), No)
+async def test_a_model_id_cannot_lead_to_another_call(client: RuncomfyClient, script: Script):
+    for name in ("", "../requests/r/cancel", "a//b", "a/../b", "a/.", "/a"):
+        with pytest.raises(InputInvalid):
+            await client.catalogue_entry(name)
+        assert isinstance(await client.submit(name, {}), No)
     assert script.calls == []

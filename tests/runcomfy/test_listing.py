@@ -61,18 +61,16 @@ async def test_a_page_is_read_for_its_named_entries_and_the_first_of_each_name()
     read = read_page({"models": [*models, {"model_id": "a", "x": 2}], "total": "many"})
     assert (read.entries, len(read.models)) == ({"a": {"model_id": "a", "x": 1}}, 7)
     assert read.total is None
-
-
-@pytest.mark.parametrize("answer", [{}, {"models": None}, {"models": {}}, {"models": "a"}])
-def test_a_page_without_a_list_is_broken(answer: object):
-    with pytest.raises(BrokenAnswer):
-        read_page(answer)
+    for answer in ({}, {"models": None}, {"models": {}}):
+        with pytest.raises(BrokenAnswer):
+            read_page(answer)
 
 
 async def test_the_questions_name_filter_and_page_and_survive_what_passes(
     connect: Connect, script: Script
 ):
-    script.say(page([f"m/{index}" for index in range(100)])).say(b"", 503).say(page(["m/100"]))
+    script.say(page([f"m/{index}" for index in range(100)])).say(b"", 503)
+    script.say(page(["m/100"], 101))
     client = await connect(script.url)
     found = await client.models("a cat & dog", "image", include_schema=True)
     assert len(found) == 101
@@ -87,18 +85,13 @@ async def test_the_questions_name_filter_and_page_and_survive_what_passes(
     assert [query["offset"] for query in queries] == [["0"], ["100"], ["100"]]
 
 
-async def test_the_catalogue_of_a_server_is_listed_and_searched(connect: Connect, sandbox: Sandbox):
-    client = await connect(sandbox.url, "sandbox-token")
-    assert EDIT in named(await client.models())
-    assert named(await client.models("no such model")) == []
-    [entry] = [one for one in await client.models(include_schema=True) if one["model_id"] == EDIT]
-    assert "input_schema" in entry
-
-
-async def test_a_catalogue_entry_is_read_and_an_unknown_model_refused(
+async def test_the_catalogue_of_a_server_is_listed_and_an_unknown_model_refused(
     connect: Connect, sandbox: Sandbox
 ):
     client = await connect(sandbox.url, "sandbox-token")
+    assert named(await client.models("no such model")) == []
+    [entry] = [one for one in await client.models(include_schema=True) if one["model_id"] == EDIT]
+    assert "input_schema" in entry
     assert (await client.catalogue_entry(EDIT))["model_id"] == EDIT
     with pytest.raises(Refused) as raised:
         await client.catalogue_entry("no/such/model")

@@ -1,28 +1,22 @@
 """All waiting in one place: at most sixteen questions at a time, every answer heard."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from time import monotonic
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from comfyline.errors import DeadlinePassed, NotKnownNow, Unreachable
 from comfyline.job import JobState
-from comfyline.runcomfy.poll import Observation, Poller
+from comfyline.runcomfy.poll import Observation, Poller, next_poll
 from comfyline.runcomfy.wire import RequestStatus, read_status
 from tests.runcomfy.conftest import FakeTime
 
+AGES = st.floats(0, 1e9)
+PLACES = st.integers(0, 10**6)
 PATIENCE = 20
-
-
-def status(word: str, position: int | None = None) -> RequestStatus:
-    return read_status({"status": word, "queue_position": position})
-
-
-def at_once(_seen: Observation) -> float:
-    return 0
+UNKNOWN = NotKnownNow("?")
 
 
 async def deaf(_status: RequestStatus) -> None:
@@ -32,81 +26,60 @@ async def deaf(_status: RequestStatus) -> None:
 class Runcomfy:
     """Answers each request from its own list, the last one for ever; time passes meanwhile."""
 
-    def __init__(self, time: FakeTime, **answers: list[Any]) -> None:
-        self.time, self.answers = time, answers
+    def __init__(self, time: FakeTime, seconds: float = 0, **answers: list[Any]) -> None:
+        self.time, self.seconds, self.answers = time, seconds, answers
         self.asked: list[str] = []
         self.now, self.most = 0, 0
-        self.seconds = 0.0
-        self.gate: asyncio.Event | None = None
-        self.full = asyncio.Event()
+        self.poller = Poller(self.ask, lambda _: 0, time, PATIENCE, time.sleep)
 
-    async def __call__(self, request_id: str) -> RequestStatus:
+    async def ask(self, request_id: str) -> RequestStatus:
         self.asked.append(request_id)
         self.now += 1
         self.most = max(self.most, self.now)
-        if self.now == 16:
-            self.full.set()
         self.time.now += self.seconds
-        try:
-            await (self.gate.wait() if self.gate else asyncio.sleep(0))
-        finally:
-            self.now -= 1
+        await asyncio.sleep(0)
+        self.now -= 1
         script = self.answers[request_id]
         answer = script.pop(0) if len(script) > 1 else script[0]
         if isinstance(answer, Exception):
             raise answer
-        return status(answer)
-
-
-@asynccontextmanager
-async def polling(
-    ask: Callable[[str], Awaitable[RequestStatus]],
-    time: FakeTime,
-    policy: Callable[[Observation], float] = at_once,
-) -> AsyncIterator[Poller]:
-    async with asyncio.timeout(10):
-        yield Poller(ask, policy, time, PATIENCE, time.sleep)
+        return read_status({"status": answer})
 
 
 async def test_a_wait_returns_the_end_and_hears_every_answer(time: FakeTime):
-    runcomfy = Runcomfy(time, a=["in_queue", "in_queue", "in_progress", "completed"])
+    words = ["in_queue", "in_queue", "paused", "error", "in_progress", "completed"]
     heard: list[str] = []
 
     async def hear(status: RequestStatus) -> None:
         heard.append(status.word)
 
-    async with polling(runcomfy, time) as poller:
-        end = await poller.wait("a", age=0, time_left=60, hear=hear)
-    assert end.state is JobState.COMPLETED
-    assert heard == ["in_queue", "in_queue", "in_progress", "completed"]
-
-
-async def test_an_unknown_word_goes_on(time: FakeTime):
-    runcomfy = Runcomfy(time, a=["paused", "error", "completed"])
-    async with polling(runcomfy, time) as poller:
-        assert (await poller.wait("a", age=0, time_left=60, hear=deaf)).word == "completed"
-    assert len(runcomfy.asked) == 3
+    poller = Runcomfy(time, a=list(words)).poller
+    end = await poller.wait("a", age=0, time_left=60, hear=hear)
+    assert (end.state, heard) == (JobState.COMPLETED, words)
 
 
 async def test_many_requests_share_sixteen_calls(time: FakeTime):
     runcomfy = Runcomfy(time, **{f"r{n}": ["in_progress", "completed"] for n in range(100)})
-    async with polling(runcomfy, time) as poller:
-        waits = (poller.wait(f"r{n}", age=0, time_left=60, hear=deaf) for n in range(100))
-        ends = await asyncio.gather(*waits)
+    waits = (runcomfy.poller.wait(f"r{n}", age=0, time_left=60, hear=deaf) for n in range(100))
+    ends = await asyncio.gather(*waits)
     assert {end.word for end in ends} == {"completed"}
-    assert runcomfy.most == 16
-    assert len(runcomfy.asked) == 200
+    assert (runcomfy.most, len(runcomfy.asked)) == (16, 200)
 
 
-async def test_an_error_belongs_to_the_one_who_waits(time: FakeTime):
-    runcomfy = Runcomfy(time, a=["in_queue", Unreachable("away")], b=["in_queue"] * 9 + ["failed"])
-    async with polling(runcomfy, time) as poller:
-        broken, fine = await asyncio.gather(
-            *(poller.wait(name, age=0, time_left=60, hear=deaf) for name in "ab"),
-            return_exceptions=True,
-        )
+async def test_an_error_and_a_cancellation_belong_to_the_one_who_waits(time: FakeTime):
+    runcomfy = Runcomfy(
+        time, a=["in_queue", Unreachable("away")], b=["in_queue"] * 9 + ["failed"], c=["in_queue"]
+    )
+    gone = asyncio.create_task(runcomfy.poller.wait("c", age=0, time_left=60, hear=deaf))
+    await asyncio.sleep(0)
+    gone.cancel()
+    broken, fine = await asyncio.gather(
+        *(runcomfy.poller.wait(name, age=0, time_left=60, hear=deaf) for name in "ab"),
+        return_exceptions=True,
+    )
     assert isinstance(broken, Unreachable)
     assert isinstance(fine, RequestStatus)
+    assert runcomfy.asked.count("c") <= 1
 
 
 async def test_the_policy_learns_age_state_and_place(time: FakeTime):
@@ -114,14 +87,15 @@ async def test_the_policy_learns_age_state_and_place(time: FakeTime):
 
     async def ask(_request_id: str) -> RequestStatus:
         time.now += 2
-        return status("in_queue", 7) if time.now < 6 else status("completed")
+        word = "in_queue" if time.now < 6 else "completed"
+        return read_status({"status": word, "queue_position": 7})
 
     def policy(observation: Observation) -> float:
         seen.append(observation)
         return 0
 
-    async with polling(ask, time, policy) as poller:
-        await poller.wait("a", age=0.5, time_left=60, hear=deaf)
+    poller = Poller(ask, policy, time, PATIENCE, time.sleep)
+    await poller.wait("a", age=0.5, time_left=60, hear=deaf)
     assert seen == [
         Observation(0.5, None, None),
         Observation(2.5, JobState.IN_QUEUE, 7),
@@ -130,61 +104,50 @@ async def test_the_policy_learns_age_state_and_place(time: FakeTime):
 
 
 async def test_the_deadline_ends_the_wait_and_the_request_stays_collectable(time: FakeTime):
-    runcomfy = Runcomfy(time, a=["in_progress"])
-    runcomfy.seconds = 10
-    async with polling(runcomfy, time) as poller:
-        with pytest.raises(DeadlinePassed, match="reconcile") as raised:
-            await poller.wait("a", age=0, time_left=25, hear=deaf)
-    assert raised.value.request_id == "a"
-    assert len(runcomfy.asked) == 3
+    runcomfy = Runcomfy(time, seconds=10, a=["in_progress"])
+    with pytest.raises(DeadlinePassed, match="reconcile") as raised:
+        await runcomfy.poller.wait("a", age=0, time_left=25, hear=deaf)
+    assert (raised.value.request_id, len(runcomfy.asked)) == ("a", 3)
 
 
 @pytest.mark.parametrize("time_left", [0, -3600])
 async def test_a_passed_deadline_still_asks_once(time: FakeTime, time_left: float):
     runcomfy = Runcomfy(time, a=["in_progress"], b=["completed"])
-    async with polling(runcomfy, time) as poller:
-        with pytest.raises(DeadlinePassed):
-            await poller.wait("a", age=7200, time_left=time_left, hear=deaf)
-        assert (await poller.wait("b", age=7200, time_left=time_left, hear=deaf)).word
+    with pytest.raises(DeadlinePassed):
+        await runcomfy.poller.wait("a", age=7200, time_left=time_left, hear=deaf)
+    assert (await runcomfy.poller.wait("b", age=7200, time_left=time_left, hear=deaf)).word
     assert runcomfy.asked == ["a", "b"]
 
 
 async def test_a_wait_is_never_longer_than_the_deadline(time: FakeTime):
-    runcomfy = Runcomfy(time, a=["in_progress", "completed"])
-
-    def policy(_seen: Observation) -> float:
-        return 3600
-
-    async with asyncio.timeout(10):
-        poller = Poller(runcomfy, policy, monotonic, PATIENCE)
-        assert (await poller.wait("a", age=7200, time_left=0.01, hear=deaf)).word == "completed"
+    ask = Runcomfy(time, a=["in_progress", "completed"]).ask
+    poller = Poller(ask, lambda _: 3600, time, PATIENCE, time.sleep)
+    assert (await poller.wait("a", age=7200, time_left=10, hear=deaf)).word == "completed"
+    assert time.now == 10
 
 
 @pytest.mark.parametrize("age", [0, 3600])
-async def test_a_request_that_runcomfy_does_not_know_is_asked_about_again(
+async def test_a_request_that_runcomfy_does_not_know_is_asked_about_while_patience_lasts(
     time: FakeTime, age: float
 ):
-    unknown = NotKnownNow("?")
-    runcomfy = Runcomfy(time, a=[unknown, unknown, "in_queue", unknown, "completed"])
-    runcomfy.seconds = 2
-    async with polling(runcomfy, time) as poller:
-        assert (await poller.wait("a", age=age, time_left=60, hear=deaf)).word == "completed"
+    some = [UNKNOWN, UNKNOWN, "in_queue", UNKNOWN, "completed"]
+    runcomfy = Runcomfy(time, seconds=2, a=some, b=[UNKNOWN])
+    end = await runcomfy.poller.wait("a", age=age, time_left=60, hear=deaf)
+    assert end.word == "completed"
+    with pytest.raises(NotKnownNow):
+        await runcomfy.poller.wait("b", age=age, time_left=600, hear=deaf)
+    assert runcomfy.asked.count("b") == PATIENCE / 2 + 1
 
 
-async def test_a_request_that_stays_unknown_is_left_when_the_patience_is_over(time: FakeTime):
-    runcomfy = Runcomfy(time, a=[NotKnownNow("?")])
-    runcomfy.seconds = 1
-    async with polling(runcomfy, time) as poller:
-        with pytest.raises(NotKnownNow):
-            await poller.wait("a", age=3600, time_left=600, hear=deaf)
-    assert PATIENCE < len(runcomfy.asked) < PATIENCE + 3
+@given(AGES, AGES, st.none() | PLACES)
+def test_an_older_request_is_asked_no_more_often(age: float, more: float, place: int | None):
+    state = JobState.IN_QUEUE
+    younger, older = (next_poll(Observation(a, state, place)) for a in (age, age + more))
+    assert 0.4 <= younger <= older <= 5
 
 
-async def test_whoever_stops_waiting_is_not_asked_for(time: FakeTime):
-    runcomfy = Runcomfy(time, a=["in_queue"], b=["in_queue", "in_queue", "in_queue", "completed"])
-    async with polling(runcomfy, time) as poller:
-        gone = asyncio.create_task(poller.wait("a", age=0, time_left=60, hear=deaf))
-        await asyncio.sleep(0)
-        gone.cancel()
-        await poller.wait("b", age=0, time_left=60, hear=deaf)
-    assert runcomfy.asked.count("a") <= 1
+@given(AGES, PLACES, PLACES)
+def test_a_request_further_back_is_asked_no_more_often(age: float, place: int, more: int):
+    state = JobState.IN_QUEUE
+    nearer, further = (next_poll(Observation(age, state, p)) for p in (place, place + more))
+    assert next_poll(Observation(age, None, None)) <= nearer <= further

@@ -8,17 +8,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfyline.errors import Unreachable
-from comfyline.job import JobState
-from comfyline.runcomfy.poll import Observation, next_poll
 from comfyline.runcomfy.retry import RetryBudget, backoff, read_retry_after
 from tests.runcomfy.conftest import FakeTime
 
-AGES = st.floats(0, 1e9)
-PLACES = st.none() | st.integers(0, 10**6)
+AWAY = Unreachable("RunComfy cannot be reached: it is night")
 
 
-@pytest.mark.parametrize(("value", "seconds"), [("0", 0), ("7", 7), ("1.5", 1.5), ("-3", 0)])
-def test_retry_after_is_read_as_seconds(value: str, seconds: float):
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0),
+        ("7", 7),
+        ("1.5", 1.5),
+        ("-3", 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("", None),
+        ("soon", None),
+        ("nan", None),
+        ("1e999", None),
+        ("Wed, 99 Foo", None),
+        ("21 Oct 99999 07:28:00 +9999999", None),
+    ],
+)
+def test_retry_after_is_read_as_seconds_or_says_nothing(value: str, seconds: float | None):
     assert read_retry_after(value) == seconds
 
 
@@ -26,14 +38,6 @@ def test_retry_after_is_read_as_a_date():
     soon = datetime.now(UTC) + timedelta(seconds=100)
     assert 90 < (read_retry_after(format_datetime(soon, usegmt=True)) or 0) <= 100
     assert 90 < (read_retry_after(soon.strftime("%a, %d %b %Y %H:%M:%S -0000")) or 0) <= 100
-    assert read_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-
-
-@pytest.mark.parametrize(
-    "value", ["", "soon", "nan", "inf", "1e999", "Wed, 99 Foo", "21 Oct 99999 07:28:00 +9999999"]
-)
-def test_a_retry_after_that_says_nothing_is_none(value: str):
-    assert read_retry_after(value) is None
 
 
 @given(st.integers(0, 10**6))
@@ -43,9 +47,6 @@ def test_backoff_grows_to_a_bound_and_is_never_a_tight_loop(attempt: int):
     assert 30 < backoff(attempt, 30) <= 30.25
 
 
-AWAY = Unreachable("RunComfy cannot be reached: it is night")
-
-
 def test_all_calls_share_one_budget_and_any_answer_fills_it(time: FakeTime):
     budget = RetryBudget(60, time)
     assert budget.failed(AWAY, time()) == 60
@@ -53,6 +54,9 @@ def test_all_calls_share_one_budget_and_any_answer_fills_it(time: FakeTime):
     assert budget.failed(AWAY, time()) == 10
     budget.answered()
     assert budget.failed(AWAY, time()) == 60
+    # A failure that nobody followed up for long does not count.
+    time.now = 3600
+    assert budget.failed(AWAY, 3600) == 60
 
 
 def test_a_call_that_alone_keeps_failing_loses_its_own_patience_and_spends_nothing(time: FakeTime):
@@ -79,20 +83,6 @@ def test_a_spent_budget_says_who_was_asked_for_how_long_until_there_is_an_answer
     assert budget.spent is None
 
 
-def test_a_failure_that_nobody_followed_up_for_long_does_not_count(time: FakeTime):
-    budget = RetryBudget(60, time)
-    budget.failed(AWAY, 0)
-    time.now = 3600
-    assert budget.failed(AWAY, 3600) == 60
-
-
-def test_a_try_that_was_waited_for_in_silence_is_told_of_at_once(time: FakeTime):
-    said: list[str] = []
-    budget = RetryBudget(60, time, say=said.append)
-    budget.failed(AWAY, 0, took=10)
-    assert len(said) == 1
-
-
 def test_what_is_waited_for_is_said_seldom_and_its_end_as_well(time: FakeTime):
     said: list[str] = []
     budget = RetryBudget(60, time, where="https://api.test, profile night", say=said.append)
@@ -105,18 +95,6 @@ def test_what_is_waited_for_is_said_seldom_and_its_end_as_well(time: FakeTime):
     budget.answered()
     budget.answered()
     assert said[2:] == ["RunComfy answers again"]
-
-
-@given(AGES, AGES, PLACES)
-def test_an_older_request_is_asked_no_more_often(age: float, more: float, place: int | None):
-    state = JobState.IN_QUEUE
-    younger, older = (next_poll(Observation(a, state, place)) for a in (age, age + more))
-    assert 0.4 <= younger <= older <= 5
-
-
-@given(AGES, st.integers(0, 10**6), st.integers(0, 10**6))
-def test_a_request_further_back_is_asked_no_more_often(age: float, place: int, more: int):
-    state = JobState.IN_QUEUE
-    nearer, further = (next_poll(Observation(age, state, p)) for p in (place, place + more))
-    assert nearer <= further
-    assert next_poll(Observation(age, None, None)) <= nearer
+    # A try that was waited for in silence is told of at once.
+    budget.failed(AWAY, 59, took=10)
+    assert len(said) == 4

@@ -1,9 +1,11 @@
 """JSON from RunComfy → values, whatever came."""
 
 import math
+from datetime import UTC, datetime
 
 import pytest
 
+from comfyline.job import JobState
 from comfyline.runcomfy.wire import (
     BrokenAnswer,
     names_status,
@@ -15,34 +17,39 @@ from comfyline.runcomfy.wire import (
 )
 
 
-@pytest.mark.parametrize("word", ["paused", "done", "", "error", "completed!"])
-def test_an_unknown_word_is_a_value_and_no_end(word: str):
-    assert read_status({"status": word}).state is None
-    assert not names_status({"status": word})
+def test_an_unknown_word_is_a_value_and_no_end():
+    for word in ("paused", "done", "", "error", "completed!", "completed\0"):
+        assert read_status({"status": word}).state is None
+        assert not names_status({"status": word})
+    assert read_status({"status": " Completed\n"}).state is JobState.COMPLETED
 
 
-@pytest.mark.parametrize("answer", [{}, {"status": None}, {"status": 3}, {"status": ["failed"]}])
-def test_an_answer_without_a_status_is_broken(answer: dict[str, object]):
+@pytest.mark.parametrize("answer", [None, {}, {"status": None}, {"status": 3}, {"status": ["a"]}])
+def test_an_answer_without_a_status_is_broken(answer: object):
     with pytest.raises(BrokenAnswer):
         read_status(answer)
 
 
-@pytest.mark.parametrize(
-    "cost", [None, math.nan, math.inf, -0.01, True, False, "0.14", [], {}, 10**400]
-)
-def test_a_cost_that_is_no_amount_of_money_is_unknown(cost: object):
-    assert read_result({"status": "completed", "cost": cost}).cost_usd is None
+def test_a_cost_and_a_place_that_are_none_are_unknown():
+    for cost in (None, math.nan, math.inf, -0.01, True, False, "0.14", [], {}, 10**400):
+        assert read_result({"status": "completed", "cost": cost}).cost_usd is None
+    for place in (True, -1, "3", 2.0, None, 10**400):
+        assert read_status({"status": "in_queue", "queue_position": place}).queue_position is None
 
 
-@pytest.mark.parametrize("position", [True, -1, "3", 2.0, None, 10**400])
-def test_a_queue_position_that_is_none_is_unknown(position: object):
-    assert read_status({"status": "in_queue", "queue_position": position}).queue_position is None
+def test_a_result_says_of_which_model_and_of_when_it_is():
+    answer = {"status": "completed", "created_at": "2026-01-02T03:04:05", "model": "a/b"}
+    read = read_result(answer)
+    assert (read.model_id, read.created_at) == ("a/b", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    assert read_result({**answer, "model_id": "c/d"}).model_id == "c/d"
+    unknown = read_result({**answer, "created_at": "soon", "model": 7})
+    assert (unknown.model_id, unknown.created_at) == (None, None)
 
 
-@pytest.mark.parametrize("name", ["", "x" * 129, "a b", "a/b", "a\n", "ä", None, 7, ["a"]])
-def test_any_other_request_id_is_broken(name: object):
-    with pytest.raises(BrokenAnswer):
-        read_request_id({"request_id": name})
+def test_any_other_request_id_is_broken():
+    for name in ("", "x" * 129, "a b", "a/b", "a\n", "ä", None, 7, ["a"]):
+        with pytest.raises(BrokenAnswer):
+            read_request_id({"request_id": name})
 
 
 @pytest.mark.parametrize(
