@@ -34,9 +34,9 @@ _GRACE = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class FileSeen:
-    """A stored output as it lies there: its size, and its sidecar; None where there is none.
+    """A stored output as it lies there; None is what is not there.
 
-    `trouble` says why one of them could not be read.
+    `trouble` says why it or its sidecar could not be read.
     """
 
     output: StoredOutput
@@ -123,11 +123,7 @@ async def with_history(attempts: Sequence[Attempt], ledger: Ledger) -> list[Atte
 
 def differences(seen: Iterable[Seen]) -> list[Difference]:
     """List all differences of some attempts, in their order."""
-    return [
-        Difference(one.attempt, kind, message, uri)
-        for one in seen
-        for kind, message, uri in (*_money(one), *_results(one.attempt), *_files(one))
-    ]
+    return [found for one in seen for found in (*_money(one), *_results(one), *_files(one))]
 
 
 def repeats(attempts: Iterable[Attempt]) -> tuple[list[Difference], list[Difference]]:
@@ -202,29 +198,35 @@ async def _file(output: StoredOutput, sizes: Mapping[str, int | None], places: P
         return FileSeen(output, None, None, error.message)
 
 
-def _money(seen: Seen) -> Iterator[tuple[str, str, None]]:
-    attempt, said = seen.attempt, seen.charge_usd
-    known = attempt.cost_usd
+def _money(seen: Seen) -> Iterator[Difference]:
+    attempt, said, known = seen.attempt, seen.charge_usd, seen.attempt.cost_usd
     nothing = _came_to_nothing(attempt)
     if attempt.state is JobState.IN_DOUBT:
         price = attempt.checked.estimate_usd
         much = "an unknown price" if price is None else f"about {usd(price)}"
         hint = f"{attempt.command(f'resolve {short(attempt.checked.key)}')} shows what is known"
-        yield "in-doubt", f"it may have been charged {much}; {hint}", None
+        yield Difference(attempt, "in-doubt", f"it may have been charged {much}; {hint}")
         return
     if attempt.request_id is None:
         return
-    if said is not None and known is None and not (nothing and said == 0):
-        yield "charge-differs", f"RunComfy says {usd(said)}, the ledger has no cost", None
-    elif said is not None and known is not None and abs(said - known) > _SAME_USD:
-        yield "charge-differs", f"RunComfy says {usd(said)}, the ledger {usd(known)}", None
-    elif said is None and known is None and attempt.state in _ENDED - {JobState.CANCELLED}:
-        yield "cost-unknown", "neither the ledger nor RunComfy says what it cost", None
+    if said is None:
+        if known is None and attempt.state in _ENDED - {JobState.CANCELLED}:
+            message = "neither the ledger nor RunComfy says what it cost"
+            yield Difference(attempt, "cost-unknown", message)
+    elif known is None:
+        if not nothing or said:
+            message = f"RunComfy says {usd(said)}, the ledger has no cost"
+            yield Difference(attempt, "charge-differs", message)
+    elif abs(said - known) > _SAME_USD:
+        message = f"RunComfy says {usd(said)}, the ledger {usd(known)}"
+        yield Difference(attempt, "charge-differs", message)
     if nothing and (amount := said or known):
-        yield "charged-for-nothing", f"it is {attempt.state} and was charged {usd(amount)}", None
+        message = f"it is {attempt.state} and was charged {usd(amount)}"
+        yield Difference(attempt, "charged-for-nothing", message)
 
 
-def _results(attempt: Attempt) -> Iterator[tuple[str, str, None]]:
+def _results(seen: Seen) -> Iterator[Difference]:
+    attempt = seen.attempt
     if attempt.request_id is None or attempt.state in _FOR_NOTHING:
         return
     if attempt.state is JobState.EXPIRED:
@@ -236,35 +238,33 @@ def _results(attempt: Attempt) -> Iterator[tuple[str, str, None]]:
         message += f"{end:%Y-%m-%d %H:%M} UTC: {attempt.command('reconcile')} collects it"
     else:
         return
-    yield "paid-not-stored", message, None
+    yield Difference(attempt, "paid-not-stored", message)
 
 
-def _files(seen: Seen) -> Iterator[tuple[str, str, str]]:
-    attempt = seen.attempt
+def _files(seen: Seen) -> Iterator[Difference]:
     for file in seen.files:
-        output, sidecar = file.output, file.sidecar
-        if file.trouble:
-            yield "file-unreadable", file.trouble, output.uri
-            continue
-        if file.size is None:
-            yield (
-                "file-missing",
-                "it is paid for but missing; the next run fetches it",
-                output.uri,
-            )
-        elif file.size != output.bytes:
-            message = f"it has {file.size:,} bytes, but {output.bytes:,} were stored"
-            yield "file-changed", message, output.uri
-        if sidecar is None:
-            yield "sidecar-missing", "it has no sidecar", output.uri
-        elif sidecar.job != attempt.checked.key:
-            message = f"its sidecar belongs to job {short(sidecar.job)}"
-            yield "sidecar-differs", message, output.uri
-        elif sidecar.request_id != attempt.request_id:
-            message = f"its sidecar names request {sidecar.request_id}, the ledger another"
-            yield "sidecar-differs", message, output.uri
-        elif sidecar.output.sha256 != output.sha256:
-            yield "sidecar-differs", "its sidecar has another SHA-256 than the ledger", output.uri
+        for kind, message in _of_file(file, seen.attempt):
+            yield Difference(seen.attempt, kind, message, file.output.uri)
+
+
+def _of_file(file: FileSeen, attempt: Attempt) -> Iterator[tuple[str, str]]:
+    output, sidecar = file.output, file.sidecar
+    if file.trouble:
+        yield "file-unreadable", file.trouble
+        return
+    if file.size is None:
+        yield "file-missing", "it is paid for but missing; the next run fetches it"
+    elif file.size != output.bytes:
+        yield "file-changed", f"it has {file.size:,} bytes, but {output.bytes:,} were stored"
+    if sidecar is None:
+        yield "sidecar-missing", "it has no sidecar"
+    elif sidecar.job != attempt.checked.key:
+        yield "sidecar-differs", f"its sidecar belongs to job {short(sidecar.job)}"
+    elif sidecar.request_id != attempt.request_id:
+        message = f"its sidecar names request {sidecar.request_id}, the ledger another"
+        yield "sidecar-differs", message
+    elif sidecar.output.sha256 != output.sha256:
+        yield "sidecar-differs", "its sidecar has another SHA-256 than the ledger"
 
 
 def _is_charged(attempt: Attempt) -> bool:

@@ -7,13 +7,13 @@ knows, is not rejected: an output costs money, and a doubt is no flaw.
 
 import asyncio
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from comfyline.errors import Rejected, Unreachable
-from comfyline.job import CheckedJob, ContentChecks, FetchedFile, JobState
+from comfyline.job import CheckedJob, ContentChecks, JobState
 from comfyline.media.similar import Appearance, NamedAppearance, appearance, appearance_of
 from comfyline.operations.overwrite import store_outputs
 from comfyline.operations.recover import clear
@@ -44,7 +44,10 @@ async def reject(
     checks = checked.job.checks
     if checks is None or submission.state is JobState.PERSISTED:
         return None
-    outputs = [await _seen(file, checked.job.label) for file in fetched.files]
+    outputs = []
+    for file in fetched.files:
+        look = await asyncio.to_thread(appearance, Path(file.path))
+        outputs.append(NamedAppearance(checked.job.label, file.sha256, file.media_type, look))
     given = await _inputs(checked, services) if checks.not_input else []
     flaws = _judged(checks, checked, outputs, given, run)
     if not flaws:
@@ -86,11 +89,6 @@ def _judged(
     return flaws
 
 
-async def _seen(file: FetchedFile, name: str) -> NamedAppearance:
-    look = await asyncio.to_thread(appearance, Path(file.path))
-    return NamedAppearance(name, file.sha256, file.media_type, look)
-
-
 async def _inputs(checked: CheckedJob, services: Services) -> list[NamedAppearance]:
     """Return the job's pictures as they look; one that is gone is compared by its hash alone."""
     seen = []
@@ -116,13 +114,13 @@ def content_flaws(
 
     `given` are the job's media inputs, `others` the outputs that no output may look like.
     """
-    seen, flaws = list(others) if checks.not_duplicate else [], {}
+    seen, flaws = list(others), dict[int, str]()
     for position, output in enumerate(outputs):
-        found = [
-            *_of_itself(checks, inputs, output.appearance),
-            *(_of_input(output, given) if checks.not_input else ()),
-            *(_of_others(output, seen) if checks.not_duplicate else ()),
-        ]
+        found = [*_of_itself(checks, inputs, output.appearance)]
+        if checks.not_input and (one := _alike(output, given, Appearance.is_same)):
+            found.append(f"is the same as the input {one.name}")
+        if checks.not_duplicate and (one := _alike(output, seen, Appearance.is_near)):
+            found.append(f"is nearly the same as an output of {one.name}")
         if found:
             name = "The output" if len(outputs) == 1 else f"Output {position + 1}"
             flaws[position] = f"{name} {'; it '.join(found)}"
@@ -165,27 +163,19 @@ def _least(checks: ContentChecks) -> str:
     return f"{checks.min_width} wide" if checks.min_width else f"{checks.min_height} high"
 
 
-def _of_input(output: NamedAppearance, given: Iterable[NamedAppearance]) -> Iterator[str]:
-    for one in given:
-        looks = _pictures(output, one)
-        if output.sha256 == one.sha256 or (looks and looks[0].is_same(looks[1])):
-            yield f"is the same as the input {one.name}"
-            return
-
-
-def _of_others(output: NamedAppearance, others: Iterable[NamedAppearance]) -> Iterator[str]:
+def _alike(
+    output: NamedAppearance,
+    others: Iterable[NamedAppearance],
+    are_alike: Callable[[Appearance, Appearance], bool],
+) -> NamedAppearance | None:
+    """Find the first with the same bytes, or that looks alike: of a video only its bytes count."""
     for one in others:
-        looks = _pictures(output, one)
-        if output.sha256 == one.sha256 or (looks and looks[0].is_near(looks[1])):
-            yield f"is nearly the same as an output of {one.name}"
-            return
-
-
-def _pictures(one: NamedAppearance, other: NamedAppearance) -> tuple[Appearance, Appearance] | None:
-    """Return what both look like, where both are pictures; of a video only its beginning counts."""
-    are_pictures = all(each.media_type.startswith("image/") for each in (one, other))
-    if are_pictures and one.appearance and other.appearance:
-        return one.appearance, other.appearance
+        if output.sha256 == one.sha256:
+            return one
+        if all(each.media_type.startswith("image/") for each in (output, one)):
+            mine, its = output.appearance, one.appearance
+            if mine and its and are_alike(mine, its):
+                return one
     return None
 
 

@@ -42,19 +42,6 @@ class Doubt:
     balance: Balance | None
 
 
-@dataclass(frozen=True, slots=True)
-class RequestCheck:
-    """What RunComfy says of a request id that a person gave.
-
-    `objections` are what does not fit the submission in doubt; `unknown` what could not be
-    compared.
-    """
-
-    word: str
-    objections: tuple[str, ...]
-    unknown: tuple[str, ...]
-
-
 async def gather_facts(attempt: Attempt, services: Services) -> Doubt:
     """Gather the facts about one submission in doubt; what cannot be found out is unknown."""
     moved = await services.ledger.list(Selection(since=sent_at(attempt)))
@@ -67,67 +54,6 @@ async def gather_facts(attempt: Attempt, services: Services) -> Doubt:
         balance_now_usd=now_usd,
         balance=read_balance(attempt, others, now_usd),
     )
-
-
-async def check_request(attempt: Attempt, request_id: str, services: Services) -> RequestCheck:
-    """Compare a request id with a submission in doubt, without changing anything.
-
-    Raises `UsageError` for an id that can never be the right one: it is another attempt's, or
-    RunComfy does not know it. What it merely does not fit, the objections say.
-    """
-    for other in await services.ledger.list(Selection(request_ids=(request_id,))):
-        if other.id != attempt.id:
-            raise UsageError(
-                f"Request {request_id} belongs to job {short(other.checked.key)}, attempt "
-                f"{other.number} ({other.checked.job.label}): it was paid for as that",
-                hint="Look for another request at RunComfy, or answer --lost.",
-            )
-    directory = services.work_directory(request_id)
-    try:
-        status = await services.client.status(request_id)
-        # In sync mode this may be the only time that it is told: it is kept where `fetch` looks.
-        result = await services.client.result(request_id, directory / "result.json")
-    except NotKnownNow:
-        raise UsageError(
-            f"RunComfy does not know request {request_id}",
-            hint="Nothing was changed. Check the id, and that this is the profile with which it "
-            "was submitted; RunComfy may know it again later, unless its 7 days are over.",
-        ) from None
-    found = RequestCheck(status.word, *_compare(attempt, result))
-    if found.objections:
-        await asyncio.to_thread(_drop, services, request_id, result)
-    return found
-
-
-def _compare(attempt: Attempt, result: RequestResult) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    objections: list[str] = []
-    unknown: list[str] = []
-    left = sent_at(attempt)
-    first, last = left - _CLOCKS, left + timedelta(seconds=LEASE_SECONDS) + _CLOCKS
-    made = result.created_at
-    if made is None:
-        unknown.append("RunComfy does not say when it was created")
-    elif not first <= made <= last:
-        objections.append(
-            f"it was created at {_utc(made)}, but the POST was sent at {_utc(left)}: its request "
-            f"would be from {_utc(first)} to {_utc(last)}, allowing for clock differences"
-        )
-    wanted = attempt.checked.job.model_id
-    if result.model_id is None:
-        unknown.append("RunComfy does not say which model it used")
-    elif result.model_id != wanted:
-        objections.append(f"its model is {result.model_id}, that of the job is {wanted}")
-    return tuple(objections), tuple(unknown)
-
-
-def _drop(services: Services, request_id: str, result: RequestResult) -> None:
-    """Remove the answer about somebody else's request, unless it exists nowhere else any more."""
-    if not any(url[:5].lower() == "data:" for url in output_urls(result.output)):
-        shutil.rmtree(services.work_directory(request_id), ignore_errors=True)
-
-
-def _utc(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,18 +170,69 @@ async def adopt_stored_output(attempt: Attempt, services: Services) -> Resolutio
 async def take_request_id(
     attempt: Attempt, request_id: str, services: Services, *, force: bool
 ) -> Resolution:
-    """Write down the id under which RunComfy accepted it. Raises `UsageError` for a wrong one."""
-    found = await check_request(attempt, request_id, services)
-    if found.objections and not force:
+    """Write down the id under which RunComfy accepted it. Raises `UsageError` for a wrong one.
+
+    Wrong is always one that is another attempt's, or that RunComfy does not know; one that merely
+    does not fit is taken with `force`.
+    """
+    for other in await services.ledger.list(Selection(request_ids=(request_id,))):
+        if other.id != attempt.id:
+            raise UsageError(
+                f"Request {request_id} belongs to job {short(other.checked.key)}, attempt "
+                f"{other.number} ({other.checked.job.label}): it was paid for as that",
+                hint="Look for another request at RunComfy, or answer --lost.",
+            )
+    directory = services.work_directory(request_id)
+    try:
+        status = await services.client.status(request_id)
+        # In sync mode this may be the only time that it is told: it is kept where `fetch` looks.
+        result = await services.client.result(request_id, directory / "result.json")
+    except NotKnownNow:
         raise UsageError(
-            f"Request {request_id} does not match: {'; '.join(found.objections)}",
+            f"RunComfy does not know request {request_id}",
+            hint=f"{_UNCHANGED} Check the id, and that this is the profile with which it "
+            "was submitted; RunComfy may know it again later, unless its 7 days are over.",
+        ) from None
+    objections, unknown = _compare(attempt, result)
+    if objections and not force:
+        # An answer that brings its files with it may exist nowhere else any more.
+        if not any(url[:5].lower() == "data:" for url in output_urls(result.output)):
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        raise UsageError(
+            f"Request {request_id} does not match: {'; '.join(objections)}",
             hint=f"{_UNCHANGED} --force accepts it all the same.",
         )
-    for doubtful in (*found.objections, *found.unknown):
+    for doubtful in (*objections, *unknown):
         tell(Note(f"{short(attempt.checked.key)}: {doubtful}; accepted all the same"))
     await services.ledger.accepted(attempt.id, request_id)
-    message = f"Request {request_id} is {found.word}; {command('reconcile')} collects it"
+    message = f"Request {request_id} is {status.word}; {command('reconcile')} collects it"
     return Resolution(attempt.checked.key, "accepted", request_id, message)
+
+
+def _compare(attempt: Attempt, result: RequestResult) -> tuple[list[str], list[str]]:
+    """Say what of a request does not fit a submission in doubt, and what cannot be compared."""
+    objections: list[str] = []
+    unknown: list[str] = []
+    left = sent_at(attempt)
+    first, last = left - _CLOCKS, left + timedelta(seconds=LEASE_SECONDS) + _CLOCKS
+    made = result.created_at
+    if made is None:
+        unknown.append("RunComfy does not say when it was created")
+    elif not first <= made <= last:
+        objections.append(
+            f"it was created at {_utc(made)}, but the POST was sent at {_utc(left)}: its request "
+            f"would be from {_utc(first)} to {_utc(last)}, allowing for clock differences"
+        )
+    wanted = attempt.checked.job.model_id
+    if result.model_id is None:
+        unknown.append("RunComfy does not say which model it used")
+    elif result.model_id != wanted:
+        objections.append(f"its model is {result.model_id}, that of the job is {wanted}")
+    return objections, unknown
+
+
+def _utc(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _is_lost(attempt: Attempt) -> bool:
