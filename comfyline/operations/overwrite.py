@@ -59,14 +59,12 @@ class Whose(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An output and what made it: the one that arrives, or one that lies there already.
+    """An output and what made it: one that arrives, or one that lies there already.
 
     `origin` is None where nobody knows it, `attempt_id` where this ledger does not.
     """
 
-    sha256: str
-    bytes: int
-    media_type: str
+    output: FetchedFile | StoredOutput | SidecarOutput
     key: str
     request_id: str | None
     origin: str | None
@@ -106,21 +104,12 @@ class Lying:
     def made(self) -> Made | None:
         """What the ledger knows of it, or else its sidecar; None where neither does."""
         if owner := self.owner:
-            output: StoredOutput | SidecarOutput = self.recorded
-            account, key, request_id = owner.account, owner.checked.key, owner.request_id
-            origin = account.origin if account else None
-        elif told := self.described:
-            output, key, request_id, origin = told.output, told.job, told.request_id, told.origin
-        else:
-            return None
-        made = output.sha256, output.bytes, output.media_type
-        return Made(*made, key, request_id, origin, owner.id if owner else None)
-
-    @property
-    def recorded(self) -> StoredOutput:
-        """What the ledger says lies here; only where it has an owner."""
-        assert self.owner is not None  # noqa: S101  # who asks has looked
-        return next(output for output in self.owner.outputs if output.uri == self.uri)
+            origin = owner.account.origin if owner.account else None
+            recorded = _recorded(owner, self.uri)
+            return Made(recorded, owner.checked.key, owner.request_id, origin, owner.id)
+        if told := self.described:
+            return Made(told.output, told.job, told.request_id, told.origin)
+        return None
 
 
 async def store_outputs(
@@ -149,15 +138,8 @@ async def store_outputs(
     reached = {str(state): at for state, at in attempt.reached.items()} | {end: services.now()}
 
     async def store(file: FetchedFile, wanted: str, reason: str) -> StoredOutput:
-        arriving = Made(
-            file.sha256,
-            file.bytes,
-            file.media_type,
-            checked.key,
-            submission.request_id,
-            attempt.account.origin if attempt.account else None,
-            submission.attempt_id,
-        )
+        origin = attempt.account.origin if attempt.account else None
+        arriving = Made(file, checked.key, submission.request_id, origin, submission.attempt_id)
         target = _Target(arriving, wanted, uris, on_conflict, place, services.ledger)
         draft = Path(f"{work_path(work, file.index)}.aside")
         try:
@@ -205,9 +187,9 @@ def whose(lying: Lying, wanted: str, arriving: Made) -> Whose:
         return Whose.NOBODYS
     if lying.is_left or (described and described.request_id == arriving.request_id):
         return Whose.OURS
-    if made and lying.sha256 == made.sha256:
+    if made and lying.sha256 == made.output.sha256:
         return _room(made, arriving)
-    return Whose.OURS if lying.sha256 == arriving.sha256 else Whose.OTHERS
+    return Whose.OURS if lying.sha256 == arriving.output.sha256 else Whose.OTHERS
 
 
 def _gives_way(lying: Lying, wanted: str, arriving: Made) -> bool:
@@ -218,16 +200,20 @@ def _gives_way(lying: Lying, wanted: str, arriving: Made) -> bool:
     """
     if owner := lying.owner:
         is_own = owner.checked.key == arriving.key
-        return is_own or (lying.uri == wanted and not _had_to_go(owner, lying.recorded))
+        return is_own or (lying.uri == wanted and not _had_to_go(owner, lying.uri))
     # A sidecar of another job's that this ledger does not know is a colleague's.
     told = lying.described if lying.exists else lying.sidecar
     return lying.is_left or told is None or told.job == arriving.key
 
 
-def _had_to_go(owner: Attempt, output: StoredOutput) -> bool:
-    """Tell whether an attempt's output lies where it does because its own name was taken."""
-    [planned] = output_uris(owner.checked.job.placement, [output])
-    return is_version(output.uri.rpartition("/")[2], planned.rpartition("/")[2])
+def _had_to_go(owner: Attempt, uri: str) -> bool:
+    """Tell whether an attempt's output lies here because its own name was taken."""
+    [planned] = output_uris(owner.checked.job.placement, [_recorded(owner, uri)])
+    return is_version(uri.rpartition("/")[2], planned.rpartition("/")[2])
+
+
+def _recorded(owner: Attempt, uri: str) -> StoredOutput:
+    return next(output for output in owner.outputs if output.uri == uri)
 
 
 def _room(made: Made, arriving: Made) -> Whose:
@@ -263,7 +249,7 @@ class _Target:
                     return uri, lying.sidecar is None
                 # Taken since: by a repeated request of our own, if our bytes lie there now.
                 lying = await self._look(uri)
-                same = lying.sha256 == self.arriving.sha256 and not lying.has_other
+                same = lying.sha256 == self.arriving.output.sha256 and not lying.has_other
                 found = Whose.OURS if same else Whose.OTHERS
             if found is Whose.OTHERS and self.on_conflict == "replace" and not lying.owner:
                 # What is somebody's is lost, unless it was paid for.
@@ -301,9 +287,9 @@ class _Target:
             except ValueError:
                 has_other = True
         lying = Lying(uri, size is not None, owner, None, sidecar, has_other)
-        known = {self.arriving.bytes}
+        known = {self.arriving.output.bytes}
         known |= {sidecar.output.bytes} if sidecar else set()
-        known |= {lying.made.bytes} if lying.made else set()
+        known |= {lying.made.output.bytes} if lying.made else set()
         if size in known:
             lying = replace(lying, sha256=await self.place.sha256(uri))
         if owner is None and (described := lying.described):
@@ -316,10 +302,10 @@ class _Target:
         Raises `Spoilt` when it holds other bytes, and removes it: nobody is to take it for the
         result again. With `new` it raises `FileExistsError` for a name that is taken.
         """
-        labels = {"comfyline-job": made.key, "sha256": made.sha256}
+        output, kind, sha256 = made.output, made.output.media_type, made.output.sha256
+        labels = {"comfyline-job": made.key, "sha256": sha256}
         if made.request_id:
             labels["comfyline-request"] = made.request_id
-        kind, sha256 = made.media_type, made.sha256
         try:
             await self.place.put(path, uri, kind, sha256=sha256, metadata=labels, new=new)
         except Altered:
@@ -328,7 +314,7 @@ class _Target:
                 f"What was fetched for {uri} has changed on the disk of this machine",
                 hint="It is fetched again. Check the disk.",
             ) from None
-        if await self.place.size(uri) != made.bytes:
+        if await self.place.size(uri) != output.bytes:
             raise Unreachable(f"{uri} was written, but is incomplete")
 
     async def _has_moved(self, uri: str, sidecar: Sidecar) -> bool:
@@ -382,7 +368,7 @@ class _Target:
                 await self._copy(former, old, uri, draft)
             except FileExistsError:
                 return False
-        elif size != former.bytes or await place.sha256(uri) != former.sha256:
+        elif size != former.output.bytes or await place.sha256(uri) != former.output.sha256:
             return False
         if sidecar is None and (told := await read_text(place, f"{old}{SUFFIX}")):
             # Whoever was faster wrote the same.

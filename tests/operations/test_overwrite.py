@@ -314,7 +314,7 @@ def test_what_the_sandbox_made_gives_way_to_what_was_paid_for(
 ) -> None:
     output = SidecarOutput(sha256="a" * 64, bytes=7)
     sidecar = Sidecar(job="key", request_id="before", origin=there, output=output)
-    arriving = Made("b" * 64, 7, "image/png", "key", "now", comes)
+    arriving = Made(SidecarOutput(sha256="b" * 64, bytes=7), "key", "now", comes)
     seen = Lying("file:///cat.png", exists=True, sha256="a" * 64, sidecar=sidecar)
 
     assert whose(seen, seen.uri, arriving) is is_whose
