@@ -1,6 +1,7 @@
 """The models that a run uses: their schema from disk, their price from RunComfy's catalogue."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -98,32 +99,24 @@ class SingleFlight(Generic[T]):
         self._ask = ask
         self._patience = patience
         self._clock = clock
-        self._answers: dict[str, T] = {}
-        self._asking: dict[str, asyncio.Task[T]] = {}
-        self._failed: dict[str, tuple[float, BaseException]] = {}
+        self._asked: dict[str, asyncio.Task[T]] = {}
+        self._failed_at: dict[str, float] = {}
 
     async def get(self, name: str) -> T:
         """Return the answer for a name, or the error of who asked last."""
-        if name in self._answers:
-            return self._answers[name]
-        if name in self._failed:
-            when, error = self._failed[name]
-            if self._clock() - when < self._patience:
-                raise error.with_traceback(None)
-        if name not in self._asking:
-            self._asking[name] = asyncio.create_task(self._answer(name))
+        is_over = self._clock() - self._failed_at.get(name, math.inf) >= self._patience
+        if name not in self._asked or is_over:
+            self._failed_at.pop(name, None)
+            self._asked[name] = asyncio.create_task(self._ask_once(name))
         # Shielded: who is cancelled must not cancel what others wait for as well.
-        return await asyncio.shield(self._asking[name])
+        return await asyncio.shield(self._asked[name])
 
-    async def _answer(self, name: str) -> T:
+    async def _ask_once(self, name: str) -> T:
         try:
-            self._answers[name] = await self._ask(name)
-        except Exception as error:
-            self._failed[name] = (self._clock(), error)
+            return await self._ask(name)
+        except BaseException:
+            self._failed_at[name] = self._clock()
             raise
-        finally:
-            del self._asking[name]
-        return self._answers[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,12 +189,7 @@ class Catalogue:
 
     async def published(self, model_id: str) -> Mapping[str, Any]:
         """Read RunComfy's own entry of a model; the errors are those of `entry`."""
-        try:
-            published = await self._live.get(check_model_id(model_id))
-        except Redirected:
-            raise
-        except (Unreachable, TryLater) as away:
-            raise type(away)(away.message, hint="Nothing was written: try again later.") from away
+        published = await self._live.get(check_model_id(model_id))
         if not published.entry.input_schema:
             raise _without_inputs(model_id)
         return published.answer

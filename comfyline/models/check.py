@@ -15,14 +15,13 @@ from comfyline.keys import replace_values
 from comfyline.models.dialect import compile_schema, media_fields
 from comfyline.models.entry import ModelEntry
 from comfyline.yaml.file import Mistake
-from comfyline.yaml.scalars import as_number, as_truth
+from comfyline.yaml.scalars import how_to_write, in_words
 
 _DEEPEST = 64
 """Levels of lists and mappings within one another: more is a mistake, and nothing a model reads."""
 _LISTED = 24
 _LONGEST = 60
 _SIZE = re.compile(r"(?<=\d)\s*[x×*/\-_.,:]\s*(?=\d)", re.IGNORECASE)
-_WITH_UNIT = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?).{0,8}", re.ASCII)
 _TYPES = {
     "string": "text",
     "number": "a number",
@@ -191,9 +190,11 @@ def _mistakes(broken: _Broken) -> Iterator[Mistake]:
             hint = nearest_choice(value, rule)
             yield Mistake(pointer, f"{_short(value)} is not one of {_listed(rule)}", hint)
         case "type":
-            wanted = " or ".join(_TYPES[name] for name in rule)
-            hint = "leave the field out" if value is None else _meant(value, rule, broken.schema)
-            yield Mistake(pointer, f"should be {wanted}, not {_kind(value)}", hint)
+            wanted = [_TYPES[name] for name in rule]
+            choices = broken.schema.get("enum", []) if value is not None else []
+            hint = nearest_choice(value, choices) if choices else how_to_write(value, wanted)
+            hint = hint or (f"it is one of {_listed(choices)}" if choices else "")
+            yield Mistake(pointer, f"should be {' or '.join(wanted)}, not {in_words(value)}", hint)
         case "minLength" if not value:
             yield Mistake(pointer, "is empty")
         case "anyOf" | "oneOf" if broken.alternatives:
@@ -220,20 +221,6 @@ def _listed(values: list[Any]) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
-
-
-def _kind(value: Any) -> str:
-    match value:
-        case None | bool():
-            return _written(value)
-        case int() | float():
-            return f"the number {_short(value)}"
-        case str():
-            return f"the text {_short(value)}"
-        case list():
-            return "a list"
-        case _:
-            return "a mapping"
 
 
 def _written(value: Any) -> str:
@@ -263,37 +250,6 @@ def nearest_choice(value: Any, choices: Sequence[Any]) -> str:
 
 def _plain(value: Any) -> str:
     return _SIZE.sub(":", _written(value).strip().casefold())
-
-
-def _meant(value: Any, types: Sequence[str], schema: Mapping[str, Any]) -> str:
-    """Say how a value of the wrong type is to be written, `"2"` as `2`; empty if unknown."""
-    if choices := schema.get("enum"):
-        return nearest_choice(value, choices) or f"it is one of {_listed(choices)}"
-    if isinstance(value, str):
-        return _from_text(value.strip(), types)
-    if isinstance(value, bool | int | float) and "string" in types:
-        return "write it in quotes"
-    if isinstance(value, float) and "integer" in types and abs(value) < 1e15:  # noqa: PLR2004  # a float counts exactly so far
-        return f"did you mean `{round(value)}`?"
-    if value in (0, 1) and not isinstance(value, bool) and "boolean" in types:
-        return f"did you mean `{_written(bool(value))}`?"
-    return "write it as a list: `[…]`" if "array" in types and not isinstance(value, dict) else ""
-
-
-def _from_text(text: str, types: Sequence[str]) -> str:
-    if "boolean" in types and (hint := as_truth(text)):
-        return hint
-    number = _WITH_UNIT.fullmatch(text)
-    if number and "number" not in types and "." in number[1] and number[1] == text:
-        return ""
-    if "number" in types or "integer" in types:
-        if hint := as_number(text):
-            return hint
-        if number:  # as in `5 seconds`
-            return f"did you mean `{number[1]}`?"
-    if "array" in types:
-        return f"write it as a list: `[{text}]`" if len(text) <= _LONGEST else "write it as a list"
-    return ""
 
 
 def fit_inputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> dict[str, Any]:

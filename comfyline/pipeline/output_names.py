@@ -4,8 +4,9 @@ import hashlib
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from dataclasses import replace
 from itertools import count
 from pathlib import PurePosixPath
 
@@ -19,8 +20,6 @@ from comfyline.storage.place import join
 
 # ext4 and S3 allow more; the sidecar's `.json` and a temporary suffix must fit behind the name.
 _MOST_BYTES = 200
-_NOWHERE = re.compile(r'[/\\:*?"<>|]')
-"""Signs that some file system does not have in names."""
 # Longer than every reserved word, and of signs that no file system minds: the usual case, and the
 # looking would cost twice as much as the rest of naming.
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{7,}", re.ASCII)
@@ -144,7 +143,8 @@ def colliding_names(jobs: Iterable[Job], expected_outputs: Callable[[Job], int])
     """
     owners: dict[tuple[str, str], Job] = {}
     broken: dict[Problem, None] = {}
-    collisions: dict[str, list[Problem]] = {}
+    first: dict[str, Problem] = {}
+    times: Counter[str] = Counter()
     for job in jobs:
         for index in range(expected_outputs(job)):
             try:
@@ -153,18 +153,20 @@ def colliding_names(jobs: Iterable[Job], expected_outputs: Callable[[Job], int])
             except InputInvalid as error:
                 broken.update(dict.fromkeys(error.problems))
                 continue
-            folder = _plain_folder(job.placement.folder)
+            folder = PurePosixPath(job.placement.folder).as_posix()
             place = (folder.casefold(), name.casefold())
             if place in owners:
                 problem = _collision(owners[place], job, name)
-                collisions.setdefault(problem.hint, []).append(problem)
+                first.setdefault(problem.hint, problem)
+                times[problem.hint] += 1
             owners.setdefault(place, job)
-    return [*broken, *(_first_of(problems) for problems in collisions.values())]
-
-
-@lru_cache(maxsize=256)
-def _plain_folder(folder: str) -> str:
-    return PurePosixPath(folder).as_posix()
+    told = (
+        replace(one, message=f"{one.message} (and {times[hint] - 1} more)")
+        if times[hint] > 1
+        else one
+        for hint, one in first.items()
+    )
+    return [*broken, *told]
 
 
 def _collision(one: Job, other: Job, name: str) -> Problem:
@@ -200,11 +202,6 @@ def _differences(one: Job, other: Job) -> list[str]:
     return parts + (["step"] if one.step != other.step else [])
 
 
-def _first_of(problems: list[Problem]) -> Problem:
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return Problem(problems[0].where, problems[0].message + more, problems[0].hint)
-
-
 def _shortened(name: str, most_bytes: int) -> str:
     """Cut a long name, and end it with a hash of the whole so that names stay different."""
     encoded = unicodedata.normalize("NFC", name).encode("utf-8", "replace")
@@ -215,7 +212,6 @@ def _shortened(name: str, most_bytes: int) -> str:
 
 
 def _portable(name: str) -> str:
-    told = _NOWHERE.sub("-", name)
-    if _PLAIN.fullmatch(told):
-        return told
+    if _PLAIN.fullmatch(name):
+        return name
     return sanitize_filename(name, replacement_text="-", platform="universal").strip(". ")

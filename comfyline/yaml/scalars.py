@@ -6,6 +6,7 @@ that begins with a zero is refused, because nobody can tell which of the three w
 
 import math
 import re
+from collections.abc import Collection
 from typing import Any
 
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", re.ASCII)
@@ -13,6 +14,8 @@ _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _LEADING_ZERO = re.compile(r"([-+]?)0+([0-9].*)", re.ASCII)
 _GROUPED = re.compile(r"[-+]?[0-9]+((_[0-9]+)+|([,' ][0-9]{3})+)(\.[0-9]+)?", re.ASCII)
+_FRACTION = re.compile(r"-?[0-9]*\.[0-9]*", re.ASCII)
+_WITH_UNIT = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)\s?[a-z]{1,8}", re.ASCII | re.IGNORECASE)
 _SEPARATOR = re.compile(r"[_,' ]")
 _WORDS = {"": None, "~": None} | {
     spelt: value
@@ -24,6 +27,8 @@ _TRUTHS |= dict.fromkeys(("false", "no", "off", "n"), "false")
 _NOTHINGS = {"none", "nil", "null", "~", "nothing"}
 _LONGEST = 40
 """The longest text that is repeated in a message."""
+_EXACT = 1e15
+"""A float counts exactly so far."""
 
 
 class OddScalar(Exception):
@@ -77,22 +82,51 @@ def in_words(value: Any) -> str:
             return "a mapping"
 
 
-def as_truth(text: str) -> str:
-    """Return the hint for a text where true or false is due: `yes`, `Off`, `"true"`."""
-    stripped = text.strip()
-    truth = _TRUTHS.get(stripped.lower())
-    if truth is None:
+def how_to_write(value: Any, wanted: Collection[str]) -> str:
+    """Return the hint for a value of a wrong kind, such as `"2"` for a number; empty if unknown.
+
+    `wanted` is what is due, as messages say it: `a number`, `true or false`.
+    """
+    match value:
+        case None:
+            return "leave it out"
+        case str():
+            hint = _from_text(value.strip(), wanted)
+        case bool() | int() | float():
+            hint = _from_number(value, wanted)
+        case _:
+            hint = ""
+    if hint or "a list" not in wanted or isinstance(value, dict):
+        return hint
+    is_short = isinstance(value, str) and len(value) <= _LONGEST
+    return f"write it as a list: `[{value.strip() if is_short else '…'}]`"
+
+
+def _from_number(value: float, wanted: Collection[str]) -> str:
+    if "text" in wanted:
+        return "write it in quotes"
+    if isinstance(value, float) and "a whole number" in wanted and abs(value) < _EXACT:
+        return f"did you mean `{round(value)}`?"
+    if value in (0, 1) and not isinstance(value, bool) and "true or false" in wanted:
+        return f"did you mean `{'true' if value else 'false'}`?"
+    return ""
+
+
+def _from_text(text: str, wanted: Collection[str]) -> str:
+    truth = _TRUTHS.get(text.lower())
+    if "true or false" in wanted and truth:
+        is_same = text.lower() == truth
+        return (
+            f"write it without quotes: `{truth}`"
+            if is_same
+            else f"write `{truth}`: {text} is a text in YAML 1.2"
+        )
+    if "a number" not in wanted and ("a whole number" not in wanted or _FRACTION.fullmatch(text)):
         return ""
-    if stripped.lower() == truth:
-        return f"write it without quotes: `{truth}`"
-    return f"write `{truth}`: {stripped} is a text in YAML 1.2"
-
-
-def as_number(text: str) -> str:
-    """Return the hint for a text where a number is due: `1_000`, `"3"`, `none`."""
-    stripped = text.strip()
-    if _INTEGER.fullmatch(stripped) or _NUMBER.fullmatch(stripped):
-        return f"write it without quotes: `{stripped}`"
-    if _GROUPED.fullmatch(stripped):
-        return f"write `{_SEPARATOR.sub('', stripped)}`, without separators"
-    return "leave it out" if stripped.lower() in _NOTHINGS else ""
+    if _INTEGER.fullmatch(text) or _NUMBER.fullmatch(text):
+        return f"write it without quotes: `{text}`"
+    if _GROUPED.fullmatch(text):
+        return f"write `{_SEPARATOR.sub('', text)}`, without separators"
+    if number := _WITH_UNIT.fullmatch(text):
+        return f"did you mean `{number[1]}`?"
+    return "leave it out" if text.lower() in _NOTHINGS else ""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from comfyline.errors import InputInvalid, Problem, did_you_mean
 from comfyline.job import Pointer
 from comfyline.yaml.file import LocatedYaml
-from comfyline.yaml.scalars import as_number, as_truth, in_words
+from comfyline.yaml.scalars import how_to_write, in_words
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -138,12 +138,7 @@ def _expected(detail: _Detail) -> str:
 def _instead(details: Sequence[_Detail]) -> str:
     """Say how a value of the wrong kind is to be written, where that is plain."""
     value, kinds = details[0]["input"], {_expected(detail) for detail in details}
-    if not isinstance(value, str):
-        is_scalar = value is None or isinstance(value, int | float)
-        return "write it in quotes" if "text" in kinds and is_scalar else ""
-    if "true or false" in kinds and (hint := as_truth(value)):
-        return hint
-    if kinds & {"a number", "a whole number"} and (hint := as_number(value)):
+    if (hint := how_to_write(value, kinds)) or not isinstance(value, str):
         return hint
     literals = [kind for kind in kinds if "`" in kind]
     return did_you_mean(value, [one for kind in literals for one in kind.split("`")[1::2]])

@@ -58,12 +58,12 @@ EVERY_MISTAKE = f"""\
 a.yaml:6:5: steps.edit.model: acme/edti is not in configs/models/; did you mean `acme/edit`? Otherwise `comfyline models pull acme/edti` takes it from RunComfy
 b.yaml:3:1: unknown key `matrx`; did you mean `matrix`?
 b.yaml:7:5: steps.edit.input.image_urls: is missing; the model requires it
-b.yaml:8:7: steps.edit.input.prompt: should be text, not the number 5; write it in quotes
+b.yaml:8:7: steps.edit.input.prompt: should be text, not a number (5); write it in quotes
 b.yaml:9:7: steps.edit.input.aspect_ratio: {NOT_A_RATIO}
 b.yaml:10:7: steps.edit.input.sede: the model has no such field; did you mean `seed`?
 b.yaml:11:7: steps.edit.input.seed: should be a whole number, not the text '1_000'; write `1000`, without separators
 b.yaml:12:7: steps.edit.input.upscale: should be true or false, not the text 'yes'; write `true`: yes is a text in YAML 1.2
-b.yaml:13:15: steps.edit.input.style.name: should be text, not the number 31; write it in quotes
+b.yaml:13:15: steps.edit.input.style.name: should be text, not a number (31); write it in quotes
 b.yaml:13:27: steps.edit.input.style.nmae: the model has no such field; did you mean `name`?
 b.yaml:14:5: `collect` should be true or false or `items`, not the text 'maybe'; collect: {STEP["collect"].description}
 b.yaml:15:10: invalid template: unexpected end of template, expected 'end of print statement'

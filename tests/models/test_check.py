@@ -57,7 +57,7 @@ def said(schema: Any, inputs: dict[str, Any]) -> list[str]:
         ({"num_images": True}, "num_images: should be a whole number, not true"),
         (
             {"num_images": None},
-            "num_images: should be a whole number, not null; leave the field out",
+            "num_images: should be a whole number, not nothing (null); leave it out",
         ),
         ({"strength": 0}, "strength: 0 is too small; it must be more than 0"),
         ({"image_urls": []}, "image_urls: has 0 entries, which is too few; the minimum is 1"),
@@ -68,9 +68,9 @@ def said(schema: Any, inputs: dict[str, Any]) -> list[str]:
         ({"image_urls": [""]}, "image_urls[0]: is empty"),
         (
             {"aspect_ratio": 3},
-            "aspect_ratio: should be text, not the number 3; it is one of auto, 21:9, 16:9, 1:1",
+            "aspect_ratio: should be text, not a number (3); it is one of auto, 21:9, 16:9, 1:1",
         ),
-        ({"mask": 3}, "mask: should be text, not the number 3; write it in quotes"),
+        ({"mask": 3}, "mask: should be text, not a number (3); write it in quotes"),
         ({"options": {"sed": 1}}, "options.sed: the model has no such field; did you mean `seed`?"),
     ],
 )
