@@ -1,5 +1,6 @@
 """What the ledger answers: frozen records of attempts, and the job inside one of them."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -19,7 +20,6 @@ from comfyline.job import (
     StoredOutput,
 )
 from comfyline.keys import replace_values
-from comfyline.ledger.tables import read_document
 from comfyline.redact import bare_origin, without_secrets
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ class AttemptSummary:
     def placement(self) -> Placement:
         """Where its outputs were to go."""
         try:
-            return _placement(read_document(self.packed)["job"]["placement"])
+            return _placement(json.loads(self.packed)["job"]["placement"])
         except UNREADABLE:
             return _NOWHERE
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import importlib
+import itertools
+import random
 import sqlite3
 import threading
 import time
@@ -34,16 +36,7 @@ from sqlalchemy.exc import (
     InternalError,
     OperationalError,
 )
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry,
-    retry_if_exception,
-    retry_if_exception_type,
-    stop_after_delay,
-    wait_fixed,
-    wait_random_exponential,
-)
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from comfyline.config.duration import seconds_awake_or_asleep
 from comfyline.errors import InputInvalid, Problem, Unreachable
@@ -61,7 +54,6 @@ WRITE_LOCK = "SELECT pg_advisory_xact_lock(7266368, 1)"
 """One number for all ledgers of a PostgreSQL database: there is one."""
 
 _FIRST_REVISION = "0001"
-_PAUSES = wait_random_exponential(multiplier=0.1, max=2)
 _BUSY_SECONDS = 30
 _READING = "comfyline_reading"
 _FOR_THIS_TRANSACTION = (
@@ -215,42 +207,34 @@ class Database:
             self._engine.dispose()
 
     async def _in_thread(self, engine: Engine, work: Callable[[Connection], T]) -> T:
+        def ask() -> asyncio.Future[T]:
+            loop = asyncio.get_running_loop()
+            return loop.run_in_executor(self._threads, self.transact, engine, work)
+
         # What was learnt is written down even when whoever learnt it is being cancelled.
-        first = self._asked(engine, work)
-        return await asyncio.shield(asyncio.ensure_future(self._answer(first, engine, work)))
+        return await asyncio.shield(asyncio.ensure_future(self._answer(ask(), ask)))
 
-    def _asked(self, engine: Engine, work: Callable[[Connection], T]) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(
-            self._threads, self.transact, engine, work
-        )
-
-    async def _answer(
-        self, asked: asyncio.Future[T], engine: Engine, work: Callable[[Connection], T]
-    ) -> T:
+    async def _answer(self, asked: asyncio.Future[T], ask: Callable[[], asyncio.Future[T]]) -> T:
         """Await the answer; ask again for as long as there is patience."""
         failing_since: float | None = None
-
-        def is_hopeless(state: RetryCallState) -> bool:
-            nonlocal failing_since
-            failing_since = failing_since or time.monotonic()
-            return self._patience_left(failing_since, state) <= 0
-
-        tries = AsyncRetrying(
-            retry=retry_if_exception_type(_Away), stop=is_hopeless, wait=_PAUSES, reraise=True
-        )
-        async for attempt in tries:
-            with attempt:
-                if attempt.retry_state.attempt_number > 1:
-                    if self._closed:
-                        raise self._unusable("it was closed while it was waited for")
-                    asked = self._asked(engine, work)
+        for tries in itertools.count():
+            try:
                 answer = await asked
+                break
+            except _Away as away:
+                failing_since = failing_since or time.monotonic()
+                if self._patience_left(failing_since, away) <= 0:
+                    raise
+            await asyncio.sleep(random.uniform(0, min(2, 0.1 * 2**tries)))  # noqa: S311
+            if self._closed:
+                raise self._unusable("it was closed while it was waited for")
+            asked = ask()
         if self._away_since is not None:
             self._away_since = None
             tell(Note(f"The ledger {self._shown} answers again"))
         return answer
 
-    def _patience_left(self, failing_since: float, state: RetryCallState) -> float:
+    def _patience_left(self, failing_since: float, away: _Away) -> float:
         """Return the seconds for which it is still worth asking.
 
         Nothing is owed yet to one that has never answered, and its URL may be wrong. What always
@@ -260,8 +244,7 @@ class Database:
             return 0
         if self._away_since is None:
             self._away_since = failing_since
-            reason = state.outcome and state.outcome.exception()
-            tell(Note(f"{getattr(reason, 'message', reason)}; waiting for it"))
+            tell(Note(f"{away.message}; waiting for it"))
         return self.patience - (time.monotonic() - min(self._away_since, failing_since))
 
     def transact(self, engine: Engine, work: Callable[[Connection], T]) -> T:

@@ -241,14 +241,13 @@ class LedgerQueries:
     @reading
     def sources(self, connection: Connection, pipeline: str) -> set[str]:
         """Return where the steps were written that a pipeline of this name has run lately."""
-        latest = (
-            select(attempts.c.request[("job", "source")].as_string().label("source"))
-            .where(attempts.c.pipeline == pipeline)
-            .order_by(attempts.c.id.desc())
-            .limit(_LATELY)
-            .subquery()
-        )
-        return set(filter(None, connection.execute(select(latest.c.source).distinct()).scalars()))
+        query = select(attempts.c.request).where(attempts.c.pipeline == pipeline)
+        latest = query.order_by(attempts.c.id.desc()).limit(_LATELY)
+        found: set[str] = set()
+        for request in connection.execute(latest).scalars():
+            with suppress(*UNREADABLE):
+                found.add(request["job"]["source"])
+        return found - {""}
 
     @reading
     def provenance(self, connection: Connection, keys: Sequence[str]) -> dict[str, Provenance]:

@@ -1,8 +1,6 @@
 """The ledger's tables. A job is known by its key; each time it is asked for anew is an attempt."""
 
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -66,30 +64,15 @@ class Words(TypeDecorator[str]):
         return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
-_NO_DATABASE_TAKES = re.compile("[\0\ud800-\udfff\ufdd1]")
-_ESCAPED = re.compile("\ufdd1([0-9a-f]{4})")
-"""Begins with a character that no text has, so that what was written without escapes reads as it
-always did."""
-
-
 class Document(TypeDecorator[Any]):
-    """JSON that comes out as it went in, on every database.
+    """JSON. What cannot be read is None: a row that somebody has broken must not hide all others.
 
-    A file name that is not UTF-8 says where an output goes, and has to lead there afterwards; a
-    text with a NUL is still a text. What cannot be read is None: a row that somebody has broken
-    must not hide all others.
+    It is written in ASCII, so that what no database takes in a text, a NUL or a file name that is
+    not UTF-8, comes out as it went in. PostgreSQL itself cannot look into such a document.
     """
 
     impl = JSON
     cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:  # noqa: ARG002
-        """Escapes what PostgreSQL takes in no text, or takes and cannot read again."""
-        return _translated(value, _NO_DATABASE_TAKES, _escape)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> Any:  # noqa: ARG002
-        """Give the texts back as they were."""
-        return _translated(value, _ESCAPED, _unescape)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
         """Read what the driver gives, where it is JSON at all."""
@@ -97,39 +80,11 @@ class Document(TypeDecorator[Any]):
         return read and partial(_or_none, read)
 
 
-def read_document(text: str) -> Any:
-    """Read a `Document` from the text that lies in the database. Raises `ValueError`."""
-    return _translated(json.loads(text), _ESCAPED, _unescape)
-
-
 def _or_none(read: Callable[[Any], Any], value: Any) -> Any:
     try:
         return read(value)
     except ValueError:
         return None
-
-
-def _translated(value: Any, pattern: re.Pattern[str], by: Callable[[re.Match[str]], str]) -> Any:
-    match value:
-        case str():
-            return pattern.sub(by, value)
-        case Mapping():
-            return {
-                _translated(key, pattern, by): _translated(inner, pattern, by)
-                for key, inner in value.items()
-            }
-        case list() | tuple():
-            return [_translated(inner, pattern, by) for inner in value]
-        case _:
-            return value
-
-
-def _escape(found: re.Match[str]) -> str:
-    return f"\ufdd1{ord(found[0]):04x}"
-
-
-def _unescape(found: re.Match[str]) -> str:
-    return chr(int(found[1], 16))
 
 
 jobs = Table(

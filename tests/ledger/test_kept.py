@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from sqlalchemy import JSON, select, text, type_coerce, update
+from sqlalchemy import select, text, update
 
 from comfyline.errors import GenerationFailed, Rejected
 from comfyline.job import CheckedJob, Job, JobState, Media, Placement
@@ -19,7 +17,7 @@ from comfyline.ledger.attempts import Evidence, pack, unpack
 from comfyline.ledger.claims import Limits
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.queries import Selection
-from comfyline.ledger.tables import Document, attempts, metadata
+from comfyline.ledger.tables import attempts, metadata
 from comfyline.pipeline.output_names import output_uris
 from comfyline.redact import bare_origin, without_secrets
 from tests.ledger.conftest import Desk, asked, output
@@ -73,21 +71,6 @@ async def test_a_text_that_some_database_does_not_take_stops_nothing(
     assert await desk.asks(asked("more", pipeline=odd), limits=limits) == "day has 0.5"
 
 
-async def test_a_row_of_an_earlier_version_is_read_where_it_could_be_written(
-    desk: Desk, ledger: Ledger
-):
-    """Without escapes of ours: PostgreSQL takes these texts and cannot look into them."""
-    await ledger.ended(await desk.submitted(asked()), JobState.FAILED, Rejected("It is black"))
-    # As a text, past the escapes.
-    kept = type_coerce(attempts.c.request, JSON)
-    packed = await ledger.database.read(lambda c: c.execute(select(kept)).scalar_one())
-    packed["job"]["item"] = "a\0\udce4"
-    as_before = update(attempts).values({attempts.c.request: type_coerce(packed, JSON)})
-    await ledger.database.run(lambda c: c.execute(as_before))
-    known = await desk.known(asked())
-    assert (known.checked.job.item, known.rejections) == ("a\0\udce4", 1)
-
-
 async def test_a_file_of_such_a_name_is_found_again_where_the_ledger_says(
     desk: Desk, ledger: Ledger, tmp_path: Path
 ):
@@ -100,19 +83,6 @@ async def test_a_file_of_such_a_name_is_found_again_where_the_ledger_says(
     assert known.checked.media == job.media
     assert output_uris(known.placement, known.outputs) == before
     assert await ledger.stored_at(before) == {before[0]: known}
-
-
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(st.characters()),
-        lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters()), inner),
-    )
-)
-def test_every_document_is_escaped_without_loss(value: object):
-    document = Document()
-    kept = document.process_bind_param(value, None)  # type: ignore[arg-type]
-    str(kept).encode()
-    assert document.process_result_value(kept, None) == value  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("broken", ["{}", "[]", '{"job": {"item": 3}}', "null"])
