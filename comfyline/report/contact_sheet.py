@@ -14,7 +14,6 @@ from urllib.parse import unquote
 from PIL import Image, ImageDraw, ImageFont
 
 from comfyline.errors import ComfylineError
-from comfyline.job import Job, StoredOutput
 from comfyline.media.types import media_type_of_name
 from comfyline.report.thumbnails import NEUTRAL
 from comfyline.run import Outcome
@@ -35,10 +34,10 @@ _QUALITY = 88
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One output: what is written below it, its thumbnail, and its name where there is none."""
+    """One output: what is written below it, where its thumbnail is, its name if there is none."""
 
     caption: str
-    thumbnail: Path | None
+    thumbnail: Path
     name: str
 
 
@@ -94,18 +93,14 @@ def write_pages(tiles: Sequence[Tile], name: str, folder: Path) -> Iterator[Path
 def _tiles(outcomes: Sequence[Outcome], thumbnails: Path) -> Iterator[Tile]:
     several = len({one.job.step for one in outcomes}) > 1
     for one in outcomes:
+        job = one.job
+        told = [job.item, *([job.step] * several), *map(str, job.settings.values())]
+        told += [] if job.part is None else [str(job.part + 1)]
         for output in one.outputs:
-            caption = _caption(one.job, output, with_step=several, alone=len(one.outputs) == 1)
+            number = [f"#{output.index + 1}"] if len(one.outputs) > 1 else []
             path = thumbnails / f"{output.sha256}.jpg"
             name = unquote(output.uri) if output.uri.startswith("file:") else output.uri
-            yield Tile(caption, path if path.exists() else None, name.rpartition("/")[2])
-
-
-def _caption(job: Job, output: StoredOutput, *, with_step: bool, alone: bool) -> str:
-    told = [job.item, *([job.step] if with_step else []), *map(str, job.settings.values())]
-    told += [] if job.part is None else [str(job.part + 1)]
-    told += [] if alone else [f"#{output.index + 1}"]
-    return " · ".join(told)
+            yield Tile(" · ".join([*told, *number]), path, name.rpartition("/")[2])
 
 
 def _page(tiles: Sequence[Tile]) -> Image.Image:
@@ -131,8 +126,6 @@ def _page(tiles: Sequence[Tile]) -> Image.Image:
 
 
 def _picture(tile: Tile) -> Image.Image | None:
-    if tile.thumbnail is None:
-        return None
     try:
         with Image.open(tile.thumbnail, formats=["JPEG"]) as stored:
             stored.draft("RGB", (_SIDE, _SIDE))
@@ -152,36 +145,31 @@ def _in_its_place(tile: Tile) -> Image.Image:
     return blank
 
 
-def _lines(caption: str) -> Iterator[str]:
+def _lines(caption: str) -> list[str]:
     """Break the caption between words into as many lines as there are; the last one is cut."""
-    words = _written(caption).split()
-    for number in range(_LINES):
-        if not words:
-            return
-        fitting = 1
-        while fitting < len(words) and _fits(" ".join(words[: fitting + 1])):
-            fitting += 1
-        is_last = number == _LINES - 1
-        yield _shortened(" ".join(words if is_last else words[:fitting]), _SIDE)
-        words = words[fitting:]
+    lines = [""]
+    for word in _written(caption).split():
+        longer = f"{lines[-1]} {word}".strip()
+        if len(lines) == _LINES or not lines[-1] or _length(longer) <= _SIDE:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [_shortened(line, _SIDE) for line in lines]
 
 
-def _fits(text: str) -> bool:
-    return font().getlength(text) <= _SIDE
+def _length(text: str) -> float:
+    return font().getlength(text)
 
 
 def _shortened(text: str, width: int) -> str:
     """Cut the text so that it fits, by its length in pixels."""
-    if font().getlength(text) <= width:
+    if _length(text) <= width:
         return text
-    low, high = 0, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if font().getlength(text[:middle].rstrip() + "…") <= width:
-            low = middle
-        else:
-            high = middle - 1
-    return text[:low].rstrip() + "…"
+    # No letter is narrower than a pixel.
+    text = text[:width]
+    while text and _length(f"{text.rstrip()}…") > width:
+        text = text[:-1]
+    return f"{text.rstrip()}…"
 
 
 def _written(text: str) -> str:

@@ -18,8 +18,7 @@ from comfyline.report.contact_sheet import (
 )
 from comfyline.report.thumbnails import NEUTRAL
 from comfyline.run import Outcome
-from comfyline.storage.places import Places
-from comfyline.storage.s3 import Bucket
+from comfyline.services import open_places
 
 
 def red(folder: Path, size: tuple[int, int] = (360, 180)) -> Path:
@@ -59,60 +58,45 @@ def test_pictures_stand_side_by_side_above_their_captions(tmp_path: Path) -> Non
 def test_what_has_no_thumbnail_is_a_grey_tile_with_its_name(tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
-    gone = tmp_path / "gone.jpg"
+    tiles = [Tile(name, path, name) for name, path in (("a", tmp_path / "no"), ("b", broken))]
 
-    [page] = write_pages(
-        [Tile("film", None, "film.mp4"), Tile("b", broken, "b.png"), Tile("c", gone, "c.png")],
-        "sheet.png",
-        tmp_path,
-    )
+    [page] = write_pages(tiles, "sheet.png", tmp_path)
 
-    # Of four places of 256 × 144 three are taken, and captions and gaps are white.
-    assert 0.4 < share(page, NEUTRAL) < 0.75
+    # Two places of 256 × 144; captions and gaps are white.
+    assert 0.6 < share(page, NEUTRAL) < 0.8
 
 
 def test_many_pictures_go_on_further_pages(tmp_path: Path) -> None:
     thumbnail = red(tmp_path, (36, 18))
     tiles = [Tile(str(number), thumbnail, "a.png") for number in range(A_PAGE + 1)]
 
-    pages = list(write_pages(tiles, "sheet.webp", tmp_path))
-
-    assert [page.name for page in pages] == ["sheet.webp", "sheet-2.webp"]
-    sizes = []
-    for page in pages:
+    widths = {}
+    for page in write_pages(tiles, "sheet.webp", tmp_path):
         with Image.open(page) as opened:
-            sizes.append(opened.size)
-    assert sizes[0][0] == 10 * 268 + 12
-    assert sizes[1][0] == 268 + 12
+            widths[page.name] = opened.width
+
+    assert widths == {"sheet.webp": 10 * 268 + 12, "sheet-2.webp": 268 + 12}
     assert page_name("a.b.jpg", 3) == "a.b-3.jpg"
 
 
 @pytest.mark.parametrize("has_font", [True, False])
-@pytest.mark.parametrize(
-    "caption", ["", "x" * 5000, "word " * 500, "ü · 图 · \n\t·", "\udcff", "שלום 👍"]
-)
 def test_any_caption_and_any_name_are_drawn(
-    tmp_path: Path, caption: str, monkeypatch: pytest.MonkeyPatch, *, has_font: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_font: bool
 ) -> None:
     if not has_font:
         monkeypatch.setattr(contact_sheet, "system_font", lambda: None)
-        contact_sheet.font.cache_clear()
+    contact_sheet.font.cache_clear()
+    captions = ["", "x" * 5000, "word " * 500, "ü · 图 · \n\t·", "\udcff", "שלום 👍"]
+    tiles = [Tile(caption, tmp_path / "none", caption) for caption in captions]
     try:
-        assert len(list(write_pages([Tile(caption, None, caption)], "sheet.jpg", tmp_path))) == 1
+        assert len(list(write_pages(tiles, "sheet.jpg", tmp_path))) == 1
     finally:
         contact_sheet.font.cache_clear()
 
 
 def outcome(folder: Path, name: str, *, outputs: int = 1, is_old: bool = False) -> Outcome:
-    job = Job(
-        pipeline="p",
-        item=name,
-        step="edit",
-        model_id="m",
-        inputs={},
-        placement=Placement(str(folder), "x", {}),
-        settings={"ratio": "1:1"},
-    )
+    placement = Placement(str(folder), "x", {})
+    job = Job("p", name, "edit", "m", {}, placement, settings={"ratio": "1:1"})
     stored = tuple(
         StoredOutput(
             index, (folder / f"{name}-{index}.png").as_uri(), f"{name}{index}", 1, "image/png"
@@ -122,34 +106,26 @@ def outcome(folder: Path, name: str, *, outputs: int = 1, is_old: bool = False) 
     return Outcome(job, name, JobState.PERSISTED, outputs=stored, is_old=is_old)
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool, str]]:
-    """What stands on the pages: caption, whether there is a picture, name."""
-    tiles: list[tuple[str, bool, str]] = []
-
-    def keep(some: Sequence[Tile], name: str, folder: Path) -> Iterator[Path]:
-        tiles.extend((one.caption, one.thumbnail is not None, one.name) for one in some)
-        return write_pages(some, name, folder)
-
-    monkeypatch.setattr(contact_sheet, "write_pages", keep)
-    return tiles
-
-
 async def store(
     thumbnails: Path, outcomes: Sequence[Outcome], name: str = "sheet.jpg"
 ) -> tuple[str, ...]:
-    async with Bucket(NO_STORAGE) as bucket:
-        return await store_contact_sheet(name, outcomes, thumbnails, Places(bucket))
+    async with open_places(NO_STORAGE) as places:
+        return await store_contact_sheet(name, outcomes, thumbnails, places)
 
 
 async def test_all_outputs_of_a_run_are_on_one_picture(
-    tmp_path: Path, drawn: list[tuple[str, bool, str]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Image.new("RGB", (20, 20), "red").save(tmp_path / "cat0.jpg")
+    drawn: list[tuple[str, str]] = []
+
+    def keep(some: Sequence[Tile], name: str, work: Path) -> Iterator[Path]:
+        drawn.extend((one.caption, one.name) for one in some)
+        return write_pages(some, name, work)
+
+    monkeypatch.setattr(contact_sheet, "write_pages", keep)
     folder = tmp_path / "out"
-    failed = Outcome(outcome(folder, "dog").job, "dog", JobState.FAILED)
     outcomes = [
-        failed,
+        Outcome(outcome(folder, "dog").job, "dog", JobState.FAILED),
         outcome(folder, "cat"),
         outcome(tmp_path / "yesterday", "old", is_old=True),
         outcome(folder, "ä b", outputs=2),
@@ -159,32 +135,28 @@ async def test_all_outputs_of_a_run_are_on_one_picture(
 
     assert [path.name for path in folder.iterdir()] == ["sheet.jpg"]
     assert drawn == [
-        ("cat · 1:1", True, "cat-0.png"),
-        ("ä b · 1:1 · #1", False, "ä b-0.png"),
-        ("ä b · 1:1 · #2", False, "ä b-1.png"),
+        ("cat · 1:1", "cat-0.png"),
+        ("ä b · 1:1 · #1", "ä b-0.png"),
+        ("ä b · 1:1 · #2", "ä b-1.png"),
     ]
 
 
-async def test_a_sheet_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
-    outcomes = [outcome(tmp_path / "out", "cat")]
+async def test_a_sheet_takes_the_place_of_an_earlier_one_and_never_of_an_output(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "out"
+    assert await store(tmp_path, [outcome(folder, "cat", outputs=0)]) == ()
+    assert not folder.exists()
+    outcomes = [outcome(folder, "cat")]
     await store(tmp_path, outcomes)
-    first = (tmp_path / "out/sheet.jpg").read_bytes()
+    first = (folder / "sheet.jpg").read_bytes()
 
-    await store(tmp_path, [*outcomes, outcome(tmp_path / "out", "dog")])
+    await store(tmp_path, [*outcomes, outcome(folder, "dog")])
 
-    assert (tmp_path / "out/sheet.jpg").read_bytes() != first
-    assert len(list((tmp_path / "out").iterdir())) == 1
-
-
-async def test_a_run_without_outputs_has_no_sheet(tmp_path: Path) -> None:
-    assert await store(tmp_path, [outcome(tmp_path / "out", "cat", outputs=0)]) == ()
-    assert not (tmp_path / "out").exists()
-
-
-async def test_a_sheet_never_takes_the_place_of_an_output(tmp_path: Path) -> None:
+    assert (folder / "sheet.jpg").read_bytes() != first
     with pytest.raises(ComfylineError, match=r"cannot be named cat-0\.png"):
-        await store(tmp_path, [outcome(tmp_path, "cat")], "cat-0.png")
-    assert not (tmp_path / "cat-0.png").exists()
+        await store(tmp_path, outcomes, "cat-0.png")
+    assert len(list(folder.iterdir())) == 1
 
 
 @pytest.mark.parametrize(
