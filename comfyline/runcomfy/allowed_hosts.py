@@ -17,7 +17,6 @@ from comfyline.storage.url_guard import is_public
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 # The last part of no name, and of the many forms in which an IPv4 address is understood.
 _NUMBER = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")
-_ENTRY = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<name>[^:]*)|(?P<bare>.*))(?::(?P<port>\d+))?")
 _PORTS = {"http": 80, "https": 443}
 _HIGHEST_PORT = 65535
 _LONGEST_SHOWN = 300
@@ -97,10 +96,8 @@ class AllowedHosts:
             return False
         if (scheme, host, port) in {self._api, ("https", self._api[1], _PORTS["https"])}:
             return True
-        if scheme == "http" and is_loopback(host):
-            return self._is_listed(host, port, named=True)
-        listed = (self._is_listed(host, port, named=named) for named in (True, False))
-        return scheme == "https" and any(listed)
+        is_plain = scheme == "http" and is_loopback(host)
+        return (is_plain or scheme == "https") and self._is_listed(host, port, named=is_plain)
 
     def _is_listed(self, host: str, port: int, *, named: bool) -> bool:
         return any(
@@ -111,11 +108,12 @@ class AllowedHosts:
 
 def _entry(pattern: str) -> tuple[str, int | None]:
     """Read a pattern of the profile as host and port; None is any port."""
-    match = _ENTRY.fullmatch(pattern.strip().lower())
-    if match is None:
+    try:
+        # Of no scheme whose own port would be left out.
+        url = httpx.URL(f"any://{pattern.strip()}")
+    except httpx.InvalidURL:
         return pattern, None
-    host = match["six"] or match["name"] or match["bare"] or ""
-    return _canonical(host), int(match["port"]) if match["port"] else None
+    return _canonical(url.raw_host.decode("ascii")), url.port
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int]:

@@ -41,6 +41,7 @@ class Connections:
     def __init__(self) -> None:
         self._pools: dict[tuple[str, bool], httpx.AsyncHTTPTransport] = {}
         self._opening = asyncio.Lock()
+        self._trust: ssl.SSLContext | None = None
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -58,9 +59,9 @@ class Connections:
         key = f"{request.url.scheme}://{request.url.netloc.decode('ascii')}", alone
         async with self._opening:
             if key not in self._pools:
-                self._pools[key] = await asyncio.to_thread(
-                    _open, request.url, None if direct else _proxy_for(request.url), alone
-                )
+                idle = 0 if alone else _MOST_IDLE
+                proxy = None if direct else _proxy_for(request.url)
+                self._pools[key] = await asyncio.to_thread(self._open, request.url, proxy, idle)
         answer = await self._pools[key].handle_async_request(request)
         packed = answer.headers.get("Content-Encoding", "identity").strip().lower()
         if packed not in {"", "identity", *ENCODINGS}:
@@ -69,14 +70,15 @@ class Connections:
             raise httpx.DecodingError("An answer is compressed in a way that was not requested")
         return answer
 
-
-def _open(url: httpx.URL, proxy: str | None, alone: bool) -> httpx.AsyncHTTPTransport:  # noqa: FBT001
-    # What TLS trusts takes a tenth of a second to read.
-    is_plain = url.scheme == "http" and not (proxy or "").startswith("https")
-    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else httpx.create_ssl_context()
-    idle = 0 if alone else _MOST_IDLE
-    limits = httpx.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=idle)
-    return httpx.AsyncHTTPTransport(verify=trust, limits=limits, proxy=proxy)
+    def _open(self, url: httpx.URL, proxy: str | None, idle: int) -> httpx.AsyncHTTPTransport:
+        trust = self._trust
+        if url.scheme == "http" and not (proxy or "").startswith("https"):
+            trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        elif trust is None:
+            # It takes a tenth of a second to read.
+            trust = self._trust = httpx.create_ssl_context()
+        limits = httpx.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=idle)
+        return httpx.AsyncHTTPTransport(verify=trust, limits=limits, proxy=proxy)
 
 
 def _proxy_for(url: httpx.URL) -> str | None:
