@@ -12,8 +12,7 @@ from benchmarks.table import say, show
 BENCHMARKS = {
     "chain": "the whole flow over small photographs beside a plain asyncio script",
     "rerun": "a plan whose outputs are all there, beside GNU make",
-    "files": "many files and large ones to and from S3 beside presigned URLs and s3fs",
-    "memory": "one large file to and from S3 beside s3fs's own put_file and get_file",
+    "files": "many files, and one large one, to and from S3 beside presigned URLs and s3fs",
 }
 _INTERRUPTED = 130
 

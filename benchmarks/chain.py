@@ -6,6 +6,7 @@ checks nothing: what it does not do is what the difference pays for.
 """
 
 import asyncio
+import os
 import time
 from pathlib import Path
 
@@ -13,13 +14,14 @@ import httpx
 from PIL import Image
 
 from benchmarks.race import Figures, Side, race
-from benchmarks.servers import home_of, playground, sandbox, storage_environment
+from benchmarks.servers import home_of, playground, storage_environment
 from benchmarks.table import Table, ratio
-from comfyline.stack.services import SANDBOX_TOKEN, basic_auth
-from comfyline.stack.stack import addresses
+from comfyline.stack.services import basic_auth
+from comfyline.stack.stack import StackAddresses, ensure
 
 _PHOTOS, _QUICK = 60, 15
-_SLOTS, _SPEED = 16, 50.0
+# The sandbox paints small pictures fast, so that the clients are measured and not the painter.
+_SANDBOX = {"SANDBOX_SLOTS": "16", "SANDBOX_SPEED": "50", "SANDBOX_PIXELS": "256"}
 _IN_FLIGHT = 16
 _STAGES = 6
 _BETTER = "(below 1: comfyline is better)"
@@ -34,7 +36,6 @@ steps:
   edit:
     model: google/nano-banana/pro/edit
     input:
-      # In these the sandbox paints fastest, so that the clients are measured and not the painter.
       prompt: black and white
       image_urls: ["{{{{ item.path }}}}"]
       aspect_ratio: "21:9"
@@ -49,18 +50,21 @@ limits: {{in_flight: {_IN_FLIGHT}, timeout: 10m}}
 async def measure(*, quick: bool) -> list[Table]:
     """Race once over the photographs, then wait for the orchestrator's own books."""
     photos = _QUICK if quick else _PHOTOS
-    async with playground(("prefect", "storage")) as project:
+    os.environ.update(_SANDBOX)
+    async with playground() as project:
         await asyncio.to_thread(_prepare, project, photos)
-        async with sandbox(project, slots=_SLOTS, speed=_SPEED) as origin:
-            runcomfy = {"RUNCOMFY_BASE_URL": origin, "RUNCOMFY_API_TOKEN": SANDBOX_TOKEN}
-            home = {"COMFYLINE_HOME": str(home_of(project))}
-            flow = Side("flow", ("pipeline.yaml",), runcomfy | home)
-            s3 = storage_environment(project)
-            script = Side("script", (str(_IN_FLIGHT),), runcomfy | s3)
-            async with asyncio.TaskGroup() as both:
-                visible = both.create_task(_until_visible(project, photos * _STAGES))
-                ours, plain = await race(project, flow, script)
-            behind = visible.result() - ours["ended_at"]
+        home = {"COMFYLINE_HOME": str(home_of(project))}
+        stack = await ensure(home_of(project), model_dirs=[project / "configs/models"])
+        runcomfy = {
+            "RUNCOMFY_BASE_URL": str(stack.sandbox_url),
+            "RUNCOMFY_API_TOKEN": str(stack.sandbox_token),
+        }
+        flow = Side("flow", ("pipeline.yaml",), runcomfy | home)
+        script = Side("script", (str(_IN_FLIGHT),), runcomfy | storage_environment(project))
+        async with asyncio.TaskGroup() as both:
+            visible = both.create_task(_until_visible(stack, photos * _STAGES))
+            ours, plain = await race(project, flow, script)
+        behind = visible.result() - ours["ended_at"]
     return [_table(ours, plain, photos, behind)]
 
 
@@ -77,10 +81,9 @@ def _prepare(project: Path, photos: int) -> None:
         photo.save(project / f"photos/photo-{number}.jpg")
 
 
-async def _until_visible(project: Path, task_runs: int) -> float:
+async def _until_visible(stack: StackAddresses, task_runs: int) -> float:
     """Return the wall-clock time at which the orchestrator shows all task runs as completed."""
     wanted = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
-    stack = addresses(home_of(project))
     url = f"{stack.prefect_api_url}/task_runs/count"
     auth = basic_auth(stack.prefect_auth_string or "")
     client = httpx.AsyncClient(trust_env=False, timeout=60, auth=auth)

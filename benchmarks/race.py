@@ -5,6 +5,7 @@ A side is a module of `benchmarks.contenders`, which speaks through `benchmarks.
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from benchmarks.processes import end, environment
+ROOT = Path(__file__).parents[1]
 
 _LIMIT = 600.0
 """Seconds after which a race is given up."""
+_FOREIGN = ("PREFECT_", "RUNCOMFY_", "COMFYLINE_", "AWS_")
 
 Figures = Mapping[str, float]
 """What a side tells at its end: `seconds`, `cpu`, `peak_mb`, and what is its own."""
@@ -29,6 +31,12 @@ class Side:
     module: str
     arguments: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def environment(more: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of this process without what would lead to somebody's servers."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
+    return {**kept, "PYTHONPATH": str(ROOT), "DO_NOT_TRACK": "1", **more}
 
 
 async def race(folder: Path, *sides: Side) -> list[Figures]:
@@ -52,7 +60,7 @@ class _Running:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", f"benchmarks.contenders.{side.module}", *side.arguments],
                 cwd=folder,
-                env=environment(**side.environment),
+                env=environment(side.environment),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -62,7 +70,8 @@ class _Running:
         return self
 
     def __exit__(self, *_: object) -> None:
-        end(self._process)
+        self._process.kill()
+        self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 pipe.close()

@@ -1,7 +1,7 @@
 """`python -m comfyline.sandbox`: the sandbox in the foreground.
 
-`SANDBOX_SPEED` and `SANDBOX_PIXELS` stand for the options of these names, also for a sandbox that
-`comfyline up` starts.
+`SANDBOX_SLOTS`, `SANDBOX_SPEED` and `SANDBOX_PIXELS` stand for the options of these names, also
+for a sandbox that `comfyline up` starts.
 """
 
 import argparse
@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 from comfyline.sandbox.server import SandboxOptions, serve
+
+_SWITCHES = ("slots", "speed", "pixels")
 
 
 def _options(arguments: list[str]) -> SandboxOptions:
@@ -28,7 +30,7 @@ def _options(arguments: list[str]) -> SandboxOptions:
     add("--speed", type=float, help="2 is twice as fast")
     add("--pixels", type=int, help="longer edge of a 1K picture")
     add("--balance-usd", type=float)
-    switches = {name: os.environ.get(f"SANDBOX_{name.upper()}") for name in ("speed", "pixels")}
+    switches = {name: os.environ.get(f"SANDBOX_{name.upper()}") for name in _SWITCHES}
     parser.set_defaults(**{name: value for name, value in switches.items() if value})
     given = vars(parser.parse_args(arguments))
     options = SandboxOptions(**{**given, "models": tuple(given["models"])})
