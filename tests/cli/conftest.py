@@ -32,6 +32,7 @@ from tests.conftest import EDIT, Sandbox
 from tests.ended import Ended
 
 T = TypeVar("T")
+Comfyline = Callable[..., Ended]
 ROOMY = Limits(in_flight=1000)
 CAT = Media(("image_urls", 0), "/photos/cat.jpg", "image", "1" * 64, 10, "image/jpeg")
 
@@ -44,13 +45,13 @@ class Office:
         folder: Path,
         sandbox: Sandbox,
         storage: StorageSettings,
-        capsys: pytest.CaptureFixture[str],
+        comfyline: Comfyline,
     ) -> None:
         self.folder, self.sandbox, self.storage = folder, sandbox, storage
         self.url = f"sqlite:///{folder / 'home/ledger.sqlite3'}"
         self.bucket = f"s3://comfyline/{secrets.token_hex(6)}"
         self._profile = folder / "profile.yaml"
-        self._capsys = capsys
+        self._comfyline = comfyline
         self.write_profile(balance_url=f"{sandbox.url}/prod/v2/balance")
 
     def write_profile(self, balance_url: str = "") -> None:
@@ -72,10 +73,7 @@ class Office:
         )
 
     def comfyline(self, command: str, *arguments: str) -> Ended:
-        self._capsys.readouterr()
-        code = run([command, *arguments, "--profile", str(self._profile)])
-        said = self._capsys.readouterr()
-        return Ended(code, said.out, said.err)
+        return self._comfyline(command, *arguments, "--profile", str(self._profile))
 
     @contextmanager
     def at(self, account: Account) -> Iterator[None]:
@@ -111,18 +109,14 @@ class Office:
     ) -> int:
         """The id of an attempt whose POST leaves now."""
 
-        async def work(ledger: Ledger) -> int:
-            claim = await ledger.claim(
-                checked,
-                run_id=run_id,
-                refresh=refresh,
-                limits=ROOMY,
-                balance_usd=balance_usd,
-            )
-            assert isinstance(claim, Claimed)
-            return claim.attempt_id
-
-        return self.ledger(work, at)
+        claim = self.ledger(
+            lambda one: one.claim(
+                checked, run_id=run_id, refresh=refresh, limits=ROOMY, balance_usd=balance_usd
+            ),
+            at,
+        )
+        assert isinstance(claim, Claimed)
+        return claim.attempt_id
 
     def submitted(self, checked: CheckedJob, request_id: str | None = None, **of_claim: Any) -> int:
         attempt_id = self.claimed(checked, **of_claim)
@@ -170,22 +164,32 @@ class Office:
             estimate_usd=None,
             timestamps={},
         )
-        local = self.folder / "local"
-        local.write_bytes(content)
+        self.put(content, uri)
+        self.put(text.encode(), f"{uri}.json")
+        self.persisted(attempt_id, output, cost, of_claim.get("at"))
+        return output
 
-        async def put() -> None:
-            async with open_places(self.storage) as places:
-                await places.of(uri).put(local, uri, "image/png")
-                await places.of(uri).put_text(text, f"{uri}.json", "application/json")
-
-        asyncio.run(put())
-
+    def persisted(
+        self,
+        attempt_id: int,
+        output: StoredOutput,
+        cost: float | None = 0.14,
+        at: datetime | None = None,
+    ) -> None:
         async def work(ledger: Ledger) -> None:
             await ledger.completed(attempt_id, cost)
             await ledger.persisted(attempt_id, [output])
 
-        self.ledger(work, of_claim.get("at"))
-        return output
+        self.ledger(work, at)
+
+    def put(self, content: bytes, uri: str) -> None:
+        (self.folder / "local").write_bytes(content)
+
+        async def work() -> None:
+            async with open_places(self.storage) as places:
+                await places.of(uri).put(self.folder / "local", uri, "image/png")
+
+        asyncio.run(work())
 
     def generated(self, prompt: str, source: str) -> str:
         """A request that RunComfy has completed and charged."""
@@ -206,6 +210,20 @@ def ago(**length: float) -> datetime:
     return datetime.now(UTC) - timedelta(**length)
 
 
+@pytest.fixture
+def comfyline(capsys: pytest.CaptureFixture[str]) -> Comfyline:
+    """A command in this process: its code and what it wrote."""
+
+    def ended(*arguments: str) -> Ended:
+        capsys.readouterr()
+        code = run(arguments)
+        said = capsys.readouterr()
+        assert "Traceback" not in said.out + said.err
+        return Ended(code, said.out, said.err)
+
+    return ended
+
+
 @pytest.fixture(scope="session")
 def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a ledger with its tables, to be copied."""
@@ -223,7 +241,7 @@ def office(
     sandbox: Sandbox,
     storage: StackAddresses,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    comfyline: Comfyline,
 ) -> Office:
     keys = storage.storage_credentials
     assert keys is not None
@@ -248,4 +266,4 @@ def office(
         SecretStr(keys.secret_access_key),
         60,
     )
-    return Office(tmp_path, sandbox, settings, capsys)
+    return Office(tmp_path, sandbox, settings, comfyline)

@@ -1,6 +1,5 @@
 """check: everything that is wrong with files, a line each, in order, with its own place."""
 
-import asyncio
 import json
 import shutil
 from collections.abc import Callable
@@ -8,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from comfyline.cli.main import run
 from comfyline.models import catalogue
 from comfyline.models.entry import find_model
 from comfyline.pipeline.document import Step
-from comfyline.services import open_places
-from tests.cli.conftest import Office
+from tests.cli.conftest import Comfyline, Office
 from tests.ended import Ended
 
 STEP = Step.model_fields
@@ -75,9 +72,7 @@ Check = Callable[..., Ended]
 
 
 @pytest.fixture
-def check(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Check:
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comfyline: Comfyline) -> Check:
     """Writes pipelines by name, with a model and a picture beside them, and checks them all."""
     models = tmp_path / "configs" / "models" / "acme"
     models.mkdir(parents=True)
@@ -89,10 +84,7 @@ def check(
     def written(*options: str, **texts: str) -> Ended:
         for name, text in texts.items():
             Path(f"{name}.yaml").write_text(text)
-        capsys.readouterr()
-        code = run(["check", *(f"{name}.yaml" for name in texts), *options])
-        said = capsys.readouterr()
-        return Ended(code, said.out, said.err)
+        return comfyline("check", *(f"{name}.yaml" for name in texts), *options)
 
     return written
 
@@ -108,16 +100,6 @@ def edited(*replaced: tuple[str, str]) -> str:
         assert old in text
         text = text.replace(old, new)
     return text
-
-
-def test_right_files_have_no_mistakes(check: Check) -> None:
-    ended = check(a=RIGHT, b=edited(("scenes", "others")))
-
-    assert (ended.code, ended.stderr) == (0, "2 files checked: no mistakes.\n")
-
-
-def test_nothing_to_check_is_a_wrong_call(check: Check) -> None:
-    assert check().code == 64
 
 
 def test_mistakes_of_the_file_and_of_its_inputs_are_told_at_once_in_order(check: Check) -> None:
@@ -201,7 +183,7 @@ def test_a_broken_model_file_is_named_where_the_model_is(check: Check) -> None:
     assert "configs/models/acme/edit.json:1:2: not valid JSON" in told
 
 
-def test_each_model_is_read_once_for_however_many_jobs_and_files(
+def test_right_files_have_no_mistakes_and_each_model_is_read_once_for_all(
     check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
@@ -212,8 +194,11 @@ def test_each_model_is_read_once_for_however_many_jobs_and_files(
 
     monkeypatch.setattr(catalogue, "find_model", counted)
 
-    assert check(a=RIGHT, b=RIGHT).code == 0
+    ended = check(a=RIGHT, b=edited(("scenes", "others")))
+
+    assert (ended.code, ended.stderr) == (0, "2 files checked: no mistakes.\n")
     assert read == ["acme/edit"]
+    assert check().code == 64, "nothing to check"
 
 
 def test_a_file_that_cannot_be_read_hides_no_other(check: Check) -> None:
@@ -239,15 +224,10 @@ def test_without_a_profile_nothing_is_asked_of_object_storage(check: Check) -> N
     ]
 
 
-async def put(office: Office, uri: str, content: Path) -> None:
-    async with open_places(office.storage) as places:
-        await places.of(uri).put(content, uri, "image/jpeg")
-
-
 def test_with_a_profile_object_storage_is_looked_at(
     check: Check, office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asyncio.run(put(office, f"{office.bucket}/inbox/cat.jpg", tmp_path / "cat.jpg"))
+    office.put((tmp_path / "cat.jpg").read_bytes(), f"{office.bucket}/inbox/cat.jpg")
     monkeypatch.chdir(tmp_path)
     text = edited(("{items: [{sku: A1}, {sku: B2}]}", f"{{files: {office.bucket}/inbox/*.jpg}}"))
     text = text.replace("item.sku", "item.stem").replace("cat.jpg", "{{ item.path }}")
@@ -264,9 +244,8 @@ def test_with_a_profile_object_storage_is_looked_at(
 
 
 def test_storage_that_cannot_be_reached_is_told_as_such_beside_the_mistakes(
-    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    check: Check, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("COMFYLINE_HOME", str(tmp_path / "home"))
     (tmp_path / "p.yaml").write_text(
         "runcomfy: {base_url: local:sandbox}\n"
         "storage: {uploads: s3://b/u, endpoint_url: local:storage}\n"

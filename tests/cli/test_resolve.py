@@ -9,23 +9,15 @@ def test_without_an_answer_the_question_is_shown_and_an_answer_is_owed(office: O
     office.doubted(job)
 
     shown = office.comfyline("resolve", job.key[:12])
+    [doubt] = office.comfyline("resolve", job.key, "--json").json["doubts"]
 
     assert shown.code == 64
     assert "the body was sent; the answer never came" in shown.stderr
     assert "ReadError" in shown.stderr
     assert f"comfyline resolve {job.key[:12]} --lost" in shown.stderr
+    assert (doubt["job"], doubt["how_far"], len(doubt["answers"])) == (job.key, "body_sent", 2)
+    assert {fact["text"] for fact in doubt["facts"]} >= {"ReadError", "estimated $0.14"}
     assert office.attempts()[0].state is JobState.IN_DOUBT
-
-
-def test_the_question_can_be_read_by_a_program(office: Office):
-    job = asked("a doubt for a program")
-    office.doubted(job, how_far=None)
-
-    [doubt] = office.comfyline("resolve", job.key, "--json").json["doubts"]
-
-    assert (doubt["job"], doubt["how_far"]) == (job.key, None)
-    assert len(doubt["answers"]) == 2
-    assert any("may not even have left" in fact["text"] for fact in doubt["facts"])
 
 
 @pytest.mark.parametrize(("requests", "advice"), [(2, "accepted"), (1, "never accepted")])
@@ -60,14 +52,24 @@ def test_several_lost_submissions_are_answered_at_once(office: Office):
     assert "submits it again and pays about $0.14" in ended.stderr
 
 
-def test_a_fitting_request_is_adopted_and_counts_from_when_its_post_left(
-    office: Office, files: str
+@pytest.mark.parametrize("hours", [0, 3])
+def test_a_fitting_request_is_adopted_and_one_of_another_time_needs_force(
+    office: Office, files: str, hours: int
 ):
     job = asked("found again")
-    office.doubted(job)
+    office.doubted(job, at=ago(hours=hours))
     request_id = office.generated("found again", f"{files}/cat.jpg")
+    answer = ("resolve", job.key, "--request-id", request_id)
+    if hours:
+        refused = office.comfyline(*answer)
+        assert refused.code == 64
+        assert "was created at" in refused.stderr
+        assert "--force" in refused.stderr
+        assert office.attempts()[0].state is JobState.IN_DOUBT
+        assert list((office.folder / "home").glob("work/*")) == []
+        answer = (*answer, "--force")
 
-    ended = office.comfyline("resolve", job.key, "--request-id", request_id)
+    ended = office.comfyline(*answer)
 
     assert ended.code == 0, ended.stderr
     [attempt] = office.attempts()
@@ -75,46 +77,20 @@ def test_a_fitting_request_is_adopted_and_counts_from_when_its_post_left(
     assert attempt.submitted_at == attempt.claimed_at
 
 
-def test_a_request_made_at_another_time_needs_force(office: Office, files: str):
-    job = asked("long ago")
-    office.doubted(job, at=ago(hours=3))
-    request_id = office.generated("long ago", f"{files}/cat.jpg")
-
-    refused = office.comfyline("resolve", job.key, "--request-id", request_id)
-
-    assert refused.code == 64
-    assert "was created at" in refused.stderr
-    assert "--force" in refused.stderr
-    assert office.attempts()[0].state is JobState.IN_DOUBT
-    assert list((office.folder / "home").glob("work/*")) == []
-
-    forced = office.comfyline("resolve", job.key, "--request-id", request_id, "--force")
-
-    assert forced.code == 0, forced.stderr
-    assert office.attempts()[0].request_id == request_id
-
-
-def test_another_attempts_request_is_never_adopted(office: Office):
+def test_another_attempts_request_and_one_that_runcomfy_does_not_know_are_never_adopted(
+    office: Office,
+):
     job, other = asked("mine"), asked("its own")
     office.submitted(other, "its-own-request")
     office.doubted(job)
 
-    ended = office.comfyline("resolve", job.key, "--request-id", "its-own-request", "--force")
-
-    assert ended.code == 64
-    assert other.key[:12] in ended.stderr
+    for request_id, said in {
+        "its-own-request": other.key[:12],
+        "no-such-request": "does not know request no-such-request",
+    }.items():
+        ended = office.comfyline("resolve", job.key, "--request-id", request_id, "--force")
+        assert (ended.code, said in ended.stderr) == (64, True)
     assert office.attempts()[1].state is JobState.IN_DOUBT
-
-
-def test_a_request_that_runcomfy_does_not_know_is_refused(office: Office):
-    job = asked("never heard of")
-    office.doubted(job)
-
-    ended = office.comfyline("resolve", job.key, "--request-id", "no-such-request", "--force")
-
-    assert ended.code == 64
-    assert "does not know request no-such-request" in ended.stderr
-    assert office.attempts()[0].state is JobState.IN_DOUBT
 
 
 @pytest.mark.parametrize(
@@ -125,80 +101,46 @@ def test_a_request_that_runcomfy_does_not_know_is_refused(office: Office):
         ["{key}", "--lost", "--request-id", "x"],
         ["{key}", "{other}", "--request-id", "x"],
         ["{key}", "--force"],
+        ["{key}", "--give-up"],
+        ["{stored}", "--give-up"],
+        ["{worked_on}", "--give-up"],
         ["{other}", "--lost"],
-        ["no-such-job", "--lost"],
+        ["no-such-job", "nor-this", "--lost"],
     ],
+    ids=" ".join,
 )
 def test_an_answer_that_cannot_be_one_changes_nothing(office: Office, arguments: list[str]):
-    job, other = asked("in doubt"), asked("at RunComfy")
-    office.doubted(job)
-    office.submitted(other)
+    jobs = {name: asked(name) for name in ("key", "other", "stored", "worked_on")}
+    office.doubted(jobs["key"])
+    office.submitted(jobs["other"])
+    office.stored(jobs["stored"], "request-1")
+    office.submitted(jobs["worked_on"])
+    office.ledger(lambda ledger: ledger.acquire(jobs["worked_on"].key))
     before = office.attempts()
+    keys = {name: job.key for name, job in jobs.items()}
 
-    named = [part.format(key=job.key, other=other.key) for part in arguments]
+    said = office.comfyline("resolve", *(part.format(**keys) for part in arguments))
 
-    assert office.comfyline("resolve", *named).code == 64
+    assert said.code == 64
     assert office.attempts() == before
+    for part in arguments:
+        assert part in said.stderr or not part.startswith("no")
 
 
-def test_all_mistakes_of_several_jobs_are_said_at_once(office: Office):
-    office.submitted(asked("at RunComfy"))
-    ended = office.comfyline("resolve", "no-such-job", "nor-this", "--lost")
-
-    assert ended.code == 64
-    assert "no-such-job" in ended.stderr
-    assert "nor-this" in ended.stderr
-
-
-def test_what_cannot_be_finished_is_given_up_and_counts_as_charged(office: Office):
-    job = asked("endless")
-    office.submitted(job, request_id="request-1")
-
-    said = office.comfyline("resolve", job.key[:12], "--give-up", "--json")
-
-    assert said.code == 0
-    assert said.json["resolved"][0]["answer"] == "given-up"
-    assert "it counts as charged, about $0.14" in said.stderr
-    assert "--refresh" in said.stderr
-    [attempt] = office.attempts()
-    assert (attempt.state, attempt.error_kind) == (JobState.FAILED, "given-up")
-
-
-@pytest.mark.parametrize(("cost", "said"), [(0.0, "$0.00"), (0.2, "$0.20"), (None, "about $0.14")])
-def test_what_is_given_up_says_its_cost_and_only_an_estimate_is_about(
+@pytest.mark.parametrize(("cost", "said"), [(None, "about $0.14"), (0.0, "$0.00"), (0.2, "$0.20")])
+def test_what_cannot_be_finished_is_given_up_and_counts_as_charged(
     office: Office, cost: float | None, said: str
 ):
-    job = asked("complete")
-    attempt = office.submitted(job)
-    office.ledger(lambda ledger: ledger.completed(attempt, cost))
+    job = asked("endless")
+    attempt_id = office.submitted(job)
+    if cost is not None:
+        office.ledger(lambda ledger: ledger.completed(attempt_id, cost))
 
-    ended = office.comfyline("resolve", job.key, "--give-up")
+    ended = office.comfyline("resolve", job.key[:12], "--give-up", "--json")
 
+    assert ended.code == 0
+    assert ended.json["resolved"][0]["answer"] == "given-up"
     assert f"it counts as charged, {said}, and" in ended.stderr
-
-
-@pytest.mark.parametrize("state", ["in doubt", "stored"])
-def test_only_what_was_accepted_and_is_not_stored_can_be_given_up(office: Office, state: str):
-    job = asked("a job")
-    if state == "stored":
-        office.stored(job, "request-1")
-    else:
-        office.doubted(job)
-    before = office.attempts()
-
-    said = office.comfyline("resolve", job.key[:12], "--give-up")
-
-    assert said.code == 64
-    assert "Nothing was changed" in said.stderr
-    assert office.attempts() == before
-
-
-def test_what_somebody_works_on_is_not_given_up(office: Office):
-    job = asked("at work")
-    office.submitted(job)
-    office.ledger(lambda ledger: ledger.acquire(job.key))
-
-    said = office.comfyline("resolve", job.key[:12], "--give-up")
-
-    assert said.code == 64
-    assert "Another process is working on job" in said.stderr
+    assert "--refresh" in ended.stderr
+    [attempt] = office.attempts()
+    assert (attempt.state, attempt.error_kind) == (JobState.FAILED, "given-up")

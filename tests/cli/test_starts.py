@@ -1,4 +1,4 @@
-"""A command starts only what it needs, and says which option chooses another port."""
+"""A command starts and imports only what it needs, and says which option chooses another port."""
 
 import asyncio
 import shutil
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from comfyline.cli.main import run
 from comfyline.stack.stack import inspect, stop
+from tests.cli.conftest import Comfyline
 from tests.conftest import ROOT, Sandbox
 
 PIPELINE = "configs/pipelines/office-scenes.yaml"
@@ -32,45 +32,47 @@ def running(home: Path) -> set[str]:
     return {one.name for one in asyncio.run(inspect(home)) if one.state != "stopped"}
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["jobs"],
-        ["plan", PIPELINE],
-        ["check", PIPELINE],
-        ["audit", "--offline"],
-        ["verify"],
-        ["models", "list", "--local"],
-        ["status"],
-        ["down"],
-        ["ledger", "remove"],
-    ],
-    ids=" ".join,
-)
-def test_what_only_looks_starts_nothing(home: Path, command: list[str]) -> None:
-    run(command)
-    assert running(home) == set()
-
-
-@pytest.mark.parametrize(
-    "command",
-    [["cancel", "--pipeline", "office-scenes"], ["resolve", "3f2a9c01"], ["audit"]],
-    ids=" ".join,
-)
-def test_what_asks_runcomfy_alone_starts_neither_storage_nor_prefect(
-    home: Path, command: list[str]
+def test_what_only_looks_starts_nothing_and_what_asks_runcomfy_the_sandbox_alone(
+    home: Path, comfyline: Comfyline
 ) -> None:
-    run(command)
-    assert running(home) == {"sandbox"}
+    for command in (
+        "jobs",
+        f"plan {PIPELINE}",
+        f"check {PIPELINE}",
+        "audit --offline",
+        "verify",
+        "models list --local",
+        "status",
+        "down",
+        "ledger remove",
+    ):
+        comfyline(*command.split())
+        assert running(home) == set(), command
+    for command in ("cancel --pipeline office-scenes", "resolve 3f2a9c01", "audit"):
+        comfyline(*command.split())
+        assert running(home) == {"sandbox"}, command
+        asyncio.run(stop(home))
 
 
+@pytest.mark.parametrize(
+    ("command", "unused"),
+    [
+        (f"check {PIPELINE}", ("sqlalchemy", "prefect", "comfyline.ledger", "comfyline.runcomfy")),
+        (f"plan {PIPELINE}", ("prefect", "flows")),
+        ("models list --local", ("prefect", "flows")),
+        ("jobs", ("prefect", "flows", "comfyline.pipeline")),
+        ("run --help", ("prefect", "sqlalchemy")),
+    ],
+)
 @pytest.mark.usefixtures("home")
-def test_check_loads_neither_the_ledger_nor_the_client() -> None:
+def test_a_command_does_not_import_what_it_does_not_use(
+    command: str, unused: tuple[str, ...]
+) -> None:
     code = f"""
 import sys
 from comfyline.cli.main import run
-code = run(["check", "{PIPELINE}"])
-loaded = {{"sqlalchemy", "prefect", "comfyline.ledger", "comfyline.runcomfy"}} & set(sys.modules)
+code = run({command.split()})
+loaded = set({unused}) & set(sys.modules)
 sys.exit(f"{{code}} {{loaded}}" if code or loaded else 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -78,33 +80,27 @@ sys.exit(f"{{code}} {{loaded}}" if code or loaded else 0)
 
 
 def test_a_taken_port_is_named_with_who_has_it_and_the_option(
-    home: Path,
-    sandbox: Sandbox,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    home: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, comfyline: Comfyline
 ) -> None:
     assert sandbox.process
     port = sandbox.url.rpartition(":")[2]
-    assert run(["sandbox", "--port", port]) == 69
-    said = capsys.readouterr().err
-    assert f"port {port}, requested for sandbox, is used by" in said
-    assert f"(pid {sandbox.process.pid})" in said
-    assert "--port" in said
-
     monkeypatch.setenv("COMFYLINE_PREFECT_PORT", port)
-    assert run(["env"]) == 69
-    said = capsys.readouterr().err
-    assert f"port {port}, requested for prefect, is used by" in said
-    assert "COMFYLINE_PREFECT_PORT" in said
+    for command, service, option in (
+        (["sandbox", "--port", port], "sandbox", "--port"),
+        (["env"], "prefect", "COMFYLINE_PREFECT_PORT"),
+    ):
+        said = comfyline(*command)
+        assert said.code == 69
+        assert f"port {port}, requested for {service}, is used by" in said.stderr
+        assert f"(pid {sandbox.process.pid})" in said.stderr
+        assert option in said.stderr
     assert running(home) == set()
 
 
-@pytest.mark.parametrize("port", ["0", "-1", "65536", "99999"])
-def test_a_port_that_is_none_is_said(
-    home: Path, port: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["sandbox", f"--port={port}"]) == 64
-    assert f"Invalid port for the sandbox: {port}" in capsys.readouterr().err
+@pytest.mark.parametrize("port", ["0", "-1", "65536"])
+def test_a_port_that_is_none_is_said(home: Path, port: str, comfyline: Comfyline) -> None:
+    said = comfyline("sandbox", f"--port={port}")
+    assert (said.code, f"Invalid port for the sandbox: {port}" in said.stderr) == (64, True)
     assert not home.exists()
 
 
