@@ -20,6 +20,8 @@ from comfyline.storage.place import join
 
 # ext4 and S3 allow more; the sidecar's `.json` and a temporary suffix must fit behind the name.
 _MOST_BYTES = 200
+# Signs that some file system does not have in names.
+_NOWHERE = re.compile(r'[/\\:*?"<>|]')
 # Longer than every reserved word, and of signs that no file system minds: the usual case, and the
 # looking would cost twice as much as the rest of naming.
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{7,}", re.ASCII)
@@ -212,6 +214,7 @@ def _shortened(name: str, most_bytes: int) -> str:
 
 
 def _portable(name: str) -> str:
-    if _PLAIN.fullmatch(name):
-        return name
+    told = _NOWHERE.sub("-", name)
+    if _PLAIN.fullmatch(told):
+        return told
     return sanitize_filename(name, replacement_text="-", platform="universal").strip(". ")
