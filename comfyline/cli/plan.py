@@ -107,7 +107,7 @@ def _show(
     if not record.jobs:
         results.print("nothing to do")
         return
-    combinations = planned.dag.combinations
+    combinations = len(planned.dag.combinations)
     head = count(record.items, "item")
     if combinations > 1:
         head += f" × {count(combinations, 'combination')}"

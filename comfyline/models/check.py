@@ -14,7 +14,7 @@ from comfyline.job import Pointer
 from comfyline.keys import replace_values
 from comfyline.models.dialect import compile_schema, media_fields
 from comfyline.models.entry import ModelEntry
-from comfyline.yaml.file import Mistake
+from comfyline.yaml.file import Mistake, field_path
 from comfyline.yaml.scalars import how_to_write, in_words
 
 _DEEPEST = 64
@@ -99,12 +99,6 @@ def is_too_deep(value: Any) -> bool:
         if not level:
             return False
     return True
-
-
-def field_path(pointer: Pointer) -> str:
-    """Write a field as people do: `image_urls[0]`, `options.seed`."""
-    parts = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in pointer)
-    return "".join(parts).removeprefix(".") or "input"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any, cast
 import jsonschema_rs
 
 from comfyline.job import PENDING, MediaKind, Pointer
+from comfyline.yaml.file import texts_in
 
 _MEDIA = re.compile(r"(image|video|audio)_uris?")
 _TYPES = {"string", "number", "integer", "boolean", "array", "object", "null"}
@@ -282,23 +283,11 @@ def as_mapping(value: Any) -> Mapping[str, Any]:
 
 def explicit_media(inputs: Any) -> Iterator[tuple[Pointer, str]]:
     """Yield every value that says of itself that it is media, with where its bytes are."""
-    for pointer, text in _texts(inputs):
+    for pointer, text in texts_in(inputs):
         if len(text) > 1 and text.startswith(("@", "s3://")):
             yield pointer, text.removeprefix("@")
 
 
 def unmarked_media(inputs: Any) -> Iterator[Pointer]:
     """Yield where another step's output is taken without a mark that makes it a medium."""
-    return (pointer for pointer, text in _texts(inputs) if text.startswith(PENDING))
-
-
-def _texts(value: Any, pointer: Pointer = ()) -> Iterator[tuple[Pointer, str]]:
-    match value:
-        case str():
-            yield pointer, value
-        case Mapping():
-            for name, inner in value.items():
-                yield from _texts(inner, (*pointer, name))
-        case list():
-            for index, inner in enumerate(value):
-                yield from _texts(inner, (*pointer, index))
+    return (pointer for pointer, text in texts_in(inputs) if text.startswith(PENDING))

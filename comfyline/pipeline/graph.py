@@ -24,18 +24,23 @@ NodeId = tuple[str, int]
 
 
 class Dag:
-    """All nodes of a run. Nodes of a step are numbered by item, then by combination."""
+    """All nodes of a run. Nodes of a step are numbered by item, then by combination.
+
+    `steps_needed` are by step those whose outputs it takes, `handing_on` all of these; `order` has
+    each after them. `combinations` are those of the matrix, a single empty one without.
+    """
 
     def __init__(self, pipeline: Pipeline, items: Sequence[Item], run: RunScope) -> None:
         document = pipeline.document
         self.items = tuple(items)
         self.order = step_order(pipeline.yaml.data["steps"])
-        self._combinations = combinations(document.matrix)
+        self.combinations = combinations(document.matrix)
         self._steps = document.steps
-        self._needs = {
+        self.steps_needed = {
             name: step_needs(pipeline.yaml.data["steps"][name]) for name in document.steps
         }
-        self._rows = [(item, settings) for item in items for settings in self._combinations]
+        self.handing_on = frozenset(one for needs in self.steps_needed.values() for one in needs)
+        self._rows = [(item, settings) for item in items for settings in self.combinations]
         self._writer = JobWriter(pipeline)
         self._everywhere = {"run": {"id": run.id, "date": run.date}, "env": run.env}
         self._new_only = document.source.new_only
@@ -58,7 +63,7 @@ class Dag:
         step, number = node
         return tuple(
             (needed, one)
-            for needed in self._needs[step]
+            for needed in self.steps_needed[step]
             for one in self._joined(step, number, needed)
         )
 
@@ -67,28 +72,10 @@ class Dag:
         step, number = node
         return tuple(
             (other, one)
-            for other, needs in self._needs.items()
+            for other, needs in self.steps_needed.items()
             if step in needs
             for one in self._joined(step, number, other)
         )
-
-    def is_needed(self, step: str) -> bool:
-        """Tell whether any other step uses this one's outputs."""
-        return any(step in needs for needs in self._needs.values())
-
-    @property
-    def combinations(self) -> int:
-        """How many matrix combinations each item has; one where there is no matrix."""
-        return len(self._combinations)
-
-    def steps_needed(self, step: str) -> tuple[str, ...]:
-        """List the steps whose outputs a step takes."""
-        return self._needs[step]
-
-    @property
-    def handing_on(self) -> frozenset[str]:
-        """The steps whose outputs other steps take."""
-        return frozenset(name for name in self.order if self.is_needed(name))
 
     def position(self, node: NodeId) -> tuple[int, int]:
         """Return where a node's jobs stand among those of the run: by item, then by step."""
@@ -105,7 +92,7 @@ class Dag:
         step, number = node
         collects = self._steps[step].collect
         outputs: dict[str, list[Made]] = {}
-        for needed in self._needs[step]:
+        for needed in self.steps_needed[step]:
             numbers = self._joined(step, number, needed)
             found = [one for each in numbers for one in self._taken(step, made[needed, each])]
             outputs[needed] = found
@@ -128,7 +115,7 @@ class Dag:
             case True:
                 return {}
             case "items":
-                return self._combinations[number]
+                return self.combinations[number]
             case _:
                 return self._rows[number][1]
 
@@ -142,14 +129,14 @@ class Dag:
             case True:
                 return 1 if self.items else 0
             case "items":
-                return len(self._combinations) if self.items else 0
+                return len(self.combinations) if self.items else 0
             case _:
                 return len(self._rows)
 
     def _joined(self, step: str, number: int, other: str) -> Sequence[int]:
         """Tell which nodes of `other` belong to one node of `step`, either way round."""
         mine, theirs = self._steps[step].collect, self._steps[other].collect
-        combined = len(self._combinations)
+        combined = len(self.combinations)
         if mine is True or theirs is True:
             return range(self._count(other))
         if mine == theirs:

@@ -14,7 +14,7 @@ from jinja2.meta import find_undeclared_variables
 from comfyline.errors import Problem
 from comfyline.job import Pointer
 from comfyline.pipeline.templates import compile_text, explain, suggest, template_environment
-from comfyline.yaml.file import LocatedYaml
+from comfyline.yaml.file import LocatedYaml, texts_in
 
 FILE_FIELDS = ("path", "name", "stem", "ext", "dir")
 """The fields of an item that is a file."""
@@ -40,7 +40,7 @@ _ELSEWHERE = {
 
 def step_needs(step: Mapping[str, Any]) -> tuple[str, ...]:
     """List the steps that a step's templates name."""
-    texts = [text for key in _USES_STEPS for _, text in _texts(step.get(key), ())]
+    texts = [text for key in _USES_STEPS for _, text in texts_in(step.get(key))]
     used = (one for text in texts if "steps" in text for one in _used_steps(_parsed(text)))
     return tuple(dict.fromkeys(name for name, _ in used if name is not None))
 
@@ -89,15 +89,6 @@ def _circle(located: LocatedYaml, steps: Mapping[str, Mapping[str, Any]]) -> lis
     return []
 
 
-def _texts(value: Any, pointer: Pointer) -> Iterator[tuple[Pointer, str]]:
-    """Yield every text in a value, with where it stands."""
-    if isinstance(value, str):
-        yield pointer, value
-    elif isinstance(value, dict | list):
-        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _texts(entry, (*pointer, key))
-
-
 def _templates(
     document: Mapping[str, Any], steps: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[tuple[Pointer, str, Sequence[str]]]:
@@ -110,7 +101,7 @@ def _templates(
         fanned = [*names, "each_index", *(["each"] if step.get("for_each") is not None else [])]
         for key in _USES_STEPS:
             known = [*(names if key == "for_each" else fanned), "steps"]
-            for pointer, text in _texts(step.get(key), ("steps", name, key)):
+            for pointer, text in texts_in(step.get(key), ("steps", name, key)):
                 yield pointer, text, known
         own = _output_texts(step.get("output"), ("steps", name, "output"))
         for key, (pointer, text) in {**(shared if collects else {}), **own}.items():

@@ -12,7 +12,7 @@ from comfyline.pipeline.document import Pipeline
 from comfyline.pipeline.output_names import output_name
 from comfyline.pipeline.templates import render, render_text
 from comfyline.redact import for_people
-from comfyline.yaml.file import LocatedYaml, Mistake
+from comfyline.yaml.file import LocatedYaml, Mistake, field_path
 
 _TEMPLATE = re.compile(r"\{[{%#]")
 _FIELD_PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)", re.ASCII)
@@ -64,7 +64,7 @@ class WrittenStep:
         the like, unless the step's input has a field of that name.
         """
         pointer = self._pointer(field)
-        return f"{self.located.where(pointer)}: {_document_path(pointer)}"
+        return f"{self.located.where(pointer)}: {field_path(pointer)}"
 
     def _pointer(self, field: str) -> Pointer:
         at: Pointer = ("steps", self.step)
@@ -79,12 +79,6 @@ class WrittenStep:
             own = (*at, *parts)
             return own if own in self.located.positions else parts
         return (*at, *parts) if first in _OF_STEP else (*at, "input", *parts)
-
-
-def _document_path(pointer: Pointer) -> str:
-    """Return a place in a document as people write it: `steps.edit.input.image_urls[0]`."""
-    parts = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in pointer)
-    return "".join(parts).removeprefix(".")
 
 
 class JobWriter:

@@ -23,7 +23,7 @@ from comfyline.media.convert import (
     too_many_pixels,
 )
 from comfyline.media.types import MOST_BYTES, SVG, TAKEN, kind_of, media_type_of_name
-from comfyline.models.check import check_inputs, field_path, is_too_deep
+from comfyline.models.check import check_inputs, is_too_deep
 from comfyline.models.dialect import (
     MediaField,
     Reading,
@@ -37,6 +37,7 @@ from comfyline.redact import bare_origin
 from comfyline.storage.fingerprints import FileInfo, ReadError
 from comfyline.storage.inputs import Inputs
 from comfyline.storage.places import folder_mistake
+from comfyline.yaml.file import field_path
 
 if TYPE_CHECKING:
     # `check` needs neither the ledger nor the client, and does not load them.

@@ -56,7 +56,7 @@ def planned_steps(planned: Planned) -> tuple[PlannedStep, ...]:
             marks.append("collects all" if step.collect is True else "collects all items")
         if step.when is not True:
             marks.append(f"when {_shown(step.when)}")
-        found.append(PlannedStep(name, planned.dag.steps_needed(name), tuple(marks)))
+        found.append(PlannedStep(name, planned.dag.steps_needed[name], tuple(marks)))
     return tuple(found)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.models.catalogue import Catalogue
-from comfyline.models.check import field_path, find_mistakes
+from comfyline.models.check import find_mistakes
 from comfyline.models.entry import ModelEntry
 from comfyline.pipeline.document import read_pipeline
 from comfyline.pipeline.render import WrittenStep
@@ -22,7 +22,7 @@ from comfyline.pipeline.templates import is_template
 from comfyline.plan.check import Found, LookUp, validate_pairs
 from comfyline.plan.preview import graph_of, of_model, preview_jobs
 from comfyline.storage.uploads import Uploads
-from comfyline.yaml.file import LocatedYaml, ReadYaml, read_yaml
+from comfyline.yaml.file import LocatedYaml, ReadYaml, field_path, read_yaml
 
 _S3 = "s3://"
 

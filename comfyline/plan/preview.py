@@ -66,7 +66,7 @@ async def preview_jobs(dag: Dag, find_model: FindModel) -> Preview:
                 if dag.item_name(node) not in names[-1:]:
                     names.append(dag.item_name(node))
         await models.learn(job for one in rendered.values() for job in one.jobs)
-        if dag.is_needed(step):
+        if step in dag.handing_on:
             made |= {node: _guesses(one, step, models) for node, one in rendered.items()}
     every = [job for some in jobs.values() for job in some]
     collisions = await asyncio.to_thread(colliding_names, every, models.outputs_of)

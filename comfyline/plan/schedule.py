@@ -126,7 +126,7 @@ class Schedule:
         return self._close(node) if current.left == 0 else Ready()
 
     def _is_needed(self, node: NodeId) -> bool:
-        return self._graph is not None and self._graph.is_needed(node[0])
+        return self._graph is not None and node[0] in self._graph.handing_on
 
     def _dependents(self, node: NodeId) -> tuple[NodeId, ...]:
         return self._graph.dependents(node) if self._graph else ()

@@ -3,7 +3,7 @@
 Pipelines and profiles are read here, by the same rules; `--set` is put over what was read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +53,21 @@ class Mistake:
     def at(self, located: LocatedYaml, parent: Pointer) -> Problem:
         """Return the mistake as a problem of the document that has the larger value at `parent`."""
         return Problem(located.where((*parent, *self.pointer)), self.message, self.hint)
+
+
+def field_path(pointer: Pointer) -> str:
+    """Write a pointer as people do: `image_urls[0]`, `options.seed`."""
+    parts = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in pointer)
+    return "".join(parts).removeprefix(".") or "input"
+
+
+def texts_in(value: Any, pointer: Pointer = ()) -> Iterator[tuple[Pointer, str]]:
+    """Yield every text in a value that stands at `pointer`, with where it stands itself."""
+    if isinstance(value, str):
+        yield pointer, value
+    elif isinstance(value, Mapping | list):
+        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from texts_in(inner, (*pointer, key))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyline.models.check import check_inputs, field_path, find_mistakes, fit_inputs
+from comfyline.models.check import check_inputs, find_mistakes, fit_inputs
 from comfyline.models.describe import example_step, input_fields
 from comfyline.models.dialect import explicit_media
 from comfyline.models.entry import ModelEntry, UncheckedModel
+from comfyline.yaml.file import field_path
 from tests.odd_json import JSON, SCHEMAS
 
 SCHEMA = {
