@@ -24,7 +24,7 @@ from comfyline.progress import Note, tell
 from comfyline.redact import bare_origin
 from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.runcomfy.download import Downloads
-from comfyline.runcomfy.poll import Poller, next_poll
+from comfyline.runcomfy.poll import Poller
 from comfyline.runcomfy.retry import RetryBudget
 from comfyline.sandbox.store import request_ids
 from comfyline.stack.home import Layout, private_folder
@@ -50,7 +50,7 @@ class Services:
         self.is_reading = reading
         self.client = _client(settings)
         self.downloads = Downloads(runcomfy.download_hosts, runcomfy.base_url)
-        self.poller = Poller(self.client.status, next_poll, time.monotonic, runcomfy.patience)
+        self.poller = Poller(self.client.status, time.monotonic, runcomfy.patience)
         self.submits = submit_limiter(runcomfy.submits_per_second)
         self.catalogue = Catalogue(
             settings.model_directories,

@@ -205,12 +205,7 @@ class RuncomfyClient:
         return await self._call(_content(dict[str, Any]), model_path(model_id))
 
     async def models(
-        self,
-        search: str | None = None,
-        category: str | None = None,
-        kind: str | None = None,
-        *,
-        include_schema: bool = False,
+        self, search: str | None = None, category: str | None = None
     ) -> list[Mapping[str, Any]]:
         """List every entry of the public catalogue that fits once, as RunComfy writes it.
 
@@ -218,10 +213,8 @@ class RuncomfyClient:
         one, or the same again from a server that ignores `offset`. Raises `BrokenAnswer` for a
         catalogue without an end.
         """
-        asked = {"search": search, "category": category, "kind": kind}
-        query: dict[str, str | int] = {name: value for name, value in asked.items() if value}
-        if include_schema:
-            query["include_schema"] = "true"
+        asked = {"search": search, "category": category}
+        query = {name: value for name, value in asked.items() if value}
         found: dict[str, Mapping[str, Any]] = {}
         seen = 0
         for _ in range(_MOST_PAGES):

@@ -6,11 +6,9 @@ durations replaces `next_poll` and nothing else.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from comfyline.config.account import command
 from comfyline.errors import DeadlinePassed, NotKnownNow
-from comfyline.job import JobState
 from comfyline.runcomfy.retry import Sleep
 from comfyline.runcomfy.wire import ENDS, RequestStatus
 
@@ -21,26 +19,17 @@ _SHARE_OF_AGE = 1 / 40
 _SECONDS_A_PLACE = 0.4
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """What is known of a request right after an answer; `age` is seconds since submission."""
-
-    age: float
-    state: JobState | None
-    queue_position: int | None
-
-
-def next_poll(seen: Observation) -> float:
-    """Return the seconds until the next status call.
+def next_poll(age: float, queue_position: int | None) -> float:
+    """Return the seconds until the next status call; `age` is seconds since submission.
 
     Nothing is known of how long a model takes, and then no interval is better than a fixed one:
     calls × lag is half the duration for each of them. So 0.75 s for the first half minute, and
     later a fortieth of the age, up to 5 s: a video of minutes is not asked for hundreds of times.
     A request far back in the queue is asked less, by its place.
     """
-    delay = seen.age * _SHARE_OF_AGE
-    if seen.queue_position:
-        delay = max(delay, seen.queue_position * _SECONDS_A_PLACE)
+    delay = age * _SHARE_OF_AGE
+    if queue_position:
+        delay = max(delay, queue_position * _SECONDS_A_PLACE)
     return min(_LONGEST, max(_SHORTEST, delay))
 
 
@@ -54,13 +43,11 @@ class Poller:
     def __init__(
         self,
         ask: Callable[[str], Awaitable[RequestStatus]],
-        policy: Callable[[Observation], float],
         clock: Callable[[], float],
         retry_timeout: float,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._ask = ask
-        self._policy = policy
         self._clock = clock
         self._retry_timeout = retry_timeout
         self._sleep = sleep
@@ -84,7 +71,7 @@ class Poller:
         deadline = self._clock() + time_left
         unknown_since: float | None = None
         # The first question is due at once when the request is old, as after a restart.
-        delay = 0 if age > 1 else self._policy(Observation(age, None, None))
+        delay = 0 if age > 1 else next_poll(age, None)
         while True:
             await self._sleep(delay)
             status = None
@@ -103,8 +90,8 @@ class Poller:
             now = self._clock()
             if now >= deadline:
                 raise _too_late(request_id)
-            state, position = (status.state, status.queue_position) if status else (None, None)
-            delay = min(self._policy(Observation(now - born, state, position)), deadline - now)
+            position = status.queue_position if status else None
+            delay = min(next_poll(now - born, position), deadline - now)
 
 
 def _too_late(request_id: str) -> DeadlinePassed:

@@ -112,18 +112,14 @@ async def test_an_entry_of_the_catalogue_is_asked_for_by_its_id(
 
 @STEADY
 @given(
-    words=st.fixed_dictionaries({}, optional=dict.fromkeys(("search", "category", "kind"), TEXT)),
-    include_schema=st.booleans(),
+    words=st.fixed_dictionaries({}, optional=dict.fromkeys(("search", "category"), TEXT)),
 )
-async def test_the_catalogue_is_asked_for_page_by_page(
-    connected: Connected, words: dict[str, str], *, include_schema: bool
-):
+async def test_the_catalogue_is_asked_for_page_by_page(connected: Connected, words: dict[str, str]):
     client, script = connected
-    sent = await sent_by(script, client.models(**words, include_schema=include_schema))
+    sent = await sent_by(script, client.models(**words))
     assert checked(sent) == "catalogue"
     query = dict(parse_qsl(urlsplit(sent.path).query))
     assert {name: query.get(name) for name in words} == {k: v or None for k, v in words.items()}
-    assert ("include_schema" in query) is include_schema
     assert {"limit", "offset"} <= set(query)
 
 

@@ -72,13 +72,12 @@ async def test_the_questions_name_filter_and_page_and_survive_what_passes(
     script.say(page([f"m/{index}" for index in range(100)])).say(b"", 503)
     script.say(page(["m/100"], 101))
     client = await connect(script.url)
-    found = await client.models("a cat & dog", "image", include_schema=True)
+    found = await client.models("a cat & dog", "image")
     assert len(found) == 101
     queries = [parse_qs(urlsplit(call.path).query) for call in script.calls]
     assert queries[0] == {
         "search": ["a cat & dog"],
         "category": ["image"],
-        "include_schema": ["true"],
         "limit": ["100"],
         "offset": ["0"],
     }
@@ -90,8 +89,8 @@ async def test_the_catalogue_of_a_server_is_listed_and_an_unknown_model_refused(
 ):
     client = await connect(sandbox.url, "sandbox-token")
     assert named(await client.models("no such model")) == []
-    [entry] = [one for one in await client.models(include_schema=True) if one["model_id"] == EDIT]
-    assert "input_schema" in entry
+    [entry] = [one for one in await client.models() if one["model_id"] == EDIT]
+    assert entry["categories"]
     assert (await client.catalogue_entry(EDIT))["model_id"] == EDIT
     with pytest.raises(Refused) as raised:
         await client.catalogue_entry("no/such/model")
