@@ -9,7 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from comfyline.sandbox.server import SandboxOptions, serve
+from comfyline.sandbox.server import serve
+from comfyline.sandbox.worker import SandboxOptions
 
 _SWITCHES = ("slots", "speed", "pixels")
 

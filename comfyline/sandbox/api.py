@@ -6,7 +6,6 @@ import hmac
 import json
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -16,13 +15,12 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from comfyline.sandbox.blob_store import BlobStore, media_type
-from comfyline.sandbox.catalogue import CatalogueEntry, ModelCatalogue
+from comfyline.sandbox.blob_store import media_type
+from comfyline.sandbox.catalogue import CatalogueEntry
 from comfyline.sandbox.dialect import Violation, check, with_defaults
-from comfyline.sandbox.faults import Fault, Faults
+from comfyline.sandbox.faults import Fault
 from comfyline.sandbox.output_shape import fill_output
-from comfyline.sandbox.server import SandboxOptions
-from comfyline.sandbox.store import Request, Store, without_queries
+from comfyline.sandbox.store import Request, without_queries
 from comfyline.sandbox.worker import Worker
 
 INVALID_MODEL = 400001
@@ -42,69 +40,22 @@ class Refusal(Exception):
         self.status, self.body = status, body
 
 
-@dataclass(frozen=True, slots=True)
-class Handlers:
-    """What the calls work with. A call that is refused raises `Refusal`."""
+def api_routes(worker: Worker) -> APIRouter:
+    """Define the calls of the Model API, all behind the token."""
+    store, catalogue, right = worker.store, worker.catalogue, worker.options.token.encode()
 
-    options: SandboxOptions
-    store: Store
-    blobs: BlobStore
-    catalogue: ModelCatalogue
-    worker: Worker
-
-    async def require_token(self, http: HttpRequest) -> None:
-        """Refuse a call without the right bearer token."""
+    async def require_token(http: HttpRequest) -> None:
         scheme, _, given = http.headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(given.strip().encode(), self.options.token.encode())
-        if scheme.lower() != "bearer" or not right:
+        is_right = hmac.compare_digest(given.strip().encode(), right)
+        if scheme.lower() != "bearer" or not is_right:
             raise _refusal(401, INVALID_TOKEN, "account or token invalid")
 
-    def model(self, model_id: str) -> CatalogueEntry:
-        """Return the catalogue entry of a model."""
-        if (entry := self.catalogue.find(model_id)) is None:
-            raise _refusal(400, INVALID_MODEL, "invalid model or resource id")
-        return entry
-
-    def known(self, request_id: str) -> Request:
-        """Find a request that is not yet forgotten."""
-        if (request := self.store.find(request_id)) is None:
+    def known(request_id: str) -> Request:
+        if (request := store.find(request_id)) is None:
             raise _refusal(404, UNKNOWN_REQUEST, "request unknown or expired")
         return request
 
-    def balance(self) -> float:
-        """Return what is left of the balance, in USD."""
-        return round(self.options.balance_usd - self.store.charged(), 6)
-
-    def accept(self, model_id: str, body: bytes) -> str:
-        """Check a submission, take it into the queue and return its id."""
-        entry = self.model(model_id)
-        given = _parse_body(body)
-        if mistakes := check(entry.input_schema, given):
-            raise _input_refused(*mistakes)
-        inputs = with_defaults(entry.input_schema, given)
-        price = entry.charge(inputs)
-        if self.balance() < price:
-            raise _refusal(402, NO_BALANCE, "no balance left")
-        request_id = str(uuid.uuid4())
-        self.store.add(
-            request_id,
-            model_id=model_id,
-            inputs=inputs,
-            price_usd=price,
-            once=inputs.get("sync_mode") is True,
-        )
-        self.worker.announce()
-        return request_id
-
-    def hand_over(self, request_id: str) -> None:
-        """Forget the outputs of a request, which the caller has now, or which are too old."""
-        self.store.forget_files(request_id)
-        self.blobs.drop(request_id)
-
-
-def api_routes(handlers: Handlers) -> APIRouter:
-    """Define the calls of the Model API, all behind the token."""
-    routes = APIRouter(dependencies=[Depends(handlers.require_token)])
+    routes = APIRouter(dependencies=[Depends(require_token)])
 
     @routes.get("/v1/models")
     async def list_models(
@@ -116,7 +67,7 @@ def api_routes(handlers: Handlers) -> APIRouter:
         limit: Annotated[int, Query(ge=1)] = 50,
         offset: Annotated[int, Query(ge=0)] = 0,
     ) -> JSONResponse:
-        found = handlers.catalogue.search(text=search, category=category, kind=kind)
+        found = catalogue.search(text=search, category=category, kind=kind)
         # No largest number is documented: more than this is answered with less than was asked for.
         page = found[offset : offset + min(limit, _LONGEST_PAGE)]
         models = [entry.shown(with_schema=include_schema) for entry in page]
@@ -124,11 +75,11 @@ def api_routes(handlers: Handlers) -> APIRouter:
 
     @routes.get("/v1/models/{model_id:path}")
     async def show_model(model_id: str) -> JSONResponse:
-        return JSONResponse(handlers.model(model_id).shown(with_schema=True))
+        return JSONResponse(_model(worker, model_id).shown(with_schema=True))
 
     @routes.post("/v1/models/{model_id:path}")
     async def submit(model_id: str, http: HttpRequest) -> JSONResponse:
-        request_id = handlers.accept(model_id, await http.body())
+        request_id = _accept(worker, model_id, await http.body())
         cancel_url = f"{_origin(http)}/v1/requests/{request_id}/cancel"
         return JSONResponse(
             {"request_id": request_id, **_urls(http, request_id), "cancel_url": cancel_url}
@@ -136,48 +87,54 @@ def api_routes(handlers: Handlers) -> APIRouter:
 
     @routes.get("/v1/requests/{request_id}/status")
     async def status(request_id: str, http: HttpRequest) -> JSONResponse:
-        request = handlers.known(request_id)
+        request = known(request_id)
         body: dict[str, Any] = {"request_id": request_id, "status": request.status}
         if request.status == "in_queue":
             # Counted from 0: how many start before this one.
-            body["queue_position"] = handlers.store.position(request)
+            body["queue_position"] = store.position(request)
         return JSONResponse({**body, **_urls(http, request_id)})
 
     @routes.get("/v1/requests/{request_id}/result")
     async def result(
         request_id: str, http: HttpRequest, *, include_cost: bool = False
     ) -> JSONResponse:
-        request = handlers.known(request_id)
+        request = known(request_id)
         body = _result_body(request, include_cost=include_cost)
         if request.status != "completed":
             return JSONResponse(body)
         if request.once:
-            media = [_data_uri(handlers.blobs.path(request_id, name)) for name in request.files]
+            media = [_data_uri(worker.blobs.path(request_id, name)) for name in request.files]
         else:
             media = [f"{_origin(http)}/cdn/{request_id}/{name}" for name in request.files]
-        entry = handlers.catalogue.find(request.model_id)
+        entry = catalogue.find(request.model_id)
         body["output"] = fill_output(entry, request.input, media, request.files)
         if not request.once:
             return JSONResponse(body)
-        return _OnceAnswer(body, http, lambda: handlers.hand_over(request_id))
+
+        def delivered() -> None:
+            store.forget_files(request_id)
+            worker.blobs.drop(request_id)
+
+        return _OnceAnswer(body, http, delivered)
 
     @routes.post("/v1/requests/{request_id}/cancel")
     async def cancel(request_id: str) -> JSONResponse:
-        handlers.known(request_id)
-        handlers.store.cancel(request_id)
-        now = handlers.known(request_id).status
+        known(request_id)
+        store.cancel(request_id)
+        now = known(request_id).status
         outcome = "cancelled" if now == "cancelled" else "not_cancellable"
         return JSONResponse({"request_id": request_id, "status": now, "outcome": outcome})
 
     @routes.get("/prod/v2/balance")
     async def balance() -> JSONResponse:
-        return JSONResponse({"balance_usd": handlers.balance(), "currency": "USD"})
+        return JSONResponse({"balance_usd": _balance(worker), "currency": "USD"})
 
     return routes
 
 
-def open_routes(handlers: Handlers, faults: Faults) -> APIRouter:
+def open_routes(worker: Worker) -> APIRouter:
     """Define what needs no token: finished outputs, and the calls that RunComfy does not have."""
+    store, blobs, faults = worker.store, worker.blobs, worker.faults
     routes = APIRouter()
 
     @routes.api_route("/cdn/{request_id}/{name}", methods=["GET", "HEAD"])
@@ -187,10 +144,10 @@ def open_routes(handlers: Handlers, faults: Faults) -> APIRouter:
             return JSONResponse(
                 {"message": "an output URL must not be sent an Authorization header"}, 400
             )
-        request = handlers.store.find(request_id)
+        request = store.find(request_id)
         if request is None or request.once or name not in request.files:
             return JSONResponse({"message": "there is no such file"}, 404)
-        path = handlers.blobs.path(request_id, name)
+        path = blobs.path(request_id, name)
         return FileResponse(path, media_type=media_type(name))
 
     @routes.get("/health")
@@ -213,14 +170,13 @@ def open_routes(handlers: Handlers, faults: Faults) -> APIRouter:
 
     @routes.post("/sandbox/expire/{request_id}")
     async def expire(request_id: str) -> dict[str, str]:
-        if not handlers.store.expire(request_id):
+        if not store.expire(request_id):
             raise _refusal(404, UNKNOWN_REQUEST, "request unknown")
-        handlers.blobs.drop(request_id)
+        blobs.drop(request_id)
         return {"request_id": request_id, "status": "expired"}
 
     @routes.get("/sandbox/account")
     async def account() -> JSONResponse:
-        store = handlers.store
         requests = [
             {
                 "request_id": request.request_id,
@@ -235,7 +191,7 @@ def open_routes(handlers: Handlers, faults: Faults) -> APIRouter:
             }
             for request in store.all()
         ]
-        balance = handlers.balance()
+        balance = _balance(worker)
         return JSONResponse(
             {"requests": requests, "charged_usd": store.charged(), "balance_usd": balance}
         )
@@ -263,6 +219,33 @@ class _OnceAnswer(JSONResponse):
         if not await self._http.is_disconnected():
             await send({"type": "http.response.body", "body": b""})
             self._delivered()
+
+
+def _model(worker: Worker, model_id: str) -> CatalogueEntry:
+    if (entry := worker.catalogue.find(model_id)) is None:
+        raise _refusal(400, INVALID_MODEL, "invalid model or resource id")
+    return entry
+
+
+def _balance(worker: Worker) -> float:
+    return round(worker.options.balance_usd - worker.store.charged(), 6)
+
+
+def _accept(worker: Worker, model_id: str, body: bytes) -> str:
+    """Check a submission, take it into the queue and return its id."""
+    entry = _model(worker, model_id)
+    given = _parse_body(body)
+    if mistakes := check(entry.input_schema, given):
+        raise _input_refused(*mistakes)
+    inputs = with_defaults(entry.input_schema, given)
+    price = entry.charge(inputs)
+    if _balance(worker) < price:
+        raise _refusal(402, NO_BALANCE, "no balance left")
+    request_id = str(uuid.uuid4())
+    once = inputs.get("sync_mode") is True
+    worker.store.add(request_id, model_id=model_id, inputs=inputs, price_usd=price, once=once)
+    worker.announce()
+    return request_id
 
 
 def _origin(http: HttpRequest) -> str:

@@ -28,7 +28,6 @@ _READABLE = {
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
     ",mp3,wav,flac,ogg,aac,aiff,amr,caf",
 }
-_LEAST_SHARE = 0.9
 _LONGEST_EDGE = 2048
 
 
@@ -115,25 +114,16 @@ def _recording(path: Path, media: MediaValue, field: str) -> InputFile:
 
 
 def _measured(path: Path, container: InputContainer, kind: str, field: str) -> InputFile:
-    videos, sounds = container.streams.video, container.streams.audio
-    if not (videos if kind == "video" else sounds):
+    streams = container.streams.video if kind == "video" else container.streams.audio
+    if not streams:
         raise Unfulfillable(f"{field}: the file holds no {kind}")
-    stream = (videos if kind == "video" else sounds)[0]
-    promised = float((stream.duration or 0) * (stream.time_base or 0))
-    first, reached = None, 0.0
-    for packet in container.demux(stream):
-        # One picture proves the decoder; that the rest is there is seen without decoding it.
-        first = first or next(iter(packet.decode()), None)
-        if packet.pts is not None and packet.time_base is not None:
-            reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    # One picture proves the decoder.
+    first = next(container.decode(streams[0]), None)
     if first is None:
         raise Unfulfillable(f"{field}: the file holds no {kind} that can be decoded")
-    if reached < _LEAST_SHARE * promised:
-        raise Unfulfillable(
-            f"{field}: the file is cut short: {reached:.1f} of {promised:.1f} seconds"
-        )
-    length = promised or reached
+    seconds = (container.duration or 0) / av.time_base
     if not isinstance(first, VideoFrame):
-        return InputFile(path, kind, seconds=length, has_sound=True)
+        return InputFile(path, kind, seconds=seconds, has_sound=True)
     picture: Image.Image = first.to_image()  # type: ignore[no-untyped-call]
-    return InputFile(path, kind, picture, picture.size, length, has_sound=bool(sounds))
+    has_sound = bool(container.streams.audio)
+    return InputFile(path, kind, picture, picture.size, seconds, has_sound)

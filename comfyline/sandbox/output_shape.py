@@ -7,13 +7,12 @@ alternatives. Without a schema there is a list for a model that can make several
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from comfyline.sandbox.blob_store import media_type
 from comfyline.sandbox.catalogue import CatalogueEntry
 from comfyline.sandbox.dialect import media_kind
-from comfyline.sandbox.params import flat, how_many, is_number_of_outputs
+from comfyline.sandbox.params import how_many, is_number_of_outputs
 
 _NAMES = re.compile(r"(image|video|audio)(s?)")
 _ADDRESSES = {"url", "uri"}
@@ -21,7 +20,7 @@ _ADDRESSES = {"url", "uri"}
 
 def media_to_make(entry: CatalogueEntry, inputs: Mapping[str, Any]) -> list[str]:
     """List the kind of every file that a request asks for, in the order of the output."""
-    return list(flat(_plan(entry, inputs)))
+    return list(_flat(_plan(entry, inputs)))
 
 
 def fill_output(
@@ -37,7 +36,7 @@ def fill_output(
     if not media:
         return {}
     plan = _plan(entry, inputs) if entry else {}
-    if len(list(flat(plan))) != len(media):
+    if len(list(_flat(plan))) != len(media):
         # The entry has changed since, or is no longer there.
         kind = media_type(names[0]).partition("/")[0]
         return {f"{kind}s": list(media)}
@@ -48,45 +47,38 @@ def fill_output(
 def _plan(entry: CatalogueEntry, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the output with the kind of each file in its place."""
     several = any(is_number_of_outputs(name) for name in entry.input_schema.get("properties") or {})
-    number = how_many(inputs)
+    number, made = how_many(inputs), entry.makes
+
+    def places(schema: Any, name: str, above: str | None) -> Any:
+        """Return the value a schema describes, its media by their kinds; None for whatever else."""
+        if not isinstance(schema, Mapping):
+            return None
+        known = _NAMES.fullmatch(name)
+        kind = media_kind(schema) or (known[1] if known else above)
+        properties = schema.get("properties")
+        if isinstance(properties, Mapping):
+            parts = {
+                key: places(part, key, kind)
+                for key, part in properties.items()
+                if _is_chosen(key, schema, made, several=several)
+            }
+            return {key: part for key, part in parts.items() if part is not None}
+        if schema.get("type") == "array" or str(schema.get("format")).endswith("_uris"):
+            item = places(schema.get("items") or {"format": f"{kind}_uri"}, "url", kind)
+            return None if item is None else [item] * number
+        return kind if media_kind(schema) or known or name in _ADDRESSES else None
+
     schema: Any = entry.output_schema or {}
     if "properties" not in schema and isinstance(schema.get("output"), Mapping):
         # As the model page shows it: the schema of the answer's `output`.
         schema = schema["output"]
-    plan = _places(schema, "", None, _Shape(entry.makes, several, number))
-    if isinstance(plan, dict) and any(flat(plan)):
+    plan = places(schema, "", None)
+    if isinstance(plan, dict) and any(_flat(plan)):
         return plan
-    made = entry.makes
     return {f"{made}s": [made] * number} if several else {made: made}
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    kind: str
-    several: bool
-    number: int
-
-
-def _places(schema: Any, name: str, above: str | None, wanted: _Shape) -> Any:
-    """Return the value a schema describes, its media by their kinds; None for whatever else."""
-    if not isinstance(schema, Mapping):
-        return None
-    known = _NAMES.fullmatch(name)
-    kind = media_kind(schema) or (known[1] if known else above)
-    properties = schema.get("properties")
-    if isinstance(properties, Mapping):
-        chosen = (key for key in properties if _is_chosen(key, schema, wanted))
-        parts = {key: _places(properties[key], key, kind, wanted) for key in chosen}
-        return {key: part for key, part in parts.items() if part is not None}
-    if schema.get("type") == "array" or str(schema.get("format")).endswith("_uris"):
-        if kind is None:
-            return None
-        item = _places(schema.get("items") or {"format": f"{kind}_uri"}, "url", kind, wanted)
-        return None if item is None else [item] * wanted.number
-    return kind if media_kind(schema) or known or name in _ADDRESSES else None
-
-
-def _is_chosen(name: str, schema: Mapping[str, Any], wanted: _Shape) -> bool:
+def _is_chosen(name: str, schema: Mapping[str, Any], made: str, *, several: bool) -> bool:
     """Tell whether the model fills in this one of `image`, `images`, `video`, … in an object."""
     known = _NAMES.fullmatch(name)
     required = schema.get("required")
@@ -94,9 +86,18 @@ def _is_chosen(name: str, schema: Mapping[str, Any], wanted: _Shape) -> bool:
         return True
     listed = {found[1] for key in schema["properties"] if (found := _NAMES.fullmatch(key))}
     # Of one kind alone it is that kind, whatever the categories say.
-    kind = wanted.kind if wanted.kind in listed or len(listed) > 1 else known[1]
+    kind = made if made in listed or len(listed) > 1 else known[1]
     both = {known[1], f"{known[1]}s"} <= set(schema["properties"])
-    return known[1] == kind and (not both or bool(known[2]) is wanted.several)
+    return known[1] == kind and (not both or bool(known[2]) is several)
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    """Yield every single value of a nested one, in order."""
+    if isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _flat(part)
+    else:
+        yield value
 
 
 def _fill(plan: Any, media: Iterator[str]) -> Any:

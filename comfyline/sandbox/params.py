@@ -6,7 +6,7 @@ not understood counts as not expressed.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 _NUMBER = re.compile(
@@ -49,12 +49,3 @@ def seconds(inputs: Mapping[str, Any]) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) and value > 0 else None
-
-
-def flat(value: Any) -> Iterator[Any]:
-    """Yield every single value of a nested one, in order."""
-    if isinstance(value, Mapping | list | tuple):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from flat(part)
-    else:
-        yield value

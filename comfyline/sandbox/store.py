@@ -109,7 +109,7 @@ class Store:
         Returns how many requests wait. Nothing of theirs was charged yet: the charge is written
         together with the completion.
         """
-        self._update("status = 'in_progress'", (), status="in_queue", started_at=None)
+        self._update("status = ?", "in_progress", status="in_queue", started_at=None)
         return int(self._number("SELECT count(*) FROM requests WHERE status = 'in_queue'"))
 
     def claim(self) -> Request | None:
@@ -135,34 +135,34 @@ class Store:
 
     def complete(self, request: Request, files: list[str], charge_usd: float) -> None:
         """End a request well, and charge it in the same moment."""
-        self._finish(request, status="completed", files=json.dumps(files), charge_usd=charge_usd)
+        self._end(request, status="completed", files=json.dumps(files), charge_usd=charge_usd)
 
     def fail(self, request: Request, error: str) -> None:
         """End a request badly; it costs nothing."""
-        self._finish(request, status="failed", error=error)
+        self._end(request, status="failed", error=error)
 
-    def _finish(self, request: Request, **values: Any) -> None:
+    def _end(self, request: Request, **values: Any) -> None:
         kept = json.dumps(without_queries(request.input))
         mine = "number = ? AND status = 'in_progress'"
-        self._update(mine, (request.number,), finished_at=self._clock(), input=kept, **values)
+        self._update(mine, request.number, finished_at=self._clock(), input=kept, **values)
 
     def cancel(self, request_id: str) -> None:
         """Cancel a request if it still waits."""
         waiting = "request_id = ? AND status = 'in_queue'"
-        self._update(waiting, (request_id,), status="cancelled", finished_at=self._clock())
+        self._update(waiting, request_id, status="cancelled", finished_at=self._clock())
 
     def forget_files(self, request_id: str) -> None:
         """Note that the outputs of a request are no longer kept."""
-        self._update("request_id = ?", (request_id,), files="[]")
+        self._update("request_id = ?", request_id, files="[]")
 
     def expire(self, request_id: str) -> bool:
         """Let a request be older than the retention, now; say whether it is known."""
-        return self._update("request_id = ?", (request_id,), files="[]", expired=True)
+        return self._update("request_id = ?", request_id, files="[]", expired=True)
 
-    def _update(self, which: str, parameters: tuple[Any, ...], **values: Any) -> bool:
+    def _update(self, which: str, parameter: Any, **values: Any) -> bool:
         columns = ", ".join(f"{name} = ?" for name in values)
         statement = f"UPDATE requests SET {columns} WHERE {which}"  # noqa: S608 - all of it ours
-        return self._database.execute(statement, (*values.values(), *parameters)).rowcount > 0
+        return self._database.execute(statement, (*values.values(), parameter)).rowcount > 0
 
     def find(self, request_id: str) -> Request | None:
         """Find a request that is known and not yet past the retention."""

@@ -8,6 +8,8 @@ import logging
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -22,7 +24,6 @@ from comfyline.sandbox.image_generator import generate_image
 from comfyline.sandbox.inputs import fetch, inspect
 from comfyline.sandbox.order import Order
 from comfyline.sandbox.recordings import generate_sound, generate_video
-from comfyline.sandbox.server import SandboxOptions
 from comfyline.sandbox.store import Request, Store, Unfulfillable
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,20 @@ _GENERATORS = {"image": generate_image, "video": generate_video, "audio": genera
 _MEDIAN_SECONDS = {"image": 1.2, "video": 8.0, "audio": 5.0}
 _FACTORS = {"2K": 1.8, "4K": 3.2}
 _SPREAD = 0.35
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxOptions:
+    """How one sandbox runs. `models` are directories; a later one overrides an earlier one."""
+
+    state: Path
+    models: tuple[Path, ...]
+    port: int = 4272
+    token: str = "sandbox-token"  # noqa: S105 - opens nothing but this sandbox
+    slots: int = 4
+    speed: float = 1.0
+    pixels: int = 1024
+    balance_usd: float = 1000.0
 
 
 def seconds_for(request_id: str, makes: str, given: Mapping[str, Any]) -> float:
@@ -42,18 +57,14 @@ def seconds_for(request_id: str, makes: str, given: Mapping[str, Any]) -> float:
 
 
 class Worker:
-    """N slots over one queue, first come, first served."""
+    """N slots over one queue, first come, first served, and all that the calls share with them."""
 
-    def __init__(
-        self,
-        options: SandboxOptions,
-        store: Store,
-        blobs: BlobStore,
-        catalogue: ModelCatalogue,
-        faults: Faults,
-    ) -> None:
-        self._options, self._faults = options, faults
-        self._store, self._blobs, self._catalogue = store, blobs, catalogue
+    def __init__(self, options: SandboxOptions) -> None:
+        self.options = options
+        self.store = Store(options.state)
+        self.blobs = BlobStore(options.state)
+        self.catalogue = ModelCatalogue(options.models)
+        self.faults = Faults()
         self._waiting = asyncio.Semaphore(0)
         self._threads = ThreadPoolExecutor(min(options.slots, os.cpu_count() or 1), "generator")
         # A proxy of the machine's leads outwards, never back to the machine.
@@ -70,11 +81,11 @@ class Worker:
 
     async def run(self) -> None:
         """Work until it is cancelled. What is in progress then starts again with the process."""
-        for _ in range(self._store.recover()):
+        for _ in range(self.store.recover()):
             self.announce()
         try:
             async with self._http, asyncio.TaskGroup() as slots:
-                for _ in range(self._options.slots):
+                for _ in range(self.options.slots):
                     slots.create_task(self._slot())
         finally:
             self._threads.shutdown(wait=False, cancel_futures=True)
@@ -83,50 +94,50 @@ class Worker:
         while True:
             await self._waiting.acquire()
             # None: the request that was announced has been cancelled.
-            if request := self._store.claim():
+            if request := self.store.claim():
                 await self._work(request)
 
     async def _work(self, request: Request) -> None:
         try:
             files, charge = await self._fulfil(request)
         except Unfulfillable as error:
-            self._store.fail(request, str(error))
+            self.store.fail(request, str(error))
         except Exception:
             # A bug must cost one request, not a slot.
             log.exception("request %s broke the sandbox", request.request_id)
-            self._store.fail(request, "internal error")
+            self.store.fail(request, "internal error")
         else:
-            self._store.complete(request, files, charge)
+            self.store.complete(request, files, charge)
 
     async def _fulfil(self, request: Request) -> tuple[list[str], float]:
         """Make and store all files of a request; return their names, and what they cost."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        if (entry := self._catalogue.find(request.model_id)) is None:
+        if (entry := self.catalogue.find(request.model_id)) is None:
             raise Unfulfillable("the model is no longer in the catalogue")
         usual = seconds_for(request.request_id, entry.makes, request.input)
-        due = began + usual / self._options.speed
-        fault = self._faults.take("generation")
+        due = began + usual / self.options.speed
+        fault = self.faults.take("generation")
         if fault and fault.kind == "fail":
             raise Unfulfillable(fault.message)
         if fault and fault.kind == "delay":
             due += fault.seconds
         is_blank = fault is not None and fault.kind == "blank"
-        with self._blobs.workbench() as bench:
+        with self.blobs.workbench() as bench:
             inputs = []
             for number, media in enumerate(media_values(entry.input_schema, request.input)):
                 target = bench / str(number)
                 await fetch(self._http, media, target)
-                self._store.fetched(request, str(media.value))
+                self.store.fetched(request, str(media.value))
                 inputs.append(await loop.run_in_executor(self._threads, inspect, target, media))
-            order = Order(entry, request.input, tuple(inputs), is_blank, self._options.pixels)
+            order = Order(entry, request.input, tuple(inputs), is_blank, self.options.pixels)
             kinds = output_shape.media_to_make(entry, request.input)
             names = [f"{number}.{order.extension(kind)}" for number, kind in enumerate(kinds)]
             for number, (kind, name) in enumerate(zip(kinds, names, strict=True)):
                 target = bench / f"made-{name}"
                 generator = _GENERATORS[kind]
                 await loop.run_in_executor(self._threads, generator, order, number, target)
-                self._blobs.put(request.request_id, name, target)
+                self.blobs.put(request.request_id, name, target)
         await asyncio.sleep(max(0.0, due - loop.time()))
         lasting = any(kind != "image" for kind in kinds)
         return names, entry.charge(request.input, order.seconds() if lasting else None)
