@@ -22,11 +22,10 @@ from comfyline.ledger.queries import Selection
 from comfyline.ledger.retention import warnings
 from comfyline.progress import Note, RunReported, tell
 from comfyline.report.contact_sheet import store_contact_sheet
-from comfyline.report.costs import Charge
 from comfyline.report.format import span
 from comfyline.report.gallery import write_gallery
 from comfyline.report.index import write_index
-from comfyline.report.summary import RunSummary, cost_in_words, headline, summarise
+from comfyline.report.summary import Charge, RunSummary, cost_in_words, headline, summarise
 from comfyline.run import CancelToken, Outcome, Run
 from comfyline.services import Services
 

@@ -18,9 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from comfyline.files import appearing_whole
 from comfyline.job import Job, JobState, Media, takes_pending
 from comfyline.redact import bare_origin, without_secrets
-from comfyline.report.costs import Charge, Costs, total
 from comfyline.report.format import count, span
-from comfyline.report.summary import RunSummary, cost_in_words
+from comfyline.report.summary import Charge, Costs, RunSummary, cost_in_words, total
 from comfyline.run import Outcome
 from comfyline.storage.place import local_path
 
@@ -199,7 +198,8 @@ def _media(outcome: Outcome) -> Sequence[Media]:
 
 def _cost(cards: Iterable[Card]) -> str:
     """Write what all cards of an item have cost."""
-    return total(charge for card in cards for charge in card.charges).paid
+    costs = total(charge for card in cards for charge in card.charges)
+    return costs.paid if costs.requests else ""
 
 
 def _bare(value: Any) -> str:

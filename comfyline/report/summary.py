@@ -20,8 +20,7 @@ from comfyline.errors import (
 )
 from comfyline.job import JobState
 from comfyline.redact import without_secrets
-from comfyline.report.costs import Charge, Costs, total
-from comfyline.report.format import count, one_line
+from comfyline.report.format import count, one_line, usd
 from comfyline.run import Outcome, Run
 
 _NAMED = 10
@@ -128,6 +127,61 @@ _ENDS = {
     JobState.CANCELLED: "cancelled",
     JobState.IN_DOUBT: "in_doubt",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One request that may have been charged, in US dollars; None is unknown, and never free."""
+
+    cost_usd: float | None
+    estimate_usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Several charges: the sum of what is known, and for how many of them nothing is.
+
+    `estimate_usd` is None when one of the estimates is unknown: a sum without it would be too low.
+    """
+
+    requests: int
+    cost_usd: float
+    unknown: int
+    estimate_usd: float | None
+
+    @property
+    def amount(self) -> str:
+        """Write `$1.40`, or `unknown` where RunComfy said nothing."""
+        all_unknown = 0 < self.unknown >= self.requests and not self.cost_usd
+        return "unknown" if all_unknown else usd(self.cost_usd)
+
+    @property
+    def paid(self) -> str:
+        """Write `$1.40, unknown for 2 of 10`: what was paid, without an estimate."""
+        if not self.unknown or self.amount == "unknown":
+            return self.amount
+        return f"{self.amount}, unknown for {self.unknown:,} of {self.requests:,}"
+
+    @property
+    def words(self) -> str:
+        """Write `$1.40, unknown for 2 of 10, estimated $1.26`: the estimate where it was wrong."""
+        if self.estimate_usd is None:
+            return f"{self.paid}, estimate unknown"
+        was_right = not self.unknown and usd(self.cost_usd) == usd(self.estimate_usd)
+        return self.paid if was_right else f"{self.paid}, estimated {usd(self.estimate_usd)}"
+
+
+def total(charges: Iterable[Charge]) -> Costs:
+    """Add charges up."""
+    listed = list(charges)
+    costs = [charge.cost_usd for charge in listed if charge.cost_usd is not None]
+    estimates = [charge.estimate_usd for charge in listed if charge.estimate_usd is not None]
+    return Costs(
+        requests=len(listed),
+        cost_usd=sum(costs),
+        unknown=len(listed) - len(costs),
+        estimate_usd=sum(estimates) if len(estimates) == len(listed) else None,
+    )
 
 
 def summarise(
@@ -244,7 +298,8 @@ def cost_in_words(summary: RunSummary) -> tuple[str, str]:
     `$1.12` and `for 10 submissions, unknown for 2 of 10, estimated $1.40`.
     """
     costs = Costs(summary.submitted, summary.cost_usd, summary.cost_unknown, summary.estimate_usd)
-    return costs.amount, f"for {count(summary.submitted, 'submission')}{costs.remarks}"
+    remarks = costs.words.removeprefix(costs.amount)
+    return costs.amount, f"for {count(summary.submitted, 'submission')}{remarks}"
 
 
 @dataclass(frozen=True, slots=True)

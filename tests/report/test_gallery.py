@@ -12,9 +12,8 @@ from PIL import Image
 
 from comfyline.errors import ComfylineError, GenerationFailed
 from comfyline.job import PENDING, CheckedJob, Job, JobState, Media, Placement, StoredOutput
-from comfyline.report.costs import Charge
 from comfyline.report.gallery import write_gallery
-from comfyline.report.summary import RunSummary
+from comfyline.report.summary import Charge, RunSummary
 from comfyline.run import Outcome
 
 SUMMARY = RunSummary(
