@@ -119,7 +119,7 @@ async def test_without_a_price_nothing_is_made_once_runcomfy_was_away_for_too_lo
 @pytest.mark.parametrize(
     ("answer", "raised", "said"),
     [
-        (Refused("unknown"), InputInvalid, "acme/none: there is no schema in configs/models/, and"),
+        (Refused("unknown"), InputInvalid, "there is no schema of acme/none in configs/models/"),
         ({"input_schema": None}, InputInvalid, "RunComfy lists the model without its inputs"),
         ({**LIVE, "model_id": "acme/live-2"}, InputInvalid, "answers with acme/live-2"),
         ({**LIVE, "model_id": ""}, Unreachable, "acme/none cannot be read"),

@@ -219,7 +219,9 @@ class Catalogue:
         if kept := await asyncio.to_thread(self._kept.find, model_id, fresh=bool(self._client)):
             return kept
         if self._client is None:
-            raise await self._not_on_disk(model_id)
+            near = await self._similar(model_id, here=True)
+            pull = f"`comfyline models pull {model_id}` takes it from RunComfy"
+            raise _unknown(model_id, "none is cached", near or pull)
         try:
             live = await self._live.get(model_id)
             if not live.entry.input_schema:
@@ -263,12 +265,6 @@ class Catalogue:
         again = f"Try again later, or `comfyline models pull {model_id}` where RunComfy answers."
         return type(away)(message, hint=f"{hint[:1].upper()}{hint[1:]} {again}".strip())
 
-    async def _not_on_disk(self, model_id: str) -> InputInvalid:
-        hint = f"`comfyline models pull {model_id}` takes it from RunComfy"
-        if near := await self._similar(model_id, here=True):
-            hint = f"{near} Otherwise {hint}"
-        return InputInvalid([Problem("model", f"{model_id} is not in configs/models/", hint)])
-
     async def _similar(self, model_id: str, *, here: bool = False) -> str:
         """Return the hint that names the model which is probably meant; empty when none is near."""
         names = [entry.model_id for entry in await asyncio.to_thread(self._kept.list)]
@@ -282,9 +278,9 @@ class Catalogue:
 
 
 def _unknown(model_id: str, reason: str, hint: str = "") -> InputInvalid:
-    message = f"there is no schema in configs/models/, and {reason}"
+    message = f"there is no schema of {model_id} in configs/models/, and {reason}"
     search = "`comfyline models list` shows what there is"
-    return InputInvalid([Problem(model_id, message, hint or search)])
+    return InputInvalid([Problem("model", message, hint or search)])
 
 
 def _without_inputs(model_id: str) -> InputInvalid:

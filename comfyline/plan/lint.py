@@ -44,7 +44,7 @@ def static_mistakes(
         written, found = WrittenStep(located, name), models[model_id]
         if isinstance(found, InputInvalid):
             where = written.where("model")
-            problems += (of_model(problem, model_id, where) for problem in found.problems)
+            problems += (of_model(problem, where) for problem in found.problems)
             continue
         for mistake in find_mistakes(found, inputs, _is_template):
             where = written.where(field_path(mistake.pointer))

@@ -124,12 +124,12 @@ def _guesses(rendered: Rendered, step: str, models: _Models) -> list[Made]:
 def _at(job: Job, problem: Problem) -> Problem:
     if job.written is None:
         return replace(problem, where=f"{job.source}: {problem.where}")
-    return of_model(problem, job.model_id, job.written.where("model"))
+    return of_model(problem, job.written.where("model"))
 
 
-def of_model(problem: Problem, model_id: str, where: str) -> Problem:
+def of_model(problem: Problem, where: str) -> Problem:
     """Place a problem with a model where the model is named, and name a schema's own file in it."""
-    is_own = problem.where in {"model", model_id}
+    is_own = problem.where == "model"
     message = problem.message if is_own else f"{problem.where}: {problem.message}"
     return replace(problem, where=where, message=message)
 

@@ -52,7 +52,7 @@ output: {to: out, name: "{{ item.sku }}-{{ matrix.ratio }}-{{ index }}.{{ ext }}
 
 NOT_A_RATIO = "'16x9' is not one of 1:1, 16:9; did you mean `16:9`?"
 EVERY_MISTAKE = f"""\
-a.yaml:6:5: steps.edit.model: acme/edti is not in configs/models/; did you mean `acme/edit`? Otherwise `comfyline models pull acme/edti` takes it from RunComfy
+a.yaml:6:5: steps.edit.model: there is no schema of acme/edti in configs/models/, and none is cached; did you mean `acme/edit`?
 b.yaml:3:1: unknown key `matrx`; did you mean `matrix`?
 b.yaml:7:5: steps.edit.input.image_urls: is missing; the model requires it
 b.yaml:8:7: steps.edit.input.prompt: should be text, not a number (5); write it in quotes

@@ -194,8 +194,8 @@ def test_pull_stores_what_runcomfy_publishes_and_says_what_changed(
     said = comfyline("models", "pull", "acme/none-1", WAN, SONG, "acme/none-2")
 
     assert said.code == 65
-    assert "acme/none-1: " in said.stderr
-    assert "acme/none-2: " in said.stderr
+    assert "no schema of acme/none-1 in" in said.stderr
+    assert "no schema of acme/none-2 in" in said.stderr
     listed = comfyline("models", "list", "--local").stdout
     for model_id in (WAN, SONG):
         published = catalogue.api.get(f"/v1/models/{model_id}").json()

@@ -130,7 +130,7 @@ async def test_an_unknown_model_is_told_at_its_step_beside_the_other_mistakes(
     told = await mistakes(path, client)
 
     place = "cats.yaml:8:5: steps.edit.model"
-    assert told[0].startswith(f"{place}: there is no schema in configs/models/")
+    assert told[0].startswith(f"{place}: there is no schema of acme/edti in")
     assert "did you mean `acme/edit`?" in told[0]
     assert "would both be called" in told[1]
 
