@@ -38,14 +38,12 @@ from comfyline.runcomfy.verdict import (
     require_answer,
 )
 from comfyline.runcomfy.wire import (
+    Balance,
+    Page,
     RequestResult,
     RequestStatus,
     model_path,
-    read_balance,
     read_cancel,
-    read_page,
-    read_result,
-    read_status,
     request_body,
     request_path,
 )
@@ -152,7 +150,7 @@ class RuncomfyClient:
     async def status(self, request_id: str) -> RequestStatus:
         """Ask where a request stands. Raises `NotKnownNow` at once: who polls asks again anyway."""
         path = f"{request_path(request_id)}/status"
-        return await self._call(_content(read_status), path, request_id)
+        return await self._call(_content(RequestStatus.read), path, request_id)
 
     async def result(self, request_id: str, cache: Path) -> RequestResult:
         """Ask for the outputs and charge of a request; once completed, durable in `cache` first.
@@ -177,7 +175,7 @@ class RuncomfyClient:
 
         Not for what is still to be collected, because in sync mode this would be its only answer.
         """
-        return await self._result(_content(read_result), request_id)
+        return await self._result(_content(RequestResult.read), request_id)
 
     async def _result(
         self,
@@ -219,7 +217,7 @@ class RuncomfyClient:
         seen = 0
         for _ in range(_MOST_PAGES):
             page = await self._call(
-                _content(read_page),
+                _content(Page.read),
                 "/v1/models",
                 query={**query, "limit": _PAGE_LENGTH, "offset": seen},
             )
@@ -237,7 +235,7 @@ class RuncomfyClient:
         """
         if self._balance_url is None:
             return None
-        return read_balance((await self._once("GET", self._balance_url)).content)
+        return Balance.read((await self._once("GET", self._balance_url)).content).balance_usd
 
     async def known_balance(self, max_age: float = 0) -> float | None:
         """Tell the balance as evidence, at most `max_age` seconds old; None for whatever fails."""

@@ -15,10 +15,9 @@ from comfyline.job import JobState, MediaKind
 from comfyline.runcomfy.transport import Response
 from comfyline.runcomfy.wire import (
     RequestResult,
+    RequestStatus,
     check_answer,
     names_status,
-    read_result,
-    read_status,
 )
 
 _KINDS: Mapping[str, MediaKind] = {"image": "image", "video": "video", "audio": "audio"}
@@ -64,7 +63,7 @@ def read_cached_result(cache: Path, request_id: str) -> RequestResult | None:
     try:
         answer = json.loads(cache.read_bytes())
         check_answer(answer, request_id)
-        return read_result(answer)
+        return RequestResult.read(answer)
     except (FileNotFoundError, ValueError, RecursionError, BrokenAnswer):
         return None
 
@@ -77,10 +76,10 @@ def keep_result(response: Response, cache: Path) -> RequestResult:
     """
     content = response.content
     if any(output_urls(content.get("output"))):
-        state = read_status(content).state if names_status(content) else None
+        state = RequestStatus.read(content).state if names_status(content) else None
         is_completed = state is JobState.COMPLETED
         _write(cache if is_completed else cache.with_suffix(".unread.json"), response.body)
-    return read_result(content)
+    return RequestResult.read(content)
 
 
 def _write(file: Path, body: bytes) -> None:

@@ -51,7 +51,6 @@ class RetryBudget:
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._retry_timeout = retry_timeout
-        self._clock = clock
         self._where = where
         self._say = say
         self._since: float | None = None
@@ -74,7 +73,7 @@ class RetryBudget:
         """How long one more try may take for the run to end in time; none is left at 0."""
         if self._since is None:
             return math.inf
-        left = self._since + self._retry_timeout + _LAST_TRIES - self._clock()
+        left = self._since + self._retry_timeout + _LAST_TRIES - self.now()
         return max(left, 0.0) if self._given_up else max(left, _LAST_TRIES)
 
     async def repeat(
@@ -131,7 +130,7 @@ class RetryBudget:
         answers with an error would otherwise be asked about for as long as others are answered.
         `took` is how long the last try of it was waited for in silence.
         """
-        now = self._clock()
+        now = self.now()
         if not error.passing:
             # An answer, only not the one that is waited for.
             return self._retry_timeout - (now - failing_since)
@@ -162,7 +161,7 @@ class RetryBudget:
         return told
 
     def _tell(self, error: ComfylineError, waited: float, left: float) -> None:
-        now = self._clock()
+        now = self.now()
         quiet = waited < _QUIET if self._said_at is None else now - self._said_at < _SELDOM
         if not quiet:
             self._said_at = now

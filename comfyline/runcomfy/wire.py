@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from reprlib import Repr
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 from urllib.parse import quote
 
 from pydantic import (
@@ -64,7 +64,6 @@ ENDS = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
 _LONGEST_QUEUE = 1_000_000
 
 T = TypeVar("T")
-M = TypeVar("M", bound=BaseModel)
 
 
 def request_path(request_id: str) -> str:
@@ -158,6 +157,16 @@ class _Answer(BaseModel):
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+    lacks: ClassVar[str] = "it is not a JSON object"
+
+    @classmethod
+    def read(cls, answer: Any) -> Self:
+        """Read an answer. Raises `BrokenAnswer` for one that lacks what makes it one."""
+        try:
+            return cls.model_validate(answer)
+        except ValidationError:
+            # What pydantic says quotes the answer, and nobody knows what is in it.
+            raise _broken(cls.lacks) from None
 
 
 class _AboutRequest(_Answer):
@@ -170,6 +179,8 @@ class _AboutRequest(_Answer):
 
 class RequestStatus(_Answer):
     """Where a request stands: `GET /v1/requests/{id}/status`."""
+
+    lacks = "it names no status"
 
     word: Annotated[StrictStr, AfterValidator(_fit)] = Field(validation_alias="status")
     queue_position: _OrNone[Annotated[StrictInt, Field(ge=0, le=_LONGEST_QUEUE)]] = None
@@ -208,6 +219,8 @@ class RequestResult(RequestStatus):
 class Page(_Answer):
     """`GET /v1/models`: one page. `total` is how many models there are on all pages, if said."""
 
+    lacks = "it lists no models"
+
     models: list[Any]
     total: _OrNone[Annotated[StrictInt, Field(ge=0)]] = None
 
@@ -222,7 +235,7 @@ class Page(_Answer):
         return entries
 
 
-class _BalanceAnswer(_Answer):
+class Balance(_Answer):
     """`GET {balance_url}`; an account may owe something."""
 
     balance_usd: _OrNone[Annotated[float, Field(strict=True, allow_inf_nan=False)]] = None
@@ -248,17 +261,12 @@ def read_request_id(answer: Any) -> str:
     return said
 
 
-def read_status(answer: Any) -> RequestStatus:
-    """Read a status or result answer. Raises `BrokenAnswer` when no status is in it."""
-    return _as(RequestStatus, answer, "it names no status")
-
-
 def check_answer(answer: Any, request_id: str) -> None:
     """Raise `BrokenAnswer` for an answer about another request, or one that contradicts itself.
 
     An answer that does not say which request it is about is taken for one to the question.
     """
-    said = _AboutRequest.model_validate(answer) if isinstance(answer, Mapping) else _AboutRequest()
+    said = _AboutRequest.read(answer if isinstance(answer, Mapping) else {})
     if said.request_id and said.request_id.casefold() != request_id.casefold():
         other = _fit(said.request_id)
         raise _broken(f"asked about request {request_id}, it answers about {other}", request_id)
@@ -274,30 +282,15 @@ def names_status(answer: Any) -> bool:
     return isinstance(word, str) and _state(word) is not None
 
 
-def read_result(answer: Any) -> RequestResult:
-    """Read a result answer. Raises `BrokenAnswer` when no status is in it."""
-    return _as(RequestResult, answer, "it names no status")
-
-
 def read_cancel(answer: Any) -> str:
     """Read what became of a request to be cancelled: RunComfy's outcome word, or "unknown".
 
     A repeated call finds cancelled what the first has done, so the status has the first word.
     """
-    read = _as(_AboutRequest, answer, "it is not a JSON object")
+    read = _AboutRequest.read(answer)
     if read.status and _state(read.status) is JobState.CANCELLED:
         return "cancelled"
     return _fit(read.outcome or read.status or "") or "unknown"
-
-
-def read_page(answer: Any) -> Page:
-    """Read a page of the catalogue. Raises `BrokenAnswer`."""
-    return _as(Page, answer, "it lists no models")
-
-
-def read_balance(answer: Any) -> float | None:
-    """Read what the account holds, in USD; None when the answer does not say."""
-    return _as(_BalanceAnswer, answer, "it is not a JSON object").balance_usd
 
 
 def read_error(answer: Any) -> ApiError | None:
@@ -317,14 +310,6 @@ def read_error(answer: Any) -> ApiError | None:
     text = message if detail in message else f"{message}: {detail}"
     said = text or f"error {number or 'without a number'}"
     return ApiError(code=number, message=said, has_code=code is not None)
-
-
-def _as(model: type[M], answer: Any, otherwise: str) -> M:
-    try:
-        return model.model_validate(answer)
-    except ValidationError:
-        # What pydantic says quotes the answer, and nobody knows what is in it.
-        raise _broken(otherwise) from None
 
 
 def _broken(why: str, request_id: str | None = None) -> BrokenAnswer:

@@ -9,7 +9,7 @@ import pytest
 
 from comfyline.errors import BrokenAnswer, Refused
 from comfyline.runcomfy.client import RuncomfyClient
-from comfyline.runcomfy.wire import read_page
+from comfyline.runcomfy.wire import Page
 from tests.conftest import EDIT, Sandbox
 from tests.runcomfy.conftest import Call, Script
 
@@ -58,12 +58,12 @@ async def test_a_server_that_ignores_the_offset_is_not_asked_for_ever(
 
 async def test_a_page_is_read_for_its_named_entries_and_the_first_of_each_name():
     models = [7, None, {}, {"model_id": ""}, {"model_id": 3}, {"model_id": "a", "x": 1}]
-    read = read_page({"models": [*models, {"model_id": "a", "x": 2}], "total": "many"})
+    read = Page.read({"models": [*models, {"model_id": "a", "x": 2}], "total": "many"})
     assert (read.entries, len(read.models)) == ({"a": {"model_id": "a", "x": 1}}, 7)
     assert read.total is None
     for answer in ({}, {"models": None}, {"models": {}}):
         with pytest.raises(BrokenAnswer):
-            read_page(answer)
+            Page.read(answer)
 
 
 async def test_the_questions_name_filter_and_page_and_survive_what_passes(

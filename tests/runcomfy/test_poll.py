@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from comfyline.errors import DeadlinePassed, NotKnownNow, Unreachable
 from comfyline.job import JobState
 from comfyline.runcomfy.poll import Poller, next_poll
-from comfyline.runcomfy.wire import RequestStatus, read_status
+from comfyline.runcomfy.wire import RequestStatus
 from tests.runcomfy.conftest import FakeTime
 
 AGES = st.floats(0, 1e9)
@@ -43,7 +43,7 @@ class Runcomfy:
         answer = script.pop(0) if len(script) > 1 else script[0]
         if isinstance(answer, Exception):
             raise answer
-        return read_status({"status": answer})
+        return RequestStatus.read({"status": answer})
 
 
 async def test_a_wait_returns_the_end_and_hears_every_answer(time: FakeTime):
@@ -86,7 +86,7 @@ async def test_the_next_question_depends_on_age_and_place(time: FakeTime):
     async def ask(_request_id: str) -> RequestStatus:
         time.now += 2
         word = "in_queue" if time.now < 8 else "completed"
-        return read_status({"status": word, "queue_position": 7})
+        return RequestStatus.read({"status": word, "queue_position": 7})
 
     await Poller(ask, time, PATIENCE, time.sleep).wait("a", age=0.5, time_left=60, hear=deaf)
     assert time.slept == [next_poll(0.5, None), next_poll(3.25, 7), next_poll(8.05, 7)]

@@ -8,41 +8,44 @@ import pytest
 from comfyline.job import JobState
 from comfyline.runcomfy.wire import (
     BrokenAnswer,
+    RequestResult,
+    RequestStatus,
     names_status,
     read_cancel,
     read_error,
     read_request_id,
-    read_result,
-    read_status,
 )
 
 
 def test_an_unknown_word_is_a_value_and_no_end():
     for word in ("paused", "done", "", "error", "completed!", "completed\0"):
-        assert read_status({"status": word}).state is None
+        assert RequestStatus.read({"status": word}).state is None
         assert not names_status({"status": word})
-    assert read_status({"status": " Completed\n"}).state is JobState.COMPLETED
+    assert RequestStatus.read({"status": " Completed\n"}).state is JobState.COMPLETED
 
 
 @pytest.mark.parametrize("answer", [None, {}, {"status": None}, {"status": 3}, {"status": ["a"]}])
 def test_an_answer_without_a_status_is_broken(answer: object):
     with pytest.raises(BrokenAnswer):
-        read_status(answer)
+        RequestStatus.read(answer)
 
 
 def test_a_cost_and_a_place_that_are_none_are_unknown():
     for cost in (None, math.nan, math.inf, -0.01, True, False, "0.14", [], {}, 10**400):
-        assert read_result({"status": "completed", "cost": cost}).cost_usd is None
+        assert RequestResult.read({"status": "completed", "cost": cost}).cost_usd is None
     for place in (True, -1, "3", 2.0, None, 10**400):
-        assert read_status({"status": "in_queue", "queue_position": place}).queue_position is None
+        assert (
+            RequestStatus.read({"status": "in_queue", "queue_position": place}).queue_position
+            is None
+        )
 
 
 def test_a_result_says_of_which_model_and_of_when_it_is():
     answer = {"status": "completed", "created_at": "2026-01-02T03:04:05", "model": "a/b"}
-    read = read_result(answer)
+    read = RequestResult.read(answer)
     assert (read.model_id, read.created_at) == ("a/b", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
-    assert read_result({**answer, "model_id": "c/d"}).model_id == "c/d"
-    unknown = read_result({**answer, "created_at": "soon", "model": 7})
+    assert RequestResult.read({**answer, "model_id": "c/d"}).model_id == "c/d"
+    unknown = RequestResult.read({**answer, "created_at": "soon", "model": 7})
     assert (unknown.model_id, unknown.created_at) == (None, None)
 
 
@@ -91,9 +94,11 @@ def test_an_error_quotes_no_signature_and_no_whole_file():
     error = read_error({"detail": f"cannot fetch {signed} in time"})
     assert error is not None
     assert error.message == "cannot fetch https://b.s3.test/cat.jpg in time"
-    failed = read_status({"status": "failed", "error": f"data:image/png;base64,{'A' * 10**6}"})
+    failed = RequestStatus.read(
+        {"status": "failed", "error": f"data:image/png;base64,{'A' * 10**6}"}
+    )
     assert len(failed.error) < 2000
-    assert "5ecret" not in read_status({"status": "failed", "error": {"url": signed}}).error
+    assert "5ecret" not in RequestStatus.read({"status": "failed", "error": {"url": signed}}).error
 
 
 def test_an_error_of_an_unknown_shape_shows_no_half_of_a_query():
@@ -107,7 +112,7 @@ def test_an_error_of_an_unknown_shape_shows_no_half_of_a_query():
 
 def test_a_text_of_runcomfys_cannot_steer_a_terminal_or_break_a_database():
     said = "a\x1b[2J\0b\u202ec\ud800d\ne"
-    status = read_status({"status": "x\x1b[2J", "error": None, "error_message": said})
+    status = RequestStatus.read({"status": "x\x1b[2J", "error": None, "error_message": said})
     assert status.error == "a [2J b c d e"
     assert status.word == "x [2J"
 
@@ -129,4 +134,6 @@ def test_a_cancelled_request_is_told_from_one_that_goes_on(answer: object, outco
 
 def test_unknown_fields_and_junk_in_fields_that_only_inform_change_nothing():
     junk = {"queue_position": "soon", "created_at": [], "status_url": 7, "new_field": {"a": 1}}
-    assert read_status({"status": "in_queue", **junk}) == read_status({"status": "in_queue"})
+    assert RequestStatus.read({"status": "in_queue", **junk}) == RequestStatus.read(
+        {"status": "in_queue"}
+    )
