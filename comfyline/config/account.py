@@ -56,7 +56,8 @@ def origin_of(base_url: str) -> str:
     return f"{parts.scheme}://{host}{shown}"
 
 
-_current: ContextVar[Account | None] = ContextVar("comfyline_account", default=None)
+_ANY = Account("")
+_current: ContextVar[Account] = ContextVar("comfyline_account", default=_ANY)
 
 
 @contextmanager
@@ -71,10 +72,9 @@ def acting_for(account: Account) -> Iterator[None]:
 
 def command_line(words: str) -> str:
     """Return a command as people type it, with the profile that this process works for."""
-    account = _current.get()
-    return account.command_line(words) if account else f"comfyline {words}"
+    return _current.get().command_line(words)
 
 
 def command(words: str) -> str:
     """Return a command as people type it in backticks, for a sentence."""
-    return f"`{command_line(words)}`"
+    return _current.get().command(words)
