@@ -70,19 +70,17 @@ async def recognise(
         if services.is_reading:
             return {}
         raise
-    mine = [one for one in found if one.account and _fits(one, known)]
-    nobodys = [one for one in found if not one.account]
+    found = [one for one in found if not one.account or _fits(one, known)]
     if services.is_reading:
         return {
             **await _recorded_by_a_run(asked, services),
-            **{one.checked.key: _foreseen(one, services.now()) for one in (*mine, *nobodys)},
+            **{one.checked.key: _foreseen(one, services.now()) for one in found},
         }
-    adopted = await adopt(mine, services)
+    adopted = await adopt(found, services)
+    mine = [one for one in found if one.account]
     for one in mine:
         # Whoever died after the last sidecar had fetched it.
         await asyncio.to_thread(clear, services.work_directory(one.request_id))
-    if nobodys:
-        await services.ledger.database.run(lambda c: _ask(c, nobodys, services))
     if adopted:
         files = sum(len(one.outputs) for one in mine)
         said = f"{count(adopted, 'job')} adopted from the sidecars of {count(files, 'output')}"
@@ -91,7 +89,7 @@ async def recognise(
             said += f". It is a new ledger, {services.journal.place}; if you meant another, "
             said += "COMFYLINE_LEDGER_URL or `ledger` in the profile sets it"
         tell(Note(said))
-    return {**await services.ledger.summaries([one.checked.key for one in (*mine, *nobodys)])}
+    return {**await services.ledger.summaries([one.checked.key for one in found])}
 
 
 async def look_for(jobs: Iterable[CheckedJob], services: Services) -> list[StoredJob]:
@@ -117,21 +115,22 @@ async def look_for(jobs: Iterable[CheckedJob], services: Services) -> list[Store
 
 
 async def adopt(found: Sequence[StoredJob], services: Services) -> int:
-    """Write down as stored what sidecars say is this account's; return how many jobs were new."""
+    """Write down as stored what sidecars say is this account's; return how many jobs were new.
+
+    What does not say whose it is is put in doubt, for a person to tell.
+    """
     account, at, new = services.settings.runcomfy.account, services.now(), 0
 
     def work(some: Sequence[StoredJob], connection: Connection) -> int:
-        return sum(adopt_stored(connection, one, account, at) for one in some)
+        for one in some:
+            if one.account is None:
+                ask_whose(connection, one.checked, one.outputs[0].uri, account, at)
+        mine = [one for one in some if one.account]
+        return sum(adopt_stored(connection, one, account, at) for one in mine)
 
     for some in in_batches(found):
         new += await services.ledger.database.run(partial(work, some))
     return new
-
-
-def _ask(connection: Connection, found: Sequence[StoredJob], services: Services) -> None:
-    account, at = services.settings.runcomfy.account, services.now()
-    for one in found:
-        ask_whose(connection, one.checked, one.outputs[0].uri, account, at)
 
 
 def foreseen_in_words(recognised: Iterable[AnyAttempt]) -> Iterator[str]:

@@ -6,7 +6,7 @@ Nothing here decides. A request id is compared with what is known before it is a
 import asyncio
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from comfyline.config.account import command
@@ -156,7 +156,9 @@ async def adopt_stored_output(attempt: Attempt, services: Services) -> Resolutio
             f"Job {short(key)} has no stored output of unknown origin",
             hint=f"{_UNCHANGED} Answer --lost or --request-id.",
         )
-    if not await adopt(await look_for((attempt.checked,), services), services):
+    account = services.settings.runcomfy.account
+    found = await look_for((attempt.checked,), services)
+    if not await adopt([replace(one, account=account) for one in found], services):
         raise UsageError(
             f"The output of job {short(key)} is gone, or differs from its sidecar",
             hint=f"{_UNCHANGED} Restore it, or answer --lost.",
