@@ -121,7 +121,7 @@ def claim(
     if _in_flight(connection, now, request.account) >= limits.in_flight:
         return AtCapacity()
     amount = _to_reserve(checked.estimate_usd, limits)
-    if exceeded := _refused(connection, request, amount, now):
+    if exceeded := _exceeded(connection, request, amount, now):
         return exceeded
     unasked = _decision(request, seen, now, refresh=False)
     attempt_id, number = writes.intend(
@@ -166,21 +166,32 @@ def _undecided(connection: Connection, request: ClaimRequest) -> Attempt | None:
     return next(iter(found), None)
 
 
-def _refused(
+def _exceeded(
     connection: Connection, request: ClaimRequest, amount: float | None, now: datetime
 ) -> BudgetExceeded | None:
-    limits, of_run, of_day = request.limits, 0.0, 0.0
-    # Each sum reads as many rows as it has attempts: only for a limit that there is.
-    if limits.max_cost_usd is not None:
-        of_run = reserved_usd(connection, attempts.c.run_id == request.run_id)
-    if limits.max_cost_usd_per_day is not None:
-        of_day = reserved_usd(
-            connection,
-            attempts.c.pipeline == request.checked.job.pipeline,
-            belongs_to(request.account),
-            attempts.c.claimed_at >= now.replace(hour=0, minute=0, second=0, microsecond=0),
-        )
-    return refusal(amount, limits, of_run, of_day)
+    """Say which limit a job does not fit under, None when it fits."""
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    of_run = [attempts.c.run_id == request.run_id]
+    of_day = [
+        attempts.c.pipeline == request.checked.job.pipeline,
+        belongs_to(request.account),
+        attempts.c.claimed_at >= midnight,
+    ]
+    caps = (
+        ("run", request.limits.max_cost_usd, of_run),
+        ("day", request.limits.max_cost_usd_per_day, of_day),
+    )
+    for name, cap, which in caps:
+        # A sum reads as many rows as it has attempts: only for a limit that there is.
+        if cap is None:
+            continue
+        reserved = _reserved_usd(connection, *which)
+        if amount is None:
+            return BudgetExceeded("price", cap, reserved)
+        # Said this way round, a limit that is no number refuses everything.
+        if not reserved + amount <= cap + _ROUNDING:
+            return BudgetExceeded(name, cap, reserved)
+    return None
 
 
 def _to_reserve(estimate_usd: float | None, limits: Limits) -> float | None:
@@ -191,25 +202,6 @@ def _to_reserve(estimate_usd: float | None, limits: Limits) -> float | None:
     if limits.ceiling_usd is not None:
         return limits.ceiling_usd
     return 0.0 if limits.allow_unknown_cost else None
-
-
-def refusal(
-    amount: float | None, limits: Limits, run_reserved: float, day_reserved: float
-) -> BudgetExceeded | None:
-    """Say why a job may not be submitted, None when it fits."""
-    caps = (
-        ("run", limits.max_cost_usd, run_reserved),
-        ("day", limits.max_cost_usd_per_day, day_reserved),
-    )
-    for name, cap, reserved in caps:
-        if cap is None:
-            continue
-        if amount is None:
-            return BudgetExceeded("price", cap, reserved)
-        # Said this way round, a limit that is no number refuses everything.
-        if not reserved + amount <= cap + _ROUNDING:
-            return BudgetExceeded(name, cap, reserved)
-    return None
 
 
 def is_stopped(connection: Connection, run_id: str) -> bool:
@@ -227,7 +219,7 @@ def _has_submitted(connection: Connection, key: str, run_id: str) -> bool:
     return connection.execute(query).scalar_one() > 0
 
 
-def reserved_usd(connection: Connection, *which: ColumnElement[bool]) -> float:
+def _reserved_usd(connection: Connection, *which: ColumnElement[bool]) -> float:
     """Sum what some attempts have cost: the real cost where known, else the reservation.
 
     What failed or was cancelled counts with what it is known to have cost, and reserves nothing;

@@ -53,7 +53,6 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 WRITE_LOCK = "SELECT pg_advisory_xact_lock(7266368, 1)"
 """One number for all ledgers of a PostgreSQL database: there is one."""
 
-_FIRST_REVISION = "0001"
 _BUSY_SECONDS = 30
 _READING = "comfyline_reading"
 _FOR_THIS_TRANSACTION = (
@@ -383,8 +382,8 @@ def bring_up_to_date(reader: Engine, writer: Engine) -> None:
             return
     # Under the write lock it is looked again: of two that open it at once, one migrates.
     with writer.begin() as connection, _ONE_AT_A_TIME:
-        if (revision := _revision(connection, known)) != known[-1]:
-            _migrate(connection, revision)
+        if _revision(connection, known) != known[-1]:
+            _migrate(connection)
 
 
 def _revision(connection: Connection, known: Collection[str]) -> str | None:
@@ -399,15 +398,12 @@ def _revision(connection: Connection, known: Collection[str]) -> str | None:
     return revision
 
 
-def _migrate(connection: Connection, revision: str | None) -> None:
+def _migrate(connection: Connection) -> None:
     # Imported late: it takes longer than most commands, and is needed once in a ledger's life.
     command = importlib.import_module("alembic.command")
     config = importlib.import_module("alembic.config").Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    if revision is None and inspect(connection).has_table("attempts"):
-        # From before there were migrations.
-        command.stamp(config, _FIRST_REVISION)
     command.upgrade(config, "head")
 
 

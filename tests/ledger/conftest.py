@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -133,10 +134,8 @@ def clock() -> Clock:
     return Clock()
 
 
-ON_BOTH = {
-    *("test_claim", "test_budget", "test_locks", "test_processes"),
-    *("test_schema", "test_database", "test_kept"),
-}
+ON_BOTH = {"test_budget", "test_claim", "test_database", "test_kept", "test_locks"}
+ON_BOTH |= {"test_processes", "test_schema"}
 """Where the databases differ: locks, races, sums, JSON, migrations; all else runs on SQLite."""
 ON_POSTGRESQL = {"test_outage"}
 """What is about the network: a connection to a file is not lost."""
@@ -169,11 +168,23 @@ def new_url(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> st
     return f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
 
 
+@pytest.fixture(scope="session")
+def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger's file in which nothing is yet, to be copied: migrating takes longer than a test."""
+    file = tmp_path_factory.mktemp("template") / "ledger.sqlite3"
+    ledger = Ledger(f"sqlite:///{file}", "template")
+    asyncio.run(ledger.find([]))
+    ledger.close()
+    return file
+
+
 @pytest.fixture
-def url(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+def url(
+    database: str, tmp_path: Path, empty_file: Path, request: pytest.FixtureRequest
+) -> Iterator[str]:
     """The URL of an empty ledger that several can open."""
     if database == "sqlite":
-        yield f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+        yield f"sqlite:///{shutil.copyfile(empty_file, tmp_path / 'ledger.sqlite3')}"
         return
     server = request.getfixturevalue("postgresql_url")
     made = new_database(server, request.getfixturevalue("ledger_template"))
@@ -182,10 +193,8 @@ def url(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
 
 
 @pytest.fixture
-def ledger(request: pytest.FixtureRequest, database: str, clock: Clock) -> Iterator[Ledger]:
-    """In memory where it can be, which spares the disk, unless a test names its `url`."""
-    in_memory = database == "sqlite" and "url" not in request.fixturenames
-    opened = Ledger("sqlite://" if in_memory else request.getfixturevalue("url"), "here:1", clock)
+def ledger(url: str, clock: Clock) -> Iterator[Ledger]:
+    opened = Ledger(url, "here:1", clock)
     yield opened
     opened.close()
 

@@ -1,6 +1,5 @@
 """The model check of the ledger, and that it bites: what would pay twice is found by it."""
 
-import asyncio
 import itertools
 import shutil
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from comfyline.job import CheckedJob, JobState
 from comfyline.ledger import writes
 from comfyline.ledger.claims import AtCapacity, Claim, Claimed, Limits
 from comfyline.ledger.decision import Decision, decide
-from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.tables import attempts
 from tests.conftest import new_database
 from tests.ledger.model import LedgerModel
@@ -27,24 +25,14 @@ from tests.ledger.worker import Answer, Sending, Worker
 NewUrl = Callable[[], str]
 
 
-@pytest.fixture(scope="module")
-def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ledger's file in which nothing is yet: migrating takes longer than many steps."""
-    file = tmp_path_factory.mktemp("model") / "empty.sqlite3"
-    ledger = Ledger(f"sqlite:///{file}", "template")
-    asyncio.run(ledger.find([]))
-    ledger.close()
-    return file
-
-
 @pytest.fixture
-def new_url(empty_ledger: Path, tmp_path: Path) -> NewUrl:
+def new_url(empty_file: Path, tmp_path: Path) -> NewUrl:
     """Makes an empty ledger's URL each time it is asked."""
     numbers = itertools.count()
 
     def copied() -> str:
         file = tmp_path / str(next(numbers))
-        shutil.copyfile(empty_ledger, file)
+        shutil.copyfile(empty_file, file)
         return f"sqlite:///{file}"
 
     return copied

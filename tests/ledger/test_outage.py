@@ -16,7 +16,7 @@ from comfyline.ledger.database import Database
 from comfyline.ledger.decision import LEASE_SECONDS
 from comfyline.ledger.ledger import Ledger
 from comfyline.progress import Event, Note, observed_by
-from tests.ledger.conftest import Clock, Desk, asked, locked, output
+from tests.ledger.conftest import Clock, Desk, asked, output
 from tests.ledger.proxy import Cut, Proxy, proxy
 
 JOB = asked()
@@ -105,22 +105,6 @@ async def test_a_claim_that_was_given_up_unheard_is_given_back_with_the_next_wor
     assert isinstance(await there.claim(asked("another"), "run-2"), Claimed)
 
 
-async def test_what_another_has_claimed_meanwhile_is_not_given_back(
-    here: Desk, between: Proxy, there: Desk, monkeypatch: pytest.MonkeyPatch
-):
-    attempt_id = await here.claimed(JOB)
-    await here.not_sent(attempt_id)
-    between.cut, between.goes_away_then = "before", True
-    monkeypatch.setattr(here.ledger.database, "patience", 0.2)
-    with pytest.raises(Unreachable):
-        await here.claimed(JOB)
-    assert await there.claimed(JOB, "run-2") == attempt_id
-    between.comes_back()
-    await here.ledger.release_all()
-    known = await there.known(JOB)
-    assert (known.state, known.owner) == (JobState.SUBMITTING, "there:2")
-
-
 async def _observed(ledger: Ledger, attempt_id: int) -> None:
     await ledger.accepted(attempt_id, "r-1")
     await ledger.observed(attempt_id, JobState.IN_QUEUE)
@@ -190,20 +174,6 @@ async def test_what_is_written_unheard_is_written_again_and_comes_to_the_same(
     assert known.cost_usd == {_persisted: 0.4, _failed: 0.1}.get(write)
 
 
-async def test_a_claim_given_back_unheard_may_be_anothers_when_it_is_said_again(
-    here: Desk, between: Proxy, there: Desk
-):
-    attempt_id = await here.claimed(JOB)
-    between.cut, between.goes_away_then = "after", True
-    saying = asyncio.create_task(here.not_sent(attempt_id))
-    await asyncio.to_thread(between.has_cut.wait, 30)
-    assert await there.claimed(JOB, "run-2") == attempt_id
-    between.comes_back()
-    await saying
-    known = await there.known(JOB)
-    assert (known.state, known.owner) == (JobState.SUBMITTING, "there:2")
-
-
 async def test_everybody_waits_for_a_ledger_that_is_away_and_it_is_said_once(
     here: Desk, between: Proxy
 ):
@@ -238,19 +208,6 @@ async def test_nobody_waits_longer_than_the_first_and_what_was_accepted_is_carri
     monkeypatch.setattr("asyncio.sleep", None)
     with pytest.raises(Unreachable):
         await here.ledger.find([])
-
-
-async def test_who_ends_a_connection_ends_nothing_that_is_owed(here: Desk, url: str):
-    attempt_id = await here.claimed(JOB)
-    with locked(url):
-        writing = asyncio.create_task(here.ledger.accepted(attempt_id, "r-1"))
-        await until(url, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'")
-        await say(
-            url,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'advisory'",
-        )
-    await writing
-    assert (await here.known(JOB)).request_id == "r-1"
 
 
 async def test_a_standby_that_is_not_promoted_yet_is_waited_for(here: Desk, url: str):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,20 +11,66 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Engine, MetaData, create_engine, insert, make_url, text
 
 from comfyline.errors import Unreachable
 from comfyline.job import JobState
 from comfyline.ledger import database
-from comfyline.ledger.attempts import Evidence
+from comfyline.ledger.attempts import Evidence, pack
 from comfyline.ledger.claims import Limits
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.tables import metadata
-from tests.ledger import first_schema
 from tests.ledger.conftest import Clock, Desk, asked, output
 from tests.ledger.processes import at_once, count
 
-KEYS = {prompt: asked(prompt).key for prompt in first_schema.STATES}
+STATES = {
+    "stored": JobState.PERSISTED,
+    "waiting": JobState.IN_QUEUE,
+    "doubted": JobState.IN_DOUBT,
+    "sending": JobState.SUBMITTING,
+    "never left": JobState.PLANNED,
+}
+"""The prompt of each job in an older ledger, and where its only attempt stands."""
+KEYS = {prompt: asked(prompt).key for prompt in STATES}
+WHEN = datetime(2026, 3, 1, 11, 30, tzinfo=UTC)
+
+
+def fill(engine: Engine) -> None:
+    """Writes one job of each of `STATES`, with what the first version wrote."""
+    older = MetaData()
+    older.reflect(engine)
+    jobs, attempts = older.tables["jobs"], older.tables["attempts"]
+    with engine.begin() as connection:
+        for number, (prompt, state) in enumerate(STATES.items(), 1):
+            key, is_accepted = KEYS[prompt], state in {JobState.PERSISTED, JobState.IN_QUEUE}
+            request = pack(asked(prompt))
+            del request["job"]["preparation"], request["job"]["checks"], request["job"]["part"]
+            job = {"key": key, "model_id": "acme/painter", "created_at": WHEN}
+            connection.execute(insert(jobs), job)
+            attempt = {
+                "id": number,
+                "key": key,
+                "number": 1,
+                "state": state,
+                **dict(zip(("pipeline", "item", "step"), ("scenes", "cat", "edit"), strict=True)),
+                "request": request,
+                "run_id": "run-0",
+                "owner": "old:1",
+                "lease_until": WHEN if state is JobState.SUBMITTING else None,
+                "request_id": f"r-{number}" if is_accepted else None,
+                "estimate_usd": 0.5,
+                "created_at": WHEN,
+                "submitted_at": WHEN if is_accepted else None,
+                "updated_at": WHEN,
+            }
+            connection.execute(insert(attempts), attempt)
+            step = {"attempt_id": number, "state": state, "at": WHEN}
+            connection.execute(insert(older.tables["transitions"]), step)
+        [stored] = [asdict(output())]
+        del stored["width"], stored["height"], stored["duration"]
+        connection.execute(insert(older.tables["outputs"]), stored | {"attempt_id": 1})
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("ALTER SEQUENCE attempts_id_seq RESTART WITH 9"))
 
 
 @pytest.fixture
@@ -36,18 +83,15 @@ def engine(new_url: str) -> Iterator[Engine]:
     made.dispose()
 
 
-@pytest.fixture(params=["0001", "0002", "before there were migrations"])
+@pytest.fixture(params=["0001", "0002"])
 def old_url(request: pytest.FixtureRequest, new_url: str, engine: Engine) -> str:
     """A ledger of an earlier schema, with jobs in it."""
-    if request.param.isdigit():
-        config = Config()
-        config.set_main_option("script_location", str(database.MIGRATIONS))
-        with engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, request.param)
-    else:
-        first_schema.make_tables(engine)
-    first_schema.fill(engine, KEYS)
+    config = Config()
+    config.set_main_option("script_location", str(database.MIGRATIONS))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, request.param)
+    fill(engine)
     engine.dispose()
     return new_url
 
@@ -65,12 +109,11 @@ async def test_an_older_ledger_is_opened_without_loss_and_goes_on_as_if_it_were_
     ledger = Ledger(old_url, "here:1", clock)
     desk = Desk(ledger)
     found = await ledger.find(list(KEYS.values()))
-    when = datetime(2026, 3, 1, 11, 30, tzinfo=UTC)
-    for prompt, state in first_schema.STATES.items():
+    for prompt, state in STATES.items():
         known = found[KEYS[prompt]]
         assert known.checked == asked(prompt)
-        assert known.reached == {JobState(state): when}
-        assert (known.state, known.run_id, known.created_at) == (state, "run-0", when)
+        assert known.reached == {state: WHEN}
+        assert (known.state, known.run_id, known.created_at) == (state, "run-0", WHEN)
         assert known.claimed_at is known.reserved_usd is None
         assert known.evidence == Evidence()
     assert found[KEYS["stored"]].outputs == (output(),)

@@ -10,7 +10,7 @@ _TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Create the first schema, which ledgers from before there were migrations have already."""
+    """Create the first schema."""
     op.create_table(
         "jobs",
         sa.Column("key", sa.String(64), primary_key=True),
