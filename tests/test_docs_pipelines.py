@@ -45,11 +45,6 @@ def test_every_key_is_on_the_page(section: type[BaseModel]) -> None:
     assert missing == []
 
 
-def test_the_page_has_all_parts_of_the_format() -> None:
-    assert {one.__name__ for one in FOUND} >= {"Source", "Matrix", "Step", "Checks", "Output"}
-    assert len(BLOCKS) >= 15
-
-
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.partition("\n")[0])
 def test_every_example_on_the_page_is_right(
     block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -78,5 +73,3 @@ def test_every_pipeline_of_the_project_is_on_the_page_and_right(
     for path in paths:
         assert load_pipeline(path).name == path.stem
         assert f"](../{path})" in PAGE
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
-        assert first == "# yaml-language-server: $schema=../schemas/pipeline.schema.json"

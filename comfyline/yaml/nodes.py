@@ -143,46 +143,34 @@ class NodeReader:
 
     def _mapping(self, node: Node, pointer: Pointer) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
-        seen: dict[str, Node] = {}
-        for key_node, value_node in self._entries(node):
-            if not isinstance(key_node, ScalarNode):
-                self.report(key_node, "a key should be text, not a list or a mapping", QUOTE_IT)
-                continue
-            key = str(key_node.value)
-            if key in seen:
-                first = f"line {seen[key].start_mark.line + 1}"
-                self.report(key_node, f"duplicate key `{key}`; the first one is on {first}")
-                continue
-            seen[key] = key_node
-            self._check_text(key_node)
-            self.positions[*pointer, key] = self.place(key_node)
-            mapping[key] = self.build(value_node, (*pointer, key))
-        for key_node, value_node in self._merged(node):
+        lines: dict[str, int] = {}
+        for key_node, value_node, is_own in self._pairs(node):
             key = str(key_node.value)
             if key not in mapping:
+                self._check_text(key_node)
+                lines[key] = key_node.start_mark.line + 1
                 self.positions[*pointer, key] = self.place(key_node)
                 mapping[key] = self.build(value_node, (*pointer, key))
+            elif is_own:
+                first = f"line {lines[key]}"
+                self.report(key_node, f"duplicate key `{key}`; the first one is on {first}")
         return mapping
 
-    def _entries(self, node: Node) -> Iterator[tuple[Node, Node]]:
-        """Yield what a mapping says itself."""
-        return ((key, value) for key, value in node.value if key.tag != _TAG + "merge")
-
-    def _merged(self, node: Node) -> Iterator[tuple[Node, Node]]:
-        """Yield what a mapping takes over by `<<`, the nearest first."""
+    def _pairs(self, node: Node, *, is_own: bool = True) -> Iterator[tuple[ScalarNode, Node, bool]]:
+        """Yield what a mapping says itself, then what it takes over by `<<`, the nearest first."""
+        merges = [(key, value) for key, value in node.value if key.tag == _TAG + "merge"]
         for key, value in node.value:
-            if key.tag != _TAG + "merge":
-                continue
-            parents = value.value if isinstance(value, SequenceNode) else [value]
-            for parent in parents:
+            if isinstance(key, ScalarNode) and key.tag != _TAG + "merge":
+                yield key, value, is_own
+            elif not isinstance(key, ScalarNode):
+                self.report(key, "a key should be text, not a list or a mapping", QUOTE_IT)
+        for key, value in merges:
+            for parent in value.value if isinstance(value, SequenceNode) else [value]:
                 if not isinstance(parent, MappingNode) or id(parent) in self._open:
                     self.report(key, "`<<` takes a mapping, or a list of mappings")
                     continue
                 self._open.add(id(parent))
-                for entry in self._entries(parent):
-                    if isinstance(entry[0], ScalarNode):
-                        yield entry
-                yield from self._merged(parent)
+                yield from self._pairs(parent, is_own=False)
                 self._open.discard(id(parent))
 
     def _check_text(self, node: ScalarNode) -> bool:

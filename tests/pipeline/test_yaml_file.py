@@ -163,7 +163,18 @@ def test_what_an_override_sets_is_located_at_the_override() -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["a", "=1", "extends=b.yaml", "a..b=1", "a.b=1", "l.7=1", "l.x=1", "x=[1", "x=[!file a.yaml]"],
+    [
+        "a",
+        "=1",
+        "extends=b.yaml",
+        "a..b=1",
+        "a.b=1",
+        "l.7=1",
+        "l.x=1",
+        "x=[1",
+        "x=[!file a.yaml]",
+        "x=!file a",
+    ],
 )
 def test_an_override_that_cannot_be_applied_is_a_usage_error(override: str) -> None:
     with pytest.raises(UsageError):
