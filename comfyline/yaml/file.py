@@ -18,8 +18,8 @@ from comfyline.yaml.scalars import in_words
 
 EXTENDS = "extends"
 """The key of a file that names the file which it goes on from."""
-_NOT_MEANT = ("{{", "*", "&", "%", "@", "`")
-"""What YAML reads as an alias and the like, and a person types as a template or a word."""
+_NOT_MEANT = ("{{", "*", "&", "!", "%", "@", "`")
+"""What YAML reads as an alias, a tag and the like, and a person types as a template or a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +241,9 @@ def apply_overrides(located: LocatedYaml, overrides: Sequence[str]) -> LocatedYa
 
 def _override_value(written: str, label: str) -> Any:
     """Read the right side of `--set`; text that only looks like YAML stays what was typed."""
+    if written.split(maxsplit=1)[:1] == ["!file"]:
+        hint = "Write the text itself."
+        raise UsageError(f"`{label}`: `!file` works in YAML files only", hint=hint)
     if written.startswith(_NOT_MEANT):
         return written
     reader = NodeReader(label, takes_files=False)
