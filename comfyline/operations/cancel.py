@@ -76,7 +76,7 @@ async def cancel_all(
     async def cancel(attempt: Attempt) -> Cancellation:
         request_id = attempt.request_id or ""
         try:
-            async with gate:
+            async with asyncio.timeout(seconds), gate:
                 answer = await services.client.cancel(request_id)
                 if answer == "cancelled":
                     await _cancelled(attempt.id, request_id, reason, services)
@@ -84,17 +84,12 @@ async def cancel_all(
             return Cancellation(
                 attempt, is_cancelled=False, answer=f"may continue: {error.message}"
             )
-        except asyncio.CancelledError:
+        except TimeoutError:
             late = "may continue: RunComfy did not answer in time"
             return Cancellation(attempt, is_cancelled=False, answer=late)
         return Cancellation(attempt, answer == "cancelled", f"is {_words(answer)}")
 
-    tasks = [asyncio.create_task(cancel(attempt)) for attempt in attempts]
-    if tasks:
-        _, late = await asyncio.wait(tasks, timeout=seconds)
-        for task in late:
-            task.cancel()
-    return await asyncio.gather(*tasks)
+    return await asyncio.gather(*map(cancel, attempts))
 
 
 async def _cancelled(

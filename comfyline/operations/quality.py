@@ -24,9 +24,8 @@ from comfyline.services import Services
 
 _OFF = 0.02
 """How far an aspect ratio may be off: models make sizes of whole blocks of pixels."""
-_RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*[:/x×]\s*(\d+(?:\.\d+)?)")
-_PIXELS = re.compile(r"(\d{2,5})\s*[x*×]\s*(\d{2,5})", re.IGNORECASE)
-_SIZES = ("size", "image_size", "video_size", "resolution")
+_RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*[:/x*×]\s*(\d+(?:\.\d+)?)", re.IGNORECASE)
+_SHAPES = ("aspect_ratio", "size", "image_size", "video_size", "resolution")
 
 
 async def reject(
@@ -49,8 +48,13 @@ async def reject(
         look = await asyncio.to_thread(appearance, Path(file.path))
         outputs.append(NamedAppearance(checked.job.label, file.sha256, file.media_type, look))
     given = await _inputs(checked, services) if checks.not_input else []
-    flaws = _judged(checks, checked, outputs, given, run)
+    # Nothing waits in here, so that of two alike that come at the same time one is accepted.
+    of_step = run.seen.setdefault(checked.job.step, {})
+    others = [one for key, some in of_step.items() if key != checked.key for one in some]
+    flaws = content_flaws(checks, checked.job.inputs, outputs, given, others)
     if not flaws:
+        if checks.not_duplicate:
+            of_step[checked.key] = tuple(outputs)
         return None
     said = "; ".join(flaws.values())
     reasons = [flaws.get(position, said) for position in range(len(outputs))]
@@ -68,25 +72,6 @@ async def reject(
     await services.ledger.ended(submission.attempt_id, JobState.FAILED, error)
     await asyncio.to_thread(clear, services.work_directory(submission.request_id))
     return error
-
-
-def _judged(
-    checks: ContentChecks,
-    checked: CheckedJob,
-    outputs: list[NamedAppearance],
-    given: list[NamedAppearance],
-    run: Run,
-) -> dict[int, str]:
-    """Judge the outputs; accepted ones are what the next ones of their step must not look like.
-
-    Nothing waits in here, so that of two alike that come at the same time one is accepted.
-    """
-    of_step = run.seen.setdefault(checked.job.step, {})
-    others = [one for key, some in of_step.items() if key != checked.key for one in some]
-    flaws = content_flaws(checks, checked.job.inputs, outputs, given, others)
-    if not flaws and checks.not_duplicate:
-        of_step[checked.key] = tuple(outputs)
-    return flaws
 
 
 async def _inputs(checked: CheckedJob, services: Services) -> list[NamedAppearance]:
@@ -130,15 +115,16 @@ def content_flaws(
 
 def asked_ratio(inputs: Mapping[str, Any]) -> float | None:
     """Return width by height as the inputs ask for it, under any name; None where they do not."""
-    sizes = [inputs.get(name) for name in _SIZES]
-    numbers = (inputs.get("width"), inputs.get("height"))
-    candidates = [
-        _ratio(_RATIO, inputs.get("aspect_ratio")),
-        _divided(*numbers),
-        *(_ratio(_PIXELS, size) for size in sizes),
-        *(asked_ratio(inner) for inner in inputs.values() if isinstance(inner, Mapping)),
-    ]
-    return next((ratio for ratio in candidates if ratio), None)
+    written = [inputs.get(name) for name in _SHAPES]
+    matches = [_RATIO.fullmatch(one.strip()) for one in written if isinstance(one, str)]
+    sides: list[tuple[Any, Any]]
+    sides = [(float(match[1]), float(match[2])) for match in matches if match]
+    width, height = inputs.get("width"), inputs.get("height")
+    if type(width) in {int, float} and type(height) in {int, float}:
+        sides.append((width, height))
+    inner = [asked_ratio(value) for value in inputs.values() if isinstance(value, Mapping)]
+    ratios = [width / height for width, height in sides if width > 0 and height > 0]
+    return next((ratio for ratio in (*ratios, *inner) if ratio), None)
 
 
 def _of_itself(
@@ -177,15 +163,3 @@ def _alike(
             if mine and its and are_alike(mine, its):
                 return one
     return None
-
-
-def _ratio(pattern: re.Pattern[str], value: Any) -> float | None:
-    match = pattern.fullmatch(value.strip()) if isinstance(value, str) else None
-    return _divided(float(match[1]), float(match[2])) if match else None
-
-
-def _divided(width: Any, height: Any) -> float | None:
-    numbers = [value for value in (width, height) if isinstance(value, int | float)]
-    if len(numbers) < 2 or any(isinstance(value, bool) or value <= 0 for value in numbers):  # noqa: PLR2004  # both
-        return None
-    return float(numbers[0] / numbers[1])
