@@ -126,19 +126,13 @@ class FsspecPlace(Place):
             await asyncio.to_thread(file.close)
 
     async def names_in(self, folder: str, beginning: str = "") -> dict[str, int]:
-        def look(fs: Any, path: str) -> dict[str, int]:
-            try:
-                listed = fs.ls(path, detail=True)
-            except (FileNotFoundError, NotADirectoryError):
-                return {}
-            files = {one["name"].rpartition("/")[2]: one for one in listed if one["type"] == "file"}
-            return {
-                name: int(one["size"] or 0)
-                for name, one in files.items()
-                if name.startswith(beginning)
-            }
-
-        return await _do(look, folder, "listed")
+        top = f"{folder.rstrip('/')}/"
+        files = {one.uri.removeprefix(top): one.bytes async for one in self.files_in(folder)}
+        return {
+            name: size
+            for name, size in files.items()
+            if "/" not in name and name.startswith(beginning)
+        }
 
     async def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
         def look(fs: Any, top: str) -> list[Listed]:

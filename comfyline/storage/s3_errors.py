@@ -47,16 +47,10 @@ _SENTENCES = (
         "Check encryption, kms_key and storage_class under `storage:` in the profile.",
     ),
     (
-        "429 503 RequestLimitExceeded ServiceUnavailable SlowDown Throttling TooManyRequests",
-        "is too busy for",
-        "Run again later.",
-    ),
-    (
         "BadDigest InvalidDigest",
         "received bytes that differ from those sent to",
         "Run again. If this persists, check proxies and the network in between.",
     ),
-    ("InvalidPart NoSuchUpload", "lost the upload of", "Run again."),
     # From here on there was no answer: what s3fs raises as it is, by the name of its class.
     (
         "ProfileNotFound",
