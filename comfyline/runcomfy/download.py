@@ -8,8 +8,7 @@ import asyncio
 import base64
 import hashlib
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,15 +35,12 @@ _TRIES = 5
 _MOST_HOPS = 3
 _MOST_BYTES = 2 * 1024**3
 """Where RunComfy's own command line stops."""
-_HEAD_BYTES = 4096
-"""How much has to be there before an output is judged by its beginning."""
-_GRACE = 300.0
-_SLOWEST = 16 * 1024
-"""Bytes a second, on average, which an output has to come at once the grace is over."""
 _PROGRESS = 1024 * 1024
 """A try that brought so much more counts as the first one again."""
-_BATCH = 1024 * 1024
-"""Bytes that are written at once."""
+_CHUNK = 256 * 1024
+"""Bytes that are written at once; by the first ones an output is judged."""
+CHUNK_SECONDS = 60.0
+"""For so many bytes to come in, however slowly they trickle."""
 _HEAD_SECONDS = 120.0
 """For the answer to begin, however slowly its head trickles in."""
 
@@ -75,15 +71,11 @@ class _Spoilt(BrokenOutput):
     """What arrived so far is worth nothing: the next try starts over."""
 
 
-class _TooSlow(OutputUnreachable):
-    """Asking again at once would only take as long again."""
-
-
 class Downloads:
     """Connections without credentials; used as an async context manager.
 
     `hosts` are the patterns that outputs may come from; the origin of `base_url` is one as well.
-    `most_bytes` is the size from which on a file is refused; `clock` is monotonic seconds.
+    `most_bytes` is the size from which on a file is refused.
     """
 
     def __init__(
@@ -93,12 +85,10 @@ class Downloads:
         *,
         most_bytes: int = _MOST_BYTES,
         sleep: Sleep = asyncio.sleep,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hosts = AllowedHosts(hosts, base_url)
         self._most_bytes = most_bytes
         self._sleep = sleep
-        self._clock = clock
         self._turns = asyncio.Semaphore(_AT_A_TIME)
         self._connections = Connections()
 
@@ -134,14 +124,14 @@ class Downloads:
         return download
 
     async def _fetch(self, url: OutputUrl, file: "_PartFile") -> Download:
-        began, failed = self._clock(), 0
+        failed = 0
         with file:
 
             async def once() -> Download:
                 nonlocal failed
                 before = file.size
                 try:
-                    await self._stream(url, file, began)
+                    await self._stream(url, file)
                     return await asyncio.to_thread(file.check)
                 except _Spoilt:
                     await asyncio.to_thread(file.start_over)
@@ -151,18 +141,19 @@ class Downloads:
                     failed = 1 if file.size >= before + _PROGRESS else failed + 1
 
             def is_worth_it(error: BaseException) -> bool:
-                if isinstance(error, _TooSlow) or not isinstance(error, BrokenOutput):
-                    return False
-                return error.passing and failed < _TRIES
+                return isinstance(error, BrokenOutput) and error.passing and failed < _TRIES
 
             return await repeat(once, is_worth_it, lambda _: backoff(failed - 1), sleep=self._sleep)
 
-    async def _stream(self, url: OutputUrl, file: "_PartFile", began: float) -> None:
+    async def _stream(self, url: OutputUrl, file: "_PartFile") -> None:
         try:
             async with aclosing(await self._answer(url, file.missing())) as answer:
                 _check_status(url.shown, answer.status_code)
                 await asyncio.to_thread(file.begin, answer.status_code, answer.headers)
-                await self._read(answer, url.shown, file, began)
+                chunks = answer.aiter_bytes(_CHUNK)
+                while chunk := await _next(chunks):
+                    await asyncio.to_thread(file.write, chunk)
+                await asyncio.to_thread(file.finish)
         except httpx.DecodingError:
             raise _Spoilt(f"{url.shown} is compressed and cannot be decompressed") from None
         except (httpx.HTTPError, TimeoutError, ConnectionError) as error:
@@ -201,33 +192,10 @@ class Downloads:
         async with asyncio.timeout(_HEAD_SECONDS):
             return await self._connections.send(request, direct=url.is_named)
 
-    async def _read(
-        self, answer: httpx.Response, shown: str, file: "_PartFile", began: float
-    ) -> None:
-        received, batch = file.size, bytearray()
 
-        async def write() -> None:
-            taken = bytes(batch)
-            batch.clear()
-            await asyncio.to_thread(file.write, taken)
-
-        try:
-            async for piece in answer.aiter_bytes():
-                batch += piece
-                received += len(piece)
-                if not file.is_judged or len(batch) >= _BATCH:
-                    await write()
-                seconds = self._clock() - began
-                if seconds > _GRACE + received / _SLOWEST:
-                    raise _TooSlow(
-                        f"{shown} is too slow: {received} bytes in {seconds:.0f} s",
-                        hint=_later(),
-                    )
-        finally:
-            # Also after a break: the next try goes on behind it.
-            if batch:
-                await write()
-        await asyncio.to_thread(file.finish)
+async def _next(chunks: AsyncIterator[bytes]) -> bytes:
+    async with asyncio.timeout(CHUNK_SECONDS):
+        return await anext(chunks, b"")
 
 
 def _decode(uri: str, file: "_PartFile") -> Download:
@@ -244,7 +212,8 @@ def _decode(uri: str, file: "_PartFile") -> Download:
             )
         except ValueError:
             raise RefusedOutput("An output's data: URI is not valid base64") from None
-        file.write(content)
+        if content:
+            file.write(content)
         file.finish()
         return file.check()
 
@@ -328,15 +297,14 @@ class _PartFile:
 
     def write(self, chunk: bytes) -> None:
         """Write and digest the next bytes of the file. Raise as `begin` does."""
+        if not self.size:
+            with _spoilt_if_broken():
+                check_beginning(chunk, self._kind, svg=self._svg)
         self.size += len(chunk)
         if self.size > self._most_bytes:
             raise self._too_large()
         self._digest.update(chunk)
         self._file.write(chunk)
-        if not self.is_judged:
-            self._head += chunk[:_HEAD_BYTES]
-            if len(self._head) >= _HEAD_BYTES:
-                self._judge()
 
     def finish(self) -> None:
         """Check that all that was promised is there. Raise `_Spoilt`."""
@@ -344,8 +312,6 @@ class _PartFile:
             raise _Spoilt(f"{self._shown} sent {self.progress}")
         if not self.size:
             raise _Spoilt(f"{self._shown} is empty")
-        if not self.is_judged:
-            self._judge()
         self._file.flush()
 
     def check(self) -> Download:
@@ -360,15 +326,8 @@ class _PartFile:
         self._file.truncate()
         self._forget()
 
-    def _judge(self) -> None:
-        self.is_judged = True
-        with _spoilt_if_broken():
-            check_beginning(self._head, self._kind, svg=self._svg)
-
     def _forget(self) -> None:
         self.size = 0
-        self.is_judged = False
-        self._head = b""
         self._digest = hashlib.sha256()
         self._promised = None
         # What proves to the server that the rest belongs to what is here.

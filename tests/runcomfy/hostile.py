@@ -21,7 +21,7 @@ from PIL import Image
 
 from tests.media.clips import bomb, clip, picture
 
-GOOD = picture("PNG", (400, 300))
+GOOD = picture("PNG", (600, 400))
 """A picture of which every byte counts, larger than any buffer on the way would hide."""
 OTHER = picture("PNG", (200, 300))
 WIDE = picture("JPEG", (300, 100))
@@ -149,7 +149,9 @@ def answer(asked: Asked, server: Hostile) -> Iterator[bytes]:  # noqa: PLR0912  
         time.sleep(_ARRIVES)
     elif name == "trickle":
         whole = reply(GOOD)
-        yield from (whole[at : at + 100] for at in range(0, len(whole), 100))
+        for at in range(0, len(whole), 100):
+            yield whole[at : at + 100]
+            time.sleep(_ARRIVES)
     elif name == "page_once":
         yield reply(GOOD if asked.before else PAGE)
     elif name == "status":  # `/status/403/…`
