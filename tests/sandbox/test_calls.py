@@ -1,13 +1,53 @@
-"""What the sandbox refuses, and in which words."""
+"""The calls that answer at once: the catalogue, the outputs' own address, and the refusals."""
 
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.conftest import Sandbox
 
 EDIT = "/v1/models/google/nano-banana/pro/edit"
 GOOD = {"prompt": "an office", "image_urls": ["https://example.com/a.png"]}
+
+
+def ids(answer: httpx.Response):
+    return [entry["model_id"] for entry in answer.json()["models"]]
+
+
+def test_the_catalogue_is_paged_searched_and_filtered(sandbox: Sandbox):
+    def listed(**params: Any) -> httpx.Response:
+        return sandbox.api.get("/v1/models", params=params)
+
+    whole = listed()
+    pages = [listed(limit=2, offset=offset) for offset in (0, 2, 4)]
+    assert [name for page in pages for name in ids(page)] == ids(whole)[:6]
+    assert whole.json()["total"] == len(ids(whole)) >= 4
+    assert ids(listed(search="ACME/")) == ["acme/brush", "acme/chalk", "acme/film"]
+    films = ids(listed(category="text-to-video"))
+    assert "acme/film" in films
+    assert "acme/brush" not in films
+    assert ids(listed(kind="workflow")) == []
+    [short] = listed(search="nano-banana/pro").json()["models"]
+    assert "input_schema" not in short
+    assert (short["base_price_usd"], short["price_unit"]) == (0.14, "output")
+    [long] = listed(search="nano-banana/pro", include_schema=True).json()["models"]
+    assert long == sandbox.api.get(EDIT).json()
+    assert long["input_schema"]["required"] == ["prompt", "image_urls"]
+
+
+def test_an_output_needs_no_token_refuses_one_and_serves_ranges(sandbox: Sandbox, files: str):
+    done = sandbox.finish(sandbox.submit("an office", f"{files}/cat.jpg"))
+    url = done["output"]["images"][0]
+    whole = sandbox.open.get(url)
+    assert int(whole.headers["content-length"]) == len(whole.content)
+    part = sandbox.open.get(url, headers={"Range": "bytes=100-199"})
+    assert (part.status_code, part.content) == (206, whole.content[100:200])
+    leaked = sandbox.api.get(url)
+    assert leaked.status_code == 400
+    assert "Authorization" in leaked.json()["message"]
+    for name in ("1.png", "0.jpg", "..%2Fsandbox.sqlite3", "%2e%2e"):
+        assert sandbox.open.get(url.rpartition("/")[0] + "/" + name).status_code == 404
 
 
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "sandbox-token", "Basic sandbox-token"])
