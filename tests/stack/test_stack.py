@@ -17,8 +17,6 @@ from unittest.mock import AsyncMock
 import httpx
 import psutil
 import pytest
-from botocore.config import Config
-from botocore.session import Session
 
 from comfyline.errors import Unreachable, UsageError
 from comfyline.stack.home import Layout
@@ -78,37 +76,39 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-def presigned(found: StackAddresses, key: str, method: str = "get_object") -> str:
-    assert found.storage_credentials is not None
-    client = Session().create_client(
-        "s3",
-        region_name="us-east-1",
-        endpoint_url=found.storage_endpoint,
-        aws_access_key_id=found.storage_credentials.access_key_id,
-        aws_secret_access_key=found.storage_credentials.secret_access_key,
-        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
-    )
-    parameters = {"Bucket": "comfyline", "Key": key}
-    url = client.generate_presigned_url(method, Params=parameters, ExpiresIn=60)
-    client.close()
-    return str(url)
-
-
-async def test_starting_what_already_runs_does_nothing(home: Path) -> None:
+async def test_two_starts_at_the_same_moment_start_one_process_and_a_third_does_nothing(
+    home: Path,
+) -> None:
     told: list[str] = []
-    first = await storage(home)
-    pid = pid_of(home)
-    assert await storage(home, tell=told.append) == first
-    assert pid_of(home) == pid
-    assert told == []
-
-
-async def test_two_starts_at_the_same_moment_start_one_process(home: Path) -> None:
     first, second = await asyncio.gather(storage(home), storage(home))
-    assert first == second
+    pid = pid_of(home)
+    assert await storage(home, tell=told.append) == first == second
+    assert told == []
+    assert await storage(home, ports={"storage": 4399}, tell=told.append) == first
+    assert "not at the port 4399" in told[0]
+    assert pid_of(home) == pid
     command = str(Layout(home).storage)
     servers = [p for p in psutil.process_iter(["cmdline"]) if command in (p.info["cmdline"] or [])]
     assert len(servers) == 1
+
+
+async def test_a_server_outlives_its_session_keeps_its_keys_and_serves_this_machine_alone(
+    home: Path,
+) -> None:
+    found = await storage(home)
+    process, pair = psutil.Process(pid_of(home)), found.storage_credentials
+    assert os.getsid(process.pid) == process.pid
+    listening = [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert {connection.laddr[0] for connection in listening} == {"127.0.0.1"}
+    assert pair is not None
+    assert min(len(pair.access_key_id), len(pair.secret_access_key)) >= 17
+    assert Layout(home).credentials.stat().st_mode & 0o777 == 0o600
+    async with httpx.AsyncClient(trust_env=False) as client:
+        refused = await client.get(f"{found.storage_endpoint}/comfyline/a.png")
+    assert refused.status_code in {400, 403}
+    shown = Layout(home).log("storage").read_text() + " ".join(process.cmdline())
+    assert pair.access_key_id not in shown
+    assert pair.secret_access_key not in shown + repr(found)
 
 
 async def test_stop_ends_what_start_started_and_says_so(home: Path) -> None:
@@ -119,12 +119,8 @@ async def test_stop_ends_what_start_started_and_says_so(home: Path) -> None:
     assert {status.state for status in await inspect(home)} == {"stopped"}
     assert addresses(home) == StackAddresses()
     assert await stop(home) == []
-
-
-async def test_a_home_that_never_ran_is_stopped_and_stays_untouched(tmp_path: Path) -> None:
-    assert await stop(tmp_path / "never") == []
-    assert {status.state for status in await inspect(tmp_path / "never")} == {"stopped"}
-    assert not (tmp_path / "never").exists()
+    assert await stop(home / "never") == []
+    assert not (home / "never").exists()
 
 
 async def test_a_stale_pid_file_is_replaced_and_the_foreign_process_lives_on(
@@ -210,13 +206,6 @@ async def test_two_homes_run_at_once_and_stop_apart(make_home: MakeHome) -> None
     assert addresses(two) == second
 
 
-async def test_another_port_for_what_runs_is_said_not_done(home: Path) -> None:
-    first = await storage(home)
-    told: list[str] = []
-    assert await storage(home, ports={"storage": 4399}, tell=told.append) == first
-    assert "not at the port 4399" in told[0]
-
-
 async def test_one_port_for_two_services_is_a_usage_error(home: Path) -> None:
     with pytest.raises(UsageError):
         await storage(home, ports={"storage": 4300, "prefect": 4300})
@@ -236,45 +225,6 @@ async def test_a_server_that_ends_at_once_is_named_with_its_log_and_the_others_g
     assert "no such model" in str(error.value)
     assert str(Layout(home).log("sandbox")) in str(error.value)
     assert addresses(home).storage_endpoint is not None
-
-
-async def test_nothing_listens_beyond_loopback_and_the_server_outlives_its_session(
-    home: Path,
-) -> None:
-    await storage(home)
-    process = psutil.Process(pid_of(home))
-    listening = [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-    assert {connection.laddr[0] for connection in listening} == {"127.0.0.1"}
-    assert os.getsid(process.pid) == process.pid
-
-
-async def test_credentials_are_private_and_in_no_log_or_command_line(home: Path) -> None:
-    found = await storage(home)
-    pair = found.storage_credentials
-    assert pair is not None
-    assert min(len(pair.access_key_id), len(pair.secret_access_key)) >= 17
-    assert Layout(home).credentials.stat().st_mode & 0o777 == 0o600
-    assert Layout(home).record("storage").stat().st_mode & 0o777 == 0o600
-    async with httpx.AsyncClient() as client:
-        await client.get(presigned(found, "not-there"))
-    written = Layout(home).log("storage").read_text()
-    shown = " ".join(psutil.Process(pid_of(home)).cmdline())
-    for secret in (pair.secret_access_key, pair.access_key_id):
-        assert secret not in written + shown + repr(found).replace(pair.access_key_id, "", 1)
-    assert pair.secret_access_key not in repr(found)
-
-
-async def test_a_presigned_url_works_and_a_broken_signature_is_refused(home: Path) -> None:
-    found = await storage(home)
-    async with httpx.AsyncClient() as client:
-        put = await client.put(presigned(found, "a/b.png", "put_object"), content=b"picture")
-        assert put.status_code == 200
-        url = presigned(found, "a/b.png")
-        assert (await client.get(url)).content == b"picture"
-        broken = url[:-1] + ("0" if url[-1] != "0" else "1")
-        assert (await client.get(broken)).status_code == 403
-        assert (await client.get(url.partition("?")[0])).status_code in {400, 403}
-    assert (Layout(home).storage / "comfyline" / "a" / "b.png").read_bytes() == b"picture"
 
 
 async def test_a_server_that_lives_and_does_not_answer_is_named_with_the_end_of_its_log(
