@@ -1,11 +1,12 @@
 """run: a pipeline to its end."""
 
+from dataclasses import replace
 from typing import Any
 
 from comfyline.cli import options
 from comfyline.cli.flow_run import run_and_report
 from comfyline.pipeline.document import Pipeline, load_pipeline
-from comfyline.pipeline.sources import read_items
+from comfyline.pipeline.sources import read_items, stored_source
 from flows.parameters import handed_over, kept_out_of_prefect
 
 
@@ -30,8 +31,9 @@ async def run(
 
     async def read() -> Pipeline:
         loaded = load_pipeline(pipeline, overrides)
-        await read_items(loaded, None, limit)
-        return loaded
+        items = await read_items(loaded, None, limit)
+        # What lies in object storage is listed by the flow, which knows the storage.
+        return loaded if stored_source(loaded) else replace(loaded, items=items)
 
     async def flow(loaded: Pipeline) -> Any:
         from flows.pipeline import pipeline as pipeline_flow

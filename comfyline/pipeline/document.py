@@ -17,7 +17,7 @@ from pydantic import (
 
 from comfyline.config.duration import Seconds
 from comfyline.errors import InputInvalid
-from comfyline.job import ContentChecks, OnConflict, Preparation
+from comfyline.job import ContentChecks, Item, OnConflict, Preparation
 from comfyline.pipeline.references import find_reference_mistakes
 from comfyline.yaml.file import LocatedYaml, apply_overrides, load_yaml
 from comfyline.yaml.validate import validate_document
@@ -299,10 +299,14 @@ class PipelineDocument(Section):
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """A pipeline whose document is right; `yaml` knows where each value was written."""
+    """A pipeline whose document is right; `yaml` knows where each value was written.
+
+    `items` are its items, where they have been read already.
+    """
 
     document: PipelineDocument
     yaml: LocatedYaml
+    items: Sequence[Item] | None = None
 
     @property
     def name(self) -> str:

@@ -64,6 +64,8 @@ async def read_items(
     (`stored_source`) is not looked at and gives no items.
     """
     source = pipeline.document.source
+    if pipeline.items is not None:
+        return list(pipeline.items)
     if reader is None and stored_source(pipeline):
         return []
     if source.files is not None:
