@@ -33,32 +33,6 @@ _GRACE = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
-class FileSeen:
-    """A stored output as it lies there; None is what is not there.
-
-    `trouble` says why it or its sidecar could not be read.
-    """
-
-    output: StoredOutput
-    size: int | None
-    sidecar: Sidecar | None
-    trouble: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One attempt with what was found of it elsewhere.
-
-    `asked`: RunComfy still knows the request; `charge_usd` is what it says that it cost.
-    """
-
-    attempt: Attempt
-    files: tuple[FileSeen, ...] = ()
-    asked: bool = False
-    charge_usd: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Difference:
     """Something that does not fit; `kind` is its stable name, `uri` the file that it is about."""
 
@@ -66,6 +40,20 @@ class Difference:
     kind: str
     message: str
     uri: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One attempt with what was found of it elsewhere: the sizes of its files, and what is wrong.
+
+    `asked`: RunComfy still knows the request; `charge_usd` is what it says that it cost.
+    """
+
+    attempt: Attempt
+    sizes: tuple[int, ...] = ()
+    of_files: tuple[Difference, ...] = ()
+    asked: bool = False
+    charge_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +88,9 @@ async def gather(
         sizes = {}
 
     async def look(attempt: Attempt) -> Seen:
-        files = [await _file(output, sizes, places) for output in attempt.outputs]
+        files = [await _inspect(output, attempt, sizes, places) for output in attempt.outputs]
+        here = tuple(size for size, _ in files if size is not None)
+        wrong = tuple(found for _, some in files for found in some)
         asked, charge = False, None
         if client and attempt.request_id and _may_be_asked(attempt, now):
             try:
@@ -108,7 +98,7 @@ async def gather(
                 asked = True
             except (NotKnownNow, Refused):
                 pass  # It is deleted there, which is no difference.
-        return Seen(attempt, tuple(files), asked, charge)
+        return Seen(attempt, here, wrong, asked, charge)
 
     return await all_of(map(look, attempts))
 
@@ -123,7 +113,9 @@ async def with_history(attempts: Sequence[Attempt], ledger: Ledger) -> list[Atte
 
 def differences(seen: Iterable[Seen]) -> list[Difference]:
     """List all differences of some attempts, in their order."""
-    return [found for one in seen for found in (*_money(one), *_results(one), *_files(one))]
+    return [
+        found for one in seen for found in (*_money(one), *_results(one.attempt), *one.of_files)
+    ]
 
 
 def repeats(attempts: Iterable[Attempt]) -> tuple[list[Difference], list[Difference]]:
@@ -152,7 +144,7 @@ def totals(seen: Sequence[Seen]) -> Totals:
     charged = [one.attempt for one in seen if _is_charged(one.attempt)]
     estimates = [one.checked.estimate_usd for one in charged]
     known = [amount for amount in estimates if amount is not None]
-    files = [file for one in seen for file in one.files if file.size is not None]
+    sizes = [size for one in seen for size in one.sizes]
     return Totals(
         jobs=len({one.attempt.checked.key for one in seen}),
         requests=sum(one.attempt.request_id is not None for one in seen),
@@ -162,8 +154,8 @@ def totals(seen: Sequence[Seen]) -> Totals:
         runcomfy_usd=sum(one.charge_usd or 0.0 for one in seen),
         estimate_usd=sum(known) if len(known) == len(estimates) else None,
         in_doubt=sum(one.attempt.state is JobState.IN_DOUBT for one in seen),
-        files=len(files),
-        bytes=sum(file.size or 0 for file in files),
+        files=len(sizes),
+        bytes=sum(sizes),
     )
 
 
@@ -187,15 +179,20 @@ def _may_be_asked(attempt: Attempt, now: datetime) -> bool:
     return now < attempt.submitted_at + KEPT + _GRACE
 
 
-async def _file(output: StoredOutput, sizes: Mapping[str, int | None], places: Places) -> FileSeen:
+async def _inspect(
+    output: StoredOutput, attempt: Attempt, sizes: Mapping[str, int | None], places: Places
+) -> tuple[int | None, list[Difference]]:
+    """Return a stored output's size, None where it is missing, and what is wrong with it."""
     uri, place, size = output.uri, places.of(output.uri), None
     try:
         size = sizes[uri] if uri in sizes else await place.size(uri)
-        return FileSeen(output, size, await read_sidecar(place, f"{uri}{SUFFIX}"))
+        sidecar = await read_sidecar(place, f"{uri}{SUFFIX}")
+        told = [*_of_file(output, size, sidecar, attempt)]
     except ValueError as broken:
-        return FileSeen(output, size, None, f"its sidecar cannot be read: {broken}")
+        told = [("file-unreadable", f"its sidecar cannot be read: {broken}")]
     except Unreachable as error:
-        return FileSeen(output, None, None, error.message)
+        size, told = None, [("file-unreadable", error.message)]
+    return size, [Difference(attempt, kind, message, uri) for kind, message in told]
 
 
 def _money(seen: Seen) -> Iterator[Difference]:
@@ -225,8 +222,7 @@ def _money(seen: Seen) -> Iterator[Difference]:
         yield Difference(attempt, "charged-for-nothing", message)
 
 
-def _results(seen: Seen) -> Iterator[Difference]:
-    attempt = seen.attempt
+def _results(attempt: Attempt) -> Iterator[Difference]:
     if attempt.request_id is None or attempt.state in _FOR_NOTHING:
         return
     if attempt.state is JobState.EXPIRED:
@@ -241,21 +237,13 @@ def _results(seen: Seen) -> Iterator[Difference]:
     yield Difference(attempt, "paid-not-stored", message)
 
 
-def _files(seen: Seen) -> Iterator[Difference]:
-    for file in seen.files:
-        for kind, message in _of_file(file, seen.attempt):
-            yield Difference(seen.attempt, kind, message, file.output.uri)
-
-
-def _of_file(file: FileSeen, attempt: Attempt) -> Iterator[tuple[str, str]]:
-    output, sidecar = file.output, file.sidecar
-    if file.trouble:
-        yield "file-unreadable", file.trouble
-        return
-    if file.size is None:
+def _of_file(
+    output: StoredOutput, size: int | None, sidecar: Sidecar | None, attempt: Attempt
+) -> Iterator[tuple[str, str]]:
+    if size is None:
         yield "file-missing", "it is paid for but missing; the next run fetches it"
-    elif file.size != output.bytes:
-        yield "file-changed", f"it has {file.size:,} bytes, but {output.bytes:,} were stored"
+    elif size != output.bytes:
+        yield "file-changed", f"it has {size:,} bytes, but {output.bytes:,} were stored"
     if sidecar is None:
         yield "sidecar-missing", "it has no sidecar"
     elif sidecar.job != attempt.checked.key:
