@@ -100,29 +100,22 @@ def read_yaml(path: Path) -> ReadYaml:
     `extends: FILE` goes on from another file, which may go on from a third. Mappings are merged,
     the nearer file winning; a list or a plain value replaces; null takes away what the other has.
     """
-    chain: list[LocatedYaml] = []
     flawed: set[str] = set()
     problems: list[Problem] = []
-    opened = [path]
-    named_at = ""
     try:
-        while len(chain) < len(opened):
-            chain.append(_read(opened[-1], named_at, problems, flawed))
-            named_at = chain[-1].where((EXTENDS,))
-            if following := _extended(chain[-1], opened):
-                opened.append(following)
+        merged = _read(path, "", (), problems, flawed)
     except InputInvalid as error:
         return ReadYaml(None, (*problems, *error.problems))
-    merged = chain.pop()
-    while chain:
-        merged = _merged(chain.pop(), merged)
     return ReadYaml(merged, tuple(problems), frozenset(flawed))
 
 
-def _read(path: Path, named_at: str, problems: list[Problem], flawed: set[str]) -> LocatedYaml:
-    """Read one file; add its mistakes to `problems`, and raise those that end the reading.
+def _read(
+    path: Path, named_at: str, opened: Sequence[Path], problems: list[Problem], flawed: set[str]
+) -> LocatedYaml:
+    """Read a file and what it extends; add their mistakes to `problems`.
 
-    `named_at` is the place at which another file names it.
+    `named_at` is the place at which another file names it, `opened` are all files that led to it.
+    Raises `InputInvalid` for a mistake that ends the reading.
     """
     reader = NodeReader(str(path))
     root = reader.compose(_text(path, named_at))
@@ -135,7 +128,12 @@ def _read(path: Path, named_at: str, problems: list[Problem], flawed: set[str]) 
         message = f"the file should be a mapping (key: value), not {in_words(mapping)}"
         raise InputInvalid([Problem(reader.place(root), message)])
     flawed.update(reader.positions[at] for at in reader.flawed)
-    return LocatedYaml(path, mapping, reader.positions)
+    located = LocatedYaml(path, mapping, reader.positions)
+    opened = (*opened, path)
+    if (following := _extended(located, opened)) is None:
+        return located
+    named_at = located.where((EXTENDS,))
+    return _merged(located, _read(following, named_at, opened, problems, flawed))
 
 
 def _text(path: Path, named_at: str) -> str:
@@ -167,19 +165,11 @@ def _extended(located: LocatedYaml, opened: Sequence[Path]) -> Path | None:
         message = f"`{EXTENDS}` should be the plain path of one file, not {in_words(named)}"
         raise InputInvalid([Problem(where, message, hint)])
     following = Path(named)
-    same = [path for path in opened if _same_file(path, following)]
-    if same:
-        circle = [*opened[opened.index(same[0]) :], following]
+    if following in opened:
+        circle = [*opened[opened.index(following) :], following]
         way = " → ".join(str(path) for path in circle)
         raise InputInvalid([Problem(where, f"`{EXTENDS}` forms a circle: {way}")])
     return following
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    try:
-        return one.resolve() == other.resolve()
-    except (OSError, ValueError, RuntimeError):  # what cannot be resolved is told when it is read
-        return False
 
 
 def _merged(nearer: LocatedYaml, further: LocatedYaml) -> LocatedYaml:

@@ -25,7 +25,7 @@ _SCALARS = {_PLAIN} | {
     _TAG + name for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge")
 }
 # Anchors can multiply: a page of text must not become gigabytes.
-_MOST_VALUES = 200_000
+_MOST_VALUES = 100_000
 _DEEPEST = 50
 _FILE = "!file"
 _LARGEST_FILE = 2**20
