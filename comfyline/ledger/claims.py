@@ -1,7 +1,6 @@
 """The one transaction in which a submission is decided and its intent committed."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
@@ -14,10 +13,8 @@ from comfyline.job import CheckedJob, JobState
 from comfyline.ledger import writes
 from comfyline.ledger.attempts import PAID_IN_VAIN, Attempt, Evidence
 from comfyline.ledger.decision import Decision, decide
-from comfyline.ledger.locks import LockHolder
 from comfyline.ledger.queries import UNFINISHED, belongs_to, latest_attempts, read_attempts
-from comfyline.ledger.tables import attempts, holds, runs
-from comfyline.ledger.writes import IsDead
+from comfyline.ledger.tables import attempts, runs
 
 _ROUNDING = 1e-9
 _STOPPED = select(runs.c.id).where(runs.c.id == bindparam("run_id"), runs.c.stopped_at.is_not(None))
@@ -98,12 +95,10 @@ class ClaimRequest:
     evidence: Evidence
 
 
-def claim(
-    connection: Connection, request: ClaimRequest, mark: str, now: datetime, is_dead: IsDead
-) -> Claim:
+def claim(connection: Connection, request: ClaimRequest, mark: str, now: datetime) -> Claim:
     """Decide about one job; when it is to be submitted, nobody else will. `mark` is a new one."""
     checked, limits = request.checked, request.limits
-    writes.end_dead_leases(connection, now, is_dead)
+    writes.end_dead_leases(connection, now)
     latest = latest_attempts(connection, [checked.key], request.account).get(checked.key)
     seen = latest
     if latest and _has_submitted(connection, checked.key, request.run_id):
@@ -261,33 +256,10 @@ def _in_flight(connection: Connection, now: datetime, account: Account | None) -
 
 @cache
 def _count_in_flight(account: Account | None) -> Select[Any]:
-    return select(func.count()).select_from(attempts).where(_holds_slot(account))
+    return select(func.count()).select_from(attempts).where(holds_slot(account))
 
 
-def slot_holders(
-    connection: Connection, now: datetime, holder: LockHolder, is_dead: IsDead
-) -> Sequence[SlotHolder]:
-    """List the requests that hold a slot, the oldest first."""
-    query = (
-        select(attempts.c.id, attempts.c.request_id, attempts.c.run_id)
-        .add_columns(holds.c.held_by, holds.c.held_until)
-        .outerjoin(holds, (holds.c.key == attempts.c.key) & holder.among_its_own())
-        .where(_holds_slot(holder.account))
-        .order_by(attempts.c.id)
-    )
-    return [
-        SlotHolder(
-            attempt_id=row.id,
-            request_id=row.request_id or "",
-            run_id=row.run_id,
-            # What is being submitted has a lease, which ends by itself.
-            is_watched=row.request_id is None
-            or (row.held_until is not None and row.held_until > now and not is_dead(row.held_by)),
-        )
-        for row in connection.execute(query, {"now": now})
-    ]
-
-
-def _holds_slot(account: Account | None) -> ColumnElement[bool]:
+def holds_slot(account: Account | None) -> ColumnElement[bool]:
+    """Select the requests of an account that hold a slot `now`."""
     waits = and_(attempts.c.state.in_(_AT_RUNCOMFY), attempts.c.slot_until > bindparam("now"))
     return and_(or_(attempts.c.state == JobState.SUBMITTING, waits), belongs_to(account))

@@ -4,23 +4,25 @@ import asyncio
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, insert, select, update
 
+from comfyline import files
 from comfyline.config.account import Account, command
 from comfyline.errors import ComfylineError, Expired, GivenUp, NotKnownNow
-from comfyline.files import is_dead
 from comfyline.job import CheckedJob, JobState, StoredOutput
-from comfyline.ledger import claims, locks, writes
+from comfyline.ledger import claims, writes
 from comfyline.ledger.attempts import Evidence
 from comfyline.ledger.block_reasons import short
 from comfyline.ledger.claims import Claim, ClaimRequest, Limits, SlotHolder
 from comfyline.ledger.database import PATIENCE, Database, reading, writing
-from comfyline.ledger.queries import LedgerQueries, belongs_to
+from comfyline.ledger.locks import JobLocks, release_dead
+from comfyline.ledger.queries import belongs_to
 from comfyline.ledger.retention import is_lost
-from comfyline.ledger.tables import attempts, in_batches, runs
+from comfyline.ledger.tables import attempts, holds, in_batches, runs
 from comfyline.ledger.writes import StateConflict, move_output, record_outputs, whose
 from comfyline.redact import without_secrets
 
@@ -30,7 +32,7 @@ _SETTLED = frozenset(JobState) - {JobState.SUBMITTED, JobState.IN_QUEUE, JobStat
 _NOTHING = Evidence()
 
 
-class Ledger(LedgerQueries):
+class Ledger(JobLocks):
     """The record of jobs, attempts, costs and outputs in one database.
 
     `worker_id` names this process.
@@ -45,10 +47,7 @@ class Ledger(LedgerQueries):
         account: Account | None = None,
         patience: float = PATIENCE,
     ) -> None:
-        super().__init__(Database(url, patience=patience), account, now)
-        self.worker_id = worker_id
-        self._lock_holder = locks.LockHolder(worker_id, account)
-        self._locked: set[str] = set()
+        super().__init__(Database(url, patience=patience), account, now, worker_id)
         # The marks of claims that nobody here will POST under, committed or not.
         self._unheard: frozenset[str] = frozenset()
 
@@ -86,8 +85,28 @@ class Ledger(LedgerQueries):
 
     @reading
     def slot_holders(self, connection: Connection) -> Sequence[SlotHolder]:
-        """Return the requests that fill the profile's slots, and whether they are watched."""
-        return claims.slot_holders(connection, self._now(connection), self._lock_holder, is_dead)
+        """Return the requests that fill the profile's slots, the oldest first."""
+        now, locked = self._now(connection), holds.c.key == attempts.c.key
+        for name, value in self._scope.items():
+            locked &= holds.c[name] == value
+        query = (
+            select(attempts.c.id, attempts.c.request_id, attempts.c.run_id)
+            .add_columns(holds.c.held_by, holds.c.held_until)
+            .outerjoin(holds, locked)
+            .where(claims.holds_slot(self.account))
+            .order_by(attempts.c.id)
+        )
+        return [
+            SlotHolder(
+                attempt_id=row.id,
+                request_id=row.request_id or "",
+                run_id=row.run_id,
+                # What is being submitted has a lease, which ends by itself.
+                is_watched=row.request_id is None
+                or bool(row.held_by and row.held_until > now and not files.is_dead(row.held_by)),
+            )
+            for row in connection.execute(query, {"now": now})
+        ]
 
     @writing
     def free_slot(self, connection: Connection, attempt_id: int) -> None:
@@ -104,58 +123,18 @@ class Ledger(LedgerQueries):
         def work(connection: Connection) -> int:
             now = self._now(connection)
             writes.release_unheard(connection, unheard, now)
-            locks.release_dead(connection, is_dead)
-            return writes.end_dead_leases(connection, now, is_dead)
+            release_dead(connection)
+            return writes.end_dead_leases(connection, now)
 
         ended = await self.database.run(work)
         self._unheard -= unheard
         return ended
 
-    async def acquire(self, key: str) -> bool:
-        """Lock a job, unless another process works on it; return whether it is ours."""
-        taken = await self.database.run(
-            lambda c: locks.acquire(c, key, self._lock_holder, self._now(c), is_dead)
-        )
-        if taken:
-            self._locked.add(key)
-        return taken
-
-    @reading
-    def unlocked(self, connection: Connection, keys: Sequence[str]) -> set[str]:
-        """Return which of these jobs no other process works on any more."""
-        now = self._now(connection)
-        return locks.unlocked(connection, keys, self._lock_holder, now, is_dead)
-
-    @reading
-    def is_anybody_at_work(self, connection: Connection) -> bool:
-        """Return whether another process works on any job right now."""
-        return locks.is_any_locked(connection, self.worker_id, self._now(connection), is_dead)
-
-    async def release(self, key: str) -> None:
-        """Let others work on a job."""
-        self._locked.discard(key)
-        await self.database.run(lambda c: locks.release(c, self.worker_id, key))
-
-    async def keep_locks(self) -> None:
-        """Renew what this process holds for as long as it is let; to be run beside the work."""
-        while True:
-            await asyncio.sleep(locks.RENEW_SECONDS)
-            # A lock that lapses spares no work and costs no money: the next round may do better.
-            with suppress(ComfylineError):
-                await self.renew_locks()
-
-    async def renew_locks(self) -> None:
-        """Say once that this process still works on what it holds."""
-        if self._locked:
-            await self.database.run(lambda c: locks.renew(c, self.worker_id, self._now(c)))
-
     async def release_all(self) -> None:
         """Unlock every job of this process, and what it claimed without hearing of it."""
         if self._unheard:
             await self.end_dead_leases()
-        if self._locked:
-            self._locked.clear()
-            await self.database.run(lambda c: locks.release(c, self.worker_id, None))
+        await self.release_locks()
 
     @writing
     def open_run(self, connection: Connection, run_id: str, pipeline: str) -> datetime:
@@ -218,7 +197,7 @@ class Ledger(LedgerQueries):
             writes.release_unheard(connection, unheard | meant, now)
             mark = f"{short(checked.key)}-{secrets.token_hex(4)}"
             meant.add(mark)
-            return claims.claim(connection, request, mark, now, is_dead)
+            return claims.claim(connection, request, mark, now)
 
         claiming = asyncio.ensure_future(self.database.run(work))
         try:
@@ -280,9 +259,17 @@ class Ledger(LedgerQueries):
     def lost(self, connection: Connection, attempt_id: int, error: ComfylineError) -> None:
         """End a submission in doubt as failed: a person says that it never reached RunComfy.
 
-        Raises `StateConflict` when the answer came while the person was looking: it is paid for.
+        Said again, it changes nothing. Raises `StateConflict` when the answer came while the person
+        was looking: it is paid for.
         """
-        writes.mark_lost(connection, attempt_id, self._now(connection), _reason(error))
+        row, reason = writes.standing(connection, attempt_id), _reason(error)
+        told = {"error_kind": row.error_kind, "error_message": row.error_message}
+        if row.state == JobState.FAILED and reason == told:
+            return
+        if row.state != JobState.IN_DOUBT:
+            raise StateConflict(f"Attempt {attempt_id} is {row.state}, not in doubt")
+        reason |= {"owner": None, "lease_until": None}
+        writes.move(connection, attempt_id, JobState.FAILED, self._now(connection), **reason)
 
     @writing
     def observed(self, connection: Connection, attempt_id: int, state: JobState) -> None:
@@ -303,11 +290,12 @@ class Ledger(LedgerQueries):
 
         What is stored stays stored.
         """
-        now = self._now(connection)
-        state, since = writes.missing(connection, attempt_id, now)
-        if not is_lost(submitted_at, since, now):
+        now, row = self._now(connection), writes.standing(connection, attempt_id)
+        if row.missing_since is None:
+            writes.set_values(connection, attempt_id, missing_since=now)
+        if not is_lost(submitted_at, row.missing_since or now, now):
             return False
-        if state is not JobState.PERSISTED:
+        if row.state != JobState.PERSISTED:
             reason = _reason(Expired(error.message))
             writes.move(connection, attempt_id, JobState.EXPIRED, now, **reason)
         return True
@@ -328,7 +316,7 @@ class Ledger(LedgerQueries):
         Raises `StateConflict` when another process has moved it in between.
         """
         if not move_output(connection, attempt_id, uri, to):
-            raise StateConflict(f"{uri} was just moved aside by another run", hint="Run again.")
+            raise StateConflict(f"{uri} was just moved aside by another run")
 
     @writing
     def ended(
@@ -346,11 +334,16 @@ class Ledger(LedgerQueries):
         `cost_usd` is what it was charged all the same, where RunComfy says so; `evidence` what is
         known of a POST whose outcome is not.
         """
-        if evidence != _NOTHING:
-            writes.record_evidence(connection, attempt_id, evidence)
         over: dict[str, Any] = {"owner": None, "lease_until": None, **_reason(error)}
         if cost_usd is not None:
             over["cost_usd"] = cost_usd
+        if evidence != _NOTHING:
+            known = writes.standing(connection, attempt_id).evidence or {}
+            over["evidence"] = known | {
+                name: without_secrets(value) if isinstance(value, str) else value
+                for name, value in asdict(evidence).items()
+                if value is not None
+            }
         self._move(connection, attempt_id, state, **over)
 
     def _move(self, connection: Connection, attempt_id: int, to: JobState, **values: Any) -> None:

@@ -1,6 +1,6 @@
 """Every write to an attempt: compare-and-set on its state, checked against `ALLOWED`."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import cache
@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, delete, insert, select, update
 
+from comfyline import files
 from comfyline.config.account import Account, command
 from comfyline.errors import ComfylineError
 from comfyline.job import ALLOWED, CheckedJob, JobState, StoredOutput
@@ -22,16 +23,11 @@ from comfyline.ledger.attempts import (
 from comfyline.ledger.decision import LEASE_SECONDS
 from comfyline.ledger.queries import STORED, belongs_to
 from comfyline.ledger.tables import attempts, jobs, outputs, transitions
-from comfyline.redact import without_secrets
-
-IsDead = Callable[[str | None], bool]
-"""Whether the process of that name has certainly ended."""
 
 # Made once: to build a statement takes longer than to execute it.
 _STANDS = select(*(one for one in attempts.c if one is not attempts.c.request)).where(
     attempts.c.id == bindparam("attempt_id")
 )
-"""An attempt, but for its request, which may be long."""
 _CHANGE = update(attempts).where(attempts.c.id == bindparam("attempt_id"))
 _NOTE = insert(transitions)
 _NUMBERS = select(attempts.c.number).where(attempts.c.key == bindparam("key"))
@@ -48,9 +44,9 @@ class StateConflict(ComfylineError):
 
     kind = "state-conflict"
 
-
-def _look() -> str:
-    return f"Another process has changed it meanwhile: {command('jobs')} shows its state."
+    def __init__(self, message: str) -> None:
+        shows = f"{command('jobs')} shows its state."
+        super().__init__(message, hint=f"Another process has changed it meanwhile: {shows}")
 
 
 def intend(
@@ -157,14 +153,6 @@ def set_values(connection: Connection, attempt_id: int, **values: Any) -> None:
     connection.execute(_CHANGE, {"attempt_id": attempt_id, **values})
 
 
-def missing(connection: Connection, attempt_id: int, now: datetime) -> tuple[JobState, datetime]:
-    """Write down that RunComfy does not know a request. Return its state, and since when."""
-    row = _row(connection, attempt_id)
-    if row.missing_since is None:
-        set_values(connection, attempt_id, missing_since=now)
-    return JobState(row.state), row.missing_since or now
-
-
 def move(
     connection: Connection,
     attempt_id: int,
@@ -181,7 +169,7 @@ def move(
     answered about a request, `heard_by`, knows whose it is, and that RunComfy knows it. Raises
     `StateConflict` when the step is not allowed from where the attempt stands.
     """
-    row = _row(connection, attempt_id)
+    row = standing(connection, attempt_id)
     if row.missing_since is not None and to is not JobState.EXPIRED:
         values["missing_since"] = None
     if heard_by and row.origin is None:
@@ -189,7 +177,7 @@ def move(
     current = JobState(row.state)
     to = current if current in unless else to
     if current is not to and to not in ALLOWED[current]:
-        raise StateConflict(f"Attempt {attempt_id} cannot go from {current} to {to}", hint=_look())
+        raise StateConflict(f"Attempt {attempt_id} cannot go from {current} to {to}")
     if current is not to:
         set_values(connection, attempt_id, state=to, updated_at=now, **values)
         connection.execute(_NOTE, {"attempt_id": attempt_id, "state": to, "at": now})
@@ -205,17 +193,13 @@ def accept(connection: Connection, attempt_id: int, request_id: str, now: dateti
     does what a person took for lost, also where the job was submitted again since then: both are
     paid for.
     """
-    row = _row(connection, attempt_id)
+    row = standing(connection, attempt_id)
     if row.request_id is not None and row.request_id != request_id:
-        raise StateConflict(
-            f"Attempt {attempt_id} is request {row.request_id} already", hint=_look()
-        )
+        raise StateConflict(f"Attempt {attempt_id} is request {row.request_id} already")
     for other, origin in connection.execute(_OF_REQUEST, {"request_id": request_id}).all():
         # Another origin may give the same id.
         if other != attempt_id and (None in {origin, row.origin} or origin == row.origin):
-            raise StateConflict(
-                f"Request {request_id} already belongs to attempt {other}", hint=_look()
-            )
+            raise StateConflict(f"Request {request_id} already belongs to attempt {other}")
     if row.request_id is not None and row.submitted_at is not None:
         known: datetime = row.submitted_at
         return known
@@ -226,24 +210,13 @@ def accept(connection: Connection, attempt_id: int, request_id: str, now: dateti
     return when
 
 
-def record_evidence(connection: Connection, attempt_id: int, evidence: Evidence) -> None:
-    """Add to what is known of an attempt's POST."""
-    known = _row(connection, attempt_id).evidence or {}
-    said = {
-        name: without_secrets(value) if isinstance(value, str) else value
-        for name, value in asdict(evidence).items()
-        if value is not None
-    }
-    set_values(connection, attempt_id, evidence={**known, **said})
-
-
 def release(connection: Connection, attempt_id: int, mark: str | None, now: datetime) -> None:
     """End the claim of that mark without a request: `planned` again, for whoever comes next.
 
     When the lease ran out first (a laptop that slept), the doubt ends here instead, in `failed`.
     What was released already, or is another's claim by now, stays as it is.
     """
-    row = _row(connection, attempt_id)
+    row = standing(connection, attempt_id)
     if read_evidence(row.evidence).mark != mark:
         return
     if row.state == JobState.IN_DOUBT:
@@ -263,28 +236,12 @@ def release_unheard(connection: Connection, marks: Collection[str], now: datetim
                 release(connection, row.id, mark, now)
 
 
-def mark_lost(
-    connection: Connection, attempt_id: int, now: datetime, reason: Mapping[str, Any]
-) -> None:
-    """End a submission in doubt as never accepted; said again, it changes nothing.
-
-    Raises `StateConflict` when it is not in doubt any more: its answer may have come meanwhile.
-    """
-    row = _row(connection, attempt_id)
-    told = {"error_kind": row.error_kind, "error_message": row.error_message}
-    if row.state == JobState.FAILED and reason == told:
-        return
-    if row.state != JobState.IN_DOUBT:
-        raise StateConflict(f"Attempt {attempt_id} is {row.state}, not in doubt", hint=_look())
-    move(connection, attempt_id, JobState.FAILED, now, **{**_clear_owner(), **reason})
-
-
-def end_dead_leases(connection: Connection, now: datetime, is_dead: IsDead) -> int:
+def end_dead_leases(connection: Connection, now: datetime) -> int:
     """Put in doubt what a dead process was submitting. Return how many those are."""
     ids = [
         row.id
         for row in connection.execute(_SENDING).all()
-        if row.lease_until is None or row.lease_until <= now or is_dead(row.owner)
+        if row.lease_until is None or row.lease_until <= now or files.is_dead(row.owner)
     ]
     reason = "The process that submitted it ended before RunComfy's answer was written down."
     values = {**_clear_owner(), "error_kind": "in-doubt", "error_message": reason}
@@ -293,7 +250,8 @@ def end_dead_leases(connection: Connection, now: datetime, is_dead: IsDead) -> i
     return len(ids)
 
 
-def _row(connection: Connection, attempt_id: int) -> Row[Any]:
+def standing(connection: Connection, attempt_id: int) -> Row[Any]:
+    """Return an attempt as it stands, but for its request, which may be long."""
     return connection.execute(_STANDS, {"attempt_id": attempt_id}).one()
 
 

@@ -55,7 +55,7 @@ class LedgerModel(RuleBasedStateMachine):
         self.names = (f"worker-{number}" for number in itertools.count(1))
         self.known_dead: set[str | None] = set()
         self.is_dead = ExitStack()
-        asks = "comfyline.ledger.ledger.is_dead"
+        asks = "comfyline.files.is_dead"
         self.is_dead.enter_context(patch(asks, self.known_dead.__contains__))
         self.talk = Talk()
         # Of each run, when its latest try began.

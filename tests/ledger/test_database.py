@@ -83,10 +83,10 @@ async def test_a_pooler_between_finds_nothing_that_belongs_to_a_session(
 async def test_all_ages_are_by_the_servers_clock_in_utc(postgresql_database: str):
     """Whatever this machine takes for the time of day: an hour behind is as well an hour ahead."""
     name = make_url(postgresql_database).database
-    an_hour_ago = "$$ SELECT pg_catalog.clock_timestamp() - interval '1 hour' $$"
+    ago = "AS $$ SELECT pg_catalog.clock_timestamp() - interval '1 hour' $$"
     for statement in (
         "CREATE SCHEMA behind",
-        f"CREATE FUNCTION behind.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS {an_hour_ago}",
+        f"CREATE FUNCTION behind.clock_timestamp() RETURNS timestamptz LANGUAGE sql {ago}",
         f"ALTER DATABASE {name} SET search_path = behind, pg_catalog, public",
         f"ALTER DATABASE {name} SET timezone = 'Asia/Tokyo'",
     ):

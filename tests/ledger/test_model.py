@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy import Connection, select
 
+from comfyline import files
 from comfyline.job import CheckedJob, JobState
 from comfyline.ledger import writes
 from comfyline.ledger.claims import AtCapacity, Claim, Claimed, Limits
@@ -103,13 +103,13 @@ class PostsAgainAfterATimeout(Worker):
             super().post(sending, Answer.ACCEPTED)
 
 
-def takes_silence_for_never_sent(connection: Connection, now: datetime, is_dead: Any) -> int:
+def takes_silence_for_never_sent(connection: Connection, now: datetime) -> int:
     """A sweep that frees what a dead process was submitting."""
     sending = select(attempts).where(attempts.c.state == JobState.SUBMITTING)
     dead = [
         row.id
         for row in connection.execute(sending)
-        if row.lease_until <= now or is_dead(row.owner)
+        if row.lease_until <= now or files.is_dead(row.owner)
     ]
     for attempt_id in dead:
         writes.move(connection, attempt_id, JobState.PLANNED, now, owner=None)
