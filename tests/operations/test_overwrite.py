@@ -80,28 +80,26 @@ def notes(told: list[Event]) -> list[str]:
 
 
 @in_each("folder", "bucket")
-@pytest.mark.parametrize("died", ["before the sidecar", "before the ledger"])
-@pytest.mark.parametrize("first", ["nothing", "a file of somebody else's"])
+@pytest.mark.parametrize(
+    ("died", "name"), [("before the sidecar", "cat-2.png"), ("before the ledger", "cat.png")]
+)
 async def test_what_a_dead_process_stored_is_recognised_and_not_stored_twice(
-    services: Services, out: str, monkeypatch: pytest.MonkeyPatch, died: str, first: str
+    services: Services, out: str, monkeypatch: pytest.MonkeyPatch, died: str, name: str
 ) -> None:
-    if first != "nothing":
+    if name != "cat.png":
         await leave(services, out, "cat.png")
     job = await paid(services, out)
+    place = type(services.places.of_folder(out))
+
+    async def die(*_: object, **__: object) -> None:
+        raise Unreachable("killed")
+
     with monkeypatch.context() as dying:
-        place = type(services.places.of_folder(out))
-        target, method = (
-            (place, "put_text") if "sidecar" in died else (services.ledger, "persisted")
-        )
-
-        async def die(*_: object, **__: object) -> None:
-            raise Unreachable("killed")
-
-        dying.setattr(target, method, die)
+        target = (place, "put_text") if "sidecar" in died else (services.ledger, "persisted")
+        dying.setattr(*target, die)
         with pytest.raises(Unreachable, match="killed"):
             await store(job)
 
-    name = "cat.png" if first == "nothing" else "cat-2.png"
     assert await store(job) == [name]
     there = await lying(services, out)
     assert set(there) == {"cat.png", name, f"{name}.json"}
@@ -132,34 +130,23 @@ async def test_a_file_of_somebody_elses_stays_and_ours_becomes_a_version_which_i
     assert await store(refreshed) == await found(refreshed) == ["cat-3.png"]
 
 
-@in_each("folder", "bucket")
-async def test_a_file_of_somebody_elses_is_replaced_where_the_pipeline_says_so(
+async def test_a_file_of_somebody_elses_is_replaced_or_kept_where_the_pipeline_says_so(
     services: Services, out: str
 ) -> None:
     await leave(services, out, "cat.png")
     await leave(services, out, "cat.png.json", "[1, 2]")
-    job = await paid(services, out, on_conflict="replace")
-
-    assert await store(job) == ["cat.png"]
-
-    there = await lying(services, out)
-    assert there["cat.png"] == b"picture"
-    assert json.loads(there["cat.png.json"])["job"] == job.checked.key
-    assert len(there) == 2
-
-
-async def test_a_file_that_is_to_be_kept_is_an_error_and_the_result_waits_for_its_name(
-    services: Services, out: str
-) -> None:
-    await leave(services, out, "cat.png")
-    job = await paid(services, out, on_conflict="keep")
+    keeps = await paid(services, out, prompt="keeps", on_conflict="keep")
+    replaces = await paid(services, out, on_conflict="replace")
 
     with pytest.raises(NameTaken, match=r"cat\.png was not written by comfyline"):
-        await store(job)
+        await store(keeps)
+    assert await lying(services, out) == {"cat.png": b"theirs", "cat.png.json": b"[1, 2]"}
 
-    assert await lying(services, out) == {"cat.png": b"theirs"}
-    remove(out, "cat.png")
-    assert await store(job) == ["cat.png"]
+    assert await store(replaces) == ["cat.png"]
+    there = await lying(services, out)
+    assert there["cat.png"] == b"picture"
+    assert json.loads(there["cat.png.json"])["job"] == replaces.checked.key
+    assert len(there) == 2
 
 
 async def test_a_sidecars_name_that_is_somebody_elses_is_a_conflict_as_well(
@@ -169,8 +156,13 @@ async def test_a_sidecars_name_that_is_somebody_elses_is_a_conflict_as_well(
     job = await paid(services, out)
 
     assert await store(job) == ["cat-2.png"]
-
     assert (await lying(services, out))["cat.png.json"] == b'{"shapes": []}'
+    # The result of who keeps everything waits for its name.
+    keeps = await paid(services, out, prompt="keeps", on_conflict="keep")
+    with pytest.raises(NameTaken):
+        await store(keeps)
+    remove(out, "cat.png.json")
+    assert await store(keeps) == ["cat.png"]
 
 
 async def test_a_sidecar_alone_is_the_jobs_own_or_a_colleagues(

@@ -75,12 +75,14 @@ async def test_a_rejected_output_is_stored_aside_and_the_attempt_ends_with_its_c
 
 
 @pytest.mark.parametrize("checks", [None, ContentChecks(), EVERYTHING])
-async def test_what_passes_is_left_for_whoever_stores_it(
+async def test_what_passes_or_was_accepted_once_is_left_for_whoever_stores_it(
     services: Services, out: str, checks: ContentChecks | None
 ) -> None:
     paid = await pay(services, asked(out, checks), SMALL)
+    strict = await pay(services, asked(out, NOT_SMALL, "brought back"), SMALL)
+    restored = replace(strict, submission=replace(strict.submission, state=JobState.PERSISTED))
 
-    assert await rejected(paid) is None
+    assert [await rejected(one) for one in (paid, restored)] == [None, None]
     assert not Path(out).exists()  # noqa: ASYNC240
 
 
@@ -140,15 +142,6 @@ async def test_a_process_that_dies_before_the_ledger_hears_rejects_the_same_file
 
     assert await rejected(paid)
     assert sorted(aside(out)) == ["a cat-0.png", "a cat-0.png.json"]
-
-
-async def test_what_was_accepted_once_is_not_judged_when_its_file_is_brought_back(
-    services: Services, out: str
-) -> None:
-    paid = await pay(services, asked(out, NOT_SMALL), SMALL)
-    restored = replace(paid, submission=replace(paid.submission, state=JobState.PERSISTED))
-
-    assert await rejected(restored) is None
 
 
 async def test_of_two_alike_in_a_step_one_is_accepted_and_again_when_it_is_asked_again(
