@@ -67,11 +67,11 @@ def is_settled(found: os.stat_result, read_at: float) -> bool:
 
 
 def object_fingerprint(found: Listed) -> str:
-    """Return what changes with an object's content; empty without an ETag, which alone is certain.
+    """Return what changes with an object's content; empty where the storage gives no ETag.
 
-    In whole seconds: a listing tells fractions of them, a HEAD does not.
+    Not when it was written: a listing tells another moment of it than a HEAD, by some milliseconds.
     """
-    return f"{found.bytes} {found.etag} {int(found.modified.timestamp())}" if found.etag else ""
+    return f"{found.bytes} {found.etag}" if found.etag else ""
 
 
 def fingerprints_of(paths: Iterable[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import stat
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import lru_cache
 from io import BufferedRandom, BufferedReader
 from pathlib import Path
@@ -185,17 +185,12 @@ class Inputs:
                 return _too_large(await anext(chunks, b""), before.bytes), ""
         async with self.opened(address) as file, self._opened:
             info = await asyncio.to_thread(_info_of, file)
-        fingerprint = object_fingerprint(before) if before else ""
-        if fingerprint and fingerprint != await self._fingerprint_now(address):
-            return info, ""
-        return info, fingerprint
-
-    async def _fingerprint_now(self, uri: str) -> str:
-        try:
-            now = await self._bucket.stat(uri)
-        except Unreachable:
-            return ""
-        return object_fingerprint(now) if now else ""
+        if before and (fingerprint := object_fingerprint(before)):
+            with suppress(Unreachable):
+                now = await self._bucket.stat(address)
+                if now and object_fingerprint(now) == fingerprint:
+                    return info, fingerprint
+        return info, ""
 
 
 def is_remote(origin: str) -> bool:

@@ -66,10 +66,10 @@ async def resolve(host: str, port: int | None = None) -> list[str]:
     return list(dict.fromkeys(str(one[4][0]) for one in found))
 
 
-def on_connect(host: str, judge: Callable[[str], None]) -> Trace:
+def on_connect(host: str, check: Callable[[str], None]) -> Trace:
     """Make a trace that judges the address connected to, before anything is sent there.
 
-    A name may lead elsewhere from one moment to the next (DNS rebinding). When `judge` raises, the
+    A name may lead elsewhere from one moment to the next (DNS rebinding). When `check` raises, the
     connection is closed. Through a proxy, whose address this is then, nothing is judged.
     """
     is_direct = True
@@ -81,7 +81,7 @@ def on_connect(host: str, judge: Callable[[str], None]) -> Trace:
         elif event == "connection.connect_tcp.complete" and is_direct:
             stream = told["return_value"]
             try:
-                judge(str(stream.get_extra_info("server_addr")[0]))
+                check(str(stream.get_extra_info("server_addr")[0]))
             except BaseException:
                 await stream.aclose()
                 raise
@@ -107,12 +107,12 @@ class UrlGuard:
         host = request.url.host
         found = await resolve(host)
         for address in found:
-            self._judge(address)
+            self._check(address)
         if found and all(map(is_public, found)):
             self._private_hosts = False
-        request.extensions["trace"] = on_connect(host, self._judge)
+        request.extensions["trace"] = on_connect(host, self._check)
 
-    def _judge(self, address: str) -> None:
+    def _check(self, address: str) -> None:
         if is_public(address):
             return
         if not self._private_hosts or _gives_credentials(address):

@@ -1,7 +1,6 @@
 import asyncio
 import hashlib
 import io
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
 import pytest
 from PIL import Image
 
@@ -136,39 +134,18 @@ async def test_what_lies_elsewhere_already_is_not_copied(
     assert wire.requests == []
 
 
-async def test_many_different_files_go_up_at_once(
-    uploads: Uploads, bucket: Bucket, tmp_path: Path
-) -> None:
-    contents = [os.urandom(50) for _ in range(25)]
-    for number, content in enumerate(contents):
-        (tmp_path / str(number)).write_bytes(content)
-
-    uris = await asyncio.gather(
-        *(uploads.put(media_of(tmp_path / str(n), content)) for n, content in enumerate(contents))
-    )
-
-    assert await bucket.sizes(uris) == [50] * 25
-
-
-async def test_only_what_lies_in_a_bucket_is_presigned(uploads: Uploads, picture: Path) -> None:
-    url = await uploads.presign(await uploads.put(media_of(picture)))
-
-    async with httpx.AsyncClient(trust_env=False) as http:
-        assert (await http.get(url)).content == b"picture"
-    web = "https://example.org/a.png?x=1"
-    assert await uploads.presign(web) == web
-
-
 @pytest.mark.parametrize(
     ("expires", "seconds", "life"),
     [(3600, 0, 3600), (3600, 600, 3600), (3600, 7200, 8100), (60, 10**9, 604800)],
 )
-async def test_a_url_outlives_the_job_by_a_margin_and_never_seven_days(
+async def test_a_url_of_what_lies_in_a_bucket_outlives_the_job_by_a_margin_and_never_seven_days(
     begin: Begin, bucket: Bucket, folder: str, expires: float, seconds: float, life: int
 ) -> None:
-    url = await begin(bucket, expires).presign(f"{folder}/a", seconds)
+    uploads, web = begin(bucket, expires), "https://example.org/a.png?x=1"
+    url = await uploads.presign(f"{folder}/a", seconds)
 
     assert parse_qs(urlsplit(url).query)["X-Amz-Expires"] == [str(life)]
+    assert await uploads.presign(web) == web
 
 
 async def test_what_has_been_put_is_fetched_once_for_each_bucket(
@@ -233,32 +210,23 @@ async def test_a_url_lives_no_longer_than_its_credentials_and_a_job_that_may_nee
             await uploads.presign("s3://b/uploads/a", 1800)
 
 
-async def test_credentials_that_were_renewed_meanwhile_sign_on(
-    begin: Begin, temporary: Callable[[int], None]
-) -> None:
-    temporary(20)
-    async with Bucket(StorageSettings("", "http://127.0.0.1:9")) as bucket:
-        uploads = begin(bucket)
-        assert await uploads.lifetime_problem(60) is None
-
-        temporary(180)
-
-        assert await uploads.lifetime_problem(1800) is None
-        assert await uploads.lifetime_problem(3600) is None
-
-
-async def test_credentials_that_have_ended_are_said_and_no_defect(
+async def test_credentials_that_have_ended_are_said_and_those_that_were_renewed_sign_on(
     begin: Begin, temporary: Callable[[int], None]
 ) -> None:
     temporary(-5)
     async with Bucket(StorageSettings("", "http://127.0.0.1:9")) as bucket:
         problem = await begin(bucket).lifetime_problem(600)
+        assert problem
+        assert "the credentials expire at" in problem.message
         for asking in (bucket.size("s3://b/a"), bucket.presign("s3://b/a", 60)):
             with pytest.raises(Unreachable, match=r"credentials for .* have expired.* Renew them"):
                 await asking
-
-    assert problem
-    assert "the credentials expire at" in problem.message
+    async with Bucket(StorageSettings("", "http://127.0.0.1:9")) as bucket:
+        temporary(20)
+        uploads = begin(bucket)
+        assert await uploads.lifetime_problem(60) is None
+        temporary(180)
+        assert await uploads.lifetime_problem(3600) is None
 
 
 async def test_keys_that_last_are_no_problem_and_more_than_seven_days_are_one(
@@ -273,7 +241,6 @@ async def test_keys_that_last_are_no_problem_and_more_than_seven_days_are_one(
 @pytest.mark.parametrize(
     ("endpoint", "runcomfy", "is_problem"),
     [
-        ("http://localhost:9000", "https://model-api.runcomfy.net", True),
         ("http://192.168.1.5:9000", "https://model-api.runcomfy.net", True),
         ("http://minio:9000", "https://model-api.runcomfy.net", True),
         ("http://localhost:9000", "http://127.0.0.1:4300", False),
@@ -286,14 +253,13 @@ def test_a_storage_that_runcomfy_can_never_reach_is_a_mistake(
 ) -> None:
     settings = StorageSettings("s3://b/u", endpoint)
     bucket = Bucket(settings)
-    uploads = Uploads(bucket, settings, Inputs(bucket), tmp_path, runcomfy_url=runcomfy)
 
-    problem = uploads.reach_problem()
+    problem = Uploads(
+        bucket, settings, Inputs(bucket), tmp_path, runcomfy_url=runcomfy
+    ).reach_problem()
 
     assert bool(problem) is is_problem
-    if problem:
-        assert problem.where == "storage.endpoint_url"
-        assert "use a storage that the internet reaches" in problem.hint
+    assert problem is None or "use a storage that the internet reaches" in problem.hint
 
 
 async def test_urls_are_made_for_the_address_under_which_runcomfy_reaches_the_storage(
