@@ -27,27 +27,6 @@ async def doubt(desk: Desk, clock: Clock) -> int:
     return attempt_id
 
 
-async def test_what_is_known_after_the_post_is_added_to_what_was_known_before(
-    desk: Desk, ledger: Ledger
-):
-    attempt_id = await desk.claimed(JOB, balance_usd=BALANCE)
-    before = (await desk.known(JOB)).evidence
-    assert before == Evidence(mark=before.mark, balance_before_usd=BALANCE)
-    await ledger.ended(attempt_id, JobState.IN_DOUBT, InDoubt("no answer"), evidence=SEEN)
-    seen = replace(SEEN, mark=before.mark, balance_before_usd=BALANCE)
-    assert (await desk.known(JOB)).evidence == seen
-
-
-async def test_evidence_is_of_the_last_post_only(desk: Desk):
-    attempt_id = await desk.claimed(JOB, balance_usd=99)
-    first = (await desk.known(JOB)).evidence.mark
-    await desk.not_sent(attempt_id)
-    assert await desk.claimed(JOB, balance_usd=BALANCE) == attempt_id
-    evidence = (await desk.known(JOB)).evidence
-    assert evidence.balance_before_usd == BALANCE
-    assert evidence.mark != first
-
-
 async def test_a_doubt_says_since_when_and_is_told_again_with_better_words(
     doubt: int, desk: Desk, ledger: Ledger, clock: Clock
 ):
@@ -92,21 +71,6 @@ async def test_a_person_who_says_lost_frees_the_job_for_a_new_attempt(
     assert known.submitted_at == known.claimed_at
 
 
-@pytest.mark.parametrize("state", sorted(set(JobState) - {JobState.IN_DOUBT}))
-async def test_only_a_doubt_can_be_lost(state: JobState, desk: Desk, ledger: Ledger):
-    paths = {
-        JobState.PLANNED: [JobState.PLANNED],
-        JobState.SUBMITTING: [],
-        JobState.PERSISTED: [JobState.SUBMITTED, JobState.COMPLETED, JobState.PERSISTED],
-    }
-    attempt_id = await desk.claimed(JOB)
-    for step in paths.get(state, [JobState.SUBMITTED, state]):
-        await desk.brought(attempt_id, step)
-    with pytest.raises(StateConflict, match="not in doubt"):
-        await ledger.lost(attempt_id, LOST)
-    assert await desk.state(JOB) is state
-
-
 async def test_a_request_id_belongs_to_one_attempt_of_one_job(
     doubt: int, desk: Desk, ledger: Ledger
 ):
@@ -122,3 +86,33 @@ async def test_what_never_left_ends_its_doubt_without_a_charge(doubt: int, desk:
     known = await desk.known(JOB)
     assert (known.state, known.error_kind) == (JobState.FAILED, "not-sent")
     assert await desk.claimed(JOB, "run-2") != doubt
+
+
+async def test_evidence_is_of_the_last_post_and_what_is_known_after_it_is_added(
+    desk: Desk, ledger: Ledger
+):
+    attempt_id = await desk.claimed(JOB, balance_usd=99)
+    first = (await desk.known(JOB)).evidence
+    await desk.not_sent(attempt_id)
+    assert await desk.claimed(JOB, balance_usd=BALANCE) == attempt_id
+    before = (await desk.known(JOB)).evidence
+    assert before == Evidence(mark=before.mark, balance_before_usd=BALANCE)
+    assert before.mark != first.mark
+    await ledger.ended(attempt_id, JobState.IN_DOUBT, InDoubt("no answer"), evidence=SEEN)
+    seen = replace(SEEN, mark=before.mark, balance_before_usd=BALANCE)
+    assert (await desk.known(JOB)).evidence == seen
+
+
+async def test_only_a_doubt_can_be_lost(desk: Desk, ledger: Ledger):
+    paths = {
+        JobState.PLANNED: [JobState.PLANNED],
+        JobState.SUBMITTING: [],
+        JobState.PERSISTED: [JobState.SUBMITTED, JobState.COMPLETED, JobState.PERSISTED],
+    }
+    for state in set(JobState) - {JobState.IN_DOUBT}:
+        attempt_id = await desk.claimed(asked(state))
+        for step in paths.get(state, [JobState.SUBMITTED, state]):
+            await desk.brought(attempt_id, step)
+        with pytest.raises(StateConflict, match="not in doubt"):
+            await ledger.lost(attempt_id, LOST)
+        assert await desk.state(asked(state)) is state

@@ -24,6 +24,12 @@ async def test_a_job_is_locked_by_one_until_it_is_released(ledger: Ledger, there
     assert await other.unlocked([KEY, OTHER]) == {KEY, OTHER}
     assert await other.acquire(KEY)
     assert not await ledger.acquire(KEY)
+    assert await ledger.acquire(OTHER)
+    # Nobody releases what is another's, and more are looked at than one query takes.
+    await other.release_all()
+    assert await ledger.acquire(KEY)
+    many = [KEY, *(f"{number:064x}" for number in range(1200)), OTHER]
+    assert await other.unlocked(many) == {*many} - {KEY, OTHER}
 
 
 async def test_a_lock_lasts_while_it_is_renewed_and_lapses_then(
@@ -41,14 +47,7 @@ async def test_a_lock_lasts_while_it_is_renewed_and_lapses_then(
     assert not await there.ledger.is_anybody_at_work()
     assert await there.ledger.unlocked([KEY]) == {KEY}
     assert await there.ledger.acquire(KEY)
-
-
-async def test_a_lock_that_was_taken_over_is_not_renewed_nor_released_by_who_lost_it(
-    ledger: Ledger, there: Desk, clock: Clock
-):
-    await ledger.acquire(KEY)
-    clock.forward(LOCK_SECONDS)
-    await there.ledger.acquire(KEY)
+    # Who has lost it neither renews nor releases it.
     clock.forward(LOCK_SECONDS - 1)
     await ledger.renew_locks()
     await ledger.release(KEY)
@@ -56,20 +55,6 @@ async def test_a_lock_that_was_taken_over_is_not_renewed_nor_released_by_who_los
     assert not await ledger.acquire(KEY)
     clock.forward(1)
     assert await ledger.acquire(KEY)
-
-
-async def test_only_ones_own_locks_are_released_all_at_once(ledger: Ledger, there: Desk):
-    await ledger.acquire(KEY)
-    await there.ledger.acquire(OTHER)
-    await ledger.release_all()
-    assert await there.ledger.acquire(KEY)
-    assert not await ledger.acquire(OTHER)
-
-
-async def test_more_jobs_than_one_query_takes_are_looked_at(ledger: Ledger, there: Desk):
-    keys = [f"{number:064x}" for number in range(1200)]
-    await ledger.acquire(keys[-1])
-    assert await there.ledger.unlocked(keys) == set(keys[:-1])
 
 
 async def test_a_lock_is_no_permission_and_no_obstacle_to_submit(

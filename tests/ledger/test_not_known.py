@@ -86,13 +86,13 @@ def test_lost_is_what_is_over_its_days_and_was_not_known_hours_ago(
     assert lost == (age >= timedelta(days=7) and unknown >= timedelta(hours=3))
 
 
-@pytest.mark.parametrize("state", ["submitted", "in_progress", "completed", "expired"])
-async def test_what_was_accepted_can_be_given_up_and_counts_as_charged(
-    desk: Desk, ledger: Ledger, state: str
-):
-    attempt_id = await desk.submitted(JOB)
-    await desk.brought(attempt_id, JobState(state))
-    await ledger.given_up(attempt_id)
+async def test_what_was_accepted_can_be_given_up_and_counts_as_charged(desk: Desk, ledger: Ledger):
+    for state in ("submitted", "in_progress", "completed", "expired"):
+        attempt_id = await desk.submitted(asked(state), "of other money")
+        await desk.brought(attempt_id, JobState(state))
+        await ledger.given_up(attempt_id)
+        assert await desk.state(asked(state)) is JobState.FAILED
+    await ledger.given_up(await desk.submitted(JOB))
 
     known = await desk.known(JOB)
     assert (known.state, known.error_kind) == (JobState.FAILED, GivenUp.kind)

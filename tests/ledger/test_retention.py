@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,63 +37,41 @@ def paid(left: timedelta, state: JobState = JobState.IN_PROGRESS, number: int = 
     )
 
 
-@pytest.mark.parametrize(
-    ("hours", "urgency"),
-    [
-        (168, Urgency.NONE),
-        (48.01, Urgency.NONE),
-        (48, Urgency.SOON),
-        (24.01, Urgency.SOON),
-        (24, Urgency.PRESSING),
-        (6.01, Urgency.PRESSING),
-        (6, Urgency.LAST_HOURS),
-        (0.01, Urgency.LAST_HOURS),
-        (0, Urgency.OVER),
-        (-100, Urgency.OVER),
-    ],
-)
-def test_it_is_urgent_from_48_24_and_6_hours_on_and_over_at_0(hours: float, urgency: Urgency):
-    assert urgency_of(timedelta(hours=hours)) is urgency
+def test_it_is_urgent_from_48_24_and_6_hours_on_and_over_at_0():
+    steps = {
+        Urgency.NONE: (168, 48.01),
+        Urgency.SOON: (48, 24.01),
+        Urgency.PRESSING: (24, 6.01),
+        Urgency.LAST_HOURS: (6, 0.01),
+        Urgency.OVER: (0, -100),
+    }
+    for urgency, hours in steps.items():
+        assert {urgency_of(timedelta(hours=one)) for one in hours} == {urgency}
 
 
 @given(st.lists(st.floats(-1000, 1000)))
 def test_the_most_urgent_comes_first_and_nothing_urgent_is_left_out(hours: list[float]):
     attempts = [paid(timedelta(hours=left), number=place) for place, left in enumerate(hours)]
-
     found = at_risk(attempts, NOW)
-
     assert [one.left for one in found] == sorted(one.left for one in found)
     urgent = {place for place, left in enumerate(hours) if timedelta(hours=left) <= 2 * KEPT / 7}
     assert {one.attempt.id for one in found} == urgent
 
 
-@pytest.mark.parametrize("state", JobState)
-def test_only_what_is_paid_for_and_not_stored_is_at_risk(state: JobState):
-    found = at_risk([paid(timedelta(hours=1), state)], NOW)
-
-    assert bool(found) == (state in UNFINISHED)
+def test_only_what_is_paid_for_and_not_stored_is_at_risk():
+    every = [paid(timedelta(hours=1), state) for state in JobState]
+    assert {one.attempt.state for one in at_risk(every, NOW)} == set(UNFINISHED)
 
 
-def test_each_level_is_said_louder_and_what_to_do_comes_last():
-    hours = (40, 20, 5, -1)
+def test_each_level_is_said_louder_what_to_do_comes_last_and_of_very_many_some_are_named():
+    hours = (40, 20, 5, -1, 100)
     said = warnings([paid(timedelta(hours=h), number=n) for n, h in enumerate(hours)], NOW)
-
-    texts = [text for _, text in said]
-    assert [text.split(" ")[0] for text in texts[:4]] == ["7", "ONLY", "LESS", "less"]
-    assert "RunComfy may have deleted it" in texts[0]
-    assert "ONLY 5 h LEFT" in texts[1]
-    assert all("paid for and not stored" in text for text in texts[:4])
-    assert "comfyline reconcile" in texts[-1]
-
-
-def test_nothing_urgent_says_nothing():
-    assert warnings([paid(timedelta(hours=100))], NOW) == []
-
-
-def test_of_very_many_the_most_urgent_are_named():
+    over, last_hours, pressing, soon, what_to_do = [text for _, text in said]
+    assert "RunComfy may have deleted it" in over
+    assert "ONLY 5 h LEFT" in last_hours
+    assert pressing.startswith("LESS THAN 24 h")
+    assert soon.startswith("less than 48 h")
+    assert "comfyline reconcile" in what_to_do
     many = [paid(timedelta(hours=5), number=number) for number in range(1000)]
-
     texts = [text for _, text in warnings(many, NOW)]
-
-    assert len(texts) == 22
-    assert texts[20] == "and 980 more jobs"
+    assert (len(texts), texts[20]) == (22, "and 980 more jobs")
