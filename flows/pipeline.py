@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 
 from comfyline.errors import ComfylineError
 from comfyline.plan.explain import namesakes
-from comfyline.plan.preview import StoredSources, plan_pipeline
+from comfyline.plan.preview import plan_pipeline
 from comfyline.progress import Note, tell
 from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Run
@@ -64,7 +64,7 @@ async def pipeline(
             run_id(),
             started,
             services.catalogue,
-            StoredSources(services.places),
+            services.places.bucket,
         )
         for note in (*planned.notes, *await namesakes(planned.jobs, services)):
             tell(Note(note))

@@ -15,12 +15,10 @@ from comfyline.config.settings import NO_STORAGE, StorageSettings
 from comfyline.errors import InputInvalid, Problem, UsageError
 from comfyline.models.catalogue import CACHED_MODELS, Catalogue, ModelCache
 from comfyline.plan.lint import LintResult, lint_file
-from comfyline.plan.preview import StoredSources
 from comfyline.report.format import count
 from comfyline.stack.stack import addresses
 from comfyline.storage.fingerprints import KNOWN_FILES
 from comfyline.storage.inputs import Inputs
-from comfyline.storage.places import Places
 from comfyline.storage.s3 import Bucket
 from comfyline.storage.uploads import CONVERTED, Uploads
 
@@ -71,14 +69,20 @@ async def _inspect_all(
 ) -> dict[Path, LintResult]:
     models = Catalogue(model_directories(), None, ModelCache(home() / CACHED_MODELS), reading=True)
     async with AsyncExitStack() as stack:
-        reader = uploads = None
+        uploads = None
         bucket = await stack.enter_async_context(Bucket(storage or NO_STORAGE))
         inputs = Inputs(bucket, home() / KNOWN_FILES)
         if storage:
-            reader = StoredSources(Places(bucket))
             uploads = Uploads(bucket, storage, inputs, home() / CONVERTED)
         return {
-            path: await lint_file(path, models, inputs.read_all, reader, datetime.now(UTC), uploads)
+            path: await lint_file(
+                path,
+                models,
+                inputs.read_all,
+                bucket if storage else None,
+                datetime.now(UTC),
+                uploads,
+            )
             for path in paths
         }
 

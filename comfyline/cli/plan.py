@@ -12,7 +12,7 @@ from comfyline.config.load import look
 from comfyline.errors import ComfylineError, InputInvalid, Problem
 from comfyline.pipeline.document import Limits, load_pipeline
 from comfyline.plan.explain import explain_jobs, moving_aside, namesakes, planned_steps
-from comfyline.plan.preview import Planned, StoredSources, plan_pipeline
+from comfyline.plan.preview import Planned, plan_pipeline
 from comfyline.plan.reuse import run_preflight
 from comfyline.report.format import count, usd
 from comfyline.report.plan import (
@@ -51,8 +51,8 @@ async def plan(
     """
     try:
         async with open_services(look(profile), reading=True, unchecked=unchecked) as services:
-            loaded, sources = load_pipeline(pipeline, overrides), StoredSources(services.places)
-            planned = await plan_pipeline(loaded, limit, "plan", now(), services.catalogue, sources)
+            loaded, bucket = load_pipeline(pipeline, overrides), services.places.bucket
+            planned = await plan_pipeline(loaded, limit, "plan", now(), services.catalogue, bucket)
             record, jobs = await _explained(planned, services, refresh=refresh)
     except ComfylineError as error:
         print_error(error)

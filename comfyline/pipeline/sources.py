@@ -5,12 +5,12 @@ import glob
 import re
 import tempfile
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 from comfyline.errors import InputInvalid, Problem, did_you_mean
 from comfyline.job import Item
@@ -18,6 +18,7 @@ from comfyline.pipeline.document import Pipeline
 from comfyline.pipeline.references import FILE_FIELDS
 from comfyline.pipeline.tables import read_table
 from comfyline.redact import without_secrets
+from comfyline.storage.place import Place
 from comfyline.yaml.nodes import nearest_file
 
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
@@ -26,16 +27,6 @@ _NAME_FIELDS = ("name", "id", "sku")
 _S3 = "s3://"
 _BESIDE = 1000
 """Names that are looked through for the one that was meant."""
-
-
-class Reader(Protocol):
-    """Object storage, as far as sources need it."""
-
-    def files_in(self, prefix: str) -> AsyncGenerator[str, None]:
-        """Yield the addresses of all objects that begin with a prefix, in any order."""
-
-    async def fetch(self, uri: str, target: Path) -> None:
-        """Copy an object to local disk. Raises `FileNotFoundError`."""
 
 
 def stored_source(pipeline: Pipeline) -> str | None:
@@ -54,30 +45,30 @@ def nothing_to_do(pipeline: Pipeline) -> str:
 
 
 async def read_items(
-    pipeline: Pipeline, reader: Reader | None, limit: int | None = None
+    pipeline: Pipeline, bucket: Place | None, limit: int | None = None
 ) -> list[Item]:
     """Read the pipeline's items, at most `limit`, always in the same order.
 
     Names are unique, and do not depend on the limit. A glob that matches nothing gives no items,
     nor does a table without rows; a file named outright that is not there raises `InputInvalid`,
-    as does every row that cannot be read. Without a reader, what lies in object storage
+    as does every row that cannot be read. Without a bucket, what lies in object storage
     (`stored_source`) is not looked at and gives no items.
     """
     source = pipeline.document.source
     if pipeline.items is not None:
         return list(pipeline.items)
-    if reader is None and stored_source(pipeline):
+    if bucket is None and stored_source(pipeline):
         return []
     if source.files is not None:
         where = pipeline.yaml.where(("source", "files"))
-        if reader and source.files.startswith(_S3):
-            paths = await _stored_files(source.files, where, reader)
+        if bucket and source.files.startswith(_S3):
+            paths = await _stored_files(source.files, where, bucket)
         else:
             paths = await asyncio.to_thread(_local_files, source.files, where)
         items = file_items(paths)
     elif source.table is not None:
         where = pipeline.yaml.where(("source", "table"))
-        items = row_items(await _rows(source.table, where, reader))
+        items = row_items(await _rows(source.table, where, bucket))
     else:
         items = row_items(source.items or [])
     return items[:limit]
@@ -100,10 +91,10 @@ def _local_files(pattern: str, where: str) -> list[str]:
     return sorted({one.as_posix() for one in matches if one.is_file()}, key=natural)
 
 
-async def _stored_files(pattern: str, where: str, reader: Reader) -> list[str]:
+async def _stored_files(pattern: str, where: str, bucket: Place) -> list[str]:
     """List the objects that an `s3://` pattern matches; folders' own markers are none."""
-    bucket, _, key = pattern.removeprefix(_S3).partition("/")
-    if not bucket or not _is_plain(bucket):
+    name, _, key = pattern.removeprefix(_S3).partition("/")
+    if not name or not _is_plain(name):
         hint = "write s3://bucket/folder/*.jpg"
         raise InputInvalid([Problem(where, f"{pattern} should name one bucket", hint)])
     if not key:
@@ -113,28 +104,29 @@ async def _stored_files(pattern: str, where: str, reader: Reader) -> list[str]:
     prefixes = {"".join(takewhile(lambda sign: not glob.has_magic(sign), one)) for one in patterns}
     found: set[str] = set()
     for prefix in sorted(prefixes):
-        async with aclosing(reader.files_in(prefix)) as uris:
-            async for uri in uris:
+        async with aclosing(bucket.files_in(prefix)) as listed:
+            async for one in listed:
+                uri = one.uri
                 if uri == pattern:
                     return [uri]
                 if not uri.endswith("/") and any(fits(each, uri) for each in patterns):
                     found.add(uri)
     if _is_plain(pattern):
-        raise InputInvalid([await _no_such_object(pattern, where, reader)])
+        raise InputInvalid([await _no_such_object(pattern, where, bucket)])
     return await asyncio.to_thread(sorted, found, key=natural)
 
 
-async def _rows(table: str, where: str, reader: Reader | None) -> list[dict[str, Any]]:
-    if reader is None or not table.startswith(_S3):
+async def _rows(table: str, where: str, bucket: Place | None) -> list[dict[str, Any]]:
+    if bucket is None or not table.startswith(_S3):
         if not await asyncio.to_thread(Path(table).is_file):
             raise InputInvalid([_no_such_file(table, where)])
         return await asyncio.to_thread(read_table, Path(table), table, where)
     with tempfile.TemporaryDirectory(prefix="comfyline-table-") as folder:
         copy = Path(folder) / "table"
         try:
-            await reader.fetch(table, copy)
+            await bucket.get(table, copy)
         except FileNotFoundError:
-            raise InputInvalid([await _no_such_object(table, where, reader)]) from None
+            raise InputInvalid([await _no_such_object(table, where, bucket)]) from None
         return await asyncio.to_thread(read_table, copy, table, where)
 
 
@@ -187,13 +179,13 @@ def _no_such_file(pattern: str, where: str) -> Problem:
     return Problem(where, f"no such file: {pattern}", nearest_file(Path(pattern)))
 
 
-async def _no_such_object(address: str, where: str, reader: Reader) -> Problem:
+async def _no_such_object(address: str, where: str, bucket: Place) -> Problem:
     """Say that an object is not there, and which one is."""
     folder, _, name = address.rstrip("/").rpartition("/")
     beside: dict[str, None] = {}
-    async with aclosing(reader.files_in(f"{folder}/")) as uris:
-        async for uri in uris:
-            first, below, _ = uri.removeprefix(f"{folder}/").partition("/")
+    async with aclosing(bucket.files_in(f"{folder}/")) as listed:
+        async for one in listed:
+            first, below, _ = one.uri.removeprefix(f"{folder}/").partition("/")
             if below and first == name:
                 return _is_folder(address, where)
             if not below:

@@ -17,10 +17,11 @@ from comfyline.models.check import find_mistakes
 from comfyline.models.entry import ModelEntry
 from comfyline.pipeline.document import read_pipeline
 from comfyline.pipeline.render import WrittenStep
-from comfyline.pipeline.sources import Reader, read_items, stored_source
+from comfyline.pipeline.sources import read_items, stored_source
 from comfyline.pipeline.templates import is_template
 from comfyline.plan.check import Found, LookUp, validate_pairs
 from comfyline.plan.preview import graph_of, of_model, preview_jobs
+from comfyline.storage.place import Place
 from comfyline.storage.uploads import Uploads
 from comfyline.yaml.file import LocatedYaml, ReadYaml, field_path, read_yaml
 
@@ -84,13 +85,13 @@ async def lint_file(
     path: Path,
     models: Catalogue,
     look_up: LookUp,
-    reader: Reader | None,
+    bucket: Place | None,
     when: datetime,
     uploads: Uploads | None = None,
 ) -> LintResult:
     """Find every mistake of a file that can be found without RunComfy; raises nothing.
 
-    With `uploads`, credentials that end before a job may is one of them. Without a reader, nothing
+    With `uploads`, credentials that end before a job may is one of them. Without a bucket, nothing
     that lies in object storage is looked at.
     """
     read = await asyncio.to_thread(read_yaml, path)
@@ -110,14 +111,14 @@ async def lint_file(
     try:
         pipeline = await asyncio.to_thread(read_pipeline, located)
         if not read.problems:
-            if reader is None and (source := stored_source(pipeline)):
+            if bucket is None and (source := stored_source(pipeline)):
                 left_out[source] = None
-            items = await read_items(pipeline, reader)
+            items = await read_items(pipeline, bucket)
             preview = await preview_jobs(graph_of(pipeline, items, "check", when), models.entry)
             pairs = [(job, await _entry(models, job.model_id)) for job in preview.all_jobs]
             # The preview names the models that there are not.
             known = [pair for pair in pairs if isinstance(pair[1], ModelEntry)]
-            validation = await validate_pairs(known, look_up if reader else look_up_local)
+            validation = await validate_pairs(known, look_up if bucket else look_up_local)
             problems += [*preview.problems, *validation.mistakes]
         if uploads and (short := await uploads.lifetime_problem(pipeline.document.limits.timeout)):
             where = located.where(("limits", "timeout"))

@@ -5,11 +5,9 @@ step is rendered, named and checked before the first one is paid for.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 
 from comfyline.config.load import variable
 from comfyline.errors import ComfylineError, InputInvalid, Problem
@@ -21,10 +19,10 @@ from comfyline.pipeline.document import Pipeline
 from comfyline.pipeline.graph import Dag, NodeId
 from comfyline.pipeline.output_names import colliding_names
 from comfyline.pipeline.render import Made, Rendered, RunScope
-from comfyline.pipeline.sources import Reader, nothing_to_do, read_items
+from comfyline.pipeline.sources import nothing_to_do, read_items
 from comfyline.plan.schedule import Schedule
 from comfyline.report.format import count
-from comfyline.storage.places import Places
+from comfyline.storage.place import Place
 
 FindModel = Callable[[str], Awaitable[ModelEntry]]
 
@@ -170,14 +168,14 @@ async def plan_pipeline(
     run_id: str,
     when: datetime,
     catalogue: Catalogue,
-    reader: Reader | None = None,
+    bucket: Place | None = None,
 ) -> Planned:
     """Read a pipeline's items and make its jobs.
 
     Raises `InputInvalid` with every mistake of its templates, its models and its output names. A
-    source in object storage is read by `reader`.
+    source in object storage is read by `bucket`.
     """
-    items = await read_items(pipeline, reader, limit)
+    items = await read_items(pipeline, bucket, limit)
     dag = graph_of(pipeline, items, run_id, when)
     preview = await preview_jobs(dag, catalogue.entry)
     if preview.problems:
@@ -203,23 +201,3 @@ def graph_of(pipeline: Pipeline, items: Sequence[Item], run_id: str, when: datet
         raise InputInvalid(missing)
     env = {name: value for name, value in values.items() if value is not None}
     return Dag(pipeline, items, RunScope(run_id, f"{when.astimezone():%Y-%m-%d}", env))
-
-
-class StoredSources:
-    """A `comfyline.pipeline.sources.Reader` over the storage of one process.
-
-    What cannot be told, because a server or a permission is in the way, is an `Unreachable`.
-    """
-
-    def __init__(self, places: Places) -> None:
-        self._places = places
-
-    async def files_in(self, prefix: str) -> AsyncGenerator[str, None]:
-        """Yield the addresses of all objects that begin with a prefix, a page at a time."""
-        async with aclosing(self._places.of(prefix).files_in(prefix)) as listed:
-            async for one in listed:
-                yield one.uri
-
-    async def fetch(self, uri: str, target: Path) -> None:
-        """Copy an object to local disk. Raises `FileNotFoundError`."""
-        await self._places.of(uri).get(uri, target)

@@ -3,6 +3,7 @@
 import asyncio
 import glob
 from collections.abc import AsyncGenerator, Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -21,24 +22,26 @@ from comfyline.pipeline.sources import (
     row_items,
     stored_source,
 )
+from comfyline.storage.local import Folder
+from comfyline.storage.place import Listed
 
 Write = Callable[..., Path]
 
 
-class Objects:
+class Objects(Folder):
     """Object storage with these objects, which are empty or hold a text."""
 
     def __init__(self, *uris: str, **texts: str) -> None:
         self.uris, self.texts = uris, texts
         self.listed: list[str] = []
 
-    async def files_in(self, prefix: str) -> AsyncGenerator[str, None]:
-        self.listed.append(prefix)
+    async def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
+        self.listed.append(folder)
         for uri in self.uris:
-            if uri.startswith(prefix):
-                yield uri
+            if uri.startswith(folder):
+                yield Listed(uri, 0, datetime.now(UTC))
 
-    async def fetch(self, uri: str, target: Path) -> None:
+    async def get(self, uri: str, target: Path) -> None:
         text = self.texts.get(uri.rpartition("/")[2].partition(".")[0])
         if text is None:
             raise FileNotFoundError(uri)

@@ -8,8 +8,6 @@ from comfyline.errors import InputInvalid, Unreachable
 from comfyline.job import Item
 from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.sources import read_items
-from comfyline.plan.preview import StoredSources
-from comfyline.storage.places import Places
 from comfyline.storage.s3 import Bucket
 
 
@@ -17,7 +15,7 @@ async def items_of(folder: Path, source: str, bucket: Bucket) -> list[Item]:
     path = folder / "p.yaml"
     rest = "name: a\nsteps: {e: {model: m, input: {}}}\noutput: {to: o}\n"
     path.write_text(f"{rest}source: {source}\n")
-    return await read_items(load_pipeline(path), StoredSources(Places(bucket)))
+    return await read_items(load_pipeline(path), bucket)
 
 
 async def test_objects_of_any_name_are_items_in_natural_order(
@@ -32,7 +30,7 @@ async def test_objects_of_any_name_are_items_in_natural_order(
     assert [item.name for item in items] == ["a 2", "a 10", "a+b#c", "deep", "ü é%20"]
     for item in items:
         target = tmp_path / "copy"
-        await StoredSources(Places(bucket)).fetch(item.fields["path"], target)
+        await bucket.get(item.fields["path"], target)
         assert target.read_text().endswith(item.fields["name"])
 
 
