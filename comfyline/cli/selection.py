@@ -10,7 +10,7 @@ from rich.text import Text
 from comfyline.cli.console import errors, print_line
 from comfyline.config.account import acting_for, command
 from comfyline.config.duration import parse_duration
-from comfyline.config.load import home, prepare_storage, read_profile
+from comfyline.config.load import home, read_profile, start_services
 from comfyline.config.settings import NO_STORAGE, StorageSettings
 from comfyline.errors import UsageError
 from comfyline.ledger.attempts import Attempt
@@ -21,6 +21,7 @@ from comfyline.ledger.retention import Urgency, warnings
 from comfyline.ledger.unrecorded import unrecorded, unrecorded_in_words
 from comfyline.redact import without_secrets
 from comfyline.services import now, open_journal, open_ledger
+from comfyline.stack.stack import StackAddresses
 
 _NAMED = 5
 """How many of the jobs that a beginning fits are named."""
@@ -63,10 +64,16 @@ async def print_unrecorded(profile: str, ledger: Ledger) -> None:
 
 
 async def storage_of(profile: str, uris: Iterable[str]) -> StorageSettings:
-    """Prepare the storage of the profile where anything lies in a bucket; folders need none."""
-    if any(uri.startswith("s3://") for uri in uris):
-        return await prepare_storage(profile, print_line)
-    return NO_STORAGE
+    """Prepare the storage of the profile where anything lies in a bucket; folders need none.
+
+    It is started where it is the local one, and no token is needed.
+    """
+    if not any(uri.startswith("s3://") for uri in uris):
+        return NO_STORAGE
+    loaded, found = read_profile(profile), StackAddresses()
+    if "storage" in loaded.local_services:
+        found = await start_services(("storage",), print_line)
+    return loaded.storage(found)
 
 
 async def find_jobs(ledger: Ledger, prefixes: Sequence[str]) -> list[Attempt]:

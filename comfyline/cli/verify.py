@@ -50,7 +50,7 @@ async def verify(
         with reading_ledger(profile, of_all=True) as ledger:
             attempts = await ledger.list(Selection(run_id=run, pipeline=pipeline))
     uris = (*target, *(output.uri for one in attempts for output in one.outputs))
-    verified = _Verified()
+    verified = _Found()
     async with open_places(await storage_of(profile, uris)) as places:
         await verify_files(_expected(target, attempts, places), places, verified)
     verified.wrong.sort(key=lambda one: (one.verdict, one.uri))
@@ -67,7 +67,7 @@ async def verify(
     return 1 if verified.wrong else 0
 
 
-class _Verified:
+class _Found:
     """Counts what is verified, keeps what is not right, and says now and then how far it is."""
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ async def _expected(
             yield one
 
 
-def _print(verified: _Verified) -> None:
+def _print(verified: _Found) -> None:
     found = [verdict for verdict in Integrity if verified.counts[verdict]]
     if verified.wrong:
         shown = table("what", "job", "file", "why", wrapping={"file", "why"})

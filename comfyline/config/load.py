@@ -39,9 +39,6 @@ _PORT = re.compile(r"[0-9]{1,5}")
 ONLY_RUNCOMFY: tuple[ServiceName, ...] = ("sandbox",)
 """What a command needs of the local stack that asks RunComfy and touches no stored file."""
 
-ReadBlock = Callable[[str], Awaitable[str]]
-"""Gives what the Prefect Secret block of that name holds."""
-
 
 @dataclass(frozen=True, slots=True)
 class LoadedProfile:
@@ -215,7 +212,7 @@ def read_profile(name: str) -> LoadedProfile:
 async def prepare(
     profile_name: str,
     tell: Callable[[str], None],
-    read_block: ReadBlock | None = None,
+    read_block: Callable[[str], Awaitable[str]] | None = None,
     *,
     only: tuple[ServiceName, ...] = SERVICES,
 ) -> Settings:
@@ -243,18 +240,6 @@ def look(profile_name: str, patience: float = 0) -> Settings:
     settings = read_profile(profile_name).settings(addresses(home()))
     waits = min(patience, settings.runcomfy.patience)
     return replace(settings, runcomfy=replace(settings.runcomfy, patience=waits))
-
-
-async def prepare_storage(profile_name: str, tell: Callable[[str], None]) -> StorageSettings:
-    """Load the storage of a profile alone, started where it is the local one; needs no token.
-
-    Raises `UsageError`, `InputInvalid` or `Unreachable`.
-    """
-    profile = read_profile(profile_name)
-    is_local = "storage" in profile.local_services
-    return profile.storage(
-        await start_services(("storage",), tell) if is_local else StackAddresses()
-    )
 
 
 async def start_services(

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from pydantic import SecretStr
 
 from comfyline.cli.main import run
 from comfyline.config.account import Account
@@ -108,7 +107,6 @@ class Office:
         at: datetime | None = None,
     ) -> int:
         """The id of an attempt whose POST leaves now."""
-
         claim = self.ledger(
             lambda one: one.claim(
                 checked, run_id=run_id, refresh=refresh, limits=ROOMY, balance_usd=balance_usd
@@ -259,11 +257,5 @@ def office(
     (tmp_path / "home").mkdir()
     shutil.copy(empty_ledger, tmp_path / "home")
     monkeypatch.chdir(tmp_path / "work")
-    settings = StorageSettings(
-        "s3://comfyline/uploads",
-        storage.storage_endpoint,
-        SecretStr(keys.access_key_id),
-        SecretStr(keys.secret_access_key),
-        60,
-    )
+    settings = StorageSettings("s3://comfyline/uploads", storage.storage_endpoint)
     return Office(tmp_path, sandbox, settings, comfyline)

@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from comfyline.cli.main import app
 from tests.messages.collect import messages
 
 _CLASS_OF_A_LIBRARY = re.compile(
@@ -30,13 +29,3 @@ def test_no_sentence_breaks_a_rule(rule: str, broken: re.Pattern[str]) -> None:
     fixed = ((message, re.sub(r"\{[^{}]*\}", "…", message.text)) for message in messages())
     wrong = [str(message) for message, text in fixed if broken.search(text)]
     assert not wrong, f"{rule}:\n" + "\n".join(wrong)
-
-
-def test_every_command_has_help_with_an_example() -> None:
-    commands = {
-        name: one.help for name in app.resolved_commands() for one in (app[name],) if name[0] != "-"
-    }
-
-    assert len(commands) > 15
-    grouped = {"ledger", "models"}
-    assert {name for name, text in commands.items() if "Example:" not in (text or "")} == grouped

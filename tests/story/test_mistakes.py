@@ -88,7 +88,7 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     commands = ["run", "plan", "check", "generate", "jobs", "cancel", "reconcile", "resolve"]
     commands += ["sandbox", "up", "down", "status", "env", "models list", "models show", "schemas"]
-    for command in [*commands, "models pull"]:
+    for command in [*commands, "models pull", "audit", "verify", "ledger remove"]:
         assert run([*command.split(), "--help"]) == 0
         assert "Example: " in capsys.readouterr().out, command
         assert command.split()[0] in readme
