@@ -1,7 +1,7 @@
 """The database blinks: what is owed to the ledger is written once it is back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import psycopg
@@ -105,73 +105,35 @@ async def test_a_claim_that_was_given_up_unheard_is_given_back_with_the_next_wor
     assert isinstance(await there.claim(asked("another"), "run-2"), Claimed)
 
 
-async def _observed(ledger: Ledger, attempt_id: int) -> None:
-    await ledger.accepted(attempt_id, "r-1")
-    await ledger.observed(attempt_id, JobState.IN_QUEUE)
-
-
-async def _persisted(ledger: Ledger, attempt_id: int) -> None:
-    await ledger.accepted(attempt_id, "r-1")
-    await ledger.completed(attempt_id, 0.4)
-    await ledger.persisted(attempt_id, [output()])
-
-
-async def _failed(ledger: Ledger, attempt_id: int) -> None:
-    await ledger.accepted(attempt_id, "r-1")
-    await ledger.ended(attempt_id, JobState.FAILED, GenerationFailed("no"), cost_usd=0.1)
-
-
-async def _in_doubt(ledger: Ledger, attempt_id: int) -> None:
-    how = Evidence(how_far="body_sent", reason="HTTP 502")
-    await ledger.ended(attempt_id, JobState.IN_DOUBT, InDoubt("HTTP 502"), evidence=how)
-
-
-async def _lost(ledger: Ledger, attempt_id: int) -> None:
-    await _in_doubt(ledger, attempt_id)
-    await ledger.lost(attempt_id, LOST)
-
-
-async def _not_sent(ledger: Ledger, attempt_id: int) -> None:
-    [claimed] = await ledger.list()
-    await ledger.not_sent(attempt_id, str(claimed.evidence.mark))
-
-
-@pytest.mark.parametrize(
-    ("write", "state"),
-    [
-        (_observed, JobState.IN_QUEUE),
-        (_persisted, JobState.PERSISTED),
-        (_failed, JobState.FAILED),
-        (_in_doubt, JobState.IN_DOUBT),
-        (_lost, JobState.FAILED),
-        (_not_sent, JobState.PLANNED),
-    ],
-)
 async def test_what_is_written_unheard_is_written_again_and_comes_to_the_same(
-    write: Callable[[Ledger, int], Awaitable[None]],
-    state: JobState,
-    here: Desk,
-    between: Proxy,
-    cut: Cut,
-    monkeypatch: pytest.MonkeyPatch,
+    here: Desk, between: Proxy, cut: Cut, monkeypatch: pytest.MonkeyPatch
 ):
-    """Each of its transactions is cut off once."""
-    attempt_id = await here.claimed(JOB)
-    run, cuts = here.ledger.database.run, 0
+    """Each transaction is cut off once."""
+    ledger, run = here.ledger, here.ledger.database.run
 
     async def cut_off(work: object) -> object:
-        nonlocal cuts
-        between.cut, cuts = cut, cuts + 1
+        between.cut = cut
         return await run(work)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(here.ledger.database, "run", cut_off)
-    await write(here.ledger, attempt_id)
-    assert cuts
+    monkeypatch.setattr(ledger.database, "run", cut_off)
+    stored, failed, lost, given_back = [await here.claimed(asked(name)) for name in "abcd"]
+    await ledger.accepted(stored, "r-1")
+    await ledger.observed(stored, JobState.IN_QUEUE)
+    await ledger.completed(stored, 0.4)
+    await ledger.persisted(stored, [output()])
+    await ledger.accepted(failed, "r-2")
+    await ledger.ended(failed, JobState.FAILED, GenerationFailed("no"), cost_usd=0.1)
+    seen = Evidence(how_far="body_sent", reason="HTTP 502")
+    await ledger.ended(lost, JobState.IN_DOUBT, InDoubt("HTTP 502"), evidence=seen)
+    await ledger.lost(lost, LOST)
+    await here.not_sent(given_back)
     assert between.cut is None
-    [known] = await here.ledger.list()
-    assert (known.id, known.state) == (attempt_id, state)
-    assert len(known.outputs) == (state is JobState.PERSISTED)
-    assert known.cost_usd == {_persisted: 0.4, _failed: 0.1}.get(write)
+    assert {one.id: (one.state, one.cost_usd, len(one.outputs)) for one in await ledger.list()} == {
+        stored: (JobState.PERSISTED, 0.4, 1),
+        failed: (JobState.FAILED, 0.1, 0),
+        lost: (JobState.FAILED, None, 0),
+        given_back: (JobState.PLANNED, None, 0),
+    }
 
 
 async def test_everybody_waits_for_a_ledger_that_is_away_and_it_is_said_once(
@@ -228,27 +190,18 @@ async def test_a_standby_that_is_not_promoted_yet_is_waited_for(here: Desk, url:
     assert (await here.known(JOB)).request_id == "r-1"
 
 
-async def test_a_database_that_is_not_there_is_said_at_once(url: str, clock: Clock):
-    nowhere = make_url(url).set(database="nowhere").render_as_string(hide_password=False)
-    ledger = Ledger(nowhere, "here:1", clock)
-    with pytest.raises(Unreachable, match='database "nowhere" does not exist'):
-        await asyncio.wait_for(ledger.find([]), 20)
-    ledger.close()
-
-
-async def test_who_may_not_make_the_tables_is_told_so_at_once(
-    postgresql_database: str, clock: Clock
-):
-    await say(
-        postgresql_database,
-        "CREATE ROLE guest LOGIN",
-        "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
-    )
-    guest = make_url(postgresql_database).set(username="guest")
-    ledger = Ledger(guest.render_as_string(hide_password=False), "here:1", clock)
-    with pytest.raises(Unreachable, match="cannot be used: permission denied for schema public"):
-        await asyncio.wait_for(ledger.find([]), 20)
-    ledger.close()
+async def test_what_waiting_does_not_mend_is_said_at_once(postgresql_database: str, clock: Clock):
+    guests = "CREATE ROLE guest LOGIN", "REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+    await say(postgresql_database, *guests)
+    here = make_url(postgresql_database)
+    for url, said in (
+        (here.set(database="nowhere"), 'database "nowhere" does not exist'),
+        (here.set(username="guest"), "cannot be used: permission denied for schema public"),
+    ):
+        ledger = Ledger(url.render_as_string(hide_password=False), "here:1", clock)
+        with pytest.raises(Unreachable, match=said):
+            await asyncio.wait_for(ledger.find([]), 20)
+        ledger.close()
 
 
 async def test_a_full_disk_is_waited_for_and_said_as_one(tmp_path: Path):
