@@ -300,7 +300,7 @@ class _Medium:
     @cached_property
     def copy(self) -> Conversion | None:
         """The copy that is submitted in its place, if any."""
-        look = self.facts.look
+        look = self.facts.info
         if not self.fitting or self.fitting[0].kind != "image" or look.flaw:
             return None
         most = bounds(self.fitting[0].validations)
@@ -308,7 +308,7 @@ class _Medium:
 
     def check_rules(self) -> RuleCheck:
         """Check what would be submitted; a copy's size is known only as far as it is bounded."""
-        look, size = self.facts.look, self.facts.bytes
+        look, size = self.facts.info, self.facts.bytes
         if self.copy:
             look = info_of_copy(look, self.copy)
             size = min(size, self.copy.kilobytes * 1024) if self.copy.kilobytes else size
@@ -329,7 +329,7 @@ class _Medium:
             return f"{shown} is empty", ""
         if facts.bytes > limit and not (self.copy and self.copy.kilobytes):
             size = math.ceil(facts.bytes * 10 / 2**20) / 10
-            can_be_smaller = facts.media_type in CONVERTIBLE and facts.look.width is not None
+            can_be_smaller = facts.media_type in CONVERTIBLE and facts.info.width is not None
             said = f"{shown} has {size:.1f} MB; RunComfy takes at most {limit // 2**20} MB"
             return said, _DOWNSCALE if can_be_smaller else ""
         if not self.fitting:
@@ -337,10 +337,10 @@ class _Medium:
             if what == SVG:
                 what, hint = "an SVG drawing", "export it as PNG or JPEG"
             return f"{shown} is {what or 'of unknown type'}, not {' or '.join(wanted)}", hint
-        if facts.look.flaw:
-            return f"{shown} {facts.look.flaw}", "replace the file with a complete one"
+        if facts.info.flaw:
+            return f"{shown} {facts.info.flaw}", "replace the file with a complete one"
         if self.copy:
-            flaw = too_many_pixels(facts.look, self.copy)
+            flaw = too_many_pixels(facts.info, self.copy)
             return (
                 (f"{shown} {flaw}", "write `downscale: true` under the step as well")
                 if flaw
@@ -359,7 +359,7 @@ class _Medium:
 
     def remarks(self) -> Iterator[tuple[str, str]]:
         """Say what is no mistake and worth knowing."""
-        media_type, look = self.facts.media_type, self.facts.look
+        media_type, look = self.facts.media_type, self.facts.info
         if media_type_of_name(self.shown) not in {"", media_type}:
             yield f"{media_type} by its content, regardless of its name", self.shown
         if self.copy:

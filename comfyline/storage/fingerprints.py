@@ -41,12 +41,12 @@ class FileInfo:
 
     sha256: str
     bytes: int
-    look: MediaInfo
+    info: MediaInfo
 
     @property
     def media_type(self) -> str:
         """The media type by content; empty when it is no medium that is known."""
-        return self.look.media_type
+        return self.info.media_type
 
 
 ReadError = OSError | Unreachable
@@ -141,6 +141,6 @@ def _name(address: str) -> bytes:
 def _parse(info: str) -> FileInfo | None:
     try:
         known = json.loads(info)
-        return FileInfo(**{**known, "look": MediaInfo(**known["look"])})
+        return FileInfo(**{**known, "info": MediaInfo(**known["info"])})
     except (ValueError, TypeError, KeyError):
         return None

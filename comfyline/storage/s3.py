@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import SEEK_END, BytesIO, FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tenacity import (
@@ -86,11 +85,7 @@ class Bucket(Place):
     Without key and secret the AWS chain of the machine decides (environment, profile, role).
     """
 
-    def __init__(
-        self,
-        settings: StorageSettings,
-        patience: Patience = Patience(),  # frozen
-    ) -> None:
+    def __init__(self, settings: StorageSettings, patience: Patience = Patience()) -> None:
         self._settings = settings
         self._patience = patience
         self._endpoint = shown_endpoint(settings.endpoint_url)
@@ -102,16 +97,9 @@ class Bucket(Place):
         self._renewed_at = -math.inf
 
     async def __aenter__(self) -> Self:
-        """Open nothing until the first call: many runs need no bucket at all."""
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End all connections."""
+    async def __aexit__(self, *_: object) -> None:
         for client in self._clients.values():
             await client.close()
         self._clients.clear()
@@ -241,7 +229,7 @@ class Bucket(Place):
     ) -> None:
         opened = await self._call("create_multipart_upload", uri, **kept)
         upload = {"UploadId": opened["UploadId"]}
-        sent: list[dict[str, Any]] = []
+        sent: dict[int, str] = {}
         reading = asyncio.Lock()
 
         async def send() -> None:
@@ -254,15 +242,15 @@ class Bucket(Place):
                     answer = await self._call(
                         "upload_part", uri, PartNumber=number, Body=body, **upload
                     )
-                    sent.append({"PartNumber": number, "ETag": answer["ETag"]})
+                    sent[number] = answer["ETag"]
 
         try:
             async with asyncio.TaskGroup() as senders:
                 for _ in range(_PARTS_AT_ONCE):
                     senders.create_task(send())
             parts.check()
-            sent.sort(key=lambda part: int(part["PartNumber"]))
-            whole = {"MultipartUpload": {"Parts": sent}}
+            ordered = [{"PartNumber": n, "ETag": etag} for n, etag in sorted(sent.items())]
+            whole = {"MultipartUpload": {"Parts": ordered}}
             await self._show("complete_multipart_upload", uri, new=new, **upload, **whole)
         except BaseException as error:
             # Parts that nobody completes are invisible, and are paid for month by month.

@@ -40,11 +40,12 @@ def is_public(ip: str) -> bool:
     except ValueError:
         return False
     if isinstance(address, IPv6Address):
+        if address.is_site_local:
+            return False
         # A range may be public in the registry and be a wrapping of a private address.
-        if (wrapped := _wrapped(address)) is not None:
-            return _is_public(wrapped)
-        return _is_public(address) and not address.is_site_local
-    return _is_public(address)
+        address = _wrapped(address) or address
+    # The registry calls multicast and what is reserved for the future global as well.
+    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def is_inside(host: str) -> bool:
@@ -134,8 +135,3 @@ def _wrapped(address: IPv6Address) -> IPv4Address | None:
     if address in _TRANSLATED or address in _COMPATIBLE:
         return IPv4Address(address.packed[-4:])
     return None
-
-
-def _is_public(address: IPv4Address | IPv6Address) -> bool:
-    # The registry calls multicast and what is reserved for the future global as well.
-    return address.is_global and not address.is_multicast and not address.is_reserved

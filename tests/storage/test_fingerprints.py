@@ -272,7 +272,7 @@ async def test_an_object_that_has_not_changed_is_downloaded_once_for_all_process
 
     assert await Inputs(wired, memory).read_all(objects) == first
     assert wire.asked() == ["LIST"]
-    assert (await Inputs(wired, memory).read(objects[0])).look.width == 40
+    assert (await Inputs(wired, memory).read(objects[0])).info.width == 40
     assert wire.asked() == ["LIST", "HEAD"]
 
     await put(bucket, folder, 3, 90, tmp_path)
@@ -280,7 +280,7 @@ async def test_an_object_that_has_not_changed_is_downloaded_once_for_all_process
     changed = (await Inputs(wired, memory).read_all(objects))[objects[3]]
     assert wire.asked().count("GET") == 1
     assert isinstance(changed, FileInfo)
-    assert changed.look == MediaInfo("image/jpeg", 90, 40)
+    assert changed.info == MediaInfo("image/jpeg", 90, 40)
 
 
 async def test_an_object_that_changes_while_it_is_read_is_not_remembered(
@@ -304,4 +304,4 @@ async def test_an_object_that_changes_while_it_is_read_is_not_remembered(
         await start().read(objects[0])
 
     assert len(asked) == 2
-    assert (await start().read(objects[0])).look.width == 77
+    assert (await start().read(objects[0])).info.width == 77

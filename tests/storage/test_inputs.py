@@ -204,7 +204,7 @@ async def test_what_lies_far_away_is_opened_and_its_copy_is_gone_afterwards(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
 
     found = await Inputs(bucket).read_all([*(f"{folder}/{name}" for name in contents), files])
-    photo, film, broken = [one.look for one in found.values() if isinstance(one, FileInfo)]
+    photo, film, broken = [one.info for one in found.values() if isinstance(one, FileInfo)]
 
     assert photo == MediaInfo("image/jpeg", 48, 64, orientation=6)
     assert (film.width, film.height, film.flaw) == (64, 48, "")
