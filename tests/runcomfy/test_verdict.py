@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyline.errors import NoBalance, Refused, TokenRejected
 from comfyline.runcomfy.verdict import (
     Accepted,
     No,
@@ -105,28 +104,3 @@ def test_only_runcomfys_own_word_makes_a_503_a_refusal(
     assert isinstance(verdict, kind)
     if isinstance(verdict, SlowDown):
         assert (verdict.retry_after, verdict.http_status) == (5, status)
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "kind", "word"),
-    [
-        (200, 400001, Refused, "refused"),
-        (200, 400002, NoBalance, "balance"),
-        (200, 400004, TokenRejected, "token"),
-        (401, None, TokenRejected, "token"),
-        (403, None, TokenRejected, "token"),
-        (403, 400002, NoBalance, "balance"),
-        (403, 403001, Refused, "refused"),
-        (402, None, NoBalance, "balance"),
-        (404, 404001, Refused, "refused"),
-        (422, None, Refused, "refused"),
-    ],
-)
-def test_a_refusal_says_whose_fault_it_is(
-    status: int, code: int | None, kind: type[Exception], word: str
-):
-    verdict = judge_answer(status, {"error_code": code, "message": "so it is"}, None, SENT)
-    assert isinstance(verdict, No)
-    assert type(verdict.error) is kind
-    assert word in verdict.error.message
-    assert "so it is" in verdict.error.message
