@@ -158,11 +158,7 @@ class _Way:
 
     async def _polled(self, checked: CheckedJob, submission: Submission) -> Submission:
         polling = poll(linked(checked), linked(submission), self._run, self._services)
-        ended = await self._through(Stage.POLL, polling)
-        if ended.state is JobState.COMPLETED:
-            # Here and not in the task, whose answer may be one that the cache remembers.
-            await self._services.ledger.completed(submission.attempt_id, None)
-        return ended
+        return await self._through(Stage.POLL, polling)
 
     async def _stored(
         self, checked: CheckedJob, submission: Submission, *, again: bool

@@ -5,6 +5,7 @@ told nothing by Prefect, so it looks at its own state.
 """
 
 import asyncio
+import gc
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -16,9 +17,9 @@ import httpx
 from prefect import get_run_logger
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.context import FlowRunContext
+from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import PrefectException
+from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed
 
@@ -29,6 +30,7 @@ from comfyline.redact import without_secrets
 from comfyline.report.summary import RunSummary
 from comfyline.run import CancelToken, cancelled_by, current_token
 from comfyline.services import Services, open_services
+from tasks.caching import find_results_quickly
 
 Work = Callable[[Services], Awaitable[State[RunSummary]]]
 
@@ -44,12 +46,15 @@ async def with_services(
     With `unchecked`, a model whose schema is nowhere to be had is taken without one.
     """
     token = current_token()
+    find_results_quickly()
+    # What is imported by now stays: each collection would walk through all of it again.
+    gc.freeze()
     try:
         with observed_by(_log_notes()), cancelled_by(token):
             settings = await prepare(profile, lambda text: tell(Note(text)), read_secret_block)
             async with (
                 open_services(settings, unchecked=unchecked) as services,
-                watch_for_cancellation(token, _flow_run().id, run_id(), services),
+                watch_for_cancellation(token, run_id(), services),
             ):
                 return await work(services)
     except ComfylineError as error:
@@ -62,14 +67,7 @@ def run_id() -> str:
     So what an earlier try has spent counts against the budget, a refresh does not pay again for
     what an earlier try has made, and `cancel --run` takes the id that the page shows.
     """
-    return str(_flow_run().id)
-
-
-def _flow_run() -> FlowRun:
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
-        raise RuntimeError("only a flow run has a run id")
-    return context.flow_run
+    return str(flow_run.id)
 
 
 def _log_notes() -> Observer:
@@ -85,10 +83,10 @@ def _log_notes() -> Observer:
 
 @asynccontextmanager
 async def watch_for_cancellation(
-    token: CancelToken, flow_run_id: UUID, run_id: str, services: Services
+    token: CancelToken, run_id: str, services: Services
 ) -> AsyncIterator[None]:
     """Cancel `token` when the flow run or the ledger's run is told to stop, in the block."""
-    watching = asyncio.create_task(_watch(token, flow_run_id, run_id, services))
+    watching = asyncio.create_task(_watch(token, run_id, services))
     try:
         with _cancel_on_signal(token):
             yield
@@ -122,7 +120,7 @@ def _cancel_on_signal(token: CancelToken) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-async def _watch(token: CancelToken, flow_run_id: UUID, run_id: str, services: Services) -> None:
+async def _watch(token: CancelToken, run_id: str, services: Services) -> None:
     async with get_client() as prefect:
         while not token.is_cancelled:
             await asyncio.sleep(_LOOK_AGAIN)
@@ -131,7 +129,7 @@ async def _watch(token: CancelToken, flow_run_id: UUID, run_id: str, services: S
                     token.cancel("it was cancelled with `comfyline cancel --run`")
             # A server that is away for a while tells nothing, and the run goes on.
             with suppress(httpx.HTTPError, PrefectException, RuntimeError):
-                state = (await prefect.read_flow_run(flow_run_id)).state
+                state = (await prefect.read_flow_run(UUID(run_id))).state
                 if state and state.type in {StateType.CANCELLING, StateType.CANCELLED}:
                     token.cancel("it was cancelled in Prefect")
 

@@ -1,16 +1,16 @@
-"""What Prefect may remember of a stage, and under which key.
+"""What Prefect may remember of a stage, and under which key: of `fetch`, whose files lie here.
 
 The ledger decides; a remembered result only spares work. So a key holds the ledger, the job, the
 attempt and the request: a new attempt is never answered by an old result, nor one ledger by
-another's. What is remembered are ids, times and paths, as JSON: no media, no token, no presigned
-URL.
-
-poll and fetch are remembered. The others are not, each with its reason beside it.
+another's. What is remembered are paths, as JSON: no media, no token, no presigned URL. The other
+stages are not remembered, each with its reason beside it.
 """
 
+from pathlib import Path
 from typing import Any
 
-from prefect.context import TaskRunContext
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.filesystems import LocalFileSystem
 from prefect.serializers import JSONSerializer
 from pydantic import TypeAdapter
 
@@ -18,9 +18,7 @@ from comfyline.job import CheckedJob
 from comfyline.run import FetchedOutputs, Submission
 from comfyline.services import Services
 
-_TYPES: dict[str, TypeAdapter[Any]] = {
-    kind.__name__: TypeAdapter(kind) for kind in (Submission, FetchedOutputs)
-}
+_FETCHED = TypeAdapter(FetchedOutputs)
 _TAG = "comfyline"
 
 
@@ -34,21 +32,37 @@ def of_attempt(context: TaskRunContext, arguments: dict[str, Any]) -> str:
     return f"{stage}-{services.ledger_id}-{of_request}"
 
 
-def encode(value: Any) -> Any:
+def encode(value: FetchedOutputs) -> Any:
     """Encode a stage's result as JSON; Prefect calls it for what JSON does not know."""
-    adapter = _TYPES.get(type(value).__name__)
-    if adapter is None:
-        raise TypeError(f"a {type(value).__name__} is not remembered")
-    return {_TAG: type(value).__name__, "value": adapter.dump_python(value, mode="json")}
+    return {_TAG: _FETCHED.dump_python(value, mode="json")}
 
 
 def decode(value: dict[str, Any]) -> Any:
     """Decode what `encode` wrote; any other object stays one."""
-    adapter = _TYPES.get(value.get(_TAG, ""))
-    return adapter.validate_python(value["value"]) if adapter else value
+    return _FETCHED.validate_python(value[_TAG]) if _TAG in value else value
 
 
 REMEMBERED = JSONSerializer(
     object_encoder=f"{__name__}.{encode.__name__}", object_decoder=f"{__name__}.{decode.__name__}"
 )
 """How results are written down."""
+
+
+class _ResultFolder(LocalFileSystem):
+    """Prefect's folder of results, named once for all."""
+
+    _block_type_name = "Results of comfyline"
+
+    def _resolve_path(self, path: str) -> Path:
+        return Path(self.basepath or "", path)
+
+
+def find_results_quickly() -> None:
+    """Spare this flow run the look at every folder above its results, four times for each task.
+
+    Results that are configured to lie elsewhere stay there.
+    """
+    context = FlowRunContext.get()
+    if context and type(context.result_store.result_storage) is LocalFileSystem:
+        folder = _ResultFolder(basepath=context.result_store.result_storage.basepath)
+        context.result_store.result_storage = folder

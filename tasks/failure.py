@@ -87,13 +87,15 @@ def end_state(error: ComfylineError) -> State[ComfylineError]:
 
 
 class _SaidOnce(logging.Filter):
-    """Drops what Prefect logs of a returned state beside `Finished in state`, which says the same.
+    """Drops what Prefect logs of a task's end, which the page shows: that it is completed.
 
-    It shows the error as Python has it, with all addresses in it, above an empty stack trace.
+    And of a failure what it logs beside `Finished in state`: the error as Python has it, with all
+    addresses in it, above an empty stack trace.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith("Task run failed with state")
+        said = ("Finished in state Completed", "Task run failed with state")
+        return not str(record.msg).startswith(said)
 
 
 logging.getLogger("prefect.task_runs").addFilter(_SaidOnce())

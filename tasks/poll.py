@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import replace
 
 from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 
 from comfyline.errors import NotKnownNow
 from comfyline.job import CheckedJob, JobState, Stage
@@ -19,16 +20,14 @@ from comfyline.progress import Note, tell
 from comfyline.run import Run, Submission
 from comfyline.runcomfy.wire import RequestStatus
 from comfyline.services import Services
-from tasks.caching import REMEMBERED, of_attempt
 from tasks.failure import failing_in_words, not_known
 
 
 @task(
     name=Stage.POLL,
     task_run_name="{checked.job.label} · poll",
-    # Only an end is remembered, and a request ends once.
-    cache_key_fn=of_attempt,
-    result_serializer=REMEMBERED,
+    # The ledger has the end before this returns.
+    cache_policy=NO_CACHE,
     # The client repeats a failed question for as long as the profile's patience lasts.
     retries=0,
 )
@@ -36,13 +35,8 @@ from tasks.failure import failing_in_words, not_known
 async def poll(
     checked: CheckedJob, submission: Submission, run: Run, services: Services
 ) -> Submission:
-    """Wait until RunComfy has completed a submission, and return it.
-
-    That it is completed is for the caller to write down, who may get this answer from the cache.
-    """
+    """Wait until RunComfy has completed a submission, and return it."""
     end = await _end(checked.job.label, submission, run, services)
-    if end.state is JobState.COMPLETED:
-        return replace(submission, state=JobState.COMPLETED)
     request_id = submission.request_id
     spool = services.work_directory(request_id) / "result.json"
     if error := await settle(

@@ -45,7 +45,7 @@ def make_thumbnail(source: Path, target: Path) -> None:
         return
     with appearing_whole(target) as part:
         # No EXIF: the orientation is applied, and where a photo was taken is private.
-        options = {"quality": 84, "optimize": True, "progressive": True, "comment": b""}
+        options = {"quality": 84, "optimize": True, "comment": b""}
         picture.save(part, "JPEG", icc_profile=profile, **options)
 
 
@@ -57,8 +57,8 @@ def _small(source: Path) -> tuple[Image.Image, bytes | None]:
             raise ValueError(media_type)
         file.seek(0)
         with open_picture(file, media_type) as image:
-            # JPEG decodes at a fraction of its size, so that a huge photo costs little memory.
-            image.draft(None, (_SIDE * 2, _SIDE * 2))
+            # JPEG decodes at a fraction of its size, so that a huge photo costs little.
+            image.draft(None, (_SIDE, _SIDE))
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(source.name)
             if media_type == "image/tiff":
@@ -66,7 +66,7 @@ def _small(source: Path) -> tuple[Image.Image, bytes | None]:
             profile = image.info.get("icc_profile") if image.mode in {"RGB", "RGBA"} else None
             orientation = orientation_of(image)
             picture = _reducible(image)
-            picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+            picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=1.0)
             # Turned last, when there are few pixels.
             picture = _opaque(turned_upright(picture, orientation))
     return picture, profile if profile and len(profile) <= _SMALL_PROFILE else None
