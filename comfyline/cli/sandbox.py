@@ -21,8 +21,7 @@ def sandbox(
 
     Its token is `sandbox-token`. Example: comfyline sandbox --port 4272 --speed 2
     """
-    from comfyline.sandbox.server import serve
-    from comfyline.sandbox.worker import SandboxOptions
+    from comfyline.sandbox.server import SandboxOptions, serve
 
     if not is_port(port):
         raise UsageError(f"Invalid port for the sandbox: {port}", hint="Use 1 to 65535.")

@@ -9,8 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from comfyline.sandbox.server import serve
-from comfyline.sandbox.worker import SandboxOptions
+from comfyline.sandbox.server import SandboxOptions, serve
 
 _SWITCHES = ("slots", "speed", "pixels")
 

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +14,9 @@ from comfyline.sandbox.params import how_many, seconds
 
 log = logging.getLogger(__name__)
 
-# An entry that says nothing of its price gets one of these: its own, or that of its unit.
-_OWN_PRICES = {
-    "google/nano-banana/pro/edit": 0.14,
-    "google/nano-banana-2-lite/text-to-image": 0.03,
-    "acestep-ai/ace-step-1.5/text-to-audio": 0.002,
-}
-_UNIT_PRICES = {"output": 0.04, "second": 0.08}
+# An entry that says nothing of its price gets one of these: its own, or that of its unit. In a
+# file, since the code knows no model by its name.
+_PRICES = json.loads(files("comfyline.sandbox").joinpath("prices.json").read_text("utf-8"))
 _SOUNDS = {"audio", "music", "speech", "song", "sound", "voice"}
 
 
@@ -120,8 +117,8 @@ def _entries_in(directory: Path, path: Path) -> list[CatalogueEntry]:
 
 
 def _entry(stored: dict[str, Any]) -> CatalogueEntry:
-    unit = _UNIT_PRICES.get(stored.get("price_unit", "output"), 0.0)
-    usual = _OWN_PRICES.get(stored["model_id"], unit)
+    unit = _PRICES["default"].get(stored.get("price_unit", "output"), 0.0)
+    usual = _PRICES["models"].get(stored["model_id"], unit)
     price = stored.get("base_price_usd", usual)
     known = isinstance(price, int | float) and math.isfinite(price) and price >= 0
     return CatalogueEntry.model_validate(

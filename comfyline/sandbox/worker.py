@@ -8,8 +8,6 @@ import logging
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -24,6 +22,7 @@ from comfyline.sandbox.image_generator import generate_image
 from comfyline.sandbox.inputs import fetch, inspect
 from comfyline.sandbox.order import Order
 from comfyline.sandbox.recordings import generate_sound, generate_video
+from comfyline.sandbox.server import SandboxOptions
 from comfyline.sandbox.store import Request, Store, Unfulfillable
 
 log = logging.getLogger(__name__)
@@ -32,20 +31,6 @@ _GENERATORS = {"image": generate_image, "video": generate_video, "audio": genera
 _MEDIAN_SECONDS = {"image": 1.2, "video": 8.0, "audio": 5.0}
 _FACTORS = {"2K": 1.8, "4K": 3.2}
 _SPREAD = 0.35
-
-
-@dataclass(frozen=True, slots=True)
-class SandboxOptions:
-    """How one sandbox runs. `models` are directories; a later one overrides an earlier one."""
-
-    state: Path
-    models: tuple[Path, ...]
-    port: int = 4272
-    token: str = "sandbox-token"  # noqa: S105 - opens nothing but this sandbox
-    slots: int = 4
-    speed: float = 1.0
-    pixels: int = 1024
-    balance_usd: float = 1000.0
 
 
 def seconds_for(request_id: str, makes: str, given: Mapping[str, Any]) -> float:
