@@ -7,6 +7,7 @@ connections.
 
 import asyncio
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -25,9 +26,10 @@ _DEEPEST = 32
 """No answer of RunComfy's is nested like that, and what walks through one must not be made to."""
 
 _AS_IT_CAME = "output"
-_LONGEST_ORIGIN = 200
 _MOST_CONNECTIONS = 100
 _MOST_IDLE = 16
+_ORIGIN = re.compile(r"https?://[\w.-]{1,253}(:\d{1,5})?(?=[/?#]|$)", re.ASCII)
+"""Where a redirect leads: without credentials, path and query, which may be secrets."""
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -111,11 +113,12 @@ class Response:
 
 def read_response(answer: httpx.Response, body: bytes, token: str) -> Response:
     """Read an answer whose body came whole."""
+    origin = _ORIGIN.match(answer.headers.get("Location", ""))
     return Response(
         status=answer.status_code,
         content=_content(body, token),
         retry_after=read_retry_after(answer.headers.get("Retry-After", "")),
-        moved_to=_origin(answer.headers.get("Location", "")).replace(token, "***"),
+        moved_to=origin[0].replace(token, "***") if origin else "",
         body=body.replace(token.encode(), b"***"),
     )
 
@@ -152,18 +155,6 @@ def _without(token: str, value: Any, depth: int = 0) -> Any:
             }
         case _:
             return value
-
-
-def _origin(location: str) -> str:
-    """Return where a redirect leads, without the path and the query, which may be secrets."""
-    try:
-        url = httpx.URL(location)
-        host = url.netloc.decode("ascii")
-    except (httpx.InvalidURL, UnicodeError, ValueError):
-        return ""
-    if url.scheme not in {"http", "https"} or not host or not host.isprintable():
-        return ""
-    return f"{url.scheme}://{host}"[:_LONGEST_ORIGIN]
 
 
 class SendProgress(IntEnum):
