@@ -2,13 +2,10 @@
 
 import os
 import pty
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -34,6 +31,16 @@ def lay(home: Path, names: tuple[str, ...]) -> None:
     for name in names:
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text(name)
+
+
+def made(folder: Path, *target: str) -> str:
+    return subprocess.run(
+        ["make", "-f", ROOT / "Makefile", *target],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
 
 
 @pytest.fixture
@@ -65,20 +72,14 @@ def test_make_clean_keeps_what_was_paid_for_and_names_it(tmp_path: Path) -> None
     lay(home, KEPT + MADE_AGAIN)
     lay(tmp_path, ("outputs/cat.png", ".mypy_cache/x", ".venv/x"))
 
-    ended = subprocess.run(
-        ["make", "-f", ROOT / "Makefile", "clean"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    said = made(tmp_path, "clean")
 
     assert [name for name in KEPT if not (home / name).is_file()] == []
     assert [name for name in MADE_AGAIN if (home / name).exists()] == []
     assert not (tmp_path / ".venv").exists()
     assert (tmp_path / "outputs/cat.png").is_file()
     for name in ("outputs", ".comfyline/ledger.sqlite3", ".comfyline/work"):
-        assert f"kept: {name}\n" in ended.stdout
+        assert f"kept: {name}\n" in said
 
 
 def test_a_ledger_is_removed_only_with_a_yes_and_after_its_losses_were_named(rich: Office) -> None:
@@ -123,56 +124,32 @@ def test_a_ledger_that_a_run_or_a_server_works_with_is_not_removed(
     assert (rich.folder / "home/work/request-4/0.png").is_file()
 
 
-@pytest.fixture
-def make_clean_ledger(rich: Office) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The make target in a project whose environment is there."""
-    venv = rich.folder / "work/.venv"
-    (venv / "bin").mkdir(parents=True)
-    lay(
-        rich.folder / "work", ("pyproject.toml", "constraints.txt", "configs/profiles/sandbox.yaml")
-    )
-    shutil.copy(rich.folder / "profile.yaml", rich.folder / "work/configs/profiles/sandbox.yaml")
-    command = venv / "bin/comfyline"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m comfyline.cli "$@"\n')
-    command.chmod(0o755)
-    lay(venv, ("bin/python", ".installed"))
-
-    def make(*more: str, **of_run: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["make", "-f", ROOT / "Makefile", "clean-ledger", *more],
-            cwd=rich.folder / "work",
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            **of_run,
-        )
-
-    return make
+@pytest.mark.parametrize(("answer", "goes"), [(b"yes\n", True), (b"y\n", False)])
+def test_a_yes_may_be_typed_on_a_terminal(
+    rich: Office, answer: bytes, monkeypatch: pytest.MonkeyPatch, *, goes: bool
+) -> None:
+    ours, theirs = pty.openpty()
+    os.write(ours, answer)
+    with os.fdopen(ours, "wb"), os.fdopen(theirs) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        ended = rich.comfyline("ledger", "remove")
+    assert (ended.code == 0) is goes, ended.stderr
+    assert (rich.folder / "home/ledger.sqlite3").exists() is not goes
 
 
 @pytest.mark.parametrize(
-    ("more", "answer", "goes"),
+    ("confirm", "asks_for"),
     [
-        ((), b"yes\n", True),
-        ((), b"y\n", False),
-        (("CONFIRM=maybe",), None, False),
-        (("CONFIRM=yes",), None, True),
+        ((), "ledger remove\n"),
+        (("CONFIRM=maybe",), "ledger remove\n"),
+        (("CONFIRM=yes",), "ledger remove --yes\n"),
     ],
 )
-def test_make_asks_on_a_terminal_and_takes_confirm_yes_and_nothing_else(
-    rich: Office,
-    make_clean_ledger: Callable[..., subprocess.CompletedProcess[str]],
-    more: tuple[str, ...],
-    answer: bytes | None,
-    *,
-    goes: bool,
+def test_make_takes_confirm_yes_and_nothing_else(
+    tmp_path: Path, confirm: tuple[str, ...], asks_for: str
 ) -> None:
-    ours, theirs = pty.openpty()
-    os.write(ours, answer or b"")
-    ended = make_clean_ledger(*more, stdin=theirs if answer else subprocess.DEVNULL)
-    os.close(ours)
-    os.close(theirs)
-    assert (ended.returncode == 0) is goes, ended.stderr
-    assert "1 job in doubt" in ended.stderr
-    assert (rich.folder / "home/ledger.sqlite3").exists() is not goes
+    lay(tmp_path, ("pyproject.toml", "constraints.txt", ".venv/bin/python", ".venv/.installed"))
+    command = tmp_path / ".venv/bin/comfyline"
+    command.write_text('#!/bin/sh\necho "$@"\n')
+    command.chmod(0o755)
+    assert made(tmp_path, "clean-ledger", *confirm) == asks_for
