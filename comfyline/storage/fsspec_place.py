@@ -59,14 +59,14 @@ class FsspecPlace(Place):
     """Objects under `gs://` and `az://` URIs."""
 
     async def size(self, uri: str) -> int | None:
-        def look(fs: Any, path: str) -> int | None:
+        def stat(fs: Any, path: str) -> int | None:
             try:
                 found = fs.info(path)
             except (FileNotFoundError, NotADirectoryError):
                 return None
             return int(found["size"]) if found["type"] == "file" else None
 
-        return await _do(look, uri, "looked at")
+        return await _do(stat, uri, "looked at")
 
     async def put(
         self,
@@ -135,14 +135,14 @@ class FsspecPlace(Place):
         }
 
     async def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
-        def look(fs: Any, top: str) -> list[Listed]:
+        def find(fs: Any, top: str) -> list[Listed]:
             found = {top: fs.info(top)} if fs.isfile(top) else fs.find(top, detail=True)
             return [
                 Listed(f"{folder.rstrip('/')}{name.removeprefix(top)}", one["size"], _written(one))
                 for name, one in found.items()
             ]
 
-        for one in await _do(look, folder, "listed"):
+        for one in await _do(find, folder, "listed"):
             yield one
 
 

@@ -56,7 +56,7 @@ _REFUSED = {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
 class Inputs:
     """Reads media inputs, each address once a process; only errors are not remembered.
 
-    `known_files` is where it is kept for the next process what files and objects are, if anywhere.
+    `known_files` is where what they are is kept for the next process, if anywhere.
     With `private_hosts` an address on the web may lie in a private network: only a RunComfy that
     lies there itself, the sandbox, can fetch from it.
     """

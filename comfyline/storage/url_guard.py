@@ -2,7 +2,7 @@
 
 A URL may come from somebody's table or from an answer. What answers at 169.254.169.254 of a cloud
 machine are its credentials, and what answers at 10.0.0.1 was not meant for whoever wrote the URL.
-Judged is the address that is connected to: a name, however it is written, says nothing of it.
+Checked is the address that is connected to: a name, however it is written, says nothing of it.
 """
 
 import asyncio
@@ -68,10 +68,10 @@ async def resolve(host: str, port: int | None = None) -> list[str]:
 
 
 def on_connect(host: str, check: Callable[[str], None]) -> Trace:
-    """Make a trace that judges the address connected to, before anything is sent there.
+    """Make a trace that checks the address connected to, before anything is sent there.
 
     A name may lead elsewhere from one moment to the next (DNS rebinding). When `check` raises, the
-    connection is closed. Through a proxy, whose address this is then, nothing is judged.
+    connection is closed. Through a proxy, whose address this is then, nothing is checked.
     """
     is_direct = True
 
@@ -101,7 +101,7 @@ class UrlGuard:
         self._private_hosts = private_hosts
 
     async def enter(self, request: httpx.Request) -> None:
-        """Judge the host of a hop before it is asked, as httpx's event hook calls it.
+        """Check the host of a hop before it is asked, as httpx's event hook calls it.
 
         Raises `Unfetchable`. A name that cannot be resolved is left to whoever connects.
         """
