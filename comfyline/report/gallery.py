@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, cached_property
 from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any
@@ -28,7 +28,7 @@ _PROMPT_FIELDS = ("prompt", "text", "tags", "lyrics")
 _SCRIPTED = {".svg", ".svgz", ".html", ".htm", ".xhtml", ".xml"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Picture:
     """One file on a page in `folder`: its URI or local path, and where its small copy would lie."""
 
@@ -36,7 +36,7 @@ class Picture:
     thumbnail: Path
     folder: Path
 
-    @property
+    @cached_property
     def src(self) -> str | None:
         """The small copy as a URI; None where there is none: a page with a gap beats no page."""
         try:
@@ -45,14 +45,14 @@ class Picture:
             return None
         return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
-    @property
+    @cached_property
     def href(self) -> str | None:
         """Where the file opens; None for what lies elsewhere, or may run scripts."""
         if self._is_scripted or self._path is None:
             return None
         return quote_from_bytes(os.fsencode(self.address))
 
-    @property
+    @cached_property
     def address(self) -> str:
         """Where the file lies, for people."""
         if self._path is None:
@@ -60,31 +60,31 @@ class Picture:
         # Relative, so that the folder can be moved or served and the links still open.
         return os.path.relpath(self._path, self.folder).replace(os.sep, "/")
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The file name alone."""
         return self.address.rstrip("/").rsplit("/", 1)[-1]
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """What kind of file it is, by its name."""
         guessed = mimetypes.guess_type(bare_origin(self.origin))[0] or ""
         return "file" if self._is_scripted else guessed.partition("/")[0] or "file"
 
-    @property
+    @cached_property
     def _path(self) -> Path | None:
         if self.origin.startswith("file://"):
             return local_path(self.origin)
         is_elsewhere = "://" in self.origin or self.origin.startswith("data:")
         return None if is_elsewhere else Path(self.origin)
 
-    @property
+    @cached_property
     def _is_scripted(self) -> bool:
         """Whether a browser that opens the file would run what is written in it."""
         return PurePath(bare_origin(self.origin)).suffix.lower() in _SCRIPTED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Card:
     """One job on the page, with what it was made from, what came of it, and what it was charged."""
 
@@ -93,28 +93,28 @@ class Card:
     after: tuple[Picture, ...]
     charges: Sequence[Charge]
 
-    @property
+    @cached_property
     def title(self) -> str:
         """The title without the item, which stands above all its cards."""
         job = self.outcome.job
         return job.label.removeprefix(f"{job.item} · ")
 
-    @property
+    @cached_property
     def is_bad(self) -> bool:
         """Whether somebody should look at it."""
         return self.outcome.state in _FAILED
 
-    @property
+    @cached_property
     def costs(self) -> Costs:
         """What the job has cost."""
         return total(self.charges)
 
-    @property
+    @cached_property
     def prompt(self) -> str:
         """The text that the job asks with."""
         return prompt_of(self.outcome.job)
 
-    @property
+    @cached_property
     def settings(self) -> Mapping[str, object]:
         """The inputs that are neither the prompt nor a medium: what makes two results differ.
 
