@@ -20,6 +20,7 @@ from comfyline.config.profile import (
     ProfileDocument,
     SecretReference,
     api_origin,
+    database_url,
     load_profile,
     model_directories,
     storage_endpoint,
@@ -120,16 +121,16 @@ class LoadedProfile:
         Raises `UsageError` for one in a block that was not read.
         """
         if named := _variable("COMFYLINE_LEDGER_URL"):
-            return _database_url(named, "COMFYLINE_LEDGER_URL")
+            return _checked(database_url, named, "COMFYLINE_LEDGER_URL")
         match self.document.ledger:
             case SecretReference(env=str(name)):
                 if kept := _variable(name):
-                    return _database_url(kept, name)
+                    return _checked(database_url, kept, name)
                 message = f"the ledger's URL is in the variable {name}, which is not set"
                 raise InputInvalid([Problem("ledger", message, f"export {name}=postgresql://…")])
             case SecretReference(block=str(name)):
                 held = self._in_block(name, "The ledger's URL")
-                return _database_url(held, f"the Prefect block `{name}`")
+                return _checked(database_url, held, f"the Prefect block `{name}`")
             case str(url):
                 return url
         if "?" in str(home()):
@@ -308,19 +309,6 @@ def _whole_token(token: str, keeper: str) -> SecretStr:
             hint="Set it to the token alone, without `Bearer` and without a line break.",
         )
     return SecretStr(token)
-
-
-def _database_url(url: str, where: str) -> str:
-    # Loading it takes a quarter of a second, and `check` reads no database.
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        make_url(url)
-    except (ArgumentError, ValueError):
-        hint = "write sqlite:////folder/file.sqlite3 or postgresql://user:password@host/database"
-        raise InputInvalid([Problem(where, "this is not a database URL", hint)]) from None
-    return url
 
 
 def _checked(check: Callable[[str], str], value: str, name: str) -> str:

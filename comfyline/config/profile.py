@@ -43,25 +43,40 @@ def api_origin(base_url: str) -> str:
     """
     if base_url == LOCAL_SANDBOX:
         return base_url
-    parts = _web_address(base_url, f"be https://HOST, or {LOCAL_SANDBOX}")
+    parts = _web_address(base_url, f"https://HOST, or {LOCAL_SANDBOX}", gets_token=True)
     if parts.path.strip("/"):
         raise ValueError("should be an origin, https://HOST or https://HOST:PORT, without a path")
-    _refuse_unencrypted(parts)
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def balance_address(url: str) -> str:
     """Check the address of the balance, or `local:sandbox`. Raises as `api_origin` does."""
     if url != LOCAL_SANDBOX:
-        _refuse_unencrypted(_web_address(url, f"be https://HOST/PATH, or {LOCAL_SANDBOX}"))
+        _web_address(url, f"https://HOST/PATH, or {LOCAL_SANDBOX}", gets_token=True)
     return url
 
 
 def storage_endpoint(endpoint_url: str) -> str:
     """Check an S3-compatible endpoint, or `local:storage`. Raises as `api_origin` does."""
     if endpoint_url != LOCAL_STORAGE:
-        _web_address(endpoint_url, f"be https://HOST, http://HOST or {LOCAL_STORAGE}")
+        _web_address(endpoint_url, f"https://HOST, http://HOST or {LOCAL_STORAGE}")
     return endpoint_url
+
+
+def database_url(url: str) -> str:
+    """Check the SQLAlchemy URL of a ledger. Raises as `api_origin` does."""
+    # Loading it takes a quarter of a second, and `check` reads no database.
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        make_url(url)
+    except (ArgumentError, ValueError):
+        raise ValueError(
+            "should be a database URL, sqlite:////folder/file.sqlite3 or "
+            "postgresql://user@host/database"
+        ) from None
+    return url
 
 
 def is_loopback(host: str) -> bool:
@@ -74,26 +89,23 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _web_address(url: str, should: str) -> SplitResult:
+def _web_address(url: str, kinds: str, *, gets_token: bool = False) -> SplitResult:
     try:
         parts = urlsplit(url)
         is_whole = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
     except ValueError:
         is_whole = False
     if not is_whole or re.search(r"[\s\\]", url):
-        raise ValueError(f"should {should}")
+        raise ValueError(f"should be {kinds}")
     if "@" in parts.netloc:
         raise ValueError("should contain no user and no password")
     if "?" in url or "#" in url:
         raise ValueError("should have nothing after `?` or `#`")
-    return parts
-
-
-def _refuse_unencrypted(parts: SplitResult) -> None:
-    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+    if gets_token and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise ValueError(
             "would get the token unencrypted: use https:// (http:// is for this machine only)"
         )
+    return parts
 
 
 def _name(pattern: str, should: str) -> AfterValidator:
@@ -108,17 +120,9 @@ def _name(pattern: str, should: str) -> AfterValidator:
 
 
 def _without_password(url: str) -> str:
-    # Loading it takes a quarter of a second, and `check` reads no database.
     from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
 
-    try:
-        parts = make_url(url)
-    except (ArgumentError, ValueError):
-        raise ValueError(
-            "should be a database URL: sqlite:////folder/file.sqlite3 or "
-            "postgresql://user@host/database"
-        ) from None
+    parts = make_url(database_url(url))
     options = {name.lower() for name in parts.query}
     if parts.password is not None or options & _SECRET_OPTIONS:
         raise ValueError(
@@ -126,14 +130,6 @@ def _without_password(url: str) -> str:
             "{block: NAME}, or leave the password to ~/.pgpass"
         )
     return url
-
-
-def _without_slash(uploads: str) -> str:
-    return uploads.rstrip("/")
-
-
-def _expanded(path: str) -> str:
-    return str(Path(path).expanduser())
 
 
 Endpoint = Annotated[str, AfterValidator(storage_endpoint)]
@@ -250,7 +246,7 @@ class RuncomfySection(_Section):
 class StorageSection(_Section):
     """Where inputs are put so that RunComfy can fetch them."""
 
-    uploads: Annotated[str, AfterValidator(_without_slash)] = Field(
+    uploads: Annotated[str, AfterValidator(lambda uploads: uploads.rstrip("/"))] = Field(
         pattern=r"^s3://[^/]+(/.*)?$", description="s3://bucket/prefix"
     )
     endpoint_url: Endpoint | None = Field(
@@ -270,7 +266,12 @@ class StorageSection(_Section):
         description="Where an address has the bucket: path is https://HOST/BUCKET/, virtual is "
         "https://BUCKET.HOST/; auto is virtual at AWS and path elsewhere.",
     )
-    ca_bundle: Annotated[str, Field(min_length=1), AfterValidator(_expanded)] | None = Field(
+    ca_bundle: (
+        Annotated[
+            str, Field(min_length=1), AfterValidator(lambda path: str(Path(path).expanduser()))
+        ]
+        | None
+    ) = Field(
         None,
         description="PEM file with the certificate authority of the endpoint.",
         examples=["/etc/ssl/certs/company.pem"],

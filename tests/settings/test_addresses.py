@@ -137,7 +137,9 @@ def test_the_ledger_is_the_environments_else_the_profiles_else_a_file_at_home(
 
 
 def test_a_ledger_that_is_no_url_is_a_mistake_in_words(profile: Write) -> None:
-    with pytest.raises(InputInvalid, match="COMFYLINE_LEDGER_URL: this is not") as error:
+    with pytest.raises(
+        InputInvalid, match="COMFYLINE_LEDGER_URL: it should be a database URL"
+    ) as error:
         profile(REMOTE, {"COMFYLINE_LEDGER_URL": "ledger.db SECRET"}).ledger_url()
     assert "SECRET" not in str(error.value)
     # Everything after the question mark would be taken for options, and the ledger be elsewhere.

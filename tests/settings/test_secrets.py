@@ -133,7 +133,7 @@ def test_the_ledgers_url_may_be_kept_in_a_variable(profile: Write) -> None:
     assert kept == "postgresql://u:p@h/d"
     with pytest.raises(InputInvalid, match="variable MY_LEDGER, which is not set; export MY_LEDG"):
         profile(text, {"MY_LEDGER": " "}).ledger_url()
-    with pytest.raises(InputInvalid, match="MY_LEDGER: this is not a database URL") as caught:
+    with pytest.raises(InputInvalid, match="MY_LEDGER: it should be a database URL") as caught:
         profile(text, {"MY_LEDGER": "SECRET"}).ledger_url()
     assert "SECRET" not in str(caught.value)
 
