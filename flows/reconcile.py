@@ -24,7 +24,7 @@ from comfyline.ledger.queries import Selection
 from comfyline.ledger.retention import warnings
 from comfyline.ledger.unrecorded import unrecorded, unrecorded_in_words
 from comfyline.operations.adopt import recognise
-from comfyline.operations.recover import forget_results, sweep
+from comfyline.operations.recover import clean_up, forget_results
 from comfyline.progress import Note, RunPlanned, tell
 from comfyline.report.format import count, span
 from comfyline.report.summary import RunSummary
@@ -35,7 +35,7 @@ from flows.schedule import run_jobs
 from flows.session import run_id, with_services
 
 _WAIT = 240.0
-"""Seconds to wait for what still runs: the next sweep comes in minutes, and nothing is lost."""
+"""Seconds to wait for what still runs: the next run comes in minutes, and nothing is lost."""
 
 _NAMED = 20
 """How many doubts are named one by one."""
@@ -52,7 +52,7 @@ async def reconcile(profile: str) -> State[RunSummary] | State[ComfylineError]:
 
     async def work(services: Services) -> State[RunSummary]:
         known = await services.ledger.unfinished()
-        await sweep((attempt.checked.job.placement.folder for attempt in known), services)
+        await clean_up((attempt.checked.job.placement.folder for attempt in known), services)
         await asyncio.to_thread(forget_results, services.settings.home, started)
         unfinished = await services.ledger.unfinished()
         checked = [attempt.checked for attempt in unfinished]

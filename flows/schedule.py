@@ -17,7 +17,7 @@ from comfyline.ledger.block_reasons import not_started
 from comfyline.ledger.queries import Selection
 from comfyline.operations.adopt import recognise
 from comfyline.operations.cancel import cancel_run
-from comfyline.operations.recover import sweep
+from comfyline.operations.recover import clean_up
 from comfyline.plan.check import validate_jobs
 from comfyline.plan.reuse import Preflight, Validated, estimate, run_preflight
 from comfyline.plan.schedule import Schedule
@@ -47,7 +47,7 @@ async def execute(schedule: Schedule, run: Run, services: Services) -> list[Outc
     # Of a run that is retried, the earlier tries are a part, in its budget and in its report.
     before = await services.ledger.list(Selection(run_id=run.id))
     run.submitted = sum(attempt.state is not JobState.PLANNED for attempt in before)
-    await sweep((job.placement.folder for job in schedule.expected()), services)
+    await clean_up((job.placement.folder for job in schedule.expected()), services)
     preflight = await run_preflight(schedule, run, services)
     run.away |= preflight.away
     await _turned_up(preflight, services)

@@ -74,7 +74,7 @@ async def recognise(
     if services.is_reading:
         return {
             **await _recorded_by_a_run(asked, services),
-            **{one.checked.key: _foreseen(one, services.now()) for one in found},
+            **{one.checked.key: _preview(one, services.now()) for one in found},
         }
     adopted = await adopt(found, services)
     mine = [one for one in found if one.account]
@@ -133,7 +133,7 @@ async def adopt(found: Sequence[StoredJob], services: Services) -> int:
     return new
 
 
-def foreseen_in_words(recognised: Iterable[AnyAttempt]) -> Iterator[str]:
+def explain_adoption(recognised: Iterable[AnyAttempt]) -> Iterator[str]:
     """Say what a run would adopt, for who only looks."""
     states = Counter(one.state for one in recognised)
     if stored := states[JobState.PERSISTED]:
@@ -320,7 +320,7 @@ async def _recorded_by_a_run(
     return found
 
 
-def _foreseen(found: StoredJob, at: datetime) -> AnyAttempt:
+def _preview(found: StoredJob, at: datetime) -> AnyAttempt:
     """Return what a run would make of it."""
     if found.account is None:
         unknown = {"error_kind": UNKNOWN_ORIGIN}

@@ -44,21 +44,21 @@ REJECTED = "rejected"
 """Where rejected outputs lie, in the folder of the accepted ones."""
 
 
-class Whose(Enum):
+class Ownership(Enum):
     """What lies under a name, seen from the output that is to go there.
 
     `OURS` is this output itself, or what may be lost; `FORMER` is another one that was paid for and
     has to make room.
     """
 
-    NOBODYS = "nobody's"
+    FREE = "free"
     OURS = "ours"
     FORMER = "former"
     OTHERS = "others'"
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class KnownOutput:
     """An output and what made it: one that arrives, or one that lies there already.
 
     `origin` is None where nobody knows it, `attempt_id` where this ledger does not.
@@ -77,7 +77,7 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Lying:
+class ExistingFile:
     """What is seen under a name and beside it.
 
     `owner` is the attempt whose output it is by the ledger. `sha256` is None where the size alone
@@ -101,14 +101,14 @@ class Lying:
         return self.sidecar if same else None
 
     @property
-    def made(self) -> Made | None:
+    def made(self) -> KnownOutput | None:
         """What the ledger knows of it, or else its sidecar; None where neither does."""
         if owner := self.owner:
             origin = owner.account.origin if owner.account else None
             recorded = _recorded(owner, self.uri)
-            return Made(recorded, owner.checked.key, owner.request_id, origin, owner.id)
+            return KnownOutput(recorded, owner.checked.key, owner.request_id, origin, owner.id)
         if told := self.described:
-            return Made(told.output, told.job, told.request_id, told.origin)
+            return KnownOutput(told.output, told.job, told.request_id, told.origin)
         return None
 
 
@@ -139,7 +139,9 @@ async def store_outputs(
 
     async def store(file: FetchedFile, wanted: str, reason: str) -> StoredOutput:
         origin = attempt.account.origin if attempt.account else None
-        arriving = Made(file, checked.key, submission.request_id, origin, submission.attempt_id)
+        arriving = KnownOutput(
+            file, checked.key, submission.request_id, origin, submission.attempt_id
+        )
         target = _Target(arriving, wanted, uris, on_conflict, place, services.ledger)
         draft = Path(f"{work_path(work, file.index)}.aside")
         try:
@@ -176,34 +178,34 @@ async def store_outputs(
     return tuple(await asyncio.gather(*map(store, fetched.files, uris, reasons)))
 
 
-def whose(lying: Lying, wanted: str, arriving: Made) -> Whose:
+def ownership(existing: ExistingFile, wanted: str, arriving: KnownOutput) -> Ownership:
     """Tell whose the file is that lies where an output may go that would best be `wanted`."""
-    owner, described, made = lying.owner, lying.described, lying.made
+    owner, described, made = existing.owner, existing.described, existing.made
     if owner and owner.id == arriving.attempt_id:
-        return Whose.OURS
-    if lying.has_other or not _gives_way(lying, wanted, arriving):
-        return Whose.OTHERS
-    if not lying.exists:
-        return Whose.NOBODYS
-    if lying.is_left or (described and described.request_id == arriving.request_id):
-        return Whose.OURS
-    if made and lying.sha256 == made.output.sha256:
+        return Ownership.OURS
+    if existing.has_other or not _gives_way(existing, wanted, arriving):
+        return Ownership.OTHERS
+    if not existing.exists:
+        return Ownership.FREE
+    if existing.is_left or (described and described.request_id == arriving.request_id):
+        return Ownership.OURS
+    if made and existing.sha256 == made.output.sha256:
         return _room(made, arriving)
-    return Whose.OURS if lying.sha256 == arriving.output.sha256 else Whose.OTHERS
+    return Ownership.OURS if existing.sha256 == arriving.output.sha256 else Ownership.OTHERS
 
 
-def _gives_way(lying: Lying, wanted: str, arriving: Made) -> bool:
+def _gives_way(existing: ExistingFile, wanted: str, arriving: KnownOutput) -> bool:
     """Tell whether what lies there is the job's own, or may have to make room for it.
 
     Under the wanted name a new output takes the place of what another job had there, as when a
     prompt is changed; a version of another name belongs to the job that had to take it.
     """
-    if owner := lying.owner:
+    if owner := existing.owner:
         is_own = owner.checked.key == arriving.key
-        return is_own or (lying.uri == wanted and not _had_to_go(owner, lying.uri))
+        return is_own or (existing.uri == wanted and not _had_to_go(owner, existing.uri))
     # A sidecar of another job's that this ledger does not know is a colleague's.
-    told = lying.described if lying.exists else lying.sidecar
-    return lying.is_left or told is None or told.job == arriving.key
+    told = existing.described if existing.exists else existing.sidecar
+    return existing.is_left or told is None or told.job == arriving.key
 
 
 def _had_to_go(owner: Attempt, uri: str) -> bool:
@@ -216,18 +218,18 @@ def _recorded(owner: Attempt, uri: str) -> StoredOutput:
     return next(output for output in owner.outputs if output.uri == uri)
 
 
-def _room(made: Made, arriving: Made) -> Whose:
+def _room(made: KnownOutput, arriving: KnownOutput) -> Ownership:
     """Tell whose the place is: what cost nothing never displaces what was paid for."""
     if made.is_paid == arriving.is_paid:
-        return Whose.FORMER
-    return Whose.OTHERS if made.is_paid else Whose.OURS
+        return Ownership.FORMER
+    return Ownership.OTHERS if made.is_paid else Ownership.OURS
 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
     """Where an output is to go, and what is there; `siblings` are all names of its job."""
 
-    arriving: Made
+    arriving: KnownOutput
     wanted: str
     siblings: Sequence[str]
     on_conflict: OnConflict
@@ -241,23 +243,25 @@ class _Target:
         aside, on its way. Raises `NameTaken` when somebody else's file is to be kept.
         """
         for uri in self._names():
-            lying = await self._look(uri)
-            found = whose(lying, self.wanted, self.arriving)
-            if found is Whose.NOBODYS:
+            existing = await self._look(uri)
+            found = ownership(existing, self.wanted, self.arriving)
+            if found is Ownership.FREE:
                 with suppress(FileExistsError):
                     await self._put(path, uri, self.arriving, new=True)
-                    return uri, lying.sidecar is None
+                    return uri, existing.sidecar is None
                 # Taken since: by a repeated request of our own, if our bytes lie there now.
-                lying = await self._look(uri)
-                same = lying.sha256 == self.arriving.output.sha256 and not lying.has_other
-                found = Whose.OURS if same else Whose.OTHERS
-            if found is Whose.OTHERS and self.on_conflict == "replace" and not lying.owner:
+                existing = await self._look(uri)
+                same = existing.sha256 == self.arriving.output.sha256 and not existing.has_other
+                found = Ownership.OURS if same else Ownership.OTHERS
+            if found is Ownership.OTHERS and self.on_conflict == "replace" and not existing.owner:
                 # What is somebody's is lost, unless it was paid for.
-                found = Whose.FORMER if lying.made and lying.made.is_paid else Whose.OURS
-            if found is Whose.FORMER and lying.made:
-                aside = await self._move_aside(lying.made, uri, draft)
+                found = (
+                    Ownership.FORMER if existing.made and existing.made.is_paid else Ownership.OURS
+                )
+            if found is Ownership.FORMER and existing.made:
+                aside = await self._move_aside(existing.made, uri, draft)
                 tell(Note(f"{uri} was another output that was paid for: it is {aside} now"))
-            if found is not Whose.OTHERS:
+            if found is not Ownership.OTHERS:
                 # It may be something that is no file.
                 with suppress(FileExistsError):
                     await self._put(path, uri, self.arriving)
@@ -276,7 +280,7 @@ class _Target:
             if uri == self.wanted or uri not in self.siblings:
                 yield uri
 
-    async def _look(self, uri: str) -> Lying:
+    async def _look(self, uri: str) -> ExistingFile:
         owner = (await self.ledger.stored_at([uri])).get(uri)
         size, beside = await self.place.sizes([uri, f"{uri}{SUFFIX}"])
         sidecar: Sidecar | None = None
@@ -286,17 +290,17 @@ class _Target:
                 sidecar = await read_sidecar(self.place, f"{uri}{SUFFIX}")
             except ValueError:
                 has_other = True
-        lying = Lying(uri, size is not None, owner, None, sidecar, has_other)
+        existing = ExistingFile(uri, size is not None, owner, None, sidecar, has_other)
         known = {self.arriving.output.bytes}
         known |= {sidecar.output.bytes} if sidecar else set()
-        known |= {lying.made.output.bytes} if lying.made else set()
+        known |= {existing.made.output.bytes} if existing.made else set()
         if size in known:
-            lying = replace(lying, sha256=await self.place.sha256(uri))
-        if owner is None and (described := lying.described):
-            return replace(lying, is_left=await self._has_moved(uri, described))
-        return lying
+            existing = replace(existing, sha256=await self.place.sha256(uri))
+        if owner is None and (described := existing.described):
+            return replace(existing, is_left=await self._has_moved(uri, described))
+        return existing
 
-    async def _put(self, path: Path, uri: str, made: Made, *, new: bool = False) -> None:
+    async def _put(self, path: Path, uri: str, made: KnownOutput, *, new: bool = False) -> None:
         """Put a file, whose bytes are known, under a name, and make sure that it lies there whole.
 
         Raises `Spoilt` when it holds other bytes, and removes it: nobody is to take it for the
@@ -333,7 +337,7 @@ class _Target:
                     return True
         return False
 
-    async def _move_aside(self, former: Made, old: str, draft: Path) -> str:
+    async def _move_aside(self, former: KnownOutput, old: str, draft: Path) -> str:
         """Give what lies at `old` the first free version of the wanted name, and return it.
 
         Raises `Unreachable`: then the output still has the name that it had.
@@ -353,7 +357,7 @@ class _Target:
             hint="Clean up its folder, then run again. The new result is kept until then.",
         )
 
-    async def _is_copied(self, former: Made, old: str, uri: str, draft: Path) -> bool:
+    async def _is_copied(self, former: KnownOutput, old: str, uri: str, draft: Path) -> bool:
         """Tell whether the output and its sidecar lie at `uri` now; not where something else is."""
         place, beside = self.place, f"{uri}{SUFFIX}"
         size, described = await place.sizes([uri, beside])
@@ -375,7 +379,7 @@ class _Target:
             await place.put_text(named(told, uri.rpartition("/")[2]), beside, "application/json")
         return True
 
-    async def _copy(self, former: Made, old: str, uri: str, draft: Path) -> None:
+    async def _copy(self, former: KnownOutput, old: str, uri: str, draft: Path) -> None:
         await asyncio.to_thread(draft.parent.mkdir, parents=True, exist_ok=True)
         try:
             await self.place.get(old, draft)

@@ -35,7 +35,7 @@ async def settle_what_can_be(services: Services) -> None:
     await services.ledger.end_dead_leases()
 
 
-async def sweep(output_folders: Iterable[str], services: Services) -> None:
+async def clean_up(output_folders: Iterable[str], services: Services) -> None:
     """Write down what was accepted and could not be, and remove what nobody needs any more."""
     await settle_what_can_be(services)
     home = services.settings.home
@@ -46,7 +46,7 @@ async def sweep(output_folders: Iterable[str], services: Services) -> None:
             sweep_parts(path)
 
     await asyncio.to_thread(sweep_all)
-    await _sweep_work(services)
+    await _clean_work(services)
 
 
 def forget_results(home: Path, now: datetime) -> None:
@@ -73,7 +73,7 @@ def clear(directory: Path) -> None:
             directory.rmdir()
 
 
-async def _sweep_work(services: Services) -> None:
+async def _clean_work(services: Services) -> None:
     """Clear the work folders of what is over; of a result that is not stored, it is the copy."""
     folders = await asyncio.to_thread(lambda: [*services.work.glob("*/")])
     if folders:

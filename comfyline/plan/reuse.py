@@ -15,7 +15,7 @@ from comfyline.job import CheckedJob, Job, JobState, StoredOutput
 from comfyline.ledger.attempts import AnyAttempt
 from comfyline.ledger.decision import Decision, decide
 from comfyline.models.price import estimate as estimate_job
-from comfyline.operations.adopt import first_use, foreseen_in_words, recognise
+from comfyline.operations.adopt import explain_adoption, first_use, recognise
 from comfyline.pipeline.output_names import output_uris, own_names
 from comfyline.plan.check import validate_jobs
 from comfyline.plan.schedule import Schedule
@@ -105,7 +105,7 @@ async def find_existing(jobs: Sequence[Job], run: Run, services: Services) -> Pr
     }
     recognised = await recognise(checked, known, services)
     known |= recognised
-    foreseen = foreseen_in_words(recognised.values()) if services.is_reading else ()
+    foreseen = explain_adoption(recognised.values()) if services.is_reading else ()
     at = services.now()
     attempts = [known.get(one.key) if one else None for one in checked]
     reusable = [

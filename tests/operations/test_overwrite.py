@@ -15,7 +15,13 @@ from comfyline.config.account import LOCAL_SANDBOX
 from comfyline.errors import LeadsOutside, NameTaken, Spoilt, Unreachable
 from comfyline.job import CheckedJob, Job, OnConflict, Placement
 from comfyline.ledger.queries import Selection
-from comfyline.operations.overwrite import Lying, Made, Whose, store_outputs, whose
+from comfyline.operations.overwrite import (
+    ExistingFile,
+    KnownOutput,
+    Ownership,
+    ownership,
+    store_outputs,
+)
 from comfyline.plan.reuse import claimed
 from comfyline.progress import Event, Note, observed_by
 from comfyline.services import Services
@@ -293,23 +299,23 @@ async def test_what_moves_aside_passes_over_names_that_are_taken(
 @pytest.mark.parametrize(
     ("there", "comes", "is_whose"),
     [
-        (OFFICE, OFFICE, Whose.FORMER),
-        (None, None, Whose.FORMER),
-        (LOCAL_SANDBOX, LOCAL_SANDBOX, Whose.FORMER),
+        (OFFICE, OFFICE, Ownership.FORMER),
+        (None, None, Ownership.FORMER),
+        (LOCAL_SANDBOX, LOCAL_SANDBOX, Ownership.FORMER),
         # What cost nothing is lost for what did, and moves nothing that did.
-        (LOCAL_SANDBOX, OFFICE, Whose.OURS),
-        (OFFICE, LOCAL_SANDBOX, Whose.OTHERS),
+        (LOCAL_SANDBOX, OFFICE, Ownership.OURS),
+        (OFFICE, LOCAL_SANDBOX, Ownership.OTHERS),
     ],
 )
 def test_what_the_sandbox_made_gives_way_to_what_was_paid_for(
-    there: str | None, comes: str | None, is_whose: Whose
+    there: str | None, comes: str | None, is_whose: Ownership
 ) -> None:
     output = SidecarOutput(sha256="a" * 64, bytes=7)
     sidecar = Sidecar(job="key", request_id="before", origin=there, output=output)
-    arriving = Made(SidecarOutput(sha256="b" * 64, bytes=7), "key", "now", comes)
-    seen = Lying("file:///cat.png", exists=True, sha256="a" * 64, sidecar=sidecar)
+    arriving = KnownOutput(SidecarOutput(sha256="b" * 64, bytes=7), "key", "now", comes)
+    seen = ExistingFile("file:///cat.png", exists=True, sha256="a" * 64, sidecar=sidecar)
 
-    assert whose(seen, seen.uri, arriving) is is_whose
+    assert ownership(seen, seen.uri, arriving) is is_whose
 
 
 @in_each("folder", "bucket")
