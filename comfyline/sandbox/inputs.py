@@ -16,7 +16,6 @@ from av.video.frame import VideoFrame
 from PIL import Image, ImageOps
 
 from comfyline.sandbox.dialect import MediaValue, broken_rule, facts_of, refuse_url
-from comfyline.sandbox.store import Unfulfillable
 
 _MEGABYTE = 1024 * 1024
 _LIMITS = {"image": 50 * _MEGABYTE, "video": 100 * _MEGABYTE, "audio": 100 * _MEGABYTE}
@@ -29,6 +28,10 @@ _READABLE = {
     ",mp3,wav,flac,ogg,aac,aiff,amr,caf",
 }
 _LONGEST_EDGE = 2048
+
+
+class Unfulfillable(Exception):
+    """The request was accepted and cannot be fulfilled; the message is for the caller."""
 
 
 async def fetch(http: httpx.AsyncClient, media: MediaValue, target: Path) -> None:

@@ -69,10 +69,6 @@ class Request:
     finished_at: float | None
 
 
-class Unfulfillable(Exception):
-    """The request was accepted and cannot be fulfilled; the message is for the caller."""
-
-
 class Store:
     """The requests in `sandbox.sqlite3` under the state directory."""
 
@@ -114,12 +110,13 @@ class Store:
 
     def claim(self) -> Request | None:
         """Take the request that has waited longest into progress."""
-        found = self._database.execute(
-            "UPDATE requests SET status = 'in_progress', started_at = ? WHERE number ="
-            " (SELECT min(number) FROM requests WHERE status = 'in_queue') RETURNING *",
-            (self._clock(),),
-        ).fetchall()
-        return _request(found[0]) if found else None
+        row = self._database.execute(
+            "SELECT * FROM requests WHERE status = 'in_queue' ORDER BY number LIMIT 1"
+        ).fetchone()
+        if row is None:
+            return None
+        self._update("number = ?", row["number"], status="in_progress", started_at=self._clock())
+        return _request(row)
 
     def fetched(self, request: Request, url: str) -> None:
         """Note when an input was fetched, under its URL without the query."""

@@ -19,11 +19,11 @@ from comfyline.sandbox.catalogue import ModelCatalogue
 from comfyline.sandbox.dialect import media_values
 from comfyline.sandbox.faults import Faults
 from comfyline.sandbox.image_generator import generate_image
-from comfyline.sandbox.inputs import fetch, inspect
+from comfyline.sandbox.inputs import Unfulfillable, fetch, inspect
 from comfyline.sandbox.order import Order
 from comfyline.sandbox.recordings import generate_sound, generate_video
 from comfyline.sandbox.server import SandboxOptions
-from comfyline.sandbox.store import Request, Store, Unfulfillable
+from comfyline.sandbox.store import Request, Store
 
 log = logging.getLogger(__name__)
 

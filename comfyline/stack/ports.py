@@ -69,10 +69,9 @@ def read_ports(path: Path) -> dict[str, int]:
     """Read the ports used last in this home. A lost or broken file costs only the preference."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return {service: port for service, port in found.items() if is_port(port)}
+    except (FileNotFoundError, ValueError, AttributeError):
         return {}
-    named = found if isinstance(found, dict) else {}
-    return {service: port for service, port in named.items() if is_port(port)}
 
 
 def remember_port(path: Path, service: str, port: int) -> None:
