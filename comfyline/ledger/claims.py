@@ -1,8 +1,9 @@
 """The one transaction in which a submission is decided and its intent committed."""
 
 import math
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -11,8 +12,8 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case,
 from comfyline.config.account import Account
 from comfyline.job import CheckedJob, JobState
 from comfyline.ledger import writes
-from comfyline.ledger.attempts import PAID_IN_VAIN, Attempt, Evidence
-from comfyline.ledger.decision import Decision, decide
+from comfyline.ledger.attempts import KEPT, PAID_IN_VAIN, REFRESH, Attempt, Evidence, pack
+from comfyline.ledger.decision import LEASE_SECONDS, Decision, decide
 from comfyline.ledger.queries import UNFINISHED, belongs_to, latest_attempts, read_attempts
 from comfyline.ledger.tables import attempts, runs
 
@@ -83,7 +84,10 @@ Claim = Claimed | NotOurs | AtCapacity | BudgetExceeded | RunStopped
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
-    """Who asks for which job. `began` is when this try of the run began."""
+    """Who asks for which job.
+
+    `began` is when this try of the run began, `balance_usd` the account's right before.
+    """
 
     checked: CheckedJob
     account: Account | None
@@ -92,7 +96,7 @@ class ClaimRequest:
     refresh: bool
     limits: Limits
     worker_id: str
-    evidence: Evidence
+    balance_usd: float | None
 
 
 def claim(connection: Connection, request: ClaimRequest, mark: str, now: datetime) -> Claim:
@@ -119,18 +123,49 @@ def claim(connection: Connection, request: ClaimRequest, mark: str, now: datetim
     if exceeded := _exceeded(connection, request, amount, now):
         return exceeded
     unasked = _decision(request, seen, now, refresh=False)
-    attempt_id, number = writes.intend(
-        connection,
-        checked,
-        request.run_id,
-        request.worker_id,
-        now,
-        account=request.account,
-        is_refresh=unasked is not Decision.SUBMIT,
-        reserved_usd=amount,
-        evidence=replace(request.evidence, mark=mark),
-    )
-    return Claimed(attempt_id, number, mark)
+    values = {
+        **writes.asked_values(
+            # Whether only the refresh that was asked for is the reason for it.
+            pack(checked) | {REFRESH: unasked is not Decision.SUBMIT},
+            request.account,
+            request.run_id,
+        ),
+        **writes.clear_owner(),
+        "owner": request.worker_id,
+        "claimed_at": now,
+        "reserved_usd": amount,
+        "evidence": asdict(Evidence(mark=mark, balance_before_usd=request.balance_usd)),
+        "lease_until": now + timedelta(seconds=LEASE_SECONDS),
+        # RunComfy keeps nothing for longer; before, whoever sees its end frees the slot.
+        "slot_until": now + KEPT,
+    }
+    return Claimed(*_intend(connection, checked.key, request.account, values, now), mark)
+
+
+def _intend(
+    connection: Connection,
+    key: str,
+    account: Account | None,
+    values: Mapping[str, Any],
+    now: datetime,
+) -> tuple[int, int]:
+    """Write down the intent to submit: from its commit on only this worker may POST.
+
+    Returns id and number of the attempt: the one that never left, else a new one.
+    """
+    newest = connection.execute(_newest(account), {"key": key}).one_or_none()
+    if newest is None or newest.state != JobState.PLANNED:
+        steps = {JobState.PLANNED: now, JobState.SUBMITTING: now}
+        return writes.insert_attempt(connection, values, steps, now)
+    writes.move(connection, newest.id, JobState.SUBMITTING, now, **values)
+    return newest.id, newest.number
+
+
+@cache
+def _newest(account: Account | None) -> Select[Any]:
+    query = select(attempts.c.id, attempts.c.number, attempts.c.state)
+    query = query.where(attempts.c.key == bindparam("key"), belongs_to(account))
+    return query.order_by(attempts.c.number.desc()).limit(1)
 
 
 def _decision(

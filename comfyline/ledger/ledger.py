@@ -185,9 +185,8 @@ class Ledger(JobLocks):
         `began` is when this try of the run began, as `open_run` told it; `balance_usd` is the
         account's right before, for a doubt.
         """
-        before = Evidence(balance_before_usd=balance_usd)
         request = ClaimRequest(
-            checked, self.account, run_id, began, refresh, limits, self.worker_id, before
+            checked, self.account, run_id, began, refresh, limits, self.worker_id, balance_usd
         )
         unheard, meant = self._unheard, set[str]()
 

@@ -49,7 +49,7 @@ class Compared:
     """
 
     until: int = 0
-    open: tuple[int, ...] = ()
+    open: Sequence[int] = ()
     last: tuple[int, str] | None = None
 
 
@@ -83,7 +83,7 @@ async def recover(journal: Journal, ledger: Ledger) -> Recovered:
         until, last = compared.until, compared.last
         if lines[-1].until >= until:
             until, last = lines[-1].until, (lines[-1].at, lines[-1].entry.mark)
-        compared = Compared(until, tuple(still_open), last)
+        compared = Compared(until, still_open, last)
         await _remember(identity, compared, ledger)
     return Recovered(accepted, in_doubt)
 
@@ -172,9 +172,7 @@ def _may_be_answered(line: Line, now: datetime) -> bool:
 async def _compared(journal: Journal, identity: str, ledger: Ledger) -> Compared:
     query = select(journals.c.compared).where(journals.c.id == identity)
     told = await ledger.database.read(lambda c: c.execute(query).scalar_one_or_none())
-    if not told:
-        return Compared()
-    compared = Compared(told["until"], tuple(told["open"]), tuple(told["last"] or ()) or None)
+    compared = Compared(**(told or {}))
     if compared.last:
         at, mark = compared.last
         line = await asyncio.to_thread(journal.line_at, at)

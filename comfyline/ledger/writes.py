@@ -1,27 +1,20 @@
 """Every write to an attempt: compare-and-set on its state, checked against `ALLOWED`."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
-from datetime import datetime, timedelta
-from functools import cache
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from comfyline import files
 from comfyline.config.account import Account, command
 from comfyline.errors import ComfylineError
-from comfyline.job import ALLOWED, CheckedJob, JobState, StoredOutput
+from comfyline.job import ALLOWED, JobState, StoredOutput
 from comfyline.ledger.attempts import (
-    KEPT,
     NOT_SENT,
-    REFRESH,
-    Evidence,
-    pack,
     read_evidence,
 )
-from comfyline.ledger.decision import LEASE_SECONDS
-from comfyline.ledger.queries import STORED, belongs_to
+from comfyline.ledger.queries import STORED
 from comfyline.ledger.tables import attempts, jobs, outputs, transitions
 
 # Made once: to build a statement takes longer than to execute it.
@@ -47,49 +40,6 @@ class StateConflict(ComfylineError):
     def __init__(self, message: str) -> None:
         shows = f"{command('jobs')} shows its state."
         super().__init__(message, hint=f"Another process has changed it meanwhile: {shows}")
-
-
-def intend(
-    connection: Connection,
-    checked: CheckedJob,
-    run_id: str,
-    worker_id: str,
-    now: datetime,
-    *,
-    account: Account | None,
-    is_refresh: bool,
-    reserved_usd: float | None,
-    evidence: Evidence,
-) -> tuple[int, int]:
-    """Write down the intent to submit: from its commit on only this worker may POST.
-
-    Returns id and number of the attempt: the one that never left, else a new one. With `is_refresh`
-    only the refresh that was asked for is the reason for it.
-    """
-    values = {
-        **asked_values(pack(checked) | {REFRESH: is_refresh}, account, run_id),
-        **_clear_owner(),
-        "owner": worker_id,
-        "claimed_at": now,
-        "reserved_usd": reserved_usd,
-        "evidence": asdict(evidence),
-        "lease_until": now + timedelta(seconds=LEASE_SECONDS),
-        # RunComfy keeps nothing for longer; before, whoever sees its end frees the slot.
-        "slot_until": now + KEPT,
-    }
-    newest = connection.execute(_newest(account), {"key": checked.key}).one_or_none()
-    if newest is None or newest.state != JobState.PLANNED:
-        steps = {JobState.PLANNED: now, JobState.SUBMITTING: now}
-        return insert_attempt(connection, values, steps, now)
-    move(connection, newest.id, JobState.SUBMITTING, now, **values)
-    return newest.id, newest.number
-
-
-@cache
-def _newest(account: Account | None) -> Select[Any]:
-    query = select(attempts.c.id, attempts.c.number, attempts.c.state)
-    query = query.where(attempts.c.key == bindparam("key"), belongs_to(account))
-    return query.order_by(attempts.c.number.desc()).limit(1)
 
 
 def insert_attempt(
@@ -205,7 +155,7 @@ def accept(connection: Connection, attempt_id: int, request_id: str, now: dateti
         return known
     late = row.state in {JobState.IN_DOUBT, JobState.FAILED} and row.claimed_at is not None
     when: datetime = row.claimed_at if late else now
-    values = {"request_id": request_id, "submitted_at": when, **_clear_owner()}
+    values = {"request_id": request_id, "submitted_at": when, **clear_owner()}
     move(connection, attempt_id, JobState.SUBMITTED, now, **values)
     return when
 
@@ -221,9 +171,9 @@ def release(connection: Connection, attempt_id: int, mark: str | None, now: date
         return
     if row.state == JobState.IN_DOUBT:
         reason = {"error_kind": NOT_SENT, "error_message": "RunComfy never accepted it."}
-        move(connection, attempt_id, JobState.FAILED, now, **{**_clear_owner(), **reason})
+        move(connection, attempt_id, JobState.FAILED, now, **{**clear_owner(), **reason})
     elif row.state == JobState.SUBMITTING:
-        move(connection, attempt_id, JobState.PLANNED, now, **_clear_owner())
+        move(connection, attempt_id, JobState.PLANNED, now, **clear_owner())
 
 
 def release_unheard(connection: Connection, marks: Collection[str], now: datetime) -> None:
@@ -244,7 +194,7 @@ def end_dead_leases(connection: Connection, now: datetime) -> int:
         if row.lease_until is None or row.lease_until <= now or files.is_dead(row.owner)
     ]
     reason = "The process that submitted it ended before RunComfy's answer was written down."
-    values = {**_clear_owner(), "error_kind": "in-doubt", "error_message": reason}
+    values = {**clear_owner(), "error_kind": "in-doubt", "error_message": reason}
     for attempt_id in ids:
         move(connection, attempt_id, JobState.IN_DOUBT, now, **values)
     return len(ids)
@@ -255,7 +205,7 @@ def standing(connection: Connection, attempt_id: int) -> Row[Any]:
     return connection.execute(_STANDS, {"attempt_id": attempt_id}).one()
 
 
-def _clear_owner() -> dict[str, Any]:
+def clear_owner() -> dict[str, Any]:
     """Return the values of an attempt that nobody is submitting: no owner, no error."""
     return {"owner": None, "lease_until": None, "error_kind": None, "error_message": None}
 
