@@ -38,8 +38,6 @@ def made(model: CatalogueEntry, inputs: dict[str, Any]):
 @pytest.mark.parametrize(
     ("category", "schema", "fields", "inputs", "expected"),
     [
-        ("text-to-image", None, (), {}, {"image": "https://e.com/0.png"}),
-        ("text-to-video", PAGE, (), {}, {"video": "https://e.com/0.mp4"}),
         ("text-to-audio", PAGE, (), {}, {"audio": "https://e.com/0.mp3"}),
         (
             "text-to-image",
@@ -47,20 +45,6 @@ def made(model: CatalogueEntry, inputs: dict[str, Any]):
             ("num_images",),
             {"num_images": 2},
             {"images": ["https://e.com/0.png", "https://e.com/1.png"]},
-        ),
-        (
-            "text-to-video",
-            None,
-            ("num_videos",),
-            {"num_videos": 2},
-            {"videos": ["https://e.com/0.mp4", "https://e.com/1.mp4"]},
-        ),
-        (
-            "text-to-image",
-            {"properties": {"images": {"type": "array", "items": {"properties": {"url": URL}}}}},
-            ("n",),
-            {"n": 2},
-            {"images": [{"url": "https://e.com/0.png"}, {"url": "https://e.com/1.png"}]},
         ),
         (
             "image-to-video",
