@@ -133,6 +133,9 @@ def _without_password(url: str) -> str:
 
 
 Endpoint = Annotated[str, AfterValidator(storage_endpoint)]
+LocalFile = Annotated[
+    str, Field(min_length=1), AfterValidator(lambda path: str(Path(path).expanduser()))
+]
 # The patterns are given to editors: what pydantic says of a pattern would repeat the secret.
 VariableName = Annotated[
     str,
@@ -266,12 +269,7 @@ class StorageSection(_Section):
         description="Where an address has the bucket: path is https://HOST/BUCKET/, virtual is "
         "https://BUCKET.HOST/; auto is virtual at AWS and path elsewhere.",
     )
-    ca_bundle: (
-        Annotated[
-            str, Field(min_length=1), AfterValidator(lambda path: str(Path(path).expanduser()))
-        ]
-        | None
-    ) = Field(
+    ca_bundle: LocalFile | None = Field(
         None,
         description="PEM file with the certificate authority of the endpoint.",
         examples=["/etc/ssl/certs/company.pem"],
