@@ -1,23 +1,25 @@
 """audit: charges against jobs against files, every difference named."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.table import Table
 
 from comfyline.cli.console import print_json, print_line, results, table
-from comfyline.cli.options import Json, PipelineName, Profile, RunId, Since, Until
+from comfyline.cli.options import Json, PipelineName, Profile, RunId
 from comfyline.cli.selection import (
     attempt_record,
-    moment,
     print_elsewhere,
     reading_ledger,
     storage_of,
 )
+from comfyline.config.duration import parse_duration
 from comfyline.config.load import ONLY_RUNCOMFY, prepare
+from comfyline.errors import UsageError
 from comfyline.ledger.block_reasons import short
 from comfyline.ledger.queries import Selection
 from comfyline.operations.audit import (
@@ -32,6 +34,7 @@ from comfyline.operations.audit import (
 )
 from comfyline.report.format import count, usd
 from comfyline.runcomfy.client import RuncomfyClient
+from comfyline.services import now as wall_clock
 from comfyline.services import open_places, open_services
 from comfyline.stack.services import SERVICES
 from comfyline.storage.places import Places
@@ -41,8 +44,11 @@ async def audit(
     *,
     run: RunId = None,
     pipeline: PipelineName = None,
-    since: Since = None,
-    until: Until = None,
+    since: Annotated[
+        str | None,
+        Parameter(help="Only what was last changed since then: 7d, 12h, or a date or time in UTC."),
+    ] = None,
+    until: Annotated[str | None, Parameter(help="Only what was last changed before then.")] = None,
     offline: Annotated[bool, Parameter(help="Do not ask RunComfy what it charged.")] = False,
     profile: Profile = "sandbox",
     json_output: Json = False,
@@ -51,7 +57,7 @@ async def audit(
 
     Example: comfyline audit --pipeline office-scenes --since 7d
     """
-    selected = Selection(run_id=run, pipeline=pipeline, since=moment(since), until=moment(until))
+    selected = Selection(run_id=run, pipeline=pipeline, since=_moment(since), until=_moment(until))
     with reading_ledger(profile) as ledger:
         attempts = (await ledger.list(selected))[::-1]
         await print_elsewhere(ledger)
@@ -133,3 +139,19 @@ def _sums(seen: Sequence[Seen]) -> dict[str, Any]:
 
 def _difference_record(one: Difference) -> dict[str, Any]:
     return attempt_record(one.attempt) | {"kind": one.kind, "message": one.message, "uri": one.uri}
+
+
+def _moment(written: str | None) -> datetime | None:
+    """Read a time as people write it, or how long ago it was. Raises `UsageError`."""
+    if written is None:
+        return None
+    with suppress(ValueError, OverflowError):
+        return wall_clock() - timedelta(seconds=parse_duration(written))
+    try:
+        read = datetime.fromisoformat(written)
+    except ValueError:
+        raise UsageError(
+            f"Not a duration or a date: {written!r}",
+            hint="Use 7d, 12h, 2026-11-22 or 2026-11-22T18:00 (UTC).",
+        ) from None
+    return read if read.tzinfo else read.replace(tzinfo=UTC)

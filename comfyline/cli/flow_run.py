@@ -18,7 +18,7 @@ from comfyline.cli.console import (
     print_line,
     print_result,
 )
-from comfyline.cli.live import LiveDisplay, print_summary
+from comfyline.cli.live import LiveDisplay, RunCounters, print_summary
 from comfyline.cli.prefect import (
     PrefectIsGone,
     connect,
@@ -32,7 +32,6 @@ from comfyline.config.load import read_profile
 from comfyline.errors import ComfylineError, InputInvalid, Interrupted
 from comfyline.job import JobState
 from comfyline.progress import observed_by
-from comfyline.report.counters import RunCounters
 from comfyline.report.summary import ErrorRecord, RunSummary
 from comfyline.run import CancelToken, cancelled_by
 

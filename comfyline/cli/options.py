@@ -41,8 +41,3 @@ Json = Annotated[
 ]
 RunId = Annotated[str | None, Parameter(help="Only what this run asked for.")]
 PipelineName = Annotated[str | None, Parameter(help="Only jobs of this pipeline.")]
-Since = Annotated[
-    str | None,
-    Parameter(help="Only what was last changed since then: 7d, 12h, or a date or time in UTC."),
-]
-Until = Annotated[str | None, Parameter(help="Only what was last changed before then.")]

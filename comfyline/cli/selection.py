@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from rich.text import Text
 
 from comfyline.cli.console import errors, print_line
 from comfyline.config.account import acting_for, command
-from comfyline.config.duration import parse_duration
 from comfyline.config.load import home, read_profile, start_services
 from comfyline.config.settings import NO_STORAGE, StorageSettings
 from comfyline.errors import UsageError
@@ -20,7 +19,7 @@ from comfyline.ledger.queries import Selection
 from comfyline.ledger.retention import Urgency, warnings
 from comfyline.ledger.unrecorded import unrecorded, unrecorded_in_words
 from comfyline.redact import without_secrets
-from comfyline.services import now, open_journal, open_ledger
+from comfyline.services import open_journal, open_ledger
 from comfyline.stack.stack import StackAddresses
 
 _NAMED = 5
@@ -124,21 +123,3 @@ def print_warnings(attempts: Iterable[Attempt], now: datetime) -> None:
     """Warn of those of some attempts that RunComfy will soon delete."""
     for urgency, text in warnings(attempts, now):
         errors.print(Text(f"⚠ {without_secrets(text)}", _STYLES[urgency]))
-
-
-def moment(written: str | None) -> datetime | None:
-    """Read a point in time as people write it, or how long ago it was. Raises `UsageError`."""
-    if written is None:
-        return None
-    try:
-        return now() - timedelta(seconds=parse_duration(written))
-    except (ValueError, OverflowError):
-        pass
-    try:
-        read = datetime.fromisoformat(written)
-    except ValueError:
-        raise UsageError(
-            f"Not a duration or a date: {written!r}",
-            hint="Use 7d, 12h, 2026-11-22 or 2026-11-22T18:00 (UTC).",
-        ) from None
-    return read if read.tzinfo else read.replace(tzinfo=UTC)
