@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 Point = Literal["submit", "status", "result", "cancel", "cdn", "generation"]
@@ -95,7 +96,8 @@ class FaultGate:
                 # Accepted at once and answered late: a caller that gives up was accepted.
                 heard = await self._unheard(scope, receive)
                 await asyncio.sleep(fault.seconds)
-                await _answer(send, heard.start["status"], heard.body)
+                await send(heard.start)
+                await send({"type": "http.response.body", "body": heard.body})
             case "delay":
                 await asyncio.sleep(fault.seconds)
                 await self._app(scope, receive, send)
@@ -105,31 +107,36 @@ class FaultGate:
             case "drop-after":
                 await self._unheard(scope, receive)
                 await drop(scope, receive)
-            case "status":
-                await (self._unheard(scope, receive) if fault.accept else _drain(receive))
-                body = _refusal(fault.code) if fault.body is None else fault.body
-                await _answer(send, fault.code, json.dumps(body).encode(), **fault.headers)
-            case "html":
-                # A page in between (a proxy, a challenge) hides an answer that was given.
-                await (self._unheard(scope, receive) if fault.on == "submit" else _drain(receive))
-                await _answer(send, 200, _HTML, **{"content-type": "text/html", **fault.headers})
-            case "error-code-200":
-                await _drain(receive)
-                await _answer(send, 200, json.dumps(_refusal(fault.error_code)).encode())
-            case "empty":
-                await _answer(send, 200, b"", **{"content-type": "image/png"})
-            case "word" | "fields":
-                # The answer that was given, and in it what another would say.
-                changed = fault.fields if fault.kind == "fields" else {"status": fault.word}
-                heard = await self._unheard(scope, receive)
-                answer = {**json.loads(heard.body), **changed}
-                await _answer(send, heard.start["status"], json.dumps(answer).encode())
-            case _:
+            case "truncate":
                 heard = await self._unheard(scope, receive)
                 await send(heard.start)
                 half = heard.body[: len(heard.body) // 2]
                 await send({"type": "http.response.body", "body": half, "more_body": True})
                 await drop(scope, receive)
+            case _:
+                answer = await self._answer(fault, scope, receive)
+                await answer(scope, receive, send)
+
+    async def _answer(self, fault: Fault, scope: Scope, receive: Receive) -> Response:
+        """Return what is answered instead of the application, which may have run all the same."""
+        if fault.kind in {"word", "fields"}:
+            # The answer that was given, and in it what another would say.
+            changed = fault.fields if fault.kind == "fields" else {"status": fault.word}
+            heard = await self._unheard(scope, receive)
+            return JSONResponse({**json.loads(heard.body), **changed}, heard.start["status"])
+        # A page in between (a proxy, a challenge) hides an answer that was given.
+        is_hidden = fault.kind == "html" and fault.on == "submit"
+        is_accepted = is_hidden or (fault.kind == "status" and fault.accept)
+        await (self._unheard(scope, receive) if is_accepted else _drain(receive))
+        match fault.kind:
+            case "html":
+                return Response(_HTML, headers={"content-type": "text/html", **fault.headers})
+            case "error-code-200":
+                return JSONResponse(_refusal(fault.error_code))
+            case "empty":
+                return Response(media_type="image/png")
+        body = _refusal(fault.code) if fault.body is None else fault.body
+        return JSONResponse(body, fault.code, fault.headers)
 
     def _due(self, scope: Scope) -> Fault | None:
         if scope["type"] != "http":
@@ -176,11 +183,3 @@ async def drop(scope: Scope, receive: Receive) -> None:
     # the connection go.
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _answer(send: Send, status: int, body: bytes, **headers: str) -> None:
-    sent = {"content-type": "application/json", "content-length": str(len(body))}
-    sent |= {name.lower(): value for name, value in headers.items()}
-    raw = [(name.encode(), value.encode()) for name, value in sent.items()]
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
