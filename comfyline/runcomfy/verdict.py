@@ -15,7 +15,8 @@ machine: only a person can resolve it. What an answer means to any call is one t
     TOKEN      400004; 401, 403                                     No           TokenRejected
     BALANCE    400002; 402                                          No           NoBalance
     NOT_FOUND  404001; 404, 410 in RunComfy's words                 No           NotKnownNow
-    NOT_HERE   404, 410 in somebody else's words                    No           Unreachable
+    NOT_HERE   404, 410 in somebody else's words; about an accepted No           Unreachable
+               request, any other 4xx in such words
     REFUSED    any other 4xx; 2xx with an error code                No           Refused
     REDIRECT   3xx                                                  Unknown      Redirected
     AWAY       5xx, 408, 499, all else; 2xx with a code of the 500s Unknown      Unreachable
@@ -244,6 +245,9 @@ def require_answer(response: Response, request_id: str | None) -> Response:
     if httpx.codes.is_success(response.status) and names_status(response.content):
         # A request that failed has an error code as well, and the call about it was answered.
         meaning = Meaning.YES
+    if meaning is Meaning.REFUSED and request_id and not isinstance(response.content, dict):
+        # The request was accepted, so this is not RunComfy: another program has its port.
+        meaning = Meaning.NOT_HERE
     match meaning:
         case Meaning.YES if isinstance(response.content, dict):
             return response

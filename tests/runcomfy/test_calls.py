@@ -54,6 +54,7 @@ async def test_a_status_survives_what_passes(
         (200, b"[" * 10**5, BrokenAnswer),
         (200, {"status": 7}, BrokenAnswer),
         (404, b"<h1>Not found</h1>", Unreachable),
+        (400, b"<Error>Invalid bucket</Error>", Unreachable),
         (429, b"", TryLater),
     ],
 )

@@ -37,6 +37,7 @@ def reply(status: int, content: Any, retry_after: float | None = 7) -> Response:
         (500, {"error_code": 400004}, Unreachable, "again", 7),
         (408, None, Unreachable, "again", 7),
         (404, None, Unreachable, "again", None),
+        (400, None, Unreachable, "again", None),
         (200, None, BrokenAnswer, "again", None),
         (204, ["a"], BrokenAnswer, "again", None),
         (302, None, Redirected, "never", None),
