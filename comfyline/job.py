@@ -243,28 +243,18 @@ class MediaInfo:
 
 @dataclass(frozen=True, slots=True)
 class FetchedFile:
-    """One output on local disk, whole and of a known type, not yet at its final place.
-
-    What it shows is kept as in `MediaInfo`.
-    """
+    """One output on local disk, whole and of a known type, not yet at its final place."""
 
     index: int
     path: str
     sha256: str
     bytes: int
-    media_type: str
-    width: int | None = None
-    height: int | None = None
-    duration: float | None = None
-    fps: float | None = None
-    orientation: int = 1
+    info: MediaInfo
 
     @property
-    def info(self) -> MediaInfo:
-        """What the file shows; it has no flaw."""
-        return MediaInfo(
-            self.media_type, self.width, self.height, self.duration, self.fps, self.orientation
-        )
+    def media_type(self) -> str:
+        """The media type by content."""
+        return self.info.media_type
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,10 +26,10 @@ def of_attempt(context: TaskRunContext, arguments: dict[str, Any]) -> str:
     """Return the key of a stage's result: stage, ledger, job, attempt and request."""
     checked: CheckedJob = arguments["checked"]
     submission: Submission = arguments["submission"]
-    stage = context.task.name
     services: Services = arguments["services"]
-    of_request = f"{checked.key}-{submission.attempt}-{submission.request_id}"
-    return f"{stage}-{services.ledger_id}-{of_request}"
+    # What earlier versions remembered had another form, and no number.
+    stage = f"{context.task.name}-2-{services.ledger_id}"
+    return f"{stage}-{checked.key}-{submission.attempt}-{submission.request_id}"
 
 
 def encode(value: FetchedOutputs) -> Any:

@@ -7,7 +7,7 @@ last two are repeated, because fetching again costs nothing.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefect import get_run_logger, task
@@ -20,7 +20,6 @@ from comfyline.job import (
     CheckedJob,
     FetchedFile,
     JobState,
-    MediaInfo,
     MediaKind,
     Stage,
     StoredOutput,
@@ -146,8 +145,8 @@ async def _download_all(
         if download.sha256 in found:
             await asyncio.to_thread(path.unlink, missing_ok=True)
             continue
-        found[download.sha256] = _file(
-            len(found), path, download.sha256, download.bytes, download.info
+        found[download.sha256] = FetchedFile(
+            len(found), str(path), download.sha256, download.bytes, download.info
         )
     files = tuple(found.values())
     types = {file.media_type for file in files}
@@ -186,11 +185,5 @@ async def _from_copy(
         if await asyncio.to_thread(hash_file, target) == copy.sha256:
             info = await asyncio.to_thread(probe_file, target)
             info = replace(info, media_type=copy.media_type)
-            return _file(copy.index, target, copy.sha256, copy.bytes, info)
+            return FetchedFile(copy.index, str(target), copy.sha256, copy.bytes, info)
     return None
-
-
-def _file(index: int, path: Path, sha256: str, size: int, info: MediaInfo) -> FetchedFile:
-    shown = asdict(info)
-    del shown["flaw"]
-    return FetchedFile(index, str(path), sha256, size, **shown)

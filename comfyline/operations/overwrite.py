@@ -146,10 +146,12 @@ async def store_outputs(
         draft = Path(f"{work_path(work, file.index)}.aside")
         try:
             uri, is_new = await target.store(Path(file.path), draft)
+            info = file.info
+            size = info.width, info.height, info.duration
+            stored = StoredOutput(file.index, uri, file.sha256, file.bytes, info.media_type, *size)
             text = sidecar_text(
                 checked,
-                file,
-                name=uri.rpartition("/")[2],
+                stored,
                 account=attempt.account,
                 request_id=submission.request_id,
                 attempt=submission.attempt,
@@ -171,8 +173,7 @@ async def store_outputs(
         if uri != wanted and not rejected:
             said = f"{wanted} was not written by comfyline: the output is stored as {uri}"
             tell(Note(said))
-        size = file.width, file.height, file.duration
-        return StoredOutput(file.index, uri, file.sha256, file.bytes, file.media_type, *size)
+        return stored
 
     reasons = rejected or [""] * len(uris)
     return tuple(await asyncio.gather(*map(store, fetched.files, uris, reasons)))

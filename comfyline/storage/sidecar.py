@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from comfyline.config.account import Account
-from comfyline.job import CheckedJob, FetchedFile, Media, Pointer, StoredOutput
+from comfyline.job import CheckedJob, Media, Pointer, StoredOutput
 from comfyline.redact import bare_origin, without_secrets
 from comfyline.storage.place import Place
 
@@ -19,9 +19,8 @@ _MOST_BYTES = 8 * 1024 * 1024
 
 def sidecar_text(
     checked: CheckedJob,
-    output: StoredOutput | FetchedFile,
+    output: StoredOutput,
     *,
-    name: str,
     account: Account | None,
     request_id: str | None,
     attempt: int,
@@ -31,7 +30,7 @@ def sidecar_text(
     outputs: int = 1,
     rejected: str = "",
 ) -> str:
-    """Write the sidecar of one output, which will lie beside it, named `name`.
+    """Write the sidecar of one output, which will lie beside it.
 
     `account` is whose request made it. `timestamps` holds when the job entered each state; times
     without a zone are taken as UTC. `cost_usd` is what the whole job cost, None when RunComfy did
@@ -60,7 +59,7 @@ def sidecar_text(
         "timestamps": {str(state): _iso(moment) for state, moment in timestamps.items()},
         "output": {
             "index": output.index,
-            "name": name,
+            "name": output.uri.rpartition("/")[2],
             "sha256": output.sha256,
             "bytes": output.bytes,
             "media_type": output.media_type,
@@ -73,7 +72,7 @@ def sidecar_text(
     return text.encode("utf-8", "replace").decode()
 
 
-def _measured(output: StoredOutput | FetchedFile) -> dict[str, float]:
+def _measured(output: StoredOutput) -> dict[str, float]:
     told = {"width": output.width, "height": output.height, "duration": output.duration}
     return {name: value for name, value in told.items() if value is not None}
 

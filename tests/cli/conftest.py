@@ -154,7 +154,6 @@ class Office:
         text = sidecar_text(
             checked,
             output,
-            name=name,
             account=None,
             request_id=request_id,
             attempt=1,

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from comfyline.config.account import Account
 from comfyline.config.settings import RuncomfySettings, Settings, StorageSettings
-from comfyline.job import CheckedJob, FetchedFile, JobState
+from comfyline.job import CheckedJob, FetchedFile, JobState, MediaInfo
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.claims import Claimed, Limits
 from comfyline.run import CostLimits, FetchedOutputs, Run, Submission
@@ -117,6 +117,6 @@ async def pay(
         path = services.work / f"kept-{request_id}-{index}"
         path.write_bytes(content)
         sha256 = hashlib.sha256(content).hexdigest()
-        files.append(FetchedFile(index, str(path), sha256, len(content), media_type))
+        files.append(FetchedFile(index, str(path), sha256, len(content), MediaInfo(media_type)))
     submission = Submission(claim.attempt_id, claim.number, JobState.COMPLETED, request_id, when)
     return Paid(checked, submission, FetchedOutputs(tuple(files)), services)

@@ -58,11 +58,10 @@ async def stored_elsewhere(
     sha256 = hashlib.sha256(b"made").hexdigest()
     bare = [StoredOutput(index, "", sha256, 4, "image/png") for index in range(outputs)]
     stored = []
-    for output, wanted in zip(bare, output_uris(one.placement, bare), strict=True):
+    for each, wanted in zip(bare, output_uris(one.placement, bare), strict=True):
         uri = [name for _, name in zip(range(version + 1), versions(wanted), strict=False)][-1]
         reached = ("planned", "submitting", "submitted", "completed", "persisted")
         told: dict[str, Any] = {
-            "name": uri.rsplit("/", 1)[-1],
             "account": account,
             "request_id": request_id,
             "attempt": 1,
@@ -71,11 +70,12 @@ async def stored_elsewhere(
             "timestamps": {s: MADE + timedelta(minutes=n) for n, s in enumerate(reached)},
             "outputs": outputs,
         }
+        output = replace(each, uri=uri)
         text = sidecar_text(await checked(one, services), output, **told | of_sidecar)
         place = services.places.of(uri)
         await place.put_text(content, uri, "image/png")
         await place.put_text(text, f"{uri}.json", "application/json")
-        stored.append(replace(output, uri=uri))
+        stored.append(output)
     return stored
 
 

@@ -4,11 +4,11 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from comfyline.config.account import Account
-from comfyline.job import CheckedJob, FetchedFile, Job, JobState, Media, Placement, Pointer
+from comfyline.job import CheckedJob, Job, JobState, Media, Placement, Pointer, StoredOutput
 from comfyline.storage.sidecar import sidecar_text
 
 SIGNED = "https://b.s3.amazonaws.com/cat.jpg?X-Amz-Algorithm=AWS4&X-Amz-Signature=secret"
-FILE = FetchedFile(0, "/work/part", "beef", 99, "image/png")
+FILE = StoredOutput(0, "file:///shelf/cat-0.png", "beef", 99, "image/png")
 
 
 def photo(pointer: Pointer, origin: str) -> Media:
@@ -19,18 +19,18 @@ def sidecar(
     inputs: dict[str, Any],
     *media: Media,
     variant: Any = None,
-    output: FetchedFile = FILE,
+    output: StoredOutput = FILE,
     **changes: Any,
 ) -> dict[str, Any]:
     job = Job("office", "cat", "edit", "acme/edit", inputs, Placement("out", "x", {}), variant)
     arguments = {
-        "name": "cat-0.png", "account": Account("https://model-api.example", "team-a"),
-        "request_id": "req-1", "attempt": 1, "cost_usd": 0.14, "estimate_usd": 0.12, "outputs": 1,
+        "account": Account("https://model-api.example", "team-a"), "request_id": "req-1",
+        "attempt": 1, "cost_usd": 0.14, "estimate_usd": 0.12, "outputs": 1,
         "timestamps": {},
     }  # fmt: skip
     text = sidecar_text(CheckedJob(job, "key1", media, None), output, **(arguments | changes))
     assert "X-Amz-" not in text
-    assert "/work" not in text
+    assert "/shelf" not in text
     text.encode()
     told: dict[str, Any] = json.loads(text)
     return told
