@@ -94,6 +94,7 @@ class RuncomfyClient:
         self._base_url = base_url
         self._token = token
         self._headers = {
+            "Accept": "*/*",
             "Accept-Encoding": ", ".join(ENCODINGS),
             "Authorization": f"Bearer {token}",
             "User-Agent": "comfyline",

@@ -79,11 +79,11 @@ class Asking:
         self._script.answers.clear()
         self._script.calls.clear()
         self._script.say(answer, status)
-        client, spool = self._client, self._place / f"{self._asked}.json"
+        client, cache_file = self._client, self._place / f"{self._asked}.json"
         calls: dict[str, Callable[[], Awaitable[Any]]] = {
             "submit": lambda: client.submit("acme/brush", {"prompt": "a vase"}),
             "status": lambda: client.status("r"),
-            "result": lambda: client.result("r", spool),
+            "result": lambda: client.result("r", cache_file),
             "cancel": lambda: client.cancel("r"),
             "catalogueEntry": lambda: client.catalogue_entry("acme/brush"),
             "catalogue": client.models,

@@ -88,10 +88,10 @@ async def test_a_call_about_a_request_names_it(
     connected: Connected, tmp_path_factory: pytest.TempPathFactory, name: str, request_id: str
 ):
     client, script = connected
-    spool: Path = tmp_path_factory.getbasetemp() / "never-written.json"
+    cache: Path = tmp_path_factory.getbasetemp() / "never-written.json"
     calls: dict[str, Callable[[], Awaitable[Any]]] = {
         "status": lambda: client.status(request_id),
-        "result": lambda: client.result(request_id, spool),
+        "result": lambda: client.result(request_id, cache),
         "cancel": lambda: client.cancel(request_id),
     }
     sent = await sent_by(script, calls[name]())

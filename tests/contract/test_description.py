@@ -94,12 +94,6 @@ def test_real_entries_of_the_catalogue_are_allowed():
         assert not mistakes("catalogueEntry", 200, entry)
 
 
-def test_every_call_is_known_by_its_address():
-    for operation in written().operations.values():
-        path = operation.path.format(model_id="google/nano-banana/pro/edit", request_id="r_1-A")
-        assert written().find(operation.method, path) is operation
-
-
 def test_only_the_balance_lies_elsewhere():
     servers = {each.name: each.server for each in written().operations.values()}
     assert servers.pop("balance") == "https://api.runcomfy.net"

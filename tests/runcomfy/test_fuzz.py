@@ -122,9 +122,9 @@ async def every_call(client: RuncomfyClient, directory: Path) -> None:
     if isinstance(verdict, No | NotSent | SlowDown):
         told.append(str(verdict.error))
         assert not verdict.error.may_be_charged
-    spool = directory / "result.json"
-    spool.unlink(missing_ok=True)
-    for ask in (client.status, client.cancel, lambda name: client.result(name, spool)):
+    cache = directory / "result.json"
+    cache.unlink(missing_ok=True)
+    for ask in (client.status, client.cancel, lambda name: client.result(name, cache)):
         told += await outcome(ask("r-1"), charged=True)
     for ask in (lambda: client.catalogue_entry(EDIT), client.models, client.balance):
         told += await outcome(ask(), charged=False)
@@ -132,7 +132,7 @@ async def every_call(client: RuncomfyClient, directory: Path) -> None:
         assert TOKEN not in text
         assert SECRET not in text
         text.encode()
-    assert not spool.exists() or TOKEN.encode() not in spool.read_bytes()
+    assert not cache.exists() or TOKEN.encode() not in cache.read_bytes()
 
 
 @fuzzed
