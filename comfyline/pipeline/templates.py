@@ -130,10 +130,10 @@ def _rendered(
 
 
 def _rendered_text(text: str, scope: Mapping[str, Any]) -> Any:
+    _left.set(_BUDGET)
     compiled = compile_text(text)
     if compiled is None:
         return text
-    _left.set(_BUDGET)
     return compiled.render(scope) if isinstance(compiled, Template) else _plain(compiled(scope))
 
 

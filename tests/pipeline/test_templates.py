@@ -199,6 +199,9 @@ def test_a_long_text_of_many_items_is_no_hostile_one() -> None:
 def test_what_has_to_be_text_becomes_text() -> None:
     assert render_text("{{ item.n }}", SCOPE) == ("3", [])
     assert render_text("{{ item.tags }}", SCOPE)[1]
+    # What one template has used up is not missing to the next text.
+    assert render("{% for i in range(90000) %}" + "x" * 11 + "{% endfor %}", {})[1]
+    assert render_text("a plain text of some length", SCOPE)[1] == []
 
 
 PIECES = ["{{", "}}", "{%", "%}", " item", ".n", ".x", "|", "'", "(", ")", "[0]", "for i in "]
