@@ -46,19 +46,10 @@ def generate_image(order: Order, index: int, target: Path) -> None:
     size = order.size("image")
     picture = Image.new("RGB", size, "#7f7f7f")
     if not order.is_blank:
-        picture = _graded(_compose(order.words, order.pictures, size, order.chance(index)), order)
+        picture = graded(compose(order.words, order.pictures, size, order.chance(index)), order)
         _caption(picture, order.words)
     # Each format takes of these what it knows. PNG of level 3 is five times as fast as of 9.
     picture.save(target, quality=90, method=2, compress_level=3)
-
-
-def still(
-    photo: Image.Image | None, order: Order, size: tuple[int, int], chance: Random
-) -> Image.Image:
-    """Return a picture for a film: the photo in the mood of the prompt, else the backdrop."""
-    if photo is None:
-        return _graded(_compose(order.words, (), size, chance), order)
-    return _graded(ImageOps.fit(photo, size), order)
 
 
 def _mentions(prompt: str, words: str) -> bool:
@@ -66,7 +57,7 @@ def _mentions(prompt: str, words: str) -> bool:
     return re.search(rf"(?<![a-z])({words})(?![a-z])", prompt.lower()) is not None
 
 
-def _graded(picture: Image.Image, order: Order) -> Image.Image:
+def graded(picture: Image.Image, order: Order) -> Image.Image:
     """Give a picture the mood of the prompt."""
     for words, colour, strength in _TINTS:
         if _mentions(order.words, words):
@@ -80,7 +71,7 @@ def _graded(picture: Image.Image, order: Order) -> Image.Image:
     return picture
 
 
-def _compose(
+def compose(
     prompt: str, photos: tuple[Image.Image, ...], size: tuple[int, int], chance: Random
 ) -> Image.Image:
     """Place the first photo before the backdrop of a prompt, and the others at its edge."""
@@ -127,7 +118,7 @@ def _lights(place: str | None, size: tuple[int, int], chance: Random) -> Image.I
         x, top = width * chance.random(), horizon - height * chance.uniform(0.04, 0.3)
         tone = stage.getpixel((0, round(horizon * chance.uniform(0.3, 0.99))))
         draw.rectangle((x, top, x + width * chance.uniform(0.04, 0.14), horizon), fill=tone)
-    stage = _soften(stage, 0.009)
+    stage = stage.filter(ImageFilter.GaussianBlur(0.009 * max(size)))
     for _ in range(16):
         at = (chance.random(), chance.uniform(0, _HORIZON))
         _glow(stage, at, chance.uniform(0.03, 0.2), light, chance.uniform(0.2, 0.6))
@@ -167,7 +158,7 @@ def _office(size: tuple[int, int], chance: Random) -> Image.Image:
     desk = int(height * 0.8)
     stage.paste(_gradient((width, height - desk), "#bc8e62", "#8e6442"), (0, desk))
     box(0, 0.8, 1, 0.008, "#deb88e")
-    stage = _soften(stage, 0.005)
+    stage = stage.filter(ImageFilter.GaussianBlur(0.005 * max(size)))
     _glow(stage, (0.3, 0.25), 0.6, "#fff8e6", 0.4)
     return stage
 
@@ -183,10 +174,6 @@ def _glow(
     spot = fade.resize((2 * reach, 2 * reach))
     left, top = int(centre[0] * stage.width) - reach, int(centre[1] * stage.height) - reach
     stage.paste(Image.new("RGB", spot.size, colour), (left, top), spot)
-
-
-def _soften(stage: Image.Image, share: float) -> Image.Image:
-    return stage.filter(ImageFilter.GaussianBlur(share * max(stage.size)))
 
 
 def _place_subject(picture: Image.Image, photo: Image.Image, chance: Random) -> None:

@@ -12,9 +12,9 @@ from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.frame import VideoFrame
-from PIL import Image
+from PIL import Image, ImageOps
 
-from comfyline.sandbox.image_generator import still
+from comfyline.sandbox.image_generator import compose, graded
 from comfyline.sandbox.order import Order
 
 # A film that is longer or larger than usual has fewer frames a second: it costs time as well.
@@ -66,7 +66,8 @@ def _frames(
     """Yield the frames: each still in turn, from the whole picture to the closest look."""
     photos = order.pictures[:_MOST_STILLS] or (None,)
     for scene, photo in enumerate(photos):
-        picture = still(photo, order, size, chance)
+        drawn = ImageOps.fit(photo, size) if photo else compose(order.words, (), size, chance)
+        picture = graded(drawn, order)
         drift = (chance.uniform(0.3, 0.7), chance.uniform(0.3, 0.7))
         first, last = count * scene // len(photos), count * (scene + 1) // len(photos)
         for number in range(last - first):
