@@ -84,7 +84,6 @@ async def test_the_same_requests_are_not_waited_for_for_ever(
     ("answer", "status", "state"),
     [
         ({"status": "completed"}, 200, JobState.COMPLETED),
-        ({"status": "failed"}, 200, JobState.FAILED),
         ({"status": "cancelled"}, 200, JobState.CANCELLED),
         # It is not known now, which is no end: it only takes no room there.
         ({"error_code": 404001}, 404, JobState.SUBMITTED),
