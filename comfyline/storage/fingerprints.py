@@ -67,10 +67,7 @@ def is_settled(found: os.stat_result, read_at: float) -> bool:
 
 
 def object_fingerprint(found: Listed) -> str:
-    """Return what changes with an object's content; empty where the storage gives no ETag.
-
-    Not when it was written: a listing tells another moment of it than a HEAD, by some milliseconds.
-    """
+    """Return what changes with an object's content; empty where the storage gives no ETag."""
     return f"{found.bytes} {found.etag}" if found.etag else ""
 
 

@@ -10,7 +10,6 @@ import inspect
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -26,8 +25,6 @@ T = TypeVar("T")
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 """The schemes, and what each driver is installed as."""
 _LONGEST_REASON = 200
-_TIMES = ("mtime", "updated", "last_modified", "created")
-"""What the drivers call the time at which an object was last written."""
 
 
 def address_mistake(address: str) -> str:
@@ -138,7 +135,7 @@ class FsspecPlace(Place):
         def find(fs: Any, top: str) -> list[Listed]:
             found = {top: fs.info(top)} if fs.isfile(top) else fs.find(top, detail=True)
             return [
-                Listed(f"{folder.rstrip('/')}{name.removeprefix(top)}", one["size"], _written(one))
+                Listed(f"{folder.rstrip('/')}{name.removeprefix(top)}", one["size"])
                 for name, one in found.items()
             ]
 
@@ -174,13 +171,3 @@ def _opened(uri: str) -> tuple[Any, str]:
     # What another process stored a moment ago has to be seen.
     fs, path = url_to_fs(uri, use_listings_cache=False)
     return fs, str(path)
-
-
-def _written(found: Mapping[str, Any]) -> datetime:
-    """Return when an object was last written; now, where the driver does not say."""
-    when = next((found[name] for name in _TIMES if found.get(name)), None)
-    if isinstance(when, str):
-        when = datetime.fromisoformat(when)
-    if not isinstance(when, datetime):
-        return datetime.now(UTC)
-    return when if when.tzinfo else when.replace(tzinfo=UTC)

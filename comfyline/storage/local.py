@@ -7,7 +7,6 @@ import hashlib
 import os
 import stat
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -209,8 +208,7 @@ def _list(folder: Path) -> Iterator[Listed]:
         except OSError:
             continue  # It went away, or leads nowhere.
         if stat.S_ISREG(found.st_mode):
-            modified = datetime.fromtimestamp(found.st_mtime, UTC)
-            yield Listed(path.as_uri(), found.st_size, modified)
+            yield Listed(path.as_uri(), found.st_size)
 
 
 def _size(uri: str) -> int | None:

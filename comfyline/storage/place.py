@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -25,14 +24,13 @@ CHUNK_BYTES = 4 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A file that lies in a place: its size in bytes, and when it was last written.
+    """A file that lies in a place, and its size in bytes.
 
     `etag` changes with an object's content, without its quotes; a folder has none.
     """
 
     uri: str
     bytes: int
-    modified: datetime
     etag: str = ""
 
 

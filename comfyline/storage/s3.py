@@ -109,20 +109,20 @@ class Bucket(Place):
         return found.bytes if found else None
 
     async def stat(self, uri: str) -> Listed | None:
-        """Return what a listing tells of one object: size, ETag and time; None for none."""
+        """Return what a listing tells of one object: size and ETag; None for none."""
         try:
             found = await self._call("head_object", uri)
         except FileNotFoundError:
             await self._check_bucket(uri)
             return None
-        return Listed(uri, int(found["ContentLength"]), found["LastModified"], _etag(found))
+        return Listed(uri, int(found["ContentLength"]), _etag(found))
 
     async def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
         bucket, prefix = _split(folder)
         async with aclosing(self._listed(folder, Prefix=prefix)) as listed:
             async for found in listed:
                 uri = f"s3://{bucket}/{found['Key']}"
-                yield Listed(uri, found["Size"], found["LastModified"], _etag(found))
+                yield Listed(uri, found["Size"], _etag(found))
 
     async def names_in(self, folder: str, beginning: str = "") -> dict[str, int]:
         _, start = _split(f"{folder.rstrip('/')}/")

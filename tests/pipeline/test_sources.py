@@ -3,7 +3,6 @@
 import asyncio
 import glob
 from collections.abc import AsyncGenerator, Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -39,7 +38,7 @@ class Objects(Folder):
         self.listed.append(folder)
         for uri in self.uris:
             if uri.startswith(folder):
-                yield Listed(uri, 0, datetime.now(UTC))
+                yield Listed(uri, 0)
 
     async def get(self, uri: str, target: Path) -> None:
         text = self.texts.get(uri.rpartition("/")[2].partition(".")[0])

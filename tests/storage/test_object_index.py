@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 
 import pytest
 
@@ -14,7 +13,6 @@ from comfyline.storage.s3 import Bucket
 from tests.storage.faults import Proxy
 
 KNOWN = 40
-NOW = datetime.now(UTC)
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +58,11 @@ class Endless:
             raise Unreachable("denies access")
         while True:
             self.listed += 1
-            yield Listed(f"{folder}{self.listed}", 1, NOW)
+            yield Listed(f"{folder}{self.listed}", 1)
 
     async def stat(self, uri: str) -> Listed:
         self.heads += 1
-        return Listed(uri, 3, NOW)
+        return Listed(uri, 3)
 
 
 @pytest.mark.parametrize("may_list", [True, False])
