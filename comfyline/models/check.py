@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from jsonschema_rs import ValidationError, ValidationErrorKind
@@ -14,7 +13,7 @@ from comfyline.job import Pointer
 from comfyline.keys import replace_values
 from comfyline.models.dialect import compile_schema, media_fields
 from comfyline.models.entry import ModelEntry
-from comfyline.yaml.file import Mistake, field_path
+from comfyline.yaml.file import Mistake, field_path, texts_in
 from comfyline.yaml.scalars import how_to_write, in_words
 
 _DEEPEST = 64
@@ -46,6 +45,7 @@ _SENTENCES = {
     "const": "{value} is not {rule}, the only value that is accepted",
     "oneOf": "{value} matches several alternatives at once",
 }
+_NO_BRANCH_FITS = (ValidationErrorKind.AnyOf, ValidationErrorKind.OneOfNotValid)
 _OF_THE_WHOLE = {"required", "additionalProperties", "minItems", "maxItems", "type"}
 """Rules that a list or a mapping breaks whatever the values in it turn out to be."""
 
@@ -63,7 +63,7 @@ def check_inputs(entry: ModelEntry, inputs: Mapping[str, Any]) -> list[Problem]:
 
 
 def find_mistakes(
-    entry: ModelEntry, inputs: Mapping[str, Any], is_open: Callable[[Any], bool] | None = None
+    entry: ModelEntry, inputs: Mapping[str, Any], is_open: Callable[[str], bool] | None = None
 ) -> list[Mistake]:
     """List the mistakes by pointers into the inputs, for who knows where values were written.
 
@@ -77,16 +77,15 @@ def find_mistakes(
     except ValueError:
         said = "contains something that JSON cannot represent"
         return [Mistake((name,), said) for name, value in inputs.items() if not _is_json(value)]
-    broken = [_broken(error, entry.plain_schema, inputs) for error in errors]
     if is_open:
-        broken = [rule for rule in broken if not _may_still_fit(rule, is_open)]
+        errors = [one for one in errors if not _may_still_fit(one, inputs, is_open)]
     # Of a value of the wrong type nothing else is worth saying.
-    other_type = {rule.pointer for rule in broken if rule.name == "type"}
+    other_type = {tuple(one.instance_path) for one in errors if _rule_name(one) == "type"}
     found = (
         mistake
-        for rule in broken
-        if rule.name == "type" or rule.pointer not in other_type
-        for mistake in _mistakes(rule)
+        for one in errors
+        if _rule_name(one) == "type" or tuple(one.instance_path) not in other_type
+        for mistake in _mistakes(one, entry.plain_schema, inputs)
     )
     return sorted(dict.fromkeys(found), key=lambda mistake: [str(key) for key in mistake.pointer])
 
@@ -101,39 +100,8 @@ def is_too_deep(value: Any) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class _Broken:
-    """A rule that a value breaks: where the value is, and the schema in which the rule stands.
-
-    The value is the one that was given: the engine has no endless numbers.
-    """
-
-    pointer: Pointer
-    value: Any
-    name: str
-    schema: Mapping[str, Any]
-    alternatives: tuple[tuple["_Broken", ...], ...]
-
-    @property
-    def rule(self) -> Any:
-        return self.schema[self.name]
-
-
-def _broken(error: ValidationError, plain: Mapping[str, Any], inputs: Any) -> _Broken:
-    """Read an error of the engine in the words of the schema and the inputs."""
-    *above, name = error.schema_path
-    branches = (
-        error.kind.context
-        if isinstance(error.kind, ValidationErrorKind.AnyOf | ValidationErrorKind.OneOfNotValid)
-        else ()
-    )
-    return _Broken(
-        tuple(error.instance_path),
-        _at(inputs, error.instance_path),
-        str(name),
-        _at(plain, above),
-        tuple(tuple(_broken(inner, plain, inputs) for inner in one) for one in branches),
-    )
+def _rule_name(error: ValidationError) -> str:
+    return str(error.schema_path[-1])
 
 
 def _at(value: Any, path: Iterable[str | int]) -> Any:
@@ -149,16 +117,11 @@ def _is_json(value: Any) -> bool:
         return False
 
 
-def _may_still_fit(broken: _Broken, is_open: Callable[[Any], bool]) -> bool:
-    if isinstance(broken.value, dict | list) and broken.name in _OF_THE_WHOLE:
+def _may_still_fit(error: ValidationError, inputs: Any, is_open: Callable[[str], bool]) -> bool:
+    broken = _at(inputs, error.instance_path)
+    if isinstance(broken, dict | list) and _rule_name(error) in _OF_THE_WHOLE:
         return False
-    left = [broken.value]
-    while left:
-        value = left.pop()
-        if is_open(value):
-            return True
-        left.extend(_inside(value))
-    return False
+    return any(is_open(text) for _, text in texts_in(broken))
 
 
 def _inside(value: Any) -> Iterable[Any]:
@@ -167,15 +130,18 @@ def _inside(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list | tuple) else ()
 
 
-def _mistakes(broken: _Broken) -> Iterator[Mistake]:
-    pointer, value, rule = broken.pointer, broken.value, broken.rule
-    match broken.name:
+def _mistakes(error: ValidationError, plain: Mapping[str, Any], inputs: Any) -> Iterator[Mistake]:
+    """Put an error into words, by the schema and the inputs: the engine has no endless numbers."""
+    *above, name = error.schema_path
+    pointer, schema = tuple(error.instance_path), _at(plain, above)
+    value, rule = _at(inputs, pointer), schema[name]
+    match name:
         case "required":
             for name in rule:
                 if name not in value:
                     yield Mistake((*pointer, name), "is missing; the model requires it")
         case "additionalProperties":
-            known = list(broken.schema.get("properties", ()))
+            known = list(schema.get("properties", ()))
             for name in value:
                 if name not in known:
                     hint = nearest_choice(name, known) or "there are: " + _listed(known)
@@ -185,25 +151,27 @@ def _mistakes(broken: _Broken) -> Iterator[Mistake]:
             yield Mistake(pointer, f"{_short(value)} is not one of {_listed(rule)}", hint)
         case "type":
             wanted = [_TYPES[name] for name in rule]
-            choices = broken.schema.get("enum", []) if value is not None else []
+            choices = schema.get("enum", []) if value is not None else []
             hint = nearest_choice(value, choices) if choices else how_to_write(value, wanted)
             hint = hint or (f"it is one of {_listed(choices)}" if choices else "")
             yield Mistake(pointer, f"should be {' or '.join(wanted)}, not {in_words(value)}", hint)
         case "minLength" if not value:
             yield Mistake(pointer, "is empty")
-        case "anyOf" | "oneOf" if broken.alternatives:
-            for inner in min(broken.alternatives, key=lambda one: _distance(one, pointer)):
-                yield from _mistakes(inner)
+        case "anyOf" | "oneOf" if isinstance(error.kind, _NO_BRANCH_FITS) and error.kind.context:
+            for inner in min(error.kind.context, key=lambda one: _distance(one, pointer)):
+                yield from _mistakes(inner, plain, inputs)
         case name:
-            sentence = _SENTENCES.get(name, "{value} is not accepted")
+            sentence = _SENTENCES.get(str(name), "{value} is not accepted")
             count = len(value) if isinstance(value, str | list) else 0
             said = sentence.format(value=_short(value), rule=_short(rule), count=count)
             yield Mistake(pointer, said)
 
 
-def _distance(alternative: Sequence[_Broken], pointer: Pointer) -> tuple[bool, int]:
+def _distance(alternative: Sequence[ValidationError], pointer: Pointer) -> tuple[bool, int]:
     """Tell how far an alternative is from fitting: furthest if it is for another type."""
-    other_type = any(one.name == "type" and one.pointer == pointer for one in alternative)
+    other_type = any(
+        _rule_name(one) == "type" and tuple(one.instance_path) == pointer for one in alternative
+    )
     return other_type, len(alternative)
 
 
