@@ -5,6 +5,7 @@ So the honest answer is often no. What goes on there is paid for and stays colle
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from comfyline.config.account import command
@@ -18,6 +19,7 @@ from comfyline.services import Services
 _SECONDS = 20
 """For all requests of a run together: Prefect ends a cancelled worker's process after 30."""
 _AT_ONCE = 32
+_LATE = "may continue: RunComfy did not answer in time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +43,21 @@ async def cancel_submission(
 
     A `reconcile` run cancels nothing: what it collects was asked for by others.
     """
-    request_id = submission.request_id
-    if run.collects_only:
-        return _goes_on(request_id, "the run stopped waiting for it")
-    try:
-        async with asyncio.timeout(_SECONDS):
-            answer = await services.client.cancel(request_id)
-    except (ComfylineError, TimeoutError):
-        return _goes_on(request_id, "RunComfy did not say whether it can be cancelled")
-    if answer != "cancelled":
-        return _goes_on(request_id, f"RunComfy calls it {_words(answer)}")
-    return await _cancelled(submission.attempt_id, request_id, run.cancel_token.reason, services)
+    request_id, reason = submission.request_id, run.cancel_token.reason
+    answer = "continues at RunComfy"
+    if not run.collects_only:
+        answer = _LATE
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SECONDS):
+                ended = await _cancel(submission.attempt_id, request_id, reason, services)
+                if isinstance(ended, Cancelled):
+                    return ended
+                answer = ended
+    return Interrupted(
+        f"The run was stopped, but request {request_id} {answer}",
+        hint=f"It is paid for and not lost: {command('reconcile')} or the next run collects it.",
+        request_id=request_id,
+    )
 
 
 async def cancel_run(run: Run, services: Services) -> None:
@@ -74,43 +80,31 @@ async def cancel_all(
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def cancel(attempt: Attempt) -> Cancellation:
-        request_id = attempt.request_id or ""
-        try:
+        ended: Cancelled | str = _LATE
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds), gate:
-                answer = await services.client.cancel(request_id)
-                if answer == "cancelled":
-                    await _cancelled(attempt.id, request_id, reason, services)
-        except ComfylineError as error:
-            return Cancellation(
-                attempt, is_cancelled=False, answer=f"may continue: {error.message}"
-            )
-        except TimeoutError:
-            late = "may continue: RunComfy did not answer in time"
-            return Cancellation(attempt, is_cancelled=False, answer=late)
-        return Cancellation(attempt, answer == "cancelled", f"is {_words(answer)}")
+                ended = await _cancel(attempt.id, attempt.request_id or "", reason, services)
+        if isinstance(ended, Cancelled):
+            return Cancellation(attempt, is_cancelled=True, answer="is cancelled")
+        return Cancellation(attempt, is_cancelled=False, answer=ended)
 
     return await asyncio.gather(*map(cancel, attempts))
 
 
-async def _cancelled(
+async def _cancel(
     attempt_id: int, request_id: str, reason: str, services: Services
-) -> Cancelled:
-    error = Cancelled(
-        f"Cancelled at RunComfy: {reason or 'the run was stopped'}",
-        hint="Run again to submit a new request.",
-        request_id=request_id,
-    )
-    await services.ledger.ended(attempt_id, JobState.CANCELLED, error)
-    return error
-
-
-def _goes_on(request_id: str, why: str) -> Interrupted:
-    return Interrupted(
-        f"The run was stopped, but request {request_id} continues at RunComfy: {why}",
-        hint=f"It is paid for and not lost: {command('reconcile')} or the next run collects it.",
-        request_id=request_id,
-    )
-
-
-def _words(answer: str) -> str:
-    return answer.replace("_", " ")
+) -> Cancelled | str:
+    """Cancel one request; return the error that ends its job, or else what follows its name."""
+    try:
+        answer = await services.client.cancel(request_id)
+        if answer != "cancelled":
+            return f"is {answer.replace('_', ' ')}"
+        ended = Cancelled(
+            f"Cancelled at RunComfy: {reason or 'the run was stopped'}",
+            hint="Run again to submit a new request.",
+            request_id=request_id,
+        )
+        await services.ledger.ended(attempt_id, JobState.CANCELLED, ended)
+    except ComfylineError as error:
+        return f"may continue: {error.message}"
+    return ended
