@@ -26,7 +26,7 @@ from comfyline.job import (
 )
 from comfyline.ledger.block_reasons import short
 from comfyline.media.probe import probe_file
-from comfyline.media.types import SVG, is_format, kind_of, kind_of_format
+from comfyline.media.types import SVG, kind_of, media_type_of_name
 from comfyline.models.entry import kind_made
 from comfyline.run import FetchedOutputs, Submission
 from comfyline.runcomfy.results import named_outputs
@@ -74,10 +74,10 @@ async def fetch(checked: CheckedJob, submission: Submission, services: Services)
         raise
     get_run_logger().info("request %s: %d fetched", submission.request_id, len(files))
     for file in files:
-        if not is_format(file.media_type, wanted.format):
+        if wanted.form not in {"", file.media_type.partition("/")[2]}:
             # It is paid for and a good file: it is stored as what it is.
             said = "output %d is %s, and %s was asked for"
-            get_run_logger().warning(said, file.index, file.media_type, wanted.format)
+            get_run_logger().warning(said, file.index, file.media_type, wanted.form)
     return FetchedOutputs(files)
 
 
@@ -97,24 +97,25 @@ def _gone(error: ComfylineError, submission: Submission) -> ComfylineError:
 class _Wanted:
     """What the outputs should be, as far as it is known: `kind` of at least one of them.
 
-    `svg`: a drawing was asked for, and counts as a picture.
+    `form` is the second half of a media type. `svg`: a drawing was asked for, and counts as a
+    picture.
     """
 
     kind: MediaKind | None
-    format: str
+    form: str
     svg: bool
 
 
 async def _wanted(checked: CheckedJob, services: Services) -> _Wanted:
     asked = checked.job.inputs.get("output_format")
-    wanted = asked if isinstance(asked, str) else ""
+    media_type = media_type_of_name(f".{asked}")
     try:
         kind = kind_made(await services.catalogue.entry(checked.job.model_id))
     except ComfylineError:
         # Nobody knows the model any more: what was paid for is fetched all the same.
         kind = None
-    svg = wanted == "svg" or "svg" in checked.job.placement.accept
-    return _Wanted(kind or kind_of_format(wanted), wanted, svg)
+    svg = asked == "svg" or "svg" in checked.job.placement.accept
+    return _Wanted(kind or kind_of(media_type), media_type.partition("/")[2], svg)
 
 
 async def _download_all(

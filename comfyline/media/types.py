@@ -117,17 +117,6 @@ def kind_of(media_type: str) -> MediaKind | None:
     return next((kind for kind in MOST_BYTES if media_type.startswith(f"{kind}/")), None)
 
 
-def is_format(media_type: str, wanted: str) -> bool:
-    """Tell whether a file is of the format that was asked for; true for an unknown format."""
-    named = media_type_of_name(f".{wanted}")
-    return not named or named.partition("/")[2] == media_type.partition("/")[2]
-
-
-def kind_of_format(wanted: str) -> MediaKind | None:
-    """Return the kind of media of a format such as `png` or `mp4`; None for an unknown one."""
-    return kind_of(media_type_of_name(f".{wanted}"))
-
-
 def extension(media_type: str) -> str:
     """Return the usual file extension of a media type, without the dot."""
     guessed = _KNOWN_TYPES.guess_extension(media_type) or ".bin"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from comfyline.config.settings import NO_STORAGE
@@ -345,7 +345,6 @@ FOUND: st.SearchStrategy[FileInfo | ReadError] = st.one_of(
 )
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     schema=SCHEMAS,
     inputs=st.dictionaries(st.sampled_from("abcd"), JSON),

@@ -53,10 +53,6 @@ def test_what_has_changed_is_named(after: CheckedJob, told: tuple[str, ...]) -> 
     assert changes(photo("a", seed=1), after) == told
 
 
-def test_a_changed_prompt_is_named_as_people_say_it() -> None:
-    assert changes(asked(prompt="a"), asked(prompt="b")) == ("prompt changed",)
-
-
 def test_the_same_photo_elsewhere_is_no_change_beside_another_prompt() -> None:
     here, there = medium(("image",), "a"), replace(medium(("image",), "a"), origin="out/b.png")
 

@@ -105,50 +105,46 @@ async def test_no_items_are_no_mistake(write: Write, client: Client, source: str
     assert (await plan(path, client)).jobs == ()
 
 
-async def test_mistakes_of_templates_and_names_come_with_their_places(
-    write: Write, client: Client
+TWO_ROWS = "items: [{sku: A1}, {sku: B2}]"
+NAME = "{{ item.sku }}-{{ matrix.seed }}"
+MODEL = "cats.yaml:8:5: steps.edit.model: "
+
+
+@pytest.mark.parametrize(
+    ("replaced", "told"),
+    [
+        (
+            {TWO_ROWS: "items: [{sku: A1}, {sku: B2}, {skew: C3}]", NAME: "{{ item_name }}"},
+            [
+                "cats.yaml:9:13: there is no field `sku` (item 2)",
+                "cats.yaml:7:3: outputs of `A1 · edit · 1` and `A1 · edit · 2` would",
+            ],
+        ),
+        (
+            {"acme/edit": "acme/edti", NAME: "one"},
+            [f"{MODEL}there is no schema of acme/edti in", "cats.yaml:7:3: outputs of"],
+        ),
+        ({"acme/edit": "../etc"}, [f"{MODEL}'../etc' is not a model id"]),
+        (
+            {"{prompt:": "{num_images: 2, prompt:", "-{{ index }}": ""},
+            ["cats.yaml:7:3: two outputs of `A1 · edit · 1` would both be called"],
+        ),
+    ],
+)
+async def test_mistakes_of_templates_models_and_names_are_told_together_at_their_places(
+    write: Write, client: Client, replaced: dict[str, str], told: list[str]
 ) -> None:
-    path = write(
-        **{
-            "items: [{sku: A1}, {sku: B2}]": "items: [{sku: A1}, {sku: B2}, {skew: C3}]",
-            "{{ item.sku }}-{{ matrix.seed }}": "{{ item_name }}",
-        }
-    )
+    found = await mistakes(write(**replaced), client)
 
-    told = await mistakes(path, client)
-
-    assert told[0].startswith("cats.yaml:9:13: there is no field `sku` (item 2)")
-    assert told[1].startswith("cats.yaml:7:3: outputs of `A1 · edit · 1` and `A1 · edit · 2` would")
-    assert told[1].endswith("add {{ matrix.seed }} to output.name")
+    assert [one[: len(said)] for one, said in zip(found, told, strict=False)] == told
 
 
-async def test_an_unknown_model_is_told_at_its_step_beside_the_other_mistakes(
-    write: Write, client: Client
-) -> None:
-    path = write(**{"acme/edit": "acme/edti", "{{ item.sku }}-{{ matrix.seed }}": "one"})
+async def test_what_was_meant_is_named(write: Write, client: Client) -> None:
+    [unknown] = await mistakes(write(**{"acme/edit": "acme/edti"}), client)
+    [same_name, *_] = await mistakes(write(**{NAME: "{{ item_name }}"}), client)
 
-    told = await mistakes(path, client)
-
-    place = "cats.yaml:8:5: steps.edit.model"
-    assert told[0].startswith(f"{place}: there is no schema of acme/edti in")
-    assert "did you mean `acme/edit`?" in told[0]
-    assert "would both be called" in told[1]
-
-
-async def test_what_is_no_model_id_is_told_at_its_step(write: Write, client: Client) -> None:
-    told = await mistakes(write(**{"acme/edit": "../etc"}), client)
-
-    assert told[0].startswith("cats.yaml:8:5: steps.edit.model: '../etc' is not a model id")
-
-
-async def test_as_many_outputs_as_the_inputs_ask_for_need_names(
-    write: Write, client: Client
-) -> None:
-    told = await mistakes(
-        write(**{"{prompt:": "{num_images: 2, prompt:", "-{{ index }}": ""}), client
-    )
-
-    assert "two outputs of `A1 · edit · 1` would both be called" in told[0]
+    assert "did you mean `acme/edit`?" in unknown
+    assert same_name.endswith("add {{ matrix.seed }} to output.name")
 
 
 async def test_without_runcomfy_a_model_without_a_file_cannot_be_planned(

@@ -135,7 +135,7 @@ def test_local_outputs_are_handed_on_as_paths(schedule: Callable[[str], Schedule
     assert job.inputs == {"image": "/a b/x.png"}
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.randoms(use_true_random=False), failing=st.integers(0, 8))
 def test_in_any_order_every_job_ends_once(
     schedule: Callable[[str], Schedule], order: Random, failing: int
