@@ -159,9 +159,13 @@ def _megabytes(size: int) -> str:
 
 def this_process() -> str:
     """Return a name for this process: `host:pid/machine/start/token`, never the same twice."""
-    pid = os.getpid()
+    return f"{_this_process(os.getpid())}/{secrets.token_hex(4)}"
+
+
+@lru_cache(maxsize=1)
+def _this_process(pid: int) -> str:
     started = _stat(pid)[_STARTED] if _machine() else ""
-    return f"{socket.gethostname()}:{pid}/{_machine()}/{started}/{secrets.token_hex(4)}"
+    return f"{socket.gethostname()}:{pid}/{_machine()}/{started}"
 
 
 def is_dead(owner: str | None) -> bool:
@@ -193,6 +197,7 @@ def _stat(pid: int) -> list[str]:
     return text.rpartition(")")[2].split()
 
 
+@lru_cache(maxsize=1)
 def _machine() -> str:
     """Return which boot and process namespace we are in; empty where the system does not tell."""
     with suppress(OSError):
