@@ -47,7 +47,7 @@ def static_mistakes(
             where = written.where("model")
             problems += (of_model(problem, where) for problem in found.problems)
             continue
-        for mistake in find_mistakes(found, inputs, _is_template):
+        for mistake in find_mistakes(found, inputs, is_template):
             where = written.where(field_path(mistake.pointer))
             problems.append(Problem(where, mistake.message, mistake.hint))
     return problems
@@ -60,13 +60,9 @@ def _steps(located: LocatedYaml) -> Iterator[tuple[str, str, dict[str, Any]]]:
         model, inputs = (
             (step.get("model"), step.get("input")) if isinstance(step, dict) else (None, None)
         )
-        is_named = isinstance(model, str) and model.strip() and not _is_template(model)
+        is_named = isinstance(model, str) and model.strip() and not is_template(model)
         if is_named and isinstance(inputs, dict):
             yield name, str(model), inputs
-
-
-def _is_template(value: Any) -> bool:
-    return isinstance(value, str) and is_template(value)
 
 
 @dataclass(frozen=True, slots=True)
