@@ -51,6 +51,10 @@ _CONNECTIONS = 32
 _READ_BYTES = 2**20
 _SECONDS_BETWEEN_RENEWALS = 60.0
 """Each is a call to whoever gives the credentials."""
+_COMPLETING = 300.0
+"""Seconds in which a server puts the parts of an object together; S3 says it may be minutes."""
+_PAUSE = 0.4
+"""Seconds before a call is repeated; each further wait may be twice as long."""
 _READING = frozenset({"get_object", "head_object", "list_objects_v2"})
 _OF_BUCKETS = frozenset({"head_bucket", "list_objects_v2"})
 _PLAIN = "application/octet-stream"
@@ -64,18 +68,13 @@ _SCRIPTED = frozenset(
 class Patience:
     """How long a server is waited for; times are in seconds.
 
-    `idle` is the time in which nothing at all moves, `completing` how long a server may take to put
-    the parts of an object together, which S3 says may be minutes. A body has to make `slowest`
-    bytes a second. `pause` is the first wait before a call is repeated; each further one may be
-    twice as long.
+    `idle` is the time in which nothing at all moves. A body has to make `slowest` bytes a second.
     """
 
     attempts: int = 4
     connect: float = 10.0
     idle: float = 30.0
-    completing: float = 300.0
     slowest: float = 32 * 1024
-    pause: float = 0.4
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
@@ -182,7 +181,7 @@ class Bucket(Place):
                 in_vain += 1
                 if in_vain >= self._patience.attempts:
                     raise error_in_words(self._endpoint, uri, error) from None
-            await self._patience.sleep(self._patience.pause * 2 ** (in_vain - 1))
+            await self._patience.sleep(_PAUSE * 2 ** (in_vain - 1))
 
     async def presign(self, uri: str, expires: float) -> str:
         """Return a presigned GET, valid for `expires` seconds. A secret while it lives."""
@@ -330,7 +329,7 @@ class Bucket(Place):
         """
         repeatedly = AsyncRetrying(
             stop=stop_after_attempt(self._patience.attempts),
-            wait=wait_random_exponential(self._patience.pause),
+            wait=wait_random_exponential(_PAUSE),
             retry=retry_if_exception(may_pass),
             sleep=self._patience.sleep,
             reraise=True,
@@ -348,7 +347,7 @@ class Bucket(Place):
         client = await self._client(bucket)
         limit = self._patience.connect + self._patience.idle
         if method == "complete_multipart_upload":
-            limit = self._patience.completing
+            limit = _COMPLETING
         if body := parameters.get("Body"):
             limit += body.seek(0, SEEK_END) / self._patience.slowest
             body.seek(0)
@@ -402,7 +401,7 @@ class Bucket(Place):
                 "signature_version": "s3v4",
                 "connect_timeout": patience.connect,
                 # The longest that any call may take; most are given up sooner, by `_call_once`.
-                "read_timeout": patience.completing,
+                "read_timeout": _COMPLETING,
                 "retries": {"mode": "standard", "total_max_attempts": 1},
                 "max_pool_connections": _CONNECTIONS,
                 # Checksums that only AWS knows break MinIO, Ceph, B2 and others of some age.
