@@ -51,7 +51,6 @@ def test_what_only_looks_starts_nothing_and_what_asks_runcomfy_the_sandbox_alone
     for command in ("cancel --pipeline office-scenes", "resolve 3f2a9c01", "audit"):
         comfyline(*command.split())
         assert running(home) == {"sandbox"}, command
-        asyncio.run(stop(home))
 
 
 @pytest.mark.usefixtures("home")
