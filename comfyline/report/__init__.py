@@ -1,1 +1,1 @@
-"""What is left for people to read after a run: summary, sidecars, thumbnails and the gallery."""
+"""What is left for people to read after a run: summary, gallery, index and contact sheet."""

@@ -127,23 +127,6 @@ async def test_where_it_cannot_be_stored_aside_the_attempt_goes_on(
     assert await rejected(paid)
 
 
-async def test_a_process_that_dies_before_the_ledger_hears_rejects_the_same_file_again(
-    services: Services, out: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paid = await pay(services, asked(out, NOT_SMALL), SMALL)
-
-    async def killed(*_: Any, **__: Any) -> None:
-        raise SystemExit
-
-    with monkeypatch.context() as patched:
-        patched.setattr(services.ledger, "ended", killed)
-        with pytest.raises(SystemExit):
-            await rejected(paid)
-
-    assert await rejected(paid)
-    assert sorted(aside(out)) == ["a cat-0.png", "a cat-0.png.json"]
-
-
 async def test_of_two_alike_in_a_step_one_is_accepted_and_again_when_it_is_asked_again(
     services: Services, out: str
 ) -> None:
