@@ -64,5 +64,6 @@ def find_results_quickly() -> None:
     """
     context = FlowRunContext.get()
     if context and type(context.result_store.result_storage) is LocalFileSystem:
-        folder = _ResultFolder(basepath=context.result_store.result_storage.basepath)
+        named = Path(context.result_store.result_storage.basepath or "")
+        folder = _ResultFolder(basepath=str(named.expanduser().resolve()))
         context.result_store.result_storage = folder
