@@ -23,7 +23,7 @@ from comfyline.errors import ComfylineError, Defect, Unreachable
 from comfyline.report.summary import RunSummary
 from comfyline.stack.home import private_folder
 from comfyline.stack.services import ServiceName
-from comfyline.stack.stack import addresses
+from comfyline.stack.stack import StackAddresses, addresses
 from comfyline.storage.connection_errors import what_broke
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ async def connect(needed: tuple[ServiceName, ...]) -> None:
         os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "3")
     else:
         await _must_answer(os.environ["PREFECT_API_URL"])
+        _use_own_password(addresses(home()))
     _log_to_file(home() / "logs" / "comfyline.log")
     if not own:
         await _must_let_us_in()
@@ -125,6 +126,13 @@ async def _must_answer(api_url: str) -> None:
             f"The Prefect server at {api_url} does not answer: {what_broke(error)}",
             hint="Start it, or unset PREFECT_API_URL to use the local one.",
         ) from error
+
+
+def _use_own_password(local: StackAddresses) -> None:
+    """For a PREFECT_API_URL that names the local server, from a shell older than its password."""
+    named, ours = os.environ["PREFECT_API_URL"].rstrip("/"), local.prefect_api_url
+    if named == ours and local.prefect_auth_string:
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", local.prefect_auth_string)
 
 
 async def _must_let_us_in() -> None:
