@@ -44,7 +44,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_POST = do_GET
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
-HOSTS = (None, "rebound.example", "rebound.example:4270", "x/api/health?")
+HOSTS = (None, "rebound.example:4270", "x/api/health?")
 SOCKETS = (
     "events/in",
     "events/out",
@@ -178,15 +178,12 @@ def test_nobody_is_answered_without_the_password_under_whatever_name(
 
 
 @pytest.mark.parametrize("path", SOCKETS)
-@pytest.mark.parametrize("token", [None, "comfyline:guessed"])
-async def test_no_socket_listens_to_a_stranger(
-    stack: StackAddresses, path: str, token: str | None
-) -> None:
+async def test_no_socket_listens_to_a_stranger(stack: StackAddresses, path: str) -> None:
     address = urllib.parse.urlsplit(str(stack.prefect_api_url))._replace(scheme="ws").geturl()
     with pytest.raises(InvalidStatus):
         await connect(f"{address}/{path}")
     async with connect(f"{address}/{path}", subprotocols=[Subprotocol("prefect")]) as socket:
-        await socket.send(json.dumps({"type": "auth", "token": token}))
+        await socket.send(json.dumps({"type": "auth", "token": "comfyline:guessed"}))
         with pytest.raises(ConnectionClosedError) as closed:
             await asyncio.wait_for(socket.recv(), 30)
     assert closed.value.rcvd
