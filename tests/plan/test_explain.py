@@ -64,25 +64,30 @@ def test_the_same_photo_elsewhere_is_no_change_beside_another_prompt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "word"),
-    [("image", "photo changed"), ("video", "video changed"), ("audio", "sound changed")],
+    ("kind", "after", "word"),
+    [
+        ("image", "b", "photo changed"),
+        ("video", "b", "video changed"),
+        ("audio", "b", "sound changed"),
+        ("image", "ab", "photo changed"),
+    ],
 )
-def test_media_are_called_by_their_kind(kind: MediaKind, word: str) -> None:
-    before, after = medium(("input",), "a", kind), medium(("input",), "b", kind)
+def test_media_are_told_of_alone_and_called_by_their_kind(
+    kind: MediaKind, after: str, word: str
+) -> None:
+    def files(names: str) -> CheckedJob:
+        media = [medium(("files", at), name, kind) for at, name in enumerate(names)]
+        return asked(*media, files=[*names])
 
-    assert changes(asked(before, input="a"), asked(after, input="b")) == (word,)
+    assert changes(files("a"), files(after)) == (word,)
 
 
-def test_one_photo_more_and_another_conversion_are_told_of_the_photos_alone() -> None:
-    one, two = medium(("images", 0), "a"), medium(("images", 1), "b")
-    small = medium(("images", 0), "a", conversion="jpeg")
+def test_another_conversion_is_told() -> None:
+    one, small = medium(("image",), "a"), medium(("image",), "a", conversion="jpeg")
 
-    assert changes(asked(one, images=["a"]), asked(one, two, images=["a", "b"])) == (
-        "photo changed",
-    )
-    assert changes(asked(one, images=["a"]), asked(small, images=["a"])) == (
-        "photo is converted differently",
-    )
+    told = changes(asked(one, image="a"), asked(small, image="a"))
+
+    assert told == ("photo is converted differently",)
 
 
 @given(before=INPUTS, after=INPUTS)
