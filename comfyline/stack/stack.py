@@ -233,10 +233,11 @@ class _Start:
         while True:
             port = self._port(name)
             failure = await self._start(name, port)
-            lost_port = failure is not None and name not in _alive(self.layout)
-            if not lost_port or name in self.asked or is_free(port):
+            if failure is None or name in self.asked or name in _alive(self.layout):
                 return failure
-            # Somebody took the port between our look at it and the server's.
+            # Somebody took the port between our look at it and the server's, and may be gone again.
+            if is_free(port) and "already in use" not in failure.lower():
+                return failure
             self.tell(f"{name}: port {port} was taken in the meantime; starting at another")
 
     async def _start(self, name: ServiceName, port: int) -> str | None:
