@@ -94,13 +94,14 @@ class Inputs:
         addresses = {one: address_of(one) for one in origins}
         async with self._recalling:
             asked = dict.fromkeys(addresses.values())
-            new = [one for one in asked if one not in self._known and one not in self._reading]
+            # Held from here on: a reading that fails is forgotten when it ends.
+            waiting = {one: self._reading[one] for one in asked if one in self._reading}
+            new = [one for one in asked if one not in self._known and one not in waiting]
             before = await self._recall(new)
             for one in new:
                 if one not in self._known:
-                    reading = self._read_once(one, before.get(one))
-                    self._reading[one] = asyncio.create_task(reading)
-            waiting = {one: self._reading[one] for one in asked if one in self._reading}
+                    reading = asyncio.create_task(self._read_once(one, before.get(one)))
+                    waiting[one] = self._reading[one] = reading
         if waiting:
             # Not `gather`: who is cancelled must not cancel what others wait for as well.
             await asyncio.wait(waiting.values())

@@ -59,6 +59,16 @@ async def test_each_address_is_read_once_however_many_ask(inputs: Inputs, reads:
     assert reads == [str(CAT)]
 
 
+async def test_what_is_not_there_is_told_to_all_who_ask_at_once(
+    inputs: Inputs, tmp_path: Path
+) -> None:
+    gone = str(tmp_path / "gone.jpg")
+
+    found = await asyncio.gather(*(inputs.read_all([gone]) for _ in range(50)))
+
+    assert {type(one[gone]) for one in found} == {FileNotFoundError}
+
+
 async def test_who_is_cancelled_does_not_cancel_what_others_wait_for(inputs: Inputs) -> None:
     first = asyncio.create_task(inputs.read(str(CAT)))
     second = asyncio.create_task(inputs.read(str(CAT)))
