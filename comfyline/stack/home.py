@@ -109,7 +109,7 @@ def make_credentials(path: Path) -> StorageCredentials:
 def read_auth_string(path: Path) -> str | None:
     """Read the Prefect server's `user:password` of a home; None where there is none yet."""
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8", errors="replace").strip() or None
     except FileNotFoundError:
         return None
 

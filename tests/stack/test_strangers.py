@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.parse
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import psutil
@@ -234,6 +235,15 @@ async def test_no_server_is_started_in_a_home_that_cannot_be_closed(tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be made private"):
         await ensure(tmp_path / "file/home", ("storage",))
+
+
+async def test_who_starts_no_server_may_have_a_home_that_cannot_be_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing = Mock(side_effect=PermissionError(1, "Operation not permitted"))
+    monkeypatch.setattr("comfyline.stack.stack.private_folder", closing)
+    assert await ensure(tmp_path, ()) == StackAddresses()
+    assert closing.called
 
 
 def test_a_home_is_closed_with_all_that_is_in_it_and_nothing_else(tmp_path: Path) -> None:
