@@ -1,6 +1,7 @@
 """ledger: the record of what was paid for, removed only after what is lost with it was named."""
 
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,8 +34,8 @@ async def remove(
 ) -> None:
     """Remove a ledger for good, after naming what would be lost and asking for a yes.
 
-    The journal of accepted requests goes with it, and so do request ids that the ledger could not
-    take yet and fetched files that are not stored. Stored outputs stay, with their sidecars.
+    The journal of accepted requests goes with it, and so do fetched files that are not stored.
+    Stored outputs stay, with their sidecars.
 
     Example: comfyline ledger remove
     """
@@ -45,7 +46,6 @@ async def remove(
             hint="Its administrator can remove it there.",
         )
     file = Path(url.database)
-    # Kept, the journal would bring all of it back into the next ledger.
     journal = open_journal(home(), f"sqlite:///{file}")
     with reading_ledger(profile, of_all=True) as ledger:
         if await ledger.is_anybody_at_work():
@@ -65,6 +65,7 @@ async def remove(
         print_line(f"  {line}")
     if not (yes or _agreed()):
         raise UsageError("Nothing was removed", hint="Use --yes, or answer yes on a terminal.")
+    # Kept, the journal would bring all of it back into the next ledger.
     beside = (file.with_name(f"{file.name}{more}") for more in ("-wal", "-shm"))
     _delete(file, *beside, journal.path, work)
     print_line(f"{file}: removed.")
@@ -104,4 +105,6 @@ def _agreed() -> bool:
     if not sys.stdin.isatty():
         return False
     print_line("Type yes to remove all of this for good:")
+    # asyncio keeps the first Ctrl-C until a coroutine waits; nothing here does, before all is gone.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return sys.stdin.readline().strip() == "yes"

@@ -1,7 +1,9 @@
 """`make clean` and `comfyline ledger remove`: what was paid for goes only after it was named."""
 
+import io
 import os
 import pty
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -135,6 +137,23 @@ def test_a_yes_may_be_typed_on_a_terminal(
         ended = rich.comfyline("ledger", "remove")
     assert (ended.code == 0) is goes, ended.stderr
     assert (rich.folder / "home/ledger.sqlite3").exists() is not goes
+
+
+def test_ctrl_c_at_the_question_removes_nothing_whatever_is_typed_then(
+    rich: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self, *_: object) -> str:
+            signal.raise_signal(signal.SIGINT)
+            return "yes\n"
+
+    monkeypatch.setattr(sys, "stdin", Interrupted())
+    ended = rich.comfyline("ledger", "remove")
+    assert ended.code == 130, ended.stderr
+    assert (rich.folder / "home/ledger.sqlite3").exists()
 
 
 @pytest.mark.parametrize(
