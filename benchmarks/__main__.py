@@ -20,8 +20,8 @@ _INTERRUPTED = 130
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measures comfyline beside a rival: both run at once, on the same servers on "
-        "this machine, and a ratio is printed. Nothing is paid for and nothing is left behind.",
+        description="Measures comfyline beside a rival: both run on the same servers on this "
+        "machine, and a ratio is printed. Nothing is paid for and nothing is left behind.",
         epilog="\n".join(f"  {name:8} {what}" for name, what in BENCHMARKS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
