@@ -36,9 +36,12 @@ class Picture:
     thumbnail: Path
     folder: Path
 
-    @cached_property
+    @property
     def src(self) -> str | None:
-        """The small copy as a URI; None where there is none: a page with a gap beats no page."""
+        """The small copy as a URI; None where there is none: a page with a gap beats no page.
+
+        Read anew, for all pictures of an item are held at a time, and of one that collects all.
+        """
         try:
             content = self.thumbnail.read_bytes()
         except OSError:

@@ -1,4 +1,5 @@
 import re
+import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -263,6 +264,17 @@ def test_only_the_cards_of_one_item_are_held_at_a_time(write: Write, tmp_path: P
     steps = [later - earlier for earlier, later in pairwise(written[5:])]
     assert max(steps) < 3 * 21_000
     assert written[-1] > 40 * 20_000
+
+
+def test_the_pictures_of_a_step_that_collects_are_not_held_all_at_a_time(tmp_path: Path):
+    (tmp_path / "large.jpg").write_bytes(b"x" * 2**20)
+    of_one_item = [made(f"s3://b/{number}.png", sha256="large") for number in range(40)]
+    tracemalloc.start()
+    try:
+        write_gallery(tmp_path / "g.html", SUMMARY, STARTED, of_one_item, tmp_path, {})
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_page_reads_without_its_script(write: Write):
