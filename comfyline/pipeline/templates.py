@@ -8,15 +8,24 @@ make neither gigabytes nor a loop of hours.
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from functools import lru_cache, wraps
 from types import BuiltinMethodType, MethodType
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, Undefined, UndefinedError, nodes
+from jinja2 import (
+    StrictUndefined,
+    Template,
+    TemplateError,
+    Undefined,
+    UndefinedError,
+    nodes,
+    pass_environment,
+)
 from jinja2.environment import TemplateExpression
 from jinja2.exceptions import SecurityError
+from jinja2.filters import make_attrgetter
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
@@ -41,8 +50,8 @@ _TOO_WIDE = re.compile(r"%(\(\w*\))?[^a-zA-Z%]*(\*|\d{3})|\{[^{}]*:[^{}]*(\{|\d{
 """A format that fills up, by `%` or in braces, to a width of three digits or one that is given."""
 _LOADING = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 _CALLING_ITSELF = (nodes.Macro, nodes.CallBlock, nodes.Block)
-_PASSES = "passes of a loop"
-"""The filter around what a loop goes through; no template can write its name."""
+_PASSES, _NEW = "passes of a loop", "a list or a mapping"
+"""The filters around what a loop goes through, and what a template makes; none can name them."""
 
 _left: ContextVar[int] = ContextVar("comfyline_template_budget", default=_BUDGET)
 """What is left of the budget of the rendering that is under way."""
@@ -208,7 +217,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self.globals = {"range": self.globals["range"]}
         kept = {name: each for name, each in self.filters.items() if name not in _LEFT_OUT}
         self.filters = {name: _paying(name, each) for name, each in kept.items()}
-        self.filters[_PASSES] = _passes
+        self.filters |= {"join": _join, _PASSES: _passes, _NEW: _new}
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
         if any(source.find_all(_LOADING)):
@@ -241,9 +250,12 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         # Jinja2 wraps a text's `format` in a function of its own.
         method = getattr(__obj, "__wrapped__", __obj)
         if isinstance(method, BuiltinMethodType | MethodType):
+            of, given = method.__self__, (*args, *kwargs.values())
             if method.__name__ in _LEFT_OUT:
                 raise SecurityError(f"`{method.__name__}` is not there in templates")
-            _check_width(method.__name__, method.__self__, (*args, *kwargs.values()))
+            if method.__name__ == "join" and isinstance(of, str):
+                return _joined(args[0] if args else (), of)
+            _pay_before(method.__name__, of, given)
         return _paid(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -252,7 +264,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         if operator == "**" or (operator == "*" and not are_numbers):
             raise SecurityError(f"`{operator}` is for multiplying numbers only")
         if operator == "%" and isinstance(left, str):
-            _check_width("format", left, ())
+            _pay_before("format", left, right if isinstance(right, tuple) else (right,))
         result = _paid(super().call_binop(context, operator, left, right))
         if are_numbers and abs(result) > _LARGEST:
             raise SecurityError("the number becomes too large")
@@ -260,7 +272,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
 
 class _PayingNodes(NodeTransformer):
-    """Put the filters that pay around what loops go through and what `~` joins."""
+    """Put the filters that pay around what loops go through, what `~` joins, and what is new."""
 
     def __init__(self, environment: TemplateSandbox) -> None:
         self._environment = environment
@@ -276,6 +288,14 @@ class _PayingNodes(NodeTransformer):
         """Pay for the text that is made."""
         self.generic_visit(concat)
         return self._filter("join", nodes.List(concat.nodes))
+
+    def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
+        """Visit all in a node, and pay for the list or mapping that it makes."""
+        node = super().generic_visit(node, *args, **kwargs)
+        match node:
+            case nodes.List() | nodes.Tuple(ctx="load") | nodes.Dict():
+                return self._filter(_NEW, node)
+        return node
 
     def _filter(self, name: str, value: Any, *args: nodes.Expr) -> nodes.Filter:
         paid = nodes.Filter(value, name, list(args), [], None, None)
@@ -295,8 +315,7 @@ def _spend(units: int) -> None:
 
 
 def _paid(value: Any) -> Any:
-    is_long = isinstance(value, str | list | tuple | dict | range)
-    _spend(1 + len(value) if is_long else 1)
+    _spend(1 + _length(value))
     return value
 
 
@@ -306,6 +325,38 @@ def _passes(values: Iterable[Any], weight: int) -> Iterator[Any]:
         yield value
 
 
+def _new(value: Any) -> Any:
+    """Pay for a list or a mapping with all that is in it.
+
+    Else one of itself twice, again and again, would be without end where it is written out.
+    """
+    left = [value]
+    while left:
+        one = left.pop()
+        _spend(1)
+        if isinstance(one, Mapping):
+            left.extend(one.values())
+        elif isinstance(one, list | tuple):
+            left.extend(one)
+    return value
+
+
+@pass_environment
+def _join(
+    environment: TemplateSandbox, value: Iterable[Any], d: Any = "", attribute: Any = None
+) -> str:
+    parts = value if attribute is None else map(make_attrgetter(environment, attribute), value)
+    return _joined(parts, str(d))
+
+
+def _joined(values: Iterable[Any], between: str) -> str:
+    texts: list[str] = []
+    for value in values:
+        texts.append(str(value))
+        _spend(len(texts[-1]) + len(between) + 1)
+    return between.join(texts)
+
+
 def _paying(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a filter of Jinja2's so that it pays for what it makes."""
     # Jinja2 gives some filters an argument before the value.
@@ -313,16 +364,30 @@ def _paying(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def paying(*args: Any, **kwargs: Any) -> Any:
-        _check_width(name, args[first], (*args[first + 1 :], *kwargs.values()))
+        _pay_before(name, args[first], (*args[first + 1 :], *kwargs.values()))
         return _paid(function(*args, **kwargs))
 
     return paying
 
 
-def _check_width(name: str, of: Any, given: Iterable[Any]) -> None:
-    """Refuse a filter or method that fills a text up to a width that nobody needs."""
-    numbers = [one for one in given if isinstance(one, int | float)]
-    if name in _FILLING and any(abs(one) > _WIDEST for one in numbers):
+def _pay_before(name: str, of: Any, given: Sequence[Any]) -> None:
+    """Pay before a filter or method makes much of little; refuse widths that nobody needs."""
+    if name in _FILLING and any(_width(one) > _WIDEST for one in given):
         raise SecurityError(f"`{name}` takes at most {_WIDEST}")
-    if name in {"format", "format_map"} and _TOO_WIDE.search(str(of)):
-        raise SecurityError(f"a format fills up to {_WIDEST} characters at most")
+    if name == "replace":
+        old, new = (str(one) for one in (*given, "", "")[:2])
+        _spend(str(of).count(old) * len(new))
+    if name in {"format", "format_map"}:
+        text = str(of)
+        if _TOO_WIDE.search(text):
+            raise SecurityError(f"a format fills up to {_WIDEST} characters at most")
+        longest = max((len(str(one)) for one in given), default=0)
+        _spend((text.count("%") + text.count("{")) * (_WIDEST + longest))
+
+
+def _width(value: Any) -> float:
+    return abs(value) if isinstance(value, int | float) else _length(value)
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, str | list | tuple | dict | range) else 0

@@ -110,6 +110,7 @@ def test_no_template_reaches_python_or_the_file_system(written: str) -> None:
 
 
 DOUBLED = "{% set a = 'aaaa' %}" + "{% set a = a ~ a %}" * 60 + "{{ a }}"
+TEN_THOUSAND = "{% set a = item.long | replace('x', '1234567890') %}"
 HOSTILE = [
     "{{ 'x' | center(10 ** 9) }}",
     "{{ ('x' | safe).center(1000000000) }}",
@@ -126,6 +127,12 @@ HOSTILE = [
     "{{ (range(90000) | join('\\n')) | indent(1000) }}",
     "{{ ('x' | center(100)).replace(' ', item.long).replace('x', item.long).replace('', 'ab') }}",
     "{{ range(90000) | join('y' | center(100)) }}",
+    TEN_THOUSAND + "{{ range(90000) | join(a) }}",
+    TEN_THOUSAND + "{{ a.join(range(90000) | map('string')) }}",
+    TEN_THOUSAND + "{{ range(90000) | join('\\n') | indent(a) }}",
+    TEN_THOUSAND + "{{ (a | replace('12345', '{0}{0}{0}')).format(a ~ a ~ a ~ a ~ a) }}",
+    "{% set a = item.long[:900] %}{% set a = a.replace('x', a) %}{{ a.replace('x', a) }}",
+    "{% set a = 1 %}" + "{% set a = [a, {'b': a}] %}" * 60 + "{{ a | string }}",
     "{{ range(90000) | map('center', 100) | list }}",
     DOUBLED,
     DOUBLED.replace("'aaaa'", "[1]").replace("~", "+"),
