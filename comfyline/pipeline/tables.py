@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
@@ -33,7 +34,7 @@ _FORMATS: Mapping[str, str] = {
 }
 _MOST_TOLD = 20
 _DELIMITERS = (",", ";", "\t")
-"""The one that stands most often in the first line is taken, the comma in doubt."""
+"""The one that makes most columns of the first line is taken, the comma in doubt."""
 # Longer ones are numbers of goods and parcels, which other programs would round.
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,14}", re.ASCII)
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]{0,14})\.[0-9]{1,15}", re.ASCII)
@@ -119,9 +120,18 @@ def _csv_rows(text: str, called: str) -> Iterator[Row | Problem]:
 
     Lines without any value are passed over.
     """
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max(_DELIMITERS, key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = io.StringIO(text, newline="")
+
+    def columns(delimiter: str) -> int:
+        lines.seek(0)
+        with suppress(csv.Error):  # It is told below, where all is read.
+            rows = csv.reader(lines, delimiter=delimiter)
+            return next((len(row) for row in rows if any(row)), 0)
+        return 0
+
+    delimiter = max(_DELIMITERS, key=columns)
+    lines.seek(0)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     names: list[str] = []
     while True:
         where = f"{called}:{reader.line_num + 1}"

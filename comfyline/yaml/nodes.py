@@ -25,7 +25,7 @@ _SCALARS = {_PLAIN} | {
     _TAG + name for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge")
 }
 # Anchors can multiply: a page of text must not become gigabytes.
-_MOST_VALUES = 100_000
+_MOST_VALUES = 200_000
 _DEEPEST = 50
 _FILE = "!file"
 _LARGEST_FILE = 2**20
@@ -246,6 +246,8 @@ def _read_text(written: str) -> str:
         line = content[: error.start].count(b"\n") + 1
         hint = "save the file in UTF-8"
         raise OddScalar(f"{written} is not UTF-8 text (its line {line})", hint) from None
+    if any(character < " " and character not in "\t\r\n" for character in text):
+        raise OddScalar(f"{written} contains control characters: it is not a text file")
     return text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
 
 

@@ -59,6 +59,22 @@ def test_csv_is_read_as_spreadsheets_save_it(tmp_path: Path, delimiter: str) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    ("content", "row"),
+    [
+        ('"size, in cm, or m";price\n1;2\n', {"size, in cm, or m": 1, "price": 2}),
+        ('"a;b;c",d\n1,2\n', {"a;b;c": 1, "d": 2}),
+        ('"name, first"\tage\n1\t2\n', {"name, first": 1, "age": 2}),
+        ('\n"two, or\nthree";lines\n1;2\n', {"two, or\nthree": 1, "lines": 2}),
+        ("old,Mac\r1,2\r", {"old": 1, "Mac": 2}),
+    ],
+)
+def test_a_delimiter_within_quotes_is_none(
+    tmp_path: Path, content: str, row: dict[str, Any]
+) -> None:
+    assert rows_of(tmp_path, content) == [row]
+
+
 def test_all_rows_of_csv_that_do_not_fit_are_told_at_their_lines(tmp_path: Path) -> None:
     told = mistakes(tmp_path, 'a,b\n1,"2\n3"\n4\n\n5,6,7\n' + "1\n" * 1234)
 

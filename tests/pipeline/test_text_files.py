@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from comfyline.errors import InputInvalid
-from comfyline.yaml.file import LocatedYaml, load_yaml
+from comfyline.errors import InputInvalid, UsageError
+from comfyline.yaml.file import LocatedYaml, apply_overrides, load_yaml
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +64,7 @@ def test_the_text_of_a_file_stands_where_it_is_named(
         ("!file prompts/fifo", "prompts/fifo is not a file"),
         ("!file prompts/latin", "prompts/latin is not UTF-8 text (its line 2); save the file in"),
         ("!file prompts/large", "prompts/large is larger than 1 MB"),
+        ("!file prompts/picture", "prompts/picture contains control characters"),
         ('!file "prompts/{{ item.stem }}.md"', "`!file` takes the plain path"),
         ("!file [prompts/office.md]", "`!file` takes the name of one text file"),
         ('!file "a\\0b"', "cannot be read: embedded null byte"),
@@ -78,6 +79,7 @@ def test_what_is_no_text_of_the_project_is_a_located_mistake(
     (prompts / "loop").symlink_to("loop")
     os.mkfifo(prompts / "fifo")
     (prompts / "latin").write_bytes(b"a\ncaf\xe9\n")
+    (prompts / "picture").write_bytes(b"GIF89a\x01\x00")
     (prompts / "large").write_bytes(b"x" * (2**20 + 1))
 
     with pytest.raises(InputInvalid) as caught:
@@ -87,3 +89,11 @@ def test_what_is_no_text_of_the_project_is_a_located_mistake(
     assert told.startswith("p.yaml:2:9: ")
     assert said in told
     assert "SECRET" not in told
+
+
+@pytest.mark.parametrize("value", ["!file prompts/office.md", "!file", "[!file prompts/office.md]"])
+def test_the_command_line_cannot_read_files(prompts: Path, value: str) -> None:
+    (prompts / "office.md").write_text("x")
+
+    with pytest.raises(UsageError, match="`!file` works in YAML files only"):
+        apply_overrides(read("y"), [f"prompt={value}"])

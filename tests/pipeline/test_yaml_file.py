@@ -108,6 +108,14 @@ def test_a_mistake_in_the_yaml_is_a_located_sentence(text: str, expected: str) -
     assert mistakes(text)[0].startswith(expected)
 
 
+def test_ten_thousand_items_of_many_fields_are_no_document_that_grows_too_large() -> None:
+    row = ", ".join(f"k{number}: x" for number in range(15))
+    aliases = ", ".join(["*row"] * 9_999)
+    Path("a.yaml").write_text(f"items: [&row {{{row}}}, {aliases}]\n")
+
+    assert len(load_yaml(Path("a.yaml")).data["items"]) == 10_000
+
+
 def test_a_file_with_mistakes_is_read_as_far_as_it_goes() -> None:
     Path("a.yaml").write_text("a: 07\nb:\n  c: [1, !x y]\nd: 1\nd: 2\ne: fine\n")
 
