@@ -214,8 +214,10 @@ def _parquet_rows(path: Path, called: str) -> Iterator[Row | Problem]:
                 yield Problem(called, f"the table repeats the column {doubles}")
                 return
             stored = [file.schema.column(number) for number in range(len(file.schema))]
-            of_bytes = {one.path.split(".")[0] for one in stored if _holds_bytes(one)}
-            kept = [name for name in names if name not in of_bytes]
+            of_bytes = [f"{one.path}." for one in stored if _holds_bytes(one)]
+            kept = [
+                one for one in names if not any(path.startswith(f"{one}.") for path in of_bytes)
+            ]
             for batch in file.iter_batches(_PARQUET_ROWS_AT_ONCE, columns=kept):
                 for row in batch.to_pylist(maps_as_pydicts="lossy"):
                     yield {name: _plain(value) for name, value in row.items()}

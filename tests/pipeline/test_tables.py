@@ -146,6 +146,7 @@ def test_parquet_keeps_what_json_can_carry(tmp_path: Path) -> None:
     noon = datetime(2026, 1, 31, 12, tzinfo=UTC)
     columns: dict[str, tuple[Any, Any]] = {
         "sku": (pa.array(["007", None]), "007"),
+        "flat.path": (pa.array(["a", None]), "a"),
         "n": (pa.array([2, None]), 2),
         "f": (pa.array([1.5, float("nan")]), 1.5),
         "on": (pa.array([True, None]), True),
@@ -163,6 +164,7 @@ def test_parquet_keeps_what_json_can_carry(tmp_path: Path) -> None:
     of_bytes = {
         "image": pa.array([{"bytes": b"\xff", "path": "a"}] * 2),
         "raw": pa.array([b"x"] * 2),
+        "flat.bytes": pa.array([b"x"] * 2),
     }
     written = {name: array for name, (array, _) in columns.items()} | of_bytes
     pq.write_table(pa.table(written), tmp_path / "made.parquet")
