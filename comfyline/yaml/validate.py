@@ -138,6 +138,8 @@ def _expected(detail: _Detail) -> str:
 def _instead(details: Sequence[_Detail]) -> str:
     """Say how a value of the wrong kind is to be written, where that is plain."""
     value, kinds = details[0]["input"], {_expected(detail) for detail in details}
+    if value is None:  # What should stand there only its writer knows; it may have to be there.
+        return ""
     if (hint := how_to_write(value, kinds)) or not isinstance(value, str):
         return hint
     literals = [kind for kind in kinds if "`" in kind]

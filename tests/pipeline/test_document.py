@@ -53,6 +53,12 @@ def test_a_mistake_says_where_and_what(write: Write, old: str, new: str, expecte
     assert any(expected in one for one in found), found
 
 
+def test_a_key_that_has_to_be_there_is_not_to_be_left_out(write: Write) -> None:
+    [found] = mistakes(write(**{"model: some/model": "model:"}))
+
+    assert found.startswith("p.yaml:11:5: `model` should be text, not nothing (null); model: The")
+
+
 def test_a_mistake_behind_an_anchor_is_located_where_it_is_written(write: Write) -> None:
     path = write(**{"prompt:": "first: &text '{{ nope }}'\n      second: *text\n      prompt:"})
 

@@ -44,7 +44,6 @@ def mistakes(tmp_path: Path, text: str) -> list[str]:
     [
         ("text: 0x1F", "should be text, not a number (31); write it in quotes"),
         ("text: True", "should be text, not true; write it in quotes"),
-        ("text: ~", "should be text, not nothing (null); leave it out"),
         ("truth: yes", "should be true or false, not the text 'yes'; write `true`: yes is a text"),
         ("truth: Off", "should be true or false, not the text 'Off'; write `false`: Off is a text"),
         ('truth: "true"', "not the text 'true'; write it without quotes: `true`"),
