@@ -57,10 +57,8 @@ async def run_and_report(
     display, token, began = LiveDisplay(errors), CancelToken(), time.monotonic()
     server_is_gone = False
 
-    async def work() -> RunSummary:
+    async def work(values: T) -> RunSummary:
         nonlocal server_is_gone
-        values = await read()
-        loaded.check_token()
         await connect(loaded.local_services)
         with display, cancelled_by(token), observed_by(display):
             try:
@@ -75,7 +73,11 @@ async def run_and_report(
     try:
         loaded = read_profile(profile)
         with acting_for(loaded.account):
-            summary = await _interruptible(work(), token)
+            # A pipe may never end, and asyncio acts on Ctrl-C only where a coroutine waits.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            values = await read()
+            loaded.check_token()
+            summary = await _interruptible(work(values), token)
     except ComfylineError as error:
         print_error(error)
         code = error.exit_code

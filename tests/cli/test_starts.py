@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from comfyline.errors import UsageError
 from comfyline.stack.stack import inspect, stop
 from tests.cli.conftest import Comfyline
 from tests.conftest import ROOT, Sandbox
@@ -51,6 +53,19 @@ def test_what_only_looks_starts_nothing_and_what_asks_runcomfy_the_sandbox_alone
     for command in ("cancel --pipeline office-scenes", "resolve 3f2a9c01", "audit"):
         comfyline(*command.split())
         assert running(home) == {"sandbox"}, command
+
+
+def test_ctrl_c_ends_a_run_at_once_while_it_reads_what_to_make(
+    home: Path, comfyline: Comfyline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_until_interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        raise UsageError("It was read to its end")
+
+    monkeypatch.setattr("comfyline.cli.run.load_pipeline", read_until_interrupted)
+    ended = comfyline("run", PIPELINE)
+    assert (ended.code, ended.stderr) == (130, "Interrupted.\n")
+    assert running(home) == set()
 
 
 @pytest.mark.usefixtures("home")
