@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -47,8 +48,7 @@ async def with_services(
     """
     token = current_token()
     find_results_quickly()
-    # What is imported by now stays: each collection would walk through all of it again.
-    gc.freeze()
+    _keep_what_is_imported()
     try:
         with observed_by(_log_notes()), cancelled_by(token):
             settings = await prepare(profile, lambda text: tell(Note(text)), read_secret_block)
@@ -59,6 +59,12 @@ async def with_services(
                 return await work(services)
     except ComfylineError as error:
         return Failed(message=without_secrets(str(error)), data=error)
+
+
+@cache
+def _keep_what_is_imported() -> None:
+    """Spare each collection the walk through it; once a process, or garbage would be kept too."""
+    gc.freeze()
 
 
 def run_id() -> str:

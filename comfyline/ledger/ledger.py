@@ -235,9 +235,7 @@ class Ledger(JobLocks):
     async def not_sent(self, attempt_id: int, mark: str) -> None:
         """Release a claim whose POST was certainly not accepted: it may be submitted again."""
         try:
-            await self.database.run(
-                lambda c: writes.release(c, attempt_id, mark, self._now(c)),
-            )
+            await self.database.run(lambda c: writes.release(c, attempt_id, mark, self._now(c)))
         except ComfylineError:
             # It did not leave, whether this could be written down or not: our next claim may.
             self._unheard |= {mark}
@@ -315,7 +313,7 @@ class Ledger(JobLocks):
         Raises `StateConflict` when another process has moved it in between.
         """
         if not move_output(connection, attempt_id, uri, to):
-            raise StateConflict(f"{uri} was just moved aside by another run")
+            raise StateConflict(f"{uri} was just moved aside by another run", "Run again.")
 
     @writing
     def ended(

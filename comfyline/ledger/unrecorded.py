@@ -5,6 +5,7 @@ copy remembers less, and so compares again by itself.
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ from comfyline.ledger.block_reasons import short
 from comfyline.ledger.decision import LEASE_SECONDS
 from comfyline.ledger.journal import Journal, Line
 from comfyline.ledger.ledger import Ledger
-from comfyline.ledger.queries import belongs_to, latest_attempts
+from comfyline.ledger.queries import Selection, belongs_to, latest_attempts
 from comfyline.ledger.tables import attempts, in_batches, journals
 
 _AT_A_TIME = 500
@@ -63,10 +64,10 @@ class Recovered:
 
 async def recover(journal: Journal, ledger: Ledger) -> Recovered:
     """Write into the ledger what was accepted and it does not have, as far as that is its own."""
-    accepted = in_doubt = 0
+    accepted, in_doubt = await _take_strays(journal.path.with_name("strays"), ledger), 0
     identity = await asyncio.to_thread(journal.identity)
     if identity is None:
-        return Recovered()
+        return Recovered(accepted)
     is_ours, now = await _owned_by(ledger, journal), (await ledger.clock())()
     compared = await _compared(journal, identity, ledger)
     reopened = await asyncio.to_thread(_lines_at, journal, compared.open)
@@ -86,6 +87,21 @@ async def recover(journal: Journal, ledger: Ledger) -> Recovered:
         compared = Compared(until, still_open, last)
         await _remember(identity, compared, ledger)
     return Recovered(accepted, in_doubt)
+
+
+async def _take_strays(folder: Path, ledger: Ledger) -> int:
+    """Write down the ids that versions before the journal kept in a file each; return how many."""
+    taken = 0
+    for path in await asyncio.to_thread(lambda: sorted(folder.glob("*.json"))):
+        # What cannot be read, or is another ledger's, stays where it is.
+        with suppress(writes.StateConflict, OSError, ValueError, KeyError, TypeError):
+            told = json.loads(await asyncio.to_thread(path.read_bytes))
+            for one in await ledger.list(Selection(key_prefix=str(told["key"])), of_all=True):
+                if (one.number, one.evidence.mark) == (told["number"], told["mark"]):
+                    await ledger.accepted(one.id, str(told["request_id"]))
+                    await asyncio.to_thread(path.unlink)
+                    taken += 1
+    return taken
 
 
 async def recover_asked(journal: Journal, ledger: Ledger, key: str) -> None:

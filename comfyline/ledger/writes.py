@@ -10,10 +10,7 @@ from comfyline import files
 from comfyline.config.account import Account, command
 from comfyline.errors import ComfylineError
 from comfyline.job import ALLOWED, JobState, StoredOutput
-from comfyline.ledger.attempts import (
-    NOT_SENT,
-    read_evidence,
-)
+from comfyline.ledger.attempts import NOT_SENT, read_evidence
 from comfyline.ledger.queries import STORED
 from comfyline.ledger.tables import attempts, jobs, outputs, transitions
 
@@ -37,9 +34,9 @@ class StateConflict(ComfylineError):
 
     kind = "state-conflict"
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, hint: str = "") -> None:
         shows = f"{command('jobs')} shows its state."
-        super().__init__(message, hint=f"Another process has changed it meanwhile: {shows}")
+        super().__init__(message, hint=hint or f"Another process has changed it meanwhile: {shows}")
 
 
 def insert_attempt(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -296,6 +297,35 @@ async def test_a_job_that_another_ledger_of_the_machine_has_is_not_paid_for_agai
     await recover_asked(journal, paid, job.key)
     assert await states(paid) == [(1, JobState.SUBMITTED, "request-1")]
     journal.reserve(mine)
+
+
+async def test_an_id_in_a_file_of_its_own_is_still_taken(
+    journal: Journal, paid: Ledger, tmp_path: Path
+):
+    """Where versions before the journal kept it."""
+    (strays := tmp_path / "strays").mkdir()
+    claim = await Desk(paid).claim(asked())
+    assert isinstance(claim, Claimed)
+    told = {"key": asked().key, "number": 1, "mark": claim.mark, "request_id": "request-7"}
+    (strays / "request-7.json").write_text(json.dumps(told))
+    (strays / "other.json").write_text(json.dumps(told | {"mark": "another ledger's"}))
+    (strays / "note.json").write_text("{")
+    assert await recover(journal, paid) == Recovered(accepted=1)
+    assert await states(paid) == [(1, JobState.SUBMITTED, "request-7")]
+    assert sorted(path.name for path in strays.iterdir()) == ["note.json", "other.json"]
+    assert await recover(journal, paid) == Recovered()
+
+
+async def test_what_was_compared_is_not_even_read_again(
+    journal: Journal, paid: Ledger, monkeypatch: pytest.MonkeyPatch
+):
+    journal.accepted(journal.reserve(entry(asked("first"))), "request-1")
+    await recover(journal, paid)
+    read = Mock(wraps=journal.lines)
+    monkeypatch.setattr(journal, "lines", read)
+    await recover(journal, paid)
+    # The line before was looked at to know the journal again.
+    read.assert_called_with(journal.path.stat().st_size)
 
 
 async def test_a_refresh_waits_for_an_older_doubt_and_reuse_does_not(

@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
+
 from comfyline.job import JobState
 from comfyline.ledger.ledger import Ledger
+from comfyline.ledger.writes import StateConflict
 from tests.ledger.conftest import Desk, asked, output
 
 HERE, THERE = "file:///out/cat-0.png", "file:///out/cat-1.png"
@@ -62,3 +65,12 @@ async def test_a_refreshed_job_takes_its_own_place_over(desk: Desk, ledger: Ledg
     assert list(told) == [OLD.key]
     assert (told[OLD.key].request_id, told[OLD.key].cost_usd) == ("r-2", 0.4)
     assert told[OLD.key].stored_at == newest.reached[JobState.PERSISTED]
+
+
+async def test_what_another_has_moved_meanwhile_is_looked_for_by_running_again(
+    desk: Desk, ledger: Ledger
+):
+    attempt_id = await desk.stored(OLD, output(HERE))
+    await ledger.moved(attempt_id, HERE, THERE)
+    with pytest.raises(StateConflict, match=r"moved aside by another run\. Run again"):
+        await ledger.moved(attempt_id, HERE, THERE)

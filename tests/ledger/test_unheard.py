@@ -57,6 +57,7 @@ async def test_nobody_gives_back_a_claim_that_is_anothers_by_now(
     assert await there.claim(JOB) == Claimed(attempt_id, 1, ANY)
     # Said again, because it was not heard the first time: a POST of the other may be under way.
     await desk.not_sent(attempt_id)
+    assert await desk.asks(JOB) == "WAIT", "nor with what this process means to give back"
     known = await desk.known(JOB)
     assert (known.state, known.owner) == (JobState.SUBMITTING, "there:2")
 
