@@ -102,7 +102,7 @@ class FsspecPlace(Place):
 
         await _do(send, uri, "written")
         if sha256 is not None and await self.sha256(uri) != sha256:
-            with suppress(Unreachable):
+            with suppress(Unreachable, FileNotFoundError):
                 await _do(lambda fs, path: fs.rm_file(path), uri, "removed")
             raise Unreachable(
                 f"{uri} cannot be written: the bytes that arrived differ from those sent"
@@ -132,10 +132,16 @@ class FsspecPlace(Place):
         }
 
     async def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
+        # Some drivers keep a slash at the end of the path, and their names would lose it.
+        folder = folder.rstrip("/")
+
         def find(fs: Any, top: str) -> list[Listed]:
-            found = {top: fs.info(top)} if fs.isfile(top) else fs.find(top, detail=True)
+            try:
+                found = {top: fs.info(top)} if fs.isfile(top) else fs.find(top, detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
             return [
-                Listed(f"{folder.rstrip('/')}{name.removeprefix(top)}", one["size"])
+                Listed(f"{folder}{name.removeprefix(top)}", one["size"])
                 for name, one in found.items()
             ]
 

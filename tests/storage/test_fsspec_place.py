@@ -60,6 +60,26 @@ class Forgetful(Store):
         self.pipe_file(rpath, bytes(Path(lpath).stat().st_size))
 
 
+class Losing(Store):
+    """One that keeps nothing of what it is sent."""
+
+    def put_file(self, lpath: str, rpath: str) -> None:
+        pass
+
+
+class Literal(Store):
+    """One that keeps a slash at the end, and says of a bucket that is not there what it is."""
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path) + "/" * path.endswith("/")
+
+    def find(self, path: str, **options: Any) -> Any:
+        if found := super().find(path, **options):
+            return found
+        raise FileNotFoundError(path)
+
+
 class Away(Store):
     def info(self, path: str, **_: Any) -> None:
         raise OSError(f"no login at gs://me:swordfish@{path}")
@@ -157,11 +177,23 @@ async def test_other_bytes_than_promised_get_no_name(
 
     with pytest.raises(Altered, match="has changed since it was checked"):
         await place.put(source, uri, "image/png", sha256="0" * 64)
-    use(Forgetful)
-    with pytest.raises(Unreachable, match="the bytes that arrived differ from those sent"):
-        await place.put(source, uri, "image/png", sha256=sha256)
+    for driver in (Forgetful, Losing):
+        use(driver)
+        with pytest.raises(Unreachable, match="the bytes that arrived differ from those sent"):
+            await place.put(source, uri, "image/png", sha256=sha256)
+        assert await place.size(uri) is None
 
-    assert await place.size(uri) is None
+
+async def test_a_folder_may_end_with_a_slash_and_a_missing_one_holds_nothing(
+    places: Places, out: str
+) -> None:
+    use(Literal)
+    place = places.of(out)
+    await place.put_text("x", f"{out}/a.png", "image/png")
+
+    assert await place.names_in(f"{out}/") == {"a.png": 1}
+    assert [one.uri async for one in place.files_in(f"{out}/")] == [f"{out}/a.png"]
+    assert await place.names_in("gs://none/out") == {}
 
 
 async def test_a_store_that_is_away_is_told_in_words_without_secrets(
