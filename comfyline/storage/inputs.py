@@ -16,7 +16,7 @@ from ssl import SSLContext
 
 import httpx
 
-from comfyline.errors import Unfetchable, Unreachable
+from comfyline.errors import Unreachable
 from comfyline.job import MediaInfo
 from comfyline.media.probe import probe
 from comfyline.media.types import HEAD_BYTES, MOST_BYTES, kind_of, media_type_of
@@ -278,6 +278,7 @@ def _write(copy: BufferedRandom, chunk: bytes) -> None:
 async def download(url: str, copy: BufferedRandom, *, private_hosts: bool = False) -> None:
     """Write what is behind an address to a file, as RunComfy will read it: without login.
 
+    An endless answer ends a little beyond what is too large.
     An address may carry a permission in its query, so no message shows more than its path; and it
     may come from anybody, so that no redirect leads into the private network of this machine. With
     `private_hosts` the address itself may be one of this machine or its network. Raises
@@ -298,7 +299,7 @@ async def download(url: str, copy: BufferedRandom, *, private_hosts: bool = Fals
             async for chunk in answer.aiter_bytes(_CHUNK):
                 await asyncio.to_thread(_write, copy, chunk)
                 if copy.tell() > LARGEST:
-                    raise Unfetchable(f"{shown} is larger than {LARGEST >> 20} MB")
+                    break
     except FileNotFoundError:
         raise
     except httpx.TooManyRedirects:
