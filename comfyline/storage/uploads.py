@@ -156,8 +156,10 @@ class Uploads:
         return await self._signer.credentials_expiry(seconds + MARGIN.total_seconds())
 
     async def _refusal(self, uri: str) -> Unfetchable | None:
+        # Outside: credentials that have ended may be renewed before the next one asks.
+        url = await self.presign(uri)
         try:
-            await try_out(await self.presign(uri), uri)
+            await try_out(url, uri)
         except Unfetchable as error:
             return error
         return None

@@ -229,6 +229,21 @@ async def test_credentials_that_have_ended_are_said_and_those_that_were_renewed_
         assert await uploads.lifetime_problem(3600) is None
 
 
+async def test_who_has_renewed_the_credentials_is_not_refused_for_the_old_ones(
+    uploads: Uploads, bucket: Bucket, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = await uploads.put(media_of(picture))
+
+    async def over(_: float) -> datetime:
+        return datetime.now(UTC) - timedelta(minutes=1)
+
+    with monkeypatch.context() as before:
+        before.setattr(bucket, "credentials_expiry", over)
+        with pytest.raises(Unfetchable, match="The credentials expire at"):
+            await uploads.try_out([uri])
+    await uploads.try_out([uri])
+
+
 async def test_keys_that_last_are_no_problem_and_more_than_seven_days_are_one(
     uploads: Uploads,
 ) -> None:
