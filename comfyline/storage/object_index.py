@@ -62,7 +62,9 @@ class ObjectIndex:
             async with aclosing(self._bucket.files_in(f"{name}/")) as listed:
                 async for one in listed:
                     count += 1
-                    folder.found[one.uri] = one
+                    # What lies below, which may be the whole bucket, is another folder's.
+                    if one.uri.rpartition("/")[0] == name:
+                        folder.found[one.uri] = one
                     if count >= _PAGE * len(folder.asked):
                         return
         except Unreachable:

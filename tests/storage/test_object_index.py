@@ -1,6 +1,7 @@
 """What lies there already costs next to nothing to know: counted on the wire."""
 
 import asyncio
+import gc
 import secrets
 from collections.abc import AsyncIterator
 
@@ -76,3 +77,23 @@ async def test_a_listing_that_does_not_end_or_may_not_be_made_is_given_up_for_qu
 
     assert [one.bytes for one in found if one] == [3] * 6
     assert (bucket.listed, bucket.heads) == (6000 if may_list else 0, 6)
+
+
+class Deep:
+    """A bucket with a few objects in a folder, and many below it."""
+
+    async def files_in(self, folder: str) -> AsyncIterator[Listed]:
+        for number in range(500):
+            yield Listed(f"{folder}below/{number}", 1)
+        for number in range(5):
+            yield Listed(f"{folder}{number}", 2)
+
+
+async def test_of_a_listing_only_what_lies_in_the_folder_itself_is_kept() -> None:
+    index = ObjectIndex(Deep())  # type: ignore[arg-type]
+
+    found = await asyncio.gather(*(index.find(f"s3://deep/{number}") for number in range(6)))
+
+    assert [one.bytes if one else None for one in found] == [2] * 5 + [None]
+    kept = [one for one in gc.get_objects() if isinstance(one, Listed) and "deep" in one.uri]
+    assert len(kept) == 5
