@@ -111,6 +111,26 @@ async def test_nothing_that_lies_aside_already_is_overwritten(services: Services
     assert len({json.loads(files[f"{name}.json"])["request_id"] for name in names}) == 3
 
 
+async def test_a_process_that_dies_before_the_ledger_hears_rejects_the_same_file_again(
+    services: Services, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await rejected(await pay(services, asked(out, NOT_SMALL), OTHER))
+    paid = await pay(services, asked(out, NOT_SMALL), SMALL)
+
+    async def killed(*_: object, **__: object) -> None:
+        raise Unreachable("killed")
+
+    with monkeypatch.context() as dying:
+        dying.setattr(services.ledger, "ended", killed)
+        with pytest.raises(Unreachable, match="killed"):
+            await rejected(paid)
+    assert await rejected(paid)
+
+    files = aside(out)
+    assert len(files) == 4
+    assert [files["a cat-0.png"], files["a cat-0-2.png"]] == [SMALL, OTHER]
+
+
 async def test_where_it_cannot_be_stored_aside_the_attempt_goes_on(
     services: Services, out: str, tmp_path: Path
 ) -> None:
