@@ -372,7 +372,10 @@ def open_picture(file: BinaryIO, media_type: str) -> ImageFile.ImageFile:
         # Not by `Image.open`, which counts pixels that are never decoded: phones take 200 million.
         return JpegImagePlugin.JpegImageFile(file)
     register_decoder(media_type)
-    return Image.open(file)
+    picture = Image.open(file)
+    if picture.format == "EPS":  # To decode it Pillow starts Ghostscript, which runs what is in it.
+        raise UnidentifiedImageError(media_type)
+    return picture
 
 
 def register_decoder(media_type: str) -> None:

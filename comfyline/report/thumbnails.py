@@ -53,7 +53,6 @@ def _small(source: Path) -> tuple[Image.Image, bytes | None]:
     with source.open("rb") as file:
         media_type = media_type_of(file.read(HEAD_BYTES))
         if kind_of(media_type) != "image":
-            # Pillow can read far more, partly by starting other programs (EPS runs Ghostscript).
             raise ValueError(media_type)
         file.seek(0)
         with open_picture(file, media_type) as image:

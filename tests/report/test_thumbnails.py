@@ -2,8 +2,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import EpsImagePlugin, Image, PngImagePlugin
 
+from comfyline.media.probe import probe
+from comfyline.media.types import HEAD_BYTES, media_type_of
 from comfyline.report import thumbnails
 from comfyline.report.thumbnails import NEUTRAL, make_thumbnail
 
@@ -92,6 +94,18 @@ def test_what_is_no_picture_has_no_thumbnail(tmp_path: Path, content: bytes):
     (tmp_path / "a.bin").write_bytes(content)
 
     assert small(tmp_path / "a.bin") is None
+
+
+def test_no_other_program_is_started_for_an_eps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    started: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given: started.append(given))
+    eps = tmp_path / "a.png"
+    eps.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+
+    assert small(eps) is None
+    with eps.open("rb") as file:
+        probe(file, media_type_of(file.read(HEAD_BYTES)))
+    assert started == []
 
 
 def test_a_file_that_is_gone_or_cut_short_has_no_thumbnail(tmp_path: Path):
