@@ -158,14 +158,17 @@ class RuncomfyClient:
 
         An answer in sync mode exists only once, so it is written down before anything else
         happens; when the file is there already, RunComfy is not asked again. Without room for an
-        answer it is not asked at all. Raises `DiskFull`.
+        answer it is not asked at all, and one that says it is larger is not read. Raises
+        `DiskFull`.
         """
         if kept := await asyncio.to_thread(read_cached_result, cache, request_id):
             return kept
         try:
             # How large it is only the answer tells, which may come only once.
             await asyncio.to_thread(require_space, cache.parent, RESULT_ROOM)
-            response = await self._result(lambda it: it, request_id, waits_to_be_known=True)
+            response = await self._result(
+                lambda it: it, request_id, room=cache.parent, waits_to_be_known=True
+            )
             return await asyncio.to_thread(keep_result, response, cache)
         except ComfylineError as error:
             error.request_id = request_id
@@ -183,6 +186,7 @@ class RuncomfyClient:
         read: Callable[[Response], T],
         request_id: str,
         *,
+        room: Path | None = None,
         waits_to_be_known: bool = False,
     ) -> T:
         return await self._call(
@@ -191,6 +195,7 @@ class RuncomfyClient:
             request_id,
             query={"include_cost": "true"},
             most_bytes=_MOST_RESULT_BYTES,
+            room=room,
             waits_to_be_known=waits_to_be_known,
         )
 
@@ -257,17 +262,19 @@ class RuncomfyClient:
         method: str = "GET",
         query: Query | None = None,
         most_bytes: int | None = None,
+        room: Path | None = None,
         waits_to_be_known: bool = False,
     ) -> T:
         """Make one call that may be asked twice, repeated while the retry budget lasts.
 
-        `waits_to_be_known`: also while RunComfy does not know the request.
+        `room`: the folder that has to have room for the answer. `waits_to_be_known`: also while
+        RunComfy does not know the request.
         """
 
         async def once() -> T:
             url = f"{self._base_url}{path}"
             try:
-                return read(await self._once(method, url, request_id, query, most_bytes))
+                return read(await self._once(method, url, request_id, query, most_bytes, room))
             except BrokenAnswer as broken:
                 if broken.passing and request_id and request_id not in self._told_broken:
                     self._told_broken.add(request_id)
@@ -289,6 +296,7 @@ class RuncomfyClient:
         request_id: str | None = None,
         query: Query | None = None,
         most_bytes: int | None = None,
+        room: Path | None = None,
     ) -> Response:
         """Return the answer to one question. Raise the error that any other answer stands for."""
         request = httpx.Request(
@@ -303,6 +311,10 @@ class RuncomfyClient:
                 asyncio.timeout(min(_CALL_SECONDS, self.retry_budget.seconds_for_a_try)),
                 aclosing(await self._connections.send(request)) as answer,
             ):
+                if room:
+                    # Before it is read: what is sent only once is not sent in vain.
+                    promised = int(answer.headers.get("Content-Length", 0))
+                    await asyncio.to_thread(require_space, room, promised)
                 body = await _held(answer, most_bytes or MOST_BYTES)
         except (httpx.HTTPError, TimeoutError) as error:
             raise away(what_broke(error), request_id) from error

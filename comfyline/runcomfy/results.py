@@ -85,10 +85,16 @@ def keep_result(response: Response, cache: Path) -> RequestResult:
 def _write(file: Path, body: bytes) -> None:
     """Write an answer so that no power cut loses it; half of one is no JSON, and never read."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with disk_full_told(file, len(body)), file.open("wb") as opened:
-        opened.write(body)
-        opened.flush()
-        os.fsync(opened.fileno())
+    with disk_full_told(file, len(body)):
+        try:
+            with file.open("wb") as opened:
+                opened.write(body)
+                opened.flush()
+                os.fsync(opened.fileno())
+        except OSError:
+            # It would only take up the room of the next one.
+            file.unlink(missing_ok=True)
+            raise
     # The new name lasts only when its directory is on disk; Windows has no such call.
     with suppress(OSError):
         directory = os.open(file.parent, os.O_RDONLY)

@@ -65,12 +65,17 @@ async def test_what_came_of_an_answer_that_did_not_fit_is_not_passed_for_one(
     client: RuncomfyClient, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(client_module, "RESULT_ROOM", 0)
-    script.say({**DONE, "note": "x" * 3_000_000}).say(DONE)
+    large = json.dumps({**DONE, "note": "x" * 3_000_000}).encode()
+    script.say(large).say(gzip.compress(large), Content_Encoding="gzip").say(DONE)
     with small_disk(tmp_path / "disk") as disk:
         with pytest.raises(DiskFull, match=r"3\.0 MB needed"):
             await client.result("r", disk / "result.json")
+        # It said how large it is, and was not read.
+        assert not any(disk.iterdir())
+        with pytest.raises(DiskFull, match=r"3\.0 MB needed"):
+            await client.result("r", disk / "result.json")
         assert (await client.result("r", disk / "result.json")).output == DONE["output"]
-    assert len(script.calls) == 2
+    assert len(script.calls) == 3
 
 
 def test_how_much_is_needed_and_how_much_is_there_is_said(tmp_path: Path):
