@@ -26,7 +26,7 @@ from comfyline.job import MediaInfo, MediaKind
 from comfyline.media.probe import check_beginning, check_whole
 from comfyline.runcomfy.allowed_hosts import AllowedHosts, OutputUrl, RefusedOutput
 from comfyline.runcomfy.retry import Sleep, backoff, repeat
-from comfyline.runcomfy.transport import Connections
+from comfyline.runcomfy.transport import ENCODINGS, Connections
 from comfyline.storage.connection_errors import what_broke
 from comfyline.storage.url_guard import is_public, on_connect, resolve
 
@@ -251,9 +251,12 @@ class _PartFile:
 
     def __exit__(self, kind: object, *_: object) -> None:
         """Close the file; remove it unless all went well."""
-        self._file.close()
-        if kind:
-            self._path.unlink(missing_ok=True)
+        try:
+            # Raises on a full disk, where its last bytes cannot be written.
+            self._file.close()
+        finally:
+            if kind:
+                self._path.unlink(missing_ok=True)
 
     @property
     def has_begun(self) -> bool:
@@ -282,7 +285,7 @@ class _PartFile:
             self._go_on(headers)
             return
         self.start_over()
-        if headers.get("Content-Encoding", "identity") != "identity":
+        if headers.get("Content-Encoding", "").strip().lower() in ENCODINGS:
             # Neither length nor tag are those of what it unpacks to.
             return
         length = headers.get("Content-Length", "")

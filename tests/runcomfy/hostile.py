@@ -140,7 +140,7 @@ def answer(asked: Asked, server: Hostile) -> Iterator[bytes]:  # noqa: PLR0912  
             yield AFTER_A_BREAK[name](asked.start)
         else:
             tag = 'W/"weak"' if name == "no_tag_to_go_on_by" else '"one"'
-            yield reply(GOOD, ETag=tag)[:-_HALF]
+            yield reply(GOOD, ETag=tag, Content_Encoding="Identity")[:-_HALF]
             time.sleep(_ARRIVES)
     elif name == "many_breaks":
         start = asked.start

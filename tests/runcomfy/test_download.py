@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from comfyline.errors import BrokenOutput, ComfylineError, OutputUnreachable
+from comfyline.errors import BrokenOutput, ComfylineError, DiskFull, OutputUnreachable
 from comfyline.runcomfy import download as download_module
 from comfyline.runcomfy.allowed_hosts import RefusedOutput
 from comfyline.runcomfy.download import Download, Downloads
@@ -154,6 +155,20 @@ async def test_a_trickle_is_not_waited_for(
     monkeypatch.setattr(download_module, "CHUNK_SECONDS", 0.1)
     with pytest.raises(OutputUnreachable, match="no answer came in time after 0 of"):
         await save(downloads, f"{cdn.url}/trickle/1.png?secret", folder)
+
+
+async def test_what_does_not_fit_on_the_disk_leaves_nothing_behind(
+    downloads: Downloads, folder: Path
+):
+    uri = f"data:image/png;base64,{base64.b64encode(GOOD).decode()}"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The system refuses the last bytes, which were still held back.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(GOOD) - 100, before[1]))
+    try:
+        with pytest.raises(DiskFull, match=f"The disk of {folder} is full"):
+            await save(downloads, uri, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("name", ["%2e%2e/..%2fevil", "..\\evil", "a" * 300, "图片 🖼", '{}|<>"'])
