@@ -112,7 +112,8 @@ def _entry(pattern: str) -> tuple[str, int | None]:
         # Of no scheme whose own port would be left out.
         url = httpx.URL(f"any://{pattern.strip()}")
     except httpx.InvalidURL:
-        return pattern, None
+        # An IPv6 address without its brackets, for one.
+        return _canonical(pattern.strip()), None
     return _canonical(url.raw_host.decode("ascii")), url.port
 
 

@@ -16,7 +16,6 @@ from urllib.parse import quote
 
 from pydantic import (
     AfterValidator,
-    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -188,10 +187,14 @@ class RequestStatus(_Answer):
 
     @model_validator(mode="before")
     @classmethod
-    def _either_error(cls, answer: Any) -> Any:
+    def _either_name(cls, answer: Any) -> Any:
         if not isinstance(answer, Mapping):
             return answer
-        return {**answer, "error": answer.get("error") or answer.get("error_message")}
+        return {
+            **answer,
+            "error": answer.get("error") or answer.get("error_message"),
+            "model_id": answer.get("model_id") or answer.get("model"),
+        }
 
     @property
     def state(self) -> JobState | None:
@@ -211,9 +214,7 @@ class RequestResult(RequestStatus):
         None, validation_alias="cost"
     )
     created_at: _OrNone[Annotated[datetime, AfterValidator(_in_utc)]] = None
-    model_id: _OrNone[Annotated[StrictStr, Field(min_length=1), AfterValidator(_fit)]] = Field(
-        None, validation_alias=AliasChoices("model_id", "model")
-    )
+    model_id: _OrNone[Annotated[StrictStr, Field(min_length=1), AfterValidator(_fit)]] = None
 
 
 class Page(_Answer):

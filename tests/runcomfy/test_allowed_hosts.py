@@ -8,7 +8,9 @@ from comfyline.errors import BrokenOutput
 from comfyline.runcomfy.allowed_hosts import AllowedHosts, RefusedOutput
 
 HOSTS = AllowedHosts(("*.runcomfy.net", "*.RunComfy.com"), "https://api.test")
-LOCAL = AllowedHosts(("cdn.test", "10.0.0.7:8080", "[fd00::1]"), "http://127.0.0.1:8188")
+LOCAL = AllowedHosts(
+    ("cdn.test", "10.0.0.7:8080", "[fd00::1]", "FD00:0::2"), "http://127.0.0.1:8188"
+)
 
 
 def test_a_listed_host_is_allowed_however_it_is_written():
@@ -19,7 +21,12 @@ def test_a_listed_host_is_allowed_however_it_is_written():
         "HTTPS://API.TEST/a",
     ):
         assert not HOSTS.check(url).is_named or "api" in url.lower()
-    for url in ("https://CDN.test/a", "https://10.0.0.7:8080/a", "https://[FD00:0::1]/a"):
+    for url in (
+        "https://CDN.test/a",
+        "https://10.0.0.7:8080/a",
+        "https://[FD00:0::1]/a",
+        "https://[fd00::2]/a",
+    ):
         assert LOCAL.check(url).is_named
 
 

@@ -45,6 +45,7 @@ def test_a_result_says_of_which_model_and_of_when_it_is():
     read = RequestResult.read(answer)
     assert (read.model_id, read.created_at) == ("a/b", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
     assert RequestResult.read({**answer, "model_id": "c/d"}).model_id == "c/d"
+    assert RequestResult.read({**answer, "model_id": None}).model_id == "a/b"
     unknown = RequestResult.read({**answer, "created_at": "soon", "model": 7})
     assert (unknown.model_id, unknown.created_at) == (None, None)
 
