@@ -1,6 +1,7 @@
 """The process around the sandbox: the port, the signals, the log and the exit code."""
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -30,8 +31,10 @@ def serve(options: SandboxOptions) -> int:
     try:
         listener = socket.create_server((LOOPBACK, options.port), backlog=2048)
     except OSError as error:
+        # The library's own text repeats the address.
+        why = os.strerror(error.errno or 0)
         sys.stderr.write(
-            f"sandbox: cannot listen on {LOOPBACK}:{options.port}: {error.strerror}\n"
+            f"sandbox: cannot listen on {LOOPBACK}:{options.port}: {why}\n"
             "    --port chooses another port\n"
         )
         return PORT_TAKEN

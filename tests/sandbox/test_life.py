@@ -174,6 +174,7 @@ def test_a_taken_port_is_said_with_the_option_that_chooses_another_and_69(
     assert ended.returncode == 69
     said, hint = ended.stderr.splitlines()
     assert "cannot listen" in said
+    assert said.endswith(": Address already in use")
     assert "--port" in hint
 
 
@@ -183,8 +184,9 @@ def test_the_log_has_a_line_for_each_request_and_no_query_and_no_token(
     request_id = sandbox.submit("an office", f"{files}/cat.jpg?X-Amz-Signature=hidden")
     sandbox.finish(request_id)
     sandbox.api.get("/v1/models", params={"search": "hidden"})
+    # A line is written when its answer has gone out.
+    sandbox.until(lambda: "GET /v1/models 200" in sandbox.log.read_text())
     log = sandbox.log.read_text()
     assert f"GET /v1/requests/{request_id}/result 200" in log
-    assert "GET /v1/models 200" in log
     assert "hidden" not in log
     assert "sandbox-token" not in log
