@@ -24,6 +24,7 @@ from comfyline.errors import BrokenOutput, OutputUnreachable
 from comfyline.files import disk_full_told, require_space
 from comfyline.job import MediaInfo, MediaKind
 from comfyline.media.probe import check_beginning, check_whole
+from comfyline.media.types import HEAD_BYTES
 from comfyline.runcomfy.allowed_hosts import AllowedHosts, OutputUrl, RefusedOutput
 from comfyline.runcomfy.retry import Sleep, backoff, repeat
 from comfyline.runcomfy.transport import ENCODINGS, Connections
@@ -124,12 +125,11 @@ class Downloads:
         return download
 
     async def _fetch(self, url: OutputUrl, file: "_PartFile") -> Download:
-        failed = 0
+        failed = most = 0
         with file:
 
             async def once() -> Download:
-                nonlocal failed
-                before = file.size
+                nonlocal failed, most
                 try:
                     await self._stream(url, file)
                     return await asyncio.to_thread(file.check)
@@ -137,8 +137,10 @@ class Downloads:
                     await asyncio.to_thread(file.start_over)
                     raise
                 finally:
-                    # A server that breaks off again and again brings a large file all the same.
-                    failed = 1 if file.size >= before + _PROGRESS else failed + 1
+                    # A server that breaks off again and again brings a large file all the same,
+                    # unless it never brings more than before.
+                    failed = 1 if file.size >= most + _PROGRESS else failed + 1
+                    most = max(most, file.size)
 
             def is_worth_it(error: BaseException) -> bool:
                 return isinstance(error, BrokenOutput) and error.passing and failed < _TRIES
@@ -302,7 +304,7 @@ class _PartFile:
         """Write and digest the next bytes of the file. Raise as `begin` does."""
         if not self.size:
             with _spoilt_if_broken():
-                check_beginning(chunk, self._kind, svg=self._svg)
+                check_beginning(chunk[:HEAD_BYTES], self._kind, svg=self._svg)
         self.size += len(chunk)
         if self.size > self._most_bytes:
             raise self._too_large()

@@ -147,6 +147,9 @@ def answer(asked: Asked, server: Hostile) -> Iterator[bytes]:  # noqa: PLR0912  
         whole = part(large(), start) if start else reply(large(), ETag='"one"')
         yield whole[:_AT_A_TIME]
         time.sleep(_ARRIVES)
+    elif name == "never_whole":
+        yield reply(b"", 416) if asked.start else reply(large(), ETag='"one"')[:_AT_A_TIME]
+        time.sleep(_ARRIVES)
     elif name == "trickle":
         whole = reply(GOOD)
         for at in range(0, len(whole), 100):

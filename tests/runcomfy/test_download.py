@@ -1,5 +1,6 @@
 """Outputs, case by case: each ends in a typed error or a good file, whole under its name."""
 
+import asyncio
 import base64
 import hashlib
 import resource
@@ -147,6 +148,15 @@ async def test_a_large_file_is_had_from_a_server_that_breaks_off_again_and_again
     assert (folder / "1").read_bytes() == large()
     # More than the tries that a file has which does not grow.
     assert len(cdn.asked["/many_breaks/1"]) > 5
+
+
+async def test_a_server_that_never_brings_more_than_before_is_given_up(
+    cdn: Hostile, time: FakeTime, folder: Path
+):
+    async with Downloads((), cdn.url, sleep=time.sleep) as downloads, asyncio.timeout(10):
+        with pytest.raises(BrokenOutput):
+            await save(downloads, f"{cdn.url}/never_whole/1", folder)
+    assert len(cdn.asked["/never_whole/1"]) == 5
 
 
 async def test_a_trickle_is_not_waited_for(
