@@ -92,8 +92,9 @@ def _proxy_for(url: httpx.URL) -> str | None:
     found = proxies.get(url.scheme) or proxies.get("all")
     if not found or url.host in _LOOPBACK or proxy_bypass(url.netloc.decode("ascii")):
         return None
-    found = found if "://" in found else f"http://{found}"
-    return found if found.startswith("http") else None
+    scheme, _, rest = found.rpartition("://")
+    scheme = scheme.lower() or "http"
+    return f"{scheme}://{rest}" if scheme in {"http", "https"} else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ def proxy(elsewhere: Script, monkeypatch: pytest.MonkeyPatch) -> Script:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     for name in ("http_proxy", "HTTP_PROXY"):
-        monkeypatch.setenv(name, elsewhere.url)
+        monkeypatch.setenv(name, elsewhere.url.replace("http", "HTTP"))
     return elsewhere.say({"request_id": "r-1"})
 
 
