@@ -62,8 +62,7 @@ async def connect(needed: tuple[ServiceName, ...]) -> None:
         await _must_answer(os.environ["PREFECT_API_URL"])
         _use_own_password(addresses(home()))
     _log_to_file(home() / "logs" / "comfyline.log")
-    if not own:
-        await _must_let_us_in()
+    await _must_let_us_in(own=own)
 
 
 async def summary_of(flow: Awaitable["State[Any]"]) -> RunSummary:
@@ -135,7 +134,7 @@ def _use_own_password(local: StackAddresses) -> None:
         os.environ.setdefault("PREFECT_API_AUTH_STRING", local.prefect_auth_string)
 
 
-async def _must_let_us_in() -> None:
+async def _must_let_us_in(*, own: bool) -> None:
     """Say at once what Prefect would say with a stack trace for a password that it lacks."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectHTTPStatusError
@@ -151,7 +150,9 @@ async def _must_let_us_in() -> None:
         raise Unreachable(
             f"The Prefect server at {os.environ['PREFECT_API_URL']} rejects the "
             f"credentials ({error.response.status_code})",
-            hint="Set PREFECT_API_AUTH_STRING to the user:password that it asks for, or "
+            hint="It was started with another password: `comfyline down`, then run again."
+            if own
+            else "Set PREFECT_API_AUTH_STRING to the user:password that it asks for, or "
             'PREFECT_API_KEY. For the local server: eval "$(comfyline env)".',
         ) from error
 

@@ -210,19 +210,24 @@ def test_prefects_own_commands_come_in_with_what_env_prints(
     assert (asked.returncode == 0) is with_password, asked.stderr
 
 
-def test_a_run_without_the_password_is_told_what_to_set(
-    stack: StackAddresses, tmp_path: Path
+@pytest.mark.parametrize("own", [False, True])
+def test_a_run_without_the_password_is_told_what_to_do(
+    stack: StackAddresses, tmp_path: Path, *, own: bool
 ) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "mine.yaml").write_text(PROFILE)
+    here, there = Layout(tmp_path / "home"), Layout(prefect_home())
+    make_auth_string(here.prefect_auth_string)
+    shutil.copy(there.record("prefect"), here.record("prefect"))
+    server = {} if own else {"PREFECT_API_URL": str(stack.prefect_api_url)}
+    home = tmp_path / "home" if own else tmp_path / ".comfyline"
     ended = subprocess.run(
         [
             *(sys.executable, "-m", "comfyline.cli", "run"),
             *("configs/pipelines/office-scenes.yaml", "--profile", "mine.yaml", "--json"),
         ],
         cwd=tmp_path,
-        env=clean_environment()
-        | {"PREFECT_API_URL": str(stack.prefect_api_url), "PYTHONPATH": str(ROOT)},
+        env=clean_environment() | {"PYTHONPATH": str(ROOT), "COMFYLINE_HOME": str(home)} | server,
         capture_output=True,
         text=True,
         timeout=180,
@@ -231,7 +236,7 @@ def test_a_run_without_the_password_is_told_what_to_set(
     [error] = json.loads(ended.stdout)["errors"]
     assert ended.returncode == 69, ended.stderr
     assert "rejects the credentials (401)" in error["message"]
-    assert "PREFECT_API_AUTH_STRING" in error["hint"]
+    assert ("comfyline down" if own else "PREFECT_API_AUTH_STRING") in error["hint"]
 
 
 async def test_no_server_is_started_in_a_home_that_cannot_be_closed(tmp_path: Path) -> None:
