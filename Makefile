@@ -28,14 +28,14 @@ fix: $(VENV)/.installed-dev  ## Mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(VENV)/.installed-dev  ## Run the tests against real servers: seven minutes on two processors
-	$(PYTEST) --numprocesses 3
+test: $(VENV)/.installed-dev  ## Run the tests against real servers: five minutes on two processors
+	$(PYTEST) --numprocesses 4
 
-test-quick: $(VENV)/.installed-dev  ## Run the tests that need no stack: a minute and a half
+test-quick: $(VENV)/.installed-dev  ## Run the tests that need no stack: less than a minute
 	$(PYTEST) --numprocesses 2 -m 'not server and not thorough'
 
 test-thorough: $(VENV)/.installed-dev  ## Run all that there is: every crash point, 1000 examples each
-	HYPOTHESIS_PROFILE=thorough $(PYTEST) --numprocesses 3 -m ''
+	HYPOTHESIS_PROFILE=thorough $(PYTEST) --numprocesses 4 -m ''
 
 storage-test: $(VENV)/.installed-dev  ## Try a bucket of your own: BUCKET=s3://name/prefix, keys in AWS_*
 	COMFYLINE_TEST_BUCKET='$(or $(BUCKET),$(error say BUCKET=s3://name/prefix))' \

@@ -37,7 +37,8 @@ def lay(home: Path, names: tuple[str, ...]) -> None:
 
 def made(folder: Path, *target: str) -> str:
     return subprocess.run(
-        ["make", "-f", ROOT / "Makefile", *target],
+        # Within `make test` it would say which directory it enters.
+        ["make", "--no-print-directory", "-f", ROOT / "Makefile", *target],
         cwd=folder,
         capture_output=True,
         text=True,
