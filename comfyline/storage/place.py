@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
 from comfyline.errors import Unreachable
@@ -101,10 +101,12 @@ class Place(ABC):
         async with aclosing(self.pieces(uri)) as chunks:
             pieces: list[bytes] = await anext(chunks, [])
             try:
-                with disk_full_told(target), await asyncio.to_thread(target.open, "wb") as file:
-                    while pieces:
+                with (
+                    disk_full_told(target),
+                    await asyncio.to_thread(_begun, target, pieces) as file,
+                ):
+                    while pieces := await anext(chunks, []):
                         await asyncio.to_thread(file.writelines, pieces)
-                        pieces = await anext(chunks, [])
             except BaseException as error:
                 with suppress(OSError):
                     await asyncio.to_thread(target.unlink, missing_ok=True)
@@ -120,6 +122,18 @@ class Place(ABC):
     @abstractmethod
     def files_in(self, folder: str) -> AsyncGenerator[Listed, None]:
         """List all files in a folder, or under a prefix, however deep; none is no error."""
+
+
+def _begun(target: Path, pieces: list[bytes]) -> IO[bytes]:
+    """Open a file and write its beginning in one go, which for most files is all of it."""
+    file = target.open("wb")
+    try:
+        file.writelines(pieces)
+    except OSError:
+        with suppress(OSError):
+            file.close()
+        raise
+    return file
 
 
 async def all_of(work: Iterable[Coroutine[Any, Any, T]], at_once: int = 32) -> list[T]:
