@@ -10,7 +10,7 @@ from comfyline.cli import options
 from comfyline.cli.console import print_error, print_line, print_result, results
 from comfyline.config.load import look
 from comfyline.errors import ComfylineError, InputInvalid, Problem
-from comfyline.pipeline.document import Limits, load_pipeline
+from comfyline.pipeline.document import RunLimits, load_pipeline
 from comfyline.plan.explain import explain_jobs, moving_aside, namesakes, planned_steps
 from comfyline.plan.preview import Planned, plan_pipeline
 from comfyline.plan.reuse import run_preflight
@@ -120,7 +120,7 @@ def _show(
         results.print("nothing to do: everything is there already")
 
 
-def _warnings(record: PlanRecord, limits: Limits, max_cost: float | None) -> list[str]:
+def _warnings(record: PlanRecord, limits: RunLimits, max_cost: float | None) -> list[str]:
     """Warn of what a run would stumble over: unknown prices, limits that do not suffice."""
     told = []
     if record.unknown_prices:

@@ -15,7 +15,13 @@ from comfyline.config.load import ONLY_RUNCOMFY, prepare
 from comfyline.errors import UsageError
 from comfyline.ledger.attempts import KEPT, UNKNOWN_ORIGIN, Attempt
 from comfyline.ledger.block_reasons import short
-from comfyline.ledger.in_doubt import Balance, SpeaksFor, how_far_in_words, sent_at, speaks_for
+from comfyline.ledger.in_doubt import (
+    BalanceChange,
+    SpeaksFor,
+    how_far_in_words,
+    sent_at,
+    speaks_for,
+)
 from comfyline.operations.recover import settle_what_can_be
 from comfyline.operations.resolve import (
     Doubt,
@@ -189,7 +195,7 @@ def _balance(doubt: Doubt) -> _Fact:
     return _Fact("balance", text, speaks_for(doubt.balance, estimate))
 
 
-def _difference(balance: Balance, estimate_usd: float | None) -> str:
+def _difference(balance: BalanceChange, estimate_usd: float | None) -> str:
     spent, most, least = balance.spent_usd, balance.most_usd, balance.least_usd
     if spent < 0:
         return f"{usd(-spent)} more, so it was topped up and proves nothing"

@@ -33,7 +33,7 @@ class SpeaksFor(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Balance:
+class BalanceChange:
     """The account before the POST and now, in US dollars, beside what others explain of it.
 
     `least_usd` and `most_usd` bound what the other requests known to the ledger have been charged
@@ -86,7 +86,7 @@ def others_since(doubt: Attempt, attempts: Iterable[Attempt]) -> list[Attempt]:
 
 def read_balance(
     doubt: Attempt, others: Iterable[Attempt], now_usd: float | None
-) -> Balance | None:
+) -> BalanceChange | None:
     """Return the balance as evidence; None when it is not known before and after."""
     before = doubt.evidence.balance_before_usd
     if before is None or now_usd is None:
@@ -100,10 +100,10 @@ def read_balance(
         # What was under way before may have been charged before, what still is may not be yet.
         if one.submitted_at and one.submitted_at >= sent_at(doubt):
             least += one.cost_usd or 0.0
-    return Balance(before, now_usd, least, most if is_known else None)
+    return BalanceChange(before, now_usd, least, most if is_known else None)
 
 
-def speaks_for(balance: Balance, estimate_usd: float | None) -> SpeaksFor | None:
+def speaks_for(balance: BalanceChange, estimate_usd: float | None) -> SpeaksFor | None:
     """Return what the balance makes more likely; None where it fits both, or neither."""
     if balance.most_usd is None or balance.most_usd - balance.least_usd > _CLOSE_USD:
         return None

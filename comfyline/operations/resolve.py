@@ -15,7 +15,7 @@ from comfyline.job import AT_RUNCOMFY, JobState
 from comfyline.ledger.attempts import UNKNOWN_ORIGIN, Attempt
 from comfyline.ledger.block_reasons import short
 from comfyline.ledger.decision import LEASE_SECONDS
-from comfyline.ledger.in_doubt import Balance, others_since, read_balance, sent_at
+from comfyline.ledger.in_doubt import BalanceChange, others_since, read_balance, sent_at
 from comfyline.ledger.queries import Selection
 from comfyline.operations.adopt import adopt, look_for
 from comfyline.progress import Note, tell
@@ -39,7 +39,7 @@ class Doubt:
     attempt: Attempt
     others: tuple[Attempt, ...]
     balance_now_usd: float | None
-    balance: Balance | None
+    balance: BalanceChange | None
 
 
 async def gather_facts(attempt: Attempt, services: Services) -> Doubt:

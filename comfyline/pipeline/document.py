@@ -260,7 +260,7 @@ class Output(Section):
     )
 
 
-class Limits(Section):
+class RunLimits(Section):
     """What a run of this pipeline may take up."""
 
     in_flight: int = Field(16, ge=1, description="How many requests may be at RunComfy at a time.")
@@ -294,7 +294,7 @@ class PipelineDocument(Section):
         min_length=1, description="The model calls by name; one may use what others made."
     )
     output: Output = Field(description="Where outputs are stored.")
-    limits: Limits = Field(Limits(), description="What a run may use.")
+    limits: RunLimits = Field(RunLimits(), description="What a run may use.")
 
 
 @dataclass(frozen=True, slots=True)
