@@ -46,6 +46,9 @@ from comfyline.stack.services import (
 
 Tell = Callable[[str], None]
 
+_PORTS_TRIED = 5
+"""Where other servers start at the same time, one may lose its port; hardly so often."""
+
 
 @dataclass(frozen=True, slots=True)
 class StackAddresses:
@@ -230,7 +233,8 @@ class _Start:
                 self.tell(f"{name}: was started earlier and does not answer yet; waiting for it")
             # Where its part of the log begins was known to whoever started it.
             return await self._wait(name, running, begin=0)
-        while True:
+        failure: str | None = None
+        for _ in range(_PORTS_TRIED):
             port = self._port(name)
             failure = await self._start(name, port)
             if failure is None or name in self.asked or name in _alive(self.layout):
@@ -239,6 +243,7 @@ class _Start:
             if is_free(port) and "already in use" not in failure.lower():
                 return failure
             self.tell(f"{name}: port {port} was taken in the meantime; starting at another")
+        return failure
 
     async def _start(self, name: ServiceName, port: int) -> str | None:
         self.tell(f"{name}: starting at {origin(port)}")

@@ -197,6 +197,15 @@ async def test_a_port_that_is_lost_between_look_and_start_is_tried_once_elsewher
     assert any("in the meantime" in line for line in told)
 
 
+async def test_a_server_that_never_gets_its_port_is_given_up(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_use = Launch((sys.executable, "-c", "raise SystemExit('Address already in use')"), {})
+    monkeypatch.setattr("comfyline.stack.stack.launch", lambda *_: in_use)
+    with pytest.raises(Unreachable, match="Address already in use"):
+        await storage(home)
+
+
 async def test_two_homes_run_at_once_and_stop_apart(make_home: MakeHome) -> None:
     one, two = make_home("one"), make_home("two")
     first, second = await asyncio.gather(storage(one), storage(two))
