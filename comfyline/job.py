@@ -242,6 +242,23 @@ class MediaInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class FileInfo:
+    """What the bytes of a media file are, and what they show when they are opened.
+
+    `sha256` is empty for an input that is larger than anything RunComfy takes: it is not read.
+    """
+
+    sha256: str
+    bytes: int
+    info: MediaInfo
+
+    @property
+    def media_type(self) -> str:
+        """The media type by content; empty when it is no medium that is known."""
+        return self.info.media_type
+
+
+@dataclass(frozen=True, slots=True)
 class FetchedFile:
     """One output on local disk, whole and of a known type, not yet at its final place."""
 

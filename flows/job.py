@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.utilities.annotations import opaque
 
 from comfyline.errors import ComfylineError, Defect, Rejected, Spoilt
-from comfyline.job import AT_RUNCOMFY, CheckedJob, Job, JobState, Stage, StoredOutput
+from comfyline.job import AT_RUNCOMFY, CheckedJob, FileInfo, Job, JobState, Stage, StoredOutput
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.block_reasons import blocked, not_started
 from comfyline.ledger.decision import Decision
@@ -24,7 +24,6 @@ from comfyline.progress import Note, StageEntered, tell
 from comfyline.report.thumbnails import make_thumbnails
 from comfyline.run import FetchedOutputs, Outcome, Run, Submission
 from comfyline.services import Services
-from comfyline.storage.fingerprints import FileInfo
 from comfyline.storage.inputs import is_remote, origin_path
 from tasks.failure import job_state_after, unwrap
 from tasks.fetch import fetch

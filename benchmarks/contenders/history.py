@@ -13,7 +13,7 @@ from sqlalchemy import Connection, insert
 
 from benchmarks.contenders.side import start
 from comfyline.config.load import look
-from comfyline.job import CheckedJob, JobState, StoredOutput
+from comfyline.job import CheckedJob, FileInfo, JobState, StoredOutput
 from comfyline.ledger.attempts import pack
 from comfyline.ledger.database import Database
 from comfyline.ledger.tables import attempts, jobs, outputs, transitions
@@ -22,7 +22,6 @@ from comfyline.pipeline.output_names import output_uris
 from comfyline.plan.check import validate_jobs
 from comfyline.plan.preview import plan_pipeline
 from comfyline.services import now, open_services
-from comfyline.storage.fingerprints import FileInfo
 
 _PICTURE = Path("picture.png")
 _STATES = ("planned", "submitting", "submitted", "in_progress", "completed", "persisted")

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 
 from comfyline.errors import ComfylineError, InputInvalid, Problem, Unreachable
 from comfyline.files import why_not
-from comfyline.job import PENDING, CheckedJob, Job, Media, MediaKind, Preparation, takes_pending
+from comfyline.job import (
+    PENDING,
+    CheckedJob,
+    FileInfo,
+    Job,
+    Media,
+    MediaKind,
+    Preparation,
+    takes_pending,
+)
 from comfyline.keys import job_key
 from comfyline.media.convert import (
     CONVERTIBLE,
@@ -34,7 +43,7 @@ from comfyline.models.dialect import (
 from comfyline.models.entry import ModelEntry, UncheckedModel
 from comfyline.models.media_rules import RuleCheck, bounds, check_rules, nearest
 from comfyline.redact import bare_origin
-from comfyline.storage.fingerprints import FileInfo, ReadError
+from comfyline.storage.fingerprints import ReadError
 from comfyline.storage.inputs import Inputs
 from comfyline.storage.places import folder_mistake
 from comfyline.yaml.file import field_path

@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -22,7 +21,7 @@ import httpx
 from comfyline.config.account import command
 from comfyline.errors import BrokenOutput, OutputUnreachable
 from comfyline.files import disk_full_told, require_space
-from comfyline.job import MediaInfo, MediaKind
+from comfyline.job import FileInfo, MediaKind
 from comfyline.media.probe import check_beginning, check_whole
 from comfyline.media.types import HEAD_BYTES
 from comfyline.runcomfy.allowed_hosts import AllowedHosts, OutputUrl, RefusedOutput
@@ -57,15 +56,6 @@ _MOVED = {301, 302, 303, 307, 308}
 _PASSING_STATUS = {404, 408, 425, 429}
 """4xx answers that may change: 404 because an output may be published a moment late."""
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
-
-
-@dataclass(frozen=True, slots=True)
-class Download:
-    """A file that arrived whole, with what it shows."""
-
-    sha256: str
-    bytes: int
-    info: MediaInfo
 
 
 class _Spoilt(BrokenOutput):
@@ -103,7 +93,7 @@ class Downloads:
 
     async def save(
         self, output: str, target: Path, kind: MediaKind | None, *, svg: bool = False
-    ) -> Download:
+    ) -> FileInfo:
         """Put one output under `target`, which exists only when it is a whole medium of `kind`.
 
         `output` is a URL or a `data:` URI; `svg`: a drawing counts as a picture. Raises
@@ -124,11 +114,11 @@ class Downloads:
         await asyncio.to_thread(part.replace, target)
         return download
 
-    async def _fetch(self, url: OutputUrl, file: "_PartFile") -> Download:
+    async def _fetch(self, url: OutputUrl, file: "_PartFile") -> FileInfo:
         failed = most = 0
         with file:
 
-            async def once() -> Download:
+            async def once() -> FileInfo:
                 nonlocal failed, most
                 try:
                     await self._stream(url, file)
@@ -200,7 +190,7 @@ async def _next(chunks: AsyncIterator[bytes]) -> bytes:
         return await anext(chunks, b"")
 
 
-def _decode(uri: str, file: "_PartFile") -> Download:
+def _decode(uri: str, file: "_PartFile") -> FileInfo:
     """Write what a `data:` URI holds."""
     head, _, body = uri.partition(",")
     is_base64 = head.lower().rstrip().endswith(";base64")
@@ -319,11 +309,11 @@ class _PartFile:
             raise _Spoilt(f"{self._shown} is empty")
         self._file.flush()
 
-    def check(self) -> Download:
+    def check(self) -> FileInfo:
         """Look at the file as a whole. Raise `_Spoilt` for one that is not what it has to be."""
         with _spoilt_if_broken():
             info = check_whole(self._path, self._kind, svg=self._svg)
-        return Download(self._digest.hexdigest(), self.size, info)
+        return FileInfo(self._digest.hexdigest(), self.size, info)
 
     def start_over(self) -> None:
         """Forget what has arrived."""

@@ -9,11 +9,11 @@ import os
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from comfyline.errors import Unreachable
-from comfyline.job import MediaInfo
+from comfyline.job import FileInfo, MediaInfo
 from comfyline.media.probe import probed_by
 from comfyline.storage.place import Listed
 
@@ -30,23 +30,6 @@ _GET = "SELECT facts FROM known_files WHERE path = ? AND stamp = ? AND examined_
 _PATIENCE = 0.5
 """Seconds to wait for who writes: it is quicker to read a few files again."""
 _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-@dataclass(frozen=True, slots=True)
-class FileInfo:
-    """What the bytes of a media input are, and what they show when they are opened.
-
-    `sha256` is empty for a file that is larger than anything RunComfy takes: it is not read.
-    """
-
-    sha256: str
-    bytes: int
-    info: MediaInfo
-
-    @property
-    def media_type(self) -> str:
-        """The media type by content; empty when it is no medium that is known."""
-        return self.info.media_type
 
 
 ReadError = OSError | Unreachable

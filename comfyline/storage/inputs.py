@@ -17,13 +17,12 @@ from ssl import SSLContext
 import httpx
 
 from comfyline.errors import Unreachable
-from comfyline.job import MediaInfo
+from comfyline.job import FileInfo, MediaInfo
 from comfyline.media.probe import probe
 from comfyline.media.types import HEAD_BYTES, MOST_BYTES, kind_of, media_type_of
 from comfyline.redact import bare_origin
 from comfyline.storage.connection_errors import what_broke
 from comfyline.storage.fingerprints import (
-    FileInfo,
     KnownFiles,
     ReadError,
     file_fingerprint,

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from comfyline.job import FileInfo
 from comfyline.models.catalogue import Catalogue, ModelCache
 from comfyline.models.entry import ModelEntry
 from comfyline.plan.lint import LintResult, lint_file, named_models, static_mistakes
-from comfyline.storage.fingerprints import FileInfo, ReadError
+from comfyline.storage.fingerprints import ReadError
 from comfyline.yaml.file import LocatedYaml, load_yaml
 
 Write = Callable[..., Path]

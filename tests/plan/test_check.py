@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from comfyline.config.settings import NO_STORAGE
 from comfyline.errors import InputInvalid, Unreachable
-from comfyline.job import CheckedJob, Job, MediaInfo, Placement, Preparation
+from comfyline.job import CheckedJob, FileInfo, Job, MediaInfo, Placement, Preparation
 from comfyline.models.entry import ModelEntry, UncheckedModel
 from comfyline.plan.check import validate_job, validate_pairs
-from comfyline.storage.fingerprints import FileInfo, ReadError
+from comfyline.storage.fingerprints import ReadError
 from comfyline.storage.inputs import Inputs
 from comfyline.storage.s3 import Bucket
 from tests.media.clips import bomb, clip, heic, picture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from comfyline.errors import GenerationFailed, Unreachable
-from comfyline.job import Job, JobState, StoredOutput
+from comfyline.job import FileInfo, Job, JobState, StoredOutput
 from comfyline.ledger.claims import Claimed
 from comfyline.models.entry import ModelEntry
 from comfyline.pipeline.output_names import output_uris
@@ -16,7 +16,6 @@ from comfyline.plan.reuse import Preflight, estimate, find_existing, folder_of
 from comfyline.progress import Event, Note, observed_by
 from comfyline.run import Run
 from comfyline.services import Services
-from comfyline.storage.fingerprints import FileInfo
 from comfyline.storage.inputs import read_file
 from comfyline.storage.place import join, local_path
 from tests.media.clips import picture

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from comfyline.errors import BrokenOutput, ComfylineError, DiskFull, OutputUnreachable
+from comfyline.job import FileInfo
 from comfyline.runcomfy import download as download_module
 from comfyline.runcomfy.allowed_hosts import RefusedOutput
-from comfyline.runcomfy.download import Download, Downloads
+from comfyline.runcomfy.download import Downloads
 from tests.runcomfy.conftest import FakeTime
 from tests.runcomfy.hostile import GOOD, OTHER, Hostile, hostile_cdn, large
 from tests.runcomfy.tls import certificate
@@ -44,7 +45,7 @@ def everything(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(around)) for p in around.rglob("*") if p.is_file())
 
 
-async def save(downloads: Downloads, url: str, folder: Path) -> Download:
+async def save(downloads: Downloads, url: str, folder: Path) -> FileInfo:
     """A picture under `1`; whatever happens, nothing else is there afterwards."""
     try:
         download = await downloads.save(url, folder / "1", "image", svg=True)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfyline.job import MediaInfo
+from comfyline.job import FileInfo, MediaInfo
 from comfyline.storage import fingerprints as fingerprints_module
 from comfyline.storage import inputs as inputs_module
-from comfyline.storage.fingerprints import FileInfo, KnownFiles, fingerprints_of, is_settled
+from comfyline.storage.fingerprints import KnownFiles, fingerprints_of, is_settled
 from comfyline.storage.inputs import Inputs, read_file
 from comfyline.storage.place import Listed
 from comfyline.storage.s3 import Bucket

@@ -8,9 +8,8 @@ import pytest
 
 from comfyline.config.settings import NO_STORAGE
 from comfyline.errors import Unreachable
-from comfyline.job import MediaInfo
+from comfyline.job import FileInfo, MediaInfo
 from comfyline.storage import inputs as inputs_module
-from comfyline.storage.fingerprints import FileInfo
 from comfyline.storage.inputs import Inputs, read_file
 from comfyline.storage.s3 import Bucket
 from tests.conftest import ROOT
