@@ -2,8 +2,6 @@
 
 import asyncio
 import importlib
-import itertools
-import random
 import sqlite3
 import threading
 import time
@@ -36,7 +34,16 @@ from sqlalchemy.exc import (
     InternalError,
     OperationalError,
 )
-from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_delay,
+    wait_fixed,
+    wait_random_exponential,
+)
 
 from comfyline.config.duration import seconds_awake_or_asleep
 from comfyline.errors import InputInvalid, Problem, Unreachable
@@ -53,6 +60,7 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 WRITE_LOCK = "SELECT pg_advisory_xact_lock(7266368, 1)"
 """One number for all ledgers of a PostgreSQL database: there is one."""
 
+_PAUSES = wait_random_exponential(multiplier=0.1, max=2)
 _BUSY_SECONDS = 30
 _READING = "comfyline_reading"
 _FOR_THIS_TRANSACTION = (
@@ -216,24 +224,28 @@ class Database:
     async def _answer(self, asked: asyncio.Future[T], ask: Callable[[], asyncio.Future[T]]) -> T:
         """Await the answer; ask again for as long as there is patience."""
         failing_since: float | None = None
-        for tries in itertools.count():
-            try:
+
+        def is_hopeless(state: RetryCallState) -> bool:
+            nonlocal failing_since
+            failing_since = failing_since or time.monotonic()
+            return self._patience_left(failing_since, state) <= 0
+
+        tries = AsyncRetrying(
+            retry=retry_if_exception_type(_Away), stop=is_hopeless, wait=_PAUSES, reraise=True
+        )
+        async for attempt in tries:
+            with attempt:
+                if attempt.retry_state.attempt_number > 1:
+                    if self._closed:
+                        raise self._unusable("it was closed while it was waited for")
+                    asked = ask()
                 answer = await asked
-                break
-            except _Away as away:
-                failing_since = failing_since or time.monotonic()
-                if self._patience_left(failing_since, away) <= 0:
-                    raise
-            await asyncio.sleep(random.uniform(0, min(2, 0.1 * 2**tries)))  # noqa: S311
-            if self._closed:
-                raise self._unusable("it was closed while it was waited for")
-            asked = ask()
         if self._away_since is not None:
             self._away_since = None
             tell(Note(f"The ledger {self._shown} answers again"))
         return answer
 
-    def _patience_left(self, failing_since: float, away: _Away) -> float:
+    def _patience_left(self, failing_since: float, state: RetryCallState) -> float:
         """Return the seconds for which it is still worth asking.
 
         Nothing is owed yet to one that has never answered, and its URL may be wrong. What always
@@ -243,7 +255,8 @@ class Database:
             return 0
         if self._away_since is None:
             self._away_since = failing_since
-            tell(Note(f"{away.message}; waiting for it"))
+            reason = state.outcome and state.outcome.exception()
+            tell(Note(f"{getattr(reason, 'message', reason)}; waiting for it"))
         return self.patience - (time.monotonic() - min(self._away_since, failing_since))
 
     def transact(self, engine: Engine, work: Callable[[Connection], T]) -> T:
