@@ -359,7 +359,7 @@ def first_frames(file: BinaryIO, media_type: str) -> Iterator[Image.Image]:
             for stream in container.streams.video[:1]:
                 _bound(stream)
                 for frame in islice(container.decode(stream), _FRAMES):
-                    picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
+                    picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]  # PyAV's has no types
                     yield turned_upright(picture, _TURNED.get(frame.rotation % 360, 1))
     except (OSError, ValueError) as error:
         if _is_of_the_disk(error):

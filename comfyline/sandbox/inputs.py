@@ -127,6 +127,6 @@ def _measured(path: Path, container: InputContainer, kind: str, field: str) -> I
     seconds = (container.duration or 0) / av.time_base
     if not isinstance(first, VideoFrame):
         return InputFile(path, kind, seconds=seconds, has_sound=True)
-    picture: Image.Image = first.to_image()  # type: ignore[no-untyped-call]
+    picture: Image.Image = first.to_image()  # type: ignore[no-untyped-call]  # PyAV's has no types
     has_sound = bool(container.streams.audio)
     return InputFile(path, kind, picture, picture.size, seconds, has_sound)

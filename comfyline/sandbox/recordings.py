@@ -43,7 +43,7 @@ def generate_video(order: Order, index: int, target: Path) -> None:
         sound = file.add_stream("aac", rate=_RATE, layout="mono") if order.has_sound() else None
         frames = _frames(order, size, max(1, round(seconds * rate)), chance)
         for number, picture in enumerate(frames):
-            frame: VideoFrame = VideoFrame.from_image(picture)  # type: ignore[no-untyped-call]
+            frame: VideoFrame = VideoFrame.from_image(picture)  # type: ignore[no-untyped-call]  # PyAV's has no types
             frame.pts, frame.time_base = number, Fraction(1, rate)
             file.mux(film.encode(frame))
         file.mux(film.encode(None))
