@@ -259,19 +259,11 @@ class FileInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class FetchedFile:
+class FetchedFile(FileInfo):
     """One output on local disk, whole and of a known type, not yet at its final place."""
 
     index: int
     path: str
-    sha256: str
-    bytes: int
-    info: MediaInfo
-
-    @property
-    def media_type(self) -> str:
-        """The media type by content."""
-        return self.info.media_type
 
 
 @dataclass(frozen=True, slots=True)

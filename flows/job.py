@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.utilities.annotations import opaque
 
 from comfyline.errors import ComfylineError, Defect, Rejected, Spoilt
-from comfyline.job import AT_RUNCOMFY, CheckedJob, FileInfo, Job, JobState, Stage, StoredOutput
+from comfyline.job import AT_RUNCOMFY, CheckedJob, Job, JobState, Stage, StoredOutput
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.block_reasons import blocked, not_started
 from comfyline.ledger.decision import Decision
@@ -177,8 +177,7 @@ class _Way:
             # A later step takes them as they lie there, without reading them once more.
             files = {file.index: file for file in fetched.files}
             for output in stored:
-                file = files[output.index]
-                services.inputs.know(output.uri, FileInfo(file.sha256, file.bytes, file.info))
+                services.inputs.know(output.uri, files[output.index])
         return stored
 
     async def _fetched(

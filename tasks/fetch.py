@@ -147,7 +147,7 @@ async def _download_all(
             await asyncio.to_thread(path.unlink, missing_ok=True)
             continue
         found[download.sha256] = FetchedFile(
-            len(found), str(path), download.sha256, download.bytes, download.info
+            download.sha256, download.bytes, download.info, index=len(found), path=str(path)
         )
     files = tuple(found.values())
     types = {file.media_type for file in files}
@@ -186,5 +186,5 @@ async def _from_copy(
         if await asyncio.to_thread(hash_file, target) == copy.sha256:
             info = await asyncio.to_thread(probe_file, target)
             info = replace(info, media_type=copy.media_type)
-            return FetchedFile(copy.index, str(target), copy.sha256, copy.bytes, info)
+            return FetchedFile(copy.sha256, copy.bytes, info, index=copy.index, path=str(target))
     return None

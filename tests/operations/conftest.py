@@ -117,6 +117,6 @@ async def pay(
         path = services.work / f"kept-{request_id}-{index}"
         path.write_bytes(content)
         sha256 = hashlib.sha256(content).hexdigest()
-        files.append(FetchedFile(index, str(path), sha256, len(content), MediaInfo(media_type)))
+        files.append(FetchedFile(sha256, len(content), MediaInfo(media_type), index, str(path)))
     submission = Submission(claim.attempt_id, claim.number, JobState.COMPLETED, request_id, when)
     return Paid(checked, submission, FetchedOutputs(tuple(files)), services)
