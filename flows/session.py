@@ -5,12 +5,10 @@ told nothing by Prefect, so it looks at its own state.
 """
 
 import asyncio
-import gc
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -31,7 +29,6 @@ from comfyline.redact import without_secrets
 from comfyline.report.summary import RunSummary
 from comfyline.run import CancelToken, cancelled_by, current_token
 from comfyline.services import Services, open_services
-from tasks.caching import find_results_quickly
 
 Work = Callable[[Services], Awaitable[State[RunSummary]]]
 
@@ -47,8 +44,6 @@ async def with_services(
     With `unchecked`, a model whose schema is nowhere to be had is taken without one.
     """
     token = current_token()
-    find_results_quickly()
-    _keep_what_is_imported()
     try:
         with observed_by(_log_notes()), cancelled_by(token):
             settings = await prepare(profile, lambda text: tell(Note(text)), read_secret_block)
@@ -59,12 +54,6 @@ async def with_services(
                 return await work(services)
     except ComfylineError as error:
         return Failed(message=without_secrets(str(error)), data=error)
-
-
-@cache
-def _keep_what_is_imported() -> None:
-    """Spare each collection the walk through it; once a process, or garbage would be kept too."""
-    gc.freeze()
 
 
 def run_id() -> str:

@@ -6,11 +6,9 @@ another's. What is remembered are paths, as JSON: no media, no token, no presign
 stages are not remembered, each with its reason beside it.
 """
 
-from pathlib import Path
 from typing import Any
 
-from prefect.context import FlowRunContext, TaskRunContext
-from prefect.filesystems import LocalFileSystem
+from prefect.context import TaskRunContext
 from prefect.serializers import JSONSerializer
 from pydantic import TypeAdapter
 
@@ -46,24 +44,3 @@ REMEMBERED = JSONSerializer(
     object_encoder=f"{__name__}.{encode.__name__}", object_decoder=f"{__name__}.{decode.__name__}"
 )
 """How results are written down."""
-
-
-class _ResultFolder(LocalFileSystem):
-    """Prefect's folder of results, named once for all."""
-
-    _block_type_name = "Results of comfyline"
-
-    def _resolve_path(self, path: str) -> Path:
-        return Path(self.basepath or "", path)
-
-
-def find_results_quickly() -> None:
-    """Spare this flow run the look at every folder above its results, four times for each task.
-
-    Results that are configured to lie elsewhere stay there.
-    """
-    context = FlowRunContext.get()
-    if context and type(context.result_store.result_storage) is LocalFileSystem:
-        named = Path(context.result_store.result_storage.basepath or "")
-        folder = _ResultFolder(basepath=str(named.expanduser().resolve()))
-        context.result_store.result_storage = folder
