@@ -79,6 +79,15 @@ def appearing_whole(target: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def sync_directory(directory: Path) -> None:
+    """Write the names in a directory to its disk: a new one lasts only then. Raises `OSError`."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def sweep_parts(directory: Path) -> int:
     """Remove the temporary files of dead processes in one directory; return how many those were.
 

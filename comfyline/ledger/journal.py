@@ -22,6 +22,7 @@ from sqlalchemy import make_url
 
 from comfyline.config.account import Account
 from comfyline.errors import TryLater
+from comfyline.files import sync_directory
 
 JOURNAL = "accepted.jsonl"
 """Its name in COMFYLINE_HOME."""
@@ -159,7 +160,7 @@ class Journal:
             if not os.fstat(file.fileno()).st_size:
                 head = {"journal": secrets.token_hex(16), "version": 1}
                 _append(file, json.dumps(head).encode() + b"\n")
-                _sync_directory(self.path.parent)
+                sync_directory(self.path.parent)
             yield file
 
     def _look_at_others(self, file: BinaryIO, ledger: str) -> None:
@@ -226,11 +227,3 @@ def _read(at: int, raw: bytes) -> Line | None:
         return Line(at, at + len(raw), entry, end.get("accepted"), "nothing" in end)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from comfyline.errors import BrokenAnswer
-from comfyline.files import disk_full_told
+from comfyline.files import disk_full_told, sync_directory
 from comfyline.job import JobState, MediaKind
 from comfyline.runcomfy.transport import Response
 from comfyline.runcomfy.wire import (
@@ -95,10 +95,6 @@ def _write(file: Path, body: bytes) -> None:
             # It would only take up the room of the next one.
             file.unlink(missing_ok=True)
             raise
-    # The new name lasts only when its directory is on disk; Windows has no such call.
+    # Windows cannot sync a directory.
     with suppress(OSError):
-        directory = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(file.parent)
