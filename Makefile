@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo check fix test test-quick test-thorough storage-test messages bench clean clean-ledger
+.PHONY: help chromium demo check fix test test-quick test-thorough test-production storage-test messages bench clean clean-ledger
 
 help:  ## Show what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -32,10 +32,13 @@ test: $(VENV)/.installed-dev  ## Run the tests against real servers: five minute
 	$(PYTEST) --numprocesses 4
 
 test-quick: $(VENV)/.installed-dev  ## Run the tests that need no stack: less than a minute
-	$(PYTEST) --numprocesses 2 -m 'not server and not thorough'
+	$(PYTEST) --numprocesses 2 -m 'not server and not thorough and not production'
 
-test-thorough: $(VENV)/.installed-dev  ## Run all that there is: every crash point, 1000 examples each
-	HYPOTHESIS_PROFILE=thorough $(PYTEST) --numprocesses 4 -m ''
+test-thorough: $(VENV)/.installed-dev  ## Run more of the same: every crash point, 1000 examples each
+	HYPOTHESIS_PROFILE=thorough $(PYTEST) --numprocesses 4 -m 'not production'
+
+test-production: $(VENV)/.installed-dev chromium  ## Run a whole site with its workers, and a browser: five minutes
+	$(PYTEST) -m production
 
 storage-test: $(VENV)/.installed-dev  ## Try a bucket of your own: BUCKET=s3://name/prefix, keys in AWS_*
 	COMFYLINE_TEST_BUCKET='$(or $(BUCKET),$(error say BUCKET=s3://name/prefix))' \
@@ -56,6 +59,11 @@ clean:  ## Stop the local stack and remove what can be made again; what was paid
 
 clean-ledger: $(VENV)/.installed  ## Remove the ledger: says what would be lost, and asks; or CONFIRM=yes
 	@$(BIN)/comfyline ledger remove $(if $(filter yes,$(CONFIRM)),--yes)
+
+chromium:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && \
+		apt-get install -y -qq chromium >/dev/null; } || \
+		{ echo "The tests of Prefect's page need Chromium: apt-get install chromium"; exit 1; }
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
