@@ -162,8 +162,9 @@ class Job:
     """One request to be paid for, as the pipeline asks for it: rendered, not yet checked.
 
     `inputs` is the model's input with media still as their origins (path, `s3://`, `https://`).
-    `settings` are the matrix values, for people. `source` is `file:line` of the step, `written` the
-    place of each of its fields. `part` counts the jobs of a step that fans out, from 0.
+    `settings` are the matrix values, for people; `labels` say whose it is, sorted by name. `source`
+    is `file:line` of the step, `written` the place of each of its fields. `part` counts the jobs of
+    a step that fans out, from 0.
     """
 
     pipeline: str
@@ -178,6 +179,7 @@ class Job:
     part: int | None = None
     preparation: Preparation = Preparation()
     checks: ContentChecks | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
     written: Written | None = field(default=None, compare=False, repr=False)
 
     @property

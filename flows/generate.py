@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 from prefect import flow
@@ -11,6 +12,7 @@ from prefect.client.schemas.objects import State
 from comfyline.errors import ComfylineError
 from comfyline.job import Job, Placement
 from comfyline.models.check import fit_inputs
+from comfyline.pipeline.labels import check_labels
 from comfyline.plan.schedule import Schedule
 from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Run
@@ -33,6 +35,7 @@ async def generate(
     max_cost_usd: float | None = None,
     allow_unknown_cost: bool = False,  # noqa: FBT001, FBT002
     unchecked: bool = False,  # noqa: FBT001, FBT002
+    labels: dict[str, str] | None = None,
 ) -> State[RunSummary] | State[ComfylineError]:
     """Make one request and store its outputs.
 
@@ -46,6 +49,7 @@ async def generate(
         allow_unknown_cost: Submit it also when its price is unknown although there is a limit.
         unchecked: Submit also to a model whose schema is nowhere to be had: nothing of its inputs
             is checked, its price is unknown, and only @file and s3:// values are media.
+        labels: Whose it is, by name, for reports: {"client": "acme"}.
     """
     started, began = now(), time.monotonic()
 
@@ -60,7 +64,10 @@ async def generate(
         )
         entry = await services.catalogue.entry(model_id)
         asked = fit_inputs(entry, as_given("inputs", inputs))
-        job = ad_hoc_job(model_id, asked, as_given("output", output))
+        job = replace(
+            ad_hoc_job(model_id, asked, as_given("output", output)),
+            labels=check_labels(labels or {}),
+        )
         outcomes = await execute(Schedule.of(job), run, services)
         return await finish(outcomes, run, services, started, began)
 

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from comfyline.cli import options
 from comfyline.cli.flow_run import run_and_report
 from comfyline.errors import InputInvalid, Problem, UsageError
+from comfyline.pipeline.labels import check_labels
 from flows.parameters import kept_out_of_prefect
 
 
@@ -34,6 +35,9 @@ async def generate(
     max_cost: options.MaxCost = None,
     allow_unknown_cost: options.AllowUnknownCost = False,
     unchecked: options.Unchecked = False,
+    labels: Annotated[
+        tuple[str, ...], Parameter(name="--label", help="Whose it is, for reports: client=acme.")
+    ] = (),
     json_output: options.Json = False,
 ) -> int:
     """Make one ad-hoc request through the same six tasks.
@@ -42,12 +46,13 @@ async def generate(
     image_urls=@photo.jpg
     """
 
-    async def read() -> dict[str, Any]:
-        return _read_inputs(inputs, input_file)
+    async def read() -> tuple[dict[str, Any], dict[str, str]]:
+        return _read_inputs(inputs, input_file), _read_labels(labels)
 
-    async def flow(values: dict[str, Any]) -> Any:
+    async def flow(given: tuple[dict[str, Any], dict[str, str]]) -> Any:
         from flows.generate import generate as generate_flow
 
+        values, named = given
         with kept_out_of_prefect(inputs=values, output=output) as stored:
             return await generate_flow(
                 model_id=model_id,
@@ -56,6 +61,7 @@ async def generate(
                 max_cost_usd=max_cost,
                 allow_unknown_cost=allow_unknown_cost,
                 unchecked=unchecked,
+                labels=named,
                 return_state=True,
                 **stored,
             )
@@ -73,6 +79,14 @@ def _read_inputs(pairs: tuple[str, ...], file: Path | None) -> dict[str, Any]:
             raise UsageError(f"-i {pair!r} is not key=value", hint="Write -i prompt='a red door'.")
         named.setdefault(key, []).append(value)
     return inputs | {key: many if len(many) > 1 else many[0] for key, many in named.items()}
+
+
+def _read_labels(pairs: tuple[str, ...]) -> dict[str, str]:
+    split = [pair.partition("=") for pair in pairs]
+    wrong = [name for name, equals, _ in split if not equals]
+    if wrong:
+        raise UsageError(f"--label {wrong[0]} is not name=value", hint="Write --label client=acme.")
+    return check_labels({name: value for name, _, value in split})
 
 
 def _read_file(file: Path) -> dict[str, Any]:

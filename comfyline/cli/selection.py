@@ -114,6 +114,7 @@ def attempt_record(attempt: Attempt) -> dict[str, Any]:
         "item": job.item,
         "step": job.step,
         "model": job.model_id,
+        "labels": dict(job.labels),
         "state": attempt.state.value,
         "request_id": attempt.request_id,
     }

@@ -162,6 +162,8 @@ def pack(checked: CheckedJob) -> dict[str, Any]:
         # Not where it says nothing: a version that does not know of it reads the rest.
         **({"accept": list(placement.accept)} if placement.accept else {}),
     }
+    if job.labels:
+        packed["labels"] = dict(job.labels)
     packed["preparation"] = asdict(job.preparation)
     packed["checks"] = asdict(job.checks) if job.checks else None
     return {

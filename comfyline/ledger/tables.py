@@ -143,6 +143,8 @@ attempts = Table(
     Column("step", Words, nullable=False),
     # What the job asks for and where its outputs go, so that `reconcile` needs no YAML.
     Column("request", Document, nullable=False),
+    # Whose it is, by name; null for none. Beside the request, so that a sum need not read it.
+    Column("labels", Document(none_as_null=True)),
     Column("run_id", String, nullable=False),
     # Who may POST right now, and until when that is believed.
     Column("owner", String),
@@ -182,6 +184,22 @@ runs = Table(
     Column("started_at", UtcTime, nullable=False),
     # Since when it may submit nothing more.
     Column("stopped_at", UtcTime),
+)
+
+savings = Table(
+    "savings",
+    metadata,
+    # What a run did not pay again, one row for each model and its labels.
+    Column("id", Integer, primary_key=True),
+    Column("run_id", String, nullable=False, index=True),
+    Column("model_id", String, nullable=False),
+    Column("labels", Document(none_as_null=True)),
+    # Jobs whose outputs were there, and jobs that another process had submitted.
+    Column("reused", Integer, nullable=False),
+    Column("taken_over", Integer, nullable=False),
+    # What these had cost, and how many of them have a cost that nobody knows.
+    Column("cost_usd", Float, nullable=False),
+    Column("cost_unknown", Integer, nullable=False),
 )
 
 transitions = Table(

@@ -18,6 +18,7 @@ from pydantic import (
 from comfyline.config.duration import Seconds
 from comfyline.errors import InputInvalid
 from comfyline.job import ContentChecks, Item, OnConflict, Preparation
+from comfyline.pipeline.labels import label_name
 from comfyline.pipeline.references import find_reference_mistakes
 from comfyline.yaml.file import LocatedYaml, apply_overrides, load_yaml
 from comfyline.yaml.validate import validate_document
@@ -84,6 +85,7 @@ Slug = Annotated[
 ]
 Filled = Annotated[str, AfterValidator(_filled), Field(json_schema_extra={"minLength": 1})]
 Identifier = Annotated[str, AfterValidator(_identifier)]
+LabelName = Annotated[str, AfterValidator(label_name)]
 Scalar = Annotated[Any, BeforeValidator(_scalar)]
 Pattern = Annotated[Filled, AfterValidator(_plain)]
 PictureName = Annotated[Filled, AfterValidator(_picture)]
@@ -289,6 +291,12 @@ class PipelineDocument(Section):
     )
     env: list[Identifier] = Field(
         [], description="Environment variables that templates may use: {{ env.SEASON }}."
+    )
+    labels: dict[LabelName, Filled] = Field(
+        {},
+        description="Whose the jobs are, for `report` and metrics: name and value, a template. "
+        "They are no part of what is asked for.",
+        examples=[{"client": "{{ item.client }}"}],
     )
     steps: dict[Identifier, Step] = Field(
         min_length=1, description="The model calls by name; one may use what others made."

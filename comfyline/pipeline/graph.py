@@ -12,7 +12,7 @@ from typing import Any
 from comfyline.job import Item, Job
 from comfyline.pipeline.document import Matrix, Pipeline
 from comfyline.pipeline.references import step_needs, step_order
-from comfyline.pipeline.render import JobWriter, Made, Rendered, RunScope
+from comfyline.pipeline.render import JobWriter, Made, Rendered, Row, RunScope
 
 ALL_ITEMS = "all"
 """How the jobs of a collecting step are called in the place of an item."""
@@ -103,7 +103,9 @@ class Dag:
             scope["items"] = [item.fields for item in self.items]
         else:
             scope["item"] = self._rows[number][0].fields
-        return self._writer.jobs(step, self._settings(node), scope | self._everywhere, outputs)
+        known = scope | self._everywhere
+        covered = self._covered(node)
+        return self._writer.jobs(step, self._settings(node), known, outputs, covered)
 
     def blank(self, node: NodeId) -> Job:
         """Return a stand-in for the jobs of a node whose templates cannot be filled in."""
@@ -118,6 +120,17 @@ class Dag:
                 return self.combinations[number]
             case _:
                 return self._rows[number][1]
+
+    def _covered(self, node: NodeId) -> Sequence[Row]:
+        """Return the items with their combinations that a node is for."""
+        step, number = node
+        match self._steps[step].collect:
+            case True:
+                return self._rows
+            case "items":
+                return self._rows[number :: len(self.combinations)]
+            case _:
+                return self._rows[number : number + 1]
 
     def _taken(self, step: str, made: Sequence[Made]) -> Sequence[Made]:
         """Return what a step sees of one node: with `new_only`, what this run made of it."""

@@ -106,6 +106,8 @@ def _templates(
         own = _output_texts(step.get("output"), ("steps", name, "output"))
         for key, (pointer, text) in {**(shared if collects else {}), **own}.items():
             yield pointer, text, fanned + _OUTPUT_NAMES[key]
+    for pointer, text in texts_in(document.get("labels"), ("labels",)):
+        yield pointer, text, [*_EVERYWHERE, "item", "matrix"]
     everywhere = [*_EVERYWHERE, "item", "matrix", "each_index"]
     for key, (pointer, text) in shared.items():
         yield pointer, text, everywhere + _OUTPUT_NAMES[key]

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
 from comfyline.errors import InputInvalid, Problem
-from comfyline.job import Job, MediaKind, Placement, Pointer, Written
+from comfyline.job import Item, Job, MediaKind, Placement, Pointer, Written
 from comfyline.pipeline.document import Pipeline
+from comfyline.pipeline.labels import label_value
 from comfyline.pipeline.output_names import output_name
 from comfyline.pipeline.templates import render, render_text
 from comfyline.redact import for_people
@@ -19,6 +20,10 @@ _FIELD_PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)", re.ASCII)
 _OF_STEP = {"model", "input", "variant", "when", "for_each", "collect"}
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _YES, _NO = {"true", "yes", "on", "1"}, {"false", "no", "off", "0", ""}
+
+
+Row = tuple[Item, Mapping[str, Any]]
+"""An item with one combination of the matrix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +114,45 @@ class JobWriter:
         settings: Mapping[str, Any],
         known: Mapping[str, Any],
         outputs: Mapping[str, Sequence[Made]],
+        covered: Sequence[Row],
     ) -> Rendered:
         """Render a step for one item and combination, or for all that it collects.
 
-        `known` is what its templates may use besides `matrix` and `steps`.
+        `known` is what its templates may use besides `matrix` and `steps`, `covered` what it is
+        for: its jobs have the labels on which all of these agree.
         """
+        rendered = self._rendered(name, settings, known, outputs)
+        if not (rendered.jobs and self._pipeline.document.labels):
+            return rendered
+        labels, problems = self._labels(known, covered)
+        jobs = () if problems else tuple(replace(job, labels=labels) for job in rendered.jobs)
+        return Rendered(jobs, (*rendered.problems, *problems))
+
+    def _labels(
+        self, known: Mapping[str, Any], covered: Sequence[Row]
+    ) -> tuple[dict[str, str], list[Problem]]:
+        labels: dict[str, str] = {}
+        problems: list[Problem] = []
+        for name, text in sorted(self._pipeline.document.labels.items()):
+            values: set[str] = set()
+            for item, settings in covered:
+                row = {"item": item.fields, "item_name": item.name, "matrix": settings}
+                value, mistakes = _label(text, {**known, **row})
+                problems += self._located(mistakes, ("labels", name))
+                values.add(value)
+                if mistakes or len(values) > 1:
+                    break
+            if len(values) == 1 and "" not in values:
+                labels[name] = value
+        return labels, problems
+
+    def _rendered(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        known: Mapping[str, Any],
+        outputs: Mapping[str, Sequence[Made]],
+    ) -> Rendered:
         step = self._pipeline.document.steps[name]
         seen = {used: _as_seen(made) for used, made in outputs.items()}
         scope = {**known, "matrix": settings, "steps": seen}
@@ -210,6 +249,14 @@ def _applies(when: Any, scope: Mapping[str, Any]) -> tuple[bool, list[Mistake]]:
             return False, [Mistake((), f"`when` should give true or false, not {value!r}")]
         return word in _YES, []
     return bool(value), []
+
+
+def _label(text: str, scope: Mapping[str, Any]) -> tuple[str, list[Mistake]]:
+    value, mistakes = render_text(text, scope)
+    try:
+        return label_value(value), mistakes
+    except ValueError as error:
+        return "", [Mistake((), str(error))]
 
 
 def _default_name(settings: Mapping[str, Any], part: int | None) -> str:

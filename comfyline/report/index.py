@@ -20,8 +20,8 @@ from comfyline.run import Outcome, Provenance
 from comfyline.storage.place import local_path
 from comfyline.storage.sidecar import SUFFIX, parsed
 
-ITEM_COLUMN, MATRIX_COLUMN = "item_", "matrix_"
-"""What the columns of an item's fields and of matrix values begin with."""
+ITEM_COLUMN, MATRIX_COLUMN, LABEL_COLUMN = "item_", "matrix_", "label_"
+"""What the columns of an item's fields, of matrix values and of labels begin with."""
 _MAY_BE_ADDRESS = re.compile(r"[:?@]")
 
 
@@ -68,6 +68,7 @@ def index_lines(outcome: Outcome, run_id: str, made: Mapping[str, Provenance]) -
             "attempt": one.attempt if one else None,
             "created_at": one.stored_at if one else None,
             "reused": outcome.reused,
+            **_columns(LABEL_COLUMN, job.labels),
             **_columns(MATRIX_COLUMN, job.settings),
             **_columns(ITEM_COLUMN, _fields(job)),
         }

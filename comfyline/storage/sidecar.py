@@ -48,6 +48,7 @@ def sidecar_text(
         "model": job.model_id,
         "inputs": _as_submitted(job.inputs, {media.pointer: media for media in checked.media}),
         "variant": _as_submitted(job.variant, {}),
+        **({"labels": dict(job.labels)} if job.labels else {}),
         "origin": account.origin if account else None,
         "account": account.name if account else None,
         "request_id": request_id,

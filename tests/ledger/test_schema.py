@@ -83,7 +83,7 @@ def engine(new_url: str) -> Iterator[Engine]:
     made.dispose()
 
 
-@pytest.fixture(params=["0001", "0002"])
+@pytest.fixture(params=["0001", "0002", "0003"])
 def old_url(request: pytest.FixtureRequest, new_url: str, engine: Engine) -> str:
     """A ledger of an earlier schema, with jobs in it."""
     config = Config()
