@@ -22,6 +22,7 @@ from comfyline.ledger.database import PATIENCE, Database, reading, writing
 from comfyline.ledger.locks import JobLocks, release_dead
 from comfyline.ledger.queries import belongs_to
 from comfyline.ledger.retention import is_lost
+from comfyline.ledger.shards import Shards
 from comfyline.ledger.tables import attempts, holds, in_batches, runs
 from comfyline.ledger.writes import StateConflict, move_output, record_outputs, whose
 from comfyline.redact import without_secrets
@@ -48,6 +49,7 @@ class Ledger(JobLocks):
         patience: float = PATIENCE,
     ) -> None:
         super().__init__(Database(url, patience=patience), account, now, worker_id)
+        self.shards = Shards(self.database, self._now, worker_id)
         # The marks of claims that nobody here will POST under, committed or not.
         self._unheard: frozenset[str] = frozenset()
 

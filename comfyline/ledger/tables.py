@@ -202,6 +202,26 @@ savings = Table(
     Column("cost_unknown", Integer, nullable=False),
 )
 
+shards = Table(
+    "shards",
+    metadata,
+    Column("run_id", String, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("of", Integer, nullable=False),
+    # When the try of the run began that was cut.
+    Column("began", UtcTime, nullable=False),
+    # How often it was given to a worker, and as which flow run the last time.
+    Column("tries", Integer, nullable=False),
+    Column("flow_run_id", String),
+    # Who works on it right now, and until when that is believed.
+    Column("holder", String),
+    Column("held_until", UtcTime),
+    # Sums for whoever watches, and in the end what became of each job that was not there already.
+    Column("progress", Document),
+    Column("entries", Document),
+    Column("ended_at", UtcTime),
+)
+
 transitions = Table(
     "transitions",
     metadata,

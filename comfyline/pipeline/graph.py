@@ -27,18 +27,27 @@ class Dag:
     """All nodes of a run. Nodes of a step are numbered by item, then by combination.
 
     `steps_needed` are by step those whose outputs it takes, `handing_on` all of these; `order` has
-    each after them. `combinations` are those of the matrix, a single empty one without.
+    each after them. `combinations` are those of the matrix, a single empty one without. With
+    `of_some_items` it has no step that collects, and none that needs such a one.
     """
 
-    def __init__(self, pipeline: Pipeline, items: Sequence[Item], run: RunScope) -> None:
-        document = pipeline.document
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        items: Sequence[Item],
+        run: RunScope,
+        *,
+        of_some_items: bool = False,
+    ) -> None:
+        document, steps = pipeline.document, pipeline.yaml.data["steps"]
         self.items = tuple(items)
-        self.order = step_order(pipeline.yaml.data["steps"])
+        self.order = step_order(steps)
         self.combinations = combinations(document.matrix)
         self._steps = document.steps
-        self.steps_needed = {
-            name: step_needs(pipeline.yaml.data["steps"][name]) for name in document.steps
-        }
+        self.steps_needed = {name: step_needs(steps[name]) for name in document.steps}
+        if of_some_items:
+            self.order = self._without_collecting()
+            self.steps_needed = {name: self.steps_needed[name] for name in self.order}
         self.handing_on = frozenset(one for needs in self.steps_needed.values() for one in needs)
         self._rows = [(item, settings) for item in items for settings in self.combinations]
         self._writer = JobWriter(pipeline)
@@ -110,6 +119,14 @@ class Dag:
     def blank(self, node: NodeId) -> Job:
         """Return a stand-in for the jobs of a node whose templates cannot be filled in."""
         return self._writer.blank(node[0], self.item_name(node), self._settings(node))
+
+    def _without_collecting(self) -> tuple[str, ...]:
+        """List the steps for which no other item matters, in order."""
+        kept: list[str] = []
+        for step in self.order:
+            if not self._steps[step].collect and set(self.steps_needed[step]) <= set(kept):
+                kept.append(step)
+        return tuple(kept)
 
     def _settings(self, node: NodeId) -> Combination:
         step, number = node

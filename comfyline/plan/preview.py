@@ -21,6 +21,7 @@ from comfyline.pipeline.output_names import colliding_names
 from comfyline.pipeline.render import Made, Rendered, RunScope
 from comfyline.pipeline.sources import nothing_to_do, read_items
 from comfyline.plan.schedule import Schedule
+from comfyline.plan.shards import Shard
 from comfyline.report.format import count
 from comfyline.storage.place import Place
 
@@ -169,14 +170,17 @@ async def plan_pipeline(
     when: datetime,
     catalogue: Catalogue,
     bucket: Place | None = None,
+    shard: Shard | None = None,
 ) -> Planned:
-    """Read a pipeline's items and make its jobs.
+    """Read a pipeline's items and make its jobs, those of a shard or all.
 
     Raises `InputInvalid` with every mistake of its templates, its models and its output names. A
     source in object storage is read by `bucket`.
     """
     items = await read_items(pipeline, bucket, limit)
-    dag = graph_of(pipeline, items, run_id, when)
+    if shard:
+        items = shard.items(items)
+    dag = graph_of(pipeline, items, run_id, when, of_some_items=shard is not None)
     preview = await preview_jobs(dag, catalogue.entry)
     if preview.problems:
         raise InputInvalid(preview.problems)
@@ -185,7 +189,14 @@ async def plan_pipeline(
     return Planned(pipeline, dag, preview)
 
 
-def graph_of(pipeline: Pipeline, items: Sequence[Item], run_id: str, when: datetime) -> Dag:
+def graph_of(
+    pipeline: Pipeline,
+    items: Sequence[Item],
+    run_id: str,
+    when: datetime,
+    *,
+    of_some_items: bool = False,
+) -> Dag:
     """Build the graph of a run. Raises `InputInvalid` for environment variables not set."""
     values = {name: variable(name) for name in pipeline.document.env}
     missing = [
@@ -200,4 +211,5 @@ def graph_of(pipeline: Pipeline, items: Sequence[Item], run_id: str, when: datet
     if missing:
         raise InputInvalid(missing)
     env = {name: value for name, value in values.items() if value is not None}
-    return Dag(pipeline, items, RunScope(run_id, f"{when.astimezone():%Y-%m-%d}", env))
+    scope = RunScope(run_id, f"{when.astimezone():%Y-%m-%d}", env)
+    return Dag(pipeline, items, scope, of_some_items=of_some_items)
