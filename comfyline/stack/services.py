@@ -120,8 +120,11 @@ def launch(name: ServiceName, layout: Layout, port: int, model_dirs: Sequence[Pa
             return _sandbox(layout, port, model_dirs)
 
 
-def _inherited() -> dict[str, str]:
-    # The one place where the stack reads its environment: to hand it down, cleaned.
+def inherited() -> dict[str, str]:
+    """Return this process's environment as a server gets it: without what is about another stack.
+
+    The one place where the stack reads it.
+    """
     return {
         name: value
         for name, value in os.environ.items()
@@ -144,7 +147,7 @@ def _prefect(layout: Layout, port: int) -> Launch:
             *("--host", LOOPBACK, "--port", str(port)),
         ),
         {
-            **_inherited(),
+            **inherited(),
             **_BATCHED,
             "PREFECT_HOME": str(layout.prefect),
             "PREFECT_SERVER_API_AUTH_STRING": make_auth_string(layout.prefect_auth_string),
@@ -191,7 +194,7 @@ def _storage(layout: Layout, port: int) -> Launch:
         ),
         # In the environment, since a command line is there for all users to read. CSV: the
         # quotes keep the pair together.
-        {**_inherited(), "RCLONE_AUTH_KEY": f'"{pair.access_key_id},{pair.secret_access_key}"'},
+        {**inherited(), "RCLONE_AUTH_KEY": f'"{pair.access_key_id},{pair.secret_access_key}"'},
     )
 
 
@@ -209,7 +212,7 @@ def _sandbox(layout: Layout, port: int, model_dirs: Sequence[Path]) -> Launch:
             *("--state", str(layout.sandbox), "--token", SANDBOX_TOKEN, *models),
         ),
         {
-            **_inherited(),
+            **inherited(),
             "PYTHONPATH": ":".join(part for part in search if part),
             "PYTHONUNBUFFERED": "1",
         },
