@@ -14,9 +14,12 @@ from comfyline.cli.console import print_line
 from comfyline.cli.options import Profile
 from comfyline.cli.selection import reading_ledger
 from comfyline.config.load import home, read_profile
+from comfyline.config.profile import database_url
 from comfyline.errors import TryLater, UsageError
 from comfyline.job import JobState
 from comfyline.ledger.attempts import Attempt
+from comfyline.ledger.journal import place_of
+from comfyline.ledger.move import move as move_ledger
 from comfyline.ledger.unrecorded import unrecorded
 from comfyline.report.format import count, usd
 from comfyline.services import open_journal, work_folder
@@ -48,8 +51,11 @@ async def remove(
     file = Path(url.database)
     journal = open_journal(home(), f"sqlite:///{file}")
     with reading_ledger(profile, of_all=True) as ledger:
-        if await ledger.is_anybody_at_work():
-            raise TryLater("A run is using this ledger", hint="Try again when it has ended.")
+        if workers := await ledger.at_work():
+            raise TryLater(
+                f"A run is using this ledger: {', '.join(workers)} (host:process)",
+                hint="Try again when it has ended.",
+            )
         attempts, unfinished = await ledger.list(), await ledger.unfinished()
         ids = await unrecorded(journal, ledger)
     work, sizes = work_folder(home()), _sizes(work_folder(home()))
@@ -69,6 +75,50 @@ async def remove(
     beside = (file.with_name(f"{file.name}{more}") for more in ("-wal", "-shm"))
     _delete(file, *beside, journal.path, work)
     print_line(f"{file}: removed.")
+
+
+@app.command
+async def move(
+    url: Annotated[str, Parameter(help="SQLAlchemy URL of an empty database.")],
+    *,
+    profile: Profile = "sandbox",
+) -> None:
+    """Move the ledger to another database, from SQLite to PostgreSQL or back.
+
+    All of it arrives or nothing does. The old one is closed then: who opens it is told where it
+    went. Leave the password out of the URL: it is taken from ~/.pgpass or PGPASSWORD.
+
+    Example: comfyline ledger move postgresql://comfyline@db.example.com/comfyline
+    """
+    source = read_profile(profile).ledger_url()
+    here, there = _places(source, url)
+    print_line(f"{here} → {there}")
+    rows = await move_ledger(source, url)
+    copied = ", ".join(f"{name} {number:,}" for name, number in rows.items() if number)
+    print_line(f"Copied and compared: {copied}.")
+    print_line(f"{here} is closed now, and says where it went. Keep it until {there} is backed up.")
+    print_line(
+        "Next, wherever comfyline runs: set COMFYLINE_LEDGER_URL, or `ledger` in the profile, to "
+        "the new URL."
+    )
+
+
+def _places(source: str, target: str) -> tuple[str, str]:
+    """Return where a ledger is moved from and to. Raises `UsageError` for what makes no sense."""
+    try:
+        here, there = place_of(source), place_of(database_url(target))
+    except ValueError as error:
+        raise UsageError(f"The new ledger's URL {error}") from None
+    if not there:
+        raise UsageError("The new ledger would be in memory", hint="Name a file or a server.")
+    if here == there:
+        raise UsageError(
+            f"The ledger of this profile is at {here} already",
+            hint="COMFYLINE_LEDGER_URL, or `ledger` in the profile, says where it is moved from.",
+        )
+    if here.startswith("/") and not Path(here).exists():
+        raise UsageError(f"There is no ledger at {here}", hint="`--profile` says whose is meant.")
+    return here, there
 
 
 def _accepted(attempts: Sequence[Attempt]) -> list[str]:

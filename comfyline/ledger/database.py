@@ -5,7 +5,7 @@ import importlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -57,6 +57,9 @@ PATIENCE = 180.0
 """Seconds for which a database that answered before is waited for; failing over takes 30 to 120."""
 
 MIGRATIONS = Path(__file__).with_name("migrations")
+MOVED, MOVING = "moved", "moving"
+"""In the place of a schema's number: a ledger that is closed, by which a process that has it open
+and an older comfyline are stopped as well; and one that a move has not ended yet."""
 WRITE_LOCK = "SELECT pg_advisory_xact_lock(7266368, 1)"
 """One number for all ledgers of a PostgreSQL database: there is one."""
 
@@ -114,6 +117,17 @@ class _Away(Unreachable):
     """The database does not answer now, and may the next time."""
 
 
+class LedgerMoved(Unreachable):
+    """The ledger is closed: it goes on at `place`, see `journal.place_of`."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(
+            f"This ledger was moved to {place} and takes nothing any more",
+            hint="Set COMFYLINE_LEDGER_URL, or `ledger` in the profile, to its URL there.",
+        )
+        self.place = place
+
+
 class _HasDatabase(Protocol):
     database: "Database"
 
@@ -153,10 +167,11 @@ class Database:
     from its last answer for all calls together. So `work` may be done more than once, also after a
     commit of which only the answer was lost, and has to come to the same then. Raises
     `InputInvalid` for a URL that names no database which can be used, and `Unreachable` where the
-    database itself cannot be: at once where waiting mends nothing.
+    database itself cannot be: at once where waiting mends nothing. With `as_it_is` no table is made
+    or migrated.
     """
 
-    def __init__(self, url: str, *, patience: float = PATIENCE) -> None:
+    def __init__(self, url: str, *, patience: float = PATIENCE, as_it_is: bool = False) -> None:
         parsed = _parsed(url)
         self.patience = patience
         self._shown = parsed.render_as_string(hide_password=True)
@@ -172,7 +187,8 @@ class Database:
         same_moment: dict[str, Any] = {} if self._sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self._engine.execution_options(**{_READING: True}, **same_moment)
         self._threads = ThreadPoolExecutor(1 if self._sqlite else 4, "ledger")
-        self._ready = self._closed = False
+        self._closed, self._ready = False, as_it_is
+        self._as_it_is = as_it_is
         self._away_since: float | None = None
 
     async def run(self, work: Callable[[Connection], T]) -> T:
@@ -216,7 +232,7 @@ class Database:
     async def _in_thread(self, engine: Engine, work: Callable[[Connection], T]) -> T:
         def ask() -> asyncio.Future[T]:
             loop = asyncio.get_running_loop()
-            return loop.run_in_executor(self._threads, self.transact, engine, work)
+            return loop.run_in_executor(self._threads, self.transact, work, engine)
 
         # What was learnt is written down even when whoever learnt it is being cancelled.
         return await asyncio.shield(asyncio.ensure_future(self._answer(ask(), ask)))
@@ -259,17 +275,21 @@ class Database:
             tell(Note(f"{getattr(reason, 'message', reason)}; waiting for it"))
         return self.patience - (time.monotonic() - min(self._away_since, failing_since))
 
-    def transact(self, engine: Engine, work: Callable[[Connection], T]) -> T:
-        """Do `work` in one transaction, in this thread."""
+    def transact(self, work: Callable[[Connection], T], engine: Engine | None = None) -> T:
+        """Do `work` in one transaction, in this thread; one that writes, unless `engine` reads."""
         try:
             if not self._ready:
                 bring_up_to_date(self._reader, self._engine)
                 self._ready = True
-            with engine.begin() as connection:
+            with (engine or self._engine).begin() as connection:
                 return work(connection)
         except DBAPIError as error:
             if (reason := _away(error)) is not None:
                 raise self._unusable(reason, _Away) from error
+            if self._ready and not self._as_it_is:
+                # Its tables are gone where it was moved while this process had it open.
+                with suppress(DBAPIError), self._reader.begin() as connection:
+                    _revision(connection)
             # Everything else that a driver raises is a defect, and keeps its traceback.
             if _is_wrong(error):
                 raise self._unusable(error.orig or error) from error
@@ -387,23 +407,44 @@ def _begin(connection: Connection) -> None:
 def bring_up_to_date(reader: Engine, writer: Engine) -> None:
     """Make or migrate the tables; a ledger that is up to date is only looked at.
 
-    Raises `Unreachable` for a ledger that a newer comfyline has migrated.
+    Raises `Unreachable` for a ledger that a newer comfyline has migrated, and one that is closed.
     """
-    known = sorted(path.name.partition("_")[0] for path in MIGRATIONS.glob("versions/0*.py"))
     with reader.begin() as connection:
-        if _revision(connection, known) == known[-1]:
+        if _revision(connection) == newest_revision():
             return
     # Under the write lock it is looked again: of two that open it at once, one migrates.
-    with writer.begin() as connection, _ONE_AT_A_TIME:
-        if _revision(connection, known) != known[-1]:
-            _migrate(connection)
+    with writer.begin() as connection:
+        if _revision(connection) != newest_revision():
+            migrate(connection)
 
 
-def _revision(connection: Connection, known: Collection[str]) -> str | None:
+def newest_revision() -> str:
+    """Return the schema that this comfyline writes."""
+    return _revisions()[-1]
+
+
+def _revisions() -> list[str]:
+    return sorted(path.name.partition("_")[0] for path in MIGRATIONS.glob("versions/0*.py"))
+
+
+def read_revision(connection: Connection) -> str | None:
+    """Return the schema that a database has, `MOVED` or `MOVING`; None where it has no ledger."""
     if not inspect(connection).has_table("alembic_version"):
         return None
-    revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    if revision is not None and revision not in known:
+    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return found
+
+
+def _revision(connection: Connection) -> str | None:
+    revision = read_revision(connection)
+    if revision == MOVED:
+        raise LedgerMoved(connection.execute(text("SELECT place FROM moved")).scalar_one())
+    if revision == MOVING:
+        raise Unreachable(
+            "A ledger is being moved here, which has not come to its end",
+            hint="Say `comfyline ledger move` again, with the URL of the old ledger set as before.",
+        )
+    if revision is not None and revision not in _revisions():
         raise Unreachable(
             f"The ledger was made by a newer comfyline (its schema is {revision})",
             hint="Upgrade comfyline on this machine.",
@@ -411,13 +452,15 @@ def _revision(connection: Connection, known: Collection[str]) -> str | None:
     return revision
 
 
-def _migrate(connection: Connection) -> None:
+def migrate(connection: Connection) -> None:
+    """Make or migrate the tables in the transaction of a connection."""
     # Imported late: it takes longer than most commands, and is needed once in a ledger's life.
     command = importlib.import_module("alembic.command")
     config = importlib.import_module("alembic.config").Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    with _ONE_AT_A_TIME:
+        command.upgrade(config, "head")
 
 
 def _make_private(file: Path) -> None:

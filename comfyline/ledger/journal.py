@@ -180,7 +180,8 @@ def place_of(url: str) -> str:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return str(Path(parsed.database).resolve()) if parsed.database else ""
-    return f"{parsed.get_backend_name()}://{parsed.host}:{parsed.port or 5432}/{parsed.database}"
+    host = parsed.host or parsed.query.get("host", "localhost")
+    return f"{parsed.get_backend_name()}://{host}:{parsed.port or 5432}/{parsed.database}"
 
 
 def _line_of(entry: Entry) -> bytes:

@@ -12,7 +12,7 @@ from comfyline.config.account import Account
 from comfyline.errors import ComfylineError
 from comfyline.ledger.database import Database, reading, writing
 from comfyline.ledger.queries import LedgerQueries
-from comfyline.ledger.tables import holds, in_batches
+from comfyline.ledger.tables import attempts, holds, in_batches
 
 LOCK_SECONDS = 45
 """How long a lock is believed that is not renewed."""
@@ -83,11 +83,18 @@ class JobLocks(LedgerQueries):
         return found
 
     @reading
-    def is_anybody_at_work(self, connection: Connection) -> bool:
-        """Return whether another process works on any job right now, for whichever account."""
-        now = self._now(connection)
-        holders = connection.execute(select(holds.c.held_by, holds.c.held_until).distinct())
-        return any(self._is_anothers(row.held_by, row.held_until, now) for row in holders)
+    def at_work(self, connection: Connection) -> list[str]:
+        """Return which other processes work on any job right now, for whichever account."""
+        return self.find_workers(connection)
+
+    def find_workers(self, connection: Connection) -> list[str]:
+        """Do what `at_work` does, in the transaction of a connection."""
+        now, column = self._now(connection), attempts.c
+        locked = select(holds.c.held_by, holds.c.held_until)
+        leased = select(column.owner, column.lease_until).where(column.lease_until > now)
+        held = connection.execute(locked.union(leased))
+        alive = {who for who, until in held if self._is_anothers(who, until, now)}
+        return sorted({who.partition("/")[0] for who in alive})
 
     async def release(self, key: str) -> None:
         """Let others work on a job."""

@@ -41,10 +41,10 @@ async def test_a_lock_lasts_while_it_is_renewed_and_lapses_then(
         await ledger.renew_locks()
     clock.forward(LOCK_SECONDS - 1)
     assert not await there.ledger.acquire(KEY)
-    assert await there.ledger.is_anybody_at_work()
-    assert not await ledger.is_anybody_at_work()
+    assert await there.ledger.at_work()
+    assert not await ledger.at_work()
     clock.forward(1)
-    assert not await there.ledger.is_anybody_at_work()
+    assert not await there.ledger.at_work()
     assert await there.ledger.unlocked([KEY]) == {KEY}
     assert await there.ledger.acquire(KEY)
     # Who has lost it neither renews nor releases it.
