@@ -32,6 +32,6 @@ keep redis-url "redis://:$password@$redis/0"
 
 if [ $# -eq 0 ]; then
   for name in postgres-password storage-key storage-secret; do keep "$name" "$(random)"; done
-  keep storage-pair "$(<storage-key),$(<storage-secret)"
+  keep storage-pair "\"$(<storage-key),$(<storage-secret)\"" # CSV, as rclone reads it
   [ -e runcomfy-token ] || echo "Put RunComfy's token into $PWD/runcomfy-token (mode $mode)."
 fi

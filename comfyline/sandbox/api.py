@@ -184,6 +184,7 @@ def open_routes(worker: Worker) -> APIRouter:
                 "status": request.status,
                 "charge_usd": request.charge_usd or 0.0,
                 "created_at": _moment(request.created_at),
+                "finished_at": request.finished_at and _moment(request.finished_at),
                 "input": without_queries(request.input),
                 "inputs_fetched_at": {
                     url: _moment(at) for url, at in store.fetches(request).items()

@@ -1,0 +1,182 @@
+"""compose.yaml, Dockerfile and the scripts beside them: no container engine reads them here."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.settings.models.root import Settings
+from prefect_redis.client import RedisMessagingSettings
+
+from comfyline.stack.home import private_folder
+from deploy import local
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+FROM_FILE = re.compile(r"/run/secrets/([a-z.-]+)")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> local.Site:
+    """A site with its passwords, of which nothing runs."""
+    site = local.Site(tmp_path / "site")
+    private_folder(site.layout.stack)
+    subprocess.run([local.HERE / "secrets.sh", site.secrets, "db:1", "redis:2"], check=True)
+    return site
+
+
+def environment(name: str) -> dict[str, str]:
+    """What a service of compose.yaml has in its environment, files still as files."""
+    service = SERVICES[name]
+    file = service.get("env_file")
+    shared = local.variables(Path(file).name) if file else {}
+    return shared | service.get("environment", {})
+
+
+def settings(environment: dict[str, str]) -> set[str]:
+    """Which settings of Prefect's and of ours an environment makes."""
+    names = {name.removesuffix("_FILE") for name in environment}
+    return {name for name in names if name.startswith(("PREFECT_", "COMFYLINE_"))}
+
+
+def running(*arguments: str) -> list[str]:
+    """The services whose command has these arguments of Prefect's."""
+    said = [name for name, service in SERVICES.items() if "command" in service]
+    wanted = " ".join(arguments)
+    return [name for name in said if wanted in " ".join(SERVICES[name]["command"])]
+
+
+def test_one_process_has_the_services_and_no_other_server_has_any() -> None:
+    assert running(*local.SERVICES) == ["services"]
+    assert SERVICES["services"]["deploy"]["replicas"] == 1
+    assert running("server", "start") == running(*local.API) == ["api"]
+    assert SERVICES["api"]["deploy"]["replicas"] == 2
+
+
+def test_both_databases_are_migrated_before_any_server_starts() -> None:
+    assert running(*local.MIGRATE) == ["migrate"]
+    assert " ".join(local.MIGRATE_LEDGER) in SERVICES["migrate"]["command"][-1]
+    assert SERVICES["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    for name in ("api", "services"):
+        after = SERVICES[name]["depends_on"]["migrate"]
+        assert after == {"condition": "service_completed_successfully"}
+        assert environment(name)["PREFECT_SERVER_DATABASE_MIGRATE_ON_START"] == "false"
+    for name in ("worker-1", "worker-2"):
+        assert SERVICES[name]["depends_on"]["api"] == {"condition": "service_healthy"}
+
+
+def test_the_site_of_one_machine_is_the_same(site: local.Site) -> None:
+    for name in ("api", "services"):
+        launched = site.launch("api-1" if name == "api" else name)
+        assert settings(dict(launched.environment)) - {"PREFECT_HOME"} == settings(
+            environment(name)
+        )
+    worker = site.launch("worker-1")
+    its_own = {"PREFECT_HOME", "COMFYLINE_HOME"}  # the image's, in compose
+    its_own |= {"PREFECT_WORKER_WEBSERVER_HOST", "PREFECT_WORKER_WEBSERVER_PORT"}
+    for name in ("worker-1", "worker-2"):
+        assert settings(dict(worker.environment)) - its_own == settings(environment(name))
+    assert running(*local.WORKER) == ["worker-1", "worker-2"]
+    assert running(*local.DEPLOY) == ["deploy"]
+    assert SERVICES["redis"]["command"][2:] == list(local.REDIS)
+
+
+def test_every_setting_is_one_that_prefect_takes(
+    site: local.Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("api-1", "worker-1"):
+        given = {
+            key: value
+            for key, value in site.launch(name).environment.items()
+            if key.startswith("PREFECT_")
+        }
+        for key, value in given.items():
+            monkeypatch.setenv(key, value)
+        taken = Settings().to_environment_variables(exclude_unset=True)
+        assert set(given) - set(taken) <= {"PREFECT_REDIS_MESSAGING_URL"}
+    assert RedisMessagingSettings().url == site.secret("redis-url")
+
+
+def test_no_secret_stands_in_compose_and_each_is_a_file_that_its_service_has() -> None:
+    for name, service in SERVICES.items():
+        has = {one if isinstance(one, str) else one["source"] for one in service.get("secrets", ())}
+        for key, value in environment(name).items():
+            if key.endswith("_FILE"):
+                assert FROM_FILE.fullmatch(value), (name, key)
+            else:
+                assert not re.search("PASSWORD|TOKEN|AUTH|KEY|SECRET|DATABASE_.*URL|REDIS", key)
+        text = yaml.safe_dump({**service, "environment": environment(name)})
+        used = set(FROM_FILE.findall(text))
+        assert used <= has, name
+        assert has <= set(COMPOSE["secrets"]), name
+    assert not re.search(r"://[^/\s]*:[^/\s]*@", (ROOT / "compose.yaml").read_text())
+
+
+def test_each_lasting_service_restarts_and_says_whether_it_is_well() -> None:
+    for name, service in SERVICES.items():
+        once = name in {"migrate", "deploy"}
+        assert service["restart"] == ("no" if once else "unless-stopped"), name
+        without = once or name == "services"  # it serves nobody
+        by_image = name.startswith("worker")
+        assert ("test" in service.get("healthcheck", {})) == (not without and not by_image), name
+    assert "/api/ready" in str(SERVICES["api"]["healthcheck"])
+
+
+def test_the_image_copies_what_is_there_and_runs_as_nobody_special() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line[0] == "!"}
+    copied = re.findall(r"^COPY (?:--chown=\w+ )?(?!--from)(.+) \S+$", text, re.MULTILINE)
+    for source in " ".join(copied).split():
+        assert (ROOT / source).exists(), source
+        assert source in let_in
+    last = text.rpartition("FROM ")[2]
+    assert "USER comfyline" in last
+    assert "HEALTHCHECK" in last
+    assert "pip install" not in last
+    assert "--constraint constraints.txt" in text
+
+
+def test_passwords_are_made_once_and_their_folder_is_closed(tmp_path: Path) -> None:
+    script = shutil.copy(local.HERE / "secrets.sh", tmp_path)
+    said = [subprocess.run([script], check=True, capture_output=True, text=True).stdout]
+    folder = tmp_path / "secrets"
+    first = {path.name: path.read_text() for path in folder.iterdir()}
+    said.append(subprocess.run([script], check=True, capture_output=True, text=True).stdout)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == first
+    assert folder.stat().st_mode & 0o777 == 0o700
+    # Whatever user a container has reads its own.
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o444}
+    assert set(COMPOSE["secrets"]) - set(first) == {"runcomfy-token"}
+    for name, entry in COMPOSE["secrets"].items():
+        assert entry == {"file": f"deploy/secrets/{name}"}
+    assert all("runcomfy-token" in text for text in said)
+    assert not any(first[name].strip() in text for name in first for text in said)
+
+
+def test_the_passwords_of_one_machine_are_its_owners_alone(site: local.Site) -> None:
+    assert {path.stat().st_mode & 0o777 for path in site.secrets.iterdir()} == {0o600}
+    password = site.secret("prefect-password")
+    assert site.secret("prefect-database-url").endswith(f"//prefect:{password}@db:1/prefect")
+    launched = [site.launch(name) for name in ("redis", "api-1", "services", "worker-1")]
+    secrets = [path.read_text().strip() for path in site.secrets.glob("*-password")]
+    for one in launched:
+        assert not any(secret in " ".join(one.command) + repr(one) for secret in secrets)
+
+
+def test_what_a_secret_file_holds_becomes_a_setting(tmp_path: Path) -> None:
+    held = tmp_path / "secret"
+    held.write_text("hush\n")
+    script = (local.HERE / "with-secrets.sh").read_text().replace("/run/secrets/", f"{tmp_path}/")
+    given = {"PATH": os.environ["PATH"], "PREFECT_API_AUTH_STRING_FILE": str(held), "OTHER": "a b"}
+    done = subprocess.run(
+        ["sh", "-c", script, "with-secrets", "env"], env=given, capture_output=True, check=True
+    )
+    lines = done.stdout.decode().splitlines()
+    assert "PREFECT_API_AUTH_STRING=hush" in lines
+    assert "OTHER=a b" in lines
+    assert not any("_FILE=" in line for line in lines)
