@@ -20,13 +20,14 @@ from comfyline.files import appearing_whole
 from comfyline.job import JobState
 from comfyline.ledger.queries import Selection
 from comfyline.ledger.retention import warnings
+from comfyline.ledger.savings import savings_of
 from comfyline.progress import Note, RunReported, tell
 from comfyline.report.contact_sheet import store_contact_sheet
 from comfyline.report.format import span
 from comfyline.report.gallery import write_gallery
 from comfyline.report.index import write_index
 from comfyline.report.summary import Charge, RunSummary, cost_in_words, headline, summarise
-from comfyline.run import CancelToken, Outcome, Run
+from comfyline.run import CancelToken, Outcome, Provenance, Run
 from comfyline.services import Services
 
 _ROWS = 200
@@ -44,10 +45,14 @@ async def finish(
     gallery, index = folder / "gallery.html", folder / "index.jsonl"
     charges = await _charges(run, outcomes, services)
     indexed = False
+    made: Mapping[str, Provenance] = {}
     with _optional("No run index"):
         made = await services.ledger.provenance([*{one.key: None for one in outcomes}])
         await asyncio.to_thread(write_index, index, outcomes, run.id, made)
         indexed = True
+    if not run.collects_only:
+        with _optional("Not recorded what the run did not pay again"):
+            await services.ledger.saved(run.id, savings_of(outcomes, made, charges))
     seconds = time.monotonic() - began
     summary = summarise(
         run, outcomes, seconds, str(gallery), charges, str(index) if indexed else None

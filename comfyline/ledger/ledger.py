@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
 from comfyline import files
 from comfyline.config.account import Account, command
@@ -22,8 +22,9 @@ from comfyline.ledger.database import PATIENCE, Database, reading, writing
 from comfyline.ledger.locks import JobLocks, release_dead
 from comfyline.ledger.queries import belongs_to
 from comfyline.ledger.retention import is_lost
+from comfyline.ledger.savings import Saving
 from comfyline.ledger.shards import Shards
-from comfyline.ledger.tables import attempts, holds, in_batches, runs
+from comfyline.ledger.tables import attempts, holds, in_batches, runs, savings
 from comfyline.ledger.writes import StateConflict, move_output, record_outputs, whose
 from comfyline.redact import without_secrets
 
@@ -151,6 +152,16 @@ class Ledger(JobLocks):
             values = {"id": run_id, "pipeline": pipeline, "started_at": now}
             connection.execute(insert(runs).values(**values, **whose(self.account)))
         return now
+
+    @writing
+    def saved(self, connection: Connection, run_id: str, found: Sequence[Saving]) -> None:
+        """Record what a run did not pay again, in the place of what an earlier try recorded."""
+        connection.execute(delete(savings).where(savings.c.run_id == run_id))
+        rows = [
+            {**asdict(one), "run_id": run_id, "labels": dict(one.labels) or None} for one in found
+        ]
+        if rows:
+            connection.execute(insert(savings), rows)
 
     @writing
     def stop_run(self, connection: Connection, run_id: str) -> bool:

@@ -172,6 +172,7 @@ attempts = Table(
     Index("attempts_by_request", "request_id", "origin", unique=True),
     Index("attempts_by_run", "run_id"),
     Index("attempts_by_day", "pipeline", "claimed_at"),
+    Index("attempts_by_claim", "claimed_at"),
 )
 
 runs = Table(

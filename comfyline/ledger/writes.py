@@ -84,7 +84,7 @@ def asked_values(packed: Mapping[str, Any], account: Account | None, run_id: str
         "item": job["item"],
         "step": job["step"],
         "request": dict(packed),
-        "labels": job.get("labels"),
+        "labels": job.get("labels") or None,
         "estimate_usd": packed["estimate_usd"],
         **whose(account),
         "profile": account.profile if account else None,

@@ -10,6 +10,7 @@ down_revision = "0003"
 def upgrade() -> None:
     """Add to the third schema; older attempts have no labels."""
     op.add_column("attempts", sa.Column("labels", sa.JSON))
+    op.create_index("attempts_by_claim", "attempts", ["claimed_at"])
     op.create_table(
         "savings",
         sa.Column("id", sa.Integer, primary_key=True),
