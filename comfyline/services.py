@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -114,6 +114,11 @@ def submit_limiter(per_second: float) -> AsyncLimiter:
 def now() -> datetime:
     """Return the wall clock, aware and in UTC."""
     return datetime.now(UTC)
+
+
+def day_of(moment: datetime) -> date:
+    """Return the day that it is at that moment for the people of this machine."""
+    return moment.astimezone().date()
 
 
 def open_ledger(url: str, account: Account | None, *, reading: bool = False) -> Ledger:

@@ -18,7 +18,18 @@ from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, now
 from flows.finish import finish
-from flows.parameters import as_given
+from flows.parameters import (
+    AllowUnknownCost,
+    Folder,
+    Inputs,
+    Labels,
+    MaxCost,
+    ModelId,
+    Profile,
+    Refresh,
+    Unchecked,
+    as_given,
+)
 from flows.schedule import execute
 from flows.session import run_id, with_services
 
@@ -27,21 +38,23 @@ _TIMEOUT = 1800.0
 
 @flow(name="generate", flow_run_name="{model_id}", retries=0)
 async def generate(
-    model_id: str,
-    inputs: dict[str, Any],
-    profile: str,
-    output: str = "outputs/generate",
-    refresh: bool = False,  # noqa: FBT001, FBT002  # parameters of a flow go by name
-    max_cost_usd: float | None = None,
-    allow_unknown_cost: bool = False,  # noqa: FBT001, FBT002
-    unchecked: bool = False,  # noqa: FBT001, FBT002
-    labels: dict[str, str] | None = None,
+    *,
+    model_id: ModelId,
+    inputs: Inputs,
+    profile: Profile,
+    output: Folder = "outputs/generate",
+    refresh: Refresh = False,
+    max_cost_usd: MaxCost = None,
+    allow_unknown_cost: AllowUnknownCost = False,
+    unchecked: Unchecked = False,
+    labels: Labels = None,
 ) -> State[RunSummary] | State[ComfylineError]:
     """Make one request and store its outputs.
 
     Args:
         model_id: The model, as the catalogue names it: google/nano-banana/pro/edit.
-        inputs: The model's inputs; a media field takes a local path, s3:// or https://.
+        inputs: The model's inputs, such as {"prompt": "at night", "image_urls": ["photo.jpg"]}; a
+            media field takes a local path, s3:// or https://.
         profile: Where it runs: the name of a file in configs/profiles/, or a path to one.
         output: Where the outputs go: a folder or s3://bucket/prefix.
         refresh: Make it again although it is there, and pay for it again.

@@ -1,5 +1,9 @@
 """Flow parameters, which Prefect stores in clear and shows to whoever reaches its page.
 
+The types give the form of the page its titles, its bounds and its choices; the descriptions are
+those of a flow's docstring. Choices are what there is when a flow is deployed: a form offers them
+and takes anything else as well.
+
 A presigned address among them is a password while it lives. The command line runs its flows in its
 own process, so it hands the values over beside Prefect, which gets them without what is secret; and
 a pipeline that it has read is not read again.
@@ -8,19 +12,101 @@ Nothing here imports Prefect: the command line needs it before Prefect may be im
 its environment at that moment.
 """
 
-from collections.abc import Iterator, Mapping
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from pydantic import Field, GetJsonSchemaHandler, WithJsonSchema
+from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from comfyline.config.profile import model_directories, profile_names
 from comfyline.errors import InputInvalid, Problem
 from comfyline.pipeline.document import Pipeline, load_pipeline
 from comfyline.redact import without_secrets
 
 V = TypeVar("V")
 
+# Prefect's server looks at no `format`. This lets through no day but 29 February.
+_DAY = (
+    r"^\d{4}-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)"
+    r"|02-(0[1-9]|[12]\d))$"
+)
+
 _LEFT_OUT = "[the rest is kept out of Prefect]"
+
+
+def _title(title: str) -> FieldInfo:
+    # Prefect gives each parameter its name for a title, whatever `Field(title=…)` says.
+    info: FieldInfo = Field(json_schema_extra={"title": title})
+    return info
+
+
+@dataclass(frozen=True, slots=True)
+class _Tabs:
+    """Name the kinds of a value among which the form lets choose; the first may be a list."""
+
+    first: str
+    second: str
+    listed: Callable[[], Sequence[str]] | None = None
+
+    def __get_pydantic_json_schema__(
+        self, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler(core)
+        if self.listed:
+            found = self.listed()
+            if not found:
+                return schema
+            schema = {"anyOf": [schema | {"enum": [*found]}, schema]}
+        names = (self.first, self.second)
+        kinds = zip(schema["anyOf"], names, strict=True)
+        return {"anyOf": [kind | {"title": name} for kind, name in kinds]}
+
+
+def _pipelines() -> Sequence[str]:
+    return sorted(map(str, Path("configs/pipelines").glob("*.y*ml")))
+
+
+def _models() -> Sequence[str]:
+    files = ((folder, file) for folder in model_directories() for file in folder.rglob("*.json"))
+    return sorted({file.relative_to(folder).with_suffix("").as_posix() for folder, file in files})
+
+
+PipelinePath = Annotated[
+    str, _Tabs("In configs/pipelines", "Another file", _pipelines), _title("Pipeline")
+]
+ModelId = Annotated[
+    str, _Tabs("In configs/models", "Another of the catalogue", _models), _title("Model")
+]
+Profile = Annotated[
+    str, _Tabs("In configs/profiles", "Another file", profile_names), _title("Profile")
+]
+Inputs = Annotated[dict[str, Any], _title("Inputs of the model")]
+Folder = Annotated[str, _title("Folder for the outputs")]
+Date = Annotated[
+    Annotated[dt.date, WithJsonSchema({"type": "string", "format": "date", "pattern": _DAY})]
+    | None,
+    _Tabs("A day", "Today"),
+    _title("Date"),
+]
+Overrides = Annotated[list[str] | None, _Tabs("Some", "None"), _title("Overrides of the YAML")]
+Limit = Annotated[
+    Annotated[int, Field(ge=1)] | None, _Tabs("At most", "All"), _title("Number of items")
+]
+Refresh = Annotated[bool, _title("Make it again")]
+MaxCost = Annotated[
+    Annotated[float, Field(ge=0)] | None, _Tabs("At most", "No other limit"), _title("US dollars")
+]
+AllowUnknownCost = Annotated[bool, _title("Submit what has no known price")]
+Verify = Annotated[bool, _title("Read every stored byte again")]
+Labels = Annotated[dict[str, str] | None, _Tabs("Some", "None"), _title("Labels")]
+Unchecked = Annotated[bool, _title("Submit to models without a schema")]
 
 _given: ContextVar[Mapping[str, Any] | None] = ContextVar("comfyline_parameters", default=None)
 _read: ContextVar[Pipeline | None] = ContextVar("comfyline_pipeline", default=None)

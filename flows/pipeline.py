@@ -16,34 +16,50 @@ from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Run
 from comfyline.services import Services, now
 from flows.finish import finish
-from flows.parameters import read_pipeline
+from flows.parameters import (
+    AllowUnknownCost,
+    Date,
+    Limit,
+    MaxCost,
+    Overrides,
+    PipelinePath,
+    Profile,
+    Refresh,
+    Unchecked,
+    Verify,
+    read_pipeline,
+)
 from flows.schedule import execute
-from flows.session import run_id, with_services
+from flows.session import run_date, run_id, with_services
 
 
 def _name() -> str:
     """Name a run after its pipeline and its time."""
     path = Path(str(flow_run.parameters.get("path", "pipeline")))
-    return f"{path.stem} {now():%Y-%m-%d %H:%M:%S}"
+    day = flow_run.parameters.get("date")
+    return f"{path.stem}{f' for {day}' if day else ''} {now():%Y-%m-%d %H:%M:%S}"
 
 
 @flow(name="pipeline", flow_run_name=_name, retries=0)
 async def pipeline(
-    path: str,
-    profile: str,
-    overrides: list[str] | None = None,
-    limit: int | None = None,
-    refresh: bool = False,  # noqa: FBT001, FBT002  # parameters of a flow go by name
-    max_cost_usd: float | None = None,
-    allow_unknown_cost: bool = False,  # noqa: FBT001, FBT002
-    verify: bool = False,  # noqa: FBT001, FBT002
-    unchecked: bool = False,  # noqa: FBT001, FBT002
+    *,
+    path: PipelinePath,
+    profile: Profile,
+    date: Date = None,
+    overrides: Overrides = None,
+    limit: Limit = None,
+    refresh: Refresh = False,
+    max_cost_usd: MaxCost = None,
+    allow_unknown_cost: AllowUnknownCost = False,
+    verify: Verify = False,
+    unchecked: Unchecked = False,
 ) -> State[RunSummary] | State[ComfylineError]:
     """Run a pipeline file to its end; make only what is not there yet.
 
     Args:
         path: The pipeline's YAML file, relative to the project's root.
         profile: Where it runs: the name of a file in configs/profiles/, or a path to one.
+        date: The day for which it runs, `run.date` in the YAML; what is there is not made again.
         overrides: Values that replace those of the YAML, each as key.path=value.
         limit: At most so many items of the source.
         refresh: Make everything again although it is there, and pay for it again.
@@ -62,7 +78,7 @@ async def pipeline(
             loaded,
             limit,
             run_id(),
-            started,
+            date or run_date(),
             services.catalogue,
             services.places.bucket,
         )

@@ -31,6 +31,7 @@ from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Outcome, Run
 from comfyline.services import Services, now
 from flows.finish import finish
+from flows.parameters import Profile
 from flows.schedule import run_jobs
 from flows.session import run_id, with_services
 
@@ -42,7 +43,7 @@ _NAMED = 20
 
 
 @flow(name="reconcile", flow_run_name="reconcile", retries=0)
-async def reconcile(profile: str) -> State[RunSummary] | State[ComfylineError]:
+async def reconcile(profile: Profile) -> State[RunSummary] | State[ComfylineError]:
     """Poll, fetch and store everything that was paid for and is not stored yet.
 
     Args:

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import date
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from prefect import get_run_logger
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
+from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
@@ -28,7 +30,7 @@ from comfyline.progress import Event, Note, Observer, observed_by, tell
 from comfyline.redact import without_secrets
 from comfyline.report.summary import RunSummary
 from comfyline.run import CancelToken, cancelled_by, current_token
-from comfyline.services import Services, open_services
+from comfyline.services import Services, day_of, now, open_services
 
 Work = Callable[[Services], Awaitable[State[RunSummary]]]
 
@@ -63,6 +65,13 @@ def run_id() -> str:
     what an earlier try has made, and `cancel --run` takes the id that the page shows.
     """
     return str(flow_run.id)
+
+
+def run_date() -> date:
+    """Return the day here on which this run first began: one that is retried tomorrow keeps it."""
+    context = FlowRunContext.get()
+    first = context.flow_run.start_time if context and context.flow_run else None
+    return day_of(first or now())
 
 
 def _log_notes() -> Observer:

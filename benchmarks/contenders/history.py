@@ -21,7 +21,7 @@ from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.output_names import output_uris
 from comfyline.plan.check import validate_jobs
 from comfyline.plan.preview import plan_pipeline
-from comfyline.services import now, open_services
+from comfyline.services import day_of, now, open_services
 
 _PICTURE = Path("picture.png")
 _STATES = ("planned", "submitting", "submitted", "in_progress", "completed", "persisted")
@@ -34,7 +34,7 @@ async def main(photos: int) -> None:
     settings = look("sandbox")
     async with open_services(settings) as services:
         planned = await plan_pipeline(
-            load_pipeline(Path("pipeline.yaml")), None, "history", now(), services.catalogue
+            load_pipeline(Path("pipeline.yaml")), None, "history", day_of(now()), services.catalogue
         )
         checked = [one for one in (await validate_jobs(planned.jobs, services)).checked if one]
         facts = await services.inputs.read(str(_PICTURE))

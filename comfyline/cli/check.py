@@ -80,7 +80,7 @@ async def _inspect_all(
                 models,
                 inputs.read_all,
                 bucket if storage else None,
-                datetime.now(UTC),
+                datetime.now(UTC).astimezone().date(),
                 uploads,
             )
             for path in paths

@@ -24,7 +24,7 @@ from comfyline.report.plan import (
     steps_table,
 )
 from comfyline.run import CostLimits, Run
-from comfyline.services import Services, now, open_services
+from comfyline.services import Services, day_of, now, open_services
 
 Everything = Annotated[
     bool,
@@ -52,7 +52,9 @@ async def plan(
     try:
         async with open_services(look(profile), reading=True, unchecked=unchecked) as services:
             loaded, bucket = load_pipeline(pipeline, overrides), services.places.bucket
-            planned = await plan_pipeline(loaded, limit, "plan", now(), services.catalogue, bucket)
+            planned = await plan_pipeline(
+                loaded, limit, "plan", day_of(now()), services.catalogue, bucket
+            )
             record, jobs = await _explained(planned, services, refresh=refresh)
     except ComfylineError as error:
         print_error(error)

@@ -330,6 +330,15 @@ def model_directories() -> tuple[Path, ...]:
     return tuple(directory / "models" for directory in config_directories())
 
 
+def profile_names() -> list[str]:
+    """List the profiles that have a name."""
+    return _names(config_directories())
+
+
+def _names(directories: tuple[Path, ...]) -> list[str]:
+    return sorted({path.stem for d in directories for path in d.glob("profiles/*.yaml")})
+
+
 def load_profile(name_or_file: str, package: Path = _PACKAGE) -> ProfileDocument:
     """Read a profile by name (`configs/profiles/NAME.yaml`) or by file.
 
@@ -348,7 +357,7 @@ def _find(name_or_file: str, directories: tuple[Path, ...]) -> Path:
         path = directory / "profiles" / f"{name_or_file}.yaml"
         if path.is_file():
             return path
-    known = sorted({path.stem for d in directories for path in d.glob("profiles/*.yaml")})
+    known = _names(directories)
     nearest = did_you_mean(name_or_file, known)
     hint = f"{nearest} " * bool(nearest) + f"There are: {', '.join(known) or 'none'}"
     raise UsageError(f"There is no profile {name_or_file!r} in configs/profiles/", hint=hint)

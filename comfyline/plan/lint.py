@@ -7,7 +7,7 @@ every value that is no template is held against its model's schema.
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ async def lint_file(
     models: Catalogue,
     look_up: LookUp,
     bucket: Place | None,
-    when: datetime,
+    day: date,
     uploads: Uploads | None = None,
 ) -> LintResult:
     """Find every mistake of a file that can be found without RunComfy; raises nothing.
@@ -110,7 +110,7 @@ async def lint_file(
             if bucket is None and (source := stored_source(pipeline)):
                 left_out[source] = None
             items = await read_items(pipeline, bucket)
-            preview = await preview_jobs(graph_of(pipeline, items, "check", when), models.entry)
+            preview = await preview_jobs(graph_of(pipeline, items, "check", day), models.entry)
             pairs = [(job, await _entry(models, job.model_id)) for job in preview.all_jobs]
             # The preview names the models that there are not.
             known = [pair for pair in pairs if isinstance(pair[1], ModelEntry)]

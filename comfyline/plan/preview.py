@@ -7,7 +7,7 @@ step is rendered, named and checked before the first one is paid for.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date
 
 from comfyline.config.load import variable
 from comfyline.errors import ComfylineError, InputInvalid, Problem
@@ -167,12 +167,12 @@ async def plan_pipeline(
     pipeline: Pipeline,
     limit: int | None,
     run_id: str,
-    when: datetime,
+    day: date,
     catalogue: Catalogue,
     bucket: Place | None = None,
     shard: Shard | None = None,
 ) -> Planned:
-    """Read a pipeline's items and make its jobs, those of a shard or all.
+    """Read a pipeline's items and make its jobs for a day, those of a shard or all.
 
     Raises `InputInvalid` with every mistake of its templates, its models and its output names. A
     source in object storage is read by `bucket`.
@@ -180,7 +180,7 @@ async def plan_pipeline(
     items = await read_items(pipeline, bucket, limit)
     if shard:
         items = shard.items(items)
-    dag = graph_of(pipeline, items, run_id, when, of_some_items=shard is not None)
+    dag = graph_of(pipeline, items, run_id, day, of_some_items=shard is not None)
     preview = await preview_jobs(dag, catalogue.entry)
     if preview.problems:
         raise InputInvalid(preview.problems)
@@ -193,11 +193,11 @@ def graph_of(
     pipeline: Pipeline,
     items: Sequence[Item],
     run_id: str,
-    when: datetime,
+    day: date,
     *,
     of_some_items: bool = False,
 ) -> Dag:
-    """Build the graph of a run. Raises `InputInvalid` for environment variables not set."""
+    """Build the graph of a day's run. Raises `InputInvalid` for environment variables not set."""
     values = {name: variable(name) for name in pipeline.document.env}
     missing = [
         Problem(
@@ -211,5 +211,5 @@ def graph_of(
     if missing:
         raise InputInvalid(missing)
     env = {name: value for name, value in values.items() if value is not None}
-    scope = RunScope(run_id, f"{when.astimezone():%Y-%m-%d}", env)
+    scope = RunScope(run_id, day.isoformat(), env)
     return Dag(pipeline, items, scope, of_some_items=of_some_items)

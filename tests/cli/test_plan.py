@@ -13,7 +13,7 @@ from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.output_names import output_uris
 from comfyline.plan.check import validate_jobs
 from comfyline.plan.preview import plan_pipeline
-from comfyline.services import now, open_services
+from comfyline.services import day_of, now, open_services
 from comfyline.storage.place import local_path
 from tests.cli.conftest import Office
 from tests.conftest import EDIT
@@ -76,7 +76,7 @@ class Project:
                     load_pipeline(Path("scenes.yaml"), overrides),
                     None,
                     "run",
-                    now(),
+                    day_of(now()),
                     services.catalogue,
                 )
                 begun = planned.schedule().begin().jobs

@@ -1,6 +1,6 @@
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ output:
   name: "{{ item.sku }}-{{ matrix.seed }}-{{ index }}.{{ ext }}"
 """
 MODELS = Path("models")
-NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+DAY = date(2026, 1, 31)
 Write = Callable[..., Path]
 
 
@@ -70,7 +70,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 async def plan(path: Path, client: Client, limit: int | None = None, *overrides: str) -> Planned:
     catalogue = Catalogue((MODELS,), client, ModelCache(Path("kept")))  # type: ignore[arg-type]
-    return await plan_pipeline(load_pipeline(path, overrides), limit, "run-1", NOON, catalogue)
+    return await plan_pipeline(load_pipeline(path, overrides), limit, "run-1", DAY, catalogue)
 
 
 async def mistakes(path: Path, client: Client, *overrides: str) -> list[str]:

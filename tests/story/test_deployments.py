@@ -14,7 +14,7 @@ from prefect.workers.process import ProcessWorker
 
 from comfyline.job import JobState
 from comfyline.stack.stack import StackAddresses
-from tests.conftest import prefect_home
+from tests.conftest import EDIT, prefect_home
 from tests.story.conftest import PIPELINE, Project, project_at
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +40,8 @@ class Prefect:
         pairs = (pair.partition("=") for pair in shell.stdout.split("\0") if pair)
         self.environment = {name: value for name, _, value in pairs}
         self.environment["COMFYLINE_HOME"] = str(project.home)
+        # What a parent process leaves behind that starts this in another folder, as cron does.
+        self.environment["PWD"] = "/"
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "prefect", *arguments]
@@ -62,6 +64,11 @@ class Prefect:
     def deployment(self, name: str) -> str:
         """The id of a deployment by its name, such as `pipeline/nightly`."""
         return str(self.ask("GET", f"deployments/name/{name}")["id"])
+
+    def deployments(self) -> list[dict[str, Any]]:
+        """All that is deployed, as the page has it."""
+        found: list[dict[str, Any]] = self.ask("POST", "deployments/filter", json={})
+        return found
 
     def start(self, name: str, **parameters: Any) -> str:
         """Starts a deployment as its button on the page does; the id of its run."""
@@ -138,6 +145,51 @@ def prefect(
         prefect.ask("DELETE", "work_pools/comfyline")
 
 
+def test_what_is_deployed_runs_in_the_folder_from_which_it_was_deployed(prefect: Prefect) -> None:
+    steps = [step for one in prefect.deployments() for step in one["pull_steps"]]
+
+    assert len(steps) == len(prefect.deployments()) > 3
+    assert {path for step in steps for inputs in step.values() for path in inputs.values()} == {
+        str(prefect.directory.resolve())
+    }
+
+
+def test_the_form_of_a_deployment_says_what_each_value_is_and_offers_what_there_is(
+    prefect: Prefect,
+) -> None:
+    forms = {one["name"]: one["parameter_openapi_schema"] for one in prefect.deployments()}
+    offered = {
+        kind["title"]: kind["enum"]
+        for form in forms.values()
+        for value in form["properties"].values()
+        for kind in value.get("anyOf", ())
+        if "enum" in kind
+    }
+
+    for form in forms.values():
+        for name, value in form["properties"].items():
+            assert value["title"] != name
+            assert value["description"], name
+    there = sorted(map(str, (ROOT / "configs/pipelines").glob("*.yaml")))
+    assert [str(ROOT / path) for path in offered["In configs/pipelines"]] == there
+    assert {"production", "sandbox"} <= {*offered["In configs/profiles"]}
+    assert EDIT in offered["In configs/models"]
+    # Anything else is taken as well: a profile in another folder, a model that is new.
+    assert str(forms).count("'Another file'") >= len(forms)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("limit", 0), ("limit", "few"), ("date", "2026-02-30"), ("max_cost_usd", -1), ("path", None)],
+)
+def test_a_wrong_value_starts_no_run(prefect: Prefect, name: str, value: object) -> None:
+    with pytest.raises(httpx.HTTPStatusError) as refused:
+        prefect.start("pipeline/pipeline", **{"path": PIPELINE, name: value})
+
+    assert refused.value.response.status_code == httpx.codes.CONFLICT
+    assert name in refused.value.response.text
+
+
 def test_a_worker_runs_on_schedule_and_by_parameter_and_again_from_the_page(
     prefect: Prefect,
 ) -> None:
@@ -151,9 +203,6 @@ def test_a_worker_runs_on_schedule_and_by_parameter_and_again_from_the_page(
     shelf.write_text("a file where a folder should be")
     overrides = [f"steps.edit.input.prompt={prompt}", "output.to=shelf/office"]
     run_id = prefect.start("pipeline/pipeline", path=PIPELINE, limit=1, overrides=overrides)
-    with pytest.raises(httpx.HTTPStatusError) as refused:
-        prefect.start("pipeline/pipeline", path=PIPELINE, limit="few")
-    assert "limit" in refused.value.response.text
 
     prefect.ended(run_id, "FAILED")
     assert len(project.charges(prompt)) == 2
