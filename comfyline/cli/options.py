@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 PipelineFile = Annotated[Path, Parameter(help="The pipeline's YAML file.")]
 JobKey = Annotated[
@@ -20,7 +20,9 @@ Overrides = Annotated[
     tuple[str, ...],
     Parameter(name="--set", help="Override the YAML: limits.in_flight=4. May be repeated."),
 ]
-Limit = Annotated[int | None, Parameter(help="At most this many items.")]
+Limit = Annotated[
+    int | None, Parameter(help="At most this many items.", validator=validators.Number(gte=1))
+]
 Refresh = Annotated[bool, Parameter(help="Make again what is there; pays again.")]
 Unchecked = Annotated[
     bool,
@@ -29,7 +31,10 @@ Unchecked = Annotated[
         "is unknown, and only @file and s3:// values count as media.",
     ),
 ]
-MaxCost = Annotated[float | None, Parameter(help="Spend at most this many US dollars.")]
+MaxCost = Annotated[
+    float | None,
+    Parameter(help="Spend at most this many US dollars.", validator=validators.Number(gte=0)),
+]
 AllowUnknownCost = Annotated[
     bool, Parameter(help="Under a cost limit, also submit jobs whose price is unknown.")
 ]
