@@ -1,15 +1,20 @@
 """What a run tells while it works: a few events, and whoever wants to hear them.
 
-The library reports and never prints. The live display and the log are two observers; those in
-force are found by context, because flow parameters must stay plain JSON.
+The library reports and never prints. The live display, the log, Prefect's events and the metrics
+are observers; those in force are found by context, because flow parameters must stay plain JSON.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Literal
 
-from comfyline.job import JobState, Stage
+from comfyline.job import CheckedJob, Job, Stage
+from comfyline.run import Outcome
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +48,65 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
-class JobEnded:
-    """A job left the run in `state`; `message` says why when it is not `persisted`.
+class JobAccepted:
+    """RunComfy has accepted a job under a request id, and the ledger has it."""
 
-    With `cost_unknown` it was paid for, and nobody knows how much.
+    checked: CheckedJob
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobGenerated:
+    """RunComfy has ended a request, as far as asking tells; None where nobody saw it begin.
+
+    Seconds in the queue and at work. It ended at some moment in the last `lag_seconds`.
     """
 
-    job: str
-    label: str
-    state: JobState
-    cost_usd: float | None
-    message: str = ""
-    cost_unknown: bool = False
+    job: Job
+    queue_seconds: float | None
+    generation_seconds: float | None
+    lag_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobCharged:
+    """A result says what its request cost. It may be told again when the result is read again."""
+
+    job: Job
+    request_id: str
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """Bytes of a job's media went up to the storage, came from RunComfy, or were stored."""
+
+    direction: Literal["uploaded", "fetched", "stored"]
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """A job left the run."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetUsed:
+    """So much of a limit is spent or set aside; `limit` is `run`, or `day` of a pipeline."""
+
+    limit: str
+    limit_usd: float
+    used_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsAtRisk:
+    """Jobs are paid for and not stored for so long that RunComfy will soon delete their results."""
+
+    jobs: int
+    oldest_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +123,31 @@ class RunReported:
     summary: str
 
 
-Event = RunPlanned | StageEntered | Submitted | JobEnded | Note | RunReported
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """The run is over: `completed`, `failed`, `unfinished` or `cancelled`, and why."""
+
+    state: str
+    message: str
+    cost_usd: float | None = None
+    seconds: float | None = None
+
+
+Event = (
+    RunPlanned
+    | StageEntered
+    | Submitted
+    | JobAccepted
+    | JobGenerated
+    | JobCharged
+    | Transferred
+    | JobEnded
+    | BudgetUsed
+    | ResultsAtRisk
+    | Note
+    | RunReported
+    | RunEnded
+)
 Observer = Callable[[Event], None]
 
 
@@ -79,9 +155,15 @@ _observers: ContextVar[tuple[Observer, ...]] = ContextVar("comfyline_observers",
 
 
 def tell(event: Event) -> None:
-    """Hand one event to the observers in force; without one it goes nowhere."""
+    """Hand one event to the observers in force; without one it goes nowhere.
+
+    An observer that fails costs nobody a result that was paid for.
+    """
     for observe in _observers.get():
-        observe(event)
+        try:
+            observe(event)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the work goes on
+            log.warning("An observer failed at %s: %s", type(event).__name__, type(error).__name__)
 
 
 @contextmanager

@@ -66,14 +66,14 @@ async def execute(schedule: Schedule, run: Run, services: Services) -> list[Outc
         new = schedule.ended(outcome)
         never.extend(new.outcomes)
         for one in new.outcomes:
-            _tell_end(one)
+            tell(JobEnded(one))
         # A step fanned out over more, or fewer, than its model was expected to make.
         if (jobs := schedule.jobs - left_out) != planned.jobs:
             tell(replace(planned, jobs=jobs))
         return new.jobs
 
     for outcome in never:
-        _tell_end(outcome)
+        tell(JobEnded(outcome))
     # All that is wrong is told before anything is uploaded.
     hopeless = schedule.give_up(job for job, checked in preflight.waiting if checked is None)
     wrong: list[Validated] = [(job, None) for job in hopeless]
@@ -241,7 +241,7 @@ class _JobQueue:
 
     async def _end(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        _tell_end(outcome)
+        tell(JobEnded(outcome))
         if jobs := self._unlock(outcome):
             try:
                 self.add(await self._validated(jobs))
@@ -255,9 +255,3 @@ class _JobQueue:
         known = await self._services.ledger.summaries(keys)
         await recognise(validation.checked, known, self._services)
         return zip(jobs, validation.checked, strict=True)
-
-
-def _tell_end(outcome: Outcome) -> None:
-    message = str(outcome.error) if outcome.error else ""
-    label = outcome.job.label
-    tell(JobEnded(label, label, outcome.state, outcome.cost_usd, message, outcome.cost_unknown))

@@ -28,6 +28,7 @@ from comfyline.ledger.block_reasons import short
 from comfyline.media.probe import probe_file
 from comfyline.media.types import SVG, kind_of, media_type_of_name
 from comfyline.models.entry import kind_made
+from comfyline.progress import JobCharged, Transferred, tell
 from comfyline.run import FetchedOutputs, Submission
 from comfyline.runcomfy.results import named_outputs
 from comfyline.runcomfy.wire import RequestResult
@@ -66,12 +67,15 @@ async def fetch(checked: CheckedJob, submission: Submission, services: Services)
             request_id=submission.request_id,
         )
     await services.ledger.completed(submission.attempt_id, result.cost_usd)
+    if result.cost_usd is not None:
+        tell(JobCharged(checked.job, submission.request_id, result.cost_usd))
     wanted = await _wanted(checked, services)
     try:
         files = await _download_all(checked.key, result, wanted, directory, services)
     except ComfylineError as error:
         error.request_id = submission.request_id
         raise
+    tell(Transferred("fetched", sum(file.bytes for file in files)))
     get_run_logger().info("request %s: %d fetched", submission.request_id, len(files))
     for file in files:
         if wanted.form not in {"", file.media_type.partition("/")[2]}:

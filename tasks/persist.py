@@ -17,6 +17,7 @@ from comfyline.job import CheckedJob, Stage, StoredOutput
 from comfyline.operations.overwrite import store_outputs
 from comfyline.operations.quality import reject
 from comfyline.operations.recover import clear
+from comfyline.progress import Transferred, tell
 from comfyline.run import FetchedOutputs, Run, Submission
 from comfyline.services import Services
 from tasks.failure import failing_in_words, is_passing
@@ -49,6 +50,7 @@ async def persist(
         error.request_id = submission.request_id
         raise
     await services.ledger.persisted(submission.attempt_id, stored)
+    tell(Transferred("stored", sum(output.bytes for output in stored)))
     await asyncio.to_thread(clear, services.work_directory(submission.request_id))
     get_run_logger().info("request %s: %d stored", submission.request_id, len(stored))
     return stored

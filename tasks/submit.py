@@ -35,7 +35,7 @@ from comfyline.ledger.claims import (
 from comfyline.ledger.decision import LEASE_SECONDS, Decision
 from comfyline.ledger.journal import AskedElsewhere, Entry
 from comfyline.ledger.unrecorded import recover_asked
-from comfyline.progress import Submitted, tell
+from comfyline.progress import BudgetUsed, JobAccepted, Submitted, tell
 from comfyline.run import Run, Submission, UploadedInputs
 from comfyline.runcomfy.retry import backoff
 from comfyline.runcomfy.verdict import Accepted, No, NotSent, SlowDown, Unknown, Verdict
@@ -105,6 +105,7 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
                 await services.slots.wait(run)
                 continue
             case BudgetExceeded():
+                tell(BudgetUsed(claim.limit, claim.limit_usd, claim.reserved_usd))
                 raise over_budget(checked, claim)
             case RunStopped():
                 run.cancel_token.cancel("it was cancelled with `comfyline cancel`")
@@ -112,6 +113,8 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
             case Claimed():
                 with run.cancel_token.sending():
                     sent = await _uninterrupted(_send(checked, body, claim, began, run, services))
+                for used in claim.budgets:
+                    tell(used)
         if isinstance(sent, Submission):
             return sent
         if sent is None:
@@ -188,6 +191,7 @@ async def _send(
                 await asyncio.to_thread(journal.accepted, line, request_id)
             when = await services.ledger.accepted(attempt_id, request_id)
             get_run_logger().info("request %s: submitted", request_id)
+            tell(JobAccepted(checked, request_id))
             return Submission(attempt_id, claim.number, JobState.SUBMITTED, request_id, when)
         case Unknown():
             doubt = in_doubt(checked.key, verdict.reason)

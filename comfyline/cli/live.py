@@ -75,10 +75,10 @@ class RunCounters:
         elif isinstance(event, Submitted):
             self.submitted += 1
         elif isinstance(event, JobEnded):
-            self.live.pop(event.job, None)
-            self.ends[event.state] += 1
-            self.cost_usd += event.cost_usd or 0.0
-            self.cost_unknown += event.cost_unknown
+            self.live.pop(event.outcome.job.label, None)
+            self.ends[event.outcome.state] += 1
+            self.cost_usd += event.outcome.cost_usd or 0.0
+            self.cost_unknown += event.outcome.cost_unknown
 
     @property
     def made(self) -> int:
@@ -254,17 +254,16 @@ def _permanent(event: Event) -> Text | None:
     match event:
         case Note(text):
             return Text.assemble(("· ", "cyan"), one_line(without_secrets(text)))
-        case JobEnded(state=JobState.PERSISTED):
-            return None
-        case JobEnded():
+        case JobEnded(outcome) if outcome.state is not JobState.PERSISTED:
             # What RunComfy still has, or what was not begun, has not failed.
-            goes_on = event.state in {JobState.SUBMITTED, JobState.PLANNED}
+            goes_on = outcome.state in {JobState.SUBMITTED, JobState.PLANNED}
             mark, colour = ("… ", "yellow") if goes_on else ("✗ ", "red")
-            state = "not finished" if goes_on else event.state.replace("_", " ")
-            message = one_line(without_secrets(" · ".join(event.message.splitlines())))
+            state = "not finished" if goes_on else outcome.state.replace("_", " ")
+            message = without_secrets(str(outcome.error or ""))
+            message = one_line(" · ".join(message.splitlines()))
             return Text.assemble(
                 (mark, f"bold {colour}"),
-                (one_line(event.label), "bold"),
+                (one_line(outcome.job.label), "bold"),
                 (f"  {state}", colour),
                 f": {message}" if message else "",
             )

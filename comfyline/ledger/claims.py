@@ -16,6 +16,7 @@ from comfyline.ledger.attempts import KEPT, PAID_IN_VAIN, REFRESH, Attempt, Evid
 from comfyline.ledger.decision import LEASE_SECONDS, Decision, decide
 from comfyline.ledger.queries import UNFINISHED, belongs_to, latest_attempts, read_attempts
 from comfyline.ledger.tables import attempts, runs
+from comfyline.progress import BudgetUsed
 
 _ROUNDING = 1e-9
 _STOPPED = select(runs.c.id).where(runs.c.id == bindparam("run_id"), runs.c.stopped_at.is_not(None))
@@ -53,12 +54,14 @@ class BudgetExceeded:
 class Claimed:
     """The intent is committed: the holder of this may POST once.
 
-    `mark` names this POST and no other one, in the ledger and in the journal.
+    `mark` names this POST and no other one, in the ledger and in the journal. `budgets` are the
+    limits that it fitted under, this job included.
     """
 
     attempt_id: int
     number: int
     mark: str
+    budgets: tuple[BudgetUsed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +123,9 @@ def claim(connection: Connection, request: ClaimRequest, mark: str, now: datetim
     if _in_flight(connection, now, request.account) >= limits.in_flight:
         return AtCapacity()
     amount = _to_reserve(checked.estimate_usd, limits)
-    if exceeded := _exceeded(connection, request, amount, now):
-        return exceeded
+    budgets = _budgets(connection, request, amount, now)
+    if isinstance(budgets, BudgetExceeded):
+        return budgets
     unasked = _decision(request, seen, now, refresh=False)
     values = {
         **writes.asked_values(
@@ -139,7 +143,7 @@ def claim(connection: Connection, request: ClaimRequest, mark: str, now: datetim
         # RunComfy keeps nothing for longer; before, whoever sees its end frees the slot.
         "slot_until": now + KEPT,
     }
-    return Claimed(*_intend(connection, checked.key, request.account, values, now), mark)
+    return Claimed(*_intend(connection, checked.key, request.account, values, now), mark, budgets)
 
 
 def _intend(
@@ -196,10 +200,10 @@ def _undecided(connection: Connection, request: ClaimRequest) -> Attempt | None:
     return next(iter(found), None)
 
 
-def _exceeded(
+def _budgets(
     connection: Connection, request: ClaimRequest, amount: float | None, now: datetime
-) -> BudgetExceeded | None:
-    """Say which limit a job does not fit under, None when it fits."""
+) -> tuple[BudgetUsed, ...] | BudgetExceeded:
+    """Say which limit a job does not fit under, or how much is used of each with it."""
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     of_run = [attempts.c.run_id == request.run_id]
     of_day = [
@@ -211,6 +215,7 @@ def _exceeded(
         ("run", request.limits.max_cost_usd, of_run),
         ("day", request.limits.max_cost_usd_per_day, of_day),
     )
+    used = []
     for name, cap, which in caps:
         # A sum reads as many rows as it has attempts: only for a limit that there is.
         if cap is None:
@@ -221,7 +226,8 @@ def _exceeded(
         # Said this way round, a limit that is no number refuses everything.
         if not reserved + amount <= cap + _ROUNDING:
             return BudgetExceeded(name, cap, reserved)
-    return None
+        used.append(BudgetUsed(name, cap, reserved + amount))
+    return tuple(used)
 
 
 def _to_reserve(estimate_usd: float | None, limits: Limits) -> float | None:

@@ -22,6 +22,7 @@ from comfyline.files import part_path, why_not
 from comfyline.job import Media
 from comfyline.media.convert import Conversion, Unconvertible, convert
 from comfyline.media.types import MOST_BYTES, extension
+from comfyline.progress import Transferred, tell
 from comfyline.redact import bare_origin
 from comfyline.storage.connection_errors import what_broke
 from comfyline.storage.inputs import Inputs, OpenFile, certificates, is_remote, origin_path
@@ -180,6 +181,7 @@ class Uploads:
         source = origin_path(media.origin)
         try:
             await self._bucket.put(source, uri, media.media_type, sha256=media.sha256)
+            tell(Transferred("uploaded", media.bytes))
         except OSError as error:
             message = f"the file was checked and can no longer be read: {why_not(error)}"
             raise InputInvalid([Problem(str(source), message, "run again")]) from error

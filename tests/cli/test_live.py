@@ -7,9 +7,11 @@ import pytest
 from rich.console import Console
 
 from comfyline.cli.live import LiveDisplay, print_summary
-from comfyline.job import JobState, Stage
+from comfyline.errors import ComfylineError
+from comfyline.job import Job, JobState, Placement, Stage
 from comfyline.progress import JobEnded, Note, RunPlanned, StageEntered
 from comfyline.report.summary import ErrorRecord, OutputRecord, RunSummary
+from comfyline.run import Outcome
 
 PLANNED = RunPlanned("r1", "office", jobs=10, reused=2, estimate_usd=1.12)
 
@@ -36,7 +38,9 @@ def ended(
     cost: float | None = 0.14,
     message: str = "",
 ) -> JobEnded:
-    return JobEnded(job, f"{job} · edit", state, cost, message, cost_unknown=cost is None)
+    one = Job("office", job, "edit", "model", {}, Placement("", "", {}))
+    error = ComfylineError(message) if message else None
+    return JobEnded(Outcome(one, "", state, cost_usd=cost, cost_unknown=cost is None, error=error))
 
 
 def test_the_picture_shows_where_every_job_is_and_what_it_costs() -> None:
@@ -97,7 +101,7 @@ def test_without_a_terminal_status_lines_are_at_least_five_seconds_apart() -> No
         assert terminal.new().startswith("office: 2/10 jobs")
         for number in range(36):
             terminal.now += 0.125
-            display(StageEntered(f"j{number}", "x", Stage.POLL))
+            display(StageEntered(f"j{number} · edit", "x", Stage.POLL))
         assert terminal.new() == ""
         terminal.now += 0.5
         display(ended("j1"))
@@ -138,7 +142,7 @@ def test_events_from_many_threads_are_all_counted_and_leave_nothing_behind() -> 
 
         def work(name: str) -> None:
             for number in range(100):
-                display(StageEntered(f"{name}-{number}", "x", Stage.POLL))
+                display(StageEntered(f"{name}-{number} · edit", "x", Stage.POLL))
                 display(ended(f"{name}-{number}", cost=0.01))
 
         threads = [threading.Thread(target=work, args=(name,)) for name in "abcdefgh"]
