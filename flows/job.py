@@ -25,6 +25,7 @@ from comfyline.report.thumbnails import make_thumbnails
 from comfyline.run import FetchedOutputs, Outcome, Run, Submission
 from comfyline.services import Services
 from comfyline.storage.inputs import is_remote, origin_path
+from comfyline.telemetry.spans import Fields, span
 from tasks.failure import job_state_after, unwrap
 from tasks.fetch import fetch
 from tasks.persist import persist
@@ -41,18 +42,32 @@ async def run_job(job: Job, checked: CheckedJob | None, run: Run, services: Serv
     started = time.monotonic()
     outcome = Outcome(job=job, key=checked.key if checked else "", state=JobState.PLANNED)
     way = _Way(job, run, services)
-    try:
-        outcome = await way.until_accepted(checked, outcome)
-    except Exception as caught:  # noqa: BLE001  # a defect of one job stops no other
-        error = caught if isinstance(caught, ComfylineError) else Defect(caught)
-        outcome = replace(
-            outcome,
-            state=job_state_after(error),
-            stage=way.stage,
-            error=error,
-            request_id=error.request_id,
-        )
+    with span("job", _about(outcome)) as add:
+        try:
+            outcome = await way.until_accepted(checked, outcome)
+        except Exception as caught:  # noqa: BLE001  # a defect of one job stops no other
+            error = caught if isinstance(caught, ComfylineError) else Defect(caught)
+            outcome = replace(
+                outcome,
+                state=job_state_after(error),
+                stage=way.stage,
+                error=error,
+                request_id=error.request_id,
+            )
+            add({"error.type": error.kind})
+        add({"comfyline.state": outcome.state, "comfyline.request_id": outcome.request_id})
     return replace(outcome, seconds=time.monotonic() - started)
+
+
+def _about(outcome: Outcome) -> Fields:
+    job = outcome.job
+    return {
+        "comfyline.job": outcome.key or None,
+        "comfyline.pipeline": job.pipeline,
+        "comfyline.item": job.item,
+        "comfyline.step": job.step,
+        "comfyline.model": job.model_id,
+    }
 
 
 class _Way:

@@ -25,7 +25,7 @@ from comfyline.ledger.retention import warnings
 from comfyline.ledger.unrecorded import unrecorded, unrecorded_in_words
 from comfyline.operations.adopt import recognise
 from comfyline.operations.recover import clean_up, forget_results
-from comfyline.progress import Note, RunPlanned, tell
+from comfyline.progress import Note, ResultsAtRisk, RunPlanned, tell
 from comfyline.report.format import count, span
 from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Outcome, Run
@@ -37,6 +37,9 @@ from flows.session import run_id, with_services
 
 _WAIT = 240.0
 """Seconds to wait for what still runs: the next run comes in minutes, and nothing is lost."""
+
+_TOO_LONG = 5 * 86400.0
+"""Seconds that a result may lie at RunComfy, which keeps it for 7 days."""
 
 _NAMED = 20
 """How many doubts are named one by one."""
@@ -62,6 +65,8 @@ async def reconcile(profile: Profile) -> State[RunSummary] | State[ComfylineErro
             summaries = await services.ledger.summaries([one.key for one in checked])
             await recognise(checked, summaries, services)
         left = await services.ledger.unfinished()
+        if risk := _at_risk(left, services.now()):
+            tell(risk)
         for text in (
             *(text for _, text in warnings(left, services.now())),
             *unrecorded_in_words(await unrecorded(services.journal, services.ledger)),
@@ -100,6 +105,13 @@ def _what_is_left(left: Sequence[Attempt], now: datetime) -> str:
     oldest = left[0].submitted_at or left[0].created_at
     age = span((now - oldest).total_seconds())
     return f"{count(len(left), 'job')} paid for and not stored ({named}); the oldest {age} ago"
+
+
+def _at_risk(left: Sequence[Attempt], now: datetime) -> ResultsAtRisk | None:
+    """Return what is to be told of results that lie at RunComfy for too long; None for none."""
+    ages = [(now - one.submitted_at).total_seconds() for one in left if one.submitted_at]
+    old = [age for age in ages if age > _TOO_LONG]
+    return ResultsAtRisk(len(old), max(old)) if old else None
 
 
 def _stored(outcome: Outcome) -> str:

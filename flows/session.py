@@ -20,22 +20,33 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
+from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed
 
-from comfyline.config.load import prepare
+from comfyline.config.load import logs_are_json, prepare
+from comfyline.config.settings import Settings
 from comfyline.errors import ComfylineError, UsageError
 from comfyline.progress import Event, Note, Observer, observed_by, tell
 from comfyline.redact import without_secrets
 from comfyline.report.summary import RunSummary
 from comfyline.run import CancelToken, cancelled_by, current_token
 from comfyline.services import Services, day_of, now, open_services
+from comfyline.telemetry.export import telemetry
+from comfyline.telemetry.logs import log_as_json
+from comfyline.telemetry.spans import Fields, span
+from flows.events import RunEvents, run_ended
 
 Work = Callable[[Services], Awaitable[State[RunSummary]]]
 
 _LOOK_AGAIN = 3.0
 """Seconds between two looks."""
+
+
+if logs_are_json():
+    # Before the flow begins, so that what Prefect says of it is JSON too.
+    log_as_json(PrefectConsoleHandler)
 
 
 async def with_services(
@@ -45,17 +56,48 @@ async def with_services(
 
     With `unchecked`, a model whose schema is nowhere to be had is taken without one.
     """
+    with observed_by(_log_notes()), observed_by(RunEvents(run_id())):
+        try:
+            settings = await prepare(profile, lambda text: tell(Note(text)), read_secret_block)
+            async with telemetry(settings.telemetry, str(flow_run.id)):
+                with span("run", _about_run()) as add:
+                    state = await _worked(settings, work, unchecked=unchecked)
+                    ended = run_ended(state)
+                    add({"comfyline.state": ended.state})
+                tell(ended)
+                return state
+        except ComfylineError as error:
+            failed = _failed(error)
+            tell(run_ended(failed))
+            return failed
+
+
+async def _worked(
+    settings: Settings, work: Work, *, unchecked: bool
+) -> State[RunSummary] | State[ComfylineError]:
     token = current_token()
     try:
-        with observed_by(_log_notes()), cancelled_by(token):
-            settings = await prepare(profile, lambda text: tell(Note(text)), read_secret_block)
-            async with (
-                open_services(settings, unchecked=unchecked) as services,
-                watch_for_cancellation(token, run_id(), services),
-            ):
-                return await work(services)
+        async with (
+            open_services(settings, unchecked=unchecked) as services,
+            watch_for_cancellation(token, run_id(), services),
+        ):
+            with cancelled_by(token):
+                state = await work(services)
+            if state.is_completed():
+                # It only spares an alarm: no run fails because of it.
+                with suppress(ComfylineError):
+                    await services.ledger.run_completed(run_id())
+            return state
     except ComfylineError as error:
-        return Failed(message=without_secrets(str(error)), data=error)
+        return _failed(error)
+
+
+def _failed(error: ComfylineError) -> State[ComfylineError]:
+    return Failed(message=without_secrets(str(error)), data=error)
+
+
+def _about_run() -> Fields:
+    return {"comfyline.run_id": run_id(), "prefect.flow_run.id": str(flow_run.id)}
 
 
 def run_id() -> str:

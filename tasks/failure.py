@@ -5,13 +5,15 @@ log file shows a traceback for it. Everything else is a defect and is raised.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import wraps
+from itertools import chain
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task
 from prefect import states as prefect_states
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
 from prefect.transactions import get_transaction
 
 from comfyline.errors import (
@@ -29,6 +31,7 @@ from comfyline.job import JobState
 from comfyline.redact import without_secrets
 from comfyline.run import Submission
 from comfyline.services import Services
+from comfyline.telemetry.spans import Fields, span
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,12 +45,24 @@ def failing_in_words(
     @wraps(stage)
     async def run(*args: P.args, **kwargs: P.kwargs) -> R | State[ComfylineError]:
         try:
-            return await stage(*args, **kwargs)
+            with span(stage.__name__.replace("_", "-"), _about(args, kwargs.values())):
+                return await stage(*args, **kwargs)
         except ComfylineError as error:
             _remember_nothing()
             return end_state(error)
 
     return run
+
+
+def _about(*arguments: Iterable[object]) -> Fields:
+    """Return what traces and log lines of a stage tell beside its job."""
+    context = TaskRunContext.get()
+    requests = (one.request_id for one in chain(*arguments) if isinstance(one, Submission))
+    return {
+        "comfyline.stage": context.task.name if context else None,
+        "comfyline.request_id": next(requests, None),
+        "prefect.task_run.id": str(context.task_run.id) if context else None,
+    }
 
 
 def job_state_after(error: ComfylineError) -> JobState:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from rich.console import Console
 from rich.text import Text
 
 from comfyline.cli.console import (
@@ -28,12 +29,13 @@ from comfyline.cli.prefect import (
     summary_of,
 )
 from comfyline.config.account import acting_for, command
-from comfyline.config.load import read_profile
+from comfyline.config.load import logs_are_json, read_profile
 from comfyline.errors import ComfylineError, InputInvalid, Interrupted
 from comfyline.job import JobState
 from comfyline.progress import observed_by
 from comfyline.report.summary import ErrorRecord, RunSummary
 from comfyline.run import CancelToken, cancelled_by
+from comfyline.telemetry.logs import JsonLines
 
 T = TypeVar("T")
 
@@ -54,7 +56,11 @@ async def run_and_report(
     What it needs is read before anything is started, so that mistakes are told at once; `flow`
     gets what was read.
     """
-    display, token, began = LiveDisplay(errors), CancelToken(), time.monotonic()
+    if is_json := logs_are_json():
+        errors.file = JsonLines()
+    # The events of the run are in the log then, each with its fields.
+    display = LiveDisplay(Console(quiet=True) if is_json else errors)
+    token, began = CancelToken(), time.monotonic()
     server_is_gone = False
 
     async def work(values: T) -> RunSummary:

@@ -24,6 +24,7 @@ _COMMANDS = (
     "cancel",
     "reconcile",
     "resolve",
+    "metrics",
     "audit",
     "verify",
     "ledger:app",

@@ -25,7 +25,12 @@ from comfyline.config.profile import (
     model_directories,
     storage_endpoint,
 )
-from comfyline.config.settings import RuncomfySettings, Settings, StorageSettings
+from comfyline.config.settings import (
+    RuncomfySettings,
+    Settings,
+    StorageSettings,
+    TelemetrySettings,
+)
 from comfyline.errors import InputInvalid, Problem, TokenRejected, Unreachable, UsageError
 from comfyline.stack.home import StorageCredentials, private_folder
 from comfyline.stack.ports import is_port
@@ -193,7 +198,25 @@ class LoadedProfile:
             ),
             storage=self.storage(local),
             ledger_url=SecretStr(self.ledger_url()),
+            telemetry=self.telemetry(),
         )
+
+    def telemetry(self) -> TelemetrySettings:
+        """Read OpenTelemetry's own variables: without any of them nothing is exported.
+
+        They are often meant for a whole cluster, so what comfyline cannot do stops nothing.
+        """
+        if _variable("OTEL_SDK_DISABLED").lower() == "true":
+            return TelemetrySettings()
+        try:
+            return TelemetrySettings(
+                metrics=_exporters("METRICS", {"otlp", "prometheus"}),
+                traces="otlp" in _exporters("TRACES", {"otlp"}),
+                page=_page(),
+                labels=self.document.telemetry.labels,
+            )
+        except UsageError as error:
+            return TelemetrySettings(mistake=str(error))
 
     def _in_block(self, name: str, what: str) -> str:
         if name not in self.held:
@@ -269,6 +292,48 @@ def asked_ports() -> dict[ServiceName, int]:
                 hint="Set it to a number from 1 to 65535, or unset it.",
             )
     return {service: int(port) for service, port in asked.items()}
+
+
+def logs_are_json() -> bool:
+    """Return whether COMFYLINE_LOG_FORMAT asks for JSON. Raises `UsageError` for another word."""
+    asked = _variable("COMFYLINE_LOG_FORMAT").lower()
+    if asked not in {"", "text", "json"}:
+        raise UsageError(
+            f"COMFYLINE_LOG_FORMAT is {asked!r}, which is not a format",
+            hint="Set it to json or text, or unset it.",
+        )
+    return asked == "json"
+
+
+def _exporters(signal: str, known: set[str]) -> frozenset[str]:
+    """Read what exports metrics or traces; an address to export to asks for OTLP by itself."""
+    chosen = f"OTEL_{signal}_EXPORTER"
+    addresses = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
+    asked = _variable(chosen) or ("otlp" if any(map(_variable, addresses)) else "none")
+    names = {name.strip().lower() for name in asked.split(",")} - {"none", ""}
+    if unknown := sorted(names - known):
+        raise UsageError(
+            f"{chosen} is {asked!r}, and comfyline cannot export to {unknown[0]}",
+            hint=f"It knows {', '.join(sorted(known))} and none; several are parted by commas.",
+        )
+    for variable in (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        if "otlp" in names and _variable(variable) not in {"", "http/protobuf"}:
+            raise UsageError(
+                f"{variable} is {_variable(variable)!r}, which comfyline does not speak",
+                hint="Set it to http/protobuf, and the endpoint to the collector's port for it, "
+                "4318 as a rule.",
+            )
+    return frozenset(names)
+
+
+def _page() -> tuple[str, int]:
+    port = _variable("OTEL_EXPORTER_PROMETHEUS_PORT") or "9464"
+    if not _PORT.fullmatch(port) or not is_port(int(port)):
+        raise UsageError(
+            f"OTEL_EXPORTER_PROMETHEUS_PORT is {port!r}, which is not a port",
+            hint="Set it to a number from 1 to 65535, or unset it.",
+        )
+    return _variable("OTEL_EXPORTER_PROMETHEUS_HOST") or "localhost", int(port)
 
 
 def home() -> Path:

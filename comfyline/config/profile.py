@@ -301,6 +301,17 @@ class StorageSection(_Section):
         return self
 
 
+class TelemetrySection(_Section):
+    """What metrics tell; whether and where they go, OpenTelemetry's variables say."""
+
+    labels: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")], ...] = Field(
+        (),
+        description="Labels of pipelines that become attributes of metrics; each value makes "
+        "series of its own, so name those with few values.",
+        examples=[["client"]],
+    )
+
+
 class ProfileDocument(_Section):
     """A whole profile file."""
 
@@ -313,6 +324,9 @@ class ProfileDocument(_Section):
         description="SQLAlchemy URL without a password, or {env: NAME} or {block: NAME} where "
         "the URL is kept; null = SQLite under COMFYLINE_HOME.",
         examples=["sqlite:////srv/ledger.sqlite3", {"env": "LEDGER_URL"}],
+    )
+    telemetry: TelemetrySection = Field(
+        TelemetrySection(), description="What metrics tell beside pipeline and model."
     )
 
 

@@ -3,7 +3,7 @@
 `load` makes them; nothing below it looks at the environment.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -49,6 +49,26 @@ NO_STORAGE = StorageSettings("")
 
 
 @dataclass(frozen=True, slots=True)
+class TelemetrySettings:
+    """Which metrics and traces are exported: nothing, unless OpenTelemetry's variables ask for it.
+
+    `metrics` are `otlp` and `prometheus`; `page` is where the latter serves. `labels` are those of
+    pipelines that become attributes. `mistake` is what the variables ask for and comfyline cannot.
+    """
+
+    metrics: frozenset[str] = frozenset()
+    traces: bool = False
+    page: tuple[str, int] = ("localhost", 9464)
+    labels: tuple[str, ...] = ()
+    mistake: str = ""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is exported."""
+        return bool(self.metrics) or self.traces
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything a run needs to know about where it runs."""
 
@@ -58,3 +78,4 @@ class Settings:
     runcomfy: RuncomfySettings
     storage: StorageSettings
     ledger_url: SecretStr
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)

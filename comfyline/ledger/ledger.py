@@ -24,6 +24,7 @@ from comfyline.ledger.queries import belongs_to
 from comfyline.ledger.retention import is_lost
 from comfyline.ledger.savings import Saving
 from comfyline.ledger.shards import Shards
+from comfyline.ledger.standing import Standing, standing
 from comfyline.ledger.tables import attempts, holds, in_batches, runs, savings
 from comfyline.ledger.writes import StateConflict, move_output, record_outputs, whose
 from comfyline.redact import without_secrets
@@ -162,6 +163,17 @@ class Ledger(JobLocks):
         ]
         if rows:
             connection.execute(insert(savings), rows)
+
+    @writing
+    def run_completed(self, connection: Connection, run_id: str) -> None:
+        """Write down that a run ended with everything there, for whoever watches for it."""
+        ended = update(runs).where(runs.c.id == run_id)
+        connection.execute(ended.values(completed_at=self._now(connection)))
+
+    @reading
+    def standing(self, connection: Connection) -> Standing:
+        """Return where all jobs stand, in numbers."""
+        return standing(connection, self.account, self._now(connection))
 
     @writing
     def stop_run(self, connection: Connection, run_id: str) -> bool:

@@ -185,6 +185,8 @@ runs = Table(
     Column("started_at", UtcTime, nullable=False),
     # Since when it may submit nothing more.
     Column("stopped_at", UtcTime),
+    # When it last ended with everything there.
+    Column("completed_at", UtcTime),
 )
 
 savings = Table(

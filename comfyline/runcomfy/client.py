@@ -102,7 +102,7 @@ class RuncomfyClient:
         self._balance_url = balance_url
         self._balance: float | None = None
         self._balance_at = float("-inf")
-        self._connections = Connections()
+        self._connections = Connections(shows_paths=True)
 
     async def __aenter__(self) -> Self:
         """Open nothing by itself."""
@@ -309,7 +309,7 @@ class RuncomfyClient:
         try:
             async with (
                 asyncio.timeout(min(_CALL_SECONDS, self.retry_budget.seconds_for_a_try)),
-                aclosing(await self._connections.send(request)) as answer,
+                aclosing(await self._connections.send(request, request_id=request_id)) as answer,
             ):
                 if room:
                     # Before it is read: what is sent only once is not sent in vain.

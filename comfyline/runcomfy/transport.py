@@ -18,6 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from comfyline.runcomfy.retry import read_retry_after
+from comfyline.telemetry.spans import Fields, is_traced, span
 
 ENCODINGS = ("gzip", "deflate")
 """How an answer may be packed, and once only: else a few bytes unpack to gigabytes in one step."""
@@ -30,6 +31,7 @@ _MOST_CONNECTIONS = 100
 _MOST_IDLE = 16
 _ORIGIN = re.compile(r"https?://[\w.-]{1,253}(:\d{1,5})?(?=[/?#]|$)", re.ASCII)
 """Where a redirect leads: without credentials, path and query, which may be secrets."""
+_MODEL = re.compile(r"^(/v1/models/).+")
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -37,10 +39,12 @@ class Connections:
     """Connections to any host, a pool for each origin.
 
     Below `httpx.AsyncClient`, which would keep cookies, prepare to follow redirects, and log URLs
-    with their queries. The machine's proxy is used where there is one.
+    with their queries. The machine's proxy is used where there is one. `shows_paths`: traces may
+    name the paths, which are no secrets.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shows_paths: bool = False) -> None:
+        self._shows_paths = shows_paths
         self._pools: dict[tuple[str, bool], httpx.AsyncHTTPTransport] = {}
         self._opening = asyncio.Lock()
         self._trust: ssl.SSLContext | None = None
@@ -51,11 +55,17 @@ class Connections:
             await pool.aclose()
 
     async def send(
-        self, request: httpx.Request, *, alone: bool = False, direct: bool = False
+        self,
+        request: httpx.Request,
+        *,
+        alone: bool = False,
+        direct: bool = False,
+        request_id: str | None = None,
     ) -> httpx.Response:
         """Return the beginning of an answer, to be closed by whoever reads it.
 
-        `alone`: over a connection of its own; `direct`: past any proxy. Raises `httpx.HTTPError`,
+        `alone`: over a connection of its own; `direct`: past any proxy; `request_id`: which one it
+        is about, for traces. Raises `httpx.HTTPError`,
         also for an answer that is packed in another way than `ENCODINGS`.
         """
         key = f"{request.url.scheme}://{request.url.netloc.decode('ascii')}", alone
@@ -64,13 +74,30 @@ class Connections:
                 idle = 0 if alone else _MOST_IDLE
                 proxy = None if direct else _proxy_for(request.url)
                 self._pools[key] = await asyncio.to_thread(self._open, request.url, proxy, idle)
-        answer = await self._pools[key].handle_async_request(request)
+        if is_traced():
+            with span(f"HTTP {request.method}", self._about(request, request_id)) as add:
+                answer = await self._pools[key].handle_async_request(request)
+                add({"http.response.status_code": answer.status_code})
+        else:
+            answer = await self._pools[key].handle_async_request(request)
         packed = answer.headers.get("Content-Encoding", "identity").strip().lower()
         if packed not in {"", "identity", *ENCODINGS}:
             await answer.aclose()
             # How is not repeated: a header is outside text, and may hold anything.
             raise httpx.DecodingError("An answer is compressed in a way that was not requested")
         return answer
+
+    def _about(self, request: httpx.Request, request_id: str | None) -> Fields:
+        """Return what a trace shows of a call: no header, no query, no request id in a route."""
+        route = _MODEL.sub(r"\1{model_id}", request.url.path) if self._shows_paths else None
+        if route and request_id:
+            route = route.replace(request_id, "{request_id}")
+        return {
+            "http.request.method": request.method,
+            "server.address": request.url.host,
+            "http.route": route,
+            "comfyline.request_id": request_id,
+        }
 
     def _open(self, url: httpx.URL, proxy: str | None, idle: int) -> httpx.AsyncHTTPTransport:
         trust = self._trust

@@ -1,0 +1,148 @@
+"""Metrics and traces on their way out: OpenTelemetry's SDK, imported only where it is asked for.
+
+Where they go is what OpenTelemetry's own variables say, so each exporter reads its own. The
+providers are the process's own and not the global ones: what other libraries trace does not appear.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import comfyline
+from comfyline.config.settings import TelemetrySettings
+from comfyline.errors import UsageError
+from comfyline.progress import Note, observed_by, tell
+from comfyline.telemetry.spans import traced_by
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Meter
+    from opentelemetry.sdk.metrics.export import MetricReader
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.trace import Tracer
+
+NAME = "comfyline"
+_LEAVE_WITHIN = 5000
+"""Milliseconds for what is not delivered yet; a collector that is away must not hold a run up."""
+
+
+@dataclass(slots=True)
+class Exporters:
+    """What is measured goes here; `stop` delivers the rest, and blocks meanwhile."""
+
+    meter: "Meter | None" = None
+    tracer: "Tracer | None" = None
+    notes: list[str] = field(default_factory=list)
+    _at_the_end: list[Callable[[], object]] = field(default_factory=list)
+
+    def stop(self) -> None:
+        """Deliver what is left, and close the page."""
+        for end in self._at_the_end:
+            # Whatever it is: the run is over, and all it made is stored.
+            with suppress(Exception):
+                end()
+
+    def at_the_end(self, end: Callable[[], object]) -> None:
+        """Have something called by `stop`."""
+        self._at_the_end.append(end)
+
+
+@asynccontextmanager
+async def telemetry(settings: TelemetrySettings, instance: str) -> AsyncIterator[None]:
+    """Measure and trace what happens in the block, as far as the settings ask for it.
+
+    A run goes on without what is not installed, or whose port is taken, and says so.
+    """
+    if settings.mistake:
+        tell(Note(f"Nothing is exported: {settings.mistake}"))
+    if not settings.is_on:
+        yield
+        return
+    try:
+        exporters = await asyncio.to_thread(start, settings, instance)
+    except UsageError as error:
+        tell(Note(str(error)))
+        yield
+        return
+    for text in exporters.notes:
+        tell(Note(text))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, exporters.stop)
+        if exporters.meter:
+            from comfyline.telemetry.metrics import RunMetrics
+
+            stack.enter_context(observed_by(RunMetrics(exporters.meter, settings.labels)))
+        if exporters.tracer:
+            stack.enter_context(traced_by(exporters.tracer))
+        yield
+
+
+def start(settings: TelemetrySettings, instance: str) -> Exporters:
+    """Start the exporters; `instance` tells this process's series from all others'. Blocks.
+
+    Raises `UsageError` where OpenTelemetry's SDK is not installed.
+    """
+    try:
+        from opentelemetry.sdk.resources import Resource
+    except ImportError:
+        raise UsageError(
+            "Metrics and traces are asked for, and OpenTelemetry is not installed",
+            hint="pip install 'comfyline[telemetry]', or set OTEL_SDK_DISABLED=true.",
+        ) from None
+    ours = {
+        "service.name": NAME,
+        "service.version": comfyline.__version__,
+        "service.instance.id": instance,
+    }
+    # What OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME say goes before ours.
+    said = Resource.create().attributes
+    named = {key: value for key, value in said.items() if not str(value).startswith("unknown_")}
+    resource = Resource({**ours, **named})
+    exporters = Exporters()
+    if settings.metrics:
+        _start_metrics(exporters, settings, resource)
+    if settings.traces:
+        _start_traces(exporters, resource)
+    return exporters
+
+
+def _start_metrics(exporters: Exporters, settings: TelemetrySettings, resource: "Resource") -> None:
+    from opentelemetry.sdk.metrics import MeterProvider
+
+    readers: list[MetricReader] = []
+    if "otlp" in settings.metrics:
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+        readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
+    if "prometheus" in settings.metrics:
+        from opentelemetry.exporter.prometheus import PrometheusMetricReader
+        from prometheus_client import start_http_server
+
+        host, port = settings.page
+        try:
+            server, _ = start_http_server(port, host)
+        except OSError:
+            exporters.notes.append(
+                f"No page for Prometheus: {host}:{port} is taken. `comfyline metrics` keeps one "
+                "for all processes"
+            )
+        else:
+            readers.append(PrometheusMetricReader())
+            exporters.at_the_end(server.shutdown)
+            exporters.at_the_end(server.server_close)
+    provider = MeterProvider(readers, resource, shutdown_on_exit=False)
+    exporters.at_the_end(lambda: provider.shutdown(_LEAVE_WITHIN))
+    exporters.meter = provider.get_meter(NAME, comfyline.__version__)
+
+
+def _start_traces(exporters: Exporters, resource: "Resource") -> None:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    exporters.at_the_end(provider.shutdown)
+    exporters.tracer = provider.get_tracer(NAME, comfyline.__version__)
