@@ -106,6 +106,7 @@ MaxCost = Annotated[
 AllowUnknownCost = Annotated[bool, _title("Submit what has no known price")]
 Verify = Annotated[bool, _title("Read every stored byte again")]
 Labels = Annotated[dict[str, str] | None, _Tabs("Some", "None"), _title("Labels")]
+WindowHours = Annotated[float, Field(gt=0), _title("Hours until a schedule counts as missed")]
 Unchecked = Annotated[bool, _title("Submit to models without a schema")]
 
 _given: ContextVar[Mapping[str, Any] | None] = ContextVar("comfyline_parameters", default=None)

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -31,7 +31,8 @@ from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Outcome, Run
 from comfyline.services import Services, now
 from flows.finish import finish
-from flows.parameters import Profile
+from flows.missed_runs import report_missed_runs
+from flows.parameters import Profile, WindowHours
 from flows.schedule import run_jobs
 from flows.session import run_id, with_services
 
@@ -46,13 +47,19 @@ _NAMED = 20
 
 
 @flow(name="reconcile", flow_run_name="reconcile", retries=0)
-async def reconcile(profile: Profile) -> State[RunSummary] | State[ComfylineError]:
+async def reconcile(
+    profile: Profile, window_hours: WindowHours = 3.0
+) -> State[RunSummary] | State[ComfylineError]:
     """Poll, fetch and store everything that was paid for and is not stored yet.
 
     Args:
         profile: Where it runs: the name of a file in configs/profiles/, or a path to one.
+        window_hours: So many hours after its scheduled time a pipeline has to have completed; else
+            an event is emitted, of which an alert makes a message.
     """
     started, began = now(), time.monotonic()
+    # First: nobody may learn of a missed night only because the ledger is away as well.
+    await report_missed_runs(timedelta(hours=window_hours), started)
 
     async def work(services: Services) -> State[RunSummary]:
         known = await services.ledger.unfinished()

@@ -27,6 +27,7 @@ _COMMANDS = (
     "metrics",
     "audit",
     "verify",
+    "alerts:app",
     "ledger:app",
     "models:app",
     "up",

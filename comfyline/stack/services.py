@@ -152,6 +152,8 @@ def _prefect(layout: Layout, port: int) -> Launch:
             "PREFECT_HOME": str(layout.prefect),
             "PREFECT_SERVER_API_AUTH_STRING": make_auth_string(layout.prefect_auth_string),
             "PREFECT_SERVER_UI_API_URL": f"{here}/api",
+            # Where the links in a notification lead.
+            "PREFECT_UI_URL": here,
             # By default the page is unpacked into site-packages, which two homes would share and
             # which need not be writable.
             "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(layout.prefect / "ui"),
