@@ -55,7 +55,8 @@ async def report_missed_runs(window: timedelta, now: datetime) -> None:
                 if missed := await _missed(deployment, window, now, prefect):
                     logger.warning("%s was due at %s and has not completed", *missed)
     except (httpx.HTTPError, PrefectException, RuntimeError) as error:
-        logger.warning("Cannot tell which scheduled runs were missed: %s", error)
+        why = str(error).partition("\n")[0]
+        logger.warning("Cannot tell which scheduled runs were missed: %s", why)
 
 
 async def _scheduled(prefect: PrefectClient) -> list[DeploymentResponse]:
@@ -85,23 +86,33 @@ async def _missed(
     told = EventFilter(
         occurred=EventOccurredFilter(since=due, until=now), id=EventIDFilter(id=[event_id])
     )
-    if (await prefect.read_events(told)).events:
+    if (await prefect.read_events(told, limit=1)).events:
         return None
     last = await _last_run(deployment.id, prefect, before=now)
     name = f"pipeline/{deployment.name}"
+    related = [
+        {
+            "prefect.resource.id": f"prefect.deployment.{deployment.id}",
+            "prefect.resource.role": "deployment",
+            "prefect.resource.name": deployment.name,
+        }
+    ]
+    if last:
+        # Before the run of the check itself, to whose page a message would lead.
+        related.append(
+            {
+                "prefect.resource.id": f"prefect.flow-run.{last.id}",
+                "prefect.resource.role": "flow-run",
+                "prefect.resource.name": last.name,
+            }
+        )
     emit_event(
         MISSED,
         resource={
             "prefect.resource.id": f"comfyline.deployment.{deployment.id}",
             "prefect.resource.name": name,
         },
-        related=[
-            {
-                "prefect.resource.id": f"prefect.deployment.{deployment.id}",
-                "prefect.resource.role": "deployment",
-                "prefect.resource.name": deployment.name,
-            }
-        ],
+        related=related,
         payload={
             "pipeline": str(deployment.parameters.get("path", deployment.name)),
             "deployment": name,

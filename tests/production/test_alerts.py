@@ -1,0 +1,259 @@
+"""Every alert fires at a real Prefect server, and its message arrives at a receiver of ours."""
+
+import asyncio
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, ClassVar
+from uuid import uuid4
+
+import pytest
+from prefect.workers.process import ProcessWorker
+
+from comfyline.stack.stack import ensure, stop
+from tests.ended import Ended
+from tests.story.conftest import PIPELINE, Project
+
+pytestmark = pytest.mark.production
+
+ROOT = Path(__file__).parents[2]
+_OFTEN = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+
+
+class _Receiver(http.server.BaseHTTPRequestHandler):
+    """Where notifications go: keeps each as subject and text."""
+
+    received: ClassVar[list[tuple[str, str]]] = []
+
+    def do_POST(self) -> None:
+        told = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.received.append((told["title"], told["message"]))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class Site:
+    """A deployed project at a Prefect server of its own, whose alerts are applied."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+
+    def python(self, code: str) -> None:
+        """Runs a few lines in a process of their own, as a person would type them."""
+        command = [sys.executable, "-c", code]
+        self._run(command)
+
+    def prefect(self, *arguments: str) -> None:
+        self._run([sys.executable, "-m", "prefect", *arguments])
+
+    def _run(self, command: list[str]) -> None:
+        subprocess.run(
+            command,
+            cwd=self.project.directory,
+            env=self.project.environment,
+            check=True,
+            timeout=120,
+        )
+
+    def alerts(self, *arguments: str) -> Ended:
+        return self.project.fresh("alerts", "apply", "--notify", "slack-webhook/watch", *arguments)
+
+    def emit(self, event: str, resource: str, **payload: Any) -> None:
+        """Emits an event as a flow does."""
+        body = {
+            "event": event,
+            "occurred": datetime.now(UTC).isoformat(),
+            "resource": {"prefect.resource.id": resource},
+            "related": [],
+            "payload": payload,
+            "id": str(uuid4()),
+        }
+        self.project.prefect("POST", "events", json=[body])
+
+    def message(self, *words: str) -> str:
+        """The text of the message that has all these words, once it has arrived."""
+
+        def arrived() -> str | None:
+            told = [f"{subject}\n{text}" for subject, text in _Receiver.received]
+            return next((one for one in told if all(word in one for word in words)), None)
+
+        return str(self.project.until(arrived))
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[str]:
+    """The address of the receiver, as apprise writes it."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Receiver)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"json://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, receiver: str) -> Iterator[Site]:
+    home = tmp_path_factory.mktemp("alerts") / "home"
+    stack = asyncio.run(
+        ensure(home, ("prefect", "storage", "sandbox"), model_dirs=[ROOT / "configs/models"])
+    )
+    directory = home.parent / "project"
+    project = Project(directory, home, home, stack)
+    for name in ("flows", "tasks", "comfyline", "prefect.yaml"):
+        (directory / name).symlink_to(ROOT / name)
+    # Not in three nights, but in this test.
+    file = directory / "configs/automations/comfyline.yaml"
+    text = file.read_text()
+    for long, short in (("within: 9m ", "within: 65s "), ("within: 26h", "within: 20s")):
+        assert long in text
+        text = text.replace(long, short)
+    file.write_text(text)
+    site = Site(project)
+    template = ProcessWorker.get_default_base_job_template()
+    pool = {"name": "comfyline", "type": "process", "base_job_template": template}
+    project.prefect("POST", "work_pools/", json=pool)
+    site.prefect("--no-prompt", "deploy", "--all")
+    site.python(
+        "from prefect.blocks.notifications import SlackWebhook; "
+        f'SlackWebhook(url="{receiver}").save("watch")'
+    )
+    yield site
+    asyncio.run(stop(home))
+
+
+@pytest.fixture(scope="module")
+def applied(site: Site) -> Ended:
+    return site.alerts()
+
+
+@pytest.fixture(scope="module")
+def dead_run(site: Site, applied: Ended) -> str:
+    """A flow run whose process was killed after its first heartbeats; its id."""
+    project = site.project
+    hold = {"on": "generation", "kind": "delay", "seconds": 30, "times": 9}
+    project.sandbox("POST", "faults", json=hold)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "comfyline.cli", "run", PIPELINE, "--limit", "1"],
+        cwd=project.directory,
+        env=project.environment | _OFTEN,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def heart_beats() -> str | None:
+        body = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}}}
+        events = project.prefect("POST", "events/filter", json=body)["events"]
+        ids = [one["resource"]["prefect.resource.id"].rpartition(".")[2] for one in events]
+        return ids[0] if ids else None
+
+    run_id = project.until(heart_beats)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    project.sandbox("DELETE", "faults")
+    return str(run_id)
+
+
+@pytest.mark.usefixtures("dead_run")
+def test_alerts_are_created_once_and_a_second_time_changes_nothing(
+    site: Site, applied: Ended
+) -> None:
+    assert applied.code == 0, applied.stderr
+    lines = applied.stdout.splitlines()
+    assert len(lines) >= 7
+    assert all(line.startswith("+ comfyline: ") for line in lines)
+    again = site.alerts("--prune", "--json")
+    assert {one["action"] for one in json.loads(again.stdout)} == {"unchanged"}, again.stdout
+
+
+def test_a_run_that_failed_is_told_with_its_reason_and_its_page(site: Site) -> None:
+    fail = {"on": "generation", "kind": "fail", "times": 9}
+    site.project.sandbox("POST", "faults", json=fail)
+    ended = site.project.fresh(
+        *("run", PIPELINE, "--limit", "1", "--json"),
+        *("--set", "steps.edit.input.prompt=an office that fails"),
+    )
+    site.project.sandbox("DELETE", "faults")
+    run_id = json.loads(ended.stdout)["run_id"]
+
+    told = site.message(f"/runs/flow-run/{run_id}")
+    assert "2 failed" in told
+    assert "comfyline reconcile" in told
+
+
+def test_a_submission_in_doubt_is_told_with_the_command_that_resolves_it(site: Site) -> None:
+    site.emit(
+        "comfyline.job.in_doubt",
+        "comfyline.job.0123456789ab",
+        **{"pipeline": "office-scenes", "item": "cat", "step": "edit", "model": "google/x"},
+    )
+    told = site.message("comfyline resolve 0123456789ab")
+    assert told.startswith("office-scenes: a submission is in doubt\ncat · edit (google/x)")
+
+
+def test_most_of_a_budget_is_told(site: Site) -> None:
+    site.emit(
+        "comfyline.run.budget",
+        "comfyline.run.some-run",
+        **{"pipeline": "office-scenes", "run_id": "some-run", "spent": 20.5, "limit": 25},
+    )
+    told = site.message("office-scenes: most of its budget is spent")
+    assert "20.5 of 25 USD" in told
+    assert "comfyline cancel --run some-run" in told
+
+
+def test_paid_results_that_are_not_stored_are_told(site: Site) -> None:
+    site.emit("comfyline.ledger.at_risk", "comfyline.ledger", count=3, oldest="5 d 2 h")
+    assert "the oldest is 5 d 2 h old" in site.message("3 paid results are not stored")
+
+
+def test_a_night_without_a_completed_run_is_told_by_prefect_itself(site: Site) -> None:
+    assert "worker start" in site.message("pipeline/nightly has not completed for 26 hours")
+
+
+def test_a_missed_schedule_is_told_once(site: Site) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=2)
+    schedule = {"interval": 86400, "anchor_date": soon.isoformat(), "timezone": "UTC"}
+    name = "deployments/name/pipeline/pipeline"
+    deployment = site.project.prefect("GET", name)["id"]
+    once_a_day = [{"schedule": schedule, "active": True}]
+    site.project.prefect("POST", f"deployments/{deployment}/schedules", json=once_a_day)
+    time.sleep(4)
+    look = (
+        "import asyncio; from flows.reconcile import reconcile; "
+        "asyncio.run(reconcile('sandbox', window_hours=1 / 3600, return_state=True))"
+    )
+    site.python(look)
+    told = site.message("pipeline/pipeline has not completed")
+    assert f"{soon:%Y-%m-%d %H:%M} UTC" in told
+    assert "/runs/flow-run/" in told
+
+    site.python(look)
+    site.message("pipeline/pipeline has not completed")
+    body = {"filter": {"event": {"name": ["comfyline.pipeline.missed"]}}}
+    assert len(site.project.prefect("POST", "events/filter", json=body)["events"]) == 1
+
+
+def test_a_run_whose_process_died_is_crashed_told_and_reconciled(
+    site: Site, dead_run: str
+) -> None:
+    run = f"flow_runs/{dead_run}"
+    site.project.until(lambda: site.project.prefect("GET", run)["state_type"] == "CRASHED", 150)
+    assert "Crashed" in site.message(f"/runs/flow-run/{dead_run}")
+
+    def started() -> list[dict[str, Any]]:
+        body = {"deployments": {"name": {"any_": ["reconcile"]}}}
+        runs = site.project.prefect("POST", "flow_runs/filter", json=body)
+        return [one for one in runs if not one["auto_scheduled"]]
+
+    assert site.project.until(started)
