@@ -228,7 +228,8 @@ class _Reader:
             try:
                 jinja2.Environment(autoescape=True).parse(text)
             except jinja2.TemplateSyntaxError as error:
-                self._problem(part.where(pointer), f"not a template: {error.message}")
+                why = str(error.message).rstrip(".")
+                self._problem(part.where(pointer), f"not a template: {why}")
 
     async def _deployment(self, name: str, where: str) -> str:
         """Return the id of a deployment that is named FLOW/DEPLOYMENT."""

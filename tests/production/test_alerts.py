@@ -141,6 +141,7 @@ def applied(site: Site) -> Ended:
 @pytest.fixture(scope="module")
 def dead_run(site: Site, applied: Ended) -> str:
     """A flow run whose process was killed after its first heartbeats; its id."""
+    assert applied.code == 0, applied.stderr
     project = site.project
     hold = {"on": "generation", "kind": "delay", "seconds": 30, "times": 9}
     project.sandbox("POST", "faults", json=hold)
@@ -168,7 +169,6 @@ def dead_run(site: Site, applied: Ended) -> str:
 def test_alerts_are_created_once_and_a_second_time_changes_nothing(
     site: Site, applied: Ended
 ) -> None:
-    assert applied.code == 0, applied.stderr
     lines = applied.stdout.splitlines()
     assert len(lines) >= 7
     assert all(line.startswith("+ comfyline: ") for line in lines)
@@ -195,7 +195,10 @@ def test_a_submission_in_doubt_is_told_with_the_command_that_resolves_it(site: S
     site.emit(
         "comfyline.job.in_doubt",
         "comfyline.job.0123456789ab",
-        **{"pipeline": "office-scenes", "item": "cat", "step": "edit", "model": "google/x"},
+        pipeline="office-scenes",
+        item="cat",
+        step="edit",
+        model="google/x",
     )
     told = site.message("comfyline resolve 0123456789ab")
     assert told.startswith("office-scenes: a submission is in doubt\ncat · edit (google/x)")
@@ -205,7 +208,10 @@ def test_most_of_a_budget_is_told(site: Site) -> None:
     site.emit(
         "comfyline.run.budget",
         "comfyline.run.some-run",
-        **{"pipeline": "office-scenes", "run_id": "some-run", "spent": 20.5, "limit": 25},
+        pipeline="office-scenes",
+        run_id="some-run",
+        spent=20.5,
+        limit=25,
     )
     told = site.message("office-scenes: most of its budget is spent")
     assert "20.5 of 25 USD" in told
@@ -244,9 +250,7 @@ def test_a_missed_schedule_is_told_once(site: Site) -> None:
     assert len(site.project.prefect("POST", "events/filter", json=body)["events"]) == 1
 
 
-def test_a_run_whose_process_died_is_crashed_told_and_reconciled(
-    site: Site, dead_run: str
-) -> None:
+def test_a_run_whose_process_died_is_crashed_told_and_reconciled(site: Site, dead_run: str) -> None:
     run = f"flow_runs/{dead_run}"
     site.project.until(lambda: site.project.prefect("GET", run)["state_type"] == "CRASHED", 150)
     assert "Crashed" in site.message(f"/runs/flow-run/{dead_run}")
