@@ -150,7 +150,10 @@ class _Reader:
                 self._problem(where, f"there is a second automation `{section.name}`", hint)
             if len(self.problems) == before:
                 given = section.model_dump() | {"trigger": trigger, "actions": actions}
-                self.automations[section.name] = AutomationCore.model_validate(given), where
+                automation = AutomationCore.model_validate(given)
+                # With every default written out: an update sends only what was set.
+                whole = automation.model_dump(mode="json", exclude={"owner_resource"})
+                self.automations[section.name] = AutomationCore.model_validate(whole), where
 
     def _problem(self, where: str, message: str, hint: str = "") -> None:
         self.problems.append(Problem(where, message, hint))
