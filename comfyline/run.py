@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from comfyline.errors import ComfylineError, Unreachable
+from comfyline.fair_share import FairSlots
 from comfyline.job import CheckedJob, FetchedFile, Job, JobState, Stage, StoredOutput
 from comfyline.media.similar import NamedAppearance
 
@@ -59,6 +60,12 @@ class CancelToken:
     async def cancelled(self) -> None:
         """Wait until the run is told to stop."""
         await self._cancelled.wait()
+
+    async def cancelled_within(self, seconds: float) -> None:
+        """Wait until the run is told to stop, but no longer than so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._cancelled.wait()
 
 
 _token: ContextVar[CancelToken | None] = ContextVar("comfyline_cancel_token", default=None)
@@ -135,7 +142,7 @@ class Run:
         self.contact_sheet = contact_sheet
         self.cancel_token = current_token()
         self.cancel_token.is_watched = True
-        self.slots = asyncio.Semaphore(in_flight)
+        self.slots = FairSlots(in_flight)
         self.submitted = 0
         # Folders of which most is gone, by their address: nothing is stored there, nor fetched.
         self.away: dict[str, Unreachable] = {}

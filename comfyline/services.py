@@ -9,7 +9,6 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from aiolimiter import AsyncLimiter
 from sqlalchemy import make_url
 
 from comfyline.config.account import LOCAL_SANDBOX, Account, acting_for
@@ -51,7 +50,6 @@ class Services:
         self.client = _client(settings)
         self.downloads = Downloads(runcomfy.download_hosts, runcomfy.base_url)
         self.poller = Poller(self.client.status, time.monotonic, runcomfy.patience)
-        self.submits = submit_limiter(runcomfy.submits_per_second)
         self.catalogue = Catalogue(
             settings.model_directories,
             self.client,
@@ -104,11 +102,6 @@ def _client(settings: Settings) -> RuncomfyClient:
     )
     token, balance_url = runcomfy.token.get_secret_value(), runcomfy.balance_url
     return RuncomfyClient(runcomfy.base_url, token, budget, balance_url=balance_url)
-
-
-def submit_limiter(per_second: float) -> AsyncLimiter:
-    """Let so many submissions through in a second; below one, each has to wait for its turn."""
-    return AsyncLimiter(max(1, per_second), max(1, 1 / per_second))
 
 
 def now() -> datetime:

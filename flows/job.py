@@ -108,7 +108,7 @@ class _Way:
             case Decision.RESUME if attempt and checked:
                 submission = resume(attempt)
                 if submission.state in AT_RUNCOMFY | {JobState.EXPIRED}:
-                    async with run.slots:
+                    async with run.slots.of(""):
                         submission = await self._polled(checked, submission)
             case Decision.BLOCKED if attempt:
                 self.stage = Stage.SUBMIT
@@ -163,7 +163,7 @@ class _Way:
         uploaded = await self._through(
             Stage.UPLOAD_INPUTS, upload_inputs(linked(checked), services)
         )
-        async with run.slots:
+        async with run.slots.of(""):
             submitting = submit(linked(checked), linked(uploaded), run, services)
             submission = await self._through(Stage.SUBMIT, submitting)
             if submission.state in AT_RUNCOMFY:
@@ -172,7 +172,10 @@ class _Way:
 
     async def _polled(self, checked: CheckedJob, submission: Submission) -> Submission:
         polling = poll(linked(checked), linked(submission), self._run, self._services)
-        return await self._through(Stage.POLL, polling)
+        try:
+            return await self._through(Stage.POLL, polling)
+        finally:
+            self._services.slots.freed()
 
     async def _stored(
         self, checked: CheckedJob, submission: Submission, *, again: bool

@@ -189,9 +189,7 @@ class _JobQueue:
                 for batch in freed:
                     self.add(batch.jobs)
                 return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_AGAIN):
-                    await self._run.cancel_token.cancelled()
+            await self._run.cancel_token.cancelled_within(_LOOK_AGAIN)
 
     async def leave(self, why: ComfylineError) -> None:
         """Give up what others hold."""

@@ -31,9 +31,11 @@ from comfyline.ledger.claims import (
     Limits,
     NotOurs,
     RunStopped,
+    TooSoon,
 )
 from comfyline.ledger.decision import LEASE_SECONDS, Decision
 from comfyline.ledger.journal import AskedElsewhere, Entry
+from comfyline.ledger.pace import LATE
 from comfyline.ledger.unrecorded import recover_asked
 from comfyline.progress import BudgetUsed, JobAccepted, Submitted, tell
 from comfyline.run import Run, Submission, UploadedInputs
@@ -77,22 +79,24 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
     while True:
         if spent := budget.spent:
             raise spent
-        await services.submits.acquire()
-        # After the wait, which may be long: the URLs in it live from now on.
-        body = await _body(checked, uploaded, run.timeout, services)
-        balance = await services.client.known_balance(max_age=_FRESH_BALANCE)
-        if run.cancel_token.is_cancelled:
-            raise not_started(run.cancel_token.reason)
-        # Nothing may wait between the claim and the POST: the claim's lease runs out.
-        began = seconds_awake_or_asleep()
-        claim = await services.ledger.claim(
-            checked,
-            run_id=run.id,
-            began=run.began,
-            refresh=run.refresh,
-            limits=limits,
-            balance_usd=balance,
-        )
+        async with services.slots.turn(run):
+            # After the wait, which may be long: the URLs in it live from now on.
+            body = await _body(checked, uploaded, run.timeout, services)
+            balance = await services.client.known_balance(max_age=_FRESH_BALANCE)
+            if run.cancel_token.is_cancelled:
+                raise not_started(run.cancel_token.reason)
+            # Nothing may wait between the claim and the POST: the claim's lease runs out.
+            began = seconds_awake_or_asleep()
+            claim = await services.slots.claim(
+                checked,
+                run_id=run.id,
+                began=run.began,
+                refresh=run.refresh,
+                limits=limits,
+                balance_usd=balance,
+            )
+            if isinstance(claim, AtCapacity):
+                await services.slots.wait(run)
         match claim:
             case NotOurs(Decision.RESUME | Decision.REUSE, attempt):
                 return resume(attempt)
@@ -101,8 +105,7 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
             case NotOurs():
                 await asyncio.sleep(_LOOK_AGAIN)
                 continue
-            case AtCapacity():
-                await services.slots.wait(run)
+            case AtCapacity() | TooSoon():
                 continue
             case BudgetExceeded():
                 tell(BudgetUsed(claim.limit, claim.limit_usd, claim.reserved_usd))
@@ -124,15 +127,16 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
         if left <= 0 or (sent.retry_after or 0) > left:
             raise budget.final(sent.error)
         wait = min(backoff(tries, sent.retry_after), left)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(wait):
-                await run.cancel_token.cancelled()
+        await run.cancel_token.cancelled_within(wait)
         tries += 1
 
 
 def _limits(checked: CheckedJob, run: Run, services: Services) -> Limits:
+    runcomfy = services.settings.runcomfy
     return Limits(
-        in_flight=services.settings.runcomfy.in_flight,
+        in_flight=runcomfy.in_flight,
+        submits_per_second=runcomfy.submits_per_second,
+        doubt_seconds=run.timeout,
         max_cost_usd=run.costs.per_run,
         max_cost_usd_per_day=run.costs.per_day,
         ceiling_usd=run.costs.ceilings.get(checked.job.model_id),
@@ -176,8 +180,8 @@ async def _send(
     except TryLater:
         await services.ledger.not_sent(attempt_id, claim.mark)
         raise
-    verdict: Verdict = NotSent("the machine slept after the claim")
-    if seconds_awake_or_asleep() - began < _POST_WITHIN:
+    verdict: Verdict = NotSent("its lease is too old, as after a sleep of the machine")
+    if await _may_leave(claim.place, began, services):
         verdict = await services.client.submit(checked.job.model_id, body)
     if not isinstance(verdict, NotSent):
         run.submitted += 1
@@ -208,6 +212,21 @@ async def _send(
         case NotSent() | SlowDown():
             await services.ledger.not_sent(attempt_id, claim.mark)
             return verdict
+
+
+async def _may_leave(place: float, began: float, services: Services) -> bool:
+    """Wait for a claim's place in time, or another one where it was missed; False after too long.
+
+    `began` is when the claim was begun.
+    """
+    while (now := seconds_awake_or_asleep()) < began + _POST_WITHIN:
+        if now < place:
+            await asyncio.sleep(min(place - now, _POST_WITHIN))
+        elif now <= place + LATE:
+            return True
+        else:
+            place = await services.ledger.take_place(services.settings.runcomfy.submits_per_second)
+    return False
 
 
 async def _reserved(checked: CheckedJob, claim: Claimed, run: Run, services: Services) -> int:

@@ -4,21 +4,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from comfyline.config.settings import StorageSettings
 from comfyline.ledger.ledger import Ledger
-from comfyline.services import open_services, submit_limiter
+from comfyline.services import open_services
 from tests.operations.conftest import settings
-
-
-@given(st.floats(0.01, 1000))
-def test_the_limiter_lets_through_what_the_profile_says_also_below_one_a_second(rate: float):
-    limiter = submit_limiter(rate)
-
-    assert limiter.max_rate / limiter.time_period == pytest.approx(rate)
-    assert limiter.max_rate >= 1
 
 
 async def test_ages_are_by_the_clock_of_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -225,7 +225,7 @@ class RuncomfySection(_Section):
         gt=0,
         strict=True,
         allow_inf_nan=False,
-        description="Most submissions per second of one process.",
+        description="Most submissions per second, of all processes.",
     )
     patience: Seconds = Field(
         120.0, description="How long RunComfy may be away before a run stops waiting."

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -12,8 +12,9 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case,
 from comfyline.config.account import Account
 from comfyline.job import CheckedJob, JobState
 from comfyline.ledger import writes
-from comfyline.ledger.attempts import KEPT, PAID_IN_VAIN, REFRESH, Attempt, Evidence, pack
+from comfyline.ledger.attempts import PAID_IN_VAIN, REFRESH, Attempt, Evidence, pack
 from comfyline.ledger.decision import LEASE_SECONDS, Decision, decide
+from comfyline.ledger.pace import EARLY, LATE, take_place
 from comfyline.ledger.queries import UNFINISHED, belongs_to, latest_attempts, read_attempts
 from comfyline.ledger.tables import attempts, runs
 from comfyline.progress import BudgetUsed
@@ -26,9 +27,10 @@ _STOPPED = select(runs.c.id).where(runs.c.id == bindparam("run_id"), runs.c.stop
 class Limits:
     """What a claim must fit into.
 
-    `in_flight` counts requests over all processes. The dollars are those of one run, and of one
-    pipeline on one UTC day. `ceiling_usd` is set aside for a job whose price nobody knows; without
-    one, such a job fits under a limit only with `allow_unknown_cost`.
+    `in_flight` and `submits_per_second` count requests over all processes. The dollars are those of
+    one run, and of one pipeline on one UTC day. `ceiling_usd` is set aside for a job whose price
+    nobody knows; without one, such a job fits under a limit only with `allow_unknown_cost`.
+    `doubt_seconds` is how long a submission in doubt counts as in flight.
     """
 
     in_flight: int
@@ -36,6 +38,8 @@ class Limits:
     max_cost_usd_per_day: float | None = None
     ceiling_usd: float | None = None
     allow_unknown_cost: bool = False
+    submits_per_second: float = math.inf
+    doubt_seconds: float = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +59,16 @@ class Claimed:
     """The intent is committed: the holder of this may POST once.
 
     `mark` names this POST and no other one, in the ledger and in the journal. `budgets` are the
-    limits that it fitted under, this job included.
+    limits that it fitted under, this job included. The POST leaves at its `place` or shortly after
+    it, in seconds awake or asleep. `next_place` is one that this process has for another claim.
     """
 
     attempt_id: int
     number: int
     mark: str
     budgets: tuple[BudgetUsed, ...] = ()
+    place: float = field(default=0, compare=False)
+    next_place: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,32 +85,49 @@ class AtCapacity:
 
 
 @dataclass(frozen=True, slots=True)
+class TooSoon:
+    """As many submissions a second leave as the profile allows; this process has a `place` now."""
+
+    place: float
+
+
+@dataclass(frozen=True, slots=True)
 class RunStopped:
     """Somebody told the run to stop: it submits nothing more."""
 
 
-Claim = Claimed | NotOurs | AtCapacity | BudgetExceeded | RunStopped
+Claim = Claimed | NotOurs | AtCapacity | TooSoon | BudgetExceeded | RunStopped
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
     """Who asks for which job.
 
-    `began` is when this try of the run began, `balance_usd` the account's right before.
+    `began` is when this try of the run began, `balance_usd` the account's right before. `place` is
+    what an earlier claim of this process was given and did not use; with `more`, this one is given
+    the next as well.
     """
 
     checked: CheckedJob
     account: Account | None
+    scope: dict[str, str]
     run_id: str
     began: datetime | None
     refresh: bool
     limits: Limits
     worker_id: str
     balance_usd: float | None
+    place: float | None
+    more: bool
 
 
-def claim(connection: Connection, request: ClaimRequest, mark: str, now: datetime) -> Claim:
-    """Decide about one job; when it is to be submitted, nobody else will. `mark` is a new one."""
+def claim(  # noqa: PLR0911  # what a claim may answer
+    connection: Connection, request: ClaimRequest, mark: str, now: datetime, here: float
+) -> Claim:
+    """Decide about one job; when it is to be submitted, nobody else will. `mark` is a new one.
+
+    `here` is the moment `now` in seconds awake or asleep.
+    """
     checked, limits = request.checked, request.limits
     writes.end_dead_leases(connection, now)
     latest = latest_attempts(connection, [checked.key], request.account).get(checked.key)
@@ -126,6 +150,9 @@ def claim(connection: Connection, request: ClaimRequest, mark: str, now: datetim
     budgets = _budgets(connection, request, amount, now)
     if isinstance(budgets, BudgetExceeded):
         return budgets
+    place = _place(connection, request, now, here)
+    if place > here + EARLY:
+        return TooSoon(place)
     unasked = _decision(request, seen, now, refresh=False)
     values = {
         **writes.asked_values(
@@ -140,10 +167,25 @@ def claim(connection: Connection, request: ClaimRequest, mark: str, now: datetim
         "reserved_usd": amount,
         "evidence": asdict(Evidence(mark=mark, balance_before_usd=request.balance_usd)),
         "lease_until": now + timedelta(seconds=LEASE_SECONDS),
-        # RunComfy keeps nothing for longer; before, whoever sees its end frees the slot.
-        "slot_until": now + KEPT,
+        # Should it be in doubt later: RunComfy may have it, and nobody sees its end.
+        "slot_until": now + timedelta(seconds=limits.doubt_seconds),
     }
-    return Claimed(*_intend(connection, checked.key, request.account, values, now), mark, budgets)
+    next_place = _new_place(connection, request, now, here) if request.more else None
+    intended = _intend(connection, checked.key, request.account, values, now)
+    return Claimed(*intended, mark, budgets, place, next_place)
+
+
+def _place(connection: Connection, request: ClaimRequest, now: datetime, here: float) -> float:
+    """Return the place in time that the process has, a new one where it has none or missed it."""
+    if request.place is not None and -EARLY <= here - request.place <= LATE:
+        return request.place
+    return _new_place(connection, request, now, here)
+
+
+def _new_place(connection: Connection, request: ClaimRequest, now: datetime, here: float) -> float:
+    if math.isinf(per_second := request.limits.submits_per_second):
+        return here
+    return here + take_place(connection, request.scope, per_second, now)
 
 
 def _intend(
@@ -275,19 +317,24 @@ def _reserved_usd(connection: Connection, *which: ColumnElement[bool]) -> float:
     return float(connection.execute(query).scalar_one() or 0.0)
 
 
-_AT_RUNCOMFY = [
-    state for state in UNFINISHED if state not in {JobState.SUBMITTING, JobState.COMPLETED}
+_MAY_BE_THERE = [
+    JobState.IN_DOUBT,
+    *(state for state in UNFINISHED if state not in {JobState.SUBMITTING, JobState.COMPLETED}),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class SlotHolder:
-    """A request that holds a slot; `is_watched` where a process is there that will see its end."""
+    """A request that holds a slot; `is_watched` where a process is there that will see its end.
+
+    With `is_in_doubt` nobody can: it may be at RunComfy, and a person knows or can find out.
+    """
 
     attempt_id: int
     request_id: str
     run_id: str
     is_watched: bool
+    is_in_doubt: bool = False
 
 
 def _in_flight(connection: Connection, now: datetime, account: Account | None) -> int:
@@ -302,5 +349,5 @@ def _count_in_flight(account: Account | None) -> Select[Any]:
 
 def holds_slot(account: Account | None) -> ColumnElement[bool]:
     """Select the requests of an account that hold a slot `now`."""
-    waits = and_(attempts.c.state.in_(_AT_RUNCOMFY), attempts.c.slot_until > bindparam("now"))
+    waits = and_(attempts.c.state.in_(_MAY_BE_THERE), attempts.c.slot_until > bindparam("now"))
     return and_(or_(attempts.c.state == JobState.SUBMITTING, waits), belongs_to(account))

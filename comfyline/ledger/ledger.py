@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
 from comfyline import files
 from comfyline.config.account import Account, command
+from comfyline.config.duration import seconds_awake_or_asleep
 from comfyline.errors import ComfylineError, Expired, GivenUp, NotKnownNow
 from comfyline.job import CheckedJob, JobState, StoredOutput
 from comfyline.ledger import claims, writes
@@ -20,6 +21,7 @@ from comfyline.ledger.block_reasons import short
 from comfyline.ledger.claims import Claim, ClaimRequest, Limits, SlotHolder
 from comfyline.ledger.database import PATIENCE, Database, reading, writing
 from comfyline.ledger.locks import JobLocks, release_dead
+from comfyline.ledger.pace import take_place
 from comfyline.ledger.queries import belongs_to
 from comfyline.ledger.retention import is_lost
 from comfyline.ledger.savings import Saving
@@ -94,7 +96,7 @@ class Ledger(JobLocks):
         for name, value in self._scope.items():
             locked &= holds.c[name] == value
         query = (
-            select(attempts.c.id, attempts.c.request_id, attempts.c.run_id)
+            select(attempts.c.id, attempts.c.request_id, attempts.c.run_id, attempts.c.state)
             .add_columns(holds.c.held_by, holds.c.held_until)
             .outerjoin(holds, locked)
             .where(claims.holds_slot(self.account))
@@ -108,6 +110,7 @@ class Ledger(JobLocks):
                 # What is being submitted has a lease, which ends by itself.
                 is_watched=row.request_id is None
                 or bool(row.held_by and row.held_until > now and not files.is_dead(row.held_by)),
+                is_in_doubt=row.state == JobState.IN_DOUBT,
             )
             for row in connection.execute(query, {"now": now})
         ]
@@ -203,25 +206,38 @@ class Ledger(JobLocks):
         limits: Limits,
         began: datetime | None = None,
         balance_usd: float | None = None,
+        place: float | None = None,
+        more: bool = False,
     ) -> Claim:
         """Decide and commit the intent to submit, in one transaction before the POST.
 
         Of any number of processes that ask for the same key at once, one gets `Claimed`.
         `began` is when this try of the run began, as `open_run` told it; `balance_usd` is the
-        account's right before, for a doubt.
+        account's right before, for a doubt. `place` is what an earlier claim was given for this
+        one; with `more`, this one is given another for the next.
         """
         request = ClaimRequest(
-            checked, self.account, run_id, began, refresh, limits, self.worker_id, balance_usd
+            checked=checked,
+            account=self.account,
+            scope=self._scope,
+            run_id=run_id,
+            began=began,
+            refresh=refresh,
+            limits=limits,
+            worker_id=self.worker_id,
+            balance_usd=balance_usd,
+            place=place,
+            more=more,
         )
         unheard, meant = self._unheard, set[str]()
 
         def work(connection: Connection) -> Claim:
-            now = self._now(connection)
+            now, here = self._now(connection), seconds_awake_or_asleep()
             # Of what the tries before this one meant, nobody heard whether it was committed.
             writes.release_unheard(connection, unheard | meant, now)
             mark = f"{short(checked.key)}-{secrets.token_hex(4)}"
             meant.add(mark)
-            return claims.claim(connection, request, mark, now)
+            return claims.claim(connection, request, mark, now, here)
 
         claiming = asyncio.ensure_future(self.database.run(work))
         try:
@@ -239,6 +255,12 @@ class Ledger(JobLocks):
             raise
         self._unheard -= unheard
         return claim
+
+    @writing
+    def take_place(self, connection: Connection, per_second: float) -> float:
+        """Take another place in time for a POST that missed its own, in seconds awake or asleep."""
+        now, here = self._now(connection), seconds_awake_or_asleep()
+        return here + take_place(connection, self._scope, per_second, now)
 
     async def accepted(self, attempt_id: int, request_id: str) -> datetime:
         """Write the request id down right after the POST: from here on nothing can be lost.

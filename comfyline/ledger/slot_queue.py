@@ -1,5 +1,8 @@
 """Waiting for one of the profile's slots: visibly, and not for requests that have long ended.
 
+One job of a process claims at a time, and the others wait for their turn: however many there are,
+a process that waits for a slot asks the ledger once a second.
+
 A request holds its slot until somebody sees its end. What a process that is gone has left at
 RunComfy is watched by nobody, so whoever waits for a slot asks about it.
 """
@@ -7,23 +10,27 @@ RunComfy is watched by nobody, so whoever waits for a slot asks about it.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from comfyline.config.account import command
-from comfyline.config.duration import format_duration
+from comfyline.config.duration import format_duration, seconds_awake_or_asleep
 from comfyline.errors import ComfylineError, NotKnownNow, TryLater
-from comfyline.ledger.claims import SlotHolder
+from comfyline.fair_share import FairSlots
+from comfyline.job import CheckedJob
+from comfyline.ledger.claims import Claim, Claimed, SlotHolder, TooSoon
 from comfyline.ledger.ledger import Ledger
+from comfyline.ledger.pace import EARLY
 from comfyline.ledger.settle import settle
 from comfyline.progress import Note, tell
 from comfyline.run import Run
 from comfyline.runcomfy.client import RuncomfyClient
 from comfyline.runcomfy.wire import ENDS
 
-_TRY_AGAIN = 0.5
-"""Seconds between two claims for a slot."""
+TRY_AGAIN = 1.0
+"""Seconds between two claims of a process for a slot, unless one of its own requests ends."""
 _LOOK_AGAIN = 10.0
 """Seconds between two looks at who holds them."""
 _SELDOM = 30.0
@@ -52,10 +59,39 @@ class Slots:
         self._work = work
         self._most = most
         self._clock = clock
-        self._turn = asyncio.Lock()
+        self._looking = asyncio.Lock()
+        self._turns = FairSlots(1)
+        self._freed = asyncio.Event()
+        self._place: float | None = None
         self._looked_at = self._said_at = float("-inf")
         self._full: frozenset[int] = frozenset()
         self._full_since = 0.0
+
+    @asynccontextmanager
+    async def turn(self, run: Run, share: str = "") -> AsyncIterator[None]:
+        """Wait until a job may claim: it is the only one of this process in the block."""
+        async with self._turns.of(share):
+            if self._place is not None:
+                await run.cancel_token.cancelled_within(
+                    self._place - EARLY / 2 - seconds_awake_or_asleep()
+                )
+            yield
+
+    async def claim(self, checked: CheckedJob, **asked: Any) -> Claim:
+        """Claim in one's turn, with the place in time that this process has been given."""
+        more, place, self._place = bool(self._turns.waiting), self._place, None
+        self._freed.clear()
+        claim = await self._ledger.claim(checked, place=place, more=more, **asked)
+        match claim:
+            case Claimed():
+                self._place = claim.next_place
+            case TooSoon():
+                self._place = claim.place
+        return claim
+
+    def freed(self) -> None:
+        """Note that a request of this process has ended: whoever waits may claim at once."""
+        self._freed.set()
 
     async def wait(self, run: Run) -> None:
         """Wait until it is worth claiming again, or the run is told to stop.
@@ -64,22 +100,24 @@ class Slots:
         the run may take.
         """
         stopping = asyncio.ensure_future(run.cancel_token.cancelled())
+        freed = asyncio.ensure_future(self._freed.wait())
         looking = asyncio.ensure_future(self.look(run))
         try:
             await asyncio.wait({looking, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if looking.done():
                 looking.result()
-                await asyncio.wait({stopping}, timeout=_TRY_AGAIN)
+                some = {stopping, freed}
+                await asyncio.wait(some, timeout=TRY_AGAIN, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            looking.cancel()
-            stopping.cancel()
+            for one in (looking, stopping, freed):
+                one.cancel()
 
     async def look(self, run: Run) -> None:
         """Ask about abandoned requests and say who holds the slots; raise as `wait` does.
 
         One look at a time, and seldom, however many jobs wait.
         """
-        async with self._turn:
+        async with self._looking:
             now = self._clock()
             if now - self._looked_at < _LOOK_AGAIN:
                 return
@@ -134,4 +172,6 @@ class Slots:
         named = [f"{number} of them from run {name}" for name, number in others.most_common(_NAMED)]
         if rest := sum(others.values()) - sum(n for _, n in others.most_common(_NAMED)):
             named.append(f"{rest} from other runs")
+        if doubts := sum(holder.is_in_doubt for holder in holders):
+            named.append(f"{doubts} in doubt ({command('jobs --state in_doubt')} lists them)")
         return ", ".join([f"{len(holders)} of {self._most} in flight", *named])

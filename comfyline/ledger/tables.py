@@ -110,6 +110,27 @@ holds = Table(
     Column("held_until", UtcTime, nullable=False),
 )
 
+paces = Table(
+    "paces",
+    metadata,
+    Column("origin", String, primary_key=True),
+    Column("account", String, primary_key=True),
+    # When the account's next submission may leave, and when that was written down.
+    Column("next_at", UtcTime, nullable=False),
+    Column("noted_at", UtcTime, nullable=False),
+)
+
+waiting = Table(
+    "waiting",
+    metadata,
+    Column("origin", String, primary_key=True),
+    Column("account", String, primary_key=True),
+    # In which process jobs of a share wait for a slot, and until when that is believed.
+    Column("worker_id", String, primary_key=True),
+    Column("share", Words, primary_key=True),
+    Column("waits_until", UtcTime, nullable=False),
+)
+
 ledger = Table(
     "ledger",
     metadata,

@@ -20,7 +20,7 @@ from comfyline.config.account import Account, command
 from comfyline.files import is_dead
 from comfyline.job import ALLOWED, CheckedJob, JobState, StoredOutput
 from comfyline.ledger import writes
-from comfyline.ledger.attempts import UNKNOWN_ORIGIN, Evidence, pack, read_evidence
+from comfyline.ledger.attempts import KEPT, UNKNOWN_ORIGIN, Evidence, pack, read_evidence
 from comfyline.ledger.block_reasons import short
 from comfyline.ledger.decision import LEASE_SECONDS
 from comfyline.ledger.journal import Journal, Line
@@ -276,6 +276,7 @@ def _insert(connection: Connection, line: Line, now: datetime) -> None:
     if line.request_id is not None:
         steps[JobState.SUBMITTED] = entry.at
         values |= {"request_id": line.request_id, "submitted_at": entry.at}
+        values["slot_until"] = entry.at + KEPT
     else:
         steps[JobState.IN_DOUBT] = now
         reason = "The ledger does not know it, and its answer was never written down."

@@ -10,7 +10,7 @@ from comfyline import files
 from comfyline.config.account import Account, command
 from comfyline.errors import ComfylineError
 from comfyline.job import ALLOWED, JobState, StoredOutput
-from comfyline.ledger.attempts import NOT_SENT, read_evidence
+from comfyline.ledger.attempts import KEPT, NOT_SENT, read_evidence
 from comfyline.ledger.queries import STORED
 from comfyline.ledger.tables import attempts, jobs, outputs, transitions
 
@@ -154,6 +154,8 @@ def accept(connection: Connection, attempt_id: int, request_id: str, now: dateti
     late = row.state in {JobState.IN_DOUBT, JobState.FAILED} and row.claimed_at is not None
     when: datetime = row.claimed_at if late else now
     values = {"request_id": request_id, "submitted_at": when, **clear_owner()}
+    # RunComfy keeps nothing for longer; before, whoever sees its end frees the slot.
+    values["slot_until"] = when + KEPT
     move(connection, attempt_id, JobState.SUBMITTED, now, **values)
     return when
 

@@ -79,7 +79,7 @@ _BEFORE_THE_COST = [
     Point("upload: half of the bytes", Break("sending", "/uploads/")),
     _after("upload: done", f"{_BUCKET}.put"),
     _after("presigned", "comfyline.storage.uploads:Uploads.presign"),
-    _after("limiter passed", "aiolimiter:AsyncLimiter.acquire"),
+    _after("its turn to claim", f"{_CLIENT}.known_balance"),
     *_transaction("claim", "comfyline.ledger.claims:claim", begun=True, doubts="committed"),
 ]
 _POST = [

@@ -146,6 +146,32 @@ async def test_a_request_holds_its_slot_until_somebody_sees_its_end_or_for_seven
     assert await desk.asks(asked("another"), limits=ONE) == "AtCapacity"
 
 
+async def test_what_is_in_doubt_may_be_at_runcomfy_and_holds_its_slot_for_as_long_as_a_job_takes(
+    desk: Desk, ledger: Ledger, clock: Clock
+):
+    limits = Limits(1, doubt_seconds=600)
+    attempt_id = await desk.claimed(JOB, limits=limits)
+    clock.forward(LEASE_SECONDS)
+    assert await desk.asks(asked("quick"), limits=limits) == "AtCapacity"
+    assert [one.is_in_doubt for one in await ledger.slot_holders()] == [True]
+    clock.forward(600 - LEASE_SECONDS - 1)
+    assert await desk.asks(asked("quick"), limits=limits) == "AtCapacity"
+    await ledger.lost(attempt_id, GenerationFailed("not there"))
+    assert await desk.asks(asked("quick"), limits=limits) == "CLAIMED"
+    clock.forward(600)
+    assert await desk.asks(asked("another"), limits=limits) == "CLAIMED"
+
+
+async def test_a_doubt_that_ends_well_holds_its_slot_like_any_request(desk: Desk, clock: Clock):
+    limits = Limits(1, doubt_seconds=600)
+    attempt_id = await desk.claimed(JOB, limits=limits)
+    clock.forward(LEASE_SECONDS)
+    assert await desk.asks(JOB, limits=limits) == "BLOCKED"
+    await desk.ledger.accepted(attempt_id, "r-1")
+    clock.forward(DAY)
+    assert await desk.asks(asked("quick"), limits=limits) == "AtCapacity"
+
+
 async def test_a_slot_can_be_freed_of_a_request_that_takes_no_room_at_runcomfy(
     desk: Desk, ledger: Ledger
 ):

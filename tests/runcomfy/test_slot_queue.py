@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from comfyline.errors import TryLater
 from comfyline.job import JobState
-from comfyline.ledger.claims import AtCapacity, Limits
-from comfyline.ledger.slot_queue import Slots
+from comfyline.ledger.claims import AtCapacity, Claim, Limits
+from comfyline.ledger.slot_queue import TRY_AGAIN, Slots
 from comfyline.progress import Event, Note, observed_by
 from comfyline.run import CostLimits, Run
 from comfyline.runcomfy.client import RuncomfyClient
@@ -136,3 +137,39 @@ async def test_a_run_that_is_told_to_stop_waits_no_longer(
     run.cancel_token.cancel("it was interrupted")
     async with asyncio.timeout(10):
         await waiting
+
+
+async def test_however_many_jobs_wait_the_ledger_is_asked_about_once_a_second(
+    slots: Slots, desk: Desk, script: Script, run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    script.say({"status": "in_progress"})
+    await desk.submitted(asked("theirs"), "r0")
+    claims = 0
+    claim = desk.ledger.claim
+
+    async def counted(*job: Any, **more: Any) -> Claim:
+        nonlocal claims
+        claims += 1
+        return await claim(*job, **more)
+
+    monkeypatch.setattr(desk.ledger, "claim", counted)
+
+    async def wait(number: int) -> None:
+        more = {"run_id": "r1", "refresh": False, "limits": ONE}
+        while not run.cancel_token.is_cancelled:
+            async with slots.turn(run):
+                if run.cancel_token.is_cancelled:
+                    return
+                claim = await slots.claim(asked(f"{number}"), **more)
+                assert isinstance(claim, AtCapacity)
+                await slots.wait(run)
+
+    waiting = [asyncio.create_task(wait(number)) for number in range(32)]
+    await asyncio.sleep(2.5 * TRY_AGAIN)
+    assert 1 <= claims <= 3
+    slots.freed()
+    await asyncio.sleep(0.5 * TRY_AGAIN)
+    assert 2 <= claims <= 5
+    run.cancel_token.cancel("enough")
+    async with asyncio.timeout(10):
+        await asyncio.gather(*waiting)
