@@ -39,11 +39,11 @@ def environment(more: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "DO_NOT_TRACK": "1", **more}
 
 
-async def race(folder: Path, *sides: Side) -> list[Figures]:
+async def race(folder: Path, *sides: Side, limit: float = _LIMIT) -> list[Figures]:
     """Run all sides at once in a folder; return their figures in order. Ends them if cancelled."""
     with ExitStack() as stack:
         running = [stack.enter_context(_Running(folder, side)) for side in sides]
-        async with asyncio.timeout(_LIMIT):
+        async with asyncio.timeout(limit):
             await asyncio.gather(*(one.ready() for one in running))
             for one in running:
                 one.start()
