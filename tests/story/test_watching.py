@@ -1,12 +1,94 @@
 """What a data team sees of a run: metrics, traces, events of Prefect, JSON logs, the page."""
 
 import json
+import re
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
+import yaml
+
+from comfyline.stack.stack import StackAddresses
+from tests.conftest import ROOT, free_port
+from tests.ended import Ended
 from tests.otlp import Collector, collector
-from tests.story.conftest import PIPELINE, Project
+from tests.story.conftest import PIPELINE, Project, project_at
 
 STAGES = ["validate", "upload-inputs", "submit", "poll", "fetch", "persist"]
+PROMPT = "an office that is measured"
+_SAMPLE = re.compile(r"^(comfyline_\w+?)\{(.*)\} ")
+_LABEL = re.compile(r"(\w+)=\"")
+_SELECTOR = re.compile(r"(comfyline_\w+)(?:\{([^}]*)\})?")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run that was completed, one in which a job failed, and the ledger's page after both."""
+
+    project: Project
+    completed: Collector
+    failed: Collector
+    summary: Mapping[str, Any]
+    page: str
+
+    def told(self) -> dict[str, set[str]]:
+        """The attributes of each metric, by its name."""
+        told: dict[str, set[str]] = {}
+        for otlp in (self.completed, self.failed):
+            for name in otlp.metrics:
+                for attributes, _ in otlp.points(name):
+                    told.setdefault(name, set()).update(attributes)
+        for line in self.page.splitlines():
+            if found := _SAMPLE.match(line):
+                told.setdefault(found[1], set()).update(_LABEL.findall(found[2]))
+        return told
+
+
+@pytest.fixture(scope="module")
+def measured(
+    tmp_path_factory: pytest.TempPathFactory, stack: StackAddresses, stack_home: Path, forks: Path
+) -> Iterator[Measured]:
+    folder = tmp_path_factory.mktemp("measured") / "project"
+    with (
+        project_at(folder, stack, stack_home, forks) as project,
+        collector() as completed,
+        collector() as failed,
+    ):
+        ended = run(project, completed, PROMPT, "--limit", "2", "--max-cost", "0.6")
+        assert ended.code == 0, ended.stderr
+        project.sandbox("POST", "faults", json={"on": "generation", "kind": "fail"})
+        assert run(project, failed, "an office that fails", "--limit", "1").code == 1
+        page = ledgers_page(project)
+        yield Measured(project, completed, failed, json.loads(ended.stdout), page)
+
+
+def run(project: Project, otlp: Collector, prompt: str, *more: str) -> Ended:
+    wanted = f"steps.edit.input.prompt={prompt}"
+    command = ("run", PIPELINE, "--set", wanted, "--json", *more)
+    return project.comfyline(*command, OTEL_EXPORTER_OTLP_ENDPOINT=otlp.url)
+
+
+def ledgers_page(project: Project) -> str:
+    """What `comfyline metrics` shows to Prometheus."""
+    port = free_port()
+    with project.start("metrics", "--port", str(port)) as process:
+
+        def shown() -> str:
+            try:
+                text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+            except httpx.TransportError:
+                return ""
+            return text if "comfyline_ledger_up" in text else ""
+
+        page = str(project.until(shown))
+        process.send_signal(signal.SIGINT)
+        process.communicate(60)
+    assert process.returncode == 0, process.said()
+    return page
 
 
 def events_of(project: Project, run_id: str, last: str) -> dict[str, list[dict[str, Any]]]:
@@ -20,27 +102,34 @@ def events_of(project: Project, run_id: str, last: str) -> dict[str, list[dict[s
                 by_name.setdefault(event["event"], []).append(event)
         return by_name if last in by_name else None
 
-    found: dict[str, list[dict[str, Any]]] = project.until(arrived, 20)
+    found: dict[str, list[dict[str, Any]]] = project.until(arrived)
     return found
 
 
-def check_metrics(otlp: Collector, cost: float) -> None:
+def test_metrics_count_the_jobs_of_a_run_their_times_bytes_and_costs(measured: Measured) -> None:
+    otlp = measured.completed
     about = {"pipeline": "office-scenes", "model": "google/nano-banana/pro/edit"}
     assert otlp.points("comfyline_jobs_total") == [({**about, "state": "persisted"}, 4)]
+    cost = pytest.approx(measured.summary["cost_usd"])
     assert otlp.points("comfyline_cost_usd_total") == [(about, cost)]
     for name in ("queue", "generation", "detection_lag"):
         assert otlp.points(f"comfyline_{name}_seconds") == [(about, 4)]
-    assert otlp.points("comfyline_runs_total")[0][0]["state"] == "completed"
+    [(ended, runs)] = otlp.points("comfyline_runs_total")
+    assert (ended["state"], runs) == ("completed", 1)
     sizes = {told["direction"]: size for told, size in otlp.points("comfyline_bytes_total")}
     assert sizes["fetched"] == sizes["stored"] > 0
     [(told, share)] = otlp.points("comfyline_budget_ratio")
-    assert told["limit"] == "run"
-    assert 0.8 < share < 1
+    assert (told["limit"], share) == ("run", pytest.approx(0.56 / 0.6))
+    failed = {told["state"]: jobs for told, jobs in measured.failed.points("comfyline_jobs_total")}
+    assert failed == {"persisted": 1, "failed": 1}
+    [(error, errors)] = measured.failed.points("comfyline_errors_total")
+    assert (error["kind"], errors) == ("generation-failed", 1)
 
 
-def check_traces(otlp: Collector, run_id: str) -> None:
+def test_traces_lead_from_the_run_to_each_call_with_the_ids_of_prefect(measured: Measured) -> None:
+    otlp = measured.completed
     [run] = otlp.named("run")
-    assert run["prefect.flow_run.id"] == run["comfyline.run_id"] == run_id
+    assert run["prefect.flow_run.id"] == run["comfyline.run_id"] == measured.summary["run_id"]
     jobs = otlp.named("job")
     assert {one["parent"] for one in jobs} == {run["id"]}
     assert {one["comfyline.state"] for one in jobs} == {"persisted"}
@@ -49,30 +138,20 @@ def check_traces(otlp: Collector, run_id: str) -> None:
     assert {one["parent"] for one in stages.values()} == {one["id"] for one in jobs}
     assert len({one["prefect.task_run.id"] for one in stages.values()}) == 24
     posts = otlp.named("HTTP POST")
+    assert len(posts) == 4
     assert {stages[one["parent"]]["comfyline.stage"] for one in posts} == {"submit"}
     assert {one["http.route"] for one in posts} == {"/v1/models/{model_id}"}
     polls = [one for one in otlp.named("HTTP GET") if "status" in one.get("http.route", "")]
     assert {one["http.route"] for one in polls} == {"/v1/requests/{request_id}/status"}
     assert {one["http.response.status_code"] for one in polls} == {200}
-    assert {one["comfyline.request_id"] for one in polls} == {
-        one["comfyline.request_id"] for one in jobs
-    }
+    asked = {one["comfyline.request_id"] for one in jobs}
+    assert {one["comfyline.request_id"] for one in polls} == asked
     assert {one["trace"] for one in jobs + posts + polls} == {run["trace"]}
 
 
-def test_a_run_is_told_as_metrics_traces_and_events_and_no_secret_is_among_them(
-    project: Project,
-) -> None:
-    prompt = "steps.edit.input.prompt=an office that is measured"
-    asked = ("run", PIPELINE, "--set", prompt, "--limit", "2", "--max-cost", "0.6", "--json")
-    with collector() as otlp:
-        ended = project.comfyline(*asked, OTEL_EXPORTER_OTLP_ENDPOINT=otlp.url)
-    summary = json.loads(ended.stdout)
-    assert ended.code == 0, ended.stderr
-    check_metrics(otlp, summary["cost_usd"])
-    check_traces(otlp, summary["run_id"])
-
-    events = events_of(project, summary["run_id"], "comfyline.run.completed")
+def test_prefect_hears_of_the_run_and_its_jobs_and_no_secret_is_told(measured: Measured) -> None:
+    run_id = measured.summary["run_id"]
+    events = events_of(measured.project, run_id, "comfyline.run.completed")
     submitted, persisted = events["comfyline.job.submitted"], events["comfyline.job.persisted"]
     requests = {one["payload"]["request_id"] for one in persisted}
     assert requests == {one["payload"]["request_id"] for one in submitted}
@@ -82,13 +161,49 @@ def test_a_run_is_told_as_metrics_traces_and_events_and_no_secret_is_among_them(
         assert one["resource"]["prefect.resource.id"] == f"comfyline.job.{job}"
         assert one["payload"]["cost_usd"] == 0.14
         related = {told["prefect.resource.id"] for told in one["related"]}
-        assert f"prefect.flow-run.{summary['run_id']}" in related
+        assert f"prefect.flow-run.{run_id}" in related
     [budget] = events["comfyline.run.budget"]
     assert budget["payload"]["limit"] == 0.6
     assert len(events["comfyline.run.started"]) == len(events["comfyline.run.completed"]) == 1
-    told = otlp.raw.decode("latin-1") + json.dumps(events)
-    for secret in ("X-Amz-", "sandbox-token", "Bearer", prompt.partition("=")[2]):
+    told = json.dumps(events)
+    for otlp in (measured.completed, measured.failed):
+        told += otlp.raw.decode("latin-1")
+    for secret in ("X-Amz-", "Signature", "sandbox-token", "Bearer", PROMPT):
         assert secret not in told
+
+
+def asked_for() -> Iterator[tuple[str, str]]:
+    """Every expression of the dashboard and of the alert rules, with its title."""
+    board = json.loads((ROOT / "deploy/grafana/comfyline.json").read_text())
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            yield panel["title"], target["expr"]
+            for name in re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]):
+                assert name in target["expr"] or name == "pipeline", panel["title"]
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/rules.yaml").read_text())
+    for group in rules["groups"]:
+        for rule in group["rules"]:
+            yield rule["alert"], rule["expr"]
+
+
+def test_dashboard_and_alert_rules_ask_for_what_is_really_told(measured: Measured) -> None:
+    told = measured.told()
+    expressions = list(asked_for())
+    assert len(expressions) > 20
+    for title, expression in expressions:
+        known = {"le"}
+        selectors = _SELECTOR.findall(expression)
+        assert selectors, title
+        for series, matchers in selectors:
+            name = series.removesuffix("_bucket")
+            assert name in told, f"{title}: {name}"
+            known |= told[name]
+            assert set(re.findall(r"(\w+)\s*=", matchers)) <= told[name], f"{title}: {matchers}"
+        for labels in re.findall(r"by \(([^)]*)\)", expression):
+            assert {one.strip() for one in labels.split(",")} <= known, f"{title}: {labels}"
+    assert set(told) - {"comfyline_runs_total"} == {
+        name.removesuffix("_bucket") for _, one in expressions for name, _ in _SELECTOR.findall(one)
+    }
 
 
 def test_json_logs_are_one_object_a_line_that_says_what_it_is_about(project: Project) -> None:
@@ -98,12 +213,12 @@ def test_json_logs_are_one_object_a_line_that_says_what_it_is_about(project: Pro
     assert ended.code == 0, ended.stderr
     lines = [json.loads(line) for line in ended.stderr.splitlines()]
     run_id = json.loads(ended.stdout)["run_id"]
-    stored = [one for one in lines if one["message"].startswith("comfyline.job.persisted")]
+    stored = [one for one in lines if one.get("event") == "comfyline.job.persisted"]
     assert len(stored) == 2
     for one in stored:
         assert (one["run_id"], one["level"], one["item"]) == (run_id, "info", "astronaut")
         assert one["request_id"]
     fetches = [one for one in lines if one["message"].endswith(" fetched")]
     assert {one["stage"] for one in fetches} == {"fetch"}
-    assert {one["request_id"] for one in fetches} == {one["request_id"] for one in stored}
-    assert {one["job"] for one in fetches} == {one["job"] for one in stored}
+    for name in ("request_id", "job"):
+        assert {one[name] for one in fetches} == {one[name] for one in stored}
