@@ -5,9 +5,11 @@ providers are the process's own and not the global ones: what other libraries tr
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import comfyline
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
 NAME = "comfyline"
-_LEAVE_WITHIN = 5000
-"""Milliseconds for what is not delivered yet; a collector that is away must not hold a run up."""
+_LEAVE_WITHIN = 5.0
+"""Seconds for what is not delivered yet; a collector that is away must not hold a run up."""
 
 
 @dataclass(slots=True)
@@ -37,15 +39,23 @@ class Exporters:
     _at_the_end: list[Callable[[], object]] = field(default_factory=list)
 
     def stop(self) -> None:
-        """Deliver what is left, and close the page."""
-        for end in self._at_the_end:
-            # Whatever it is: the run is over, and all it made is stored.
-            with suppress(Exception):
-                end()
+        """Deliver what is left, and close the page; what takes too long is left to itself."""
+        ending = [Thread(target=_end, args=(one,), daemon=True) for one in self._at_the_end]
+        for thread in ending:
+            thread.start()
+        deadline = time.monotonic() + _LEAVE_WITHIN
+        for thread in ending:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def at_the_end(self, end: Callable[[], object]) -> None:
         """Have something called by `stop`."""
         self._at_the_end.append(end)
+
+
+def _end(end: Callable[[], object]) -> None:
+    # Whatever it is: the run is over, and all it made is stored.
+    with suppress(Exception):
+        end()
 
 
 @asynccontextmanager
@@ -130,10 +140,14 @@ def _start_metrics(exporters: Exporters, settings: TelemetrySettings, resource: 
             )
         else:
             readers.append(PrometheusMetricReader())
-            exporters.at_the_end(server.shutdown)
-            exporters.at_the_end(server.server_close)
+
+            def close() -> None:
+                server.shutdown()
+                server.server_close()
+
+            exporters.at_the_end(close)
     provider = MeterProvider(readers, resource, shutdown_on_exit=False)
-    exporters.at_the_end(lambda: provider.shutdown(_LEAVE_WITHIN))
+    exporters.at_the_end(provider.shutdown)
     exporters.meter = provider.get_meter(NAME, comfyline.__version__)
 
 
