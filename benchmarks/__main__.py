@@ -11,6 +11,7 @@ from benchmarks.table import say, show
 
 BENCHMARKS = {
     "chain": "the whole flow over small photographs beside a plain asyncio script",
+    "polls": "calls against lag of the poller, on a virtual clock, beside fixed intervals",
     "rerun": "a plan whose outputs are all there, beside GNU make",
     "orchestrator": "what a job costs in CPU and bytes, for a few and for many (`--jobs`)",
     "files": "many files, and one large one, to and from S3 beside presigned URLs and s3fs",

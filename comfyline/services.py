@@ -49,7 +49,7 @@ class Services:
         self.is_reading = reading
         self.client = _client(settings)
         self.downloads = Downloads(runcomfy.download_hosts, runcomfy.base_url)
-        self.poller = Poller(self.client.status, time.monotonic, runcomfy.patience)
+        self.poller = Poller(self.client.status, runcomfy.patience, runcomfy.polling)
         self.catalogue = Catalogue(
             settings.model_directories,
             self.client,

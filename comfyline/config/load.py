@@ -194,6 +194,7 @@ class LoadedProfile:
                 in_flight=runcomfy.in_flight,
                 submits_per_second=runcomfy.submits_per_second,
                 patience=runcomfy.patience,
+                polling=runcomfy.polling,
                 balance_url=balance_url,
             ),
             storage=self.storage(local),

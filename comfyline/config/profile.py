@@ -23,6 +23,7 @@ from pydantic import (
 
 from comfyline.config.account import LOCAL_SANDBOX
 from comfyline.config.duration import Seconds
+from comfyline.config.settings import Polling
 from comfyline.errors import UsageError, did_you_mean
 from comfyline.yaml.file import load_yaml
 from comfyline.yaml.validate import validate_document
@@ -229,6 +230,11 @@ class RuncomfySection(_Section):
     )
     patience: Seconds = Field(
         120.0, description="How long RunComfy may be away before a run stops waiting."
+    )
+    polling: Polling = Field(
+        "balanced",
+        description="How often requests are looked at: eager notices an end sooner, frugal makes "
+        "fewer calls. When to look is learned from how long the model takes.",
     )
     balance_url: Annotated[str, AfterValidator(balance_address)] | None = Field(
         None,

@@ -11,6 +11,8 @@ from pydantic import SecretStr
 
 from comfyline.config.account import Account
 
+Polling = Literal["eager", "balanced", "frugal"]
+
 
 @dataclass(frozen=True, slots=True)
 class RuncomfySettings:
@@ -22,6 +24,7 @@ class RuncomfySettings:
     in_flight: int
     submits_per_second: float
     patience: float
+    polling: Polling
     account: Account
     balance_url: str | None = None
 

@@ -321,10 +321,17 @@ class Ledger(JobLocks):
         self._move(connection, attempt_id, state, unless=_SETTLED)
 
     @writing
-    def completed(self, connection: Connection, attempt_id: int, cost_usd: float | None) -> None:
-        """Record that the result is there, and what it cost where RunComfy says."""
-        cost = {} if cost_usd is None else {"cost_usd": cost_usd}
-        self._move(connection, attempt_id, JobState.COMPLETED, unless=_STORED, **cost)
+    def completed(
+        self,
+        connection: Connection,
+        attempt_id: int,
+        cost_usd: float | None,
+        generation_seconds: float | None = None,
+    ) -> None:
+        """Record that the result is there, and what RunComfy says of its cost and time."""
+        told = {"cost_usd": cost_usd, "generation_seconds": generation_seconds}
+        known = {name: value for name, value in told.items() if value is not None}
+        self._move(connection, attempt_id, JobState.COMPLETED, unless=_STORED, **known)
 
     @writing
     def missing(

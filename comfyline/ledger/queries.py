@@ -40,7 +40,7 @@ from comfyline.ledger.attempts import (
     unpack_row,
 )
 from comfyline.ledger.database import Database, reading
-from comfyline.ledger.tables import attempts, in_batches, ledger, outputs, transitions
+from comfyline.ledger.tables import attempts, in_batches, jobs, ledger, outputs, transitions
 from comfyline.run import Provenance
 
 UNFINISHED = (
@@ -67,6 +67,8 @@ that never left does not count beside an earlier one: a refresh that came to not
 what is stored already, or in doubt.
 """
 _LATELY = 1000
+_LEARNED_FROM = 256
+_LOOKED_THROUGH = 5000
 _AS_STORED = set(attempts.c.keys()) - {"state", "account", "evidence"}
 """The columns of an attempt that are handed out as they are."""
 
@@ -296,6 +298,30 @@ class LedgerQueries:
         return [
             (latest[spot], unpack(json.loads(json.dumps(one)))) if spot in latest else None
             for spot, one in zip(spots, packed, strict=True)
+        ]
+
+    @reading
+    def durations(
+        self, connection: Connection, model_id: str
+    ) -> Sequence[tuple[Mapping[str, Any], float]]:
+        """Return the inputs of a model's last completed requests, and the seconds each ran.
+
+        Few are enough, the oldest first; of what lies thousands of requests back nothing is said.
+        """
+        last = select(func.max(attempts.c.id)).scalar_subquery()
+        query = (
+            select(attempts.c.request, attempts.c.generation_seconds)
+            .join(jobs, jobs.c.key == attempts.c.key)
+            .where(jobs.c.model_id == model_id, attempts.c.generation_seconds.is_not(None))
+            .where(attempts.c.id > last - _LOOKED_THROUGH, belongs_to(self.account))
+            .order_by(attempts.c.id.desc())
+            .limit(_LEARNED_FROM)
+        )
+        rows = connection.execute(query).all()
+        return [
+            (row.request["job"]["inputs"], row.generation_seconds)
+            for row in rows[::-1]
+            if row.request
         ]
 
     def _now(self, connection: Connection) -> datetime:

@@ -185,6 +185,8 @@ attempts = Table(
     # When the intent was last committed; the POST leaves right after it.
     Column("claimed_at", UtcTime),
     Column("submitted_at", UtcTime),
+    # For how long RunComfy worked on it, without the queue, as well as looks at it tell.
+    Column("generation_seconds", Float),
     # Since when RunComfy has not known the request, without an answer in between that did.
     Column("missing_since", UtcTime),
     Column("updated_at", UtcTime, nullable=False),

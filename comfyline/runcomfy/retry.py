@@ -57,6 +57,7 @@ class RetryBudget:
         self._failed_at = 0.0
         self._said_at: float | None = None
         self._given_up: ComfylineError | None = None
+        self._held_until = -math.inf
         self.now = clock
         self.sleep = sleep
 
@@ -88,6 +89,9 @@ class RetryBudget:
 
         async def once() -> T:
             nonlocal began
+            # Told to come back later, no call asks before: they all go to one account.
+            if (held := self._held_until - self.now()) > 0:
+                await self.sleep(held)
             if self.seconds_for_a_try <= 0 and (spent := self.spent):
                 raise spent
             began = self.now()
@@ -96,6 +100,8 @@ class RetryBudget:
             except ComfylineError as error:
                 if not error.passing:
                     self.answered()
+                if error.retry_after and error.retry_after <= self._retry_timeout:
+                    self._held_until = max(self._held_until, self.now() + error.retry_after)
                 raise
             self.answered()
             return answer

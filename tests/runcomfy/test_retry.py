@@ -1,5 +1,6 @@
 """How long to wait, and until when."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -98,3 +99,24 @@ def test_what_is_waited_for_is_said_seldom_and_its_end_as_well(time: FakeTime):
     # A try that was waited for in silence is told of at once.
     budget.failed(AWAY, 59, took=10)
     assert len(said) == 4
+
+
+async def test_one_call_told_to_come_back_later_holds_all_others(time: FakeTime):
+    budget = RetryBudget(60, time, time.sleep)
+    asked: list[tuple[str, float]] = []
+
+    async def busy() -> str:
+        asked.append(("busy", time()))
+        if len(asked) == 1:
+            raise Unreachable("too many calls", retry_after=7)
+        return "at last"
+
+    async def other() -> str:
+        asked.append(("other", time()))
+        return "at once"
+
+    first = asyncio.create_task(budget.repeat(busy, lambda _: False))
+    await asyncio.sleep(0)
+    assert await budget.repeat(other, lambda _: False) == "at once"
+    assert await first == "at last"
+    assert [name for name, at in asked if at < 7] == ["busy"]
