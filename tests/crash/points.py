@@ -70,7 +70,7 @@ _BEFORE_THE_COST = [
     _before("YAML not read", "comfyline.cli.run:load_pipeline"),
     Point(
         "ledger made: before the commit",
-        Break("commit", "comfyline.ledger.database:_migrate"),
+        Break("commit", "comfyline.ledger.database:migrate"),
         has_ledger=False,
     ),
     _after("run known", f"{_LEDGER}.open_run"),
