@@ -41,7 +41,7 @@ money may have been spent. No other place concludes any of this from a status co
 This module imports nothing of the project.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import ClassVar
@@ -120,6 +120,7 @@ class InputInvalid(ComfylineError):
 
     kind = "input-invalid"
     exit_code = 65
+    problems: tuple[Problem, ...] = ()
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -343,3 +344,21 @@ class Defect(JobError):
             f"comfyline failed unexpectedly: {type(cause).__name__}: {cause}",
             hint="The log file of the run has the details. What was paid for is in the ledger.",
         )
+
+
+def error_types(base: type[ComfylineError] = ComfylineError) -> Iterator[type[ComfylineError]]:
+    """Yield a type of error and all that are derived from it."""
+    yield base
+    for derived in base.__subclasses__():
+        yield from error_types(derived)
+
+
+def recorded_error(
+    kind: str, message: str, hint: str = "", request_id: str | None = None
+) -> ComfylineError:
+    """Make an error again that another process has written down, as what it was."""
+    kinds = {one.kind: one for one in error_types()}
+    found = kinds.get(kind, JobError)
+    error = found.__new__(found)
+    ComfylineError.__init__(error, message, hint=hint, request_id=request_id)
+    return error

@@ -5,13 +5,13 @@ are observers; those in force are found by context, because flow parameters must
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from comfyline.job import CheckedJob, Job, Stage
+from comfyline.job import CheckedJob, Job, JobState, Stage
 from comfyline.run import Outcome
 
 log = logging.getLogger(__name__)
@@ -110,6 +110,19 @@ class ResultsAtRisk:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardsProgressed:
+    """How far other processes are that share the run: the sums of all their jobs until now.
+
+    `ends` are by state the jobs that have ended.
+    """
+
+    ends: Mapping[JobState, int] = field(default_factory=dict)
+    submitted: int = 0
+    cost_usd: float = 0.0
+    cost_unknown: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something worth a line that belongs to no single job."""
 
@@ -144,6 +157,7 @@ Event = (
     | JobEnded
     | BudgetUsed
     | ResultsAtRisk
+    | ShardsProgressed
     | Note
     | RunReported
     | RunEnded

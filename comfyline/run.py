@@ -110,7 +110,8 @@ class Run:
     `verify` a stored file counts as there only when its bytes are read and right; with `new_only`
     what an earlier run of the pipeline stored counts as there wherever it lies. `hands_on` are the
     steps whose outputs other steps take. `contact_sheet` is
-    the file name of a picture of all outputs, None for no such picture.
+    the file name of a picture of all outputs, None for no such picture. With `is_shard` it makes a
+    part of the run, whose other parts are made elsewhere under the same id.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class Run:
         new_only: bool = False,
         hands_on: frozenset[str] = frozenset(),
         contact_sheet: str | None = None,
+        is_shard: bool = False,
     ) -> None:
         self.id = id
         self.pipeline = pipeline
@@ -140,6 +142,7 @@ class Run:
         self.new_only = new_only
         self.hands_on = hands_on
         self.contact_sheet = contact_sheet
+        self.is_shard = is_shard
         self.cancel_token = current_token()
         self.cancel_token.is_watched = True
         self.slots = FairSlots(in_flight)

@@ -108,6 +108,11 @@ Verify = Annotated[bool, _title("Read every stored byte again")]
 Labels = Annotated[dict[str, str] | None, _Tabs("Some", "None"), _title("Labels")]
 WindowHours = Annotated[float, Field(gt=0), _title("Hours until a schedule counts as missed")]
 Unchecked = Annotated[bool, _title("Submit to models without a schema")]
+Shards = Annotated[
+    Annotated[int, Field(ge=1)] | None, _Tabs("So many", "By limits.shard"), _title("Shards")
+]
+OneShard = Annotated[str | None, _Tabs("A part", "All of it"), _title("Shard (set by the run)")]
+OfRun = Annotated[str | None, _Tabs("A run", "None"), _title("Part of run (set by the run)")]
 
 _given: ContextVar[Mapping[str, Any] | None] = ContextVar("comfyline_parameters", default=None)
 _read: ContextVar[Pipeline | None] = ContextVar("comfyline_pipeline", default=None)
@@ -133,11 +138,28 @@ def as_given(name: str, stored: V) -> V:
     if given is not None and name in given:
         value: V = given[name]
         return value
-    if missing := next(_incomplete(stored), None):
-        address = missing.replace(_LEFT_OUT, "").strip()
-        message = f"{address} had a signature or a password, which is not stored in Prefect"
-        raise InputInvalid([Problem(name, message, "give the complete address again")])
+    must_be_whole({name: stored}, "give the complete address again")
     return stored
+
+
+def must_be_whole(
+    parameters: Mapping[str, Any],
+    hint: str = "workers get parameters from Prefect: let the pipeline read it from a variable "
+    "(`env:`), or run it in one process with `--shards 1`",
+) -> None:
+    """Raise `InputInvalid` for what is stored in Prefect without its secrets, all at once."""
+    problems = [
+        Problem(
+            name,
+            f"{missing.replace(_LEFT_OUT, '').strip()} had a signature or a password, which is not "
+            "stored in Prefect",
+            hint,
+        )
+        for name, stored in parameters.items()
+        for missing in _incomplete(stored)
+    ]
+    if problems:
+        raise InputInvalid(problems)
 
 
 @contextmanager

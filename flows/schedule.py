@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from comfyline.errors import ComfylineError
-from comfyline.job import Job, JobState
+from comfyline.job import CheckedJob, Job, JobState
 from comfyline.ledger.block_reasons import not_started
 from comfyline.ledger.queries import Selection
 from comfyline.operations.adopt import recognise
@@ -21,6 +21,7 @@ from comfyline.operations.recover import clean_up
 from comfyline.plan.check import validate_jobs
 from comfyline.plan.reuse import Preflight, Validated, estimate, run_preflight
 from comfyline.plan.schedule import Schedule
+from comfyline.plan.shards import ShardResults
 from comfyline.progress import JobEnded, Note, RunPlanned, tell
 from comfyline.report.format import count
 from comfyline.run import Outcome, Run
@@ -33,6 +34,8 @@ _BESIDE_FLIGHT = 8
 _LOOK_AGAIN = 0.5
 """Seconds between two looks at what other processes work on."""
 
+_NOT_CUT = ShardResults()
+
 Unlock = Callable[[Outcome], Sequence[Job]]
 """Takes in what became of a job, and names the jobs that can be begun now."""
 
@@ -41,24 +44,29 @@ def _nothing(_: Outcome) -> Sequence[Job]:
     return ()
 
 
-async def execute(schedule: Schedule, run: Run, services: Services) -> list[Outcome]:
-    """Bring every job to an end and return what became of each, by item and step."""
-    run.began = await services.ledger.open_run(run.id, run.pipeline)
-    # Of a run that is retried, the earlier tries are a part, in its budget and in its report.
-    before = await services.ledger.list(Selection(run_id=run.id))
-    run.submitted = sum(attempt.state is not JobState.PLANNED for attempt in before)
+async def execute(
+    schedule: Schedule, run: Run, services: Services, shards: ShardResults = _NOT_CUT
+) -> list[Outcome]:
+    """Bring every job to an end and return what became of each, by item and step.
+
+    What the run's `shards` have come to is taken from there.
+    """
+    if run.began is None:
+        run.began = await services.ledger.open_run(run.id, run.pipeline)
+    if not run.is_shard:
+        # Of a run that is retried, the earlier tries are a part, in its budget and its report.
+        before = await services.ledger.list(Selection(run_id=run.id))
+        run.submitted = sum(attempt.state is not JobState.PLANNED for attempt in before)
     await clean_up((job.placement.folder for job in schedule.expected()), services)
     preflight = await run_preflight(schedule, run, services)
     run.away |= preflight.away
     await _turned_up(preflight, services)
-    planned = RunPlanned(
-        run_id=run.id,
-        pipeline=run.pipeline,
-        jobs=preflight.jobs,
-        reused=len(preflight.there),
-        estimate_usd=await estimate(preflight, run, services),
-    )
-    tell(planned)
+    there = shards.credited(preflight.there, preflight.known, run.id)
+    planned = await planned_run(preflight, there, run, services)
+    if shards.of > 1:
+        planned = replace(planned, estimate_usd=shards.estimate_usd)
+    if not run.is_shard:
+        tell(planned)
     left_out = schedule.jobs - preflight.jobs
     never = list(preflight.ended)
 
@@ -66,23 +74,36 @@ async def execute(schedule: Schedule, run: Run, services: Services) -> list[Outc
         new = schedule.ended(outcome)
         never.extend(new.outcomes)
         for one in new.outcomes:
-            tell(JobEnded(one))
+            _tell_end(one, shards)
         # A step fanned out over more, or fewer, than its model was expected to make.
-        if (jobs := schedule.jobs - left_out) != planned.jobs:
+        if (jobs := schedule.jobs - left_out) != planned.jobs and not run.is_shard:
             tell(replace(planned, jobs=jobs))
         return new.jobs
 
     for outcome in never:
-        tell(JobEnded(outcome))
+        _tell_end(outcome, shards)
     # All that is wrong is told before anything is uploaded.
     hopeless = schedule.give_up(job for job, checked in preflight.waiting if checked is None)
     wrong: list[Validated] = [(job, None) for job in hopeless]
     wrong += [(job, checked) for job, checked in preflight.to_make if checked is None]
     right = [(job, checked) for job, checked in preflight.to_make if checked is not None]
-    outcomes = [*preflight.there]
+    outcomes = [*there]
     for some in (wrong, right):
-        outcomes += await run_jobs(some, run, services, unlock=unlock)
+        outcomes += await run_jobs(some, run, services, unlock=unlock, shards=shards)
     return sorted([*outcomes, *never], key=lambda one: schedule.position(one.job))
+
+
+async def planned_run(
+    preflight: Preflight, there: Sequence[Outcome], run: Run, services: Services
+) -> RunPlanned:
+    """Say how many jobs a run has, of which those `there` that it has not made itself."""
+    return RunPlanned(
+        run_id=run.id,
+        pipeline=run.pipeline,
+        jobs=preflight.jobs,
+        reused=sum(outcome.reused for outcome in there),
+        estimate_usd=await estimate(preflight, run, services),
+    )
 
 
 async def _turned_up(preflight: Preflight, services: Services) -> None:
@@ -100,13 +121,14 @@ async def run_jobs(
     *,
     waits_for_others: bool = True,
     unlock: Unlock = _nothing,
+    shards: ShardResults = _NOT_CUT,
 ) -> list[Outcome]:
     """Bring these jobs to an end, begun in their order, and return what became of them.
 
     The jobs that these unlock are among them. Without `waits_for_others`, what other processes
     work on is left to them and has no outcome.
     """
-    queue = _JobQueue(run, services, unlock)
+    queue = _JobQueue(run, services, unlock, shards)
     queue.add(to_make)
     left: ComfylineError | None = None
     try:
@@ -141,7 +163,7 @@ class Batch:
 class _JobQueue:
     """Batches of jobs that wait for their turn or are under way, and those that others hold."""
 
-    def __init__(self, run: Run, services: Services, unlock: Unlock) -> None:
+    def __init__(self, run: Run, services: Services, unlock: Unlock, shards: ShardResults) -> None:
         self.elsewhere: list[Batch] = []
         self.outcomes: list[Outcome] = []
         self._ready: asyncio.Queue[Batch] = asyncio.Queue()
@@ -149,6 +171,7 @@ class _JobQueue:
         self._run = run
         self._services = services
         self._unlock = unlock
+        self._shards = shards
 
     @property
     def goes_on(self) -> bool:
@@ -212,6 +235,9 @@ class _JobQueue:
 
     async def _run_batch(self, batch: Batch) -> None:
         ledger = self._services.ledger
+        batch.jobs = [one for one in batch.jobs if not await self._end_as_told(*one)]
+        if not batch.jobs:
+            return
         _, first = batch.jobs[0]
         try:
             if away := self._services.client.retry_budget.spent:
@@ -231,6 +257,13 @@ class _JobQueue:
             with suppress(ComfylineError):
                 await ledger.release(first.key)
 
+    async def _end_as_told(self, job: Job, checked: CheckedJob | None) -> bool:
+        """End a job as it ended in its shard; return whether it did there."""
+        outcome = self._shards.outcome(job, checked.key if checked else "")
+        if outcome:
+            await self._end(replace(outcome, checked=checked))
+        return outcome is not None
+
     async def _end_all(self, batch: Batch, error: ComfylineError) -> None:
         """End jobs that were not even begun."""
         for job, checked in batch.jobs:
@@ -239,7 +272,7 @@ class _JobQueue:
 
     async def _end(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        tell(JobEnded(outcome))
+        _tell_end(outcome, self._shards)
         if jobs := self._unlock(outcome):
             try:
                 self.add(await self._validated(jobs))
@@ -253,3 +286,8 @@ class _JobQueue:
         known = await self._services.ledger.summaries(keys)
         await recognise(validation.checked, known, self._services)
         return zip(jobs, validation.checked, strict=True)
+
+
+def _tell_end(outcome: Outcome, shards: ShardResults) -> None:
+    if not shards.has_told(outcome.job):
+        tell(JobEnded(outcome))

@@ -28,7 +28,7 @@ from prefect.states import Failed
 from comfyline.config.load import logs_are_json, prepare
 from comfyline.config.settings import Settings
 from comfyline.errors import ComfylineError, UsageError
-from comfyline.progress import Event, Note, Observer, observed_by, tell
+from comfyline.progress import Event, Note, Observer, RunEnded, observed_by, tell
 from comfyline.redact import without_secrets
 from comfyline.report.summary import RunSummary
 from comfyline.run import CancelToken, cancelled_by, current_token
@@ -56,7 +56,7 @@ async def with_services(
 
     With `unchecked`, a model whose schema is nowhere to be had is taken without one.
     """
-    with observed_by(_log_notes()), observed_by(RunEvents(run_id())):
+    with observed_by(_log_notes()), observed_by(RunEvents(run_id(), is_shard=is_shard())):
         try:
             settings = await prepare(profile, lambda text: tell(Note(text)), read_secret_block)
             async with telemetry(settings.telemetry, str(flow_run.id)):
@@ -64,12 +64,18 @@ async def with_services(
                     state = await _worked(settings, work, unchecked=unchecked)
                     ended = run_ended(state)
                     add({"comfyline.state": ended.state})
-                tell(ended)
+                _tell(ended)
                 return state
         except ComfylineError as error:
             failed = _failed(error)
-            tell(run_ended(failed))
+            _tell(run_ended(failed))
             return failed
+
+
+def _tell(ended: RunEnded) -> None:
+    # A part of a run that has ended is no run that has ended.
+    if not is_shard():
+        tell(ended)
 
 
 async def _worked(
@@ -79,11 +85,11 @@ async def _worked(
     try:
         async with (
             open_services(settings, unchecked=unchecked) as services,
-            watch_for_cancellation(token, run_id(), services),
+            watch_for_cancellation(token, run_id(), str(flow_run.id), services),
         ):
             with cancelled_by(token):
                 state = await work(services)
-            if state.is_completed():
+            if state.is_completed() and not is_shard():
                 # It only spares an alarm: no run fails because of it.
                 with suppress(ComfylineError):
                     await services.ledger.run_completed(run_id())
@@ -104,9 +110,15 @@ def run_id() -> str:
     """Return the id of this execution: the flow run's, also when it is retried.
 
     So what an earlier try has spent counts against the budget, a refresh does not pay again for
-    what an earlier try has made, and `cancel --run` takes the id that the page shows.
+    what an earlier try has made, and `cancel --run` takes the id that the page shows. A shard's is
+    that of the run which it is a part of.
     """
-    return str(flow_run.id)
+    return str(flow_run.parameters.get("of_run") or flow_run.id)
+
+
+def is_shard() -> bool:
+    """Return whether this flow run is a part of another."""
+    return flow_run.parameters.get("of_run") is not None
 
 
 def run_date() -> date:
@@ -129,10 +141,10 @@ def _log_notes() -> Observer:
 
 @asynccontextmanager
 async def watch_for_cancellation(
-    token: CancelToken, run_id: str, services: Services
+    token: CancelToken, run_id: str, flow_run_id: str, services: Services
 ) -> AsyncIterator[None]:
     """Cancel `token` when the flow run or the ledger's run is told to stop, in the block."""
-    watching = asyncio.create_task(_watch(token, run_id, services))
+    watching = asyncio.create_task(_watch(token, run_id, flow_run_id, services))
     try:
         with _cancel_on_signal(token):
             yield
@@ -166,7 +178,7 @@ def _cancel_on_signal(token: CancelToken) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-async def _watch(token: CancelToken, run_id: str, services: Services) -> None:
+async def _watch(token: CancelToken, run_id: str, flow_run_id: str, services: Services) -> None:
     async with get_client() as prefect:
         while not token.is_cancelled:
             await asyncio.sleep(_LOOK_AGAIN)
@@ -175,7 +187,7 @@ async def _watch(token: CancelToken, run_id: str, services: Services) -> None:
                     token.cancel("it was cancelled with `comfyline cancel --run`")
             # A server that is away for a while tells nothing, and the run goes on.
             with suppress(httpx.HTTPError, PrefectException, RuntimeError):
-                state = (await prefect.read_flow_run(UUID(run_id))).state
+                state = (await prefect.read_flow_run(UUID(flow_run_id))).state
                 if state and state.type in {StateType.CANCELLING, StateType.CANCELLED}:
                     token.cancel("it was cancelled in Prefect")
 

@@ -141,6 +141,8 @@ def _limits(checked: CheckedJob, run: Run, services: Services) -> Limits:
         max_cost_usd_per_day=run.costs.per_day,
         ceiling_usd=run.costs.ceilings.get(checked.job.model_id),
         allow_unknown_cost=run.costs.allow_unknown,
+        # A process alone counts its own by itself, which takes no time.
+        in_flight_of_run=run.in_flight if run.is_shard else None,
     )
 
 

@@ -25,6 +25,7 @@ from comfyline.progress import (
     Note,
     RunPlanned,
     RunReported,
+    ShardsProgressed,
     StageEntered,
     Submitted,
 )
@@ -61,6 +62,7 @@ class RunCounters:
     submitted: int = 0
     ends: Counter[JobState] = field(default_factory=Counter)
     live: dict[str, tuple[str, Stage]] = field(default_factory=dict)
+    elsewhere: ShardsProgressed = field(default_factory=ShardsProgressed)
 
     def count(self, event: Event) -> None:
         """Take one event in."""
@@ -79,6 +81,14 @@ class RunCounters:
             self.ends[event.outcome.state] += 1
             self.cost_usd += event.outcome.cost_usd or 0.0
             self.cost_unknown += event.outcome.cost_unknown
+        elif isinstance(event, ShardsProgressed):
+            # In the place of what they had told before.
+            before, self.elsewhere = self.elsewhere, event
+            self.ends.update(event.ends)
+            self.ends.subtract(before.ends)
+            self.submitted += event.submitted - before.submitted
+            self.cost_usd += event.cost_usd - before.cost_usd
+            self.cost_unknown += event.cost_unknown - before.cost_unknown
 
     @property
     def made(self) -> int:

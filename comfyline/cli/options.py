@@ -41,6 +41,14 @@ AllowUnknownCost = Annotated[
 Verify = Annotated[
     bool, Parameter(help="Reuse an output only when every byte of it is what was stored.")
 ]
+Shards = Annotated[
+    int | None,
+    Parameter(
+        help="Share the run among the workers of the deployment `pipeline`, in so many parts; "
+        "1 for this process alone.",
+        validator=validators.Number(gte=1),
+    ),
+]
 Json = Annotated[
     bool, Parameter(name="--json", help="One JSON value on stdout, all else on stderr.")
 ]

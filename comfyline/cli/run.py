@@ -22,6 +22,7 @@ async def run(
     allow_unknown_cost: options.AllowUnknownCost = False,
     verify: options.Verify = False,
     unchecked: options.Unchecked = False,
+    shards: options.Shards = None,
     json_output: options.Json = False,
 ) -> int:
     """Run a pipeline to its end with live progress; makes only what is not there yet.
@@ -48,6 +49,7 @@ async def run(
                 allow_unknown_cost=allow_unknown_cost,
                 verify=verify,
                 unchecked=unchecked,
+                shards=shards,
                 return_state=True,
                 **stored,
             )

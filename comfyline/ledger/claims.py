@@ -27,10 +27,11 @@ _STOPPED = select(runs.c.id).where(runs.c.id == bindparam("run_id"), runs.c.stop
 class Limits:
     """What a claim must fit into.
 
-    `in_flight` and `submits_per_second` count requests over all processes. The dollars are those of
-    one run, and of one pipeline on one UTC day. `ceiling_usd` is set aside for a job whose price
-    nobody knows; without one, such a job fits under a limit only with `allow_unknown_cost`.
-    `doubt_seconds` is how long a submission in doubt counts as in flight.
+    `in_flight` and `submits_per_second` count requests over all processes, `in_flight_of_run` those
+    of the run, which several may share. The dollars are those of one run, and of one pipeline on
+    one UTC day. `ceiling_usd` is set aside for a job whose price nobody knows; without one, such a
+    job fits under a limit only with `allow_unknown_cost`. `doubt_seconds` is how long a submission
+    in doubt counts as in flight.
     """
 
     in_flight: int
@@ -40,6 +41,7 @@ class Limits:
     allow_unknown_cost: bool = False
     submits_per_second: float = math.inf
     doubt_seconds: float = 0
+    in_flight_of_run: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def claim(  # noqa: PLR0911  # what a claim may answer
         return NotOurs(Decision.WAIT if waits else Decision.BLOCKED, open_one)
     if is_stopped(connection, request.run_id):
         return RunStopped()
-    if _in_flight(connection, now, request.account) >= limits.in_flight:
+    if _is_full(connection, request, now):
         return AtCapacity()
     amount = _to_reserve(checked.estimate_usd, limits)
     budgets = _budgets(connection, request, amount, now)
@@ -337,14 +339,26 @@ class SlotHolder:
     is_in_doubt: bool = False
 
 
-def _in_flight(connection: Connection, now: datetime, account: Account | None) -> int:
-    """Count the requests of an account that are at RunComfy, or on their way."""
-    return int(connection.execute(_count_in_flight(account), {"now": now}).scalar_one())
+def _is_full(connection: Connection, request: ClaimRequest, now: datetime) -> bool:
+    """Return whether as many requests are at RunComfy, or on their way, as a limit allows."""
+    limits, account = request.limits, request.account
+    values = {"now": now, "run_id": request.run_id}
+    if connection.execute(_count_in_flight(account), values).scalar_one() >= limits.in_flight:
+        return True
+    most = limits.in_flight_of_run
+    return most is not None and (
+        connection.execute(_count_of_run(account), values).scalar_one() >= most
+    )
 
 
 @cache
 def _count_in_flight(account: Account | None) -> Select[Any]:
     return select(func.count()).select_from(attempts).where(holds_slot(account))
+
+
+@cache
+def _count_of_run(account: Account | None) -> Select[Any]:
+    return _count_in_flight(account).where(attempts.c.run_id == bindparam("run_id"))
 
 
 def holds_slot(account: Account | None) -> ColumnElement[bool]:

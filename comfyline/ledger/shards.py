@@ -76,11 +76,13 @@ class Shards:
 
     @writing
     def claim(self, connection: Connection, run_id: str, number: int, of: int) -> ShardRow | None:
-        """Take a shard, unless it has ended, somebody works on it, or its run is over.
+        """Take a shard, unless it has ended, somebody works on it, or its run is over or stopped.
 
         Raises `UsageError` where this ledger has never heard of the run.
         """
-        if connection.execute(select(runs.c.id).where(runs.c.id == run_id)).first() is None:
+        query = select(runs.c.stopped_at).where(runs.c.id == run_id)
+        run = connection.execute(query).one_or_none()
+        if run is None:
             raise UsageError(
                 f"This worker's ledger does not know run {run_id}, of which it is to make a shard",
                 hint="Workers need the ledger of the run: set COMFYLINE_LEDGER_URL, or `ledger` "
@@ -94,7 +96,7 @@ class Shards:
             # Its own where only the answer to this was lost.
             if not one.is_running or one.holder == self.worker_id
         ]
-        if not free:
+        if run.stopped_at or not free:
             return None
         until = self._now(connection) + timedelta(seconds=LOCK_SECONDS)
         values = {"holder": self.worker_id, "held_until": until}

@@ -279,6 +279,12 @@ class RunLimits(Section):
     cost_ceilings: dict[Filled, Dollars] = Field(
         {}, description="By model id: what to set aside for a job whose price is unknown."
     )
+    shard: int | None = Field(
+        None,
+        ge=1,
+        description="Share a run with more jobs than this among the workers of the deployment "
+        "`pipeline`, in shards of about so many jobs.",
+    )
 
 
 class PipelineDocument(Section):

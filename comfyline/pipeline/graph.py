@@ -46,13 +46,21 @@ class Dag:
         self._steps = document.steps
         self.steps_needed = {name: step_needs(steps[name]) for name in document.steps}
         if of_some_items:
-            self.order = self._without_collecting()
+            self.order = self.steps_of_items()
             self.steps_needed = {name: self.steps_needed[name] for name in self.order}
         self.handing_on = frozenset(one for needs in self.steps_needed.values() for one in needs)
         self._rows = [(item, settings) for item in items for settings in self.combinations]
         self._writer = JobWriter(pipeline)
         self._everywhere = {"run": {"id": run.id, "date": run.date}, "env": run.env}
         self._new_only = document.source.new_only
+
+    def steps_of_items(self) -> tuple[str, ...]:
+        """List the steps for which no other item matters, in order."""
+        kept: list[str] = []
+        for step in self.order:
+            if not self._steps[step].collect and set(self.steps_needed[step]) <= set(kept):
+                kept.append(step)
+        return tuple(kept)
 
     def nodes(self) -> Iterator[NodeId]:
         """Yield all nodes, each after those that it needs."""
@@ -119,14 +127,6 @@ class Dag:
     def blank(self, node: NodeId) -> Job:
         """Return a stand-in for the jobs of a node whose templates cannot be filled in."""
         return self._writer.blank(node[0], self.item_name(node), self._settings(node))
-
-    def _without_collecting(self) -> tuple[str, ...]:
-        """List the steps for which no other item matters, in order."""
-        kept: list[str] = []
-        for step in self.order:
-            if not self._steps[step].collect and set(self.steps_needed[step]) <= set(kept):
-                kept.append(step)
-        return tuple(kept)
 
     def _settings(self, node: NodeId) -> Combination:
         step, number = node

@@ -17,6 +17,7 @@ from comfyline.errors import (
     Skipped,
     TryLater,
     Unreachable,
+    error_types,
 )
 from comfyline.job import JobState
 from comfyline.redact import without_secrets
@@ -256,7 +257,7 @@ def exit_code(kinds: Iterable[str]) -> int:
 
     What was skipped or not begun counts only by itself: the error of what it needs says why.
     """
-    known = {error.kind: error.exit_code for error in _error_types(ComfylineError)}
+    known = {error.kind: error.exit_code for error in error_types()}
     all_kinds = set(kinds)
     causes = all_kinds - {Skipped.kind, NotBegun.kind} or all_kinds
     codes = {known.get(kind, ComfylineError.exit_code) for kind in causes}
@@ -348,15 +349,9 @@ def _sentences(message: str) -> list[str]:
     return [one_line(line) for line in message.splitlines() if line.strip()] or [""]
 
 
-def _error_types(base: type[ComfylineError]) -> Iterator[type[ComfylineError]]:
-    yield base
-    for derived in base.__subclasses__():
-        yield from _error_types(derived)
-
-
 _GOING_ON = frozenset(
     error.kind
     for base in (TryLater, Unreachable, Interrupted, BrokenOutput, NotBegun)
-    for error in _error_types(base)
+    for error in error_types(base)
 )
 """What is no failure of a job: it goes on, or was not begun, and the next run takes it up."""

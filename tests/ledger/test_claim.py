@@ -202,3 +202,16 @@ async def test_nothing_is_written_when_a_claim_is_refused(desk: Desk, ledger: Le
     assert await desk.asks(JOB, limits=Limits(1000, 0.1)) == "run has 0"
     assert await desk.asks(JOB, limits=Limits(0)) == "AtCapacity"
     assert not await ledger.list()
+
+
+async def test_a_run_that_several_processes_share_holds_its_own_limit_over_them(
+    desk: Desk, there: Desk
+):
+    two = Limits(in_flight=9, in_flight_of_run=2)
+    first = await desk.submitted(asked("1"), limits=two)
+    assert await there.asks(asked("2"), limits=two) == "CLAIMED"
+    assert await desk.asks(asked("3"), limits=two) == "AtCapacity"
+    assert await there.asks(asked("3"), limits=two) == "AtCapacity"
+    assert await there.asks(asked("4"), "run-2", limits=two) == "CLAIMED"
+    await desk.ledger.completed(first, 0.4)
+    assert await there.asks(asked("3"), limits=two) == "CLAIMED"

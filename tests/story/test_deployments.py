@@ -1,9 +1,13 @@
 """Prefect's own way: `prefect deploy --all`, a worker, runs on a schedule and with parameters."""
 
+import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,9 @@ import pytest
 from prefect.workers.process import ProcessWorker
 
 from comfyline.job import JobState
+from comfyline.ledger.attempts import Attempt
+from comfyline.ledger.shards import ShardRow
+from comfyline.services import open_ledger
 from comfyline.stack.stack import StackAddresses
 from tests.conftest import EDIT, prefect_home
 from tests.story.conftest import PIPELINE, Project, project_at
@@ -286,3 +293,93 @@ def test_a_retried_run_keeps_its_id_its_budget_and_what_it_has_made(prefect: Pre
     summary = json.loads((project.home / "runs" / run_id / "summary.json").read_text())
     assert (summary["run_id"], summary["submitted"]) == (run_id, len(tried) + 1)
     project.until(lambda: paid() == 2)
+
+
+SHARDED = """\
+name: NAME
+source: {items: [NAMES]}
+steps:
+  edit:
+    model: google/nano-banana/pro/edit
+    input:
+      prompt: "PROMPT {{ item.name }}"
+      image_urls: [configs/samples/cat.jpg]
+      aspect_ratio: "21:9"
+  sheet:
+    collect: true
+    model: google/nano-banana/pro/edit
+    input: {prompt: "PROMPT sheet", image_urls: "{{ steps.edit.images[:3] }}"}
+output: {to: outputs/NAME, name: "{{ item_name }}-{{ step }}.{{ ext }}"}
+limits: {in_flight: 8, shard: 5}
+"""
+
+
+class Sharded:
+    """A pipeline of twelve items, in shards of about five, and one job that needs all of them."""
+
+    def __init__(self, project: Project, name: str) -> None:
+        self.project, self.name, self.path = project, name, f"{name}.yaml"
+        names = ", ".join(f"{{name: n{number}}}" for number in range(12))
+        text = SHARDED.replace("NAMES", names).replace("PROMPT", name).replace("NAME", name)
+        (project.directory / self.path).write_text(text)
+
+    def accepted(self) -> list[Attempt]:
+        every = self.project.attempts()
+        return [one for one in every if one.checked.job.pipeline == self.name and one.request_id]
+
+    def charges(self) -> list[dict[str, Any]]:
+        rows = self.project.sandbox("GET", "account")["requests"]
+        return [row for row in rows if row["input"]["prompt"].startswith(f"{self.name} ")]
+
+    def pictures(self) -> list[Path]:
+        return list(self.project.directory.glob(f"outputs/{self.name}/*.png"))
+
+
+def shards_of(project: Project, run_id: str) -> list[ShardRow]:
+    ledger = open_ledger(project.ledger_url, None, reading=True)
+    try:
+        return list(asyncio.run(ledger.shards.of_run(run_id)))
+    finally:
+        ledger.close()
+
+
+@contextmanager
+def another_worker(prefect: Prefect) -> Iterator[None]:
+    worker = subprocess.Popen(
+        prefect.command("worker", "start", "--pool", "comfyline", "--limit", "2"),
+        cwd=prefect.directory,
+        env=prefect.environment | {"PREFECT_WORKER_QUERY_SECONDS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        for process in (worker, *psutil.Process(worker.pid).children(recursive=True)):
+            process.kill()
+        worker.wait()
+
+
+def test_workers_share_a_run_and_one_that_dies_costs_nothing(prefect: Prefect) -> None:
+    project = prefect.project
+    pipeline = Sharded(project, "many-hands")
+    hold = {"on": "generation", "kind": "delay", "seconds": 60, "times": 12}
+    project.sandbox("POST", "faults", json=hold)
+    with another_worker(prefect):
+        run_id = prefect.start("pipeline/pipeline", path=pipeline.path)
+
+        def begun() -> list[ShardRow]:
+            return [row for row in shards_of(project, run_id) if row.is_running]
+
+        project.until(lambda: len(begun()) == 3)
+        project.until(lambda: len(pipeline.accepted()) == 12)
+        victim = begun()[0]
+        os.kill(int(str(victim.holder).partition("/")[0].rpartition(":")[2]), signal.SIGKILL)
+        message = prefect.ended(run_id, "COMPLETED")
+
+    assert message == "13 jobs: 13 persisted"
+    assert len(pipeline.charges()) == len(pipeline.pictures()) == 13
+    assert {one.run_id for one in pipeline.accepted()} == {run_id}
+    summary = json.loads((project.home / "runs" / run_id / "summary.json").read_text())
+    assert (summary["persisted"], summary["submitted"], summary["reused"]) == (13, 13, 0)
+    assert shards_of(project, run_id) == []
