@@ -20,6 +20,7 @@ from comfyline.progress import (
     RunPlanned,
 )
 from comfyline.redact import for_people
+from comfyline.report.format import span
 from comfyline.report.summary import RunSummary
 from comfyline.run import Outcome
 from comfyline.telemetry.logs import FIELDS
@@ -74,7 +75,11 @@ class RunEvents:
                     "budget", spent=event.used_usd, limit=event.limit_usd, limit_of=event.limit
                 )
             case ResultsAtRisk():
-                risk = {"count": event.jobs, "oldest_seconds": event.oldest_seconds}
+                risk = {
+                    "count": event.jobs,
+                    "oldest": span(event.oldest_seconds),
+                    "oldest_seconds": event.oldest_seconds,
+                }
                 self._emit("comfyline.ledger.at_risk", "comfyline.ledger", "ledger", risk)
             case RunEnded():
                 self._run_once(

@@ -72,8 +72,6 @@ async def reconcile(
             summaries = await services.ledger.summaries([one.key for one in checked])
             await recognise(checked, summaries, services)
         left = await services.ledger.unfinished()
-        if risk := _at_risk(left, services.now()):
-            tell(risk)
         for text in (
             *(text for _, text in warnings(left, services.now())),
             *unrecorded_in_words(await unrecorded(services.journal, services.ledger)),
@@ -95,6 +93,8 @@ async def reconcile(
         tell(RunPlanned(run.id, run.pipeline, len(unfinished), stored, 0.0))
         found = [(one.job, one) for one in checked]
         outcomes = await run_jobs(found, run, services, waits_for_others=False)
+        if risk := _at_risk(await services.ledger.unfinished(), services.now()):
+            tell(risk)
         doubts = await services.ledger.list(Selection(state=JobState.IN_DOUBT))
         for text in (*map(_stored, outcomes), *_doubts(doubts[::-1])):
             if text:

@@ -32,7 +32,7 @@ Resolve = Callable[..., Settings]
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A process that has none of our variables, in an empty working directory."""
     for name in list(os.environ):
-        if name.startswith(("COMFYLINE_", "RUNCOMFY_", "AWS_")):
+        if name.startswith(("COMFYLINE_", "RUNCOMFY_", "AWS_", "OTEL_")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -12,7 +12,11 @@ import httpx
 import pytest
 import yaml
 
+from comfyline.config.account import LOCAL_SANDBOX, Account
+from comfyline.ledger.claims import Claimed
+from comfyline.ledger.ledger import Ledger
 from comfyline.stack.stack import StackAddresses
+from tests.cli.conftest import ROOMY, ago, asked
 from tests.conftest import ROOT, free_port
 from tests.ended import Ended
 from tests.otlp import Collector, collector
@@ -222,3 +226,25 @@ def test_json_logs_are_one_object_a_line_that_says_what_it_is_about(project: Pro
     assert {one["stage"] for one in fetches} == {"fetch"}
     for name in ("request_id", "job"):
         assert {one[name] for one in fetches} == {one[name] for one in stored}
+
+
+async def test_reconcile_tells_of_what_is_paid_and_not_stored_for_five_days(
+    project: Project, tmp_path: Path
+) -> None:
+    url, account = f"sqlite:///{tmp_path / 'old.sqlite3'}", Account(LOCAL_SANDBOX, profile="quick")
+    ledger = Ledger(url, "test", lambda: ago(days=6), account=account)
+    claim = await ledger.claim(asked("old"), run_id="run-1", refresh=False, limits=ROOMY)
+    assert isinstance(claim, Claimed)
+    await ledger.accepted(claim.attempt_id, "a-request-of-last-week")
+    ledger.close()
+    profile = project.directory / "quick.yaml"
+    profile.write_text("extends: configs/profiles/sandbox.yaml\nruncomfy: {patience: 1s}\n")
+    ended = project.comfyline(
+        "reconcile", "--profile", str(profile), "--json", COMFYLINE_LEDGER_URL=url
+    )
+    assert ended.code == 75, ended.stderr
+    run_id = json.loads(ended.stdout)["run_id"]
+    [risk] = events_of(project, run_id, "comfyline.ledger.at_risk")["comfyline.ledger.at_risk"]
+    assert risk["payload"]["count"] == 1
+    assert risk["payload"]["oldest_seconds"] == pytest.approx(6 * 86400, abs=600)
+    assert risk["payload"]["oldest"].startswith("144 h")
