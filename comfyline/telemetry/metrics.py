@@ -48,13 +48,13 @@ class RunMetrics:
         self._queue = meter.create_histogram(
             "comfyline_queue_seconds",
             "s",
-            "From being accepted to the first answer that it is worked on",
+            "From being accepted to being worked on, as near as the polls tell",
             explicit_bucket_boundaries_advisory=_MINUTES,
         )
         self._generation = meter.create_histogram(
             "comfyline_generation_seconds",
             "s",
-            "From being worked on to the answer that it ended",
+            "From being worked on to the end, as near as the polls tell",
             explicit_bucket_boundaries_advisory=_MINUTES,
         )
         self._lag = meter.create_histogram(
