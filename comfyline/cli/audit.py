@@ -1,9 +1,8 @@
 """audit: charges against jobs against files, every difference named."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -17,9 +16,8 @@ from comfyline.cli.selection import (
     reading_ledger,
     storage_of,
 )
-from comfyline.config.duration import parse_duration
+from comfyline.config.duration import parse_moment
 from comfyline.config.load import ONLY_RUNCOMFY, prepare
-from comfyline.errors import UsageError
 from comfyline.ledger.block_reasons import short
 from comfyline.ledger.queries import Selection
 from comfyline.operations.audit import (
@@ -57,7 +55,13 @@ async def audit(
 
     Example: comfyline audit --pipeline office-scenes --since 7d
     """
-    selected = Selection(run_id=run, pipeline=pipeline, since=_moment(since), until=_moment(until))
+    at = wall_clock()
+    selected = Selection(
+        run_id=run,
+        pipeline=pipeline,
+        since=parse_moment(since, at) if since else None,
+        until=parse_moment(until, at) if until else None,
+    )
     with reading_ledger(profile) as ledger:
         attempts = (await ledger.list(selected))[::-1]
         await print_elsewhere(ledger)
@@ -139,19 +143,3 @@ def _sums(seen: Sequence[Seen]) -> dict[str, Any]:
 
 def _difference_record(one: Difference) -> dict[str, Any]:
     return attempt_record(one.attempt) | {"kind": one.kind, "message": one.message, "uri": one.uri}
-
-
-def _moment(written: str | None) -> datetime | None:
-    """Read a time as people write it, or how long ago it was. Raises `UsageError`."""
-    if written is None:
-        return None
-    with suppress(ValueError, OverflowError):
-        return wall_clock() - timedelta(seconds=parse_duration(written))
-    try:
-        read = datetime.fromisoformat(written)
-    except ValueError:
-        raise UsageError(
-            f"Not a duration or a date: {written!r}",
-            hint="Use 7d, 12h, 2026-11-22 or 2026-11-22T18:00 (UTC).",
-        ) from None
-    return read if read.tzinfo else read.replace(tzinfo=UTC)

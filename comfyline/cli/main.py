@@ -21,6 +21,7 @@ _COMMANDS = (
     "schemas",
     "generate",
     "jobs",
+    "report",
     "cancel",
     "reconcile",
     "resolve",

@@ -2,10 +2,14 @@
 
 import re
 import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from comfyline.errors import UsageError
 
 _PATTERN = r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?"
 _DURATION = re.compile(_PATTERN, re.ASCII)
@@ -35,6 +39,20 @@ def format_duration(seconds: float) -> str:
     if rest or not written:
         written += f"{rest.normalize():f}s"
     return written
+
+
+def parse_moment(written: str, now: datetime) -> datetime:
+    """Read a time as people write it, in UTC, or how long ago it was. Raises `UsageError`."""
+    with suppress(ValueError, OverflowError):
+        return now - timedelta(seconds=parse_duration(written))
+    try:
+        read = datetime.fromisoformat(written)
+    except ValueError:
+        raise UsageError(
+            f"Not a duration or a date: {written!r}",
+            hint="Use 7d, 12h, 2026-11-22 or 2026-11-22T18:00 (UTC).",
+        ) from None
+    return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
 
 
 Seconds = Annotated[

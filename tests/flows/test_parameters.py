@@ -12,6 +12,7 @@ from flows.generate import generate
 from flows.parameters import as_given, handed_over, kept_out_of_prefect, read_pipeline
 from flows.pipeline import pipeline
 from flows.reconcile import reconcile
+from flows.report import report
 
 SIGNED = "https://bucket.example/cat.png?X-Amz-Credential=me&X-Amz-Signature=5ec2e7"
 LEFT_OUT = "https://bucket.example/cat.png [the rest is kept out of Prefect]"
@@ -67,7 +68,7 @@ def test_the_command_line_loads_no_prefect_before_it_has_set_its_environment() -
 
 
 def test_every_flow_parameter_is_described() -> None:
-    for flow in (generate, pipeline, reconcile):
+    for flow in (generate, pipeline, reconcile, report):
         for name, parameter in parameter_schema(flow).properties.items():
             assert parameter["title"] != name
             assert parameter["description"], name

@@ -1,0 +1,52 @@
+"""The flow that reports what was made and what it cost: an artifact, and a page with plots."""
+
+import httpx
+from prefect import flow, get_run_logger
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectException
+from prefect.states import Completed
+
+from comfyline.config.duration import parse_moment
+from comfyline.errors import ComfylineError, UsageError
+from comfyline.operations.report import read_report
+from comfyline.report.period import headline, markdown
+from comfyline.report.period_page import period_page
+from comfyline.services import Services
+from comfyline.storage.place import join
+from comfyline.storage.places import folder_mistake
+from flows.parameters import Folder, GroupedBy, Profile, Since
+from flows.session import with_services
+
+
+@flow(name="report", flow_run_name="report {since} by {by}", retries=0)
+async def report(
+    *, profile: Profile, since: Since = "7d", by: GroupedBy = "pipeline", to: Folder = "reports"
+) -> State[None] | State[ComfylineError]:
+    """Tell what was made, what it cost, what was not paid again, what failed, how long it took.
+
+    Args:
+        profile: Where it runs: the name of a file in configs/profiles/, or a path to one.
+        since: From when on until now: 7d, 24h, or a date or time in UTC.
+        by: By what it is summed up: pipeline, model, day, or a label, such as label.client.
+        to: Where the page goes, one file a day: a folder or s3://bucket/prefix.
+    """
+
+    async def work(services: Services) -> State[None]:
+        if mistake := folder_mistake(to):
+            raise UsageError(mistake, hint="Give `to` a folder or s3://bucket/prefix.")
+        until = services.now()
+        found = await read_report(
+            services.ledger, parse_moment(since, until), until, by, services.settings.profile
+        )
+        uri = join(to, f"report-{until:%Y-%m-%d}.html")
+        await services.places.of_folder(to).put_text(period_page(found), uri, "text/html")
+        try:
+            await acreate_markdown_artifact(
+                f"{markdown(found)}\n\nPage: `{uri}`", key="report", description=headline(found)
+            )
+        except (httpx.HTTPError, PrefectException) as error:
+            get_run_logger().warning("no artifact: %s", error)
+        return Completed(message=f"{headline(found)}: {uri}")
+
+    return await with_services(profile, work)

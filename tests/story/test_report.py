@@ -1,0 +1,110 @@
+"""Money by owner: labels from the pipeline to the report, in ledger, files and page."""
+
+import csv
+import json
+import subprocess
+import sys
+
+from tests.story.conftest import Project
+
+BRIEFS = """\
+name: {name}
+source:
+  items:
+    - {{name: one, client: {name}-acme, what: a red door}}
+    - {{name: two, client: {name}-acme, what: a blue door}}
+    - {{name: three, client: {name}-bolt, what: a blue door}}
+labels: {{client: "{{{{ item.client }}}}", team: web}}
+steps:
+  edit:
+    model: google/nano-banana/pro/edit
+    input:
+      prompt: "{name}: {{{{ item.what }}}}"
+      image_urls: [configs/samples/cat.jpg]
+output: {{to: outputs/{name}}}
+"""
+
+
+def test_every_client_is_told_what_it_paid_and_what_it_did_not_pay_again(project: Project) -> None:
+    name = "doors"
+    (project.directory / "doors.yaml").write_text(BRIEFS.format(name=name))
+    acme, bolt = f"{name}-acme", f"{name}-bolt"
+    first = project.comfyline("run", "doors.yaml", "--json")
+    assert first.code == 0, first.stderr
+    assert project.comfyline("run", "doors.yaml", "--json").json["reused"] == 3
+
+    report = project.comfyline("report", "--since", "1h", "--by", "label.client", "--json").json
+
+    groups = {one["group"]: one for one in report["groups"]}
+    # The blue door is paid for once: who asked first has paid.
+    made = {client: groups[client]["stored"] for client in (acme, bolt) if client in groups}
+    assert sum(made.values()) == 2
+    free = {client: groups[client]["reused"] + groups[client]["taken_over"] for client in groups}
+    assert (free[acme] + free[bolt], free[bolt] in (1, 2)) == (4, True)
+    paid = sum(groups[client]["cost_usd"] for client in (acme, bolt))
+    assert round(paid, 6) == round(first.json["cost_usd"], 6) > 0
+    assert report["total"]["cost_usd"] >= paid
+
+    rows = (project.home / "runs" / first.json["run_id"] / "index.jsonl").read_text().splitlines()
+    assert {(row["item"], row["label_client"]) for row in map(json.loads, rows)} == {
+        ("one", acme),
+        ("two", acme),
+        ("three", bolt),
+    }
+    sidecar = next((project.directory / f"outputs/{name}").glob("*one*.json"))
+    assert json.loads(sidecar.read_text())["labels"] == {"client": acme, "team": "web"}
+    listed = project.comfyline("jobs", "--pipeline", name, "--json").json
+    assert all(job["labels"]["team"] == "web" for job in listed)  # type: ignore[index]
+
+
+def test_an_ad_hoc_request_has_the_labels_that_it_is_given(project: Project) -> None:
+    asked = ("generate", "google/nano-banana/pro/edit", "-i", "prompt=the door of a labelled house")
+    wrong = project.comfyline(*asked, "-i", "image_urls=@configs/samples/cat.jpg", "--label", "x")
+    assert wrong.code == 64
+    assert "--label x is not name=value" in wrong.stderr
+    made = project.comfyline(
+        *asked, "-i", "image_urls=@configs/samples/cat.jpg", "--label", "client=ad-hoc", "--json"
+    )
+    assert made.code == 0, made.stderr
+
+    told = project.comfyline("report", "--since", "1h", "--by", "label.client", "--csv")
+
+    [row] = [row for row in csv.DictReader(told.stdout.splitlines()) if "ad-hoc" in row.values()]
+    assert (row["label.client"], row["stored"], float(row["cost_usd"])) == (
+        "ad-hoc",
+        "1",
+        made.json["cost_usd"],
+    )
+
+
+def test_the_daily_flow_leaves_a_page_and_an_artifact(project: Project) -> None:
+    exports = project.comfyline("env").stdout.splitlines()
+    pairs = (line.removeprefix("export ").partition("=") for line in exports)
+    environment = {name: value.strip("'") for name, _, value in pairs}
+    program = (
+        "import asyncio; from flows.report import report; "
+        "state = asyncio.run(report(profile='sandbox', since='1h', to='s3://comfyline/reports', "
+        "by={by!r}, return_state=True)); print(state.name, state.message)"
+    )
+
+    def ran(by: str) -> str:
+        ended = subprocess.run(
+            [sys.executable, "-c", program.format(by=by)],
+            cwd=project.directory,
+            env=project.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    said = ran("day")
+    assert said.startswith("Completed ")
+    address = said.split()[-1]
+    path = address.removeprefix("s3://")
+    assert "Cost by day" in (project.home / "storage" / path).read_text()
+    latest = project.prefect("GET", "artifacts/report/latest")
+    assert address in latest["data"]
+    assert "Reports are not by 'week'" in ran("week")
