@@ -5,18 +5,20 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
 from comfyline.config.duration import parse_moment
+from comfyline.config.load import prepare
 from comfyline.errors import ComfylineError, UsageError
 from comfyline.operations.report import read_report
+from comfyline.redact import without_secrets
 from comfyline.report.period import headline, markdown
 from comfyline.report.period_page import period_page
-from comfyline.services import Services
+from comfyline.services import Services, open_services
 from comfyline.storage.place import join
 from comfyline.storage.places import folder_mistake
 from flows.parameters import Folder, GroupedBy, Profile, Since
-from flows.session import with_services
+from flows.session import read_secret_block
 
 
 @flow(name="report", flow_run_name="report {since} by {by}", retries=0)
@@ -31,22 +33,29 @@ async def report(
         by: By what it is summed up: pipeline, model, day, or a label, such as label.client.
         to: Where the page goes, one file a day: a folder or s3://bucket/prefix.
     """
-
-    async def work(services: Services) -> State[None]:
-        if mistake := folder_mistake(to):
-            raise UsageError(mistake, hint="Give `to` a folder or s3://bucket/prefix.")
-        until = services.now()
-        found = await read_report(
-            services.ledger, parse_moment(since, until), until, by, services.settings.profile
+    try:
+        # Only what is read is opened: a report is no run, and is in no ledger.
+        settings = await prepare(
+            profile, get_run_logger().info, read_secret_block, only=("storage",)
         )
-        uri = join(to, f"report-{until:%Y-%m-%d}.html")
-        await services.places.of_folder(to).put_text(period_page(found), uri, "text/html")
-        try:
-            await acreate_markdown_artifact(
-                f"{markdown(found)}\n\nPage: `{uri}`", key="report", description=headline(found)
-            )
-        except (httpx.HTTPError, PrefectException) as error:
-            get_run_logger().warning("no artifact: %s", error)
-        return Completed(message=f"{headline(found)}: {uri}")
+        async with open_services(settings, reading=True) as services:
+            return await _report(services, since, by, to)
+    except ComfylineError as error:
+        return Failed(message=without_secrets(str(error)), data=error)
 
-    return await with_services(profile, work)
+
+async def _report(services: Services, since: str, by: str, to: str) -> State[None]:
+    if mistake := folder_mistake(to):
+        raise UsageError(mistake, hint="Give `to` a folder or s3://bucket/prefix.")
+    until = services.now()
+    begin = parse_moment(since, until)
+    found = await read_report(services.ledger, begin, until, by, services.settings.profile)
+    uri = join(to, f"report-{until:%Y-%m-%d}.html")
+    await services.places.of_folder(to).put_text(period_page(found), uri, "text/html")
+    said = headline(found)
+    try:
+        text = f"{markdown(found)}\n\nPage: `{uri}`"
+        await acreate_markdown_artifact(text, key="report", description=said)
+    except (httpx.HTTPError, PrefectException) as error:
+        get_run_logger().warning("no artifact: %s", error)
+    return Completed(message=f"{said}: {uri}")

@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import date
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -30,6 +30,7 @@ from comfyline.config.settings import Settings
 from comfyline.errors import ComfylineError, UsageError
 from comfyline.progress import Event, Note, Observer, RunEnded, observed_by, tell
 from comfyline.redact import without_secrets
+from comfyline.report.summary import RunSummary
 from comfyline.run import CancelToken, cancelled_by, current_token
 from comfyline.services import Services, day_of, now, open_services
 from comfyline.telemetry.export import telemetry
@@ -37,7 +38,7 @@ from comfyline.telemetry.logs import log_as_json
 from comfyline.telemetry.spans import Fields, span
 from flows.events import RunEvents, run_ended
 
-R = TypeVar("R")
+Work = Callable[[Services], Awaitable[State[RunSummary]]]
 
 _LOOK_AGAIN = 3.0
 """Seconds between two looks."""
@@ -49,8 +50,8 @@ if logs_are_json():
 
 
 async def with_services(
-    profile: str, work: Callable[[Services], Awaitable[State[R]]], *, unchecked: bool = False
-) -> State[R] | State[ComfylineError]:
+    profile: str, work: Work, *, unchecked: bool = False
+) -> State[RunSummary] | State[ComfylineError]:
     """Do a flow's work with everything open; an error for a person becomes a Failed state.
 
     With `unchecked`, a model whose schema is nowhere to be had is taken without one.

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+from tests.conftest import prefect_home
 from tests.story.conftest import Project
 
 BRIEFS = """\
@@ -78,7 +79,7 @@ def test_an_ad_hoc_request_has_the_labels_that_it_is_given(project: Project) -> 
 
 
 def test_the_daily_flow_leaves_a_page_and_an_artifact(project: Project) -> None:
-    exports = project.comfyline("env").stdout.splitlines()
+    exports = project.comfyline("env", COMFYLINE_HOME=str(prefect_home())).stdout.splitlines()
     pairs = (line.removeprefix("export ").partition("=") for line in exports)
     environment = {name: value.strip("'") for name, _, value in pairs}
     program = (
@@ -91,7 +92,7 @@ def test_the_daily_flow_leaves_a_page_and_an_artifact(project: Project) -> None:
         ended = subprocess.run(
             [sys.executable, "-c", program.format(by=by)],
             cwd=project.directory,
-            env=project.environment | environment,
+            env=project.environment | environment | {"COMFYLINE_HOME": str(project.home)},
             capture_output=True,
             text=True,
             timeout=180,
