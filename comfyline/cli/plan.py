@@ -14,6 +14,7 @@ from comfyline.pipeline.document import RunLimits, load_pipeline
 from comfyline.plan.explain import explain_jobs, moving_aside, namesakes, planned_steps
 from comfyline.plan.preview import Planned, plan_pipeline
 from comfyline.plan.reuse import run_preflight
+from comfyline.plan.shards import how_many
 from comfyline.report.format import count, usd
 from comfyline.report.plan import (
     MistakeRecord,
@@ -100,7 +101,8 @@ async def _explained(
     record = plan_record(
         document.name, len(planned.dag.items), steps, jobs, preflight.mistakes, notes
     )
-    return record, jobs
+    of = how_many(record.to_make, planned.dag.items, document.limits.shard, None)
+    return record.model_copy(update={"shards": of}), jobs
 
 
 def _show(
@@ -113,6 +115,8 @@ def _show(
     head = count(record.items, "item")
     if combinations > 1:
         head += f" × {count(combinations, 'combination')}"
+    if record.shards > 1:
+        head += f", {record.to_make:,} jobs to make in {record.shards} shards"
     results.print(Text(head, "dim"))
     results.print(steps_table(record))
     if record.to_make:

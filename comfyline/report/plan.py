@@ -84,7 +84,7 @@ class PlanRecord(Record):
     """A whole plan. `reused` are there already, `waiting` are those `to_make` that need others.
 
     `estimate_usd` is None when the price of one of `unknown_prices` decides about it; what is known
-    of it is `estimate_known_usd`.
+    of it is `estimate_known_usd`. A run would be shared by `shards` flow runs, 1 for itself alone.
     """
 
     pipeline: Encodable
@@ -93,6 +93,7 @@ class PlanRecord(Record):
     reused: int = 0
     to_make: int = 0
     waiting: int = 0
+    shards: int = 1
     reasons: Mapping[str, int] = {}
     estimate_usd: Dollars | None = 0.0
     estimate_known_usd: Dollars = 0.0

@@ -116,6 +116,14 @@ def edits(planned: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def test_a_plan_tells_in_how_many_shards_a_run_would_be_cut(project: Project) -> None:
+    assert project.planned()["shards"] == 1
+    assert project.planned("--set", "limits.shard=4")["shards"] == 2
+    # No more than there are items, and none for what fits into one.
+    assert project.planned("--set", "limits.shard=1")["shards"] == 2
+    assert project.planned("--set", "limits.shard=8")["shards"] == 1
+
+
 def test_a_plan_tells_of_every_step_how_many_jobs_there_are_and_what_they_cost(
     project: Project,
 ) -> None:
