@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from comfyline.cli.main import make_app
 from comfyline.errors import UsageError
 from comfyline.stack.stack import inspect, stop
 from tests.cli.conftest import Comfyline
@@ -68,12 +69,22 @@ def test_ctrl_c_ends_a_run_at_once_while_it_reads_what_to_make(
     assert running(home) == set()
 
 
+def test_the_list_of_commands_says_what_their_own_help_says() -> None:
+    listed, whole = make_app(listing=True), make_app()
+    names = set(whole.resolved_commands())
+    assert names
+    for name in names:
+        own = whole[name].help.partition("\n\n")[0]
+        assert " ".join(own.split()) == listed[name].help, name
+
+
 @pytest.mark.usefixtures("home")
 def test_a_command_does_not_import_what_it_does_not_use() -> None:
     code = f"""
 import sys
 from comfyline.cli.main import run
 for command, unused in (
+    ("--help", ("prefect", "sqlalchemy", "httpx", "comfyline.config")),
     ("check {PIPELINE}", ("sqlalchemy", "prefect", "comfyline.ledger", "comfyline.runcomfy")),
     ("models list --local", ("prefect", "flows")),
     ("jobs", ("prefect", "flows", "s3fs")),
