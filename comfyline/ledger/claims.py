@@ -248,23 +248,21 @@ def _budgets(
     connection: Connection, request: ClaimRequest, amount: float | None, now: datetime
 ) -> tuple[BudgetUsed, ...] | BudgetExceeded:
     """Say which limit a job does not fit under, or how much is used of each with it."""
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    of_run = [attempts.c.run_id == request.run_id]
-    of_day = [
-        attempts.c.pipeline == request.checked.job.pipeline,
-        belongs_to(request.account),
-        attempts.c.claimed_at >= midnight,
-    ]
+    of = {
+        "run_id": request.run_id,
+        "pipeline": request.checked.job.pipeline,
+        "midnight": now.replace(hour=0, minute=0, second=0, microsecond=0),
+    }
     caps = (
-        ("run", request.limits.max_cost_usd, of_run),
-        ("day", request.limits.max_cost_usd_per_day, of_day),
+        ("run", request.limits.max_cost_usd, _spent_by_run),
+        ("day", request.limits.max_cost_usd_per_day, _spent_by_day),
     )
     used = []
-    for name, cap, which in caps:
-        # A sum reads as many rows as it has attempts: only for a limit that there is.
+    for name, cap, spent in caps:
+        # A sum reads as many entries of its index as it has attempts: only where there is a limit.
         if cap is None:
             continue
-        reserved = _reserved_usd(connection, *which)
+        reserved = float(connection.execute(spent(request.account), of).scalar_one() or 0.0)
         if amount is None:
             return BudgetExceeded("price", cap, reserved)
         # Said this way round, a limit that is no number refuses everything.
@@ -299,7 +297,18 @@ def _has_submitted(connection: Connection, key: str, run_id: str) -> bool:
     return connection.execute(query).scalar_one() > 0
 
 
-def _reserved_usd(connection: Connection, *which: ColumnElement[bool]) -> float:
+@cache
+def _spent_by_run(_: Account | None) -> Select[Any]:
+    return _spent(attempts.c.run_id == bindparam("run_id"))
+
+
+@cache
+def _spent_by_day(account: Account | None) -> Select[Any]:
+    is_todays = attempts.c.claimed_at >= bindparam("midnight")
+    return _spent(attempts.c.pipeline == bindparam("pipeline"), is_todays, belongs_to(account))
+
+
+def _spent(*which: ColumnElement[bool]) -> Select[Any]:
     """Sum what some attempts have cost: the real cost where known, else the reservation.
 
     What failed or was cancelled counts with what it is known to have cost, and reserves nothing;
@@ -313,10 +322,8 @@ def _reserved_usd(connection: Connection, *which: ColumnElement[bool]) -> float:
     # An attempt of the first schema reserved its estimate.
     set_aside = func.coalesce(attempts.c.reserved_usd, attempts.c.estimate_usd, 0.0)
     reserved = case((over, 0.0), else_=set_aside)
-    query = select(func.sum(func.coalesce(attempts.c.cost_usd, reserved))).where(
-        attempts.c.state.in_(committed), *which
-    )
-    return float(connection.execute(query).scalar_one() or 0.0)
+    query = select(func.sum(func.coalesce(attempts.c.cost_usd, reserved)))
+    return query.where(attempts.c.state.in_(committed), *which)
 
 
 _MAY_BE_THERE = [

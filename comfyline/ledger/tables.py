@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Column,
     DateTime,
     Dialect,
@@ -146,6 +147,8 @@ journals = Table(
     Column("compared", JSON, nullable=False),
 )
 
+SUMMED = ("state", "error_kind", "cost_usd", "reserved_usd", "estimate_usd")
+
 attempts = Table(
     "attempts",
     metadata,
@@ -193,8 +196,9 @@ attempts = Table(
     UniqueConstraint("key", "number"),
     Index("attempts_by_state", "state"),
     Index("attempts_by_request", "request_id", "origin", unique=True),
-    Index("attempts_by_run", "run_id"),
-    Index("attempts_by_day", "pipeline", "claimed_at"),
+    # With all that a budget's sum reads: each claim sums up its run and its day.
+    Index("attempts_by_run", "run_id", *SUMMED),
+    Index("attempts_by_day", "pipeline", "claimed_at", "origin", "account", *SUMMED),
     Index("attempts_by_claim", "claimed_at"),
 )
 
@@ -266,6 +270,7 @@ outputs = Table(
     # One file is the output of one attempt: of the last that was stored there.
     Column("uri", String, nullable=False, unique=True),
     Column("sha256", String(64), nullable=False),
-    Column("bytes", Integer, nullable=False),
+    # SQLite's own integers are as long.
+    Column("bytes", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
     Column("media_type", String, nullable=False),
 )

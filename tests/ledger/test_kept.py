@@ -203,3 +203,9 @@ def test_what_json_cannot_say_is_kept_as_text_where_it_is_for_naming_only(value:
     back = there_and_back(job)
     assert back.job.placement.scope == {"item": {"value": kept}}
     assert back.estimate_usd is None
+
+
+async def test_the_size_of_a_film_of_three_gigabytes_is_kept(desk: Desk):
+    film = replace(output("file:///out/film.mp4"), bytes=3 * 1024**3)
+    await desk.stored(asked(), film)
+    assert (await desk.known(asked())).outputs == (film,)
