@@ -106,7 +106,8 @@ async def _charges(
         for attempt in await services.ledger.list(Selection(run_id=run.id)):
             # What RunComfy refused has no id and was not charged.
             if attempt.request_id or attempt.state in {JobState.IN_DOUBT, JobState.SUBMITTING}:
-                charge = Charge(attempt.cost_usd, attempt.checked.estimate_usd)
+                estimate, reserved = attempt.checked.estimate_usd, attempt.reserved_usd
+                charge = Charge(attempt.cost_usd, estimate, reserved)
                 charges[attempt.checked.key].append(charge)
         return charges
     for outcome in outcomes:

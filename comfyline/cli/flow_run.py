@@ -6,7 +6,8 @@ The first Ctrl-C stops it in order, the second leaves at once; neither loses any
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import date
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -30,10 +31,10 @@ from comfyline.cli.prefect import (
 )
 from comfyline.config.account import acting_for, command
 from comfyline.config.load import logs_are_json, read_profile
-from comfyline.errors import ComfylineError, InputInvalid, Interrupted
+from comfyline.errors import ComfylineError, InputInvalid, Interrupted, Unreachable
 from comfyline.job import JobState
 from comfyline.progress import observed_by
-from comfyline.report.summary import ErrorRecord, RunSummary
+from comfyline.report.summary import DaysSummary, ErrorRecord, RunSummary, summary_of_days
 from comfyline.run import CancelToken, cancelled_by
 from comfyline.telemetry.logs import JsonLines
 
@@ -49,23 +50,26 @@ async def run_and_report(
     read: Callable[[], Awaitable[T]],
     flow: Callable[[T], Awaitable[Any]],
     *,
+    days: Sequence[date] = (),
     json_output: bool,
 ) -> int:
     """Run a flow under the display and return the exit code.
 
     What it needs is read before anything is started, so that mistakes are told at once; `flow`
-    gets what was read.
+    gets what was read. It is called once for each of several days, until the run is told to stop
+    or RunComfy cannot be reached; the summary is then that of all.
     """
     if is_json := logs_are_json():
         errors.file = JsonLines()
     # The events of the run are in the log then, each with its fields.
-    display = LiveDisplay(Console(quiet=True) if is_json else errors)
-    token, began = CancelToken(), time.monotonic()
+    console = Console(quiet=True) if is_json else errors
+    display, token, began = LiveDisplay(console), CancelToken(), time.monotonic()
+    ended: list[RunSummary] = []
+    broke_off: ComfylineError | None = None
     server_is_gone = False
 
-    async def work(values: T) -> RunSummary:
+    async def one(values: T) -> RunSummary:
         nonlocal server_is_gone
-        await connect(loaded.local_services)
         with display, cancelled_by(token), observed_by(display):
             try:
                 return await summary_of(flow(values))
@@ -76,6 +80,19 @@ async def run_and_report(
                 print_line(f"{gone.message}. Its page of this run is incomplete; the run is not.")
                 return RunSummary.model_validate_json(display.reported.read_bytes())
 
+    async def work(values: T) -> None:
+        nonlocal display, began
+        await connect(loaded.local_services)
+        for day in days or (None,):
+            if ended:
+                display, began = LiveDisplay(console), time.monotonic()
+            summary = await one(values)
+            ended.append(summary)
+            print_summary(errors, _called(summary, f" {day or ''}"), page(summary.run_id))
+            is_away = summary.exit_code == Unreachable.exit_code
+            if token.is_cancelled or server_is_gone or is_away:
+                break
+
     try:
         loaded = read_profile(profile)
         with acting_for(loaded.account):
@@ -83,21 +100,40 @@ async def run_and_report(
             signal.signal(signal.SIGINT, signal.default_int_handler)
             values = await read()
             loaded.check_token()
-            summary = await _interruptible(work(values), token)
+            await _interruptible(work(values), token)
     except ComfylineError as error:
         print_error(error)
-        code = error.exit_code
-        summary = _broken_off(name, error, display.counters, time.monotonic() - began)
-    else:
-        code = Interrupted.exit_code if token.is_cancelled else summary.exit_code
-        print_summary(errors, summary, page(summary.run_id))
-        if password := page_password():
-            # Only on a terminal: all else may be a log.
-            shown = password if errors.is_terminal else "`comfyline status` shows its password"
-            errors.print(Text.assemble(("  login    ", "dim"), shown), soft_wrap=True)
+        broke_off = error
+        ended.append(_broken_off(name, error, display.counters, time.monotonic() - began))
+    summary = ended[0]
+    if days[1:]:
+        summary = summary_of_days(days, ended)
+        print_summary(errors, _called(summary, f" {days[0]}..{days[-1]}"), None)
+    if not broke_off:
+        _print_login()
     if json_output:
         print_result(summary.to_json())
+    code = _exit_code(summary, broke_off, is_cancelled=token.is_cancelled)
     return leave_at_once(code) if server_is_gone else code
+
+
+def _exit_code(summary: RunSummary, broke_off: ComfylineError | None, *, is_cancelled: bool) -> int:
+    if broke_off and not isinstance(summary, DaysSummary):
+        return broke_off.exit_code
+    if is_cancelled or isinstance(broke_off, Interrupted):
+        return Interrupted.exit_code
+    return summary.exit_code
+
+
+def _called(summary: RunSummary, days: str) -> RunSummary:
+    return summary.model_copy(update={"pipeline": f"{summary.pipeline}{days}".rstrip()})
+
+
+def _print_login() -> None:
+    if password := page_password():
+        # Only on a terminal: all else may be a log.
+        shown = password if errors.is_terminal else "`comfyline status` shows its password"
+        errors.print(Text.assemble(("  login    ", "dim"), shown), soft_wrap=True)
 
 
 def _broken_off(name: str, error: ComfylineError, seen: RunCounters, seconds: float) -> RunSummary:

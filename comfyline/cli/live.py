@@ -31,7 +31,7 @@ from comfyline.progress import (
 )
 from comfyline.redact import without_secrets
 from comfyline.report.format import count, one_line, span, usd
-from comfyline.report.summary import RunSummary, cost_in_words, error_groups, headline
+from comfyline.report.summary import DaysSummary, RunSummary, cost_in_words, error_groups, headline
 
 _SECONDS_BETWEEN_LINES = 5.0
 """How often a run without a terminal prints how far it is."""
@@ -304,6 +304,8 @@ def _facts(summary: RunSummary, ui_url: str | None) -> Iterator[tuple[str, str]]
     if folders:
         more = f" and {count(len(folders) - 1, 'more folder')}" if len(folders) > 1 else ""
         yield "outputs", f"{count(len(summary.outputs), 'file')} in {folders[0]}{more}"
+    if isinstance(summary, DaysSummary) and summary.not_begun:
+        yield "left", f"{len(summary.not_begun)} of the days, from {summary.not_begun[0]} on"
     if summary.report:
         yield "gallery", one_line(summary.report)
     if ui_url:

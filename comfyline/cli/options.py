@@ -1,9 +1,13 @@
 """Arguments and options that several commands share, each written once."""
 
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter, validators
+
+from comfyline.errors import UsageError
+from comfyline.report.format import count
 
 PipelineFile = Annotated[Path, Parameter(help="The pipeline's YAML file.")]
 JobKey = Annotated[
@@ -14,6 +18,13 @@ Profile = Annotated[
     Parameter(
         env_var="COMFYLINE_PROFILE",
         help="Where it runs: a name in configs/profiles/, or a file.",
+    ),
+]
+Date = Annotated[
+    str | None,
+    Parameter(
+        help="The day for which it runs, `run.date` in the YAML: 2026-11-01; or all days of a "
+        "range, 2026-11-01..2026-11-07, each a run. Today by default.",
     ),
 ]
 Overrides = Annotated[
@@ -54,3 +65,41 @@ Json = Annotated[
 ]
 RunId = Annotated[str | None, Parameter(help="Only what this run asked for.")]
 PipelineName = Annotated[str | None, Parameter(help="Only jobs of this pipeline.")]
+
+_MOST_DAYS = 366
+_ONE_DAY = "Write a day as 2026-11-01, or a range of days as 2026-11-01..2026-11-07."
+
+
+def days_of(written: str | None) -> tuple[date, ...]:
+    """Return the days that `--date` names, in order, none where it names none.
+
+    Raises `UsageError` for what is no day, and for a range that ends before it begins or is long.
+    """
+    if written is None:
+        return ()
+    first, *rest = map(_day, written.split(".."))
+    last = rest[-1] if rest else first
+    if len(rest) > 1:
+        raise UsageError(f"--date {written} has more than a first and a last day", hint=_ONE_DAY)
+    if last < first:
+        raise UsageError(
+            f"--date {written} ends before it begins", hint=f"Write {last}..{first} for these days."
+        )
+    number = (last - first).days + 1
+    if number > _MOST_DAYS:
+        raise UsageError(
+            f"--date {written} is {count(number, 'day')}, and {_MOST_DAYS} at most are run at once",
+            hint="Run it in several parts.",
+        )
+    return tuple(first + timedelta(days=passed) for passed in range(number))
+
+
+def _day(written: str) -> date:
+    try:
+        day = date.fromisoformat(written)
+    except ValueError:
+        day = None
+    # 20261101 and 2026-W44-7 are days as well, which no folder is called after.
+    if day is None or day.isoformat() != written:
+        raise UsageError(f"--date: {written!r} is not a day that there is", hint=_ONE_DAY)
+    return day

@@ -17,10 +17,14 @@ from comfyline.plan.reuse import run_preflight
 from comfyline.plan.shards import how_many
 from comfyline.report.format import count, usd
 from comfyline.report.plan import (
+    DaysPlanRecord,
     MistakeRecord,
     PlannedJob,
     PlanRecord,
+    days_table,
+    jobs_of_day,
     jobs_table,
+    plan_of_days,
     plan_record,
     steps_table,
 )
@@ -38,6 +42,7 @@ async def plan(
     /,
     *,
     profile: options.Profile = "sandbox",
+    date: options.Date = None,
     overrides: options.Overrides = (),
     limit: options.Limit = None,
     refresh: options.Refresh = False,
@@ -50,18 +55,29 @@ async def plan(
 
     Example: comfyline plan configs/pipelines/office-scenes.yaml --profile production
     """
+    days = options.days_of(date)
+    records: list[PlanRecord] = []
+    jobs: list[list[PlannedJob]] = []
+    paid_for: set[str | None] = set()
     try:
         async with open_services(look(profile), reading=True, unchecked=unchecked) as services:
             loaded, bucket = load_pipeline(pipeline, overrides), services.places.bucket
-            planned = await plan_pipeline(
-                loaded, limit, "plan", day_of(now()), services.catalogue, bucket
-            )
-            record, jobs = await _explained(planned, services, refresh=refresh)
+            for day in days or (day_of(now()),):
+                planned = await plan_pipeline(
+                    loaded, limit, "plan", day, services.catalogue, bucket
+                )
+                record, found = await _explained(planned, services, refresh=refresh)
+                records.append(record)
+                jobs.append(jobs_of_day(day, found, paid_for) if days[1:] else [*found])
+                if not refresh:
+                    paid_for.update(one.job for one in found if one.job)
     except ComfylineError as error:
         print_error(error)
         if json_output:
             print_result(_nothing(pipeline.stem, error).to_json())
         return error.exit_code
+    if days[1:]:
+        record = plan_of_days(days, records, planned_steps(planned), jobs)
     for note in (*planned.notes, *record.notes):
         print_line(note)
     problems = [Problem(one.where, one.message, one.hint) for one in record.errors]
@@ -70,7 +86,7 @@ async def plan(
     if json_output:
         print_result(record.to_json())
     else:
-        _show(planned, record, jobs, everything=everything)
+        _show(planned, record, [one for some in jobs for one in some], everything=everything)
         for warning in _warnings(record, loaded.document.limits, max_cost):
             results.print(Text(warning, style="yellow"))
     return InputInvalid.exit_code if problems else 0
@@ -113,12 +129,16 @@ def _show(
         return
     combinations = len(planned.dag.combinations)
     head = count(record.items, "item")
+    if isinstance(record, DaysPlanRecord):
+        head = f"{count(len(record.days), 'day')} × {head}"
     if combinations > 1:
         head += f" × {count(combinations, 'combination')}"
     if record.shards > 1:
         head += f", {record.to_make:,} jobs to make in {record.shards} shards"
     results.print(Text(head, "dim"))
     results.print(steps_table(record))
+    if isinstance(record, DaysPlanRecord):
+        results.print(Text(), days_table(record))
     if record.to_make:
         results.print(Text("\nto make", "bold"))
         results.print(jobs_table(jobs, everything=everything))

@@ -7,6 +7,7 @@ from comfyline.cli import options
 from comfyline.cli.flow_run import run_and_report
 from comfyline.pipeline.document import Pipeline, load_pipeline
 from comfyline.pipeline.sources import read_items, stored_source
+from comfyline.report.summary import RunSummary
 from flows.parameters import handed_over, kept_out_of_prefect
 
 
@@ -15,6 +16,7 @@ async def run(
     /,
     *,
     profile: options.Profile = "sandbox",
+    date: options.Date = None,
     overrides: options.Overrides = (),
     limit: options.Limit = None,
     refresh: options.Refresh = False,
@@ -29,6 +31,9 @@ async def run(
 
     Example: comfyline run configs/pipelines/office-scenes.yaml --limit 2
     """
+    days = options.days_of(date)
+    to_run = iter(days or (None,))
+    spent = 0.0
 
     async def read() -> Pipeline:
         loaded = load_pipeline(pipeline, overrides)
@@ -39,13 +44,16 @@ async def run(
     async def flow(loaded: Pipeline) -> Any:
         from flows.pipeline import pipeline as pipeline_flow
 
+        nonlocal spent
         with kept_out_of_prefect(overrides=list(overrides)) as stored, handed_over(loaded):
-            return await pipeline_flow(
+            state = await pipeline_flow(
                 path=str(pipeline),
                 profile=profile,
+                date=next(to_run),
                 limit=limit,
                 refresh=refresh,
-                max_cost_usd=max_cost,
+                # All days together may cost so much.
+                max_cost_usd=None if max_cost is None else max(max_cost - spent, 0.0),
                 allow_unknown_cost=allow_unknown_cost,
                 verify=verify,
                 unchecked=unchecked,
@@ -53,5 +61,11 @@ async def run(
                 return_state=True,
                 **stored,
             )
+        summary = await state.aresult(raise_on_failure=False)
+        if isinstance(summary, RunSummary):
+            spent += summary.cost_usd + summary.reserved_usd
+        return state
 
-    return await run_and_report(pipeline.stem, profile, read, flow, json_output=json_output)
+    return await run_and_report(
+        pipeline.stem, profile, read, flow, days=days, json_output=json_output
+    )

@@ -1,8 +1,9 @@
 """A plan in figures: field by field as `--json` prints it, and as a table of its steps."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from pydantic import ConfigDict, Field
@@ -16,6 +17,7 @@ from comfyline.report.summary import Dollars, Encodable, Message, Record
 
 _NAMES = 34
 """Characters for the names of steps and what is said about them; longer text is wrapped."""
+_FIGURES = ("jobs", "there", "to make", "waiting", "estimate")
 _SHOWN = 12
 """Jobs named one by one unless all are asked for."""
 
@@ -104,6 +106,25 @@ class PlanRecord(Record):
     errors: tuple[MistakeRecord, ...] = ()
 
 
+class PlannedDay(Record):
+    """What one day has of the plan of several."""
+
+    date: str
+    jobs: int
+    reused: int
+    to_make: int
+    waiting: int
+    estimate_usd: Dollars | None
+    estimate_known_usd: Dollars
+    reasons: Mapping[str, int]
+
+
+class DaysPlanRecord(PlanRecord):
+    """The plan of several days together, and each of them beside."""
+
+    days: tuple[PlannedDay, ...]
+
+
 def plan_record(
     pipeline: str,
     items: int,
@@ -139,6 +160,49 @@ def plan_record(
     )
 
 
+def plan_of_days(
+    days: Sequence[date],
+    plans: Sequence[PlanRecord],
+    steps: Sequence[PlannedStep],
+    jobs: Sequence[Sequence[PlannedJob]],
+) -> DaysPlanRecord:
+    """Add up the plans of several days; `jobs` are all of each day."""
+    mistakes = {one.model_dump_json(): one for plan in plans for one in plan.errors}
+    together = plan_record(
+        plans[0].pipeline,
+        plans[0].items,
+        steps,
+        [job for some in jobs for job in some],
+        [Problem(one.where, one.message, one.hint) for one in mistakes.values()],
+        dict.fromkeys(note for plan in plans for note in plan.notes),
+    )
+    figures = zip(days, map(_figures, jobs), strict=True)
+    each = tuple(PlannedDay(date=day.isoformat(), **of_day) for day, of_day in figures)
+    return DaysPlanRecord(**dict(together), days=each)
+
+
+def jobs_of_day(
+    day: date, jobs: Iterable[PlannedJob], made: Container[str | None]
+) -> list[PlannedJob]:
+    """Name the day of each job; what an earlier day will have `made` is there by then."""
+    there = {"reason": "", "estimate_usd": 0.0}
+    return [
+        one.model_copy(update={"label": f"{day} {one.label}", **(there if one.job in made else {})})
+        for one in jobs
+    ]
+
+
+def days_table(plan: DaysPlanRecord) -> Table:
+    """List the days with their figures."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("day")
+    for name in _FIGURES:
+        table.add_column(name, justify="right", no_wrap=True)
+    for day in plan.days:
+        table.add_row(day.date, *_cells(day))
+    return table
+
+
 def _figures(jobs: Sequence[PlannedJob]) -> dict[str, Any]:
     missing = [job for job in jobs if job.reason]
     known = sum(job.estimate_usd or 0.0 for job in missing)
@@ -158,8 +222,7 @@ def steps_table(plan: PlanRecord) -> Table:
     table = Table(box=None, pad_edge=False, show_footer=True, header_style="bold")
     table.footer_style = "bold"
     table.add_column(Text(plan.pipeline), "total", max_width=_NAMES, overflow="fold")
-    names = ("jobs", "there", "to make", "waiting", "estimate")
-    for name, whole in zip(names, _cells(plan), strict=True):
+    for name, whole in zip(_FIGURES, _cells(plan), strict=True):
         table.add_column(name, whole, justify="right", no_wrap=True)
     depths: dict[str, int] = {}
     for step in plan.steps:
@@ -194,7 +257,7 @@ def _about(step: StepRecord) -> Text:
     return Text("\n").join(lines)
 
 
-def _cells(record: StepRecord | PlanRecord) -> tuple[str, ...]:
+def _cells(record: StepRecord | PlanRecord | PlannedDay) -> tuple[str, ...]:
     numbers = (record.jobs, record.reused, record.to_make, record.waiting)
     shown = (f"{number:,}" if number else "–" for number in numbers)
     return (*shown, _cost(record.estimate_usd, record.estimate_known_usd))

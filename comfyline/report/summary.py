@@ -3,9 +3,10 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from comfyline.errors import (
     BrokenOutput,
@@ -83,9 +84,10 @@ class RunSummary(Record):
     RunComfy, not begun, or not fetched yet. `jobs` is the sum of those seven.
 
     `cost_usd` is what RunComfy charged for this run's requests as far as it says; for
-    `cost_unknown` requests it does not, which is not free. `estimate_usd` is what the same requests
-    were expected to cost, None when one of the prices was unknown. `report` is the path of the
-    gallery, `index` that of the run index, which holds one line for every output.
+    `cost_unknown` requests it does not, which is not free: `reserved_usd` is set aside for them.
+    `estimate_usd` is what the same requests were expected to cost, None when one of the prices was
+    unknown. `report` is the path of the gallery, `index` that of the run index, which holds one
+    line for every output.
     """
 
     run_id: str
@@ -102,6 +104,7 @@ class RunSummary(Record):
     cost_usd: Dollars
     estimate_usd: Dollars | None = None
     cost_unknown: int = 0
+    reserved_usd: float = Field(0.0, exclude=True)
     seconds: Seconds
     report: Encodable | None = None
     index: Encodable | None = None
@@ -121,6 +124,45 @@ class RunSummary(Record):
         return ComfylineError.exit_code if is_away and self.persisted else code
 
 
+class DaySummary(RunSummary):
+    """What the run of one day did; its outputs stand in the summary of all days."""
+
+    date: str
+    outputs: tuple[OutputRecord, ...] = Field((), exclude=True)
+
+
+class DaysSummary(RunSummary):
+    """What the runs of several days did together, and each of them beside.
+
+    `not_begun` are the days after the one at which it was stopped.
+    """
+
+    days: tuple[DaySummary, ...]
+    not_begun: tuple[str, ...] = ()
+
+
+def summary_of_days(days: Sequence[date], summaries: Sequence[RunSummary]) -> DaysSummary:
+    """Add up the runs of the first of these days, which have ids and galleries of their own."""
+    estimates = [one.estimate_usd for one in summaries if one.estimate_usd is not None]
+    return DaysSummary(
+        run_id="",
+        pipeline=summaries[0].pipeline,
+        **{name: sum(getattr(one, name) for one in summaries) for name in _COUNTED},
+        estimate_usd=sum(estimates) if len(estimates) == len(summaries) else None,
+        outputs=tuple(output for one in summaries for output in one.outputs),
+        errors=tuple(error for one in summaries for error in one.errors),
+        not_begun=tuple(day.isoformat() for day in days[len(summaries) :]),
+        days=tuple(
+            DaySummary(date=day.isoformat(), **one.model_dump(exclude={"outputs"}))
+            for day, one in zip(days, summaries, strict=False)
+        ),
+    )
+
+
+_COUNTED = (
+    *("jobs", "persisted", "reused", "failed", "cancelled", "in_doubt", "skipped", "unfinished"),
+    *("submitted", "cost_usd", "cost_unknown", "reserved_usd", "seconds"),
+)
 _ENDS = {
     JobState.PERSISTED: "persisted",
     JobState.FAILED: "failed",
@@ -136,6 +178,7 @@ class Charge:
 
     cost_usd: float | None
     estimate_usd: float | None
+    reserved_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +186,14 @@ class Costs:
     """Several charges: the sum of what is known, and for how many of them nothing is.
 
     `estimate_usd` is None when one of the estimates is unknown: a sum without it would be too low.
+    `reserved_usd` has what was set aside for those of which the cost is unknown.
     """
 
     requests: int
     cost_usd: float
     unknown: int
     estimate_usd: float | None
+    reserved_usd: float = 0.0
 
     @property
     def amount(self) -> str:
@@ -182,6 +227,7 @@ def total(charges: Iterable[Charge]) -> Costs:
         cost_usd=sum(costs),
         unknown=len(listed) - len(costs),
         estimate_usd=sum(estimates) if len(estimates) == len(listed) else None,
+        reserved_usd=sum(one.reserved_usd or 0.0 for one in listed if one.cost_usd is None),
     )
 
 
@@ -210,6 +256,7 @@ def summarise(
         cost_usd=costs.cost_usd,
         estimate_usd=costs.estimate_usd,
         cost_unknown=costs.unknown,
+        reserved_usd=costs.reserved_usd,
         seconds=seconds,
         report=report,
         index=index,
