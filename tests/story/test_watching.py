@@ -187,6 +187,7 @@ def asked_for() -> Iterator[tuple[str, str]]:
     rules = yaml.safe_load((ROOT / "deploy/prometheus/rules.yaml").read_text())
     for group in rules["groups"]:
         for rule in group["rules"]:
+            assert f"`{rule['alert']}`" in (ROOT / "docs/operations.md").read_text()
             yield rule["alert"], rule["expr"]
 
 
