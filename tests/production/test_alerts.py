@@ -5,15 +5,16 @@ import http.server
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
-from uuid import uuid4
 
 import pytest
 from prefect.workers.process import ProcessWorker
@@ -68,18 +69,6 @@ class Site:
 
     def alerts(self, *arguments: str) -> Ended:
         return self.project.fresh("alerts", "apply", "--notify", "slack-webhook/watch", *arguments)
-
-    def emit(self, event: str, resource: str, **payload: Any) -> None:
-        """Emits an event as a flow does."""
-        body = {
-            "event": event,
-            "occurred": datetime.now(UTC).isoformat(),
-            "resource": {"prefect.resource.id": resource},
-            "related": [],
-            "payload": payload,
-            "id": str(uuid4()),
-        }
-        self.project.prefect("POST", "events", json=[body])
 
     def message(self, *words: str) -> str:
         """The text of the message that has all these words, once it has arrived."""
@@ -176,76 +165,73 @@ def test_alerts_are_created_once_and_a_second_time_changes_nothing(
     assert {one["action"] for one in json.loads(again.stdout)} == {"unchanged"}, again.stdout
 
 
-def test_a_run_that_failed_is_told_with_its_reason_and_its_page(site: Site) -> None:
-    fail = {"on": "generation", "kind": "fail", "times": 9}
-    site.project.sandbox("POST", "faults", json=fail)
-    ended = site.project.fresh(
-        *("run", PIPELINE, "--limit", "1", "--json"),
-        *("--set", "steps.edit.input.prompt=an office that fails"),
+@pytest.fixture(scope="module")
+def bad_run(site: Site) -> Ended:
+    """A run of two jobs under a limit: one fails, of the other's submission no answer arrives."""
+    project = site.project
+    project.sandbox("POST", "faults", json={"on": "submit", "kind": "drop-after"})
+    project.sandbox("POST", "faults", json={"on": "generation", "kind": "fail", "times": 2})
+    wanted = "steps.edit.input.prompt=an office that is not to be"
+    ended = project.fresh(
+        *("run", PIPELINE, "--limit", "1", "--max-cost", "0.30", "--set", wanted, "--json")
     )
-    site.project.sandbox("DELETE", "faults")
-    run_id = json.loads(ended.stdout)["run_id"]
+    project.sandbox("DELETE", "faults")
+    assert (ended.json["failed"], ended.json["in_doubt"]) == (1, 1), ended.stderr
+    return ended
 
-    told = site.message(f"/runs/flow-run/{run_id}")
-    assert "2 failed" in told
+
+def test_a_run_that_failed_is_told_with_its_reason_and_its_page(site: Site, bad_run: Ended) -> None:
+    told = site.message(f"/runs/flow-run/{bad_run.json['run_id']}", "Failed")
+    assert "1 failed" in told
     assert "comfyline reconcile" in told
 
 
-def test_a_submission_in_doubt_is_told_with_the_command_that_resolves_it(site: Site) -> None:
-    site.emit(
-        "comfyline.job.in_doubt",
-        "comfyline.job.0123456789ab",
-        pipeline="office-scenes",
-        item="cat",
-        step="edit",
-        model="google/x",
-    )
-    told = site.message("comfyline resolve 0123456789ab")
-    assert told.startswith("office-scenes: a submission is in doubt\ncat · edit (google/x)")
+def test_a_submission_in_doubt_is_told_with_the_command_that_resolves_it(
+    site: Site, bad_run: Ended
+) -> None:
+    [doubt] = [one for one in bad_run.json["errors"] if one["kind"] == "in-doubt"]
+    told = site.message(f"comfyline resolve {doubt['job'][:12]}")
+    assert told.startswith("office-scenes: a submission is in doubt\n")
+    assert "google/nano-banana/pro/edit" in told
+    assert bad_run.json["run_id"] in told
 
 
-def test_most_of_a_budget_is_told(site: Site) -> None:
-    site.emit(
-        "comfyline.run.budget",
-        "comfyline.run.some-run",
-        pipeline="office-scenes",
-        run_id="some-run",
-        spent=20.5,
-        limit=25,
-    )
-    told = site.message("office-scenes: most of its budget is spent")
-    assert "20.5 of 25 USD" in told
-    assert "comfyline cancel --run some-run" in told
-
-
-def test_paid_results_that_are_not_stored_are_told(site: Site) -> None:
-    site.emit("comfyline.ledger.at_risk", "comfyline.ledger", count=3, oldest="5 d 2 h")
-    assert "the oldest is 5 d 2 h old" in site.message("3 paid results are not stored")
+def test_most_of_a_budget_is_told_once(site: Site, bad_run: Ended) -> None:
+    subject = "office-scenes: most of its budget is spent"
+    told = site.message(subject, bad_run.json["run_id"])
+    assert "0.28 of 0.3 USD a run" in told
+    assert [title for title, _ in _Receiver.received].count(subject) == 1
 
 
 def test_a_night_without_a_completed_run_is_told_by_prefect_itself(site: Site) -> None:
     assert "worker start" in site.message("pipeline/nightly has not completed for 26 hours")
 
 
-def test_a_missed_schedule_is_told_once(site: Site) -> None:
+@pytest.mark.usefixtures("dead_run")
+def test_a_missed_schedule_is_told_once_and_paid_results_that_wait(site: Site) -> None:
+    with closing(sqlite3.connect(site.project.home / "ledger.sqlite3")) as ledger, ledger:
+        old = f"{datetime.now(UTC) - timedelta(days=5, hours=12):%Y-%m-%d %H:%M:%S.%f}"
+        # What the killed run has left behind.
+        left = "state IN ('submitted', 'in_queue', 'in_progress', 'completed')"
+        aged = ledger.execute(f"UPDATE attempts SET submitted_at = ? WHERE {left}", [old])  # noqa: S608
+        assert aged.rowcount == 2
     soon = datetime.now(UTC) + timedelta(seconds=2)
     schedule = {"interval": 86400, "anchor_date": soon.isoformat(), "timezone": "UTC"}
-    name = "deployments/name/pipeline/pipeline"
-    deployment = site.project.prefect("GET", name)["id"]
+    deployment = site.project.prefect("GET", "deployments/name/pipeline/pipeline")["id"]
     once_a_day = [{"schedule": schedule, "active": True}]
     site.project.prefect("POST", f"deployments/{deployment}/schedules", json=once_a_day)
     time.sleep(4)
     look = (
         "import asyncio; from flows.reconcile import reconcile; "
-        "asyncio.run(reconcile('sandbox', window_hours=1 / 3600, return_state=True))"
+        "asyncio.run(reconcile(profile='sandbox', window_hours=1 / 3600, return_state=True))"
     )
     site.python(look)
     told = site.message("pipeline/pipeline has not completed")
     assert f"{soon:%Y-%m-%d %H:%M} UTC" in told
     assert "/runs/flow-run/" in told
+    assert "the oldest is 5.5 days old" in site.message("2 paid results are not stored")
 
     site.python(look)
-    site.message("pipeline/pipeline has not completed")
     body = {"filter": {"event": {"name": ["comfyline.pipeline.missed"]}}}
     assert len(site.project.prefect("POST", "events/filter", json=body)["events"]) == 1
 
