@@ -148,6 +148,8 @@ def dead_run(site: Site, applied: Ended) -> str:
         return ids[0] if ids else None
 
     run_id = project.until(heart_beats)
+    project.until(lambda: len(project.sandbox("GET", "account")["requests"]) == 2)
+    project.until(lambda: all(one.request_id for one in project.attempts()))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     project.sandbox("DELETE", "faults")
