@@ -44,7 +44,7 @@ async def poll(
     spool = services.work_directory(request_id) / "result.json"
     if error := await settle(
         *(end.status, submission.attempt_id, request_id, spool, services.client, services.ledger),
-        end.generation_seconds,
+        (end.queue_seconds, end.generation_seconds),
     ):
         raise error
     return replace(submission, state=JobState.COMPLETED)

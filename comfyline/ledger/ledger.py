@@ -326,10 +326,15 @@ class Ledger(JobLocks):
         connection: Connection,
         attempt_id: int,
         cost_usd: float | None,
+        queue_seconds: float | None = None,
         generation_seconds: float | None = None,
     ) -> None:
-        """Record that the result is there, and what RunComfy says of its cost and time."""
-        told = {"cost_usd": cost_usd, "generation_seconds": generation_seconds}
+        """Record that the result is there, for how much and after how long, where that is known."""
+        told = {
+            "cost_usd": cost_usd,
+            "queue_seconds": queue_seconds,
+            "generation_seconds": generation_seconds,
+        }
         known = {name: value for name, value in told.items() if value is not None}
         self._move(connection, attempt_id, JobState.COMPLETED, unless=_STORED, **known)
 

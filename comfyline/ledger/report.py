@@ -7,12 +7,10 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Float,
     Select,
     Table,
     and_,
     case,
-    cast,
     func,
     literal,
     null,
@@ -36,7 +34,6 @@ ALL = ""
 
 _SUBMITTED = func.coalesce(attempts.c.claimed_at, attempts.c.created_at)
 _PERCENTILES = (50, 95)
-_STOPS = (JobState.SUBMITTED, JobState.IN_PROGRESS, JobState.COMPLETED)
 
 
 async def read_sums(
@@ -153,17 +150,12 @@ class _Period:
     def _durations(self, by: str) -> Select[Any]:
         """Rank the seconds in the queue and of generation in each group, and in all together."""
         group = self._group(by, attempts)
-        when = {
-            stop: func.min(case((transitions.c.state == stop, transitions.c.at))) for stop in _STOPS
-        }
         of_attempts = select(
             group.label("group"),
-            self._seconds(when[JobState.SUBMITTED], when[JobState.IN_PROGRESS]).label("queue"),
-            self._seconds(when[JobState.IN_PROGRESS], when[JobState.COMPLETED]).label("generation"),
-        ).select_from(transitions.join(attempts, attempts.c.id == transitions.c.attempt_id))
-        of_attempts = self._of_model(of_attempts, by)
-        of_attempts = of_attempts.where(self._asked, transitions.c.state.in_(_STOPS))
-        spans = of_attempts.group_by(transitions.c.attempt_id, group).cte("spans")
+            attempts.c.queue_seconds.label("queue"),
+            attempts.c.generation_seconds.label("generation"),
+        ).select_from(attempts)
+        spans = self._of_model(of_attempts, by).where(self._asked).cte("spans")
         each = union_all(
             *(
                 select(
@@ -210,11 +202,6 @@ class _Period:
         if self._is_postgresql:
             return func.to_char(func.timezone("UTC", moment), "YYYY-MM-DD")
         return func.date(moment)
-
-    def _seconds(self, begun: ColumnElement[Any], ended: ColumnElement[Any]) -> ColumnElement[Any]:
-        if self._is_postgresql:
-            return cast(func.date_part("epoch", ended - begun), Float)
-        return (func.julianday(ended) - func.julianday(begun)) * 86400.0
 
 
 def _rank(number: Any, percent: int) -> Any:

@@ -19,16 +19,16 @@ async def settle(
     spool: Path,
     client: RuncomfyClient,
     ledger: Ledger,
-    generation_seconds: float | None = None,
+    took: tuple[float | None, float | None] = (None, None),
 ) -> Cancelled | GenerationFailed | None:
     """Write the end of a request into the ledger; return why it has no outputs, None if it has.
 
     Of a request that came to nothing the result is asked as well, and kept in `spool`: the status
     seldom says why, and what it cost. Where it holds the outputs all the same, they are taken.
-    `generation_seconds` is for how long it was worked on, where that is known.
+    It `took` so many seconds in the queue and at work, where that is known.
     """
     if end.state is JobState.COMPLETED:
-        await ledger.completed(attempt_id, None, generation_seconds)
+        await ledger.completed(attempt_id, None, *took)
         return None
     reason, cost_usd = end.error, None
     try:

@@ -188,7 +188,8 @@ attempts = Table(
     # When the intent was last committed; the POST leaves right after it.
     Column("claimed_at", UtcTime),
     Column("submitted_at", UtcTime),
-    # For how long RunComfy worked on it, without the queue, as well as looks at it tell.
+    # How long it was in the queue and worked on, as well as looks at it tell.
+    Column("queue_seconds", Float),
     Column("generation_seconds", Float),
     # Since when RunComfy has not known the request, without an answer in between that did.
     Column("missing_since", UtcTime),

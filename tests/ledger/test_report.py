@@ -35,7 +35,7 @@ labels = st.none() | st.fixed_dictionaries(
 )
 moments = st.timedeltas(timedelta(hours=-12), timedelta(hours=60)).map(lambda after: SINCE + after)
 dollars = st.none() | st.floats(0, 100)
-seconds = st.integers(0, 10_000).map(lambda number: timedelta(milliseconds=number * 137))
+seconds = st.integers(0, 10_000).map(lambda number: number * 0.137)
 asked_for = st.fixed_dictionaries(
     {
         "at": moments,
@@ -95,11 +95,13 @@ def fill(connection: Connection, made: Sequence[Row], saved: Sequence[Row]) -> N
             "created_at": row["at"] - timedelta(days=9) if row["dated"] else row["at"],
             "claimed_at": row["at"] if row["dated"] else None,
             "updated_at": row["at"],
+            "queue_seconds": row["queue"],
+            "generation_seconds": row["generation"],
         }
         connection.execute(insert(attempts), attempt)
-        for state, at in reached(row):
-            step = {"attempt_id": number, "state": state, "at": at}
-            connection.execute(insert(transitions), step)
+        if row["doubted"]:
+            doubt = {"attempt_id": number, "state": JobState.IN_DOUBT, "at": row["at"]}
+            connection.execute(insert(transitions), doubt)
     for number, row in enumerate(saved, 1):
         run = {"id": f"run-{number}", "pipeline": row["pipeline"], "started_at": row["at"]}
         whose = {"origin": row["account"].origin, "account": row["account"].name}
@@ -108,19 +110,6 @@ def fill(connection: Connection, made: Sequence[Row], saved: Sequence[Row]) -> N
         values = {name: row[name] for name in columns}
         values |= {"run_id": f"run-{number}", "model_id": row["model"]}
         connection.execute(insert(savings), values)
-
-
-def reached(row: Row) -> list[tuple[JobState, datetime]]:
-    """The states of an attempt; one that goes back into the queue began when it first began."""
-    steps = [(JobState.IN_DOUBT, row["at"])] if row["doubted"] else []
-    steps.append((JobState.SUBMITTED, row["at"]))
-    if row["queue"] is not None:
-        begun = row["at"] + row["queue"]
-        steps += [(JobState.IN_PROGRESS, begun), (JobState.IN_QUEUE, begun)]
-        steps.append((JobState.IN_PROGRESS, begun + timedelta(seconds=1)))
-    if row["queue"] is not None and row["generation"] is not None:
-        steps.append((JobState.COMPLETED, row["at"] + row["queue"] + row["generation"]))
-    return steps
 
 
 def group_of(row: Row, by: str) -> str | None:
@@ -177,13 +166,8 @@ def of_attempts(rows: Sequence[Row]) -> dict[str, Any]:
         "cost_unknown": len(not_told),
         "not_repeated": sum(row["doubted"] for row in rows),
     }
-    queued = sorted(row["queue"].total_seconds() for row in rows if row["queue"] is not None)
-    worked = sorted(
-        row["generation"].total_seconds()
-        for row in rows
-        if row["queue"] is not None and row["generation"] is not None
-    )
-    for name, spans in (("queue", queued), ("generation", worked)):
+    for name in ("queue", "generation"):
+        spans = sorted(row[name] for row in rows if row[name] is not None)
         for percent in (50, 95):
             rank = math.ceil(len(spans) * percent / 100)
             found[f"{name}_p{percent}"] = spans[rank - 1] if spans else None

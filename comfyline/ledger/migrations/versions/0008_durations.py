@@ -1,4 +1,4 @@
-"""For how long RunComfy worked on a request."""
+"""How long a request was in the queue and worked on."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,5 +8,6 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
-    """Add a column; of older attempts nobody knows."""
+    """Add two columns; of older attempts nobody knows."""
+    op.add_column("attempts", sa.Column("queue_seconds", sa.Float))
     op.add_column("attempts", sa.Column("generation_seconds", sa.Float))
