@@ -24,9 +24,9 @@ class RuncomfySettings:
     in_flight: int
     submits_per_second: float
     patience: float
-    polling: Polling
     account: Account
     balance_url: str | None = None
+    polling: Polling = "balanced"
 
 
 @dataclass(frozen=True, slots=True)
