@@ -53,7 +53,7 @@ UNFINISHED = (
 """States in which money is, or may be, at stake and a machine can still do something."""
 
 _IN_HAND = frozenset(UNFINISHED) - {JobState.SUBMITTING}
-IS_UNFINISHED = attempts.c.state.in_(UNFINISHED) & attempts.c.request_id.is_not(None)
+_IS_UNFINISHED = attempts.c.state.in_(UNFINISHED) & attempts.c.request_id.is_not(None)
 _MORE_THAN_ANY = 1_000_000
 _WEIGHT = case(
     (attempts.c.state == JobState.PLANNED, -attempts.c.number),
@@ -201,7 +201,7 @@ class LedgerQueries:
         too_soon = (attempts.c.state == JobState.EXPIRED) & kept
         query = (
             select(attempts)
-            .where(IS_UNFINISHED | too_soon, belongs_to(self.account))
+            .where(_IS_UNFINISHED | too_soon, belongs_to(self.account))
             .order_by(attempts.c.submitted_at, attempts.c.id)
         )
         return read_attempts(connection, query, self.account)
@@ -215,7 +215,7 @@ class LedgerQueries:
         column = attempts.c
         query = (
             select(column.origin, column.account, column.profile)
-            .where((column.state == JobState.IN_DOUBT) | IS_UNFINISHED)
+            .where((column.state == JobState.IN_DOUBT) | _IS_UNFINISHED)
             .where(~belongs_to(self.account))
             .order_by(column.id.desc())
         )

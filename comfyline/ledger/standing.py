@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select
 
 from comfyline.config.account import Account
 from comfyline.job import JobState
-from comfyline.ledger.queries import IS_UNFINISHED, UNFINISHED, belongs_to
+from comfyline.ledger.queries import UNFINISHED, belongs_to
 from comfyline.ledger.tables import attempts, runs
 
 _LATELY = timedelta(days=7)
@@ -36,9 +36,16 @@ def standing(connection: Connection, account: Account | None, now: datetime) -> 
     """Read where the jobs of an account stand, of all for None."""
     column, mine = attempts.c, belongs_to(account)
     watched = (*UNFINISHED, JobState.IN_DOUBT)
-    by_state = select(column.state, func.count()).where(column.state.in_(watched), mine)
-    found = {JobState(state): n for state, n in connection.execute(by_state.group_by(column.state))}
-    oldest = select(func.min(column.submitted_at)).where(IS_UNFINISHED, mine)
+    by_state = (
+        select(column.state, func.count(), func.min(column.submitted_at))
+        .where(column.state.in_(watched), mine)
+        .group_by(column.state)
+    )
+    found, oldest = dict[JobState, int](), list[datetime]()
+    for state, number, submitted_at in connection.execute(by_state):
+        found[JobState(state)] = number
+        if submitted_at and state != JobState.IN_DOUBT:
+            oldest.append(submitted_at)
     # By the pipelines that ran lately, for which there is an index: not through all attempts ever.
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     lately = select(runs.c.pipeline).where(runs.c.started_at >= midnight - _LATELY)
@@ -55,7 +62,7 @@ def standing(connection: Connection, account: Account | None, now: datetime) -> 
     return Standing(
         unfinished={state: found.get(state, 0) for state in UNFINISHED},
         in_doubt=found.get(JobState.IN_DOUBT, 0),
-        oldest_unstored=connection.execute(oldest).scalar_one(),
+        oldest_unstored=min(oldest, default=None),
         today={
             (pipeline, JobState(state)): (count, cost or 0.0)
             for pipeline, state, count, cost in connection.execute(today)
