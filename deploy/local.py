@@ -47,7 +47,7 @@ _PORTS = {"api": 4200, "postgres": 5432, "redis": 6379, "storage": 4271, "sandbo
 _READY = {"api": "/api/ready", "worker": "/health", "storage": "/", "sandbox": "/health"}
 _MARK = "COMFYLINE_SITE"
 """Names the site to every process, so that `down` also finds what a killed worker left behind."""
-_HANDED_ON = ("RUNCOMFY_", "AWS_")
+_HANDED_ON = ("RUNCOMFY_", "AWS_", "PREFECT_WORKER_")
 _START_LIMIT = 180.0
 
 Folder = Annotated[Path, Parameter(help="Where all of the site lies.")]
@@ -284,7 +284,9 @@ def up(
 ) -> None:
     """Start what does not run yet, migrate both databases, deploy prefect.yaml.
 
-    Workers take RUNCOMFY_* and AWS_* from this shell. Example: deploy/local.sh up /srv/comfyline
+    Workers take RUNCOMFY_*, AWS_* and PREFECT_WORKER_* from this shell.
+
+    Example: deploy/local.sh up /srv/comfyline
     """
     if apis < 1:
         raise UsageError("A site needs an API server", hint="Write --apis 1, or more.")
@@ -309,6 +311,8 @@ def up(
             limit=limit,
             apart=apart,
         )
+        if not workers:
+            return  # A worker makes the pool, without which nothing can be deployed.
         # Without -P: flows are imported from the project's folder.
         deploy = (sys.executable, "-m", "prefect", *DEPLOY)
         site.once("Deploying prefect.yaml", deploy, client)

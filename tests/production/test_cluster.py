@@ -1,0 +1,203 @@
+"""A whole site: three workers share a run, one of them is killed, and the server restarts."""
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from comfyline.ledger.attempts import Attempt
+from comfyline.services import open_ledger
+from comfyline.stack.home import make_credentials
+from comfyline.stack.ports import remember_port
+from comfyline.stack.process import read_record
+from comfyline.stack.services import SANDBOX_TOKEN, basic_auth, origin
+from deploy.local import DATA, HERE, Site
+from tests.conftest import ROOT, free_port, shared_folder
+from tests.forking import clean_environment
+from tests.money import discrepancies
+
+pytestmark = pytest.mark.production
+
+JOBS, SHARD, IN_FLIGHT = 300, 50, 12
+PIPELINE = f"""\
+name: cluster
+source: {{items: [{", ".join(f"{{name: n{number}}}" for number in range(JOBS))}]}}
+steps:
+  card:
+    model: google/nano-banana-2-lite/text-to-image
+    input: {{prompt: "Card {{{{ item.name }}}}", aspect_ratio: "21:9"}}
+output: {{to: "s3://comfyline/cluster", name: "{{{{ item_name }}}}.{{{{ ext }}}}"}}
+limits: {{shard: {SHARD}}}
+"""
+PROFILE = f"""\
+extends: configs/profiles/site.yaml
+runcomfy: {{base_url: SANDBOX, in_flight: {IN_FLIGHT}, submits_per_second: 100}}
+"""
+
+
+class Cluster:
+    """A site in a folder, and the project that is deployed to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.site = Site(folder / "site")
+        self.project = folder / "project"
+        self.environment = clean_environment() | {
+            "SANDBOX_SLOTS": str(2 * IN_FLIGHT),
+            "SANDBOX_SPEED": "1",
+            "SANDBOX_PIXELS": "64",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "RUNCOMFY_API_TOKEN": SANDBOX_TOKEN,
+        }
+
+    def local(self, *arguments: str) -> str:
+        """One command of deploy/local.sh; what it says."""
+        ended = subprocess.run(
+            [HERE / "local.sh", arguments[0], self.site.folder, *arguments[1:]],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout + ended.stderr
+
+    def up(self) -> None:
+        self.local("up", "--workers", "3", "--apart", "--project", str(self.project))
+
+    def prefect(self, method: str, path: str, **more: Any) -> Any:
+        auth = basic_auth(self.site.secret("prefect-auth"))
+        url = f"{self.site.client()['PREFECT_API_URL']}/{path}"
+        answer = httpx.request(method, url, auth=auth, trust_env=False, timeout=60, **more)
+        return answer.raise_for_status().json()
+
+    def state(self, run_id: str) -> dict[str, Any]:
+        """A flow run's state; nothing while the server is away."""
+        try:
+            found: dict[str, Any] = self.prefect("GET", f"flow_runs/{run_id}")["state"]
+        except httpx.HTTPError:
+            return {}
+        return found
+
+    def charges(self) -> list[dict[str, Any]]:
+        url = f"{origin(self.site.port('sandbox'))}/sandbox/account"
+        rows = httpx.get(url, trust_env=False, timeout=60).json()["requests"]
+        return [row for row in rows if row["charge_usd"]]
+
+    def attempts(self) -> list[Attempt]:
+        ledger = open_ledger(self.site.secret("ledger-url"), None, reading=True)
+        try:
+            return list(asyncio.run(ledger.list()))
+        finally:
+            ledger.close()
+
+    def working_on(self, worker: str) -> set[str]:
+        """The flow runs that are processes of a worker."""
+        record = read_record(self.site.layout.record(worker))
+        assert record
+        children = psutil.Process(record.pid).children(recursive=True)
+        runs = {child.environ().get("PREFECT__FLOW_RUN_ID", "") for child in children}
+        return runs - {""}
+
+    def kill(self, worker: str) -> None:
+        record = read_record(self.site.layout.record(worker))
+        assert record
+        process = psutil.Process(record.pid)
+        for one in (process, *process.children(recursive=True)):
+            one.kill()
+
+    def until(self, condition: Callable[[], Any], seconds: float = 240) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < deadline, f"not in time; logs in {self.site.layout.home}/logs"
+            time.sleep(0.25)
+        return found
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    # Not in pytest's own folder, which is closed to the user that PostgreSQL runs as.
+    cluster = Cluster(shared_folder() / "cluster")
+    shutil.copytree(ROOT / "configs", cluster.project / "configs")
+    for name in ("flows", "tasks"):
+        (cluster.project / name).symlink_to(ROOT / name)
+    deployments = (ROOT / "prefect.yaml").read_text()
+    deployments, found = re.subn(r"(profile: (?:&profile )?)sandbox", r"\1cluster", deployments)
+    assert found
+    (cluster.project / "prefect.yaml").write_text(deployments)
+    (cluster.project / "cluster.yaml").write_text(PIPELINE)
+    # Where they will be, and with which keys, is settled before the first start.
+    site = cluster.site
+    for name in ("api-1", *DATA, "worker-1", "worker-2", "worker-3"):
+        remember_port(site.layout.ports, name, free_port())
+    keys = make_credentials(site.layout.credentials)
+    profile = PROFILE.replace("SANDBOX", origin(site.port("sandbox")))
+    (cluster.project / "configs/profiles/cluster.yaml").write_text(profile)
+    cluster.environment |= {
+        "AWS_ENDPOINT_URL_S3": origin(site.port("storage")),
+        "AWS_ACCESS_KEY_ID": keys.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
+    }
+    try:
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.local("down")
+    secrets = [*site.hidden(), keys.secret_access_key, SANDBOX_TOKEN]
+    logs = [path.read_text(errors="replace") for path in site.folder.rglob("*.log")]
+    assert len(logs) > len(DATA)
+    assert not [secret for secret in secrets for log in logs if secret in log]
+
+
+def most_in_flight(rows: list[dict[str, Any]]) -> int:
+    """The most requests that were unfinished at one moment, by the sandbox's own times."""
+    moments = [(row["created_at"], 1) for row in rows] + [(row["finished_at"], -1) for row in rows]
+    most = now = 0
+    for _, step in sorted(moments):
+        now += step
+        most = max(most, now)
+    return most
+
+
+def test_a_killed_worker_and_a_restarted_server_cost_nothing(cluster: Cluster) -> None:
+    deployment = cluster.prefect("GET", "deployments/name/pipeline/pipeline")["id"]
+    given = {"parameters": {"path": "cluster.yaml"}}
+    run_id = cluster.prefect("POST", f"deployments/{deployment}/create_flow_run", json=given)["id"]
+
+    cluster.until(lambda: len(cluster.charges()) >= JOBS // 3)
+    others = [f"worker-{n}" for n in (1, 2, 3) if run_id not in cluster.working_on(f"worker-{n}")]
+    victim = next(worker for worker in others if cluster.working_on(worker))
+    cluster.kill(victim)
+    cluster.local("down", "api-1")
+    assert cluster.state(run_id) == {}
+    cluster.up()
+    state = cluster.until(
+        lambda: (now := cluster.state(run_id)).get("type") not in {None, "RUNNING"} and now
+    )
+
+    assert (state["type"], state["message"]) == ("COMPLETED", f"{JOBS} jobs: {JOBS} persisted")
+    charges = cluster.charges()
+    assert sorted(row["input"]["prompt"] for row in charges) == sorted(
+        f"Card n{number}" for number in range(JOBS)
+    )
+    assert most_in_flight(charges) <= IN_FLIGHT
+    [summary] = cluster.site.folder.glob(f"worker-*/runs/{run_id}/summary.json")
+    told = json.loads(summary.read_text())
+    assert (told["persisted"], told["submitted"], told["reused"]) == (JOBS, JOBS, 0)
+    assert told["cost_usd"] == pytest.approx(sum(row["charge_usd"] for row in charges))
+    attempts = cluster.attempts()
+    assert discrepancies({"sandbox": charges}, attempts) == []
+    for attempt in attempts:
+        [output] = attempt.outputs
+        stored = cluster.site.layout.storage / output.uri.removeprefix("s3://")
+        made = f"{origin(cluster.site.port('sandbox'))}/cdn/{attempt.request_id}/0{stored.suffix}"
+        assert stored.read_bytes() == httpx.get(made, trust_env=False).content
