@@ -14,6 +14,7 @@ BENCHMARKS = {
     "polls": "calls against lag of the poller, on a virtual clock, beside fixed intervals",
     "rerun": "a plan whose outputs are all there, beside GNU make",
     "orchestrator": "what a job costs in CPU and bytes, for a few and for many (`--jobs`)",
+    "workers": "one run in shards on a whole site: one worker, two, three",
     "files": "many files, and one large one, to and from S3 beside presigned URLs and s3fs",
 }
 _INTERRUPTED = 130

@@ -304,6 +304,8 @@ def up(
             site.once("Migrating Prefect's database", (*PREFECT, *MIGRATE), site.server())
             ledger = (sys.executable, "-m", "comfyline.cli", *MIGRATE_LEDGER)
             site.once("Migrating the ledger", ledger, client)
+        # The first API server writes the types of blocks, which two at once cannot.
+        site.start(("api-1", "services"))
         site.start(servers)
         site.start(
             [f"worker-{number + 1}" for number in range(workers)],
