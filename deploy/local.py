@@ -300,7 +300,7 @@ def up(
         site.start(DATA)
         servers = [*(f"api-{number + 1}" for number in range(apis)), "services"]
         client = {**inherited(), **site.client()}
-        if not site.running().keys() >= set(servers):
+        if not site.running().keys() & set(servers):
             site.once("Migrating Prefect's database", (*PREFECT, *MIGRATE), site.server())
             ledger = (sys.executable, "-m", "comfyline.cli", *MIGRATE_LEDGER)
             site.once("Migrating the ledger", ledger, client)

@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from comfyline.job import JobState
 from comfyline.ledger.attempts import Attempt
 from comfyline.services import open_ledger
 from comfyline.stack.home import make_credentials
@@ -109,11 +110,33 @@ class Cluster:
         return runs - {""}
 
     def kill(self, worker: str) -> None:
+        """Kills a worker and its flow runs, at a moment in which none of them is submitting.
+
+        What a death in the middle of a POST leaves behind is in doubt, and waits for a person:
+        that is what tests/crash is about.
+        """
         record = read_record(self.site.layout.record(worker))
         assert record
         process = psutil.Process(record.pid)
-        for one in (process, *process.children(recursive=True)):
-            one.kill()
+
+        def at_rest() -> bool:
+            family = [process, *process.children(recursive=True)]
+            for one in family:
+                one.suspend()
+            pids = {str(one.pid) for one in family}
+            if any(
+                attempt.state is JobState.SUBMITTING
+                and str(attempt.owner).partition("/")[0].rpartition(":")[2] in pids
+                for attempt in self.attempts()
+            ):
+                for one in family:
+                    one.resume()
+                return False
+            for one in family:
+                one.kill()
+            return True
+
+        self.until(at_rest)
 
     def until(self, condition: Callable[[], Any], seconds: float = 240) -> Any:
         deadline = time.monotonic() + seconds
