@@ -24,6 +24,8 @@ class CancelToken:
         self.reason = ""
         self.is_watched = False
         """Whether a run looks at it already; before that, nothing has begun."""
+        self.hands_over = False
+        """Whether another process goes on: then nothing is cancelled at RunComfy."""
         self._cancelled = asyncio.Event()
         self._sending = 0
         self._sent = asyncio.Event()
@@ -154,6 +156,11 @@ class Run:
         # By step and job: what no later output may look like, where the step checks for that.
         self.seen: dict[str, dict[str, tuple[NamedAppearance, ...]]] = {}
         self._least_wait = least_wait
+
+    @property
+    def leaves_requests(self) -> bool:
+        """Whether what is at RunComfy stays there when the run is told to stop."""
+        return self.collects_only or self.cancel_token.hands_over
 
     def time_left(self, age: float) -> float:
         """Return the seconds for which a request of this age is still waited for."""

@@ -16,7 +16,7 @@ from uuid import UUID
 import httpx
 from prefect import get_run_logger
 from prefect.blocks.system import Secret
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
@@ -42,6 +42,9 @@ Work = Callable[[Services], Awaitable[State[RunSummary]]]
 
 _LOOK_AGAIN = 3.0
 """Seconds between two looks."""
+_LOOK_AT_MOST = 5.0
+"""Seconds that a look may take when the process has to end."""
+_TOLD_TO_END = "its process was told to end"
 
 
 if logs_are_json():
@@ -144,9 +147,11 @@ async def watch_for_cancellation(
     token: CancelToken, run_id: str, flow_run_id: str, services: Services
 ) -> AsyncIterator[None]:
     """Cancel `token` when the flow run or the ledger's run is told to stop, in the block."""
-    watching = asyncio.create_task(_watch(token, run_id, flow_run_id, services))
+    told_to_end = asyncio.Event()
+    watching = asyncio.create_task(_watch(token, told_to_end, run_id, flow_run_id, services))
     try:
-        with _cancel_on_signal(token):
+        # A shard whose process has to end first finds out whether the whole run has to.
+        with _on_signal(told_to_end.set if is_shard() else lambda: token.cancel(_TOLD_TO_END)):
             yield
     finally:
         watching.cancel()
@@ -155,7 +160,7 @@ async def watch_for_cancellation(
 
 
 @contextmanager
-def _cancel_on_signal(token: CancelToken) -> Iterator[None]:
+def _on_signal(act: Callable[[], None]) -> Iterator[None]:
     """Replace Prefect's handler, which raises in whatever task happens to run at the moment.
 
     A terminal that goes away is heard likewise, where nobody has arranged for something else.
@@ -169,7 +174,7 @@ def _cancel_on_signal(token: CancelToken) -> Iterator[None]:
         heard.append(signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in heard}
     for number in heard:
-        loop.add_signal_handler(number, token.cancel, "its process was told to end")
+        loop.add_signal_handler(number, act)
     try:
         yield
     finally:
@@ -178,18 +183,37 @@ def _cancel_on_signal(token: CancelToken) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-async def _watch(token: CancelToken, run_id: str, flow_run_id: str, services: Services) -> None:
+async def _watch(
+    token: CancelToken,
+    told_to_end: asyncio.Event,
+    run_id: str,
+    flow_run_id: str,
+    services: Services,
+) -> None:
     async with get_client() as prefect:
         while not token.is_cancelled:
-            await asyncio.sleep(_LOOK_AGAIN)
-            with suppress(ComfylineError):
-                if await services.ledger.is_stopped(run_id):
-                    token.cancel("it was cancelled with `comfyline cancel --run`")
-            # A server that is away for a while tells nothing, and the run goes on.
-            with suppress(httpx.HTTPError, PrefectException, RuntimeError):
-                state = (await prefect.read_flow_run(UUID(flow_run_id))).state
-                if state and state.type in {StateType.CANCELLING, StateType.CANCELLED}:
-                    token.cancel("it was cancelled in Prefect")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_AGAIN):
+                    await told_to_end.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_AT_MOST if told_to_end.is_set() else None):
+                    await _look(token, run_id, flow_run_id, services, prefect)
+            if told_to_end.is_set():
+                token.hands_over = not token.is_cancelled
+                token.cancel(_TOLD_TO_END)
+
+
+async def _look(
+    token: CancelToken, run_id: str, flow_run_id: str, services: Services, prefect: PrefectClient
+) -> None:
+    with suppress(ComfylineError):
+        if await services.ledger.is_stopped(run_id):
+            token.cancel("it was cancelled with `comfyline cancel --run`")
+    # A server that is away for a while tells nothing, and the run goes on.
+    with suppress(httpx.HTTPError, PrefectException, RuntimeError):
+        state = (await prefect.read_flow_run(UUID(flow_run_id))).state
+        if state and state.type in {StateType.CANCELLING, StateType.CANCELLED}:
+            token.cancel("it was cancelled in Prefect")
 
 
 async def read_secret_block(name: str) -> str:

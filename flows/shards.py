@@ -9,6 +9,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
 from uuid import UUID
@@ -65,6 +66,7 @@ _PATIENCE = 60.0
 """Seconds for which the run waits for a worker before it makes its shards itself."""
 _STOPPING = 45.0
 """Seconds for which a cancelled run waits for its shards; Prefect ends their processes after 30."""
+_MADE = (JobState.PERSISTED, "posts", "cost_usd", "cost_unknown")
 _AT_ONCE = 100
 _TRIES = 3
 """Workers that a shard is given to, one after another, before the run makes it itself."""
@@ -125,6 +127,10 @@ async def make_shard(
         with suppress(ComfylineError):
             await shards.release(run_id, number)
         raise
+    if run.cancel_token.hands_over:
+        with suppress(ComfylineError):
+            await shards.release(run_id, number)
+        return run, outcomes
     entries = [entry_of(outcome) for outcome in outcomes if not outcome.reused]
     if not await shards.end(run_id, number, sums.so_far(), entries):
         tell(Note(f"Shard {shard} was taken up by another worker meanwhile, which reports on it"))
@@ -154,10 +160,14 @@ async def _renewing(
 
 
 class _Sums:
-    """An observer that counts what a shard's jobs come to; it goes on from an earlier holder's."""
+    """An observer that counts what a shard's jobs come to.
+
+    It goes on from what an earlier holder has made; what that one has not, it will hear of again.
+    """
 
     def __init__(self, before: Mapping[str, float]) -> None:
-        self._counted: dict[str, float] = defaultdict(float, before)
+        made = {name: before[name] for name in _MADE if name in before}
+        self._counted: dict[str, float] = defaultdict(float, made)
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -207,7 +217,9 @@ async def run_in_shards(
     # Of a run whose process died, the shards go on: what failed in them is not asked for again.
     run.began = rows[0].began if rows else opened
     await shards.cut(run.id, of, run.began)
-    shown = await planned_run(preflight, preflight.there, run, services)
+    earlier = await _results(planned, run, services)
+    there = earlier.credited(preflight.there, preflight.known, run.id)
+    shown = await planned_run(preflight, there, run, services)
     tell(shown)
     tell(Note(f"{count(left, 'job')} to make, in {of} shards"))
     giving = {**parameters, "of_run": run.id}
@@ -219,14 +231,18 @@ async def run_in_shards(
         with suppress(ComfylineError):
             await services.ledger.stop_run(run.id)
         raise
-    ended = await shards.of_run(run.id)
-    entries = await shards.entries(run.id)
+    results = await _results(planned, run, services)
+    return replace(results, estimate_usd=shown.estimate_usd)
+
+
+async def _results(planned: Planned, run: Run, services: Services) -> ShardResults:
+    shards = services.ledger.shards
+    entries, rows = await shards.entries(run.id), await shards.of_run(run.id)
     return ShardResults(
         entries={entry["label"]: entry for entry in entries},
-        of=of,
-        cancelled=frozenset(row.number for row in ended if row.has_ended and row.holder is None),
+        of=len(rows),
+        cancelled=frozenset(row.number for row in rows if row.has_ended and row.holder is None),
         steps=frozenset(planned.dag.steps_of_items()),
-        estimate_usd=shown.estimate_usd,
     )
 
 
@@ -358,6 +374,7 @@ class _Parent:
             given = await arun_deployment(
                 DEPLOYMENT,
                 parameters={**self._parameters, "shard": _name(row)},
+                flow_run_name=f"{self._run.pipeline} shard {_name(row)}",
                 tags=["comfyline", "shard"],
                 timeout=0,
                 # Whoever does this again, having died right after it, gets the same flow run.

@@ -41,11 +41,12 @@ async def cancel_submission(
 ) -> Cancelled | Interrupted:
     """Cancel one request because its run was told to stop; return the error that ends its job.
 
-    A `reconcile` run cancels nothing: what it collects was asked for by others.
+    A `reconcile` run cancels nothing: what it collects was asked for by others. Nor does a process
+    whose work another takes up.
     """
     request_id, reason = submission.request_id, run.cancel_token.reason
     answer = "continues at RunComfy"
-    if not run.collects_only:
+    if not run.leaves_requests:
         answer = _LATE
         with suppress(TimeoutError):
             async with asyncio.timeout(_SECONDS):
@@ -65,7 +66,7 @@ async def cancel_run(run: Run, services: Services) -> None:
 
     What is not answered in time is left to `reconcile`.
     """
-    if not run.collects_only:
+    if not run.leaves_requests:
         left = cancellable(await services.ledger.list(Selection(run_id=run.id)))
         await cancel_all(left, "its run was cancelled", services, seconds=_SECONDS)
 
