@@ -110,6 +110,15 @@ class ResultsAtRisk:
 
 
 @dataclass(frozen=True, slots=True)
+class DoubtFound:
+    """A submission is in doubt and nobody was told, because the process that made it has died."""
+
+    key: str
+    job: Job
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ShardsProgressed:
     """How far other processes are that share the run: the sums of all their jobs until now.
 
@@ -157,6 +166,7 @@ Event = (
     | JobEnded
     | BudgetUsed
     | ResultsAtRisk
+    | DoubtFound
     | ShardsProgressed
     | Note
     | RunReported

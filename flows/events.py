@@ -4,14 +4,27 @@ The same goes to the log as fields, where logs are JSON. No event holds an addre
 """
 
 import logging
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
+import httpx
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.events import emit_event
+from prefect.events.filters import (
+    EventFilter,
+    EventNameFilter,
+    EventOccurredFilter,
+    EventResourceFilter,
+)
+from prefect.exceptions import PrefectException
 
 from comfyline.job import Job, JobState
+from comfyline.ledger.tables import in_batches
 from comfyline.progress import (
     BudgetUsed,
+    DoubtFound,
     Event,
     JobAccepted,
     JobEnded,
@@ -38,6 +51,9 @@ _ENDS = frozenset(
 )
 _KEY = 12
 """How much of a job's key names its resource."""
+
+_PAGE = 50
+"""Events that Prefect tells at a time."""
 
 _MOST_OF_IT = 0.8
 """The share of a limit from which on somebody may want to know."""
@@ -74,6 +90,8 @@ class RunEvents:
                 self._run_once(
                     "budget", spent=event.used_usd, limit=event.limit_usd, limit_of=event.limit
                 )
+            case DoubtFound(key, job, reason):
+                self._job("in_doubt", key, job, reason=reason)
             case ResultsAtRisk():
                 risk = {
                     "count": event.jobs,
@@ -117,8 +135,7 @@ class RunEvents:
             "seconds": None,
             **more,
         }
-        name = f"comfyline.job.{key[:_KEY] or 'unchecked'}"
-        self._emit(f"comfyline.job.{state}", name, job.label, told)
+        self._emit(f"comfyline.job.{state}", _resource(key), job.label, told)
 
     def _run_once(self, state: str, **more: Any) -> None:
         if state in self._told or self._is_shard:
@@ -134,6 +151,36 @@ class RunEvents:
         emit_event(event, resource=about, payload=payload)
         fields = {"event": event, **payload}
         log.info("%s: %s", event, about["prefect.resource.name"], extra={FIELDS: fields})
+
+
+def _resource(key: str) -> str:
+    return f"comfyline.job.{key[:_KEY] or 'unchecked'}"
+
+
+async def untold_doubts(submitted: Mapping[str, datetime]) -> set[str]:
+    """Return the jobs, by key, of whose doubt no event was emitted since they were submitted.
+
+    Prefect keeps events for 7 days: after that somebody is reminded. None while it cannot be asked.
+    """
+    told: dict[str, datetime] = {}
+    try:
+        async with get_client() as prefect:
+            for keys in in_batches(sorted(submitted), _PAGE):
+                asked = EventFilter(
+                    occurred=EventOccurredFilter(since=min(submitted[key] for key in keys)),
+                    event=EventNameFilter(name=["comfyline.job.in_doubt"]),
+                    resource=EventResourceFilter(id=[_resource(key) for key in keys]),
+                )
+                for event in (await prefect.read_events(asked, limit=_PAGE)).events:
+                    last = told.get(event.resource.id, event.occurred)
+                    told[event.resource.id] = max(last, event.occurred)
+    except (httpx.HTTPError, PrefectException, RuntimeError):
+        return set()
+    return {
+        key
+        for key, at in submitted.items()
+        if _resource(key) not in told or told[_resource(key)] < at
+    }
 
 
 def run_ended(state: State[Any]) -> RunEnded:

@@ -54,7 +54,7 @@ async def report_missed_runs(window: timedelta, now: datetime) -> None:
             for deployment in await _scheduled(prefect):
                 if missed := await _missed(deployment, window, now, prefect):
                     logger.warning("%s was due at %s and has not completed", *missed)
-    except (httpx.HTTPError, PrefectException, RuntimeError) as error:
+    except (httpx.HTTPError, PrefectException, RuntimeError, ValueError) as error:
         why = str(error).partition("\n")[0]
         logger.warning("Cannot tell which scheduled runs were missed: %s", why)
 

@@ -25,11 +25,12 @@ from comfyline.ledger.retention import warnings
 from comfyline.ledger.unrecorded import unrecorded, unrecorded_in_words
 from comfyline.operations.adopt import recognise
 from comfyline.operations.recover import clean_up, forget_results
-from comfyline.progress import Note, ResultsAtRisk, RunPlanned, tell
+from comfyline.progress import DoubtFound, Note, ResultsAtRisk, RunPlanned, tell
 from comfyline.report.format import count, span
 from comfyline.report.summary import RunSummary
 from comfyline.run import CostLimits, Outcome, Run
 from comfyline.services import Services, now
+from flows.events import untold_doubts
 from flows.finish import finish
 from flows.missed_runs import report_missed_runs
 from flows.parameters import Profile, WindowHours
@@ -96,6 +97,10 @@ async def reconcile(
         if risk := _at_risk(await services.ledger.unfinished(), services.now()):
             tell(risk)
         doubts = await services.ledger.list(Selection(state=JobState.IN_DOUBT))
+        untold = await untold_doubts({one.checked.key: sent_at(one) for one in doubts})
+        for one in doubts:
+            if one.checked.key in untold:
+                tell(DoubtFound(one.checked.key, one.checked.job, one.error_message or ""))
         for text in (*map(_stored, outcomes), *_doubts(doubts[::-1])):
             if text:
                 tell(Note(text))

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,3 +114,12 @@ def test_a_time_is_missed_when_its_window_is_over_and_nothing_completed_since(
     else:
         assert missed == max(due)
         assert completed is None or completed < missed
+
+
+def test_the_operations_page_says_for_every_alert_what_to_do() -> None:
+    root = Path(__file__).parents[2]
+    files = [yaml.safe_load(one.read_text()) for one in root.glob("configs/automations/*.yaml")]
+    names = [one["name"].removeprefix(PREFIX) for file in files for one in file["automations"]]
+    page = (root / "docs/operations.md").read_text()
+    assert len(names) > 6
+    assert [name for name in names if f"| {name} |" not in page] == []

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import pytest
 from prefect.workers.process import ProcessWorker
 
+from comfyline.job import JobState
 from comfyline.stack.stack import ensure, stop
 from tests.ended import Ended
 from tests.story.conftest import PIPELINE, Project
@@ -69,6 +70,11 @@ class Site:
 
     def alerts(self, *arguments: str) -> Ended:
         return self.project.fresh("alerts", "apply", "--notify", "slack-webhook/watch", *arguments)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The events of a name that the server has."""
+        body = {"filter": {"event": {"name": [name]}}}
+        return list(self.project.prefect("POST", "events/filter", json=body)["events"])
 
     def message(self, *words: str) -> str:
         """The text of the message that has all these words, once it has arrived."""
@@ -141,13 +147,8 @@ def dead_run(site: Site, applied: Ended) -> str:
         stderr=subprocess.DEVNULL,
     )
 
-    def heart_beats() -> str | None:
-        body = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}}}
-        events = project.prefect("POST", "events/filter", json=body)["events"]
-        ids = [one["resource"]["prefect.resource.id"].rpartition(".")[2] for one in events]
-        return ids[0] if ids else None
-
-    run_id = project.until(heart_beats)
+    heartbeat = project.until(lambda: site.events("prefect.flow-run.heartbeat"))[0]
+    run_id = heartbeat["resource"]["prefect.resource.id"].rpartition(".")[2]
     project.until(lambda: len(project.sandbox("GET", "account")["requests"]) == 2)
     project.until(lambda: all(one.request_id for one in project.attempts()))
     os.kill(process.pid, signal.SIGKILL)
@@ -209,19 +210,57 @@ def test_a_night_without_a_completed_run_is_told_by_prefect_itself(site: Site) -
     assert "worker start" in site.message("pipeline/nightly has not completed for 26 hours")
 
 
+@pytest.fixture(scope="module")
+def dead_submission(site: Site, applied: Ended) -> str:
+    """The resource of a job whose process was killed while it submitted it."""
+    assert applied.code == 0, applied.stderr
+    project, prompt = site.project, "an office between two worlds"
+    project.sandbox("POST", "faults", json={"on": "submit", "kind": "delay", "seconds": 60})
+    command = ["run", PIPELINE, "--limit", "1", "--set", "matrix.aspect_ratio=[1:1]"]
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "comfyline.cli",
+            *command,
+            "--set",
+            f"steps.edit.input.prompt={prompt}",
+        ],
+        cwd=project.directory,
+        env=project.environment,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def submitting() -> list[str]:
+        return [
+            one.checked.key
+            for one in project.attempts()
+            if one.state is JobState.SUBMITTING and one.checked.job.inputs["prompt"] == prompt
+        ]
+
+    [key] = project.until(submitting)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    project.sandbox("DELETE", "faults")
+    return f"comfyline.job.{key[:12]}"
+
+
 @pytest.mark.usefixtures("dead_run")
-def test_a_missed_schedule_is_told_once_and_paid_results_that_wait(site: Site) -> None:
-    with closing(sqlite3.connect(site.project.home / "ledger.sqlite3")) as ledger, ledger:
+def test_what_reconcile_finds_is_told_once(site: Site, dead_submission: str) -> None:
+    project = site.project
+    with closing(sqlite3.connect(project.home / "ledger.sqlite3")) as ledger, ledger:
         old = f"{datetime.now(UTC) - timedelta(days=5, hours=12):%Y-%m-%d %H:%M:%S.%f}"
         # What the killed run has left behind.
         left = "state IN ('submitted', 'in_queue', 'in_progress', 'completed')"
         aged = ledger.execute(f"UPDATE attempts SET submitted_at = ? WHERE {left}", [old])  # noqa: S608
         assert aged.rowcount == 2
+    shelf = project.directory / "outputs"
+    shelf.write_text("a file where a folder should be")
     soon = datetime.now(UTC) + timedelta(seconds=2)
     schedule = {"interval": 86400, "anchor_date": soon.isoformat(), "timezone": "UTC"}
-    deployment = site.project.prefect("GET", "deployments/name/pipeline/pipeline")["id"]
+    deployment = project.prefect("GET", "deployments/name/pipeline/pipeline")["id"]
     once_a_day = [{"schedule": schedule, "active": True}]
-    site.project.prefect("POST", f"deployments/{deployment}/schedules", json=once_a_day)
+    project.prefect("POST", f"deployments/{deployment}/schedules", json=once_a_day)
     time.sleep(4)
     look = (
         "import asyncio; from flows.reconcile import reconcile; "
@@ -233,9 +272,15 @@ def test_a_missed_schedule_is_told_once_and_paid_results_that_wait(site: Site) -
     assert "/runs/flow-run/" in told
     assert "the oldest is 5.5 days old" in site.message("2 paid results are not stored")
 
+    shelf.unlink()
     site.python(look)
-    body = {"filter": {"event": {"name": ["comfyline.pipeline.missed"]}}}
-    assert len(site.project.prefect("POST", "events/filter", json=body)["events"]) == 1
+
+    assert len(site.events("comfyline.pipeline.missed")) == 1
+    doubts = [
+        one["resource"]["prefect.resource.id"] for one in site.events("comfyline.job.in_doubt")
+    ]
+    assert doubts.count(dead_submission) == 1
+    assert len(doubts) == 2
 
 
 def test_a_run_whose_process_died_is_crashed_told_and_reconciled(site: Site, dead_run: str) -> None:
