@@ -142,7 +142,8 @@ class RunEvents:
             return
         self._told.add(state)
         told = {"pipeline": self._pipeline, "state": state, **more}
-        self._emit(f"comfyline.run.{state}", f"comfyline.run.{self._run_id}", self._pipeline, told)
+        name = self._pipeline or self._run_id  # one that ended before anybody read its pipeline
+        self._emit(f"comfyline.run.{state}", f"comfyline.run.{self._run_id}", name, told)
 
     def _emit(self, event: str, resource: str, name: str, told: dict[str, Any]) -> None:
         payload = for_people({**told, "run_id": self._run_id})
