@@ -45,6 +45,7 @@ from comfyline.report.format import count, span, usd
 from comfyline.report.summary import RunSummary, summarise
 from comfyline.run import Outcome, Run
 from comfyline.services import Services
+from comfyline.storage.place import all_of
 from flows.finish import ended
 from flows.parameters import must_be_whole
 from flows.schedule import execute, planned_run
@@ -52,8 +53,8 @@ from flows.schedule import execute, planned_run
 DEPLOYMENT = "pipeline/pipeline"
 """Whose flow runs make shards."""
 
-_AWAY = (httpx.HTTPError, PrefectException, RuntimeError)
-"""How Prefect's client says that its server does not answer, or not as it should."""
+_ANSWERS_WITHIN = 30.0
+"""Seconds that Prefect may take over one question."""
 _RENEW = 3.0
 """Seconds between two words of a shard to the ledger."""
 _LOOK_AGAIN = 1.0
@@ -67,7 +68,8 @@ _PATIENCE = 60.0
 _STOPPING = 45.0
 """Seconds for which a cancelled run waits for its shards; Prefect ends their processes after 30."""
 _MADE = (JobState.PERSISTED, "posts", "cost_usd", "cost_unknown")
-_AT_ONCE = 100
+_GIVEN_AT_ONCE = 8
+_ASKED_AT_ONCE = 100
 _TRIES = 3
 """Workers that a shard is given to, one after another, before the run makes it itself."""
 
@@ -240,7 +242,7 @@ async def _results(planned: Planned, run: Run, services: Services) -> ShardResul
     entries, rows = await shards.entries(run.id), await shards.of_run(run.id)
     return ShardResults(
         entries={entry["label"]: entry for entry in entries},
-        of=len(rows),
+        of=max(1, len(rows)),
         cancelled=frozenset(row.number for row in rows if row.has_ended and row.holder is None),
         steps=frozenset(planned.dag.steps_of_items()),
     )
@@ -279,7 +281,7 @@ def next_step(row: ShardRow, state: StateType | None, *, is_quiet: bool) -> Step
     if row.is_running:
         return Step.WAIT
     if row.is_lost or row.tries == 0:
-        return again
+        return Step.MAKE_HERE if is_quiet else again
     match state:
         case StateType.CANCELLED | StateType.CANCELLING:
             return Step.CANCEL
@@ -348,8 +350,7 @@ class _Parent:
         if now - self._asked_at >= _LOOK_AT_PREFECT:
             self._asked_at = now
             await self._ask(left, prefect)
-        for row in left:
-            await self._go_on(row, now, prefect)
+        await all_of((self._go_on(row, now, prefect) for row in left), _GIVEN_AT_ONCE)
         return not left
 
     async def _go_on(self, row: ShardRow, now: float, prefect: PrefectClient) -> None:
@@ -369,8 +370,7 @@ class _Parent:
         if row.tries:
             tell(Note(f"Shard {_name(row)} has lost its worker and is given to another"))
         number, tries = row.number, row.tries + 1
-        # A server that is away is asked again at the next look.
-        with suppress(*_AWAY):
+        async with _patiently():
             given = await arun_deployment(
                 DEPLOYMENT,
                 parameters={**self._parameters, "shard": _name(row)},
@@ -387,16 +387,16 @@ class _Parent:
         made = await make_shard(shard, self._run.id, self._plan, self._services)
         if made is not None and row.flow_run_id:
             message = f"The run itself has made shard {shard}"
-            with suppress(*_AWAY):
+            async with _patiently():
                 await prefect.set_flow_run_state(UUID(row.flow_run_id), Cancelled(message=message))
 
     async def _ask(self, left: Sequence[ShardRow], prefect: PrefectClient) -> None:
         """Ask Prefect about the flow runs of shards that nobody has begun."""
         ids = [UUID(row.flow_run_id) for row in left if row.flow_run_id and row.is_waiting]
-        with suppress(*_AWAY):
-            for some in in_batches(ids, _AT_ONCE):
+        async with _patiently():
+            for some in in_batches(ids, _ASKED_AT_ONCE):
                 asked = FlowRunFilter(id=FlowRunFilterId(any_=list(some)))
-                found = await prefect.read_flow_runs(flow_run_filter=asked, limit=_AT_ONCE)
+                found = await prefect.read_flow_runs(flow_run_filter=asked, limit=_ASKED_AT_ONCE)
                 states = {one.id: one.state_type for one in found}
                 # One that somebody has deleted comes to as much as one that has crashed.
                 self._states |= {str(one): states.get(one) or StateType.CRASHED for one in some}
@@ -408,7 +408,7 @@ class _Parent:
             await self._services.ledger.stop_run(self._run.id)
             for row in left:
                 if row.flow_run_id:
-                    with suppress(*_AWAY):
+                    async with _patiently():
                         await prefect.set_flow_run_state(UUID(row.flow_run_id), Cancelling())
         waited = time.monotonic() - self._stopped_at
         return waited > _STOPPING or not any(row.is_running for row in left)
@@ -439,11 +439,24 @@ class _Parent:
         return " · ".join([of, *_in_words(sums), usd(sums.cost_usd), f"{span(left)} left"])
 
 
+@asynccontextmanager
+async def _patiently() -> AsyncIterator[None]:
+    """Ask Prefect something; what it does not answer is asked again at the next look."""
+    try:
+        async with asyncio.timeout(_ANSWERS_WITHIN):
+            yield
+    except (TimeoutError, httpx.HTTPError, PrefectException, RuntimeError) as error:
+        # A plain RuntimeError is how its client says that the server is away.
+        get_run_logger().debug("Prefect does not answer: %s", type(error).__name__)
+
+
 def _name(row: ShardRow) -> str:
     return str(Shard(row.number, row.of))
 
 
 def _why_here(row: ShardRow, state: StateType | None) -> str:
+    if not row.tries:
+        return f"Prefect does not take shard {_name(row)}: this process makes it"
     if state is StateType.FAILED or row.tries >= _TRIES:
         page = f"its flow run {row.flow_run_id} says why"
         return f"No worker could make shard {_name(row)} ({page}): this process makes it"

@@ -17,6 +17,8 @@ from comfyline.ledger.database import Database, reading, writing
 from comfyline.ledger.locks import LOCK_SECONDS
 from comfyline.ledger.tables import runs, shards
 
+_KEPT = timedelta(days=30)
+
 Entry = Mapping[str, Any]
 """What became of one job, as JSON."""
 
@@ -64,6 +66,8 @@ class Shards:
     @writing
     def cut(self, connection: Connection, run_id: str, of: int, began: datetime) -> None:
         """Cut a run into shards that nobody works on yet; one that is cut already stays so."""
+        # Of a run that nobody took up again, nobody asks any more.
+        connection.execute(delete(shards).where(shards.c.began < began - _KEPT))
         if not self._rows(connection, run_id):
             fresh = {"run_id": run_id, "of": of, "began": began, "tries": 0}
             rows = [fresh | {"number": number} for number in range(1, of + 1)]

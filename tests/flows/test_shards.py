@@ -59,6 +59,9 @@ def test_what_a_run_does_about_a_shard(row: ShardRow, state: StateType | None, s
 def test_a_run_for_which_no_worker_comes_makes_its_shards_itself():
     assert next_step(GIVEN, StateType.SCHEDULED, is_quiet=True) is Step.MAKE_HERE
     assert next_step(GIVEN, None, is_quiet=True) is Step.MAKE_HERE
+    # Prefect does not even take it.
+    assert next_step(NEW, None, is_quiet=True) is Step.MAKE_HERE
+    assert next_step(LOST, None, is_quiet=True) is Step.MAKE_HERE
     assert next_step(HELD, StateType.RUNNING, is_quiet=True) is Step.WAIT
     assert next_step(GIVEN, StateType.CANCELLED, is_quiet=True) is Step.CANCEL
 

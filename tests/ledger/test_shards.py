@@ -85,18 +85,29 @@ async def test_a_shard_that_was_let_go_is_free_at_once(ledger: Ledger, there: De
     assert (await first(ledger)).is_running
 
 
-async def test_what_was_cut_otherwise_or_is_over_is_nobodys(ledger: Ledger):
+async def test_what_was_cut_otherwise_or_is_over_is_nobodys(ledger: Ledger, clock: Clock):
     await cut(ledger)
     assert await ledger.shards.claim(RUN, 1, 3) is None
     await ledger.shards.cancelled(RUN, 1)
     assert await ledger.shards.claim(RUN, 1, 2) is None
 
-    await ledger.shards.forget(RUN)
-
+    clock.forward(31 * 86400)
+    await ledger.shards.cut("run-2", 2, clock.time)
     assert await ledger.shards.of_run(RUN) == []
+    await ledger.shards.forget("run-2")
+
+    assert await ledger.shards.of_run("run-2") == []
     assert await ledger.shards.claim(RUN, 2, 2) is None
     await cut(ledger, 4)
     assert len(await ledger.shards.of_run(RUN)) == 4
+
+
+async def test_a_run_that_was_told_to_stop_begins_no_shard(ledger: Ledger):
+    await cut(ledger)
+    await ledger.stop_run(RUN)
+    assert await ledger.shards.claim(RUN, 1, 2) is None
+    await ledger.open_run(RUN, "scenes")
+    assert await ledger.shards.claim(RUN, 1, 2)
 
 
 async def test_a_worker_with_another_ledger_is_told(ledger: Ledger):

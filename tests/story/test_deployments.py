@@ -244,18 +244,17 @@ def another_worker(prefect: Prefect) -> Iterator[None]:
 def test_workers_share_a_run_and_one_that_dies_costs_nothing(prefect: Prefect) -> None:
     project = prefect.project
     pipeline = Sharded(project, "many-hands")
-    hold = {"on": "generation", "kind": "delay", "seconds": 60, "times": 12}
+    hold = {"on": "generation", "kind": "delay", "seconds": 15, "times": 8}
     project.sandbox("POST", "faults", json=hold)
     with another_worker(prefect):
         run_id = prefect.start("pipeline/pipeline", path=pipeline.path)
 
-        def begun() -> list[ShardRow]:
-            return [row for row in shards_of(project, run_id) if row.is_running]
+        def largest() -> ShardRow | None:
+            row = next((one for one in shards_of(project, run_id) if one.number == 2), None)
+            return row if row and row.is_running and len(pipeline.accepted()) > 5 else None
 
-        project.until(lambda: len(begun()) == 3)
-        project.until(lambda: len(pipeline.accepted()) == 12)
-        victim = begun()[0]
-        os.kill(int(str(victim.holder).partition("/")[0].rpartition(":")[2]), signal.SIGKILL)
+        victim = str(project.until(largest).holder)
+        os.kill(int(victim.partition("/")[0].rpartition(":")[2]), signal.SIGKILL)
         message = prefect.ended(run_id, "COMPLETED")
 
     assert message == "13 jobs: 13 persisted"
@@ -264,3 +263,44 @@ def test_workers_share_a_run_and_one_that_dies_costs_nothing(prefect: Prefect) -
     summary = json.loads((project.home / "runs" / run_id / "summary.json").read_text())
     assert (summary["persisted"], summary["submitted"], summary["reused"]) == (13, 13, 0)
     assert shards_of(project, run_id) == []
+
+
+def test_what_no_worker_can_make_the_run_makes_itself_within_its_budget(prefect: Prefect) -> None:
+    project = prefect.project
+    pipeline = Sharded(project, "seasonal")
+    # The workers' environment lacks it.
+    text = (project.directory / pipeline.path).read_text()
+    (project.directory / pipeline.path).write_text(f"env: [SEASON]\n{text}")
+
+    ended = project.comfyline(
+        *("run", pipeline.path, "--shards", "2", "--max-cost", "0.70", "--json"), SEASON="winter"
+    )
+
+    assert ended.code == 1
+    assert "No worker could make shard 1/2" in ended.stderr
+    assert (ended.json["persisted"], ended.json["submitted"], ended.json["skipped"]) == (5, 5, 1)
+    assert {error["kind"] for error in ended.json["errors"]} == {"over-budget", "skipped"}
+    assert ended.json["failed"] == 7
+    assert len(pipeline.charges()) == len(pipeline.pictures()) == 5
+
+
+@pytest.mark.thorough
+def test_shards_hold_the_budget_of_their_run_and_stop_with_it(prefect: Prefect) -> None:
+    project = prefect.project
+    thrifty, stopped = Sharded(project, "thrifty"), Sharded(project, "stopped")
+    run_id = prefect.start("pipeline/pipeline", path=thrifty.path, max_cost_usd=0.70)
+    message = prefect.ended(run_id, "FAILED")
+    assert message == "13 jobs: 5 persisted, 7 failed (over-budget: 7), 1 skipped"
+    assert len(thrifty.charges()) == len(thrifty.pictures()) == 5
+
+    hold = {"on": "generation", "kind": "delay", "seconds": 30, "times": 12}
+    project.sandbox("POST", "faults", json=hold)
+    run_id = prefect.start("pipeline/pipeline", path=stopped.path)
+    project.until(stopped.accepted)
+    project.comfyline("cancel", "--run", run_id)
+    assert "comfyline cancel" in prefect.ended(run_id, "CANCELLED")
+    charged = len(stopped.charges())
+    assert charged == len(stopped.accepted()) < 12
+    # What the run has left is no shard of anybody's.
+    assert shards_of(project, run_id) == []
+    project.sandbox("DELETE", "faults")
