@@ -90,7 +90,9 @@ Profile = Annotated[
 Inputs = Annotated[dict[str, Any], _title("Inputs of the model")]
 Folder = Annotated[str, _title("Folder for the outputs")]
 Since = Annotated[str, _title("From when on")]
-GroupedBy = Annotated[str, _title("Summed up by")]
+GroupedBy = Annotated[
+    str, _Tabs("One of", "A label", lambda: ("pipeline", "model", "day")), _title("Summed up by")
+]
 Date = Annotated[
     Annotated[dt.date, WithJsonSchema({"type": "string", "format": "date", "pattern": _DAY})]
     | None,

@@ -23,7 +23,11 @@ from flows.session import read_secret_block
 
 @flow(name="report", flow_run_name="report {since} by {by}", retries=0)
 async def report(
-    *, profile: Profile, since: Since = "7d", by: GroupedBy = "pipeline", to: Folder = "reports"
+    *,
+    profile: Profile,
+    since: Since = "7d",
+    by: GroupedBy = "pipeline",
+    to: Folder = "outputs/reports",
 ) -> State[None] | State[ComfylineError]:
     """Tell what was made, what it cost, what was not paid again, what failed, how long it took.
 
