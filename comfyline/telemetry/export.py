@@ -16,6 +16,7 @@ import comfyline
 from comfyline.config.settings import TelemetrySettings
 from comfyline.errors import UsageError
 from comfyline.progress import Note, observed_by, tell
+from comfyline.redact import without_secrets
 from comfyline.telemetry.spans import traced_by
 
 if TYPE_CHECKING:
@@ -91,15 +92,25 @@ async def telemetry(settings: TelemetrySettings, instance: str) -> AsyncIterator
 def start(settings: TelemetrySettings, instance: str) -> Exporters:
     """Start the exporters; `instance` tells this process's series from all others'. Blocks.
 
-    Raises `UsageError` where OpenTelemetry's SDK is not installed.
+    Raises `UsageError` where OpenTelemetry's SDK is not installed, or does not take its variables.
     """
     try:
-        from opentelemetry.sdk.resources import Resource
+        return _started(settings, instance)
     except ImportError:
         raise UsageError(
             "Metrics and traces are asked for, and OpenTelemetry is not installed",
             hint="pip install 'comfyline[telemetry]', or set OTEL_SDK_DISABLED=true.",
         ) from None
+    except Exception as error:
+        raise UsageError(
+            f"OpenTelemetry cannot be started: {without_secrets(str(error))}",
+            hint="Correct its variables (OTEL_…), or set OTEL_SDK_DISABLED=true.",
+        ) from error
+
+
+def _started(settings: TelemetrySettings, instance: str) -> Exporters:
+    from opentelemetry.sdk.resources import Resource
+
     ours = {
         "service.name": NAME,
         "service.version": comfyline.__version__,

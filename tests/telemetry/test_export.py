@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -106,3 +107,25 @@ def test_an_observer_that_fails_stops_nobody(caplog: pytest.LogCaptureFixture):
     assert told == ["it works"]
     assert "An observer failed at Note: RuntimeError" in caplog.text
     assert "secret" not in caplog.text
+
+
+async def test_a_variable_that_makes_no_sense_is_told_and_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "squeezed")
+    with notes() as told:
+        async with telemetry(TelemetrySettings(traces=True), "run-1"):
+            tell(Note("it works"))
+    assert told[0].startswith("OpenTelemetry cannot be started: ")
+    assert "squeezed" in told[0]
+    assert told[1:] == ["it works"]
+
+
+async def test_a_collector_that_is_away_does_not_hold_a_run_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    asked = TelemetrySettings(metrics=frozenset({"otlp"}), traces=True)
+    async with telemetry(asked, "run-1"):
+        with span("job", {}):
+            tell(JobEnded(Outcome(JOB, "k", JobState.PERSISTED)))
+        began = time.monotonic()
+    assert time.monotonic() - began < 9
