@@ -112,12 +112,11 @@ def test_an_observer_that_fails_stops_nobody(caplog: pytest.LogCaptureFixture):
 async def test_a_variable_that_makes_no_sense_is_told_and_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "squeezed")
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "-1")
     with notes() as told:
-        async with telemetry(TelemetrySettings(traces=True), "run-1"):
+        async with telemetry(TelemetrySettings(metrics=frozenset({"otlp"})), "run-1"):
             tell(Note("it works"))
     assert told[0].startswith("OpenTelemetry cannot be started: ")
-    assert "squeezed" in told[0]
     assert told[1:] == ["it works"]
 
 
