@@ -9,7 +9,7 @@ from rich.console import Console
 from comfyline.cli.live import LiveDisplay, print_summary
 from comfyline.errors import ComfylineError
 from comfyline.job import Job, JobState, Placement, Stage
-from comfyline.progress import JobEnded, Note, RunPlanned, StageEntered
+from comfyline.progress import JobEnded, Note, RunPlanned, ShardsProgressed, StageEntered
 from comfyline.report.summary import ErrorRecord, OutputRecord, RunSummary
 from comfyline.run import Outcome
 
@@ -71,6 +71,23 @@ def test_the_picture_shows_where_every_job_is_and_what_it_costs() -> None:
     assert "$0.14 (unknown for 1) of about $1.12" in terminal.drawn()
     terminal.display(RunPlanned("r1", "office", jobs=4, reused=0, estimate_usd=None))
     assert "estimate unknown" in terminal.drawn()
+
+
+def test_what_other_processes_make_of_a_run_is_in_its_picture() -> None:
+    terminal = Terminal(live=True)
+    states = {JobState.PERSISTED: 2, JobState.FAILED: 1}
+    terminal.display(PLANNED)
+    terminal.display(ended("a"))
+    # Each is the sum until then, in the place of the one before.
+    for ends in ({JobState.PERSISTED: 1}, states, states):
+        terminal.display(ShardsProgressed(ends, submitted=3, cost_usd=0.42, cost_unknown=1))
+    terminal.now += 10
+
+    text = terminal.drawn()
+
+    for part in ("6/10", "1 without outputs", "$0.56 (unknown for 1) of", "10 s left"):
+        assert part in text
+    assert terminal.display.counters.submitted == 3
 
 
 def test_notes_and_failures_stay_above_the_picture_of_a_run_that_is_interrupted() -> None:
