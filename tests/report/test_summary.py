@@ -1,5 +1,6 @@
 import json
 from collections.abc import Iterator
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from comfyline.report.summary import (
     exit_code,
     headline,
     summarise,
+    summary_of_days,
     total,
 )
 from comfyline.run import CostLimits, Outcome, Run
@@ -277,3 +279,22 @@ def test_what_waits_for_an_unfinished_job_is_unfinished_and_not_skipped(
     waiting = outcome("a", JobState.PLANNED, error=error)
 
     assert getattr(summarise(RUN, [waiting], 1, None, {}), name) == 1
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.integers(0, 2))
+def test_several_days_are_summed_and_those_that_were_not_begun_are_named(
+    made: list[int], more: int
+) -> None:
+    days = [date(2026, 11, 1) + timedelta(days=passed) for passed in range(len(made) + more)]
+    runs = [
+        summary(jobs=number + 1, persisted=number, cost_usd=number * 0.5, run_id=str(number))
+        for number in made
+    ]
+
+    together = json.loads(summary_of_days(days, runs).to_json())
+
+    assert together["jobs"] == sum(made) + len(made)
+    assert together["persisted"] == sum(made)
+    assert together["cost_usd"] == pytest.approx(sum(made) * 0.5)
+    assert [day["run_id"] for day in together["days"]] == [str(number) for number in made]
+    assert [day["date"] for day in together["days"]] + together["not_begun"] == [*map(str, days)]

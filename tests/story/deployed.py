@@ -41,10 +41,12 @@ class Prefect:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "prefect", *arguments]
 
-    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *arguments: str, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(*arguments),
-            cwd=self.directory,
+            cwd=cwd or self.directory,
             env=self.environment,
             capture_output=True,
             text=True,

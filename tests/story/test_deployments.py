@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -104,6 +105,40 @@ def test_a_worker_runs_on_schedule_and_by_parameter_and_again_from_the_page(
     assert {name.rpartition(" · ")[2] for name in tasks} == {"fetch"}
     assert prefect.ended(by_night["id"], "COMPLETED").startswith("10 jobs")
     assert by_night["auto_scheduled"]
+
+
+@pytest.mark.production
+def test_a_worker_gets_the_project_from_git(prefect: Prefect, tmp_path: Path) -> None:
+    project, prompt = prefect.project, "an office out of a repository"
+    repository = tmp_path / "content.git"
+    for name in ("flows", "tasks", "configs"):
+        shutil.copytree(ROOT / name, repository / name)
+    text = (ROOT / "prefect.yaml").read_text()
+    for old, new in (
+        ("pull: *folder", "pull: *git"),
+        ("https://git.example.org/team/content.git", repository.as_uri()),
+        ("- name: pipeline", "- name: from-git"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    (repository / "prefect.yaml").write_text(text)
+    who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for words in (
+        ("init", "-q", "-b", "main"),
+        ("add", "."),
+        (*who, "commit", "-q", "-m", "first"),
+    ):
+        subprocess.run(["git", *words], cwd=repository, check=True)
+    deployed = prefect("--no-prompt", "deploy", "-n", "from-git", cwd=repository)
+    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+    stays = project.directory / "outputs/from-git"
+    overrides = [f"steps.edit.input.prompt={prompt}", f"output.to={stays}"]
+
+    run_id = prefect.start("pipeline/from-git", path=PIPELINE, limit=1, overrides=overrides)
+
+    assert prefect.ended(run_id, "COMPLETED") == "2 jobs: 2 persisted"
+    assert len([*stays.glob("*.png")]) == len(project.charges(prompt)) == 2
+    prefect.ask("DELETE", f"deployments/{prefect.deployment('pipeline/from-git')}")
 
 
 @pytest.mark.thorough
