@@ -145,7 +145,9 @@ class _Period:
         doubts = select(transitions.c.attempt_id).where(transitions.c.state == JobState.IN_DOUBT)
         query = select(group.label("group"), func.count().label("not_repeated"))
         query = self._of_model(query.select_from(attempts), by)
-        return query.where(self._asked, attempts.c.id.in_(doubts)).group_by(group)
+        # Of a stored file that does not say whose it is there was no POST.
+        left = and_(attempts.c.claimed_at.is_not(None), attempts.c.id.in_(doubts))
+        return query.where(self._asked, left).group_by(group)
 
     def _durations(self, by: str) -> Select[Any]:
         """Rank the seconds in the queue and of generation in each group, and in all together."""

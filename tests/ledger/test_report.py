@@ -164,7 +164,7 @@ def of_attempts(rows: Sequence[Row]) -> dict[str, Any]:
         "unfinished": number(*UNFINISHED),
         "cost_usd": sum(row["cost"] or 0 for row in rows),
         "cost_unknown": len(not_told),
-        "not_repeated": sum(row["doubted"] for row in rows),
+        "not_repeated": sum(row["doubted"] and row["dated"] for row in rows),
     }
     for name in ("queue", "generation"):
         spans = sorted(row[name] for row in rows if row[name] is not None)

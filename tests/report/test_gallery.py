@@ -99,7 +99,7 @@ def test_everything_from_outside_is_escaped(write: Write):
         state=JobState.FAILED, inputs={"prompt": evil, evil: evil}, request_id=evil,
         error=ComfylineError(evil, hint=evil),
     )  # fmt: skip
-    one = replace(one, job=replace(one.job, step=evil, model_id=evil))
+    one = replace(one, job=replace(one.job, step=evil, model_id=evil, labels={"client": evil}))
 
     text = write(one, summary=SUMMARY.model_copy(update={"pipeline": evil, "run_id": evil}))
     page = Page(text)
@@ -188,11 +188,12 @@ def test_the_facts_of_a_job_and_of_the_run_are_said(write: Write):
     # What was never made is no setting.
     inputs = {"prompt": "soft daylight", "ratio": "1:1", "images": [f"{PENDING}image:edit-0"]}
     one = made(inputs=inputs, seconds=71, request_id="req-1")
+    one = replace(one, job=replace(one.job, labels={"client": "acme"}))
     page = Page(write(one, charges=[Charge(0.14, 0.13)]))
 
     for fact in (
         "soft daylight", "1 min 11 s", "req-1", "google/nano", "$0.28", "estimated $0.26",
-        "$0.14, estimated $0.13", "22 November 2025, 11:15 UTC",
+        "$0.14, estimated $0.13", "clientacme", "22 November 2025, 11:15 UTC",
     ):  # fmt: skip
         assert fact in page.text
     assert [entry["title"] for entry in page.all("li")] == ["ratio: 1:1"]
