@@ -63,6 +63,8 @@ def everything_that_is_kept(project: Project) -> str:
         ):
             told.append(json.dumps(some))
             page += 200
+    ours = {"filter": {"event": {"prefix": ["comfyline."]}}, "limit": 50}
+    told.append(json.dumps(project.prefect("POST", "events/filter", json=ours)))
     folders = [project.home / "logs", project.home / "runs", project.directory / "outputs"]
     paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     # What was written last may still lie beside the ledger.

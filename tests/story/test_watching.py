@@ -24,6 +24,7 @@ from tests.story.conftest import PIPELINE, Project, project_at
 
 STAGES = ["validate", "upload-inputs", "submit", "poll", "fetch", "persist"]
 PROMPT = "an office that is measured"
+SECRET = "f00dfeed0123456789abcdef"
 _SAMPLE = re.compile(r"^(comfyline_\w+?)\{(.*)\} ")
 _LABEL = re.compile(r"(\w+)=\"")
 _SELECTOR = re.compile(r"(comfyline_\w+)(?:\{([^}]*)\})?")
@@ -37,6 +38,7 @@ class Measured:
     completed: Collector
     failed: Collector
     summary: Mapping[str, Any]
+    failure: Mapping[str, Any]
     page: str
 
     def told(self) -> dict[str, set[str]]:
@@ -64,10 +66,13 @@ def measured(
     ):
         ended = run(project, completed, PROMPT, "--limit", "2", "--max-cost", "0.6")
         assert ended.code == 0, ended.stderr
-        project.sandbox("POST", "faults", json={"on": "generation", "kind": "fail"})
-        assert run(project, failed, "an office that fails", "--limit", "1").code == 1
-        page = ledgers_page(project)
-        yield Measured(project, completed, failed, json.loads(ended.stdout), page)
+        words = f"could not fetch https://bucket.example/cat.png?X-Amz-Signature={SECRET}"
+        fails = {"on": "generation", "kind": "fail", "message": words}
+        project.sandbox("POST", "faults", json=fails)
+        broken = run(project, failed, "an office that fails", "--limit", "1")
+        assert broken.code == 1, broken.stderr
+        summaries = [json.loads(one.stdout) for one in (ended, broken)]
+        yield Measured(project, completed, failed, *summaries, page=ledgers_page(project))
 
 
 def run(project: Project, otlp: Collector, prompt: str, *more: str) -> Ended:
@@ -169,10 +174,14 @@ def test_prefect_hears_of_the_run_and_its_jobs_and_no_secret_is_told(measured: M
     [budget] = events["comfyline.run.budget"]
     assert budget["payload"]["limit"] == 0.6
     assert len(events["comfyline.run.started"]) == len(events["comfyline.run.completed"]) == 1
-    told = json.dumps(events)
+    unhappy = events_of(measured.project, measured.failure["run_id"], "comfyline.run.failed")
+    [failed] = unhappy["comfyline.job.failed"]
+    assert (failed["payload"]["error"], failed["payload"]["stage"]) == ("generation-failed", "poll")
+    assert "https://bucket.example/cat.png" in failed["payload"]["reason"]
+    told = json.dumps([events, unhappy])
     for otlp in (measured.completed, measured.failed):
         told += otlp.raw.decode("latin-1")
-    for secret in ("X-Amz-", "Signature", "sandbox-token", "Bearer", PROMPT):
+    for secret in (SECRET, "X-Amz-", "sandbox-token", "Bearer", PROMPT):
         assert secret not in told
 
 
