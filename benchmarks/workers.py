@@ -8,6 +8,7 @@ import asyncio
 import os
 import re
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Mapping
@@ -21,8 +22,9 @@ import psutil
 from benchmarks.race import ROOT, environment
 from benchmarks.table import Table, ratio
 from comfyline.stack.home import make_credentials
+from comfyline.stack.ports import LOOPBACK, remember_port
 from comfyline.stack.services import SANDBOX_TOKEN, basic_auth, origin
-from deploy.local import Site
+from deploy.local import DATA, Site
 
 _JOBS, _QUICK = 600, 60
 _SHARDS_EACH = 2
@@ -82,6 +84,7 @@ async def _run(jobs: int, workers: int) -> Mapping[str, float]:
         folder = await asyncio.to_thread(Path(name).resolve)
         folder.chmod(0o711)  # PostgreSQL runs as another user where we are root
         site, project = Site(folder / "site"), folder / "project"
+        _choose_ports(site, workers)
         given = _project(project, site, jobs)
         up = ("up", "--workers", str(workers), "--limit", str(_SHARDS_EACH + 1), "--apart")
         try:
@@ -94,6 +97,13 @@ async def _run(jobs: int, workers: int) -> Mapping[str, float]:
             return {"seconds": run["total_run_time"], **used}
         finally:
             await _local(site, given, "down")
+
+
+def _choose_ports(site: Site, workers: int) -> None:
+    """Give each server a port that no other site on this machine would choose."""
+    for name in ("api-1", *DATA, *(f"worker-{number + 1}" for number in range(workers))):
+        with socket.create_server((LOOPBACK, 0)) as probe:
+            remember_port(site.layout.ports, name, probe.getsockname()[1])
 
 
 def _project(project: Path, site: Site, jobs: int) -> dict[str, str]:

@@ -164,7 +164,7 @@ class Site:
             described = self.launch(name, **how)
             port = read_ports(self.layout.ports).get(name, 0)
             if port:
-                check_free(name, port, f"another folder than {self.folder}")
+                check_free(name, port, f"its line in {self.layout.ports}")
             print_line(f"{name}: starting" + (f" at {origin(port)}" if port else ""))
             marked = {**described.environment, _MARK: str(self.folder)}
             described = replace(described, environment=marked)
