@@ -1,18 +1,24 @@
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
 from prefect.utilities.callables import parameter_schema
 
 from comfyline.errors import InputInvalid
 from comfyline.pipeline.document import load_pipeline
 from comfyline.redact import without_secrets
+from comfyline.services import day_of, now
 from flows.generate import generate
 from flows.parameters import as_given, handed_over, kept_out_of_prefect, read_pipeline
 from flows.pipeline import pipeline
 from flows.reconcile import reconcile
 from flows.report import report
+from flows.session import run_date
 
 SIGNED = "https://bucket.example/cat.png?X-Amz-Credential=me&X-Amz-Signature=5ec2e7"
 LEFT_OUT = "https://bucket.example/cat.png [the rest is kept out of Prefect]"
@@ -72,3 +78,13 @@ def test_every_flow_parameter_is_described() -> None:
         for name, parameter in parameter_schema(flow).properties.items():
             assert parameter["title"] != name
             assert parameter["description"], name
+
+
+def test_a_run_that_is_retried_on_another_day_keeps_its_day() -> None:
+    began = now() - timedelta(days=2)
+    run = FlowRun(flow_id=uuid4(), start_time=began)
+
+    with FlowRunContext.model_construct(flow_run=run):
+        assert run_date() == day_of(began)
+    with FlowRunContext.model_construct(flow_run=FlowRun(flow_id=uuid4())):
+        assert run_date() in {day_of(began) + timedelta(days=passed) for passed in (2, 3)}
