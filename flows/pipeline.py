@@ -71,7 +71,7 @@ async def pipeline(
         path: The pipeline's YAML file, relative to the project's root.
         profile: Where it runs: the name of a file in configs/profiles/, or a path to one.
         date: The day for which it runs, `run.date` in the YAML; what is there is not made again.
-        overrides: Values that replace those of the YAML, each as key.path=value.
+        overrides: Values that replace those of the YAML, such as limits.in_flight=4.
         limit: At most so many items of the source.
         refresh: Make everything again although it is there, and pay for it again.
         max_cost_usd: Submit no job that would bring this run's cost above so many dollars.
