@@ -21,7 +21,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State, StateType
 from prefect.deployments.flow_runs import arun_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
-from prefect.states import Cancelled, Cancelling, Completed
+from prefect.states import Cancelled, Cancelling, Completed, Crashed
 
 from comfyline.errors import ComfylineError, UsageError
 from comfyline.job import JobState
@@ -250,16 +250,19 @@ async def _results(planned: Planned, run: Run, services: Services) -> ShardResul
 
 async def _must_be_deployed() -> None:
     """Raise `UsageError` where there is nothing whose flow runs could make shards."""
-    try:
-        async with get_client() as prefect:
+    found = True
+    async with _patiently(), get_client() as prefect:
+        try:
             await prefect.read_deployment_by_name(DEPLOYMENT)
-    except ObjectNotFound:
+        except ObjectNotFound:
+            found = False
+    if not found:
         raise UsageError(
             f"The run is to be cut into shards, and this Prefect server has no deployment "
             f"`{DEPLOYMENT}` to give them to",
             hint="`prefect --no-prompt deploy --all` makes it. `--shards 1` runs the pipeline in "
             "this process alone.",
-        ) from None
+        )
 
 
 class Step(Enum):
@@ -312,7 +315,7 @@ class _Parent:
         self._parameters = parameters
         self._shown = shown
         self._mine: asyncio.Task[None] | None = None
-        self._states: dict[str, StateType] = {}
+        self._states: dict[str, State[Any]] = {}
         self._ended: set[int] = set()
         self._began = self._busy_at = time.monotonic()
         self._asked_at = self._logged_at = float("-inf")
@@ -355,7 +358,8 @@ class _Parent:
 
     async def _go_on(self, row: ShardRow, now: float, prefect: PrefectClient) -> None:
         state = self._states.get(row.flow_run_id or "")
-        match next_step(row, state, is_quiet=now - self._busy_at >= _PATIENCE):
+        is_quiet = now - self._busy_at >= _PATIENCE
+        match next_step(row, state.type if state else None, is_quiet=is_quiet):
             case Step.GIVE:
                 await self._give(row)
             case Step.CANCEL:
@@ -397,9 +401,9 @@ class _Parent:
             for some in in_batches(ids, _ASKED_AT_ONCE):
                 asked = FlowRunFilter(id=FlowRunFilterId(any_=list(some)))
                 found = await prefect.read_flow_runs(flow_run_filter=asked, limit=_ASKED_AT_ONCE)
-                states = {one.id: one.state_type for one in found}
+                states = {one.id: one.state for one in found}
                 # One that somebody has deleted comes to as much as one that has crashed.
-                self._states |= {str(one): states.get(one) or StateType.CRASHED for one in some}
+                self._states |= {str(one): states.get(one) or Crashed() for one in some}
 
     async def _stop(self, left: Sequence[ShardRow], prefect: PrefectClient) -> bool:
         """Tell all shards to stop; return whether all have, or had the time to."""
@@ -454,12 +458,13 @@ def _name(row: ShardRow) -> str:
     return str(Shard(row.number, row.of))
 
 
-def _why_here(row: ShardRow, state: StateType | None) -> str:
+def _why_here(row: ShardRow, state: State[Any] | None) -> str:
     if not row.tries:
         return f"Prefect does not take shard {_name(row)}: this process makes it"
-    if state is StateType.FAILED or row.tries >= _TRIES:
-        page = f"its flow run {row.flow_run_id} says why"
-        return f"No worker could make shard {_name(row)} ({page}): this process makes it"
+    if state and state.is_failed():
+        return f"No worker can make shard {_name(row)}: this process makes it. {state.message}"
+    if row.tries >= _TRIES and row.is_lost:
+        return f"Shard {_name(row)} has lost {row.tries} workers: this process makes it"
     return (
         f"No worker has begun shard {_name(row)} within {span(_PATIENCE)}: this process makes it. "
         "Start one with: prefect worker start --pool comfyline"
