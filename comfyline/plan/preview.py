@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from typing import TYPE_CHECKING
 
 from comfyline.config.load import variable
 from comfyline.errors import ComfylineError, InputInvalid, Problem
@@ -21,9 +22,12 @@ from comfyline.pipeline.output_names import colliding_names
 from comfyline.pipeline.render import Made, Rendered, RunScope
 from comfyline.pipeline.sources import nothing_to_do, read_items
 from comfyline.plan.schedule import Schedule
-from comfyline.plan.shards import Shard
 from comfyline.report.format import count
 from comfyline.storage.place import Place
+
+if TYPE_CHECKING:
+    # With it comes the ledger, and `check` reads none.
+    from comfyline.plan.shards import Shard
 
 FindModel = Callable[[str], Awaitable[ModelEntry]]
 
@@ -170,7 +174,7 @@ async def plan_pipeline(
     day: date,
     catalogue: Catalogue,
     bucket: Place | None = None,
-    shard: Shard | None = None,
+    shard: "Shard | None" = None,
 ) -> Planned:
     """Read a pipeline's items and make its jobs for a day, those of a shard or all.
 
