@@ -51,7 +51,7 @@ async def finish(
         await asyncio.to_thread(write_index, index, outcomes, run.id, made)
         indexed = True
     if not run.collects_only:
-        with _optional("Not recorded what the run did not pay again"):
+        with _optional("What the run did not pay again is not recorded"):
             await services.ledger.saved(run.id, savings_of(outcomes, made, charges))
     seconds = time.monotonic() - began
     summary = summarise(
