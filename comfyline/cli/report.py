@@ -40,7 +40,7 @@ async def report(
     profile: Profile = "sandbox",
     json_output: Json = False,
 ) -> None:
-    """Tell what was made, what it cost, what was not paid again, what failed, how long it took.
+    """Tell what was made, for how much, and what was not paid again.
 
     Example: comfyline report --since 30d --by label.client --html report.html
     """

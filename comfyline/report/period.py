@@ -132,7 +132,7 @@ def comparison(report: PeriodReport) -> list[tuple[str, ...]]:
         (_WAITS[0], [one.queue for one in pair]),
         (_WAITS[1], [one.generation for one in pair]),
     ]
-    return [(name, *told) for name, told in rows if set(told) != {"0"}]
+    return [(name, *told) for name, told in rows if set(told) not in ({"0"}, {""})]
 
 
 _WAITS = ("queue, 50 · 95 %", "generation, 50 · 95 %")
