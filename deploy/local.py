@@ -223,7 +223,7 @@ def variables(name: str) -> dict[str, str]:
 
 
 def _postgres(data: Path, roles: Path, port: int) -> Launch:
-    """Describe the database server, and make its data; its superuser can log in from nowhere."""
+    """Describe the database server; its superuser can log in from nowhere."""
     found = shutil.which("initdb") or next(Path("/usr/lib/postgresql").glob("*/bin/initdb"), None)
     as_user: tuple[str, ...] = ()
     user = "postgres" if found else "pgserver"
@@ -232,26 +232,34 @@ def _postgres(data: Path, roles: Path, port: int) -> Launch:
         if user == "pgserver":
             _open_to_others(user, programs)
         as_user = ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups")
-    if not (data / "PG_VERSION").exists():
-        data.mkdir(0o700)
-        if as_user:
-            shutil.chown(data, user, user)
-        made = (*as_user, str(programs / "initdb"), "-D", str(data), "-U", "postgres", "-E", "utf8")
-        made += ("--auth-local=reject", "--auth-host=scram-sha-256")
-        alone = (*as_user, str(programs / "postgres"), "--single", "-D", str(data), "postgres")
-        with roles.open() as given:
-            for command, stdin in ((made, None), (alone, given)):
-                done = subprocess.run(
-                    command, stdin=stdin, cwd="/", capture_output=True, text=True, check=False
-                )
-                if done.returncode:
-                    shutil.rmtree(data)
-                    raise Unreachable(f"PostgreSQL cannot make {data}: {done.stderr.strip()}")
+    if not data.exists():
+        _make_database((*as_user, str(programs)), user, data, roles)
     where = ("-D", str(data), "-p", str(port), "-c", f"listen_addresses={LOOPBACK}")
     # No sockets in folders, room for the pools of several servers and workers.
     return Launch(
         (*as_user, str(programs / "postgres"), *where, "-k", "", "-N", "200"), inherited()
     )
+
+
+def _make_database(programs: Sequence[str], user: str, data: Path, roles: Path) -> None:
+    """Make the data of a database server with its roles, whole or not at all."""
+    *as_user, folder = programs
+    part = data.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(0o700)
+    if as_user:
+        shutil.chown(part, user, user)
+    made = [*as_user, f"{folder}/initdb", "-D", str(part), "-U", "postgres", "-E", "utf8"]
+    made += ["--auth-local=reject", "--auth-host=scram-sha-256"]
+    alone = [*as_user, f"{folder}/postgres", "--single", "-D", str(part), "postgres"]
+    with roles.open() as given:
+        for command, stdin in ((made, None), (alone, given)):
+            done = subprocess.run(
+                command, stdin=stdin, cwd="/", capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise Unreachable(f"PostgreSQL cannot make {data}: {done.stderr.strip()}")
+    part.rename(data)
 
 
 def _brought(package: str, path: str) -> str:
