@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
 from prefect.states import Cancelled, Completed, Failed
 
-from comfyline.errors import ComfylineError
+from comfyline.errors import ComfylineError, TokenRejected
 from comfyline.files import appearing_whole
 from comfyline.job import JobState
 from comfyline.ledger.queries import Selection
@@ -128,6 +128,8 @@ def ended(summary: RunSummary, token: CancelToken) -> State[RunSummary]:
     if summary.exit_code == 0:
         return Completed(message=message, data=summary)
     failed = summary.failed or summary.cancelled or summary.in_doubt or not summary.unfinished
+    # What goes on needs nobody, unless its token has to be set.
+    failed = failed or any(error.kind == TokenRejected.kind for error in summary.errors)
     return Failed(name="Failed" if failed else "Unfinished", message=message, data=summary)
 
 

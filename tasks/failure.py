@@ -24,6 +24,7 @@ from comfyline.errors import (
     InDoubt,
     Interrupted,
     NotKnownNow,
+    TokenRejected,
     TryLater,
     Unreachable,
 )
@@ -76,6 +77,9 @@ def job_state_after(error: ComfylineError) -> JobState:
             return JobState.EXPIRED
         case TryLater() | Unreachable() | BrokenOutput() | Interrupted():
             return JobState.SUBMITTED if error.request_id else JobState.PLANNED
+        case TokenRejected() if error.request_id:
+            # It goes on at RunComfy, and is collected with the next token.
+            return JobState.SUBMITTED
         case _:
             return JobState.FAILED
 
