@@ -114,10 +114,11 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
                 run.cancel_token.cancel("it was cancelled with `comfyline cancel`")
                 raise not_started(run.cancel_token.reason)
             case Claimed():
-                with run.cancel_token.sending():
-                    sent = await _uninterrupted(_send(checked, body, claim, began, run, services))
+                # In the order of the claims, whichever POST is answered first.
                 for used in claim.budgets:
                     tell(used)
+                with run.cancel_token.sending():
+                    sent = await _uninterrupted(_send(checked, body, claim, began, run, services))
         if isinstance(sent, Submission):
             return sent
         if sent is None:
