@@ -24,8 +24,9 @@ class CancelToken:
         self.reason = ""
         self.is_watched = False
         """Whether a run looks at it already; before that, nothing has begun."""
-        self.hands_over = False
-        """Whether another process goes on: then nothing is cancelled at RunComfy."""
+        self.may_hand_over = self.hands_over = False
+        """Whether others could go on if this process has to end, and whether they do: then
+        nothing is cancelled at RunComfy."""
         self._cancelled = asyncio.Event()
         self._sending = 0
         self._sent = asyncio.Event()

@@ -124,7 +124,10 @@ def ended(summary: RunSummary, token: CancelToken) -> State[RunSummary]:
     """
     message = headline(summary)
     if token.is_cancelled and summary.exit_code != 0:
-        return Cancelled(message=f"{message}: {token.reason}", data=summary)
+        message += f": {token.reason}"
+        # Where others go on, it is not cancelled: Prefect would cancel them with it.
+        if not token.hands_over:
+            return Cancelled(message=message, data=summary)
     if summary.exit_code == 0:
         return Completed(message=message, data=summary)
     failed = summary.failed or summary.cancelled or summary.in_doubt or not summary.unfinished

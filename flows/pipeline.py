@@ -145,9 +145,10 @@ async def pipeline(
         )
         outcomes = await execute(planned.schedule(), run, services, results)
         state = await finish(outcomes, run, services, started, began)
-        # From here on a retry begins anew.
-        with suppress(ComfylineError):
-            await services.ledger.shards.forget(run.id)
+        if not run.cancel_token.hands_over:
+            # From here on a retry begins anew.
+            with suppress(ComfylineError):
+                await services.ledger.shards.forget(run.id)
         return state
 
     return await with_services(profile, work, unchecked=unchecked)

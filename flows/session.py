@@ -148,10 +148,18 @@ async def watch_for_cancellation(
 ) -> AsyncIterator[None]:
     """Cancel `token` when the flow run or the ledger's run is told to stop, in the block."""
     told_to_end = asyncio.Event()
+    token.may_hand_over = is_shard()
+
+    def end() -> None:
+        # Where others could go on, it is first found out whether the whole run has to end.
+        if token.may_hand_over:
+            told_to_end.set()
+        else:
+            token.cancel(_TOLD_TO_END)
+
     watching = asyncio.create_task(_watch(token, told_to_end, run_id, flow_run_id, services))
     try:
-        # A shard whose process has to end first finds out whether the whole run has to.
-        with _on_signal(told_to_end.set if is_shard() else lambda: token.cancel(_TOLD_TO_END)):
+        with _on_signal(end):
             yield
     finally:
         watching.cancel()

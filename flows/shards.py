@@ -225,14 +225,16 @@ async def run_in_shards(
     tell(shown)
     tell(Note(f"{count(left, 'job')} to make, in {of} shards"))
     giving = {**parameters, "of_run": run.id}
-    parent = _Parent(run, services, plan, giving, shown)
+    run.cancel_token.may_hand_over = True
     try:
-        await parent.watch()
+        await _Parent(run, services, plan, giving, shown).watch()
     except asyncio.CancelledError:
         # Prefect cancels a worker's flow so; whatever else ends this process leaves them going on.
         with suppress(ComfylineError):
             await services.ledger.stop_run(run.id)
         raise
+    finally:
+        run.cancel_token.may_hand_over = False
     results = await _results(planned, run, services)
     return replace(results, estimate_usd=shown.estimate_usd)
 
@@ -345,6 +347,9 @@ class _Parent:
             # What keeps this process from making a shard ends the run, and says why.
             mine.result()
         left = [row for row in rows if not row.has_ended]
+        if self._run.cancel_token.hands_over:
+            tell(Note("This process has to end. Its shards go on: `Retry` on its page joins them"))
+            return True
         if self._run.cancel_token.is_cancelled:
             return await self._stop(left, prefect)
         now = time.monotonic()
