@@ -71,7 +71,7 @@ async def apply_alerts(
                 # It understands the words, and does not take what they say.
                 if not error.response.is_client_error:
                     raise
-                where = reader.automations[change.name][1]
+                where = reader.automations[change.name][1] if change.name in wanted else change.name
                 message = f"the Prefect server refuses it: {_detail(error)}"
                 raise InputInvalid([Problem(where, message)]) from None
         return changes

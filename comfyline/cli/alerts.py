@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
+import httpx
 from cyclopts import App, Parameter
 
 from comfyline.cli.console import print_json, print_line, print_result
 from comfyline.cli.options import Json
 from comfyline.config.profile import config_directories
-from comfyline.errors import InputInvalid, Problem, UsageError
+from comfyline.errors import InputInvalid, Problem, Unreachable, UsageError
+from comfyline.storage.connection_errors import what_broke
 from comfyline.yaml.file import LocatedYaml, read_yaml
 
 _DONE: Mapping[str, tuple[str, str, str]] = {
@@ -51,7 +53,13 @@ async def apply(
     await connect(())
     from flows.alerts import apply_alerts
 
-    changes = await apply_alerts(located, notify, prune=prune, dry_run=dry_run)
+    try:
+        changes = await apply_alerts(located, notify, prune=prune, dry_run=dry_run)
+    except httpx.HTTPError as error:
+        raise Unreachable(
+            f"The Prefect server stopped answering: {what_broke(error)}",
+            hint="Apply them again: what is there already is left as it is.",
+        ) from error
     say = print_line if json_output else print_result
     for change in changes:
         sign, *words = _DONE[change.action]
