@@ -18,6 +18,21 @@ def next_share(waiting: Iterable[str], held: Mapping[str, int]) -> str:
     return min(waiting, key=lambda share: held.get(share, 0))
 
 
+def may_take(share: str, free: int, held: Mapping[str, int], waiting: Iterable[str]) -> bool:
+    """Return whether a share may take one of the `free` slots: one is left for whoever has fewer.
+
+    `waiting` are the shares for which anybody waits, wherever.
+    """
+    mine = held.get(share, 0)
+    fewer = {other for other in waiting if held.get(other, 0) < mine} - {share}
+    return free > len(fewer)
+
+
+def share_of(label: str, labels: Mapping[str, str]) -> str:
+    """Return the share of a job with these labels, where slots are divided by one of them."""
+    return f"{label}={labels.get(label, '')}"
+
+
 class FairLine(Generic[T]):
     """A line for each share that waits; `held` is what each has already, kept by the owner."""
 

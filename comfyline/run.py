@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from comfyline.errors import ComfylineError, Unreachable
-from comfyline.fair_share import FairSlots
+from comfyline.fair_share import FairSlots, share_of
 from comfyline.job import CheckedJob, FetchedFile, Job, JobState, Stage, StoredOutput
 from comfyline.media.similar import NamedAppearance
 
@@ -114,7 +114,8 @@ class Run:
     what an earlier run of the pipeline stored counts as there wherever it lies. `hands_on` are the
     steps whose outputs other steps take. `contact_sheet` is
     the file name of a picture of all outputs, None for no such picture. With `is_shard` it makes a
-    part of the run, whose other parts are made elsewhere under the same id.
+    part of the run, whose other parts are made elsewhere under the same id. `share` is the label
+    among whose values slots are divided, None where they are not.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Run:
         hands_on: frozenset[str] = frozenset(),
         contact_sheet: str | None = None,
         is_shard: bool = False,
+        share: str | None = None,
     ) -> None:
         self.id = id
         self.pipeline = pipeline
@@ -146,6 +148,7 @@ class Run:
         self.hands_on = hands_on
         self.contact_sheet = contact_sheet
         self.is_shard = is_shard
+        self.share = share
         self.cancel_token = current_token()
         self.cancel_token.is_watched = True
         self.slots = FairSlots(in_flight)
@@ -162,6 +165,10 @@ class Run:
     def leaves_requests(self) -> bool:
         """Whether what is at RunComfy stays there when the run is told to stop."""
         return self.collects_only or self.cancel_token.hands_over
+
+    def share_of(self, job: Job) -> str:
+        """Return for whom a job takes a slot; empty where slots are not divided."""
+        return "" if self.share is None else share_of(self.share, job.labels)
 
     def time_left(self, age: float) -> float:
         """Return the seconds for which a request of this age is still waited for."""

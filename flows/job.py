@@ -108,7 +108,7 @@ class _Way:
             case Decision.RESUME if attempt and checked:
                 submission = resume(attempt)
                 if submission.state in AT_RUNCOMFY | {JobState.EXPIRED}:
-                    async with run.slots.of(""):
+                    async with run.slots.of(run.share_of(job)):
                         submission = await self._polled(checked, submission)
             case Decision.BLOCKED if attempt:
                 self.stage = Stage.SUBMIT
@@ -163,7 +163,7 @@ class _Way:
         uploaded = await self._through(
             Stage.UPLOAD_INPUTS, upload_inputs(linked(checked), services)
         )
-        async with run.slots.of(""):
+        async with run.slots.of(run.share_of(self._job)):
             submitting = submit(linked(checked), linked(uploaded), run, services)
             submission = await self._through(Stage.SUBMIT, submitting)
             if submission.state in AT_RUNCOMFY:

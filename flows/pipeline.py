@@ -131,6 +131,7 @@ async def pipeline(
                 hands_on=planned.dag.handing_on,
                 contact_sheet=planned.pipeline.document.output.contact_sheet,
                 is_shard=part is not None,
+                share=limits.shared_label,
             )
             return planned, run
 

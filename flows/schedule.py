@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from comfyline.errors import ComfylineError
+from comfyline.fair_share import FairLine
 from comfyline.job import CheckedJob, Job, JobState
 from comfyline.ledger.block_reasons import not_started
 from comfyline.ledger.queries import Selection
@@ -154,10 +155,34 @@ async def run_jobs(
 
 @dataclass(slots=True)
 class Batch:
-    """Jobs with one key: the second takes what the first has paid for."""
+    """Jobs with one key: the second takes what the first has paid for.
+
+    `share` is for whom they take slots.
+    """
 
     key: str
+    share: str
     jobs: list[Validated] = field(default_factory=list)
+
+
+class _FairQueue(asyncio.Queue["Batch"]):
+    """A queue from which the share comes next that has the fewest batches under way."""
+
+    def _init(self, maxsize: int) -> None:  # noqa: ARG002  # asyncio's signature
+        self._queue: FairLine[Batch] = FairLine()
+
+    def _put(self, item: "Batch") -> None:
+        self._queue.add(item.share, item)
+
+    def _get(self) -> "Batch":
+        share, batch = self._queue.take()
+        self._queue.held[share] += 1
+        return batch
+
+    def done(self, batch: "Batch") -> None:
+        """Note that a batch is at its end."""
+        self._queue.held[batch.share] -= 1
+        self.task_done()
 
 
 class _JobQueue:
@@ -166,7 +191,7 @@ class _JobQueue:
     def __init__(self, run: Run, services: Services, unlock: Unlock, shards: ShardResults) -> None:
         self.elsewhere: list[Batch] = []
         self.outcomes: list[Outcome] = []
-        self._ready: asyncio.Queue[Batch] = asyncio.Queue()
+        self._ready = _FairQueue()
         self._open: dict[str, Batch] = {}
         self._run = run
         self._services = services
@@ -183,7 +208,7 @@ class _JobQueue:
         for job, checked in jobs:
             batch = self._open.get(checked.key) if checked else None
             if batch is None:
-                batch = Batch(checked.key if checked else "")
+                batch = Batch(checked.key if checked else "", self._run.share_of(job))
                 self._ready.put_nowait(batch)
                 if checked:
                     self._open[checked.key] = batch
@@ -226,7 +251,7 @@ class _JobQueue:
                 await self._run_batch(batch)
             finally:
                 self._close(batch)
-                self._ready.task_done()
+                self._ready.done(batch)
 
     def _close(self, batch: Batch) -> None:
         """Let no more jobs join a batch."""
@@ -277,7 +302,7 @@ class _JobQueue:
             try:
                 self.add(await self._validated(jobs))
             except ComfylineError as error:
-                await self._end_all(Batch("", [(job, None) for job in jobs]), error)
+                await self._end_all(Batch("", "", [(job, None) for job in jobs]), error)
 
     async def _validated(self, jobs: Sequence[Job]) -> Iterable[Validated]:
         validation = await validate_jobs(jobs, self._services)

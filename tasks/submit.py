@@ -72,14 +72,14 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
     Raises `Refused`, `TokenRejected`, `OverBudget`, `InDoubt`, `Interrupted`, `Unreachable` or
     `TryLater`.
     """
-    limits = _limits(checked, run, services)
+    limits, share = _limits(checked, run, services), run.share_of(checked.job)
     budget = services.client.retry_budget
     failing_since: float | None = None
     tries = 0
     while True:
-        if spent := budget.spent:
-            raise spent
-        async with services.slots.turn(run):
+        async with services.slots.turn(run, share):
+            if spent := budget.spent:
+                raise spent
             # After the wait, which may be long: the URLs in it live from now on.
             body = await _body(checked, uploaded, run.timeout, services)
             balance = await services.client.known_balance(max_age=_FRESH_BALANCE)
@@ -89,6 +89,7 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
             began = seconds_awake_or_asleep()
             claim = await services.slots.claim(
                 checked,
+                share,
                 run_id=run.id,
                 began=run.began,
                 refresh=run.refresh,

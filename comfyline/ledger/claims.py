@@ -1,25 +1,49 @@
 """The one transaction in which a submission is decided and its intent committed."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+)
 
 from comfyline.config.account import Account
+from comfyline.fair_share import may_take, share_of
 from comfyline.job import CheckedJob, JobState
 from comfyline.ledger import writes
 from comfyline.ledger.attempts import PAID_IN_VAIN, REFRESH, Attempt, Evidence, pack
 from comfyline.ledger.decision import LEASE_SECONDS, Decision, decide
 from comfyline.ledger.pace import EARLY, LATE, take_place
 from comfyline.ledger.queries import UNFINISHED, belongs_to, latest_attempts, read_attempts
-from comfyline.ledger.tables import attempts, runs
+from comfyline.ledger.tables import attempts, runs, waiting
 from comfyline.progress import BudgetUsed
 
 _ROUNDING = 1e-9
+_WAITS = 5.0
+"""Seconds for which it is believed that jobs of a process wait; each of its claims says it anew."""
+_HERE = (waiting.c.origin == bindparam("this_origin")) & (
+    waiting.c.account == bindparam("this_account")
+)
+_WAITING = select(waiting.c.share).where(_HERE, waiting.c.waits_until > bindparam("now"))
+_FORGET = delete(waiting).where(
+    _HERE,
+    (waiting.c.worker_id == bindparam("this_worker")) | (waiting.c.waits_until <= bindparam("now")),
+)
 _STOPPED = select(runs.c.id).where(runs.c.id == bindparam("run_id"), runs.c.stopped_at.is_not(None))
 
 
@@ -83,7 +107,12 @@ class NotOurs:
 
 @dataclass(frozen=True, slots=True)
 class AtCapacity:
-    """As many requests are at RunComfy as the profile allows; ask again in a moment."""
+    """As many requests are at RunComfy as the profile allows, or as the job's share of them allows.
+
+    Ask again in a moment. `held` is how many slots each share has.
+    """
+
+    held: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +136,8 @@ class ClaimRequest:
 
     `began` is when this try of the run began, `balance_usd` the account's right before. `place` is
     what an earlier claim of this process was given and did not use; with `more`, this one is given
-    the next as well.
+    the next as well. `share` is for whom it takes a slot, empty where nobody shares; for those in
+    `waiting` other jobs of this process wait.
     """
 
     checked: CheckedJob
@@ -121,6 +151,8 @@ class ClaimRequest:
     balance_usd: float | None
     place: float | None
     more: bool
+    share: str
+    waiting: frozenset[str]
 
 
 def claim(  # noqa: PLR0911  # what a claim may answer
@@ -146,8 +178,8 @@ def claim(  # noqa: PLR0911  # what a claim may answer
         return NotOurs(Decision.WAIT if waits else Decision.BLOCKED, open_one)
     if is_stopped(connection, request.run_id):
         return RunStopped()
-    if _is_full(connection, request, now):
-        return AtCapacity()
+    if full := _at_capacity(connection, request, now):
+        return full
     amount = _to_reserve(checked.estimate_usd, limits)
     budgets = _budgets(connection, request, amount, now)
     if isinstance(budgets, BudgetExceeded):
@@ -346,16 +378,72 @@ class SlotHolder:
     is_in_doubt: bool = False
 
 
-def _is_full(connection: Connection, request: ClaimRequest, now: datetime) -> bool:
-    """Return whether as many requests are at RunComfy, or on their way, as a limit allows."""
-    limits, account = request.limits, request.account
+def _at_capacity(connection: Connection, request: ClaimRequest, now: datetime) -> AtCapacity | None:
+    """Say whether the account has no slot for a job, or its run none, where the run has a limit.
+
+    Where slots are divided, a free one is left for each share that waits with fewer, and for whom
+    jobs of this process wait is written down.
+    """
+    account, limits = request.account, request.limits
+    bounds = [("", limits.in_flight, _count_in_flight(account), _labels_in_flight(account))]
+    if limits.in_flight_of_run is not None:
+        queries = _count_of_run(account), _labels_of_run(account)
+        bounds.append((f"{request.run_id}/", limits.in_flight_of_run, *queries))
+    if request.share:
+        worker = {"this_worker": request.worker_id, "now": now}
+        connection.execute(_FORGET, _this(request) | worker)
     values = {"now": now, "run_id": request.run_id}
-    if connection.execute(_count_in_flight(account), values).scalar_one() >= limits.in_flight:
-        return True
-    most = limits.in_flight_of_run
-    return most is not None and (
-        connection.execute(_count_of_run(account), values).scalar_one() >= most
-    )
+    for whose, most, count, labels in bounds:
+        if not request.share:
+            if connection.execute(count, values).scalar_one() >= most:
+                return AtCapacity()
+            continue
+        label = request.share.partition("=")[0]
+        rows = connection.execute(labels, values).scalars()
+        held = Counter(share_of(label, labels or {}) for labels in rows)
+        if not _has_slot(connection, request, whose, most - held.total(), held, now):
+            _note_waiting(connection, request, whose, now)
+            return AtCapacity(held)
+    return None
+
+
+def _has_slot(
+    connection: Connection,
+    request: ClaimRequest,
+    whose: str,
+    free: int,
+    held: Mapping[str, int],
+    now: datetime,
+) -> bool:
+    """Return whether a share may have a slot; `whose` is empty for those of the account."""
+    if free <= 0:
+        return False
+    rows = connection.execute(_WAITING, {**_this(request), "now": now}).scalars()
+    like = whose + request.share.partition("=")[0] + "="
+    elsewhere = (one.removeprefix(whose) for one in rows if one.startswith(like))
+    return may_take(request.share, free, held, request.waiting.union(elsewhere))
+
+
+def _note_waiting(connection: Connection, request: ClaimRequest, whose: str, now: datetime) -> None:
+    """Write down for whom jobs of this process wait, so that others leave a slot for them."""
+    mine: dict[str, Any] = {**request.scope, "worker_id": request.worker_id}
+    mine["waits_until"] = now + timedelta(seconds=_WAITS)
+    shares = sorted(request.waiting | {request.share})
+    connection.execute(insert(waiting), [mine | {"share": f"{whose}{one}"} for one in shares])
+
+
+def _this(request: ClaimRequest) -> dict[str, Any]:
+    return {f"this_{name}": value for name, value in request.scope.items()}
+
+
+@cache
+def _labels_in_flight(account: Account | None) -> Select[Any]:
+    return select(attempts.c.labels).where(holds_slot(account))
+
+
+@cache
+def _labels_of_run(account: Account | None) -> Select[Any]:
+    return _labels_in_flight(account).where(attempts.c.run_id == bindparam("run_id"))
 
 
 @cache

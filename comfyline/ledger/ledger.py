@@ -208,13 +208,16 @@ class Ledger(JobLocks):
         balance_usd: float | None = None,
         place: float | None = None,
         more: bool = False,
+        share: str = "",
+        waiting: frozenset[str] = frozenset(),
     ) -> Claim:
         """Decide and commit the intent to submit, in one transaction before the POST.
 
         Of any number of processes that ask for the same key at once, one gets `Claimed`.
         `began` is when this try of the run began, as `open_run` told it; `balance_usd` is the
         account's right before, for a doubt. `place` is what an earlier claim was given for this
-        one; with `more`, this one is given another for the next.
+        one; with `more`, this one is given another for the next. `share` is for whom the slot is,
+        and `waiting` for whom other jobs of this process wait.
         """
         request = ClaimRequest(
             checked=checked,
@@ -228,6 +231,8 @@ class Ledger(JobLocks):
             balance_usd=balance_usd,
             place=place,
             more=more,
+            share=share,
+            waiting=waiting,
         )
         unheard, meant = self._unheard, set[str]()
 

@@ -20,7 +20,7 @@ from comfyline.config.duration import format_duration, seconds_awake_or_asleep
 from comfyline.errors import ComfylineError, NotKnownNow, TryLater
 from comfyline.fair_share import FairSlots
 from comfyline.job import CheckedJob
-from comfyline.ledger.claims import Claim, Claimed, SlotHolder, TooSoon
+from comfyline.ledger.claims import AtCapacity, Claim, Claimed, SlotHolder, TooSoon
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.pace import EARLY
 from comfyline.ledger.settle import settle
@@ -77,16 +77,21 @@ class Slots:
                 )
             yield
 
-    async def claim(self, checked: CheckedJob, **asked: Any) -> Claim:
+    async def claim(self, checked: CheckedJob, share: str = "", **asked: Any) -> Claim:
         """Claim in one's turn, with the place in time that this process has been given."""
-        more, place, self._place = bool(self._turns.waiting), self._place, None
+        waiting, place, self._place = self._turns.waiting, self._place, None
         self._freed.clear()
-        claim = await self._ledger.claim(checked, place=place, more=more, **asked)
+        claim = await self._ledger.claim(
+            checked, place=place, more=bool(waiting), share=share, waiting=waiting, **asked
+        )
         match claim:
-            case Claimed():
-                self._place = claim.next_place
-            case TooSoon():
-                self._place = claim.place
+            case Claimed(next_place=next_place):
+                self._place = next_place
+                self._turns.held_elsewhere[share] += 1
+            case TooSoon(place=given):
+                self._place = given
+            case AtCapacity(held=held):
+                self._turns.held_elsewhere = Counter(held)
         return claim
 
     def freed(self) -> None:

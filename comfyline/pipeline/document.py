@@ -18,7 +18,7 @@ from pydantic import (
 from comfyline.config.duration import Seconds
 from comfyline.errors import InputInvalid
 from comfyline.job import ContentChecks, Item, OnConflict, Preparation
-from comfyline.pipeline.labels import label_name
+from comfyline.pipeline.labels import LABEL_NAME, label_name
 from comfyline.pipeline.references import find_reference_mistakes
 from comfyline.yaml.file import LocatedYaml, apply_overrides, load_yaml
 from comfyline.yaml.validate import validate_document
@@ -26,6 +26,7 @@ from comfyline.yaml.validate import validate_document
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII)
 _PICTURE = re.compile(r"[^/\\{}]+\.(jpe?g|png|webp)")
+_SHARE = "label."
 _FOLDER = (
     "A folder, s3://bucket/prefix, or another address that fsspec has a driver for (gs://, az://); "
     "a template."
@@ -62,6 +63,12 @@ def _distinct(values: list[Any]) -> list[Any]:
     if len({(type(value), value) for value in values}) < len(values):
         raise ValueError("lists a value twice, which would make the same job twice")
     return values
+
+
+def _share(by: str) -> str:
+    if not (by.startswith(_SHARE) and LABEL_NAME.fullmatch(by.removeprefix(_SHARE))):
+        raise ValueError("should name a label, such as label.client")
+    return by
 
 
 def _plain(pattern: str) -> str:
@@ -285,6 +292,18 @@ class RunLimits(Section):
         description="Share a run with more jobs than this among the workers of the deployment "
         "`pipeline`, in shards of about so many jobs.",
     )
+    share: Annotated[str, AfterValidator(_share)] | None = Field(
+        None,
+        description="The label among whose values slots are divided, so that one client's jobs do "
+        "not make another's wait: label.client.",
+        examples=["label.client"],
+        json_schema_extra={"pattern": rf"^label\.{LABEL_NAME.pattern}$"},
+    )
+
+    @property
+    def shared_label(self) -> str | None:
+        """The name of the label among whose values slots are divided."""
+        return self.share and self.share.removeprefix(_SHARE)
 
 
 class PipelineDocument(Section):

@@ -73,7 +73,8 @@ def find_reference_mistakes(located: LocatedYaml) -> list[Problem]:
         for mistake in _template_mistakes(text, names, fields, list(named))
     ]
     # What stands behind an anchor is checked at each of its uses, and said once.
-    once = {(one.where, one.message): one for one in [*problems, *_circle(located, steps)]}
+    problems += [*_circle(located, steps), *_share(located)]
+    once = {(one.where, one.message): one for one in problems}
     return list(once.values())
 
 
@@ -87,6 +88,20 @@ def _circle(located: LocatedYaml, steps: Mapping[str, Mapping[str, Any]]) -> lis
         where = located.where(("steps", min(circle, key=list(steps).index)))
         return [Problem(where, f"the steps depend on each other in a circle: {way}")]
     return []
+
+
+def _share(located: LocatedYaml) -> list[Problem]:
+    """Find a `limits.share` that names a label which no job has."""
+    limits, labels = located.data.get("limits"), located.data.get("labels")
+    share = limits.get("share") if isinstance(limits, dict) else None
+    names = list(labels) if isinstance(labels, dict) else []
+    name = share.removeprefix("label.") if isinstance(share, str) else share
+    # What names no label at all is a mistake of its own.
+    if not name or name == share or name in names:
+        return []
+    hint = suggest(name, names) or "add it under `labels`, such as {" + name + ": ...}"
+    where = located.where(("limits", "share"))
+    return [Problem(where, f"there is no label `{name}`", hint)]
 
 
 def _templates(

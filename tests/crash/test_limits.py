@@ -73,3 +73,22 @@ def test_processes_of_which_one_is_killed_keep_to_slots_and_pace(
     for first, (at, _) in enumerate(seen):
         for later, (then, _) in enumerate(seen[first:]):
             assert later <= per_second * (then - at + _UNEVEN) + 1
+
+
+def test_a_run_that_shares_begins_the_three_jobs_of_one_client_beside_many_of_another(
+    limited: Callable[[str, int, int], Scene],
+) -> None:
+    here = limited("sqlite", 2, 100)
+    pipeline = here.directory / "crash.yaml"
+    # The last three of thirty are another client's.
+    client = "{{ 'few' if item.name[-2:] in ('27', '28', '29') else 'many' }}"
+    shared = f'labels: {{client: "{client}"}}\nlimits: {{share: label.client, '
+    pipeline.write_text(pipeline.read_text().replace("limits: {", shared))
+
+    ended = here.run()
+
+    assert (ended.code, len(ended.json["outputs"])) == (0, here.items), ended.log
+    order = sorted(here.requests(), key=lambda row: row["created_at"])
+    few = [at for at, row in enumerate(order) if row["input"]["prompt"][-2:] in {"27", "28", "29"}]
+    assert len(few) == 3
+    assert few[-1] < 9, few

@@ -136,7 +136,7 @@ def clock() -> Clock:
 
 ON_BOTH = {"test_budget", "test_claim", "test_database", "test_kept", "test_locks"}
 ON_BOTH |= {"test_move", "test_pace", "test_processes", "test_report", "test_schema"}
-ON_BOTH |= {"test_shards", "test_standing"}
+ON_BOTH |= {"test_shards", "test_shares", "test_standing"}
 """Where the databases differ: locks, races, sums, JSON, migrations; all else runs on SQLite."""
 ON_POSTGRESQL = {"test_outage"}
 """What is about the network: a connection to a file is not lost."""

@@ -14,17 +14,23 @@ from comfyline.config.duration import seconds_awake_or_asleep
 from comfyline.ledger.claims import Claimed, Limits, TooSoon
 from comfyline.ledger.ledger import Ledger
 from comfyline.ledger.pace import EARLY, LATE, next_place, spacing
-from tests.ledger.conftest import Desk, asked
+from tests.ledger.conftest import Clock, Desk, asked
 from tests.ledger.processes import at_once, killed_after
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+APART = spacing(2).total_seconds()
 RATES = st.floats(0.05, 300)
 
 
-@pytest.fixture
-def clock() -> Callable[[], datetime]:
-    """The true time: places are moments on this machine's clock."""
-    return lambda: datetime.now(UTC)
+@pytest.fixture(autouse=True)
+def here(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
+    """The clock of this machine, which goes as the ledger's does."""
+
+    def seconds() -> float:
+        return 1000 + (clock.time - START).total_seconds()
+
+    monkeypatch.setattr("comfyline.ledger.ledger.seconds_awake_or_asleep", seconds)
+    return seconds
 
 
 def most_in_a_second(moments: list[float]) -> int:
@@ -61,35 +67,39 @@ def test_a_clock_that_was_set_back_makes_nobody_wait_longer_than_it_was(back: fl
 
 
 async def test_places_follow_one_another_and_a_claim_that_is_too_early_has_one_already(
-    ledger: Ledger, desk: Desk, there: Desk
+    ledger: Ledger, desk: Desk, there: Desk, clock: Clock
 ):
     two = Limits(1000, submits_per_second=2)
     first = await desk.claim(asked("one"), limits=two)
     early = await there.claim(asked("two"), limits=two)
     assert isinstance(first, Claimed)
-    assert isinstance(early, TooSoon)
-    assert early.place - first.place == pytest.approx(0.5, abs=0.1)
+    assert (first.place, early) == (1000, TooSoon(1000 + APART))
     assert [one.state for one in await ledger.list()] == ["submitting"]
-    await asyncio.sleep(max(0, early.place - EARLY - seconds_awake_or_asleep()))
-    second = await there.claim(asked("two"), limits=two, place=early.place, more=True)
+    clock.forward(APART - EARLY / 2)
+    second = await there.claim(asked("two"), limits=two, place=1000 + APART, more=True)
     assert isinstance(second, Claimed)
-    assert second.place == early.place
-    assert second.next_place is not None
-    assert second.next_place > second.place + 0.4
+    assert (second.place, second.next_place) == (1000 + APART, 1000 + 2 * APART)
 
 
-async def test_a_place_that_was_missed_is_not_used(desk: Desk):
-    claim = await desk.claim(
-        asked(), limits=Limits(9, submits_per_second=2), place=seconds_awake_or_asleep() - 2 * LATE
-    )
+@pytest.mark.parametrize("missed", [2 * LATE, -2 * EARLY])
+async def test_a_place_that_was_missed_or_that_a_clock_has_moved_is_not_used(
+    desk: Desk, missed: float
+):
+    two = Limits(9, submits_per_second=2)
+    claim = await desk.claim(asked(), limits=two, place=1000 - missed)
     assert isinstance(claim, Claimed)
-    assert claim.place == pytest.approx(seconds_awake_or_asleep(), abs=10)
+    assert claim.place == 1000
+
+
+async def test_a_post_that_missed_its_place_takes_another_one(ledger: Ledger, desk: Desk):
+    assert await desk.asks(asked(), limits=Limits(9, submits_per_second=2)) == "CLAIMED"
+    assert await ledger.take_place(2) == 1000 + APART
 
 
 async def test_accounts_have_paces_of_their_own_and_without_a_rate_there_is_none(
-    url: str, desk: Desk
+    url: str, desk: Desk, clock: Clock
 ):
-    other = Desk(Ledger(url, "here:1", account=Account("https://api.example", "b")))
+    other = Desk(Ledger(url, "here:1", clock, account=Account("https://api.example", "b")))
     slow = Limits(1000, submits_per_second=0.01)
     assert await desk.asks(asked("one"), limits=slow) == "CLAIMED"
     assert await desk.asks(asked("two"), limits=slow) == "TooSoon"

@@ -11,6 +11,7 @@ from comfyline.errors import InputInvalid
 from comfyline.job import CheckedJob
 from comfyline.keys import job_key
 from comfyline.ledger.attempts import pack, unpack
+from comfyline.pipeline.document import load_pipeline
 from comfyline.pipeline.labels import check_labels
 from tests.pipeline.previews import preview
 
@@ -114,3 +115,26 @@ def test_what_is_accepted_can_stand_in_a_line_and_a_database(text: str) -> None:
     kept = labels["client"].encode("utf-8").decode()
     assert len(kept) <= 100
     assert not set(kept) & set(map(chr, range(32)))
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        ("label.klient", "p.yaml:10:3: there is no label `klient`; did you mean `client`?"),
+        ("label.", "p.yaml:10:3: `share` should name a label, such as label.client"),
+        ("client", "p.yaml:10:3: `share` should name a label, such as label.client"),
+    ],
+)
+def test_a_share_by_what_is_no_label_is_a_mistake_with_its_place(
+    write: Write, share: str, said: str
+) -> None:
+    text = pipeline("  client: '{{ item.client }}'\n")
+    with pytest.raises(InputInvalid) as error:
+        load_pipeline(write(f"{text}limits:\n  share: {share}\n"))
+    assert said in str(error.value)
+
+
+def test_a_pipeline_without_labels_has_nothing_to_share_by(write: Write) -> None:
+    text = "name: p\nsource: {items: [{a: b}]}\nsteps:\n" + STEPS + "output: {to: out}\n"
+    with pytest.raises(InputInvalid, match="there is no label `client`; add it under `labels`"):
+        load_pipeline(write(f"{text}limits: {{share: label.client}}\n"))
