@@ -4,9 +4,11 @@ import asyncio
 import json
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +121,17 @@ class Cluster:
         assert record
         return record.pid
 
+    def family(self, worker: str) -> list[psutil.Process]:
+        """A worker's process, and those of its flow runs."""
+        process = psutil.Process(self.pid(worker))
+        return [process, *process.children(recursive=True)]
+
     def working_on(self, worker: str) -> set[str]:
         """The flow runs that are processes of a worker."""
-        children = psutil.Process(self.pid(worker)).children(recursive=True)
-        runs = {child.environ().get("PREFECT__FLOW_RUN_ID", "") for child in children}
+        runs = set()
+        for process in self.family(worker):
+            with suppress(psutil.Error):  # it has ended meanwhile
+                runs.add(process.environ().get("PREFECT__FLOW_RUN_ID", ""))
         return runs - {""}
 
     def kill(self, worker: str) -> None:
@@ -131,26 +140,18 @@ class Cluster:
         What a death in the middle of a POST leaves behind is in doubt, and waits for a person:
         that is what tests/crash is about.
         """
-        process = psutil.Process(self.pid(worker))
 
-        def at_rest() -> bool:
-            family = [process, *process.children(recursive=True)]
-            for one in family:
-                one.suspend()
+        def killed_at_rest() -> bool:
+            family = self.family(worker)
+            send(signal.SIGSTOP, family)
+            time.sleep(0.5)  # what they have sent to the ledger is written there
             pids = {str(one.pid) for one in family}
-            if any(
-                attempt.state is JobState.SUBMITTING
-                and str(attempt.owner).partition("/")[0].rpartition(":")[2] in pids
-                for attempt in self.attempts()
-            ):
-                for one in family:
-                    one.resume()
-                return False
-            for one in family:
-                one.kill()
-            return True
+            owners = [one.owner for one in self.attempts() if one.state is JobState.SUBMITTING]
+            submit = pids & {str(one).partition("/")[0].rpartition(":")[2] for one in owners}
+            send(signal.SIGCONT if submit else signal.SIGKILL, family)
+            return not submit
 
-        self.until(at_rest)
+        self.until(killed_at_rest)
 
     def until(self, condition: Callable[[], Any], seconds: float = 240) -> Any:
         deadline = time.monotonic() + seconds
@@ -196,6 +197,12 @@ def cluster() -> Iterator[Cluster]:
     logs = [path.read_text(errors="replace") for path in site.folder.rglob("*.log")]
     assert len(logs) > len(DATA)
     assert not [secret for secret in secrets for log in logs if secret in log]
+
+
+def send(number: int, processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 def belongs_to(process: psutil.Process, folder: Path) -> bool:
