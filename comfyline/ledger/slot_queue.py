@@ -66,6 +66,8 @@ class Slots:
         self._looked_at = self._said_at = float("-inf")
         self._full: frozenset[int] = frozenset()
         self._full_since = 0.0
+        # Why nobody waits any longer, until the next look.
+        self._given_up = ""
 
     @asynccontextmanager
     async def turn(self, run: Run, share: str = "") -> AsyncIterator[None]:
@@ -125,7 +127,10 @@ class Slots:
         async with self._looking:
             now = self._clock()
             if now - self._looked_at < _LOOK_AGAIN:
+                if self._given_up:
+                    raise self._no_slot(run, self._given_up)
                 return
+            self._given_up = ""
             is_first = now - self._looked_at > 2 * _LOOK_AGAIN
             await self._ask_about_abandoned()
             holders = await self._ledger.slot_holders()
@@ -137,15 +142,19 @@ class Slots:
                 self._full, self._full_since = ids, self._looked_at
             words = self._words(holders, run)
             if self._looked_at - self._full_since >= run.timeout:
-                raise TryLater(
-                    f"No slot became free within {format_duration(run.timeout)}: {words}",
-                    hint=f"{command('jobs')} lists what is at RunComfy. Run again later, or raise "
-                    "runcomfy.in_flight in the profile.",
-                )
+                self._given_up = words
+                raise self._no_slot(run, words)
             is_others = any(holder.run_id != run.id for holder in holders)
             if is_others and self._looked_at - self._said_at >= _SELDOM:
                 self._said_at = self._looked_at
                 tell(Note(f"waiting for a free slot: {words}"))
+
+    def _no_slot(self, run: Run, words: str) -> TryLater:
+        return TryLater(
+            f"No slot became free within {format_duration(run.timeout)}: {words}",
+            hint=f"{command('jobs')} lists what is at RunComfy. Run again later, or raise "
+            "runcomfy.in_flight in the profile.",
+        )
 
     async def _ask_about_abandoned(self) -> None:
         gate = asyncio.Semaphore(_AT_ONCE)

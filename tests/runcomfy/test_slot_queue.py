@@ -79,6 +79,9 @@ async def test_the_same_requests_are_not_waited_for_for_ever(
     await waited(slots, run, time, times=6)
     with pytest.raises(TryLater, match="No slot became free within 1m: 1 of 1 in flight"):
         await waited(slots, run, time)
+    # Nor does every other job of the run wait for its own look.
+    with pytest.raises(TryLater, match="No slot became free within 1m"):
+        await slots.look(run)
 
 
 @pytest.mark.parametrize(
