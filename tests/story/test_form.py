@@ -34,7 +34,8 @@ def form(prefect: Prefect, stack: StackAddresses) -> Iterator[Page]:
     deployment = prefect.deployment("pipeline/pipeline")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ALONE)
-        page = browser.new_page(viewport={"width": 1280, "height": 1800})
+        # So high that all of the form is in sight: a click while it scrolls goes elsewhere.
+        page = browser.new_page(viewport={"width": 1280, "height": 2600})
         # Screens are slow where two processors have much else to do.
         page.set_default_timeout(30_000)
         page.goto(
