@@ -274,6 +274,9 @@ def test_what_reconcile_finds_is_told_once(site: Site, dead_submission: str) -> 
     assert "/runs/flow-run/" in told
     assert "the oldest is 5.5 days old" in site.message("2 paid results are not stored")
 
+    # The server writes events down every few seconds, and the next look is a quarter of an hour away.
+    project.until(lambda: site.events("comfyline.pipeline.missed"))
+    project.until(lambda: len(site.events("comfyline.job.in_doubt")) == 2)
     shelf.unlink()
     site.python(look)
 
