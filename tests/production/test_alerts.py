@@ -274,11 +274,13 @@ def test_what_reconcile_finds_is_told_once(site: Site, dead_submission: str) -> 
     assert "/runs/flow-run/" in told
     assert "the oldest is 5.5 days old" in site.message("2 paid results are not stored")
 
-    # The server writes events down every few seconds, and the next look is a quarter of an hour away.
+    # The server writes events down every few seconds; the next look is 15 minutes away as a rule.
     project.until(lambda: site.events("comfyline.pipeline.missed"))
     project.until(lambda: len(site.events("comfyline.job.in_doubt")) == 2)
     shelf.unlink()
     site.python(look)
+    # What the second look tells last.
+    project.until(lambda: site.events("comfyline.run.completed"))
 
     assert len(site.events("comfyline.pipeline.missed")) == 1
     doubts = [
