@@ -24,8 +24,7 @@ _COMMANDS = {
     "configs/models/.",
     "generate": "Make one ad-hoc request through the same six tasks.",
     "jobs": "List the ledger: every request, its state, cost and outputs, newest first.",
-    "report": "Tell what was made, what it cost, what was not paid again, what failed, how long it "
-    "took.",
+    "report": "Tell what was made, for how much, and what was not paid again.",
     "cancel": "Cancel what is queued: jobs, a run, or a pipeline; says what can no longer be "
     "cancelled.",
     "reconcile": "Finish what an interrupted run left behind: poll, fetch and store what was paid "
