@@ -89,6 +89,7 @@ Profile = Annotated[
 ]
 Inputs = Annotated[dict[str, Any], _title("Inputs of the model")]
 Folder = Annotated[str, _title("Folder for the outputs")]
+PageFolder = Annotated[str, Field(min_length=1), _title("Folder for the page")]
 Since = Annotated[str, _title("From when on")]
 GroupedBy = Annotated[
     str, _Tabs("One of", "A label", lambda: ("pipeline", "model", "day")), _title("Summed up by")

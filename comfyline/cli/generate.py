@@ -1,6 +1,7 @@
 """generate: one ad-hoc request."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,11 +83,15 @@ def _read_inputs(pairs: tuple[str, ...], file: Path | None) -> dict[str, Any]:
 
 
 def _read_labels(pairs: tuple[str, ...]) -> dict[str, str]:
-    split = [pair.partition("=") for pair in pairs]
-    wrong = [name for name, equals, _ in split if not equals]
+    wrong = [f"--label {pair} is not name=value" for pair in pairs if "=" not in pair]
+    split = [pair.partition("=")[::2] for pair in pairs]
+    counted = Counter(name for name, _ in split)
+    wrong += [
+        f"--label {name}=… is given {times} times" for name, times in counted.items() if times > 1
+    ]
     if wrong:
-        raise UsageError(f"--label {wrong[0]} is not name=value", hint="Write --label client=acme.")
-    return check_labels({name: value for name, _, value in split})
+        raise UsageError("; ".join(wrong), hint="Write each label once: --label client=acme.")
+    return check_labels(dict(split))
 
 
 def _read_file(file: Path) -> dict[str, Any]:

@@ -46,6 +46,8 @@ async def report(
     """
     if csv_output and json_output:
         raise UsageError("--csv and --json exclude each other", hint="Ask for one at a time.")
+    if html is not None and not html.name:
+        raise UsageError(f"--html {html} names no file", hint="Write --html report.html.")
     with reading_ledger(profile) as ledger:
         now = (await ledger.clock())()
         end = parse_moment(until, now) if until else now

@@ -47,12 +47,12 @@ def parse_moment(written: str, now: datetime) -> datetime:
         return now - timedelta(seconds=parse_duration(written))
     try:
         read = datetime.fromisoformat(written)
-    except ValueError:
+        return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise UsageError(
             f"Not a duration or a date: {written!r}",
             hint="Use 7d, 12h, 2026-11-22 or 2026-11-22T18:00 (UTC).",
         ) from None
-    return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
 
 
 Seconds = Annotated[

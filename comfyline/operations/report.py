@@ -10,6 +10,8 @@ from comfyline.ledger.report import ALL, LABEL, Sums, read_failures, read_sums
 from comfyline.pipeline.labels import LABEL_NAME
 from comfyline.report.period import FailureKind, Figures, PeriodReport
 
+_LONGEST = timedelta(days=3660)
+_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 GROUPINGS = ("pipeline", "model", "day")
 _BY = re.compile(f"{'|'.join(GROUPINGS)}|{re.escape(LABEL)}({LABEL_NAME.pattern})", re.ASCII)
 
@@ -17,7 +19,7 @@ _BY = re.compile(f"{'|'.join(GROUPINGS)}|{re.escape(LABEL)}({LABEL_NAME.pattern}
 async def read_report(
     ledger: LedgerQueries, since: datetime, until: datetime, by: str, profile: str
 ) -> PeriodReport:
-    """Read what the ledger's account has in a period. Raises `UsageError` for a wrong grouping."""
+    """Read what the ledger's account has in a period. Raises `UsageError` for a wrong question."""
     if not _BY.fullmatch(by):
         raise UsageError(
             f"Reports are not by {by!r}",
@@ -26,6 +28,11 @@ async def read_report(
     if not since < until:
         raise UsageError(
             "The report would be of no time at all", hint="Its end has to come after its beginning."
+        )
+    if since < _EARLIEST or until - since > _LONGEST:
+        raise UsageError(
+            f"No report covers {since.date()} to {until.date()}",
+            hint="Ask for ten years at most, from 2000 on.",
         )
     earlier = since - (until - since)
     sums = await read_sums(ledger, since, until, by)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
@@ -12,7 +13,9 @@ NOT_SET = "(not set)"
 """How a group without the label is called."""
 LISTED = 30
 """Groups that are listed for people, the dearest first; CSV and JSON have all."""
-_FORMULA = ("=", "+", "-", "@", "\t")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a spreadsheet takes for the beginning of a formula; some take the wide signs as well."""
+_MARKDOWN = re.compile(r"[\\|`*_~\[\]!#<>&]")
 _MINUTE = "%Y-%m-%d %H:%M"
 
 
@@ -123,7 +126,7 @@ def comparison(report: PeriodReport) -> list[tuple[str, ...]]:
         ("cost", [one.cost for one in pair]),
         ("there already", [f"{one.reused:,}" for one in pair]),
         ("taken over", [f"{one.taken_over:,}" for one in pair]),
-        ("not paid again", [one.saved or usd(0) for one in pair]),
+        ("worth of these", [one.saved for one in pair]),
         ("not sent again", [f"{one.not_repeated:,}" for one in pair]),
         ("failed", [f"{one.failed:,}" for one in pair]),
         ("cancelled", [f"{one.cancelled:,}" for one in pair]),
@@ -181,7 +184,8 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    # What a label says comes from items: no picture and no link of theirs belongs on the page.
+    return _MARKDOWN.sub(r"\\\g<0>", text)
 
 
 def _cell(text: str | None) -> str:

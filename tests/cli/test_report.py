@@ -9,6 +9,8 @@ import pytest
 from tests.cli.conftest import Office, ago, asked
 
 HOSTILE = "<script>alert(1)</script>"
+WIDE = "\uff1d1+1"
+"""What some spreadsheets take for `=1+1`."""
 
 
 @pytest.fixture
@@ -18,6 +20,7 @@ def filled(office: Office) -> Office:
     office.stored(asked("dear", labels={"client": HOSTILE}), "r-2", cost=1.5, at=ago(hours=3))
     office.stored(asked("free of charge?"), "r-3", cost=None, at=ago(hours=4))
     office.doubted(asked("doubted", labels={"client": "=1+1"}), at=ago(hours=5))
+    office.doubted(asked("wide", labels={"client": WIDE}), at=ago(hours=6))
     office.stored(asked("before", labels={"client": "acme"}), "r-4", cost=2.0, at=ago(days=9))
     return office
 
@@ -26,10 +29,16 @@ def test_the_json_names_every_group_and_the_time_before(filled: Office):
     report = filled.comfyline("report", "--by", "label.client", "--json").json
 
     told = [(one["group"], one["stored"], one["cost_usd"]) for one in report["groups"]]
-    assert told == [(HOSTILE, 1, 1.5), ("acme", 1, 0.14), (None, 1, 0.0), ("=1+1", 0, 0.0)]
+    assert told == [
+        (HOSTILE, 1, 1.5),
+        ("acme", 1, 0.14),
+        (None, 1, 0.0),
+        ("=1+1", 0, 0.0),
+        (WIDE, 0, 0.0),
+    ]
     assert (report["total"]["stored"], report["before"]["stored"]) == (3, 1)
-    assert (report["total"]["cost_unknown"], report["total"]["not_repeated"]) == (1, 1)
-    assert report["failures"] == [{"kind": "in-doubt", "number": 1, "before": 0}]
+    assert (report["total"]["cost_unknown"], report["total"]["not_repeated"]) == (1, 2)
+    assert report["failures"] == [{"kind": "in-doubt", "number": 2, "before": 0}]
     assert len(report["days"]) in {8, 9}
     assert sum(day["stored"] for day in report["days"]) == 3
 
@@ -45,8 +54,8 @@ def test_csv_has_a_line_for_each_group_that_no_spreadsheet_runs(filled: Office):
     ended = filled.comfyline("report", "--by", "label.client", "--csv")
 
     rows = list(csv.DictReader(ended.stdout.splitlines()))
-    assert [row["label.client"] for row in rows] == [HOSTILE, "acme", "", "'=1+1"]
-    assert [row["cost_usd"] for row in rows] == ["1.5", "0.14", "0.0", "0.0"]
+    assert [row["label.client"] for row in rows] == [HOSTILE, "acme", "", "'=1+1", f"'{WIDE}"]
+    assert [row["cost_usd"] for row in rows] == ["1.5", "0.14", "0.0", "0.0", "0.0"]
 
 
 def test_the_page_is_whole_asks_for_nothing_and_shows_names_as_they_are(filled: Office):
@@ -77,7 +86,11 @@ def test_a_ledger_in_which_nothing_is_has_a_report_too(office: Office):
         (("--by", "label.Client"), "Reports are not by 'label.Client'"),
         (("--since", "soon"), "Not a duration or a date: 'soon'"),
         (("--since", "2026-01-02", "--until", "2026-01-01"), "of no time at all"),
+        (("--since", "0001-01-01"), "No report covers 0001-01-01 to "),
+        (("--since", "1d", "--until", "9999-12-31"), "Ask for ten years at most"),
+        (("--since", "0001-01-01T00:00+10:00"), "Not a duration or a date"),
         (("--csv", "--json"), "exclude each other"),
+        (("--html", ""), "--html . names no file"),
         (("--html", "/proc/report.html"), "/proc/report.html cannot be written"),
     ],
 )

@@ -60,9 +60,11 @@ def test_every_client_is_told_what_it_paid_and_what_it_did_not_pay_again(project
 
 def test_an_ad_hoc_request_has_the_labels_that_it_is_given(project: Project) -> None:
     asked = ("generate", "google/nano-banana/pro/edit", "-i", "prompt=the door of a labelled house")
-    wrong = project.comfyline(*asked, "-i", "image_urls=@configs/samples/cat.jpg", "--label", "x")
+    labels = ("x", "y", "a=1", "a=2")
+    wrong = project.comfyline(*asked, *(part for label in labels for part in ("--label", label)))
     assert wrong.code == 64
-    assert "--label x is not name=value" in wrong.stderr
+    for told in ("--label x is not name=value; --label y is", "--label a=… is given 2 times"):
+        assert told in wrong.stderr
     made = project.comfyline(
         *asked, "-i", "image_urls=@configs/samples/cat.jpg", "--label", "client=ad-hoc", "--json"
     )
@@ -84,9 +86,10 @@ def test_the_daily_flow_leaves_a_page_and_an_artifact(project: Project) -> None:
     environment = {name: value.strip("'") for name, _, value in pairs}
     program = (
         "import asyncio; from flows.report import report\n"
-        "for by in ('day', 'week'):\n"
-        "    state = asyncio.run(report(profile='sandbox', since='1h', by=by,\n"
-        "        to='s3://comfyline/reports', return_state=True))\n"
+        "for by, to in (('day', 's3://comfyline/reports'), ('model', 's3://comfyline/reports'),\n"
+        "        ('week', 'x'), ('day', '/proc/x')):\n"
+        "    state = asyncio.run(report(profile='sandbox', since='1h', by=by, to=to,\n"
+        "        return_state=True))\n"
         "    print(state.name, state.message)"
     )
 
@@ -101,11 +104,16 @@ def test_the_daily_flow_leaves_a_page_and_an_artifact(project: Project) -> None:
     )
 
     assert ended.returncode == 0, ended.stderr
-    done, wrong = ended.stdout.splitlines()
-    assert done.startswith("Completed ")
-    address = done.split()[-1]
-    path = address.removeprefix("s3://")
-    assert "Cost by day" in (project.home / "storage" / path).read_text()
+    *done, wrong, away = ended.stdout.splitlines()
+    assert [line.split()[0] for line in done] == ["Completed", "Completed"]
+    addresses = [line.split()[-1] for line in done]
+    # Both of one day, and neither in the place of the other.
+    for address, by in zip(addresses, ("day", "model"), strict=True):
+        page = (project.home / "storage" / address.removeprefix("s3://")).read_text()
+        assert "Cost by day" in page
+        assert f"By {by}" in page
     latest = project.prefect("GET", "artifacts/report/latest")
-    assert address in latest["data"]
+    assert addresses[-1] in latest["data"]
     assert wrong.startswith("Failed Reports are not by 'week'")
+    assert away.startswith("Failed file:///proc/x/report-sandbox-day-")
+    assert "cannot be written: No such file or directory. Give `to` a folder" in away

@@ -1,0 +1,63 @@
+"""The report of a period in words, and as Prefect's page shows it."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from comfyline.report.period import Figures, PeriodReport, comparison, markdown
+from comfyline.report.period_page import period_page
+
+UNTIL = datetime(2026, 11, 8, tzinfo=UTC)
+
+
+def report(total: Figures, before: Figures, *groups: Figures) -> PeriodReport:
+    return PeriodReport(
+        profile="sandbox",
+        since=UNTIL - timedelta(days=1),
+        until=UNTIL,
+        by="label.client",
+        total=total,
+        before=before,
+        groups=groups,
+        days=(total.model_copy(update={"group": "2026-11-07"}),),
+        failures=(),
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "![x](https://evil.example/x.png)",
+        "[x](https://evil.example)",
+        "a | b",
+        "<b>",
+        "`x",
+        "**x**",
+    ],
+)
+def test_a_name_is_only_a_name_on_the_page_of_prefect(name: str) -> None:
+    told = markdown(report(Figures(group="all"), Figures(group="all"), Figures(group=name)))
+
+    line = told.splitlines()[-1]
+    plain = "".join(f"\\{sign}" if sign in r"\`*_[]<>!#|~&" else sign for sign in name)
+    assert line.startswith(f"| {plain} | 0 |")
+
+
+def test_what_was_not_paid_again_is_told_as_a_number_of_jobs_and_their_worth() -> None:
+    now = Figures(group="all", reused=6, taken_over=1, saved_usd=0.98)
+    told = {name: values for name, *values in comparison(report(now, Figures(group="all")))}
+
+    assert told["there already"] == ["6", "0"]
+    assert told["taken over"] == ["1", "0"]
+    assert told["worth of these"] == ["$0.98", ""]
+
+
+@pytest.mark.parametrize(
+    ("stored", "change"), [(0, "−100 %"), (50, "−50 %"), (100, "as before"), (150, "+50 %")]
+)
+def test_a_figure_is_compared_with_that_of_the_time_before(stored: int, change: str) -> None:
+    page = period_page(
+        report(Figures(group="all", stored=stored), Figures(group="all", stored=100))
+    )
+
+    assert f'<dd>{stored}</dd><dd class="note">{change}</dd>' in page
