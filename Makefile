@@ -38,7 +38,7 @@ test-thorough: $(VENV)/.installed-dev  ## Run more of the same: every crash poin
 	HYPOTHESIS_PROFILE=thorough $(PYTEST) --numprocesses 4 -m 'not production'
 
 test-production: $(VENV)/.installed-dev chromium  ## Run a whole site with its workers, and a browser: five minutes
-	$(PYTEST) -m production
+	$(PYTEST) --numprocesses 4 -m production
 
 storage-test: $(VENV)/.installed-dev  ## Try a bucket of your own: BUCKET=s3://name/prefix, keys in AWS_*
 	COMFYLINE_TEST_BUCKET='$(or $(BUCKET),$(error say BUCKET=s3://name/prefix))' \

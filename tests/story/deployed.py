@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock
 from prefect.workers.process import ProcessWorker
 
 from comfyline.stack.stack import StackAddresses
-from tests.conftest import prefect_home
+from tests.conftest import prefect_home, shared_folder
 from tests.story.conftest import ROOT, Project, project_at
 
 
@@ -116,8 +117,12 @@ class Prefect:
 def deployed_at(
     directory: Path, stack: StackAddresses, home: Path, forks: Path
 ) -> Iterator[Prefect]:
-    """A project that is deployed, and a worker that waits for what there is to do."""
-    with project_at(directory, stack, home, forks) as project:
+    """A project that is deployed, and a worker that waits for what there is to do.
+
+    One at a time, since they share the server and the work pool's name.
+    """
+    alone = FileLock(shared_folder() / "deployed.lock")
+    with alone, project_at(directory, stack, home, forks) as project:
         for name in ("flows", "tasks", "prefect.yaml"):
             (directory / name).symlink_to(ROOT / name)
         prefect = Prefect(project)
