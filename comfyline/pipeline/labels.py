@@ -8,7 +8,8 @@ from comfyline.redact import without_secrets
 
 LABEL_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
 _LONGEST = 100
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""What controls a terminal, begins a line, or turns the direction of what follows."""
 
 
 def label_name(name: str) -> str:

@@ -13,12 +13,13 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote_from_bytes
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from comfyline.files import appearing_whole
 from comfyline.job import Job, JobState, Media, takes_pending
 from comfyline.redact import bare_origin, without_secrets
 from comfyline.report.format import count, span
+from comfyline.report.page_template import page_template
 from comfyline.report.summary import Charge, Costs, RunSummary, cost_in_words, total
 from comfyline.run import Outcome
 from comfyline.storage.place import local_path
@@ -216,13 +217,6 @@ def _moment(moment: datetime) -> str:
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(moment=_moment, bare=_bare, span=span, cost=_cost)
-    environment.globals["count"] = count
-    return environment.get_template("gallery.html.j2")
+    template = page_template("gallery.html.j2", moment=_moment, bare=_bare, span=span, cost=_cost)
+    template.globals["count"] = count
+    return template

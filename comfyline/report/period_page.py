@@ -2,11 +2,11 @@
 
 import re
 from functools import cache
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Template
 
-from comfyline.report.format import count, span, usd
+from comfyline.report.format import span, usd
+from comfyline.report.page_template import page_template
 from comfyline.report.period import LISTED, PeriodReport, comparison
 
 _WITHIN_TIME = re.compile(r"(?<=\d) (?=h\b|min\b|s\b)|(?<=\d h) |(?<=\d min) ")
@@ -33,13 +33,6 @@ def _unbroken(text: str) -> str:
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(usd=usd, span=span, unbroken=_unbroken)
-    environment.globals.update(change=_change, count=count)
-    return environment.get_template("period.html.j2")
+    template = page_template("period.html.j2", usd=usd, span=span, unbroken=_unbroken)
+    template.globals["change"] = _change
+    return template

@@ -89,6 +89,8 @@ def test_a_label_without_a_value_is_none(write: Write) -> None:
         ("  client: '{{ item.klient }}'\n", "there is no field `klient` (item 7 and 1 more item)"),
         (f"  client: {'x' * 101}\n", "a label has at most 100 characters, this one 101"),
         ('  client: "a\\nb"\n', "a label is one line, without control characters (item"),
+        ('  client: "a\\u2028b"\n', "a label is one line, without control characters (item"),
+        ('  client: "a\\u202eb"\n', "a label is one line, without control characters (item"),
     ],
 )
 def test_a_mistake_in_a_label_is_told_at_its_place(write: Write, labels: str, told: str) -> None:
@@ -115,6 +117,7 @@ def test_what_is_accepted_can_stand_in_a_line_and_a_database(text: str) -> None:
     kept = labels["client"].encode("utf-8").decode()
     assert len(kept) <= 100
     assert not set(kept) & set(map(chr, range(32)))
+    assert len(kept.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
