@@ -22,8 +22,8 @@ from comfyline.report.period import (
 )
 from comfyline.report.period_page import period_page
 
-_ALL_COLUMNS = 110
-"""Characters from which on a line has room for durations too."""
+_FITTING = ((110, len(GROUP_COLUMNS)), (80, 5), (0, 3))
+"""From how many characters on a line has room for how many columns of figures."""
 
 
 async def report(
@@ -79,7 +79,8 @@ def _print(found: PeriodReport) -> None:
         sums.add_row(name, now, before)
     results.print(sums)
     if found.groups:
-        fitting = GROUP_COLUMNS if results.width >= _ALL_COLUMNS else GROUP_COLUMNS[:-2]
+        most = next(number for width, number in _FITTING if results.width >= width)
+        fitting = GROUP_COLUMNS[:most]
         groups = table(found.by, *fitting, wrapping={found.by, "cost", "worth"})
         for name, *told in group_rows(found):
             groups.add_row(name, *told[: len(fitting)])

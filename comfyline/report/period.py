@@ -12,7 +12,7 @@ from comfyline.report.summary import Dollars, Encodable, Record, Seconds
 NOT_SET = "(not set)"
 """How a group without the label is called."""
 LISTED = 30
-"""Groups that are listed for people, the dearest first; CSV and JSON have all."""
+"""Groups that are listed for people; CSV and JSON have all."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What a spreadsheet takes for the beginning of a formula; some take the wide signs as well."""
 _MARKDOWN = re.compile(r"[\\|`*_~\[\]!#<>&]")
@@ -107,6 +107,11 @@ class PeriodReport(Record):
         """The period in words."""
         return f"{self.since:{_MINUTE}} to {self.until:{_MINUTE}} UTC"
 
+    @property
+    def listed(self) -> tuple[Figures, ...]:
+        """The groups that people see: the dearest, or the last days."""
+        return self.groups[-LISTED:] if self.by == "day" else self.groups[:LISTED]
+
 
 def headline(report: PeriodReport) -> str:
     """Write one sentence with what counts, short enough for a state message."""
@@ -143,13 +148,14 @@ GROUP_COLUMNS = ("made", "failed", "cost", "not paid again", "worth", *_WAITS)
 
 
 def group_rows(report: PeriodReport) -> Iterator[tuple[str, ...]]:
-    """Yield the lines of the table of groups for people: the dearest, then how many more."""
-    for one in report.groups[:LISTED]:
+    """Yield the lines of the table of groups for people, and how many more there are."""
+    for one in report.listed:
         free = f"{one.not_paid_again:,}" if one.not_paid_again else ""
         numbers = (f"{one.stored:,}", f"{one.failed:,}" if one.failed else "", one.cost)
         yield (one.name, *numbers, free, one.saved, one.queue, one.generation)
-    if (more := len(report.groups) - LISTED) > 0:
-        yield (f"and {more:,} more", *[""] * len(GROUP_COLUMNS))
+    if more := len(report.groups) - len(report.listed):
+        told = f"and {more:,} days before" if report.by == "day" else f"and {more:,} more"
+        yield (told, *[""] * len(GROUP_COLUMNS))
 
 
 def csv_text(report: PeriodReport) -> str:

@@ -7,14 +7,14 @@ from jinja2 import Template
 
 from comfyline.report.format import span, usd
 from comfyline.report.page_template import page_template
-from comfyline.report.period import LISTED, PeriodReport, comparison
+from comfyline.report.period import PeriodReport, comparison
 
 _WITHIN_TIME = re.compile(r"(?<=\d) (?=h\b|min\b|s\b)|(?<=\d h) |(?<=\d min) ")
 
 
 def period_page(report: PeriodReport) -> str:
     """Write the page; it asks the network for nothing and runs no script."""
-    page = _template().render(report=report, comparison=comparison(report), listed=LISTED)
+    page = _template().render(report=report, comparison=comparison(report))
     return page.encode("utf-8", "replace").decode()
 
 

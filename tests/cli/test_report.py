@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from comfyline.cli.console import results
 from tests.cli.conftest import Office, ago, asked
 
 HOSTILE = "<script>alert(1)</script>"
@@ -48,6 +49,21 @@ def test_people_get_a_table_in_which_unknown_is_not_nought(filled: Office):
 
     assert re.search(r"\(not set\) +1 +1 unknown", ended.stdout)
     assert "3 jobs made for $1.64, 1 unknown" in ended.stderr
+
+
+@pytest.mark.parametrize(("width", "last"), [(60, "cost"), (100, "worth"), (200, "generation")])
+def test_a_figure_is_never_broken_over_two_lines(
+    office: Office, monkeypatch: pytest.MonkeyPatch, width: int, last: str
+):
+    office.stored(asked("dear", labels={"client": "acme"}), "r-1", cost=23456.78, at=ago(hours=2))
+    office.stored(asked("?", labels={"client": "acme"}), "r-2", cost=None, at=ago(hours=2))
+    monkeypatch.setattr(results, "width", width)
+
+    told = office.comfyline("report", "--by", "label.client").stdout
+
+    assert "acme          2             $23,456.78, 1 unknown" in told
+    [heading] = [line for line in told.splitlines() if line.startswith("label.client")]
+    assert last in heading
 
 
 def test_csv_has_a_line_for_each_group_that_no_spreadsheet_runs(filled: Office):

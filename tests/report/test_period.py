@@ -4,18 +4,27 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from comfyline.report.period import Figures, PeriodReport, comparison, markdown
+from comfyline.report.period import (
+    Figures,
+    PeriodReport,
+    comparison,
+    csv_text,
+    group_rows,
+    markdown,
+)
 from comfyline.report.period_page import period_page
 
 UNTIL = datetime(2026, 11, 8, tzinfo=UTC)
 
 
-def report(total: Figures, before: Figures, *groups: Figures) -> PeriodReport:
+def report(
+    total: Figures, before: Figures, *groups: Figures, by: str = "label.client"
+) -> PeriodReport:
     return PeriodReport(
         profile="sandbox",
         since=UNTIL - timedelta(days=1),
         until=UNTIL,
-        by="label.client",
+        by=by,
         total=total,
         before=before,
         groups=groups,
@@ -61,3 +70,23 @@ def test_a_figure_is_compared_with_that_of_the_time_before(stored: int, change: 
     )
 
     assert f'<dd>{stored}</dd><dd class="note">{change}</dd>' in page
+
+
+@pytest.mark.parametrize(
+    ("by", "first", "more", "hint"),
+    [
+        ("label.client", "n-01", "and 10 more", "the dearest 30 of 40"),
+        ("day", "n-11", "and 10 days before", "the last 30 of 40"),
+    ],
+)
+def test_of_many_groups_people_see_those_that_matter_most(
+    by: str, first: str, more: str, hint: str
+) -> None:
+    none = Figures(group="all")
+    groups = [Figures(group=f"n-{number:02}", stored=1) for number in range(1, 41)]
+    many = report(none, none, *groups, by=by)
+
+    rows = [name for name, *_ in group_rows(many)]
+    assert (rows[0], rows[-1], len(rows)) == (first, more, 31)
+    assert hint in period_page(many)
+    assert len(csv_text(many).splitlines()) == 41
