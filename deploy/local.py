@@ -7,12 +7,13 @@ started by the next `up`. Passwords are made once, by deploy/secrets.sh.
 """
 
 import os
+import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,10 +23,11 @@ import psutil
 import psycopg
 from cyclopts import App, Parameter
 from filelock import FileLock
+from sqlalchemy import make_url
 
 from comfyline.cli.console import print_error, print_line, print_result, results, table
 from comfyline.config.profile import model_directories
-from comfyline.errors import ComfylineError, Unreachable, UsageError
+from comfyline.errors import ComfylineError, Interrupted, Unreachable, UsageError
 from comfyline.stack.home import Layout, private_folder
 from comfyline.stack.ports import LOOPBACK, check_free, first_free, read_ports, remember_port
 from comfyline.stack.process import Launch, ServerRecord, end, log_tail, read_record, start
@@ -46,9 +48,11 @@ REDIS = ("--appendonly", "yes", "--maxmemory", "512mb", "--maxmemory-policy", "n
 _PORTS = {"api": 4200, "postgres": 5432, "redis": 6379, "storage": 4271, "sandbox": 4272}
 _READY = {"api": "/api/ready", "worker": "/health", "storage": "/", "sandbox": "/health"}
 _MARK = "COMFYLINE_SITE"
-"""Names the site to every process, so that `down` also finds what a killed worker left behind."""
+"""Names the site to a worker's flow runs: `down` also finds what a killed worker left behind."""
 _HANDED_ON = ("RUNCOMFY_", "AWS_", "PREFECT_WORKER_")
 _START_LIMIT = 180.0
+_WORKERS_LIMIT = 60.0
+"""As compose.yaml's `stop_grace_period`: what a run is submitting has time to be written down."""
 
 Folder = Annotated[Path, Parameter(help="Where all of the site lies.")]
 
@@ -72,17 +76,60 @@ class Site:
         """Read a password, or an address that holds one."""
         return (self.secrets / name).read_text(encoding="ascii").strip()
 
+    def started(self) -> dict[str, ServerRecord]:
+        """Return the last process of each name, dead or alive."""
+        found = {path.stem: read_record(path) for path in self.layout.stack.glob("*.json")}
+        return {name: one for name, one in sorted(found.items()) if one}
+
+    def known(self, names: Sequence[str] = ()) -> dict[str, ServerRecord]:
+        """Return every process that was ever started; raise `UsageError` where a name is none."""
+        known = self.started()
+        if not known:
+            raise UsageError(
+                f"There is no site in {self.folder}", hint="`deploy/local.sh up FOLDER` starts one."
+            )
+        if strange := sorted(set(names) - known.keys()):
+            raise UsageError(
+                f"There is no {', '.join(strange)} in {self.folder}",
+                hint=f"It has {', '.join(known)}.",
+            )
+        return known
+
+    def make_secrets(self) -> None:
+        """Make the passwords, once, and write the addresses of this site's servers with them."""
+        places = [f"{LOOPBACK}:{self.port(name)}" for name in ("postgres", "redis")]
+        made = subprocess.run(
+            [HERE / "secrets.sh", self.secrets, *places],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode:
+            raise Unreachable(f"The passwords cannot be written: {made.stderr.strip()}")
+
+    def orphans(self) -> list[psutil.Process]:
+        """Return the flow runs of workers that were killed."""
+        known = {record.pid for record in self.running().values()}
+        return [
+            process
+            for process in psutil.process_iter()
+            if process.pid not in known and _belongs_to(process, self.folder)
+        ]
+
     def running(self) -> dict[str, ServerRecord]:
         """Return every process of the site that lives, by its name."""
-        found = {path.stem: read_record(path) for path in self.layout.stack.glob("*.json")}
-        return {name: one for name, one in sorted(found.items()) if one and one.is_alive()}
+        return {name: one for name, one in self.started().items() if one.is_alive()}
 
     def port(self, name: str) -> int:
-        """Return the port of a server, the same at each start."""
+        """Return the port of a server, the same at each start.
+
+        A worker's is that of its health page, which nobody has written down: it gets a free one.
+        """
         ports = read_ports(self.layout.ports)
-        if name not in ports:
-            default = _PORTS.get(name.partition("-")[0], 8080)
-            if (port := first_free(default, None, ports.values())) is None:
+        kind = name.partition("-")[0]
+        if kind == "worker" or name not in ports:
+            last = ports.pop(name, None)
+            if (port := first_free(_PORTS.get(kind, 8080), last, ports.values())) is None:
                 raise Unreachable(f"no free port for {name} between 4270 and 4372")
             remember_port(self.layout.ports, name, port)
             return port
@@ -126,6 +173,7 @@ class Site:
             "PREFECT_HOME": str(own / "prefect"),
             "PREFECT_WORKER_WEBSERVER_HOST": LOOPBACK,
             "PREFECT_WORKER_WEBSERVER_PORT": str(self.port(name)),
+            _MARK: str(self.folder),
         }
 
     def launch(self, name: str, *, apis: int = 1, limit: int = 2, apart: bool = False) -> Launch:
@@ -166,8 +214,6 @@ class Site:
             if port:
                 check_free(name, port, f"its line in {self.layout.ports}")
             print_line(f"{name}: starting" + (f" at {origin(port)}" if port else ""))
-            marked = {**described.environment, _MARK: str(self.folder)}
-            described = replace(described, environment=marked)
             records[name], begins[name] = start(self.layout, name, port, described)
         limit = time.monotonic() + _START_LIMIT
         for name, record in records.items():
@@ -251,7 +297,9 @@ def _make_database(programs: Sequence[str], user: str, data: Path, roles: Path) 
         shutil.chown(part, user, user)
     made = [*as_user, f"{folder}/initdb", "-D", str(part), "-U", "postgres", "-E", "utf8"]
     made += ["--auth-local=reject", "--auth-host=scram-sha-256"]
-    alone = [*as_user, f"{folder}/postgres", "--single", "-D", str(part), "postgres"]
+    # By itself it would go on after an error, and quote the statement with the password.
+    strict = ("-c", "exit_on_error=on", "-c", "log_min_error_statement=panic")
+    alone = [*as_user, f"{folder}/postgres", "--single", *strict, "-D", str(part), "postgres"]
     with roles.open() as given:
         for command, stdin in ((made, None), (alone, given)):
             done = subprocess.run(
@@ -299,12 +347,13 @@ def up(
     if apis < 1:
         raise UsageError("A site needs an API server", hint="Write --apis 1, or more.")
     site = Site(folder, project)
+    private_folder(site.layout.home)
     private_folder(site.layout.stack)
-    # PostgreSQL runs as another user where we are root, and has to get to its folder.
-    site.folder.chmod(0o711)
+    if os.geteuid() == 0:
+        # PostgreSQL runs as another user then, and has to get to its folder.
+        site.folder.chmod(stat.S_IMODE(site.folder.stat().st_mode) | 0o011)
     with FileLock(site.layout.lock):
-        places = [f"{LOOPBACK}:{site.port(name)}" for name in ("postgres", "redis")]
-        subprocess.run([HERE / "secrets.sh", site.secrets, *places], check=True)
+        site.make_secrets()
         site.start(DATA)
         servers = [*(f"api-{number + 1}" for number in range(apis)), "services"]
         client = {**inherited(), **site.client()}
@@ -326,46 +375,49 @@ def up(
         # Without -P: flows are imported from the project's folder.
         deploy = (sys.executable, "-m", "prefect", *DEPLOY)
         site.once("Deploying prefect.yaml", deploy, client)
-    print_line(f"Ready: {origin(site.port('api-1'))}, user and password in {site.secrets}")
+    print_line(
+        f"Ready: {origin(site.port('api-1'))}, user and password in {site.secrets}/prefect-auth"
+    )
 
 
 @app.command
 def down(folder: Folder, *names: Annotated[str, Parameter(help="Only these processes.")]) -> None:
-    """End what runs, workers first; with names, only these. What they know stays."""
+    """End what runs, workers first; with names, only these. What they know stays.
+
+    Flow runs have a minute to write down what they hold.
+    """
     site = Site(folder)
-    running = site.running()
-    ending = {name: running[name] for name in names if name in running} if names else running
-    # Whoever works with a server ends before it.
-    for kinds in (("worker",), ("services", "api"), DATA):
-        some = [one for name, one in ending.items() if name.partition("-")[0] in kinds]
-        end(some)
-        if not names and kinds == ("worker",):
-            _end_orphans(site)
-    for name in ending:
+    site.known(names)
+    with FileLock(site.layout.lock):
+        alive = site.running()
+        running = {name: alive[name] for name in names if name in alive} if names else alive
+        # Whoever works with a server ends before it.
+        for kinds in (("worker",), ("services", "api"), DATA):
+            some = [one for name, one in running.items() if name.partition("-")[0] in kinds]
+            if kinds == ("worker",):
+                end(some, () if names else site.orphans(), _WORKERS_LIMIT)
+            else:
+                end(some)
+    for name in running:
         print_line(f"{name}: stopped")
 
 
-def _end_orphans(site: Site) -> None:
-    """End the flow runs of workers that were killed."""
-    known = {record.pid for record in site.running().values()}
-    for process in psutil.process_iter():
-        try:
-            marked = process.environ().get(_MARK) == str(site.folder)
-            if marked and process.pid not in known and "prefect" in " ".join(process.cmdline()):
-                process.kill()
-        except psutil.Error:
-            continue
+def _belongs_to(process: psutil.Process, folder: Path) -> bool:
+    """Whether a process was started by a worker of the site in a folder."""
+    try:
+        return process.environ().get(_MARK) == str(folder)
+    except psutil.Error:
+        return False
 
 
 @app.command
 def status(folder: Folder) -> int:
     """Show what runs, where, and whether it serves; 0 when all does."""
     site = Site(folder)
-    shown, running = table("process", "state", "address", "pid", "log"), site.running()
-    states = dict.fromkeys((path.stem for path in site.layout.log("x").parent.glob("*.log")), "")
-    for name in sorted(states):
+    shown, states = table("process", "state", "address", "pid", "log"), dict[str, str]()
+    for name, record in site.known().items():
         log = str(site.layout.log(name))
-        if (record := running.get(name)) is None:
+        if not record.is_alive():
             states[name] = "stopped"
             shown.add_row(name, states[name], "", "", log)
             continue
@@ -382,8 +434,19 @@ def env(folder: Folder) -> None:
 
     Example: eval "$(deploy/local.sh env /srv/comfyline)"; prefect deployment ls
     """
-    for name, value in Site(folder).client().items():
-        print_result(f"export {name}='{value}'")
+    site = Site(folder)
+    site.known()
+    ledger = make_url(site.secret("ledger-url"))
+    # For psql and pg_dump, whose command lines other users can read.
+    database = {
+        "PGHOST": ledger.host,
+        "PGPORT": ledger.port,
+        "PGUSER": ledger.username,
+        "PGPASSWORD": ledger.password,
+        "PGDATABASE": ledger.database,
+    }
+    for name, value in (site.client() | database).items():
+        print_result(f"export {name}={shlex.quote(str(value))}")
 
 
 def main() -> int:
@@ -393,6 +456,12 @@ def main() -> int:
     except ComfylineError as error:
         print_error(error)
         return error.exit_code
+    except OSError as error:  # a full disk, a folder that is another's
+        print_error(Unreachable(f"{error.filename or 'The site'}: {error.strerror or error}"))
+        return Unreachable.exit_code
+    except KeyboardInterrupt:
+        print_line("Interrupted. What has started goes on: `deploy/local.sh down FOLDER` ends it.")
+        return Interrupted.exit_code
 
 
 if __name__ == "__main__":

@@ -79,17 +79,25 @@ async def remove(
 
 @app.command
 async def move(
-    url: Annotated[str, Parameter(help="SQLAlchemy URL of an empty database.")],
+    url: Annotated[
+        str,
+        Parameter(
+            help="SQLAlchemy URL of an empty database; - reads it.", allow_leading_hyphen=True
+        ),
+    ],
     *,
     profile: Profile = "sandbox",
 ) -> None:
     """Move the ledger to another database, from SQLite to PostgreSQL or back.
 
     All of it arrives or nothing does. The old one is closed then: who opens it is told where it
-    went. Leave the password out of the URL: it is taken from ~/.pgpass or PGPASSWORD.
+    went. Other users can read a command line: leave the password out of the URL, then ~/.pgpass or
+    PGPASSWORD is read, or write - and hand the URL in on stdin.
 
     Example: comfyline ledger move postgresql://comfyline@db.example.com/comfyline
     """
+    if url == "-":
+        url = sys.stdin.readline().strip()
     source = read_profile(profile).ledger_url()
     here, there = _places(source, url)
     print_line(f"{here} → {there}")

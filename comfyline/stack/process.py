@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -124,23 +124,28 @@ def start(layout: Layout, service: str, port: int, launch: Launch) -> tuple[Serv
     return record, begin
 
 
-def end(records: Iterable[ServerRecord]) -> None:
+def end(
+    records: Iterable[ServerRecord], also: Iterable[psutil.Process] = (), patience: float = 0
+) -> None:
     """End these processes with their children: politely, and after `STOP_LIMIT` by force.
 
-    Blocks. psutil checks before every signal that the pid still means the same process.
+    Children, and those that are to end `also`, are given `patience` seconds before. Blocks. psutil
+    checks before every signal that the pid still means the same process.
     """
-    family: list[psutil.Process] = []
+    family, children = list[psutil.Process](), set(also)
     for record in records:
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(record.pid)
             if record.is_alive():
                 # Before the signal: orphans no longer tell whose children they were.
-                family += [process, *process.children(recursive=True)]
-    for signal in (psutil.Process.terminate, psutil.Process.kill):
-        for process in family:
-            with suppress(psutil.NoSuchProcess):
-                signal(process)
-        family = _wait(family)
+                family.append(process)
+                children.update(process.children(recursive=True))
+    family += children
+    _send(psutil.Process.terminate, family)
+    _wait(list(children), patience)
+    left = _wait(family)
+    _send(psutil.Process.kill, left)
+    _wait(left)
 
 
 def log_tail(log: Path, begin: int, hidden: Iterable[str] = (), lines: int = 10) -> str:
@@ -164,9 +169,15 @@ def _has_ended(process: psutil.Process) -> bool:
         return True
 
 
-def _wait(family: list[psutil.Process]) -> list[psutil.Process]:
-    """Wait for the end of these, for `STOP_LIMIT` seconds; return those that still live."""
-    limit = time.monotonic() + STOP_LIMIT
+def _send(signal: Callable[[psutil.Process], None], family: list[psutil.Process]) -> None:
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            signal(process)
+
+
+def _wait(family: list[psutil.Process], seconds: float = STOP_LIMIT) -> list[psutil.Process]:
+    """Wait so long for the end of these; return those that still live."""
+    limit = time.monotonic() + seconds
     # Not psutil's own waiting alone: it counts an ended process as alive until the parent has
     # taken note, and the first process of a container, which inherits our servers, may never.
     while alive := [p for p in psutil.wait_procs(family, timeout=0)[1] if not _has_ended(p)]:

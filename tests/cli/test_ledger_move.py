@@ -1,5 +1,7 @@
 """`comfyline ledger move`: what it says, and what it refuses."""
 
+import io
+
 import pytest
 from sqlalchemy import make_url
 
@@ -13,7 +15,9 @@ def test_a_ledger_moves_and_the_old_place_says_where_it_went(
     place = make_url(postgresql_database).set(password="hunter2")
     url = place.render_as_string(hide_password=False)
 
-    moved = office.comfyline("ledger", "move", url)
+    # By stdin: a command line is there for all users to read.
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{url}\n"))
+    moved = office.comfyline("ledger", "move", "-")
     old = office.comfyline("jobs")
     monkeypatch.setenv("COMFYLINE_LEDGER_URL", url)
     new = office.comfyline("jobs", "--json")

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ import yaml
 from prefect.settings.models.root import Settings
 from prefect_redis.client import RedisMessagingSettings
 
+from comfyline.errors import Unreachable, UsageError
 from comfyline.stack.home import private_folder
+from comfyline.stack.ports import remember_port
+from comfyline.stack.process import Launch, start
 from deploy import local
+from tests.conftest import shared_folder
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -77,7 +82,7 @@ def test_the_site_of_one_machine_is_the_same(site: local.Site) -> None:
             environment(name)
         )
     worker = site.launch("worker-1")
-    its_own = {"PREFECT_HOME", "COMFYLINE_HOME"}  # the image's, in compose
+    its_own = {"PREFECT_HOME", "COMFYLINE_HOME", "COMFYLINE_SITE"}  # the image's, in compose
     its_own |= {"PREFECT_WORKER_WEBSERVER_HOST", "PREFECT_WORKER_WEBSERVER_PORT"}
     for name in ("worker-1", "worker-2"):
         assert settings(dict(worker.environment)) - its_own == settings(environment(name))
@@ -180,3 +185,91 @@ def test_what_a_secret_file_holds_becomes_a_setting(tmp_path: Path) -> None:
     assert "PREFECT_API_AUTH_STRING=hush" in lines
     assert "OTHER=a b" in lines
     assert not any("_FILE=" in line for line in lines)
+    held.unlink()
+    missing = subprocess.run(
+        ["sh", "-c", script, "x", "env"], env=given, capture_output=True, check=False
+    )
+    assert missing.returncode, "a service without its secret would start"
+
+
+def test_servers_at_other_ports_keep_their_passwords_and_get_new_addresses(
+    site: local.Site,
+) -> None:
+    before = {path.name: path.read_text() for path in site.secrets.iterdir()}
+    for name, port in (("postgres", 7001), ("redis", 7002)):
+        remember_port(site.layout.ports, name, port)
+    site.make_secrets()
+    after = {path.name: path.read_text() for path in site.secrets.iterdir()}
+    changed = {"ledger-url", "prefect-database-url", "redis-url"}
+    assert {name for name in after if after[name] != before[name]} == changed
+    assert "@127.0.0.1:7001/" in after["ledger-url"]
+    assert after["redis-url"].strip().endswith("@127.0.0.1:7002/0")
+
+
+def test_a_worker_goes_elsewhere_where_its_port_was_taken_while_it_was_down(
+    site: local.Site,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        remember_port(site.layout.ports, "worker-1", taken)
+        port = site.launch("worker-1").environment["PREFECT_WORKER_WEBSERVER_PORT"]
+    assert port != str(taken)
+    assert site.launch("worker-1").environment["PREFECT_WORKER_WEBSERVER_PORT"] == port
+
+
+def test_what_leads_to_a_site_is_for_any_shell_and_for_postgresql_programs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = local.Site(tmp_path / "team's site")
+    private_folder(site.layout.stack)
+    site.make_secrets()
+    with pytest.raises(UsageError, match="There is no site"):
+        local.env(site.folder)
+    started(site, "redis")
+    capsys.readouterr()
+    local.env(site.folder)
+    code = f'{capsys.readouterr().out}\necho "$COMFYLINE_HOME|$PGDATABASE|$PGPASSWORD"'
+    said = subprocess.run(["sh", "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == f"{site.layout.home}|comfyline|{site.secret('ledger-password')}"
+
+
+def test_a_process_that_a_site_never_had_is_not_taken_for_one_that_has_stopped(
+    site: local.Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (local.down, local.status):
+        with pytest.raises(UsageError, match="There is no site"):
+            command(site.folder)
+    started(site, "redis")
+    site.layout.log("comfyline").write_text("of a run, and no process")
+    with pytest.raises(UsageError, match="There is no wroker-1"):
+        local.down(site.folder, "wroker-1")
+    local.down(site.folder)
+    assert local.status(site.folder) == 1
+    shown = capsys.readouterr().out
+    assert "redis" in shown
+    assert "comfyline.log" not in shown
+
+
+def test_a_database_server_with_half_of_its_roles_is_none_and_tells_no_password(
+    tmp_path: Path,
+) -> None:
+    folder = shared_folder() / tmp_path.name  # PostgreSQL's own user can enter it
+    site = local.Site(folder)
+    private_folder(site.secrets)
+    site.make_secrets()
+    roles = site.secrets / "postgres.sql"
+    folder.chmod(0o711)
+    whole = roles.read_text()
+    roles.write_text(f"CREATE ROLE pg_one PASSWORD 'hunter2';\n{whole}")  # such names are its own
+    with pytest.raises(Unreachable, match="cannot make") as refused:
+        site.launch("postgres")
+    assert not (folder / "postgres").exists()
+    assert "hunter2" not in str(refused.value)
+    roles.write_text(whole)
+    site.launch("postgres")
+    assert (folder / "postgres").is_dir()
+
+
+def started(site: local.Site, name: str) -> None:
+    """Starts a process under a name, which ends at once."""
+    start(site.layout, name, 0, Launch(("true",), {}))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,7 +36,7 @@ MARK = "=== end of block"
 @pytest.fixture
 def checkout() -> Iterator[Path]:
     """What git knows, in a folder that other users can enter, as PostgreSQL's has to."""
-    folder = Path(tempfile.mkdtemp(prefix="comfyline-page-"))
+    folder = Path(tempfile.mkdtemp(prefix="comfyline page "))
     folder.chmod(0o755)
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
     for name in listed.stdout.decode().split("\0"):
@@ -93,14 +94,16 @@ def test_every_block_of_the_page_does_what_it_says(
             start_new_session=True,
         )
         try:
-            code = terminal.wait(900)
+            with suppress(subprocess.TimeoutExpired):
+                terminal.wait(600)
+            code = terminal.poll()
         finally:
             if terminal.poll() is None:
                 os.killpg(terminal.pid, signal.SIGKILL)
             for ending in (["deploy/local.sh", "down", "site"], ["comfyline", "down"]):
                 subprocess.run(ending, cwd=checkout, env=environment, check=False)
     parts = said.read_text().split(MARK)
-    assert code == 0, f"{STEPS[len(parts) - 1][0]}\n{parts[-1][-5000:]}"
+    assert code == 0, f"{code or 'not in time'}: {STEPS[len(parts) - 1][0]}\n{parts[-1][-5000:]}"
     for (block, expected), part in zip(STEPS, parts, strict=False):
         lines = iter(part.splitlines())
         for line in expected.splitlines():

@@ -3,15 +3,30 @@
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from comfyline.errors import Unreachable
-from comfyline.stack.home import Layout, make_auth_string, read_auth_string, read_credentials
+from comfyline.stack.home import (
+    Layout,
+    make_auth_string,
+    private_folder,
+    read_auth_string,
+    read_credentials,
+)
 from comfyline.stack.ports import SPARE_PORTS, first_free, read_ports
-from comfyline.stack.process import ServerRecord, birth_of, log_tail, read_record
+from comfyline.stack.process import (
+    Launch,
+    ServerRecord,
+    birth_of,
+    end,
+    log_tail,
+    read_record,
+    start,
+)
 from comfyline.stack.services import launch
 
 
@@ -122,3 +137,20 @@ def test_a_broken_credentials_file_is_an_error_that_does_not_quote_it(tmp_path: 
         read_credentials(path)
     assert "hush" not in str(error.value)
     assert error.value.__cause__ is None
+
+
+def test_a_child_that_writes_something_down_is_waited_for_and_a_deaf_server_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("comfyline.stack.process.STOP_LIMIT", 0.2)
+    layout, begun, done = Layout(tmp_path), tmp_path / "begun", tmp_path / "done"
+    private_folder(layout.stack)
+    child = tmp_path / "child.sh"
+    child.write_text(f'trap "sleep 1; touch {done}; exit" TERM; touch {begun}; sleep 60 & wait')
+    deaf = ("sh", "-c", f"trap : TERM; sh {child} & while true; do sleep 1; done")
+    record, _ = start(layout, "worker-1", 0, Launch(deaf, {"PATH": os.environ["PATH"]}))
+    while not begun.exists():
+        time.sleep(0.02)
+    end([record], patience=60)
+    assert done.exists()
+    assert not record.is_alive()
