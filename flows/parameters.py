@@ -117,6 +117,9 @@ Shards = Annotated[
     Annotated[int, Field(ge=1)] | None, _Tabs("So many", "By limits.shard"), _title("Shards")
 ]
 OneShard = Annotated[str | None, _Tabs("A part", "All of it"), _title("Shard (set by the run)")]
+Content = Annotated[
+    str | None, _Tabs("What the run has read", "Anything"), _title("Content (set by the run)")
+]
 OfRun = Annotated[str | None, _Tabs("A run", "None"), _title("Part of run (set by the run)")]
 
 _given: ContextVar[Mapping[str, Any] | None] = ContextVar("comfyline_parameters", default=None)

@@ -20,6 +20,7 @@ from comfyline.services import Services, now
 from flows.finish import finish
 from flows.parameters import (
     AllowUnknownCost,
+    Content,
     Date,
     Limit,
     MaxCost,
@@ -64,6 +65,7 @@ async def pipeline(
     shards: Shards = None,
     shard: OneShard = None,
     of_run: OfRun = None,
+    content: Content = None,
 ) -> State[RunSummary] | State[ComfylineError]:
     """Run a pipeline file to its end; make only what is not there yet.
 
@@ -83,6 +85,7 @@ async def pipeline(
             what the pipeline's limits say.
         shard: Set by the run itself: which part this is, such as 3/8.
         of_run: Set by the run itself: the run that this is a part of.
+        content: Set by the run itself: what the pipeline has to be for a part to be made of it.
     """
     given = {
         "path": path,
@@ -136,7 +139,7 @@ async def pipeline(
             return planned, run
 
         if part:
-            return await finish_shard(part, run_id(), plan, services, began)
+            return await finish_shard(part, run_id(), content, plan, services, began)
         planned, run = await plan(None)
         for note in (*planned.notes, *await namesakes(planned.jobs, services)):
             tell(Note(note))

@@ -314,5 +314,5 @@ class _JobQueue:
 
 
 def _tell_end(outcome: Outcome, shards: ShardResults) -> None:
-    if not shards.has_told(outcome.job):
+    if not shards.has_told(outcome):
         tell(JobEnded(outcome))

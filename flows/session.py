@@ -42,8 +42,8 @@ Work = Callable[[Services], Awaitable[State[RunSummary]]]
 
 _LOOK_AGAIN = 3.0
 """Seconds between two looks."""
-_LOOK_AT_MOST = 5.0
-"""Seconds that a look may take when the process has to end."""
+_LOOK_AT_MOST = 8.0
+"""Seconds that a look may take: a process that is told to end is killed 30 seconds later."""
 _TOLD_TO_END = "its process was told to end"
 
 
@@ -178,6 +178,9 @@ def _on_signal(act: Callable[[], None]) -> Iterator[None]:
         yield
         return
     heard = [signal.SIGTERM]
+    if is_shard():
+        # Ctrl-C in its worker's terminal: the other shards of the run go on all the same.
+        heard.append(signal.SIGINT)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         heard.append(signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in heard}
@@ -204,7 +207,7 @@ async def _watch(
                 async with asyncio.timeout(_LOOK_AGAIN):
                     await told_to_end.wait()
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_AT_MOST if told_to_end.is_set() else None):
+                async with asyncio.timeout(_LOOK_AT_MOST):
                     await _look(token, run_id, flow_run_id, services, prefect)
             if told_to_end.is_set():
                 token.hands_over = not token.is_cancelled

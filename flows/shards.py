@@ -65,8 +65,9 @@ _LOG = 15.0
 """Seconds between two lines in the run's log about how far it is."""
 _PATIENCE = 60.0
 """Seconds for which the run waits for a worker before it makes its shards itself."""
-_STOPPING = 45.0
-"""Seconds for which a cancelled run waits for its shards; Prefect ends their processes after 30."""
+_STOPPING = 24.0
+"""Seconds for which a cancelled run waits for its shards: they hear of it within 3 and take up to
+20. Prefect ends its own process after 30."""
 _MADE = (JobState.PERSISTED, "posts", "cost_usd", "cost_unknown")
 _GIVEN_AT_ONCE = 8
 _ASKED_AT_ONCE = 100
@@ -84,17 +85,35 @@ def part_of_run(shard: str | None, of_run: str | None) -> Shard | None:
             "`shard` and `of_run` go together",
             hint="Leave both out: a run gives its shards to workers by itself.",
         )
-    return parse_shard(shard) if shard else None
+    return None if shard is None else parse_shard(shard)
 
 
 async def finish_shard(
-    shard: Shard, run_id: str, plan: Plan, services: Services, began: float
+    shard: Shard,
+    run_id: str,
+    content: str | None,
+    plan: Plan,
+    services: Services,
+    began: float,
 ) -> State[RunSummary]:
     """Make a shard in a flow run of its own, and return the state in which it ends.
 
-    Gallery, index and sums are those of the whole run. `began` is as for `finish`.
+    Gallery, index and sums are those of the whole run. `began` is as for `finish`. Raises
+    `UsageError` where this process would make something else than the run, of another `content`.
     """
-    made = await make_shard(shard, run_id, plan, services, is_alone=True)
+
+    async def plan_the_same(shard: Shard) -> tuple[Planned, Run]:
+        planned, run = await plan(shard)
+        if content not in {None, _content(planned, services)}:
+            raise UsageError(
+                "The pipeline is not the same here as where the run was started, so this shard is "
+                "not made here",
+                hint="Workers need the run's version of the pipeline and its table, its variables "
+                "(`env:`) and its profile: deploy these, or run with `--shards 1`.",
+            )
+        return planned, run
+
+    made = await make_shard(shard, run_id, plan_the_same, services, is_alone=True)
     if made is None:
         return Completed(message=f"Nothing to do: shard {shard} is made elsewhere, or is over")
     run, outcomes = made
@@ -112,14 +131,14 @@ async def make_shard(
     When this process dies at any point, its lease lapses and another goes on where it was.
     """
     shards, number = services.ledger.shards, shard.number
+    # First: who cannot even plan it has never had it.
+    planned, run = await plan(shard)
     claim = await shards.claim(run_id, number, shard.of)
     if claim is None:
         return None
-    sums = _Sums(claim.progress)
+    run.began, sums = claim.began, _Sums(claim.progress)
     try:
         async with _renewing(run_id, number, sums, services):
-            planned, run = await plan(shard)
-            run.began = claim.began
             if is_alone:
                 tell(RunPlanned(run.id, run.pipeline, planned.schedule().jobs, 0, None))
             with observed_by(sums):
@@ -204,6 +223,10 @@ async def run_in_shards(
     """
     shards, limit = services.ledger.shards, planned.pipeline.document.limits.shard
     rows = await shards.of_run(run.id)
+    if rows and await services.ledger.is_stopped(run.id):
+        # A retry of what was told to stop begins anew, also where it had no time to end.
+        await shards.forget(run.id)
+        rows = []
     size = planned.schedule().jobs
     is_small = asked == 1 if asked else limit is None or size <= limit
     if not rows and is_small:
@@ -224,7 +247,7 @@ async def run_in_shards(
     shown = await planned_run(preflight, there, run, services)
     tell(shown)
     tell(Note(f"{count(left, 'job')} to make, in {of} shards"))
-    giving = {**parameters, "of_run": run.id}
+    giving = {**parameters, "of_run": run.id, "content": _content(planned, services)}
     run.cancel_token.may_hand_over = True
     try:
         await _Parent(run, services, plan, giving, shown).watch()
@@ -243,11 +266,15 @@ async def _results(planned: Planned, run: Run, services: Services) -> ShardResul
     shards = services.ledger.shards
     entries, rows = await shards.entries(run.id), await shards.of_run(run.id)
     return ShardResults(
-        entries={entry["label"]: entry for entry in entries},
+        entries={(entry["label"], entry["key"]): entry for entry in entries},
         of=max(1, len(rows)),
         cancelled=frozenset(row.number for row in rows if row.has_ended and row.holder is None),
         steps=frozenset(planned.dag.steps_of_items()),
     )
+
+
+def _content(planned: Planned, services: Services) -> str:
+    return f"{planned.content} at {services.settings.runcomfy.account}"
 
 
 async def _must_be_deployed() -> None:
@@ -348,7 +375,12 @@ class _Parent:
             mine.result()
         left = [row for row in rows if not row.has_ended]
         if self._run.cancel_token.hands_over:
-            tell(Note("This process has to end. Its shards go on: `Retry` on its page joins them"))
+            tell(
+                Note(
+                    "This process has to end. Its shards go on: `Retry` on its page, or the same "
+                    "run again, goes on with them"
+                )
+            )
             return True
         if self._run.cancel_token.is_cancelled:
             return await self._stop(left, prefect)
@@ -415,10 +447,15 @@ class _Parent:
         if self._stopped_at is None:
             self._stopped_at = time.monotonic()
             await self._services.ledger.stop_run(self._run.id)
-            for row in left:
-                if row.flow_run_id:
-                    async with _patiently():
-                        await prefect.set_flow_run_state(UUID(row.flow_run_id), Cancelling())
+            ids = [UUID(row.flow_run_id) for row in left if row.flow_run_id]
+
+            async def cancel(flow_run_id: UUID) -> None:
+                async with _patiently():
+                    await prefect.set_flow_run_state(flow_run_id, Cancelling())
+
+            # Who does not hear of it from Prefect in time, hears of it from the ledger.
+            async with _patiently(_STOPPING / 2):
+                await all_of(map(cancel, ids), _GIVEN_AT_ONCE)
         waited = time.monotonic() - self._stopped_at
         return waited > _STOPPING or not any(row.is_running for row in left)
 
@@ -449,10 +486,10 @@ class _Parent:
 
 
 @asynccontextmanager
-async def _patiently() -> AsyncIterator[None]:
+async def _patiently(seconds: float = _ANSWERS_WITHIN) -> AsyncIterator[None]:
     """Ask Prefect something; what it does not answer is asked again at the next look."""
     try:
-        async with asyncio.timeout(_ANSWERS_WITHIN):
+        async with asyncio.timeout(seconds):
             yield
     except (TimeoutError, httpx.HTTPError, PrefectException, RuntimeError) as error:
         # A plain RuntimeError is how its client says that the server is away.

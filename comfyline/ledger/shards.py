@@ -148,8 +148,8 @@ class Shards:
         Whoever held it before does not any more.
         """
         values: dict[str, Any] = {"tries": tries, "flow_run_id": flow_run_id}
-        [row] = [one for one in self._rows(connection, run_id) if one.number == number]
-        if row.is_lost:
+        rows = self._rows(connection, run_id)
+        if any(one.is_lost for one in rows if one.number == number):
             values |= {"holder": None, "held_until": None}
         connection.execute(update(shards).where(_one(run_id, number)).values(values))
 

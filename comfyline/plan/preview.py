@@ -5,6 +5,7 @@ step is rendered, named and checked before the first one is paid for.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -146,11 +147,15 @@ def _for_items(problem: Problem, names: list[str]) -> Problem:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A pipeline, its graph and all jobs that can be told before, not yet checked one by one."""
+    """A pipeline, its graph and all jobs that can be told before, not yet checked one by one.
+
+    `content` is a hash of what it was made of: whoever shares the run has to come to the same.
+    """
 
     pipeline: Pipeline
     dag: Dag
     preview: Preview
+    content: str
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -182,6 +187,7 @@ async def plan_pipeline(
     source in object storage is read by `bucket`.
     """
     items = await read_items(pipeline, bucket, limit)
+    content = await asyncio.to_thread(_content, pipeline, items)
     if shard:
         items = shard.items(items)
     dag = graph_of(pipeline, items, run_id, day, of_some_items=shard is not None)
@@ -190,7 +196,15 @@ async def plan_pipeline(
         raise InputInvalid(preview.problems)
     if preview.away:
         raise preview.away
-    return Planned(pipeline, dag, preview)
+    return Planned(pipeline, dag, preview, content)
+
+
+def _content(pipeline: Pipeline, items: Sequence[Item]) -> str:
+    """Hash the document, its variables and its rows; of files, more may come at any moment."""
+    variables = {name: variable(name) for name in pipeline.document.env}
+    rows = [] if pipeline.document.source.files else [item.fields for item in items]
+    told = repr((pipeline.yaml.data, variables, rows))
+    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def graph_of(

@@ -86,25 +86,25 @@ def entry_of(outcome: Outcome) -> Entry:
 class ShardResults:
     """What the shards of a run have come to; nothing at all for a run that is not cut.
 
-    `entries` are by label what became of each job that was not there before. Of the shards that
-    are `cancelled`, each of `of`, nobody has begun the jobs; `steps` are those that shards make.
-    `estimate_usd` is for the whole run, as it was before.
+    `entries` are by label and key what became of each job that was not there before. Of the shards
+    that are `cancelled`, each of `of`, nobody has begun the jobs; `steps` are those that shards
+    make. `estimate_usd` is for the whole run, as it was before.
     """
 
-    entries: Mapping[str, Entry] = field(default_factory=dict)
+    entries: Mapping[tuple[str, str], Entry] = field(default_factory=dict)
     of: int = 1
     cancelled: frozenset[int] = frozenset()
     steps: frozenset[str] = frozenset()
     estimate_usd: float | None = None
 
-    def has_told(self, job: Job) -> bool:
+    def has_told(self, outcome: Outcome) -> bool:
         """Whether the shard has told of a job's end already."""
-        return job.label in self.entries
+        return (outcome.job.label, outcome.key) in self.entries
 
     def outcome(self, job: Job, key: str) -> Outcome | None:
         """Return how a job ended in its shard, without its outputs; None if it is to be made."""
-        entry = self.entries.get(job.label)
-        if entry and entry["key"] == key and entry["state"] != JobState.PERSISTED:
+        entry = self.entries.get((job.label, key))
+        if entry and entry["state"] != JobState.PERSISTED:
             return Outcome(
                 job=job,
                 key=key,
@@ -133,16 +133,16 @@ class ShardResults:
 
         A shard that died has told nothing: what it had submitted for the run counts likewise.
         """
-        told = {entry["key"] for entry in self.entries.values()}
+        told = {key for _, key in self.entries}
         return tuple(self._credited(one, known, run_id, told) for one in there)
 
     def _credited(
         self, one: Outcome, known: Mapping[str, AnyAttempt], run_id: str, told: set[str]
     ) -> Outcome:
-        entry = self.entries.get(one.job.label)
+        entry = self.entries.get((one.job.label, one.key))
         if one.is_old or one.job.step not in self.steps:
             return one
-        if entry and entry["key"] == one.key:
+        if entry:
             return replace(
                 one,
                 reused=False,

@@ -137,7 +137,7 @@ THERE = replace(MADE, reused=True, seconds=None, cost_usd=0.1)
 def results(*outcomes: Outcome, **more: Any) -> ShardResults:
     """What the run reads of its shards, after the ledger has had it."""
     entries = json.loads(json.dumps([entry_of(one) for one in outcomes]))
-    told = {entry["label"]: entry for entry in entries}
+    told = {(entry["label"], entry["key"]): entry for entry in entries}
     return ShardResults(entries=told, of=2, steps=frozenset({"edit"}), **more)
 
 
@@ -157,7 +157,7 @@ def test_what_ended_badly_in_a_shard_ends_so_for_the_run_and_is_not_made_again()
     assert type(found.error) is GenerationFailed
     assert str(found.error) == str(error)
     assert replace(found, error=error) == failed
-    assert results(failed).has_told(JOB)
+    assert results(failed).has_told(failed)
     assert results(failed).outcome(replace(JOB, item="dog"), "k") is None
     # Its inputs are others since then: it is another job.
     assert results(failed).outcome(JOB, "other") is None
