@@ -23,7 +23,7 @@ from prefect.deployments.flow_runs import arun_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Cancelled, Cancelling, Completed, Crashed
 
-from comfyline.errors import ComfylineError, UsageError
+from comfyline.errors import ComfylineError, TryLater, Unreachable, UsageError
 from comfyline.job import JobState
 from comfyline.ledger.shards import ShardRow
 from comfyline.ledger.tables import in_batches
@@ -131,8 +131,13 @@ async def make_shard(
     When this process dies at any point, its lease lapses and another goes on where it was.
     """
     shards, number = services.ledger.shards, shard.number
-    # First: who cannot even plan it has never had it.
-    planned, run = await plan(shard)
+    try:
+        # First: who cannot even plan it has never had it, and nobody else need try.
+        planned, run = await plan(shard)
+    except (Unreachable, TryLater):
+        if await shards.claim(run_id, number, shard.of):
+            await shards.release(run_id, number)
+        raise
     claim = await shards.claim(run_id, number, shard.of)
     if claim is None:
         return None
@@ -391,7 +396,8 @@ class _Parent:
             self._asked_at = now
             await self._ask(left, prefect)
         await all_of((self._go_on(row, now, prefect) for row in left), _GIVEN_AT_ONCE)
-        return not left
+        # What it has made itself, it still tells Prefect of.
+        return not left and self._mine is None
 
     async def _go_on(self, row: ShardRow, now: float, prefect: PrefectClient) -> None:
         state = self._states.get(row.flow_run_id or "")

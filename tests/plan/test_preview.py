@@ -73,6 +73,11 @@ async def plan(path: Path, client: Client, limit: int | None = None, *overrides:
     return await plan_pipeline(load_pipeline(path, overrides), limit, "run-1", DAY, catalogue)
 
 
+def put(name: str, text: str) -> None:
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text(text, encoding="utf-8")
+
+
 async def mistakes(path: Path, client: Client, *overrides: str) -> list[str]:
     with pytest.raises(InputInvalid) as caught:
         await plan(path, client, None, *overrides)
@@ -96,6 +101,37 @@ async def test_limit_and_overrides_hold(write: Write, client: Client) -> None:
     planned = await plan(write(), client, 1, "matrix.seed=[7]")
 
     assert [job.label for job in planned.jobs] == ["A1 · edit · 7"]
+
+
+async def test_who_shares_a_run_can_tell_whether_he_plans_the_same(
+    write: Write, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEASON", "winter")
+    env = {"name: cats": "name: cats\nenv: [SEASON]"}
+    path = write(**env)
+    planned = await plan(path, client)
+    assert (await plan(path, client)).content == planned.content
+
+    others = [await plan(path, client, None, "matrix.seed=[7]")]
+    others.append(await plan(write(**env, B2="B3"), client))
+    monkeypatch.setenv("SEASON", "summer")
+    others.append(await plan(write(**env), client))
+    assert len({one.content for one in [planned, *others]}) == 4
+
+
+async def test_rows_of_a_table_belong_to_what_is_planned_and_files_that_come_later_do_not(
+    write: Write, client: Client
+) -> None:
+    put("t.csv", "sku\nA1\n")
+    path = write(**{TWO_ROWS: "table: t.csv"})
+    before = await plan(path, client)
+    put("t.csv", "sku\nA2\n")
+    assert (await plan(path, client)).content != before.content
+
+    path = write(**{TWO_ROWS: "files: in/*.jpg", "item.sku": "item.stem"})
+    before = await plan(path, client)
+    put("in/cat.jpg", "")
+    assert (await plan(path, client)).content == before.content
 
 
 @pytest.mark.parametrize("source", ["items: []", "files: none-*.jpg"])

@@ -18,6 +18,7 @@ import pytest
 from comfyline.job import JobState
 from comfyline.ledger.attempts import Attempt
 from comfyline.ledger.shards import ShardRow
+from comfyline.plan.shards import shard_number
 from comfyline.services import open_ledger
 from comfyline.stack.stack import StackAddresses
 from tests.conftest import EDIT
@@ -259,6 +260,10 @@ def shards_of(project: Project, run_id: str) -> list[ShardRow]:
         ledger.close()
 
 
+def pid_of(holder: str) -> int:
+    return int(holder.partition("/")[0].rpartition(":")[2])
+
+
 @contextmanager
 def another_worker(prefect: Prefect) -> Iterator[None]:
     worker = subprocess.Popen(
@@ -276,6 +281,7 @@ def another_worker(prefect: Prefect) -> Iterator[None]:
         worker.wait()
 
 
+@pytest.mark.production
 def test_workers_share_a_run_and_one_that_dies_costs_nothing(prefect: Prefect) -> None:
     project = prefect.project
     pipeline = Sharded(project, "many-hands")
@@ -288,8 +294,7 @@ def test_workers_share_a_run_and_one_that_dies_costs_nothing(prefect: Prefect) -
             row = next((one for one in shards_of(project, run_id) if one.number == 2), None)
             return row if row and row.is_running and len(pipeline.accepted()) > 5 else None
 
-        victim = str(project.until(largest).holder)
-        os.kill(int(victim.partition("/")[0].rpartition(":")[2]), signal.SIGKILL)
+        os.kill(pid_of(str(project.until(largest).holder)), signal.SIGKILL)
         project.until(lambda: prefect.state(run_id) == "COMPLETED", 300)
         message = prefect.ended(run_id, "COMPLETED")
 
@@ -299,6 +304,58 @@ def test_workers_share_a_run_and_one_that_dies_costs_nothing(prefect: Prefect) -
     summary = json.loads((project.home / "runs" / run_id / "summary.json").read_text())
     assert (summary["persisted"], summary["submitted"], summary["reused"]) == (13, 13, 0)
     assert shards_of(project, run_id) == []
+
+
+@pytest.mark.production
+def test_a_shard_is_handed_over_another_cancelled_and_their_run_ended_and_taken_up_again(
+    prefect: Prefect,
+) -> None:
+    project = prefect.project
+    pipeline = Sharded(project, "relay")
+    hold = {"on": "generation", "kind": "delay", "seconds": 20, "times": 8}
+    project.sandbox("POST", "faults", json=hold)
+
+    def rows() -> list[ShardRow]:
+        return shards_of(project, run_id)
+
+    def halfway() -> list[ShardRow] | None:
+        begun = [row for row in rows() if row.is_running]
+        return begun if len(begun) > 1 and len(pipeline.accepted()) > 4 else None
+
+    with another_worker(prefect):
+        run_id = prefect.start("pipeline/pipeline", path=pipeline.path, shards=5)
+        handed, *_ = project.until(halfway, 120)
+        left_out = next(row for row in rows() if row.is_waiting and row.flow_run_id)
+        prefect("flow-run", "cancel", str(left_out.flow_run_id))
+        cancelled = {f"n{n}" for n in range(12) if shard_number(f"n{n}", 5) == left_out.number}
+        # What Ctrl-C in the terminal of its worker sends to it.
+        os.kill(pid_of(str(handed.holder)), signal.SIGINT)
+        project.until(lambda: next(r for r in rows() if r.number == handed.number).tries == 2)
+        project.until(lambda: next(r for r in rows() if r.number == left_out.number).has_ended)
+        process = prefect.ask("GET", f"flow_runs/{run_id}")["infrastructure_pid"]
+        parent = psutil.Process(int(process.rpartition(":")[2]))
+        for one in (parent, *parent.children(recursive=True)):
+            one.terminate()
+        message = prefect.ended(run_id, "FAILED")
+        project.until(lambda: not parent.is_running())
+        assert "its process was told to end" in message
+        assert prefect.ask("GET", f"flow_runs/{run_id}")["state_name"] == "Unfinished"
+
+        prefect.retry(run_id)
+        project.until(lambda: prefect.state(run_id) in {"FAILED", "COMPLETED"}, 240)
+        message = prefect.ended(run_id, "FAILED")
+        made = 12 - len(cancelled)
+        assert message.startswith(f"13 jobs: {made} persisted, "), message
+        assert len(pipeline.charges()) == len(pipeline.pictures()) == made
+        assert not cancelled & {one.checked.job.item for one in pipeline.accepted()}
+        prefect.retry(run_id)
+        project.until(lambda: prefect.state(run_id) == "COMPLETED", 120)
+
+    assert prefect.ended(run_id, "COMPLETED").startswith("13 jobs: ")
+    assert len(pipeline.charges()) == len(pipeline.pictures()) == 13
+    # Nothing was taken back at RunComfy from a shard that others went on with.
+    assert {row["status"] for row in pipeline.charges()} == {"completed"}
+    assert {one.run_id for one in pipeline.accepted()} == {run_id}
 
 
 def test_what_no_worker_can_make_the_run_makes_itself_within_its_budget(prefect: Prefect) -> None:
