@@ -88,7 +88,7 @@ Profile = Annotated[
     str, _Tabs("In configs/profiles", "Another file", profile_names), _title("Profile")
 ]
 Inputs = Annotated[dict[str, Any], _title("Inputs of the model")]
-Folder = Annotated[str, _title("Folder for the outputs")]
+Folder = Annotated[str, Field(min_length=1), _title("Folder for the outputs")]
 PageFolder = Annotated[str, Field(min_length=1), _title("Folder for the page")]
 Since = Annotated[str, _title("From when on")]
 GroupedBy = Annotated[

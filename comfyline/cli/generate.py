@@ -48,6 +48,8 @@ async def generate(
     """
 
     async def read() -> tuple[dict[str, Any], dict[str, str]]:
+        if not output.strip():
+            raise UsageError("--to names no folder", hint="Leave it out, or name one.")
         return _read_inputs(inputs, input_file), _read_labels(labels)
 
     async def flow(given: tuple[dict[str, Any], dict[str, str]]) -> Any:

@@ -80,6 +80,11 @@ def test_every_flow_parameter_is_described() -> None:
             assert parameter["description"], name
 
 
+def test_the_form_refuses_a_folder_without_a_name() -> None:
+    for flow, name in ((generate, "output"), (report, "to")):
+        assert parameter_schema(flow).properties[name]["minLength"] == 1
+
+
 def test_a_run_that_is_retried_on_another_day_keeps_its_day() -> None:
     began = now() - timedelta(days=2)
     run = FlowRun(flow_id=uuid4(), start_time=began)

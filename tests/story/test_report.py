@@ -65,6 +65,8 @@ def test_an_ad_hoc_request_has_the_labels_that_it_is_given(project: Project) -> 
     assert wrong.code == 64
     for told in ("--label x is not name=value; --label y is", "--label a=… is given 2 times"):
         assert told in wrong.stderr
+    nowhere = project.comfyline(*asked, "--to", "")
+    assert (nowhere.code, "--to names no folder" in nowhere.stderr) == (64, True)
     made = project.comfyline(
         *asked, "-i", "image_urls=@configs/samples/cat.jpg", "--label", "client=ad-hoc", "--json"
     )
