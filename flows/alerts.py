@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from comfyline.config.duration import parse_duration
 from comfyline.errors import InputInvalid, Problem, did_you_mean
 from comfyline.job import Pointer
-from comfyline.operations.alerts import AlertChange, AlertsDocument, plan_alerts
+from comfyline.operations.alerts import PREFIX, AlertChange, AlertsDocument, plan_alerts
 from comfyline.yaml.file import LocatedYaml, texts_in
 from comfyline.yaml.validate import validate_document
 
@@ -78,15 +78,16 @@ async def apply_alerts(
 
 
 async def _automations(prefect: PrefectClient) -> list[Automation]:
-    """List all that the server has, in the order in which they were made."""
-    found: list[Automation] = []
+    """List those of ours that the server has, in the order in which they were made."""
+    found: list[dict[str, Any]] = []
     while True:
         body = {"sort": "CREATED_DESC", "limit": _PAGE, "offset": len(found)}
-        answer = await prefect.request("POST", "/automations/filter", json=body)
-        page = [Automation.model_validate(one) for one in answer.json()]
+        page = (await prefect.request("POST", "/automations/filter", json=body)).json()
         found += page
         if len(page) < _PAGE:
-            return found[::-1]
+            # Those of others may be of kinds that this version of Prefect does not know.
+            ours = [one for one in found if one["name"].startswith(PREFIX)]
+            return [Automation.model_validate(one) for one in ours[::-1]]
 
 
 async def _make(

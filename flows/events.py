@@ -167,15 +167,19 @@ async def untold_doubts(submitted: Mapping[str, datetime]) -> set[str]:
     try:
         async with get_client() as prefect:
             for keys in in_batches(sorted(submitted), _PAGE):
-                asked = EventFilter(
-                    occurred=EventOccurredFilter(since=min(submitted[key] for key in keys)),
-                    event=EventNameFilter(name=["comfyline.job.in_doubt"]),
-                    resource=EventResourceFilter(id=[_resource(key) for key in keys]),
-                )
-                for event in (await prefect.read_events(asked, limit=_PAGE)).events:
-                    last = told.get(event.resource.id, event.occurred)
-                    told[event.resource.id] = max(last, event.occurred)
-    except (httpx.HTTPError, PrefectException, RuntimeError):
+                left, is_full = {_resource(key) for key in keys}, True
+                # The newest come first: a job with many must not hide those of another.
+                while left and is_full:
+                    asked = EventFilter(
+                        occurred=EventOccurredFilter(since=min(submitted[key] for key in keys)),
+                        event=EventNameFilter(name=["comfyline.job.in_doubt"]),
+                        resource=EventResourceFilter(id=sorted(left)),
+                    )
+                    events = (await prefect.read_events(asked, limit=_PAGE)).events
+                    for event in events:
+                        told.setdefault(event.resource.id, event.occurred)
+                    left, is_full = left - told.keys(), len(events) == _PAGE
+    except (httpx.HTTPError, PrefectException, RuntimeError, ValueError):
         return set()
     return {
         key

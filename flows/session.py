@@ -27,7 +27,7 @@ from prefect.states import Failed
 
 from comfyline.config.load import logs_are_json, prepare
 from comfyline.config.settings import Settings
-from comfyline.errors import ComfylineError, UsageError
+from comfyline.errors import ComfylineError, Defect, UsageError
 from comfyline.progress import Event, Note, Observer, RunEnded, observed_by, tell
 from comfyline.redact import without_secrets
 from comfyline.report.summary import RunSummary
@@ -73,6 +73,12 @@ async def with_services(
             failed = _failed(error)
             _tell(run_ended(failed))
             return failed
+        except asyncio.CancelledError:
+            _tell(RunEnded("cancelled", _TOLD_TO_END))
+            raise
+        except Exception as error:
+            _tell(RunEnded("failed", without_secrets(str(Defect(error)))))
+            raise
 
 
 def _tell(ended: RunEnded) -> None:

@@ -44,8 +44,8 @@ async def metrics(
     await asyncio.to_thread(check_free, "metrics", port, "--port")
     asked = replace(asked, metrics=asked.metrics | {"prometheus"}, page=(host, port), traces=False)
     exporters = await asyncio.to_thread(start, asked, this_process())
-    if exporters.notes or exporters.meter is None:
-        raise UsageError(*exporters.notes)
+    if exporters.no_page or exporters.meter is None:
+        raise UsageError(exporters.no_page, hint="Choose another --host or --port.")
     shown, ending, trouble = LedgerMetrics(exporters.meter), asyncio.Event(), ""
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ending.set)

@@ -5,6 +5,7 @@ providers are the process's own and not the global ones: what other libraries tr
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -25,9 +26,19 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.trace import Tracer
 
+log = logging.getLogger(__name__)
+
 NAME = "comfyline"
 _LEAVE_WITHIN = 5.0
 """Seconds for what is not delivered yet; a collector that is away must not hold a run up."""
+_WORDS = {
+    "opentelemetry.util.re": "OTEL_EXPORTER_OTLP_HEADERS, or its like for metrics or traces, is no "
+    "list of name=value with commas between: what is wrong in it is left out",
+    "opentelemetry.exporter": "Metrics or traces do not reach the collector: does it run, is "
+    "OTEL_EXPORTER_OTLP_ENDPOINT right, does it take these headers? The run goes on without",
+    "opentelemetry.sdk": "Some metrics or traces are not exported; the run goes on without",
+}
+"""What is said in the place of OpenTelemetry's loggers."""
 
 
 @dataclass(slots=True)
@@ -36,7 +47,8 @@ class Exporters:
 
     meter: "Meter | None" = None
     tracer: "Tracer | None" = None
-    notes: list[str] = field(default_factory=list)
+    no_page: str = ""
+    """Why there is no page for Prometheus although it was asked for."""
     _at_the_end: list[Callable[[], object]] = field(default_factory=list)
 
     def stop(self) -> None:
@@ -76,8 +88,8 @@ async def telemetry(settings: TelemetrySettings, instance: str) -> AsyncIterator
         tell(Note(str(error)))
         yield
         return
-    for text in exporters.notes:
-        tell(Note(text))
+    if exporters.no_page:
+        tell(Note(f"{exporters.no_page}. `comfyline metrics` keeps one for all processes"))
     async with AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, exporters.stop)
         if exporters.meter:
@@ -108,6 +120,23 @@ def start(settings: TelemetrySettings, instance: str) -> Exporters:
         ) from error
 
 
+class _SaidOnce(logging.Handler):
+    """Says once, in our words, what OpenTelemetry logs at every try.
+
+    Its own words quote a header that it cannot read, which is a password as a rule.
+    """
+
+    def __init__(self, words: str) -> None:
+        super().__init__(logging.WARNING)
+        self._words = words
+
+    def emit(self, _: logging.LogRecord) -> None:
+        """Log the words the first time."""
+        if self._words:
+            log.warning("%s", self._words)
+            self._words = ""
+
+
 def _started(settings: TelemetrySettings, instance: str) -> Exporters:
     from opentelemetry.sdk.resources import Resource
 
@@ -116,6 +145,9 @@ def _started(settings: TelemetrySettings, instance: str) -> Exporters:
         "service.version": comfyline.__version__,
         "service.instance.id": instance,
     }
+    for name, words in _WORDS.items():
+        logger = logging.getLogger(name)
+        logger.propagate, logger.handlers = False, [_SaidOnce(words)]
     # What OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME say goes before ours.
     said = Resource.create().attributes
     named = {key: value for key, value in said.items() if not str(value).startswith("unknown_")}
@@ -144,11 +176,9 @@ def _start_metrics(exporters: Exporters, settings: TelemetrySettings, resource: 
         host, port = settings.page
         try:
             server, _ = start_http_server(port, host)
-        except OSError:
-            exporters.notes.append(
-                f"No page for Prometheus: {host}:{port} is taken. `comfyline metrics` keeps one "
-                "for all processes"
-            )
+        except OSError as error:
+            why = error.strerror or "this address cannot be used"
+            exporters.no_page = f"No page for Prometheus at {host}:{port}: {why}"
         else:
             readers.append(PrometheusMetricReader())
 

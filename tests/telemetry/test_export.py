@@ -1,6 +1,7 @@
 """Metrics and traces go where they are asked to go, cost nothing else, and stop no run."""
 
 import asyncio
+import re
 import subprocess
 import sys
 import time
@@ -49,7 +50,7 @@ async def test_a_run_serves_a_page_while_it_works_and_a_second_one_goes_on_witho
                 tell(JobEnded(Outcome(JOB, "k", JobState.PERSISTED)))
         text = (await asyncio.to_thread(httpx.get, url, trust_env=False)).text
     assert len(told) == 1
-    assert f"{page[0]}:{page[1]} is taken" in told[0]
+    assert f"{page[0]}:{page[1]}: Address already in use. `comfyline metrics` keeps" in told[0]
     [error] = [one for one in text.splitlines() if one.startswith("comfyline_errors_total{")]
     for label in ('kind="try-later"', 'label_client="x"', 'pipeline="office"'):
         assert label in error
@@ -120,11 +121,17 @@ async def test_a_variable_that_makes_no_sense_is_told_and_the_run_goes_on(
     assert told[1:] == ["it works"]
 
 
-async def test_a_collector_that_is_away_does_not_hold_a_run_up(monkeypatch: pytest.MonkeyPatch):
+async def test_a_collector_that_is_away_does_not_hold_a_run_up_and_is_told_once_without_headers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization: Bearer f00dfeed")
     asked = TelemetrySettings(metrics=frozenset({"otlp"}), traces=True)
     async with telemetry(asked, "run-1"):
         with span("job", {}):
             tell(JobEnded(Outcome(JOB, "k", JobState.PERSISTED)))
         began = time.monotonic()
     assert time.monotonic() - began < 9
+    assert "f00dfeed" not in caplog.text
+    told = [re.split("[,:]", one.getMessage())[0] for one in caplog.records]
+    assert told == ["OTEL_EXPORTER_OTLP_HEADERS", "Metrics or traces do not reach the collector"]
