@@ -19,7 +19,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from comfyline.config.duration import seconds_awake_or_asleep
-from comfyline.errors import TryLater
+from comfyline.errors import ComfylineError, TryLater
 from comfyline.job import CheckedJob, JobState, Stage
 from comfyline.keys import replace_values
 from comfyline.ledger.attempts import Attempt, Evidence, pack
@@ -109,7 +109,9 @@ async def submit(  # noqa: PLR0912  # what a claim may answer
             case AtCapacity() | TooSoon():
                 continue
             case BudgetExceeded():
-                tell(BudgetUsed(claim.limit, claim.limit_usd, claim.reserved_usd))
+                # Where the price is not known, no limit is reached.
+                if claim.limit != "price":
+                    tell(BudgetUsed(claim.limit, claim.limit_usd, claim.reserved_usd))
                 raise over_budget(checked, claim)
             case RunStopped():
                 run.cancel_token.cancel("it was cancelled with `comfyline cancel`")
@@ -172,7 +174,7 @@ async def _send(
 ) -> Submission | NotSent | SlowDown | None:
     """POST under a claim and write down what is known of it, whatever that is.
 
-    None where another ledger of this machine had asked for it: then it is to be decided anew.
+    None where it did not leave for a reason of this machine's: then it is to be decided anew.
     """
     attempt_id, journal = claim.attempt_id, services.journal
     try:
@@ -184,9 +186,11 @@ async def _send(
     except TryLater:
         await services.ledger.not_sent(attempt_id, claim.mark)
         raise
-    verdict: Verdict = NotSent("its lease is too old, as after a sleep of the machine")
-    if await _may_leave(claim.place, began, services):
-        verdict = await services.client.submit(checked.job.model_id, body)
+    if not await _may_leave(claim.place, began, run, services):
+        await asyncio.to_thread(journal.nothing, line, NotSent.__name__)
+        await services.ledger.not_sent(attempt_id, claim.mark)
+        return None
+    verdict: Verdict = await services.client.submit(checked.job.model_id, body)
     if not isinstance(verdict, NotSent):
         run.submitted += 1
         tell(Submitted(checked.job.label))
@@ -218,18 +222,26 @@ async def _send(
             return verdict
 
 
-async def _may_leave(place: float, began: float, services: Services) -> bool:
-    """Wait for a claim's place in time, or another one where it was missed; False after too long.
+async def _may_leave(place: float, began: float, run: Run, services: Services) -> bool:
+    """Wait for a claim's place in time, or another one where it was missed.
 
-    `began` is when the claim was begun.
+    `began` is when the claim was begun. False after too long, as when the machine slept, where the
+    run is told to stop meanwhile, and where the ledger cannot give another place.
     """
-    while (now := seconds_awake_or_asleep()) < began + _POST_WITHIN:
+    stopping = run.cancel_token
+    while (now := seconds_awake_or_asleep()) < began + _POST_WITHIN and not stopping.is_cancelled:
         if now < place:
-            await asyncio.sleep(min(place - now, _POST_WITHIN))
+            await stopping.cancelled_within(min(place - now, _POST_WITHIN))
         elif now <= place + LATE:
             return True
         else:
-            place = await services.ledger.take_place(services.settings.runcomfy.submits_per_second)
+            try:
+                place = await services.ledger.take_place(
+                    services.settings.runcomfy.submits_per_second
+                )
+            except ComfylineError:
+                # What its claim needs next will say so.
+                return False
     return False
 
 

@@ -135,9 +135,9 @@ class ClaimRequest:
     """Who asks for which job.
 
     `began` is when this try of the run began, `balance_usd` the account's right before. `place` is
-    what an earlier claim of this process was given and did not use; with `more`, this one is given
-    the next as well. `share` is for whom it takes a slot, empty where nobody shares; for those in
-    `waiting` other jobs of this process wait.
+    what an earlier claim of this process was given and did not use, `takes` how many seconds until
+    this one is there; with `more`, it is given the next place as well. `share` is for whom it takes
+    a slot, empty where nobody shares; for those in `waiting` other jobs of this process wait.
     """
 
     checked: CheckedJob
@@ -150,6 +150,7 @@ class ClaimRequest:
     worker_id: str
     balance_usd: float | None
     place: float | None
+    takes: float
     more: bool
     share: str
     waiting: frozenset[str]
@@ -185,7 +186,7 @@ def claim(  # noqa: PLR0911  # what a claim may answer
     if isinstance(budgets, BudgetExceeded):
         return budgets
     place = _place(connection, request, now, here)
-    if place > here + EARLY:
+    if place > here + request.takes + EARLY:
         return TooSoon(place)
     unasked = _decision(request, seen, now, refresh=False)
     values = {
@@ -211,7 +212,8 @@ def claim(  # noqa: PLR0911  # what a claim may answer
 
 def _place(connection: Connection, request: ClaimRequest, now: datetime, here: float) -> float:
     """Return the place in time that the process has, a new one where it has none or missed it."""
-    if request.place is not None and -EARLY <= here - request.place <= LATE:
+    early = request.takes + EARLY
+    if request.place is not None and -early <= here - request.place <= LATE:
         return request.place
     return _new_place(connection, request, now, here)
 
@@ -219,7 +221,7 @@ def _place(connection: Connection, request: ClaimRequest, now: datetime, here: f
 def _new_place(connection: Connection, request: ClaimRequest, now: datetime, here: float) -> float:
     if math.isinf(per_second := request.limits.submits_per_second):
         return here
-    return here + take_place(connection, request.scope, per_second, now)
+    return here + take_place(connection, request.scope, per_second, now, request.takes)
 
 
 def _intend(

@@ -207,6 +207,7 @@ class Ledger(JobLocks):
         began: datetime | None = None,
         balance_usd: float | None = None,
         place: float | None = None,
+        takes: float = 0,
         more: bool = False,
         share: str = "",
         waiting: frozenset[str] = frozenset(),
@@ -216,8 +217,9 @@ class Ledger(JobLocks):
         Of any number of processes that ask for the same key at once, one gets `Claimed`.
         `began` is when this try of the run began, as `open_run` told it; `balance_usd` is the
         account's right before, for a doubt. `place` is what an earlier claim was given for this
-        one; with `more`, this one is given another for the next. `share` is for whom the slot is,
-        and `waiting` for whom other jobs of this process wait.
+        one, `takes` how many seconds until it is there; with `more`, it is given another for the
+        next. `share` is for whom the slot is, and `waiting` for whom other jobs of this process
+        wait.
         """
         request = ClaimRequest(
             checked=checked,
@@ -230,6 +232,7 @@ class Ledger(JobLocks):
             worker_id=self.worker_id,
             balance_usd=balance_usd,
             place=place,
+            takes=takes,
             more=more,
             share=share,
             waiting=waiting,

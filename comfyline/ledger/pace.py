@@ -11,7 +11,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from comfyline.ledger.tables import paces
 
 EARLY = 0.05
-"""Seconds before its place at which a claim may be made; its POST waits for the rest."""
+"""Seconds before its place at which a claim may be there; its POST waits for the rest."""
 LATE = 0.1
 """Seconds after its place until which a POST may leave; later it needs another place."""
 
@@ -41,12 +41,20 @@ def next_place(next_at: datetime, noted_at: datetime, now: datetime) -> datetime
 
 
 def take_place(
-    connection: Connection, scope: dict[str, str], per_second: float, now: datetime
+    connection: Connection,
+    scope: dict[str, str],
+    per_second: float,
+    now: datetime,
+    after: float = 0,
 ) -> float:
-    """Take the next free place of an account; return in how many seconds that is."""
+    """Take the next free place of an account; return in how many seconds that is.
+
+    It is one `after` so many seconds at least: no earlier one could be used.
+    """
     this = {f"this_{name}": value for name, value in scope.items()}
     row = connection.execute(_PACE, this).one_or_none()
     place = next_place(row.next_at, row.noted_at, now) if row else now
+    place = max(place, now + timedelta(seconds=after))
     noted = {"next_at": place + spacing(per_second), "noted_at": now}
     if row:
         connection.execute(_SET, this | noted)

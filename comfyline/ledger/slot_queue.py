@@ -38,6 +38,8 @@ _SELDOM = 30.0
 _NAMED = 3
 """Runs that are named."""
 _AT_ONCE = 8
+_MOST = 1.0
+"""Seconds before its place at which a claim may be begun at most, however long one takes."""
 
 
 class Slots:
@@ -63,6 +65,8 @@ class Slots:
         self._turns = FairSlots(1)
         self._freed = asyncio.Event()
         self._place: float | None = None
+        # How long the last claim took, so that the next one is begun in time for its place.
+        self._took = 0.0
         self._looked_at = self._said_at = float("-inf")
         self._full: frozenset[int] = frozenset()
         self._full_since = 0.0
@@ -74,21 +78,28 @@ class Slots:
         """Wait until a job may claim: it is the only one of this process in the block."""
         async with self._turns.of(share):
             if self._place is not None:
-                await run.cancel_token.cancelled_within(
-                    self._place - EARLY / 2 - seconds_awake_or_asleep()
-                )
+                begin = self._place - EARLY / 2 - self._took
+                await run.cancel_token.cancelled_within(begin - seconds_awake_or_asleep())
             yield
 
     async def claim(self, checked: CheckedJob, share: str = "", **asked: Any) -> Claim:
         """Claim in one's turn, with the place in time that this process has been given."""
         waiting, place, self._place = self._turns.waiting, self._place, None
         self._freed.clear()
+        began = seconds_awake_or_asleep()
         claim = await self._ledger.claim(
-            checked, place=place, more=bool(waiting), share=share, waiting=waiting, **asked
+            checked,
+            place=place,
+            takes=self._took,
+            more=bool(waiting),
+            share=share,
+            waiting=waiting,
+            **asked,
         )
         match claim:
             case Claimed(next_place=next_place):
                 self._place = next_place
+                self._took = min(seconds_awake_or_asleep() - began, _MOST)
                 self._turns.held_elsewhere[share] += 1
             case TooSoon(place=given):
                 self._place = given

@@ -71,7 +71,7 @@ async def test_the_slots_of_a_run_in_shards_are_divided_too_and_hold_nobody_else
 
 async def work_through(desk: Desk, argument: Any) -> None:
     """Takes one client's jobs through their slots, a tenth of a second each."""
-    roles, begun = argument
+    roles, begun, others_wait = argument
     client, jobs = roles.get()
     none = RuncomfyClient("http://127.0.0.1:9", "none", RetryBudget(0, time.monotonic))
     slots = Slots(desk.ledger, none, Path(), TWO.in_flight)
@@ -91,12 +91,14 @@ async def work_through(desk: Desk, argument: Any) -> None:
         await desk.ledger.accepted(claim.attempt_id, f"{client}-{number}")
         if client == "many" and number == 0:
             begun.put("many")
+        await asyncio.to_thread(others_wait.wait, 60)
         await asyncio.sleep(0.1)
         await desk.ledger.completed(claim.attempt_id, 0.1)
         slots.freed()
 
     if client == "few":
         begun.get()
+        others_wait.set()
     async with asyncio.timeout(60):
         await asyncio.gather(*(make(number) for number in range(jobs)))
 
@@ -106,7 +108,8 @@ async def test_thirty_jobs_of_another_process_do_not_make_three_wait(desk: Desk,
     roles, begun = CONTEXT.SimpleQueue(), CONTEXT.SimpleQueue()
     for role in (("many", 30), ("few", 3)):
         roles.put(role)
-    await asyncio.to_thread(at_once, 2, work_through, url, (roles, begun))
+    argument = roles, begun, CONTEXT.Event()
+    await asyncio.to_thread(at_once, 2, work_through, url, argument)
     claimed = sorted(await desk.ledger.list(), key=lambda one: one.reached[JobState.SUBMITTING])
     clients = [one.checked.job.labels["client"] for one in claimed]
     assert (clients.count("many"), clients.count("few")) == (30, 3)

@@ -1,15 +1,18 @@
 """Waiting for a slot: said seldom, with who holds them; what has ended at RunComfy holds none."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from comfyline.config.duration import seconds_awake_or_asleep
 from comfyline.errors import TryLater
 from comfyline.job import JobState
-from comfyline.ledger.claims import AtCapacity, Claim, Limits
+from comfyline.ledger.claims import AtCapacity, Claim, Claimed, Limits
+from comfyline.ledger.pace import LATE
 from comfyline.ledger.slot_queue import TRY_AGAIN, Slots
 from comfyline.progress import Event, Note, observed_by
 from comfyline.run import CostLimits, Run
@@ -140,6 +143,30 @@ async def test_a_run_that_is_told_to_stop_waits_no_longer(
     run.cancel_token.cancel("it was interrupted")
     async with asyncio.timeout(10):
         await waiting
+
+
+async def test_a_claim_that_takes_long_is_begun_so_early_that_its_post_leaves_in_time(
+    slots: Slots, desk: Desk, run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    claim = desk.ledger.claim
+
+    async def slow(*job: Any, **more: Any) -> Claim:
+        claimed = await claim(*job, **more)
+        await asyncio.sleep(3 * LATE)
+        return claimed
+
+    monkeypatch.setattr(desk.ledger, "claim", slow)
+    late: list[float] = []
+    more = {"run_id": "r1", "refresh": False, "limits": Limits(9, submits_per_second=2)}
+    for number in itertools.count():
+        async with slots.turn(run):
+            claimed = await slots.claim(asked(f"{number}"), **more)
+        if isinstance(claimed, Claimed):
+            late.append(seconds_awake_or_asleep() - claimed.place)
+        if len(late) == 3:
+            break
+    # The first teaches how long one takes.
+    assert max(late[1:]) <= LATE
 
 
 async def test_however_many_jobs_wait_the_ledger_is_asked_about_once_a_second(
