@@ -20,6 +20,7 @@ COPY tasks /srv/comfyline/tasks
 COPY configs /srv/comfyline/configs
 COPY prefect.yaml /srv/comfyline/
 COPY deploy/with-secrets.sh /usr/local/bin/with-secrets
+COPY deploy/with-runs.py /usr/local/bin/with-runs
 ENV PATH=/opt/comfyline/bin:$PATH \
     COMFYLINE_HOME=/var/lib/comfyline \
     PREFECT_HOME=/var/lib/comfyline/prefect-client \
@@ -29,6 +30,6 @@ WORKDIR /srv/comfyline
 VOLUME /var/lib/comfyline
 ENTRYPOINT ["with-secrets"]
 # A worker by itself; compose.yaml gives each service its own command and check.
-CMD ["prefect", "worker", "start", "--type", "process", "--pool", "comfyline", "--with-healthcheck"]
+CMD ["with-runs", "prefect", "worker", "start", "--type", "process", "--pool", "comfyline", "--with-healthcheck"]
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=4 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/health', timeout=4)"]

@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,23 @@ def test_the_passwords_of_one_machine_are_its_owners_alone(site: local.Site) -> 
     secrets = [path.read_text().strip() for path in site.secrets.glob("*-password")]
     for one in launched:
         assert not any(secret in " ".join(one.command) + repr(one) for secret in secrets)
+
+
+def test_flow_runs_of_a_container_are_told_to_end_and_a_deaf_worker_is_ended_after_them(
+    tmp_path: Path,
+) -> None:
+    for name in ("worker-1", "worker-2"):
+        assert SERVICES[name]["command"][0] == "with-runs"
+    begun, done, run = tmp_path / "begun", tmp_path / "done", tmp_path / "run.sh"
+    run.write_text(f'trap "sleep 1; touch {done}; exit" TERM; touch {begun}; sleep 60 & wait')
+    # As Prefect's worker: its run is in a session of its own, and SIGTERM ends nothing.
+    worker = f"trap : TERM; setsid sh {run} & while true; do sleep 1; done"
+    with_runs = subprocess.Popen([local.HERE / "with-runs.py", "sh", "-c", worker])
+    while not begun.exists():
+        time.sleep(0.02)
+    with_runs.terminate()
+    assert with_runs.wait(60)
+    assert done.exists()
 
 
 def test_what_a_secret_file_holds_becomes_a_setting(tmp_path: Path) -> None:
