@@ -95,7 +95,7 @@ def test_every_block_of_the_page_does_what_it_says(
         )
         try:
             with suppress(subprocess.TimeoutExpired):
-                terminal.wait(600)
+                terminal.wait(900)
             code = terminal.poll()
         finally:
             if terminal.poll() is None:
