@@ -317,11 +317,12 @@ def next_step(row: ShardRow, state: StateType | None, *, is_quiet: bool) -> Step
     again = Step.GIVE if row.tries < _TRIES else Step.MAKE_HERE
     if row.is_running:
         return Step.WAIT
+    if state in {StateType.CANCELLED, StateType.CANCELLING}:
+        # Also where its process was killed before it could say so.
+        return Step.CANCEL
     if row.is_lost or row.tries == 0:
         return Step.MAKE_HERE if is_quiet else again
     match state:
-        case StateType.CANCELLED | StateType.CANCELLING:
-            return Step.CANCEL
         case StateType.CRASHED | StateType.COMPLETED:
             return again
         case StateType.FAILED:
@@ -392,7 +393,7 @@ class _Parent:
         now = time.monotonic()
         if any(row.is_running and row.holder != self._shards.worker_id for row in left):
             self._busy_at = now
-        if now - self._asked_at >= _LOOK_AT_PREFECT:
+        if now - self._asked_at >= _LOOK_AT_PREFECT or any(row.is_lost for row in left):
             self._asked_at = now
             await self._ask(left, prefect)
         await all_of((self._go_on(row, now, prefect) for row in left), _GIVEN_AT_ONCE)
@@ -438,8 +439,8 @@ class _Parent:
                 await prefect.set_flow_run_state(UUID(row.flow_run_id), Cancelled(message=message))
 
     async def _ask(self, left: Sequence[ShardRow], prefect: PrefectClient) -> None:
-        """Ask Prefect about the flow runs of shards that nobody has begun."""
-        ids = [UUID(row.flow_run_id) for row in left if row.flow_run_id and row.is_waiting]
+        """Ask Prefect about the flow runs of shards that nobody works on."""
+        ids = [UUID(row.flow_run_id) for row in left if row.flow_run_id and not row.is_running]
         async with _patiently():
             for some in in_batches(ids, _ASKED_AT_ONCE):
                 asked = FlowRunFilter(id=FlowRunFilterId(any_=list(some)))

@@ -155,10 +155,17 @@ class Shards:
 
     @writing
     def cancelled(self, connection: Connection, run_id: str, number: int) -> None:
-        """End a shard that was cancelled before anybody began it."""
-        nobodys = and_(_one(run_id, number), shards.c.holder.is_(None))
-        values = {"ended_at": self._now(connection), "progress": {}, "entries": []}
-        connection.execute(update(shards).where(nobodys).values(values))
+        """End a shard that was cancelled, unless somebody works on it, who then tells of it."""
+        rows = [one for one in self._rows(connection, run_id) if one.number == number]
+        if not any(one.is_running or one.has_ended for one in rows):
+            nobodys: dict[str, Any] = {
+                "holder": None,
+                "held_until": None,
+                "progress": {},
+                "entries": [],
+            }
+            ended = update(shards).where(_one(run_id, number))
+            connection.execute(ended.values(nobodys | {"ended_at": self._now(connection)}))
 
     @reading
     def entries(self, connection: Connection, run_id: str) -> Sequence[Entry]:

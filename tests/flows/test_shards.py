@@ -56,6 +56,9 @@ LOST = replace(HELD, is_lost=True)
         (HELD, StateType.CANCELLED, Step.WAIT),
         (LOST, None, Step.GIVE),
         (LOST, StateType.RUNNING, Step.GIVE),
+        # It was cancelled on the page, and killed before it could say so.
+        (LOST, StateType.CANCELLED, Step.CANCEL),
+        (LOST, StateType.CANCELLING, Step.CANCEL),
         # Three workers have had it.
         (replace(LOST, tries=3), None, Step.MAKE_HERE),
         (replace(GIVEN, tries=3), StateType.CRASHED, Step.MAKE_HERE),

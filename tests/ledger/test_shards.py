@@ -85,6 +85,26 @@ async def test_a_shard_that_was_let_go_is_free_at_once(ledger: Ledger, there: De
     assert (await first(ledger)).is_running
 
 
+async def test_a_shard_that_was_cancelled_is_over_unless_somebody_works_on_it(
+    ledger: Ledger, there: Desk, clock: Clock
+):
+    await cut(ledger)
+    await ledger.shards.claim(RUN, 1, 2)
+    await there.ledger.shards.cancelled(RUN, 1)
+    assert (await first(ledger)).is_running
+
+    clock.forward(LOCK_SECONDS + 1)
+    await there.ledger.shards.cancelled(RUN, 1)
+
+    row = await first(ledger)
+    assert (row.has_ended, row.holder) == (True, None)
+    assert not await ledger.shards.end(RUN, 1, {}, [{"key": "late"}])
+    await ledger.shards.claim(RUN, 2, 2)
+    await ledger.shards.end(RUN, 2, {}, [{"key": "made"}])
+    await there.ledger.shards.cancelled(RUN, 2)
+    assert await ledger.shards.entries(RUN) == [{"key": "made"}]
+
+
 async def test_what_was_cut_otherwise_or_is_over_is_nobodys(ledger: Ledger, clock: Clock):
     await cut(ledger)
     assert await ledger.shards.claim(RUN, 1, 3) is None
