@@ -207,6 +207,11 @@ async def _watch(
     flow_run_id: str,
     services: Services,
 ) -> None:
+    # What an earlier try was told holds until this one has opened the run, which may take a while.
+    is_old = False
+    if not is_shard():
+        with suppress(ComfylineError):
+            is_old = await services.ledger.is_stopped(run_id)
     async with get_client() as prefect:
         while not token.is_cancelled:
             with suppress(TimeoutError):
@@ -214,18 +219,18 @@ async def _watch(
                     await told_to_end.wait()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_AT_MOST):
-                    await _look(token, run_id, flow_run_id, services, prefect)
+                    with suppress(ComfylineError):
+                        is_stopped = await services.ledger.is_stopped(run_id)
+                        is_old = is_old and is_stopped
+                        if is_stopped and not is_old:
+                            token.cancel("it was cancelled with `comfyline cancel --run`")
+                    await _look(token, flow_run_id, prefect)
             if told_to_end.is_set():
                 token.hands_over = not token.is_cancelled
                 token.cancel(_TOLD_TO_END)
 
 
-async def _look(
-    token: CancelToken, run_id: str, flow_run_id: str, services: Services, prefect: PrefectClient
-) -> None:
-    with suppress(ComfylineError):
-        if await services.ledger.is_stopped(run_id):
-            token.cancel("it was cancelled with `comfyline cancel --run`")
+async def _look(token: CancelToken, flow_run_id: str, prefect: PrefectClient) -> None:
     # A server that is away for a while tells nothing, and the run goes on.
     with suppress(httpx.HTTPError, PrefectException, RuntimeError):
         state = (await prefect.read_flow_run(UUID(flow_run_id))).state
