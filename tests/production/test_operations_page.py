@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from comfyline.stack.home import Layout
+from comfyline.stack.ports import remember_port
+from tests.conftest import free_port
 from tests.forking import clean_environment
 
 pytestmark = pytest.mark.production
@@ -82,6 +85,10 @@ def test_every_block_of_the_page_does_what_it_says(
     checkout: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     said = tmp_path / "said.txt"
+    # What other tests start meanwhile looks for ports elsewhere.
+    ports = Layout(checkout / "site/home").ports
+    for name in ("api-1", "postgres", "redis", "storage", "sandbox"):
+        remember_port(ports, name, free_port())
     script = "".join(f'{block}\necho "{MARK} after $SECONDS s"\n' for block, _ in STEPS)
     with said.open("w") as out:
         terminal = subprocess.Popen(
