@@ -90,3 +90,9 @@ def test_of_many_groups_people_see_those_that_matter_most(
     assert (rows[0], rows[-1], len(rows)) == (first, more, 31)
     assert hint in period_page(many)
     assert len(csv_text(many).splitlines()) == 41
+
+
+def test_a_length_of_time_stays_on_one_line_of_the_page() -> None:
+    waited = Figures(group="all", generation_p50=9.5, generation_p95=100)
+
+    assert "9.5\u00a0s · 1\u00a0min\u00a040\u00a0s" in period_page(report(waited, waited))
