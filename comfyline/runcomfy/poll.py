@@ -24,6 +24,8 @@ _LITTLE = 32
 """So few known durations that each new one is worth waking up for."""
 _FADING = 0.98
 """What a seen fall in the queue counts for at the next one."""
+_KINDS = 200
+"""So many kinds are remembered: where each request is of its own, none is worth it."""
 _FRESH = 1.0
 """A request older than this when its wait begins has been waited for before."""
 
@@ -158,6 +160,9 @@ class Poller:
     async def _of(self, kind: str, recall: Recall) -> _Kind:
         """Return what is known of a kind; the first to ask has the ledger asked, for all."""
         if kind not in self._kinds:
+            if len(self._kinds) == _KINDS:
+                # Who waits for one of the oldest kind has it still.
+                del self._kinds[next(iter(self._kinds))]
             self._kinds[kind] = asyncio.create_task(self._begin(recall))
         return await asyncio.shield(self._kinds[kind])
 

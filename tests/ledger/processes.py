@@ -20,7 +20,12 @@ Work = Callable[[Desk, Any], Any]
 def _do(work: Work, url: str, name: str | None, argument: Any, ready: Any, told: Any) -> None:
     ledger = Ledger(url, name or this_process())
     ready.wait(60)
-    told.put(asyncio.run(work(Desk(ledger), argument)))
+    try:
+        told.put(asyncio.run(work(Desk(ledger), argument)))
+    except Exception as error:
+        # Else whoever asked would wait for ever.
+        told.put(RuntimeError(repr(error)))
+        raise
     ledger.close()
 
 
@@ -34,6 +39,9 @@ def at_once(number: int, work: Work, url: str, argument: Any = None) -> list[Any
     answers = [told.get() for _ in started]
     for one in started:
         one.join()
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
     return answers
 
 

@@ -161,6 +161,23 @@ def test_the_ledger_is_asked_once_for_each_kind_and_its_failure_stops_nobody():
     assert 15 < first["known0"] < 40
 
 
+def test_kinds_without_number_are_not_all_remembered():
+    recalled: list[str] = []
+
+    async def work() -> None:
+        for number in [*range(1000), 999, 0]:
+
+            async def recall(kind: str = f"{number}") -> list[float]:
+                recalled.append(kind)
+                return [1.0]
+
+            await runcomfy.wait("a", kind=f"{number}", recall=recall)
+
+    runcomfy = Runcomfy(a=["completed"])
+    virtually(work())
+    assert recalled == [*(f"{number}" for number in range(1000)), "0"]
+
+
 def test_an_end_wakes_those_who_know_too_little():
     async def work() -> None:
         await runcomfy.wait("first", time_left=600)

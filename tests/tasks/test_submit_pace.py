@@ -1,4 +1,4 @@
-"""Between a claim and its POST: what is missed there is claimed anew, and never in doubt."""
+"""A claim and its POST: what is missed in between is claimed anew, and never in doubt."""
 
 import asyncio
 import time
@@ -16,6 +16,7 @@ from comfyline.errors import Unreachable
 from comfyline.job import CheckedJob, Job, JobState, Placement
 from comfyline.keys import job_key
 from comfyline.ledger.pace import LATE
+from comfyline.progress import BudgetUsed, Event, observed_by
 from comfyline.run import CostLimits, Run, Submission, UploadedInputs
 from comfyline.runcomfy.verdict import Accepted, Verdict
 from comfyline.services import Services, open_services
@@ -33,6 +34,9 @@ ASKED = CheckedJob(
     (),
     0.1,
 )
+
+
+ANY_COST = CostLimits()
 
 
 @pytest.fixture
@@ -59,8 +63,7 @@ def posts(services: Services, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return sent
 
 
-def a_run() -> Run:
-    costs = CostLimits()
+def a_run(costs: CostLimits = ANY_COST) -> Run:
     return Run(id="run", pipeline="scenes", in_flight=4, timeout=60, costs=costs, refresh=False)
 
 
@@ -114,3 +117,16 @@ async def test_a_run_that_is_told_to_stop_sends_nothing_at_a_later_place(
     assert posts == []
     [known] = (await services.ledger.find([ASKED.key])).values()
     assert known.state is JobState.PLANNED
+
+
+async def test_a_job_whose_price_nobody_knows_is_refused_and_no_limit_is_said_to_be_used(
+    services: Services, posts: list[str]
+) -> None:
+    told: list[Event] = []
+    with observed_by(told.append):
+        unknown = replace(ASKED, estimate_usd=None)
+        run = a_run(CostLimits(per_run=1))
+        state = await submit.fn(unknown, UploadedInputs(()), run, services)
+    assert (await state.aresult(raise_on_failure=False)).kind == "over-budget"
+    assert not [event for event in told if isinstance(event, BudgetUsed)]
+    assert posts == []
