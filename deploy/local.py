@@ -153,6 +153,7 @@ class Site:
             **variables("server.env"),
             "PREFECT_UI_URL": origin(self.port("api-1")),
             "PREFECT_HOME": str(self.folder / "prefect"),
+            "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(self.folder / "prefect/ui"),
             "PREFECT_SERVER_API_AUTH_STRING": self.secret("prefect-auth"),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": self.secret("prefect-database-url"),
             "PREFECT_REDIS_MESSAGING_URL": self.secret("redis-url"),

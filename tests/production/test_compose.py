@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tests.conftest import shared_folder
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+IMAGE = (ROOT / "Dockerfile").read_text()
 FROM_FILE = re.compile(r"/run/secrets/([a-z.-]+)")
 
 
@@ -92,6 +94,14 @@ def test_the_site_of_one_machine_is_the_same(site: local.Site) -> None:
     assert SERVICES["redis"]["command"][2:] == list(local.REDIS)
 
 
+def test_the_page_is_unpacked_where_its_server_may_write(site: local.Site) -> None:
+    setting = "PREFECT_SERVER_UI_STATIC_DIRECTORY"
+    [owned] = re.findall("--owner=comfyline --mode=0700 (.+)$", IMAGE, re.MULTILINE)
+    assert environment("api")[setting].startswith(f"{owned}/")
+    # Of two sites that share an installation each has its own.
+    assert site.launch("api-1").environment[setting].startswith(f"{site.folder}/")
+
+
 def test_every_setting_is_one_that_prefect_takes(
     site: local.Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,17 +144,16 @@ def test_each_lasting_service_restarts_and_says_whether_it_is_well() -> None:
 
 
 def test_the_image_copies_what_is_there_and_runs_as_nobody_special() -> None:
-    text = (ROOT / "Dockerfile").read_text()
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line[0] == "!"}
-    copied = re.findall(r"^COPY (?:--chown=\w+ )?(?!--from)(.+) \S+$", text, re.MULTILINE)
+    copied = re.findall(r"^COPY (?:--chown=\w+ )?(?!--from)(.+) \S+$", IMAGE, re.MULTILINE)
     for source in " ".join(copied).split():
         assert (ROOT / source).exists(), source
         assert source in let_in
-    last = text.rpartition("FROM ")[2]
+    last = IMAGE.rpartition("FROM ")[2]
     assert "USER comfyline" in last
     assert "HEALTHCHECK" in last
     assert "pip install" not in last
-    assert "--constraint constraints.txt" in text
+    assert "--constraint constraints.txt" in IMAGE
 
 
 def test_passwords_are_made_once_and_their_folder_is_closed(tmp_path: Path) -> None:
@@ -183,8 +192,10 @@ def test_flow_runs_of_a_container_are_told_to_end_and_a_deaf_worker_is_ended_aft
     run.write_text(f'trap "sleep 1; touch {done}; exit" TERM; touch {begun}; sleep 60 & wait')
     # As Prefect's worker: its run is in a session of its own, and SIGTERM ends nothing.
     worker = f"trap : TERM; setsid sh {run} & while true; do sleep 1; done"
-    with_runs = subprocess.Popen([local.HERE / "with-runs.py", "sh", "-c", worker])
+    program = [sys.executable, local.HERE / "with-runs.py"]
+    with_runs = subprocess.Popen([*program, "sh", "-c", worker])
     while not begun.exists():
+        assert with_runs.poll() is None
         time.sleep(0.02)
     with_runs.terminate()
     assert with_runs.wait(60)
