@@ -33,6 +33,7 @@ from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule, RRu
 from pydantic import TypeAdapter
 
 from comfyline.operations.alerts import missed_slot
+from comfyline.redact import without_secrets
 
 MISSED = "comfyline.pipeline.missed"
 
@@ -55,7 +56,7 @@ async def report_missed_runs(window: timedelta, now: datetime) -> None:
                 if missed := await _missed(deployment, window, now, prefect):
                     logger.warning("%s was due at %s and has not completed", *missed)
     except (httpx.HTTPError, PrefectException, RuntimeError, ValueError) as error:
-        why = str(error).partition("\n")[0]
+        why = without_secrets(str(error)).partition("\n")[0]
         logger.warning("Cannot tell which scheduled runs were missed: %s", why)
 
 

@@ -247,6 +247,23 @@ def dead_submission(site: Site, applied: Ended) -> str:
     return f"comfyline.job.{key[:12]}"
 
 
+@pytest.mark.usefixtures("applied")
+def test_a_reconcile_that_fails_every_time_is_told_once(site: Site) -> None:
+    site.python(
+        "import asyncio; from flows.reconcile import reconcile\n"
+        "for _ in range(2): asyncio.run(reconcile(profile='nowhere', return_state=True))"
+    )
+
+    def failures() -> int:
+        events = site.events("prefect.flow-run.Failed")
+        names = [one["resource"]["prefect.resource.name"] for one in events]
+        return names.count("reconcile")
+
+    site.project.until(lambda: failures() == 2)
+    assert "nowhere" in site.message("reconcile: Failed")
+    assert [subject for subject, _ in _Receiver.received].count("reconcile: Failed") == 1
+
+
 @pytest.mark.usefixtures("dead_run")
 def test_what_reconcile_finds_is_told_once(site: Site, dead_submission: str) -> None:
     project = site.project
