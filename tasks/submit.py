@@ -140,7 +140,7 @@ def _limits(checked: CheckedJob, run: Run, services: Services) -> Limits:
     return Limits(
         in_flight=runcomfy.in_flight,
         submits_per_second=runcomfy.submits_per_second,
-        doubt_seconds=run.timeout,
+        timeout=run.timeout,
         max_cost_usd=run.costs.per_run,
         max_cost_usd_per_day=run.costs.per_day,
         ceiling_usd=run.costs.ceilings.get(checked.job.model_id),

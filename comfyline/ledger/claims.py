@@ -54,8 +54,8 @@ class Limits:
     `in_flight` and `submits_per_second` count requests over all processes, `in_flight_of_run` those
     of the run, which several may share. The dollars are those of one run, and of one pipeline on
     one UTC day. `ceiling_usd` is set aside for a job whose price nobody knows; without one, such a
-    job fits under a limit only with `allow_unknown_cost`. `doubt_seconds` is how long a submission
-    in doubt counts as in flight.
+    job fits under a limit only with `allow_unknown_cost`. `timeout` is how many seconds a job may
+    take: so long a submission in doubt counts as in flight, and any request among those of its run.
     """
 
     in_flight: int
@@ -64,7 +64,7 @@ class Limits:
     ceiling_usd: float | None = None
     allow_unknown_cost: bool = False
     submits_per_second: float = math.inf
-    doubt_seconds: float = 0
+    timeout: float = 0
     in_flight_of_run: int | None = None
 
 
@@ -203,7 +203,7 @@ def claim(  # noqa: PLR0911  # what a claim may answer
         "evidence": asdict(Evidence(mark=mark, balance_before_usd=request.balance_usd)),
         "lease_until": now + timedelta(seconds=LEASE_SECONDS),
         # Should it be in doubt later: RunComfy may have it, and nobody sees its end.
-        "slot_until": now + timedelta(seconds=limits.doubt_seconds),
+        "slot_until": now + timedelta(seconds=limits.timeout),
     }
     next_place = _new_place(connection, request, now, here) if request.more else None
     intended = _intend(connection, checked.key, request.account, values, now)
@@ -394,7 +394,8 @@ def _at_capacity(connection: Connection, request: ClaimRequest, now: datetime) -
     if request.share:
         worker = {"this_worker": request.worker_id, "now": now}
         connection.execute(_FORGET, _this(request) | worker)
-    values = {"now": now, "run_id": request.run_id}
+    since = now - timedelta(seconds=limits.timeout)
+    values = {"now": now, "run_id": request.run_id, "since": since}
     for whose, most, count, labels in bounds:
         if not request.share:
             if connection.execute(count, values).scalar_one() >= most:
@@ -445,7 +446,7 @@ def _labels_in_flight(account: Account | None) -> Select[Any]:
 
 @cache
 def _labels_of_run(account: Account | None) -> Select[Any]:
-    return _labels_in_flight(account).where(attempts.c.run_id == bindparam("run_id"))
+    return _labels_in_flight(account).where(*_of_run())
 
 
 @cache
@@ -455,7 +456,12 @@ def _count_in_flight(account: Account | None) -> Select[Any]:
 
 @cache
 def _count_of_run(account: Account | None) -> Select[Any]:
-    return _count_in_flight(account).where(attempts.c.run_id == bindparam("run_id"))
+    return _count_in_flight(account).where(*_of_run())
+
+
+def _of_run() -> tuple[ColumnElement[bool], ...]:
+    """Select the requests that a run still waits for, as a run in one process holds its slots."""
+    return attempts.c.run_id == bindparam("run_id"), attempts.c.claimed_at > bindparam("since")
 
 
 def holds_slot(account: Account | None) -> ColumnElement[bool]:

@@ -149,7 +149,7 @@ async def test_a_request_holds_its_slot_until_somebody_sees_its_end_or_for_seven
 async def test_what_is_in_doubt_may_be_at_runcomfy_and_holds_its_slot_for_as_long_as_a_job_takes(
     desk: Desk, ledger: Ledger, clock: Clock
 ):
-    limits = Limits(1, doubt_seconds=600)
+    limits = Limits(1, timeout=600)
     attempt_id = await desk.claimed(JOB, limits=limits)
     clock.forward(LEASE_SECONDS)
     assert await desk.asks(asked("quick"), limits=limits) == "AtCapacity"
@@ -163,7 +163,7 @@ async def test_what_is_in_doubt_may_be_at_runcomfy_and_holds_its_slot_for_as_lon
 
 
 async def test_a_doubt_that_ends_well_holds_its_slot_like_any_request(desk: Desk, clock: Clock):
-    limits = Limits(1, doubt_seconds=600)
+    limits = Limits(1, timeout=600)
     attempt_id = await desk.claimed(JOB, limits=limits)
     clock.forward(LEASE_SECONDS)
     assert await desk.asks(JOB, limits=limits) == "BLOCKED"
@@ -207,7 +207,7 @@ async def test_nothing_is_written_when_a_claim_is_refused(desk: Desk, ledger: Le
 async def test_a_run_that_several_processes_share_holds_its_own_limit_over_them(
     desk: Desk, there: Desk
 ):
-    two = Limits(in_flight=9, in_flight_of_run=2)
+    two = Limits(in_flight=9, in_flight_of_run=2, timeout=60)
     first = await desk.submitted(asked("1"), limits=two)
     assert await there.asks(asked("2"), limits=two) == "CLAIMED"
     assert await desk.asks(asked("3"), limits=two) == "AtCapacity"
@@ -215,3 +215,16 @@ async def test_a_run_that_several_processes_share_holds_its_own_limit_over_them(
     assert await there.asks(asked("4"), "run-2", limits=two) == "CLAIMED"
     await desk.ledger.completed(first, 0.4)
     assert await there.asks(asked("3"), limits=two) == "CLAIMED"
+
+
+@pytest.mark.parametrize("share", ["", "client="])
+async def test_what_a_run_waits_for_no_longer_holds_no_other_job_of_it_up(
+    desk: Desk, clock: Clock, share: str
+):
+    limits = Limits(in_flight=2, in_flight_of_run=1, timeout=60)
+    await desk.submitted(asked("1"), limits=limits)
+    assert await desk.asks(asked("2"), limits=limits, share=share) == "AtCapacity"
+    clock.forward(61)
+    assert await desk.asks(asked("2"), limits=limits, share=share) == "CLAIMED"
+    # RunComfy has it all the same.
+    assert await desk.asks(asked("3"), "run-2", limits=limits, share=share) == "AtCapacity"

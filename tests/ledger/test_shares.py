@@ -58,7 +58,7 @@ async def test_what_waits_in_the_same_process_counts_and_a_dead_one_is_waited_fo
 async def test_the_slots_of_a_run_in_shards_are_divided_too_and_hold_nobody_elsewhere_up(
     desk: Desk, there: Desk, ledger: Ledger
 ):
-    of_run = Limits(in_flight=3, in_flight_of_run=2)
+    of_run = Limits(in_flight=3, in_flight_of_run=2, timeout=60)
     first = await desk.submitted(of("many", 1), limits=of_run, share=MANY)
     await desk.submitted(of("many", 2), limits=of_run, share=MANY)
     assert await there.asks(of("few", 1), limits=of_run, share=FEW) == "AtCapacity"
