@@ -347,6 +347,8 @@ def up(
     """
     if apis < 1:
         raise UsageError("A site needs an API server", hint="Write --apis 1, or more.")
+    if find_spec("prefect_redis") is None:
+        raise Unreachable("prefect-redis is not installed", hint="pip install 'comfyline[redis]'")
     site = Site(folder, project)
     private_folder(site.layout.home)
     private_folder(site.layout.stack)
