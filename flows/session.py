@@ -208,29 +208,35 @@ async def _watch(
     services: Services,
 ) -> None:
     # What an earlier try was told holds until this one has opened the run, which may take a while.
-    is_old = False
-    if not is_shard():
+    is_old: bool | None = False if is_shard() else None
+
+    async def ask_ledger() -> None:
+        nonlocal is_old
         with suppress(ComfylineError):
-            is_old = await services.ledger.is_stopped(run_id)
+            is_stopped = await services.ledger.is_stopped(run_id)
+            is_old = is_stopped and is_old is not False
+            if is_stopped and not is_old:
+                token.cancel("it was cancelled with `comfyline cancel --run`")
+
     async with get_client() as prefect:
+        await _within(_LOOK_AT_MOST, ask_ledger())
+        is_old = bool(is_old)
         while not token.is_cancelled:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_AGAIN):
-                    await told_to_end.wait()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_AT_MOST):
-                    with suppress(ComfylineError):
-                        is_stopped = await services.ledger.is_stopped(run_id)
-                        is_old = is_old and is_stopped
-                        if is_stopped and not is_old:
-                            token.cancel("it was cancelled with `comfyline cancel --run`")
-                    await _look(token, flow_run_id, prefect)
+            await _within(_LOOK_AGAIN, told_to_end.wait())
+            # While one of them is away, the other is heard all the same.
+            asking = asyncio.gather(ask_ledger(), _ask_prefect(token, flow_run_id, prefect))
+            await _within(_LOOK_AT_MOST, asking)
             if told_to_end.is_set():
                 token.hands_over = not token.is_cancelled
                 token.cancel(_TOLD_TO_END)
 
 
-async def _look(token: CancelToken, flow_run_id: str, prefect: PrefectClient) -> None:
+async def _within(seconds: float, work: Awaitable[object]) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(work, seconds)
+
+
+async def _ask_prefect(token: CancelToken, flow_run_id: str, prefect: PrefectClient) -> None:
     # A server that is away for a while tells nothing, and the run goes on.
     with suppress(httpx.HTTPError, PrefectException, RuntimeError):
         state = (await prefect.read_flow_run(UUID(flow_run_id))).state

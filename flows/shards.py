@@ -1,7 +1,7 @@
 """A run that several workers share: cut by items, given to flow runs of a deployment, joined.
 
 Who works on which shard, and what came of it, is in the ledger alone. Prefect starts the processes,
-and is asked only about shards that nobody begins.
+and is asked only about shards that nobody works on.
 """
 
 import asyncio
