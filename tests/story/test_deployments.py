@@ -281,7 +281,7 @@ def another_worker(prefect: Prefect) -> Iterator[None]:
         worker.wait()
 
 
-@pytest.mark.production
+@pytest.mark.thorough
 def test_workers_share_a_run_and_one_that_dies_costs_nothing(prefect: Prefect) -> None:
     project = prefect.project
     pipeline = Sharded(project, "many-hands")
