@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,5 +161,10 @@ def test_the_automations_of_the_project_are_what_is_applied_without_a_file(
     ended = alerts.comfyline("alerts", "apply", "--notify", "custom-webhook/none", "--dry-run")
     assert ended.code == 65
     assert "--notify custom-webhook/none: there is no block" in ended.stderr
-    path = Path("configs/automations/comfyline.yaml")
-    assert f"{path}:" in ended.stderr
+    # The project's folder has them: whatever lies there is read.
+    more = alerts.directory / "configs/automations/more.yaml"
+    more.write_text(WRONG)
+    ended = alerts.comfyline("alerts", "apply", "--dry-run")
+    assert ended.code == 65
+    assert "configs/automations/comfyline.yaml:10:1: there is no block" in ended.stderr
+    assert "configs/automations/more.yaml:2:5: `name`" in ended.stderr

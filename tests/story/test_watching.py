@@ -106,7 +106,9 @@ def ledgers_page(project: Project) -> str:
 
 def events_of(project: Project, run_id: str, last: str) -> dict[str, list[dict[str, Any]]]:
     """The events of a run by name, once its last one has arrived."""
-    ours = {"filter": {"event": {"prefix": ["comfyline."]}}, "limit": 50}
+    # Of this run alone: other tests' runs tell the same server.
+    related = {"id": [f"prefect.flow-run.{run_id}"]}
+    ours = {"filter": {"event": {"prefix": ["comfyline."]}, "related": related}, "limit": 50}
 
     def arrived() -> dict[str, list[dict[str, Any]]] | None:
         by_name: dict[str, list[dict[str, Any]]] = {}
