@@ -46,6 +46,7 @@ IRRELEVANT: dict[str, Any] = {
     "item": "dog",
     "step": "repaint",
     "settings": {"ratio": "16:9"},
+    "labels": {"client": "acme"},
     "part": 3,
     # Where outputs go: a copy is not paid for.
     "placement": Placement("/elsewhere", "x", {}),

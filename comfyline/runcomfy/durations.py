@@ -27,6 +27,7 @@ SHORTEST_WAIT = 0.25
 _FIRST_LOOK = 1.0
 UNKNOWN_WAIT = 2.0
 _LONGEST_UNKNOWN = 15.0
+_LONGEST_OVERDUE = 5.0
 _SHARE_OF_AGE = 0.1
 _SECONDS_A_PLACE = 0.4
 _SPREAD = 0.8
@@ -192,7 +193,8 @@ def next_wait(
         if place:
             wait = max(wait, place.ahead * (place.seconds or _SECONDS_A_PLACE))
     else:
-        wait = known.next_look(age) - age
+        # One that has outlasted all that is known is not left alone for ever longer.
+        wait = min(known.next_look(age) - age, max(known.usual, _LONGEST_OVERDUE))
         if place and place.seconds:
             # Too early is mended by another look, too late is not.
             wait += (place.ahead + 0.5 - _SPREAD * math.sqrt(place.ahead + 1)) * place.seconds

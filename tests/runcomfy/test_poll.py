@@ -232,6 +232,13 @@ def test_no_wait_is_over_twice_what_was_waited(
         assert wait <= max(2 * waited, 1.0)
 
 
+@given(st.lists(st.floats(0.01, 600), min_size=1), st.floats(0, 1e6))
+def test_one_that_outlasts_all_that_is_known_is_looked_at_all_the_same(
+    ended: list[float], age: float
+):
+    assert next_wait(estimate(ended, (), "balanced"), age, age) <= 600
+
+
 @given(DURATIONS, st.floats(0, 1e5))
 def test_frugal_looks_less_often_than_eager(ended: list[float], age: float):
     eager, balanced, frugal = (estimate(ended, (), polling) for polling in get_args(Polling))
