@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import queue
 import time
 from collections.abc import Callable
 from typing import Any
@@ -31,12 +32,17 @@ def _do(work: Work, url: str, name: str | None, argument: Any, ready: Any, told:
 
 def at_once(number: int, work: Work, url: str, argument: Any = None) -> list[Any]:
     """What each of some processes told that began at the same moment."""
-    ready, told = CONTEXT.Barrier(number), CONTEXT.SimpleQueue()
+    ready, told = CONTEXT.Barrier(number), CONTEXT.Queue()
     arguments = (work, url, None, argument, ready, told)
     started = [CONTEXT.Process(target=_do, args=arguments) for _ in range(number)]
     for one in started:
         one.start()
-    answers = [told.get() for _ in started]
+    try:
+        answers = [told.get(timeout=150) for _ in started]
+    except queue.Empty:
+        for one in started:
+            one.kill()
+        raise
     for one in started:
         one.join()
     for answer in answers:
