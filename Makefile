@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 
-.PHONY: help chromium demo check fix test test-quick test-thorough test-production storage-test messages bench clean clean-ledger
+.PHONY: help chromium demo check fix test test-quick test-thorough test-operations test-production storage-test messages bench clean clean-ledger
 
 help:  ## Show what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -37,7 +37,10 @@ test-quick: $(VENV)/.installed-dev  ## Run the tests that need no stack: less th
 test-thorough: $(VENV)/.installed-dev  ## Run more of the same: every crash point, 1000 examples each
 	HYPOTHESIS_PROFILE=thorough $(PYTEST) --numprocesses 4 -m 'not production'
 
-test-production: $(VENV)/.installed-dev chromium  ## Run a whole site with its workers, and a browser: five minutes
+test-operations: $(VENV)/.installed-dev  ## Run every command block of docs/operations.md, in order: three minutes
+	$(PYTEST) -m production tests/production/test_operations_page.py
+
+test-production: $(VENV)/.installed-dev chromium  ## Run a whole site with its workers, and a browser: seven minutes
 	$(PYTEST) --numprocesses 4 -m production
 
 storage-test: $(VENV)/.installed-dev  ## Try a bucket of your own: BUCKET=s3://name/prefix, keys in AWS_*
