@@ -28,7 +28,7 @@ fix: $(VENV)/.installed-dev  ## Mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(VENV)/.installed-dev  ## Run the tests against real servers: five minutes on two processors
+test: $(VENV)/.installed-dev  ## Run the tests against real servers: five and a half minutes on two processors
 	$(PYTEST) --numprocesses 4
 
 test-quick: $(VENV)/.installed-dev  ## Run the tests that need no stack: less than a minute
@@ -40,7 +40,7 @@ test-thorough: $(VENV)/.installed-dev  ## Run more of the same: every crash poin
 test-operations: $(VENV)/.installed-dev  ## Run every command block of docs/operations.md, in order: three minutes
 	$(PYTEST) -m production tests/production/test_operations_page.py
 
-test-production: $(VENV)/.installed-dev chromium  ## Run a whole site with its workers, and a browser: seven minutes
+test-production: $(VENV)/.installed-dev chromium  ## Run a whole site with its workers, and a browser: six minutes
 	$(PYTEST) --numprocesses 4 -m production
 
 storage-test: $(VENV)/.installed-dev  ## Try a bucket of your own: BUCKET=s3://name/prefix, keys in AWS_*
