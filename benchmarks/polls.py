@@ -181,10 +181,7 @@ def simulate(
     return Figures(calls, lag, p95, wall / max(free), calls * lag / fmean(durations))
 
 
-Kind = str
-
-
-def draw(kind: Kind, count: int, seed: int, usual: float = 10.0) -> list[float]:
+def draw(kind: str, count: int, seed: int, usual: float = 10.0) -> list[float]:
     """Draw durations: `lognormal` (sigma .35), two `humps`, a `tail` of 5 %, or a `drift`."""
     dice = random.Random(seed)  # noqa: S311  # no secret
     drawn = []
@@ -201,7 +198,7 @@ def draw(kind: Kind, count: int, seed: int, usual: float = 10.0) -> list[float]:
     return drawn
 
 
-def mean(kind: Kind, wait: Callable[[int], Callable[[], Wait]], **server: int) -> Figures:
+def mean(kind: str, wait: Callable[[int], Callable[[], Wait]], **server: int) -> Figures:
     """Simulate 200 requests with three seeds; `wait` is told the seed."""
     runs = [simulate(draw(kind, 200, seed), wait(seed)(), **server) for seed in (1, 2, 3)]
     return Figures(*(fmean(getattr(run, one.name) for run in runs) for one in fields(Figures)))
@@ -250,7 +247,7 @@ def _fixed(interval: float, _: int) -> Callable[[], Wait]:
     return fixed(interval)
 
 
-def _knowing(kind: Kind, polling: Polling, seed: int) -> Callable[[], Wait]:
+def _knowing(kind: str, polling: Polling, seed: int) -> Callable[[], Wait]:
     """Learn from 64 durations of before; of a drift, from what came before it."""
     before = "lognormal" if kind == "drift" else kind
     return learning(polling, draw(before, 64, seed + 100))
